@@ -1,0 +1,46 @@
+"""Values that are valid by construction, and the error tree. Knows no other room of the house."""
+
+from northstar.model.container import Container
+from northstar.model.devices import DEVICE_LINKS, DEVICE_NODES, DeviceNode
+from northstar.model.errors import (
+    ConfigurationError,
+    HostError,
+    InternalError,
+    InvalidValueError,
+    ManifestError,
+    NorthstarError,
+    PackageError,
+    ProtocolError,
+    VerificationError,
+)
+from northstar.model.name import Name
+from northstar.model.permission import FULL, Permission, Permissions
+from northstar.model.requirement import VersionReq
+from northstar.model.status import Exited, ExitStatus, Signalled, signal_name
+from northstar.model.version import Version
+
+__all__ = [
+    "DEVICE_LINKS",
+    "DEVICE_NODES",
+    "FULL",
+    "ConfigurationError",
+    "Container",
+    "DeviceNode",
+    "ExitStatus",
+    "Exited",
+    "HostError",
+    "InternalError",
+    "InvalidValueError",
+    "ManifestError",
+    "Name",
+    "NorthstarError",
+    "PackageError",
+    "Permission",
+    "Permissions",
+    "ProtocolError",
+    "Signalled",
+    "VerificationError",
+    "Version",
+    "VersionReq",
+    "signal_name",
+]

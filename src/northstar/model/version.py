@@ -1,0 +1,55 @@
+"""Versions and version requirements: semantic versioning, with Cargo's rules for requirements.
+
+Source: https://semver.org/spec/v2.0.0.html and The Cargo Book, "Specifying Dependencies".
+A version of ours has three numbers only. A pre-release or build part is accepted and dropped,
+as the peer implementation does: versions never compare by it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple, Self
+
+from northstar.model.errors import InvalidValueError
+
+_U64: Final = 2**64
+NUMBER: Final = r"(?:0|[1-9][0-9]{0,19})"
+# Identifiers of a pre-release must not have leading zeros when numeric; those of a build may.
+_PRE: Final = r"(?:0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
+SUFFIX: Final = rf"(?:-(?P<pre>{_PRE}(?:\.{_PRE})*))?(?:\+[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?"
+_VERSION: Final = re.compile(
+    rf"(?P<major>{NUMBER})\.(?P<minor>{NUMBER})\.(?P<patch>{NUMBER}){SUFFIX}\Z"
+)
+
+
+class Version(NamedTuple):
+    """Three numbers of 64 bit each, ordered by the first that differs."""
+
+    major: int
+    minor: int
+    patch: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `1.2.3`; a pre-release or build part is dropped.
+
+        Raises:
+            InvalidValueError: the text is no version.
+        """
+        match = _VERSION.match(text)
+        if match is None:
+            raise InvalidValueError(
+                f"{text!r} is not a version (three numbers without leading zeros, as 1.2.3)"
+            )
+        return cls(*(u64(match[part], text) for part in ("major", "minor", "patch")))
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}.{self.patch}"
+
+
+def u64(digits: str, text: str) -> int:
+    """Read digits of `text` as a 64-bit number, or raise InvalidValueError."""
+    number = int(digits)
+    if number >= _U64:
+        raise InvalidValueError(f"{text!r} has a number that does not fit into 64 bit")
+    return number
