@@ -7,11 +7,13 @@ from northstar.model.errors import (
     HostError,
     InternalError,
     InvalidValueError,
+    LaunchError,
     ManifestError,
     NorthstarError,
     PackageError,
     ProtocolError,
     VerificationError,
+    name_errno,
 )
 from northstar.model.name import Name
 from northstar.model.permission import FULL, Permission, Permissions
@@ -31,6 +33,7 @@ __all__ = [
     "HostError",
     "InternalError",
     "InvalidValueError",
+    "LaunchError",
     "ManifestError",
     "Name",
     "NorthstarError",
@@ -42,5 +45,6 @@ __all__ = [
     "VerificationError",
     "Version",
     "VersionReq",
+    "name_errno",
     "signal_name",
 ]

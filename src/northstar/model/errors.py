@@ -11,7 +11,6 @@
     ├── ProtocolError               a line that is no message of the console protocol
     ├── HostError                   this machine lacks something the request needs
     ├── LaunchError                 a start failed: step, path, errno
-    ├── RefusedError                the runtime refuses a request, with the error of the wire
     └── InternalError               our own bug: please report
 
 `OSError` is not wrapped where it says everything (path and errno): it stays what it is.
@@ -19,6 +18,9 @@ A failure that is expected of the outside world is one of these; anything else i
 """
 
 from __future__ import annotations
+
+import errno
+import os
 
 
 class NorthstarError(Exception):
@@ -93,3 +95,28 @@ class ManifestError(NorthstarError):
         self.path = path
         self.line = line
         self.column = column
+
+
+class LaunchError(NorthstarError):
+    """A start failed between the clone of the namespaces and the payload's execve, or at it.
+
+    Attributes:
+        step: what was being done, as `mount tmpfs on /tmp`.
+        path: the file or other object that failed, empty if the step says it all.
+        errno: the kernel's error number, 0 if it was none.
+    """
+
+    def __init__(self, step: str, path: str = "", errno: int = 0, reason: str = "") -> None:
+        words = [f"cannot {step}"]
+        if path and path not in step.split():
+            words.append(path)
+        words.append(f"{os.strerror(errno)} ({name_errno(errno)})" if errno else reason)
+        super().__init__(": ".join(words))
+        self.step = step
+        self.path = path
+        self.errno = errno
+
+
+def name_errno(number: int) -> str:
+    """Return the symbol of an error number, as `ENOENT`; the number where it has none."""
+    return errno.errorcode.get(number, str(number))
