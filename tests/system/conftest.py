@@ -1,0 +1,52 @@
+"""Fixtures of the system tests: a runtime, and the static program that runs in its containers."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PAYLOAD = Path(__file__).with_name("payload.c")
+
+
+@pytest.fixture(scope="session")
+def payload(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The static test program (payload.c) that serves all containers of the tests."""
+    out = tmp_path_factory.mktemp("payload") / "payload"
+    compiler = shutil.which("musl-gcc") or "gcc"
+    headers = ["/usr/include", "/usr/include/x86_64-linux-gnu", "/usr/include/aarch64-linux-gnu"]
+    include = [f"-idirafter{path}" for path in headers if compiler != "gcc"]
+    warnings = ["-Wall", "-Wextra", "-Werror"]
+    command = [compiler, "-std=gnu11", "-O1", "-static", *warnings, *include]
+    subprocess.run([*command, "-o", str(out), str(PAYLOAD)], check=True)
+    return out
+
+
+@pytest.fixture
+def make_runtime(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Make runtimes (arguments: see RuntimeProcess), each started and in the end taken down."""
+    # Imported here: the launcher's and the kernel modules' tests need no runtime.
+    from tests.system.harness import RuntimeProcess
+
+    made: list[RuntimeProcess] = []
+
+    def make(
+        *, start: bool = True, directory: Path | None = None, **options: Any
+    ) -> RuntimeProcess:
+        runtime = RuntimeProcess(directory or tmp_path, **options)
+        made.append(runtime)
+        return runtime.start() if start else runtime
+
+    yield make
+    for runtime in made:
+        runtime.close()
+
+
+@pytest.fixture
+def runtime(make_runtime: Callable[..., Any]) -> Any:
+    """A runtime that is up, with a memory repository `mem` and all permissions on the console."""
+    return make_runtime()

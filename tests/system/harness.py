@@ -1,0 +1,321 @@
+"""A real runtime for a test: its own mount and network namespace, directories, cgroup and log.
+
+    runtime = RuntimeProcess(tmp_path).start()
+    with runtime.client() as client:
+        client.install(pack(tmp_path, manifest("hello"), {"payload": payload}), "mem")
+    runtime.stop()
+
+The runtime is a child of the test (`unshare` and a helper exec it), so its pid is that of the
+namespaces, and its mounts end with it whatever happens.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from northstar import npk
+from northstar.client import blocking
+from tests.system import host
+from tests.system.host import Snapshot
+
+TIMEOUT = 15.0
+"""How long, in seconds, anything may take before a test gives up on it."""
+
+MEM: Mapping[str, str] = {"mem": 'type = "mem"'}
+"""The repositories of a runtime unless the test names others: ID to lines of its TOML table."""
+
+T = TypeVar("T")
+
+_ENTER = str(Path(__file__).with_name("enter.py"))
+_COMMAND = "import sys; from northstar.cli.{0} import main; sys.argv[0] = '{0}'; sys.exit(main())"
+_UNSHARE = ("unshare", "--mount", "--net", "--propagation", "slave")
+_PR_SET_CHILD_SUBREAPER = 36
+_counter = itertools.count(1)
+
+
+def wait_until(condition: Callable[[], T], what: str, timeout: float = TIMEOUT) -> T:
+    """Poll until `condition` returns something true, and return that."""
+    deadline = time.monotonic() + timeout
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"after {timeout:g} s still not: {what}"
+        time.sleep(0.005)
+    return result
+
+
+def manifest(name: str, version: str = "1.0.0", **fields: Any) -> str:
+    """Return the text of a manifest (JSON): uid and gid 1000, and `init: /payload` by default.
+
+    `init=None` makes a resource.
+    """
+    fields = {"init": "/payload", "uid": 1000, "gid": 1000, **fields}
+    if fields["init"] is None:
+        del fields["init"]
+    return json.dumps({"name": name, "version": version, **fields})
+
+
+def pack(
+    directory: Path,
+    manifest_text: str,
+    files: Mapping[str, Path | bytes | str] | None = None,
+    *,
+    root: Path | None = None,
+    key: Any = None,
+    **options: Any,
+) -> Path:
+    """Pack `files` (path in the image to a file to copy, or content) below `directory`.
+
+    A file given as a path keeps its mode; content gets 0644. A test that wants symbolic links or
+    other things in its image makes them in a directory, and passes that as `root`.
+
+    Returns:
+        The package, in a directory of its own.
+    """
+    work = directory / "pack" / str(next(_counter))
+    out = work / "out"
+    out.mkdir(parents=True)
+    if root is None:
+        root = work / "root"
+        root.mkdir()
+    for target, content in (files or {}).items():
+        path = root / target.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, Path):
+            shutil.copy(content, path)
+        else:
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+    source = work / "manifest.yaml"
+    source.write_text(manifest_text)
+    npk.pack(source, root, out, key=key, **options)
+    (package,) = out.iterdir()
+    return package
+
+
+class RuntimeProcess:
+    """The program `northstar`, run with directories below `directory` and a cgroup of its own.
+
+    Attributes:
+        pid: the runtime's process.
+        url: where its console listens.
+        cgroup: its top cgroup.
+        log: the file that takes its stdout and stderr.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        repositories: Mapping[str, str] = MEM,
+        tcp: bool = False,
+        permissions: str = '"full"',
+        console: str = "",
+        top: str = "",
+        tables: str = "",
+        arguments: tuple[str, ...] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write the configuration; nothing runs yet.
+
+        Args:
+            directory: an empty or a used directory of the test's own.
+            repositories: ID to the lines of its table.
+            tcp: bind the console to TCP in the runtime's network namespace, not to a Unix socket.
+            permissions: TOML of `console.global.permissions`.
+            console: more lines for `[console.global]`.
+            top: more lines for the top level.
+            tables: more tables.
+            arguments: more arguments of the command line.
+            environment: added to the runtime's environment.
+        """
+        self.directory = directory
+        self.run_dir = directory / "run"
+        self.data_dir = directory / "data"
+        self.socket_dir = directory / "socket"
+        self.log = directory / "log"
+        self.cgroup = f"northstar-test-{os.getpid()}-{next(_counter)}"
+        self.url = "tcp://127.0.0.1:4200" if tcp else f"unix://{directory}/console"
+        self.arguments = arguments
+        self.environment = dict(environment or {})
+        self.process: subprocess.Popen[bytes] | None = None
+        self._before: set[int] = set()
+        self.configuration = directory / "northstar.toml"
+        self.configuration.write_text(
+            f'run_dir = "{self.run_dir}"\n'
+            f'data_dir = "{self.data_dir}"\n'
+            f'socket_dir = "{self.socket_dir}"\n'
+            f'cgroup = "{self.cgroup}"\n'
+            f"{top}\n"
+            "[console.global]\n"
+            f'bind = "{self.url}"\n'
+            f"permissions = {permissions}\n"
+            f"{console}\n"
+            + "".join(f"[repositories.{name}]\n{text}\n" for name, text in repositories.items())
+            + tables
+        )
+
+    @property
+    def pid(self) -> int:
+        """The runtime's process."""
+        assert self.process is not None, "the runtime was not started"
+        return self.process.pid
+
+    def start(self, *, wait: bool = True) -> Self:
+        """Start it, and by default wait until it is up."""
+        assert self.process is None, "the runtime runs already"
+        # Whatever the runtime leaves behind becomes a child of ours and is found as such.
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self._before = set(host.descendants(os.getpid()))
+        program = [sys.executable, "-c", _COMMAND.format("northstar")]
+        northstar = [*program, "-c", str(self.configuration)]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*_UNSHARE, sys.executable, "-I", _ENTER, *northstar, *self.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.directory,
+                env=_environment(self.environment),
+            )
+        if wait:
+            self.wait_log("Runtime up and running")
+        return self
+
+    def client(self, **options: Any) -> blocking.Client:
+        """Return a blocking client that is connected to the console (a Unix socket)."""
+        return blocking.Client.connect(self.url, **options)
+
+    def enter(self, *command: str) -> list[str]:
+        """Return the command line that runs `command` in the runtime's two namespaces."""
+        return ["nsenter", f"--target={self.pid}", "--mount", "--net", "--", *command]
+
+    def nstar(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run `nstar` against this runtime; with `check` it must exit with 0."""
+        command = [sys.executable, "-c", _COMMAND.format("nstar"), *arguments]
+        done = subprocess.run(
+            self.enter(*command),
+            env=_environment({"NORTHSTAR_URL": self.url}),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+        )
+        assert not check or done.returncode == 0, f"nstar {arguments}: {done}"
+        return done
+
+    def text(self) -> str:
+        """Return the log so far."""
+        return self.log.read_text(errors="backslashreplace")
+
+    def wait_log(self, pattern: str, *, since: int = 0, timeout: float = TIMEOUT) -> re.Match[str]:
+        """Wait for `pattern` (a regular expression) in the log, from character `since` on."""
+        deadline = time.monotonic() + timeout
+        while True:
+            ended = self.process is not None and self.process.poll() is not None
+            text = self.text()
+            match = re.compile(pattern, re.MULTILINE).search(text, since)
+            if match:
+                return match
+            assert not ended, f"the runtime ended before {pattern!r} was logged:\n{text}"
+            assert time.monotonic() < deadline, f"{pattern!r} was not logged:\n{text}"
+            time.sleep(0.005)
+
+    def stop(self, *, code: int = 0, timeout: float = TIMEOUT) -> None:
+        """Send SIGTERM and wait; it must exit with `code` and leave nothing behind."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        self.wait_exit(code=code, timeout=timeout)
+
+    def wait_exit(self, *, code: int = 0, timeout: float = TIMEOUT) -> None:
+        """Wait for its end, by whatever means; then nothing may be left."""
+        assert self.process is not None
+        try:
+            status = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it did not end in {timeout:g} s:\n{self.text()}") from None
+        assert status == code, f"it ended with {status}, not {code}:\n{self.text()}"
+        self.process = None
+        self.assert_nothing_left()
+
+    def kill(self) -> None:
+        """Kill it with SIGKILL, and wait until all that depends on it is gone.
+
+        Cgroups may stay: no process is left that could remove them.
+        """
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+        self.process = None
+        wait_until(lambda: not self._orphans(), "processes of the killed runtime are gone")
+        wait_until(lambda: not self._loops(), "loop devices of the killed runtime are gone")
+
+    def snapshot(self) -> Snapshot:
+        """Return what the runtime holds now."""
+        return Snapshot.take(self.pid, self.directory, self.cgroup)
+
+    def assert_no_leak(self, before: Snapshot, timeout: float = 3.0) -> None:
+        """Wait until the runtime holds exactly what it held `before`.
+
+        The kernel frees a few things after the system call that gives them up has returned (loop
+        devices, zombies), hence the wait.
+        """
+        deadline = time.monotonic() + timeout
+        while difference := before.difference(self.snapshot()):
+            assert time.monotonic() < deadline, f"the runtime leaks:\n{difference}"
+            time.sleep(0.01)
+
+    def assert_nothing_left(self) -> None:
+        """After its end: no process, loop device, mount, cgroup or mount point may be there."""
+        wait_until(lambda: not self._orphans(), "no processes left", 3)
+        wait_until(lambda: not self._loops(), "no loop devices left", 3)
+        assert host.cgroups(self.cgroup) == []
+        assert not [line for line in host.mounts(os.getpid()) if f"{self.directory}/" in line]
+        if self.run_dir.exists():
+            assert host.files(self.run_dir) == []
+
+    def close(self) -> None:
+        """End it if it runs, and remove its cgroups: for the fixture, whatever the test did."""
+        if self.process is not None:
+            self.kill()
+        for path in sorted(host.cgroups(self.cgroup), reverse=True):
+            wait_until(functools.partial(_rmdir, path), f"cgroup {path} is empty", 3)
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+    def _loops(self) -> list[str]:
+        return host.loops(os.getpid(), self.directory)
+
+    def _orphans(self) -> list[int]:
+        found = [pid for pid in host.descendants(os.getpid()) if pid not in self._before]
+        for pid in found:
+            if host.state(pid) == "Z":
+                try:
+                    os.waitpid(pid, os.WNOHANG)
+                except ChildProcessError:
+                    continue  # its parent is another orphan, or it was reaped meanwhile
+        return found
+
+
+def _environment(extra: Mapping[str, str]) -> dict[str, str]:
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return {**kept, "LANG": "C.UTF-8", **extra}
+
+
+def _rmdir(path: str) -> bool:
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        pass
+    except OSError:
+        return False
+    return True
