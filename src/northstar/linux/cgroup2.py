@@ -1,0 +1,51 @@
+"""Control groups version 2: Documentation/admin-guide/cgroup-v2.rst."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from northstar.linux.cgroupfs import flat_keyed, read, write
+
+
+def controllers(directory: str) -> frozenset[str]:
+    """Return the controllers that a cgroup has (`cgroup.controllers`).
+
+    Raises:
+        OSError: it is no cgroup, or gone.
+    """
+    return frozenset(read(f"{directory}/cgroup.controllers").split())
+
+
+def subtree_control(directory: str) -> frozenset[str]:
+    """Return the controllers that are enabled for the children of a cgroup."""
+    return frozenset(read(f"{directory}/cgroup.subtree_control").split())
+
+
+def enable(directory: str, names: Iterable[str]) -> None:
+    """Enable controllers for the children of a cgroup; all or none.
+
+    Raises:
+        OSError: ENOENT if the cgroup itself lacks one, EBUSY if it has processes of its own and
+            is not the root.
+    """
+    write(f"{directory}/cgroup.subtree_control", " ".join(f"+{name}" for name in names))
+
+
+def kill(directory: str) -> None:
+    """Kill every process in a cgroup and below it, those that are just forking too.
+
+    Raises:
+        OSError: ENOENT before Linux 5.14, and in the root.
+    """
+    write(f"{directory}/cgroup.kill", "1")
+
+
+def populated(directory: str) -> bool:
+    """Return whether any process is in a cgroup or below it (`cgroup.events`)."""
+    return flat_keyed(read(f"{directory}/cgroup.events")).get("populated", 0) != 0
+
+
+def open_directory(directory: str) -> int:
+    """Open a cgroup for CLONE_INTO_CGROUP of clone3(2); close-on-exec. The caller owns it."""
+    return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

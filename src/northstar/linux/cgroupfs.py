@@ -1,0 +1,102 @@
+"""What both versions of the cgroup file system share: its files and their formats.
+
+Documentation/admin-guide/cgroup-v2.rst ("Interface Files") names the formats; version 1 uses the
+same ones.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+def read(path: str) -> str:
+    """Return the text of a file.
+
+    Raises:
+        OSError: ENOENT if the kernel, or this cgroup, lacks it; ENODEV if the cgroup was removed;
+            EOPNOTSUPP.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while part := os.read(fd, 65536):
+            parts.append(part)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+    finally:
+        os.close(fd)
+    return b"".join(parts).decode("utf-8", "replace")
+
+
+def write(path: str, value: str) -> None:
+    """Give an existing file a value, in one system call as the kernel wants it.
+
+    Raises:
+        OSError: ENOENT, or the kernel's reason to refuse the value.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+    finally:
+        os.close(fd)
+
+
+def flat_keyed(text: str) -> dict[str, int]:
+    """Parse lines of `KEY VALUE`; what is no number is left out."""
+    found = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(" ")
+        if value.isascii() and value.isdigit():
+            found[key] = int(value)
+    return found
+
+
+def nested_keyed(text: str) -> dict[str, dict[str, int]]:
+    """Parse lines of `KEY SUB=VALUE SUB=VALUE`; what is no number is left out."""
+    found = {}
+    for line in text.splitlines():
+        key, *pairs = line.split(" ")
+        values = {}
+        for pair in pairs:
+            name, separator, value = pair.partition("=")
+            if separator and value.isascii() and value.isdigit():
+                values[name] = int(value)
+        if key:
+            found[key] = values
+    return found
+
+
+def procs(directory: str) -> list[int]:
+    """Return the processes in a cgroup (`cgroup.procs`), not those in cgroups below it.
+
+    A process of another PID namespace is 0 there, and left out.
+
+    Raises:
+        OSError: ENOENT or ENODEV if the cgroup is gone, EOPNOTSUPP in a threaded one.
+    """
+    return [pid for pid in map(int, read(f"{directory}/cgroup.procs").split()) if pid]
+
+
+def attach(directory: str, pid: int) -> None:
+    """Move a process, with all its threads, into a cgroup; pid 0 is the caller.
+
+    The kernel waits until no process anywhere forks or exits: some microseconds if somebody did
+    the same a moment ago, 5 to 16 ms (a grace period of its RCU) if nobody did.
+
+    Raises:
+        OSError: ESRCH if there is no such process, EBUSY into a v2 cgroup that has controllers
+            enabled for its children, EINVAL for a real-time process without a budget, ENOSPC
+            into a v1 cpuset without cpus or mems.
+    """
+    write(f"{directory}/cgroup.procs", str(pid))
+
+
+def children(directory: str) -> list[str]:
+    """Return the paths of the cgroups right below one; none if it is gone."""
+    try:
+        with os.scandir(directory) as entries:
+            return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,70 @@
+"""Files in memory: memfd_create(2), and the seals of fcntl(2)."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from typing import Final
+
+# include/uapi/linux/fcntl.h and memfd.h
+F_SEAL_SEAL: Final = 0x1
+F_SEAL_SHRINK: Final = 0x2
+F_SEAL_GROW: Final = 0x4
+F_SEAL_WRITE: Final = 0x8
+F_SEAL_FUTURE_WRITE: Final = 0x10
+F_SEAL_EXEC: Final = 0x20
+MFD_CLOEXEC: Final = 0x1
+MFD_ALLOW_SEALING: Final = 0x2
+MFD_NOEXEC_SEAL: Final = 0x8
+MFD_EXEC: Final = 0x10
+
+_F_ADD_SEALS: Final = 1033
+_F_GET_SEALS: Final = 1034
+
+
+def create(name: str, *, mode: int = 0o600, executable: bool = False) -> int:
+    """memfd_create(2): an empty file that can be sealed; close-on-exec. The caller owns it.
+
+    Args:
+        name: what /proc/PID/fd shows; at most 249 bytes.
+        mode: of the file. One that is not executable is sealed so where the kernel can
+            (Linux 6.3), so that no chmod makes it a program later.
+        executable: its content will be run by execve(2).
+
+    Raises:
+        OSError: EINVAL for a name that is too long, EMFILE.
+    """
+    flags = MFD_CLOEXEC | MFD_ALLOW_SEALING
+    kind = MFD_EXEC if executable else MFD_NOEXEC_SEAL
+    try:
+        fd = os.memfd_create(name, flags | kind)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise OSError(error.errno, error.strerror, f"memfd:{name}") from None
+        fd = os.memfd_create(name, flags)
+    try:
+        os.fchmod(fd, mode | 0o100 if executable else mode & ~0o111)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def seal(fd: int, seals: int = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) -> None:
+    """Add seals, for good. The default leaves a file that nobody can change.
+
+    Raises:
+        OSError: EBUSY while a writable shared mapping exists, EPERM if F_SEAL_SEAL is set.
+    """
+    fcntl.fcntl(fd, _F_ADD_SEALS, seals)
+
+
+def seals(fd: int) -> int:
+    """Return the seals of a file; files that can have none raise OSError EINVAL."""
+    return fcntl.fcntl(fd, _F_GET_SEALS)
+
+
+def reopen_read_only(fd: int) -> int:
+    """Open the same file anew, read only, with an offset of its own. The caller owns it."""
+    return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)

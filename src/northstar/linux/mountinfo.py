@@ -1,0 +1,84 @@
+"""The mounts of a process: /proc/PID/mountinfo (proc_pid_mountinfo(5))."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+_ESCAPE = re.compile(r"\\([01][0-7]{2})")
+
+
+class MountInfo(NamedTuple):
+    """One mount.
+
+    Attributes:
+        mount_id, parent_id: of the mount and of the one it is mounted on.
+        major, minor: the device number (`st_dev`) of files on it.
+        root: the directory of the file system that is mounted.
+        mount_point: relative to the root of the process.
+        options: of this mount, as `ro` or `nosuid`.
+        fields: optional fields, as `shared:1`; empty for a private mount.
+        fstype: `squashfs`, or with a subtype `fuse.x`.
+        source: a device, or what the file system likes to say.
+        super_options: of the file system, the same for all its mounts.
+    """
+
+    mount_id: int
+    parent_id: int
+    major: int
+    minor: int
+    root: str
+    mount_point: str
+    options: tuple[str, ...]
+    fields: tuple[str, ...]
+    fstype: str
+    source: str
+    super_options: tuple[str, ...]
+
+
+def unescape(text: str) -> str:
+    r"""Undo the kernel's octal escapes: white space, `\` and `#` are written as \040 and so on."""
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text) if "\\" in text else text
+
+
+def parse_line(line: str) -> MountInfo:
+    """Parse one line.
+
+    Raises:
+        ValueError: it is no line of a mountinfo file.
+    """
+    left, separator, right = line.partition(" - ")
+    head = left.split(" ")
+    tail = right.split(" ")
+    if not separator or len(head) < 6 or len(tail) < 3:
+        raise ValueError(f"not a line of mountinfo: {line!r}")
+    major, _, minor = head[2].partition(":")
+    return MountInfo(
+        mount_id=int(head[0]),
+        parent_id=int(head[1]),
+        major=int(major),
+        minor=int(minor),
+        root=unescape(head[3]),
+        mount_point=unescape(head[4]),
+        options=tuple(head[5].split(",")),
+        fields=tuple(head[6:]),
+        fstype=unescape(tail[0]),
+        source=unescape(tail[1]),
+        super_options=tuple(unescape(option) for option in tail[2].split(",")),
+    )
+
+
+def parse(text: str) -> Iterator[MountInfo]:
+    """Parse the whole file, in its order: a mount comes after the one it stands on."""
+    return (parse_line(line) for line in text.split("\n") if line)
+
+
+def read(path: str = "/proc/self/mountinfo") -> list[MountInfo]:
+    """Read the mounts of a process. Names that are not UTF-8 come as os.fsdecode gives them.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        return list(parse(file.read().decode("utf-8", "surrogateescape")))

@@ -1,0 +1,59 @@
+"""The service manager's notification socket: sd_notify(3), sd_watchdog_enabled(3)."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+
+
+def address(value: str) -> str | bytes:
+    """Translate NOTIFY_SOCKET to a socket address: `@` is the abstract name space.
+
+    Raises:
+        ValueError: it is neither a path nor an abstract name (as `vsock:`, for virtual machines).
+    """
+    if value.startswith("@") and len(value) > 1:
+        return b"\0" + os.fsencode(value[1:])
+    if value.startswith("/"):
+        return value
+    raise ValueError(f"NOTIFY_SOCKET is neither a path nor an abstract name: {value!r}")
+
+
+def send(state: str, target: str | bytes) -> None:
+    """Send a state, as `READY=1`, to the socket's address.
+
+    Never blocks: a manager that does not read must not stop the service.
+
+    Raises:
+        OSError: nobody listens, or the queue is full (EAGAIN).
+    """
+    flags = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    with socket.socket(socket.AF_UNIX, flags) as sender:
+        try:
+            sender.sendto(state.encode(), target)
+        except OSError as error:
+            name = os.fsdecode(target)
+            raise OSError(error.errno, error.strerror, name.replace("\0", "@")) from None
+
+
+def watchdog_interval(environment: Mapping[str, str], pid: int) -> float | None:
+    """Return the seconds after which the manager misses a `WATCHDOG=1`, None if it never does.
+
+    Args:
+        environment: with WATCHDOG_USEC, and WATCHDOG_PID if it is meant for one process only.
+        pid: of this process.
+
+    Raises:
+        ValueError: one of them is no number, or the time is not positive.
+    """
+    text = environment.get("WATCHDOG_USEC")
+    if text is None:
+        return None
+    owner = environment.get("WATCHDOG_PID")
+    if owner is not None and int(owner) != pid:
+        return None
+    microseconds = int(text)
+    if microseconds <= 0:
+        raise ValueError(f"WATCHDOG_USEC is not positive: {text}")
+    return microseconds / 1_000_000
