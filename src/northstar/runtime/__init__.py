@@ -1,0 +1,1 @@
+"""The runtime: configuration, repositories, containers and the console."""

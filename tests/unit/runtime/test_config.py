@@ -1,0 +1,350 @@
+"""The configuration: vectors, every rule, and the lines that errors name."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from northstar.model import FULL, ConfigurationError, Permission
+from northstar.runtime import config
+from northstar.runtime.config import (
+    Config,
+    ConsoleOptions,
+    GlobalConsole,
+    RepositoryConfig,
+    TcpAddress,
+    UnixAddress,
+)
+from tests import vectors
+
+BASE = 'run_dir = "/r"\ndata_dir = "/d"\nsocket_dir = "/s"\ncgroup = "north"\n'
+
+
+def refused(text: str) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        config.loads(text, "n.toml")
+    assert caught.value.hint
+    return caught.value.message
+
+
+@pytest.mark.parametrize("vector", vectors.load("config"))
+def test_vector(vector: dict[str, Any]) -> None:
+    if "error" in vector:
+        assert refused(vector["input"])
+    else:
+        assert config.loads(vector["input"]).warnings == ()
+
+
+def test_defaults() -> None:
+    assert config.loads(BASE) == Config(
+        run_dir="/r",
+        data_dir="/d",
+        socket_dir="/s",
+        cgroup="north",
+        event_buffer_size=256,
+        notification_buffer_size=128,
+        loop_device_timeout=10.0,
+        shutdown_timeout=2.0,
+        console=None,
+        console_options=ConsoleOptions(
+            token_validity=60.0,
+            max_requests_per_sec=1000,
+            max_request_size=1048576,
+            max_npk_install_size=268435456,
+            npk_stream_timeout=10.0,
+        ),
+        repositories={},
+        debug_commands=(),
+        warnings=(),
+    )
+
+
+def test_everything() -> None:
+    read = config.loads(
+        """
+        run_dir = "r"
+        data_dir = "d"
+        socket_dir = "s"
+        cgroup = "a/b"
+        event_buffer_size = 1
+        notification_buffer_size = 2
+        loop_device_timeout = "1m 30s"
+        shutdown_timeout = "0s"
+        console.global.bind = "unix:///run/n.sock"
+        console.global.permissions = ["list", "token_create"]
+        console.global.options.max_request_size = "1KiB"
+        console.options.npk_stream_timeout = "100ms"
+        debug.commands = ["strace -p <PID>", "true"]
+        [repositories.memory]
+        type = { mem = {} }
+        [repositories.disk]
+        type.fs.dir = "packages"
+        key = "k.pub"
+        mount_on_start = true
+        capacity_num = 10
+        capacity_size = "1GB"
+        """
+    )
+    assert read == Config(
+        run_dir="r",
+        data_dir="d",
+        socket_dir="s",
+        cgroup="a/b",
+        event_buffer_size=1,
+        notification_buffer_size=2,
+        loop_device_timeout=90.0,
+        shutdown_timeout=0.0,
+        console=GlobalConsole(
+            UnixAddress("/run/n.sock"),
+            frozenset({Permission.LIST, Permission.TOKEN_CREATE}),
+            ConsoleOptions(max_request_size=1024),
+        ),
+        console_options=ConsoleOptions(npk_stream_timeout=0.1),
+        repositories={
+            "memory": RepositoryConfig(None),
+            "disk": RepositoryConfig("packages", "k.pub", True, 10, 10**9),
+        },
+        debug_commands=("strace -p <PID>", "true"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("5s", 5.0),
+        ("1m 30s", 90.0),
+        ("1m30s", 90.0),
+        ("2 days", 172800.0),
+        ("100ms", 0.1),
+        ("7us 3ns", 7.003e-6),
+        ("1M", 30.44 * 86400),
+        ("1y", 365.25 * 86400),
+        ("0s", 0.0),
+    ],
+)
+def test_duration(text: str, seconds: float) -> None:
+    assert config.parse_duration(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", " ", "5", "s", "5 5s", "5q", "-1s", "5s,", "9" * 19 + "y"])
+def test_duration_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a duration"):
+        config.parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("512", 512),
+        ("0", 0),
+        ("1b", 1),
+        ("100MB", 10**8),
+        ("1M", 10**6),
+        ("1MiB", 2**20),
+        ("1mi", 2**20),
+        ("1.5 KiB", 1536),
+        ("1.1k", 1100),
+        (".5k", 500),
+        ("0.0005k", 0),
+        ("15E", 15 * 10**18),
+        (" 2 gIb ", 2**31),
+    ],
+)
+def test_size(text: str, size: int) -> None:
+    assert config.parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", ".", "x", "1 0", "1e3", "-1", "+1", "1KX", "16EiB", "1\n"])
+def test_size_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"size|64 bit"):
+        config.parse_size(text)
+
+
+@given(st.text(max_size=12) | st.from_regex(r"[0-9. ]{0,9}[a-zA-Z]{0,6}", fullmatch=True))
+def test_any_text_is_a_number_or_refused(text: str) -> None:
+    for parse in (config.parse_duration, config.parse_size):
+        with contextlib.suppress(ValueError):
+            assert 0 <= parse(text) < 2**64
+
+
+@given(st.integers(0, 2**64 - 1))
+def test_bytes_round_trip(size: int) -> None:
+    assert config.parse_size(str(size)) == size
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("tcp://localhost", TcpAddress("localhost", 4200)),
+        ("tcp://0.0.0.0:0", TcpAddress("0.0.0.0", 0)),
+        ("tcp://[::1]:1", TcpAddress("::1", 1)),
+        ("tcp://[fe80::1%eth0]/", TcpAddress("fe80::1%eth0", 4200)),
+        ("unix:///a b/c", UnixAddress("/a b/c")),
+    ],
+)
+def test_bind(url: str, address: TcpAddress | UnixAddress) -> None:
+    console = config.loads(
+        f'{BASE}[console.global]\nbind = "{url}"\npermissions = "full"\n'
+    ).console
+    assert console == GlobalConsole(address, FULL)
+    assert isinstance(console, GlobalConsole)
+    assert (
+        config.loads(
+            f'{BASE}[console.global]\nbind = "{console.bind}"\npermissions = "full"\n'
+        ).console
+        == console
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "tcp://", "tcp://:1", "tcp://x:65536", "tcp://x:y", "tcp://x/y", "tcp://::1", "unix://a",
+     "unix:///", "http://x", "TCP://x"],
+)  # fmt: skip
+def test_bind_refused(url: str) -> None:
+    message = refused(f'{BASE}[console.global]\nbind = "{url}"\npermissions = "full"\n')
+    assert message == f"n.toml, line 6: console.global.bind: {url!r} is not an address to listen on"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1", "n.toml, line 5: x: unknown key"),
+        ("[console]\n\nx = 1", "n.toml, line 7: console.x: unknown key"),
+        ("[nope.deeper]", "n.toml, line 5: nope: unknown key"),
+        ("[debug]\nx.y = 1", "n.toml, line 6: debug.x: unknown key"),
+        (
+            "[console.options]\r\n# note\r\nmax = 1\r\n",
+            "n.toml, line 7: console.options.max: unknown key",
+        ),
+        (
+            '[repositories.a]\ntype = "mem"\nsize = 1',
+            "n.toml, line 7: repositories.a.size: unknown key",
+        ),
+        (
+            '[repositories]\na = { type = "mem", n = 1 }',
+            "n.toml, line 6: repositories.a.n: unknown key",
+        ),
+        (
+            '[debug]\ncommands = [\n  "x = 1",\n]\nx = """\nx\n"""',
+            "n.toml, line 9: debug.x: unknown key",
+        ),
+        (
+            '[repositories."a b"]\nkey = "k"',
+            "n.toml, line 5: repositories.'a b'.type: is missing",
+        ),
+        ("[repositories.a]\ntype = {}", "n.toml, line 6: repositories.a.type: {} is not"),
+        ('[repositories.a]\ntype = "fs"', "n.toml, line 6: repositories.a.type: 'fs' is not"),
+        (
+            "[repositories.a]\ntype.fs = {}",
+            "n.toml, line 6: repositories.a.type.fs.dir: is missing",
+        ),
+        ("[repositories.a]\ntype.mem.x = 1", "n.toml, line 6: repositories.a.type.mem.x: unknown"),
+        ("[[repositories.a]]", "n.toml, line 5: repositories.a: must be a table"),
+        ("repositories = 3", "n.toml, line 5: repositories: must be a table"),
+        ("debug = 3", "n.toml, line 5: debug: must be a table"),
+        ('debug.commands = "x"', "n.toml, line 5: debug.commands: 'x' is not an array"),
+        ("debug.commands = [3]", "n.toml, line 5: debug.commands: 3 is not a string"),
+        ("event_buffer_size = 0", "n.toml, line 5: event_buffer_size: 0 is out of range"),
+        ("event_buffer_size = true", "n.toml, line 5: event_buffer_size: True is not an integer"),
+        ("loop_device_timeout = 5", "n.toml, line 5: loop_device_timeout: 5 is not a string"),
+        ('shutdown_timeout = "2"', "n.toml, line 5: shutdown_timeout: '2' is not a duration"),
+        (
+            'console.options.npk_stream_timeout = "0s"',
+            "n.toml, line 5: console.options.npk_stream_timeout: '0s' is too short",
+        ),
+        (
+            'console.options.max_request_size = "0"',
+            "n.toml, line 5: console.options.max_request_size: '0' is too small",
+        ),
+        (
+            "console.options.max_request_size = 512",
+            "n.toml, line 5: console.options.max_request_size: 512 is not a string",
+        ),
+        (
+            '[repositories.a]\ntype = "mem"\nmount_on_start = "true"',
+            "n.toml, line 7: repositories.a.mount_on_start: 'true' is not a boolean",
+        ),
+        (
+            '[console.global]\nbind = "tcp://x"\npermissions = "all"',
+            "n.toml, line 7: console.global.permissions: 'all' is not a set of permissions",
+        ),
+        (
+            '[console.global]\nbind = "tcp://x"\npermissions = ["nope"]',
+            "n.toml, line 7: console.global.permissions: 'nope' is not a valid permission",
+        ),
+        ('[console.global]\nbind = "tcp://x"', "n.toml, line 5: console.global.permissions: is mi"),
+        (
+            '[console.global]\nbind = "tcp://x"\npermissions = []\noptions.x = 1',
+            "n.toml, line 8: console.global.options.x: unknown key",
+        ),
+    ],
+)
+def test_refused(text: str, message: str) -> None:
+    assert refused(BASE + text).startswith(message)
+
+
+@pytest.mark.parametrize("key", ["run_dir", "data_dir", "socket_dir", "cgroup"])
+def test_required(key: str) -> None:
+    text = "".join(line for line in BASE.splitlines(keepends=True) if not line.startswith(key))
+    assert refused(text) == f"n.toml: {key}: is missing"
+    assert refused(text + f'{key} = ""\n').startswith(f"n.toml, line 4: {key}: ")
+
+
+@pytest.mark.parametrize("name", ["/abs", "a/", "a//b", ".", "a/../b", "..", "a/./b", "a\\u0000"])
+def test_cgroup_leads_downwards(name: str) -> None:
+    text = BASE.replace('"north"', f'"{name}"')
+    assert refused(text).startswith("n.toml, line 4: cgroup: ")
+
+
+def test_unknown_key_of_the_global_console_is_a_warning() -> None:
+    read = config.loads(
+        BASE + '[console.global]\nbind = "tcp://x"\nnope = 1\npermissions = "full"\n', "n.toml"
+    )
+    assert read.console == GlobalConsole(TcpAddress("x", 4200), FULL)
+    assert read.warnings == ("n.toml, line 7: console.global.nope: unknown key, ignored",)
+
+
+def test_syntax_error_names_the_line() -> None:
+    assert "line 5" in refused(BASE + "x =\ny = 1")
+    assert "nested too deeply" in refused(BASE + "x = " + "[" * 100_000)
+
+
+def test_files(tmp_path: Path) -> None:
+    path = tmp_path / "n.toml"
+    with pytest.raises(ConfigurationError, match="No such file or directory; name another"):
+        config.load(str(path))
+    path.write_bytes(BASE.encode() + b'\nx = "\xff"')
+    with pytest.raises(ConfigurationError, match="line 6: invalid UTF-8"):
+        config.load(str(path))
+    path.write_text(BASE)
+    assert config.load(str(path)) == config.loads(BASE)
+
+
+KEYS = """run_dir cgroup event_buffer_size console global options bind permissions repositories a
+type fs mem dir debug commands max_request_size x"""
+keys = st.sampled_from(KEYS.split())
+values = st.recursive(
+    st.integers()
+    | st.booleans()
+    | st.sampled_from(['"full"', '"mem"', '"5s"', '"a\\u0000"', "[]"]),
+    lambda inner: st.dictionaries(keys, inner, max_size=3).map(
+        lambda table: "{" + ", ".join(f"{key} = {value}" for key, value in table.items()) + "}"
+    ),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(keys, values, max_size=5))
+def test_any_document_is_read_or_refused(table: dict[str, Any]) -> None:
+    lines = [f"{key} = {str(value).lower()}\n" for key, value in table.items()]
+    base = "".join(line for line in BASE.splitlines(keepends=True) if line.split()[0] not in table)
+    try:
+        config.loads(base + "".join(lines))
+    except ConfigurationError as error:
+        assert error.hint
