@@ -1,0 +1,57 @@
+"""What holds for all tests: who needs root, and when a test may be skipped.
+
+A skipped test looks like a passed one, so with CI=true a skip is a failure. A file whose tests
+cannot run on every build server says so in a list of its own, reasons word for word:
+
+    MAY_SKIP = ("this kernel has no device-mapper",)
+
+In the virtual machine, which exists to have what a build server lacks, not even these may skip.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from typing import TypeVar
+
+import pytest
+
+R = TypeVar("R", pytest.TestReport, pytest.CollectReport)
+
+CI = os.environ.get("CI") == "true"
+IN_VM = os.environ.get("NORTHSTAR_VM") == "1"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs root for those who are not."""
+    if item.get_closest_marker("root") and os.geteuid() != 0:
+        pytest.skip("needs root")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skip that nobody declared into a failure."""
+    report = yield
+    module = getattr(item, "module", None)
+    allowed = () if IN_VM else getattr(module, "MAY_SKIP", ())
+    return _judge(report, allowed)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Likewise for a whole file that skips itself: it never has a reason."""
+    report = yield
+    return _judge(report, ())
+
+
+def _judge(report: R, allowed: tuple[str, ...]) -> R:
+    if CI and report.skipped and not hasattr(report, "wasxfail"):
+        # The representation of a skip: path, line, "Skipped: reason".
+        assert isinstance(report.longrepr, tuple)
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if reason not in allowed:
+            report.outcome = "failed"
+            report.longrepr = f"skipped with CI=true, and not in the file's MAY_SKIP: {reason!r}"
+    return report

@@ -1,0 +1,94 @@
+"""The repository itself: linters as tests, the vectors' copy, and files that must be there."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+VECTORS = ROOT / "tests" / "vectors"
+SHARED_VECTORS = ROOT.parent / "shared" / "vectors"
+LINTERS = {
+    "ruff": ["ruff", "check", "--no-cache", "--output-format=concise", "."],
+    "ruff-format": ["ruff", "format", "--no-cache", "--check", "."],
+    "mypy": ["mypy"],
+}
+SCRIPTS = [ROOT / ".ci/run", *sorted((ROOT / "scripts").iterdir())]
+
+MAY_SKIP = ("there is no other copy of the vectors", "shellcheck is not installed")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("linter", LINTERS)
+def test_linter(linter: str):
+    command = [sys.executable, "-m", *LINTERS[linter]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_vectors_are_the_shared_ones():
+    if not SHARED_VECTORS.is_dir():
+        pytest.skip("there is no other copy of the vectors")
+    assert contents(VECTORS) == contents(SHARED_VECTORS)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_parse(script: Path):
+    text = script.read_text()
+    if text.startswith("#!/bin/sh"):
+        subprocess.run(["/bin/sh", "-n", script], check=True)
+    elif text.startswith("#!/usr/bin/env python3"):
+        compile(text, str(script), "exec")
+    else:
+        assert script.name == "packages", "a script needs one of the two first lines"
+    assert script.name == "packages" or script.stat().st_mode & 0o111
+
+
+def test_shellcheck():
+    if not shutil.which("shellcheck"):
+        pytest.skip("shellcheck is not installed")
+    shell = [path for path in SCRIPTS if path.read_text().startswith("#!/bin/sh")]
+    subprocess.run(["shellcheck", *shell], check=True)
+
+
+def test_package_list_is_well_formed():
+    lines = (ROOT / "scripts/packages").read_text().splitlines()
+    entries = [line.split() for line in lines if line and not line.startswith("#")]
+    assert all(entry[0] in ("run", "test", "fetch") and entry[2] == "#" for entry in entries)
+    names = [entry[1] for entry in entries]
+    assert len(names) == len(set(names))
+
+
+def test_links_in_documents_lead_somewhere():
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]
+    link = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+    missing = [
+        f"{document.relative_to(ROOT)}: {target}"
+        for document in documents
+        for target in link.findall(document.read_text())
+        if not (document.parent / target).exists()
+    ]
+    assert missing == []
+
+
+def test_the_commands_of_the_readme_exist():
+    help_text = subprocess.run(
+        ["make", "-s", "help"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    listed = {line.split()[0] for line in help_text.splitlines()}
+    for document in ("README.md", "CONTRIBUTING.md"):
+        used = set(re.findall(r"\bmake ([a-z-]+)", (ROOT / document).read_text()))
+        assert used <= listed, document
