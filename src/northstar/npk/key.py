@@ -1,0 +1,134 @@
+"""Ed25519 keys: raw 32-byte files, NAME.key (the seed) and NAME.pub.
+
+libsodium (through PyNaCl) verifies strictly: no small-order keys or points, canonical encodings
+only. It is loaded when a key is first used, since a device without keys should not pay for it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Final
+
+from northstar.model import PackageError
+
+KEY_SIZE: Final = 32
+"""Size of seed and public key, in bytes."""
+
+_SIGNATURE_SIZE: Final = 64
+
+
+def load_public_key(path: str | os.PathLike[str]) -> bytes:
+    """Return the 32 bytes of a NAME.pub file, which are a valid key.
+
+    Raises:
+        PackageError: it cannot be read, or holds something else.
+    """
+    raw = _read(path)
+    if not is_valid(raw):
+        raise PackageError(
+            f"{os.fspath(path)} is no Ed25519 public key (a weak or invalid point)",
+            hint="make keys with 'sextant gen-key' and give the .pub file here",
+        )
+    return raw
+
+
+def load_secret_key(path: str | os.PathLike[str]) -> bytes:
+    """Return the 32-byte seed of a NAME.key file.
+
+    Raises:
+        PackageError: it cannot be read, or has another size.
+    """
+    return _read(path)
+
+
+def is_valid(public_key: bytes) -> bool:
+    """Tell whether this is a canonical point of the prime-order group."""
+    from nacl import bindings
+
+    valid: bool = bindings.crypto_core_ed25519_is_valid_point(public_key)
+    return valid
+
+
+def public_key(secret_key: bytes) -> bytes:
+    """Return the public key of a seed."""
+    from nacl import bindings
+
+    public, _ = bindings.crypto_sign_seed_keypair(secret_key)
+    return public
+
+
+def sign(secret_key: bytes, message: bytes) -> bytes:
+    """Return the 64-byte signature of `message`."""
+    from nacl import bindings
+
+    _, secret = bindings.crypto_sign_seed_keypair(secret_key)
+    return bindings.crypto_sign(message, secret)[:_SIGNATURE_SIZE]
+
+
+def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
+    """Tell whether `signature` is `public_key`'s over exactly `message`."""
+    from nacl import bindings, exceptions
+
+    # libsodium takes signature and message in one piece, and splits it after 64 bytes.
+    if len(signature) != _SIGNATURE_SIZE:
+        return False
+    try:
+        bindings.crypto_sign_open(signature + message, public_key)
+    except (exceptions.BadSignatureError, exceptions.ValueError):
+        return False
+    return True
+
+
+def generate(name: str, directory: str | os.PathLike[str]) -> tuple[str, str]:
+    """Make a key pair, DIRECTORY/NAME.key (mode 600) and NAME.pub; return both paths.
+
+    Raises:
+        PackageError: the name is no file name, or one of the files exists.
+        OSError: they cannot be written; none of them is left behind.
+    """
+    if not name or "/" in name or name in (".", ".."):
+        raise PackageError(f"{name!r} is no name for a key file")
+    seed = os.urandom(KEY_SIZE)
+    stem = os.path.join(os.fspath(directory), name)
+    secret, public = f"{stem}.key", f"{stem}.pub"
+    for path in (secret, public):
+        if os.path.lexists(path):
+            raise PackageError(
+                f"{path} exists already", hint="keys are never overwritten: choose another name"
+            )
+    written: list[str] = []
+    try:
+        for path, data, mode in ((secret, seed, 0o600), (public, public_key(seed), 0o644)):
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+            written.append(path)
+            try:
+                os.write(fd, data)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+    except BaseException:
+        for path in written:
+            os.unlink(path)
+        raise
+    return secret, public
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    name = os.fspath(path)
+    try:
+        # O_NONBLOCK: a FIFO put there must not hold us.
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            regular = stat.S_ISREG(os.fstat(fd).st_mode)
+            raw = os.read(fd, KEY_SIZE + 1) if regular else b""
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise PackageError(f"cannot read the key {name}: {error.strerror}") from error
+    if not regular:
+        raise PackageError(f"the key {name} is no regular file")
+    if len(raw) != KEY_SIZE:
+        size = f"{len(raw)} bytes" if len(raw) < KEY_SIZE else "more bytes"
+        raise PackageError(f"the key {name} has {size} where a raw Ed25519 key has {KEY_SIZE}")
+    return raw

@@ -1,0 +1,344 @@
+"""Reading a package: nothing in it is believed before it is checked."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import stat
+import zlib
+from collections.abc import Iterator
+from types import TracebackType
+from typing import BinaryIO, Final, Self, final
+
+from northstar.manifest import Manifest, loads
+from northstar.model import Container, ManifestError, PackageError, VerificationError, Version
+from northstar.npk import archive, filesystem, signature, verity
+from northstar.npk.filesystem import FileSystem
+from northstar.npk.signature import Hashes
+from northstar.npk.verity import Superblock
+
+FORMAT_VERSION: Final = Version(0, 9, 2)
+"""The format that we write."""
+
+_OLDEST: Final = Version(0, 9, 0)
+_COMMENT: Final = re.compile(r"version: *(?:'([^'\"\s]+)'|\"([^'\"\s]+)\"|([^'\"\s]+)) *\n?\Z")
+
+# With padding to 4096 and short texts, everything but the image lies within the first and the last
+# two pages: two reads serve a whole package.
+_WINDOW: Final = 2 * 4096
+
+Source = str | os.PathLike[str] | int | BinaryIO
+
+
+@final
+class Npk:
+    """An open package. It owns a descriptor: close it, or use it as a context manager.
+
+    Attributes:
+        manifest: the manifest.
+        version: the format version that the archive's comment names.
+        container: name and version of the manifest.
+        fsimg_offset: where fs.img starts in the file, in bytes; a multiple of 4096.
+        fsimg_size: size of fs.img with the verity data behind the image, in bytes.
+        size: size of the file, in bytes.
+        hashes: what the signature vouches for; None if the package was opened without a key.
+        superblock: the verity superblock; None if the package was opened without a key.
+        signed: whether there is a signature.yaml, checked or not.
+    """
+
+    __slots__ = (
+        "_entries",
+        "_fd",
+        "_filesystem",
+        "_label",
+        "container",
+        "fsimg_offset",
+        "fsimg_size",
+        "hashes",
+        "manifest",
+        "signed",
+        "size",
+        "superblock",
+        "version",
+    )
+
+    manifest: Manifest
+    version: Version
+    container: Container
+    fsimg_offset: int
+    fsimg_size: int
+    size: int
+    hashes: Hashes | None
+    superblock: Superblock | None
+    signed: bool
+
+    def __init__(self, fd: int, label: str, key: bytes | None) -> None:
+        """Read and check the package behind `fd`, which is ours from then on.
+
+        Use `open`, which closes `fd` if this fails.
+        """
+        self._fd = fd
+        self._label = label
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise PackageError("it is no regular file")
+        self.size = status.st_size
+        reader = _Reader(fd, self.size)
+        directory = archive.parse(reader.read, self.size)
+        self._entries = directory.entries
+        image = directory.entries[archive.FS_IMG_NAME]
+        self.fsimg_offset, self.fsimg_size = image.offset, image.size
+        texts = {
+            name: archive.read_text(reader.read, entry)
+            for name, entry in directory.entries.items()
+            if name != archive.FS_IMG_NAME
+        }
+        self.signed = archive.SIGNATURE_NAME in texts
+        self.version = _version(directory.comment)
+        self.hashes = self.superblock = None
+        if key is not None:
+            self.hashes = _verify_texts(texts, directory.comment, key)
+            self.superblock = self._verify_superblock(reader, self.hashes)
+        self.manifest = _manifest(texts[archive.MANIFEST_NAME])
+        self.container = Container(self.manifest.name, self.manifest.version)
+        head = reader.read(image.offset, min(image.size, filesystem.MAGIC_SPAN))
+        self._filesystem = filesystem.detect(head)
+
+    @property
+    def filesystem(self) -> FileSystem:
+        """The kind of the image: `squashfs` or `erofs`.
+
+        Raises:
+            PackageError: its magic number is neither's.
+        """
+        if self._filesystem is None:
+            raise PackageError(f"{self._label}: the image is neither squashfs nor EROFS")
+        return self._filesystem
+
+    def fileno(self) -> int:
+        """Return the descriptor of the file. It stays the package's own.
+
+        Raises:
+            ValueError: the package was closed.
+        """
+        if self._fd < 0:
+            raise ValueError(f"{self._label} was closed")
+        return self._fd
+
+    def close(self) -> None:
+        """Close the descriptor; the values stay. Closing again does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def entries(self) -> list[archive.Entry]:
+        """Return the entries in the order of the file."""
+        return sorted(self._entries.values(), key=lambda entry: entry.header)
+
+    def read_entry(self, name: str) -> bytes:
+        """Return the bytes of `manifest.yaml` or `signature.yaml` as they are in the file.
+
+        Raises:
+            PackageError: there is no such entry, or it is damaged.
+        """
+        entry = self._entries.get(name)
+        if entry is None or name == archive.FS_IMG_NAME:
+            raise PackageError(f"{self._label} has no {name} to read")
+        return archive.read_text(_Reader(self.fileno(), self.size).read, entry)
+
+    def read_image(self) -> Iterator[bytes]:
+        """Yield fs.img in pieces of about a megabyte.
+
+        Raises:
+            PackageError: the file became shorter meanwhile.
+        """
+        return verity.read_chunks(self.fileno(), self.fsimg_offset, self.fsimg_size)
+
+    def check_image(self) -> None:
+        """Read the whole of fs.img and check its CRC, which loading does not.
+
+        Raises:
+            PackageError: it is damaged.
+        """
+        crc = 0
+        for chunk in self.read_image():
+            crc = zlib.crc32(chunk, crc)
+        if crc != self._entries[archive.FS_IMG_NAME].crc:
+            raise PackageError(f"{self._label}: fs.img is damaged (its CRC does not fit)")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Npk {self.container} of {self._label}>"
+
+    def _verify_superblock(self, reader: _Reader, hashes: Hashes) -> Superblock:
+        """Check that the verity data lies exactly behind the image, and that its root fits.
+
+        The superblock itself is not signed: its salt is proved by the root digest, the number of
+        blocks by the signed offset.
+        """
+        offset, size = hashes.verity_offset, self.fsimg_size
+        if offset % verity.BLOCK_SIZE or not 0 < offset <= size - verity.SUPERBLOCK_SIZE:
+            raise VerificationError(f"the signed verity offset {offset} is not within fs.img")
+        base = self.fsimg_offset
+        superblock = Superblock.decode(reader.read(base + offset, verity.SUPERBLOCK_SIZE))
+        blocks = superblock.data_blocks
+        if blocks * verity.BLOCK_SIZE != offset:
+            raise VerificationError(
+                f"the verity superblock covers {blocks} blocks, the image has "
+                f"{offset // verity.BLOCK_SIZE}"
+            )
+        tree = offset + verity.SUPERBLOCK_SIZE
+        if tree + verity.tree_size(blocks) != size:
+            raise VerificationError("the verity tree does not end where fs.img ends")
+        top = tree if blocks > 1 else 0
+        block = reader.read(base + top, verity.BLOCK_SIZE)
+        if verity.digest(block, superblock.salt).hex() != hashes.verity:
+            raise VerificationError("the root of the verity tree does not fit the signed digest")
+        return superblock
+
+
+def open(source: Source, key: bytes | None = None) -> Npk:  # noqa: A001 - npk.open, as gzip.open
+    """Open a package and check it.
+
+    The image itself is not read: with a key it is the kernel's dm-verity, or `verify_image`, that
+    compares it with the signed root digest.
+
+    Args:
+        source: a path, or a file that is open for reading (a binary file object, or its
+            descriptor). It is read by position, so its offset does not move, and may be closed
+            afterwards: the package has a descriptor of its own.
+        key: the 32-byte public key that must have signed it; None for a trusted source, where a
+            signature is ignored.
+
+    Raises:
+        PackageError: it is no package, or one that breaks a rule.
+        VerificationError: it is not signed, or not with this key.
+        OSError: the file cannot be opened or read.
+    """
+    fd, label = _descriptor(source)
+    try:
+        return Npk(fd, label, key)
+    except PackageError as error:
+        os.close(fd)
+        raise type(error)(f"{label}: {error.message}", hint=error.hint) from error.__cause__
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def verify_image(npk: Npk) -> None:
+    """Read the whole image and check it, and its tree, against the signed root digest.
+
+    Raises:
+        VerificationError: one byte or more is not what was signed.
+        PackageError: the package was opened without a key, or became shorter meanwhile.
+    """
+    if npk.hashes is None or npk.superblock is None:
+        raise PackageError(f"{npk.container} was opened without a key: nothing vouches for it")
+    fd, salt = npk.fileno(), npk.superblock.salt
+    offset = npk.hashes.verity_offset
+    tree = npk.fsimg_offset + offset + verity.SUPERBLOCK_SIZE
+
+    def compare(position: int, block: bytes) -> None:
+        if os.pread(fd, len(block), tree + position) != block:
+            raise VerificationError(
+                f"the image of {npk.container} is not what was signed",
+                hint="the package is damaged or was altered: install it again",
+            )
+
+    chunks = verity.read_chunks(fd, npk.fsimg_offset, offset)
+    root = verity.build(chunks, npk.superblock.data_blocks, salt, compare)
+    if root.hex() != npk.hashes.verity:
+        raise VerificationError(
+            f"the image of {npk.container} does not fit its signed root digest",
+            hint="the package is damaged or was altered: install it again",
+        )
+
+
+class _Reader:
+    """Reads a file by position, most of it from two windows at its ends."""
+
+    __slots__ = ("_fd", "_head", "_size", "_tail")
+
+    def __init__(self, fd: int, size: int) -> None:
+        self._fd = fd
+        self._size = size
+        self._head = os.pread(fd, _WINDOW, 0)
+        self._tail = os.pread(fd, _WINDOW, size - _WINDOW) if size > _WINDOW else b""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return exactly `size` bytes from `offset` on."""
+        if offset + size <= len(self._head):
+            return self._head[offset : offset + size]
+        start = self._size - len(self._tail)
+        if start <= offset and offset + size <= self._size:
+            return self._tail[offset - start : offset - start + size]
+        if offset + size > self._size:
+            raise PackageError("the file is cut off")
+        return b"".join(verity.read_chunks(self._fd, offset, size))
+
+
+def _descriptor(source: Source) -> tuple[int, str]:
+    if isinstance(source, int):
+        return os.dup(source), "the package"
+    if isinstance(source, (str, os.PathLike)):
+        path = os.fspath(source)
+        # O_NONBLOCK: opening a FIFO must not wait for its writer.
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY), path
+    try:
+        fd = source.fileno()
+    except io.UnsupportedOperation:
+        raise PackageError("a package is read from a file with a descriptor only") from None
+    name = getattr(source, "name", None)
+    return os.dup(fd), name if isinstance(name, str) else "the package"
+
+
+def _version(comment: bytes) -> Version:
+    match = _COMMENT.match(comment.decode("ascii", "replace"))
+    if match is None:
+        raise PackageError("the archive's comment does not name the format's version")
+    try:
+        version = Version.parse(match[1] or match[2] or match[3])
+    except ValueError:
+        raise PackageError("the archive's comment does not name the format's version") from None
+    if version < _OLDEST:
+        raise PackageError(
+            f"its format {version} is too old (at least {_OLDEST.major}.{_OLDEST.minor})",
+            hint="pack it again",
+        )
+    return version
+
+
+def _verify_texts(texts: dict[str, bytes], comment: bytes, key: bytes) -> Hashes:
+    document = texts.get(archive.SIGNATURE_NAME)
+    if document is None:
+        raise VerificationError(
+            "it is not signed", hint="this repository has a key and takes signed packages only"
+        )
+    hashes = signature.verify(document, key)
+    if hashlib.sha256(comment).hexdigest() != hashes.meta:
+        raise VerificationError("the archive's comment is not the one that was signed")
+    if hashlib.sha256(texts[archive.MANIFEST_NAME]).hexdigest() != hashes.manifest:
+        raise VerificationError("manifest.yaml is not the one that was signed")
+    return hashes
+
+
+def _manifest(raw: bytes) -> Manifest:
+    try:
+        return loads(raw.decode())
+    except UnicodeDecodeError as error:
+        raise PackageError(f"manifest.yaml is not UTF-8 (byte {error.start})") from None
+    except ManifestError as error:
+        raise PackageError(f"manifest.yaml: {error.message}", hint=error.hint) from error

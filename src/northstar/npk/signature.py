@@ -1,0 +1,111 @@
+"""signature.yaml: the hashes of a package, and the signature over them.
+
+Two YAML documents. The first names three hashes; the signature in the second is over the bytes
+of the first exactly as written, so it is checked before a word of the first is interpreted. Only
+the plain form is read that packers write: two levels of keys, one value a line. A general YAML
+reader on bytes that nobody vouches for yet would be a large surface for no use.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from typing import Final, NamedTuple
+
+from northstar.model import VerificationError
+from northstar.npk import key as keys
+
+_SEPARATOR: Final = b"---"
+_SECTION: Final = re.compile(r"([a-z.]+):\Z")
+_VALUE: Final = re.compile(r"( +)([a-z-]+): +(?:'([^'\"\s]+)'|\"([^'\"\s\\]+)\"|([^'\"\s]+))\Z")
+_SIGNATURE: Final = re.compile(
+    r"\s*signature: +(?:'([0-9A-Za-z+/=]+)'|\"([0-9A-Za-z+/=]+)\"|([0-9A-Za-z+/=]+))\s*\Z"
+)
+_HEX_DIGEST: Final = re.compile(r"[0-9a-f]{64}\Z")
+_OFFSET: Final = re.compile(r"(?:0|[1-9][0-9]{0,18})\Z")
+_FIELDS: Final = {
+    ("meta", "hash"),
+    ("manifest.yaml", "hash"),
+    ("fs.img", "verity-hash"),
+    ("fs.img", "verity-offset"),
+}
+
+DOCUMENT_MAX: Final = 512
+"""More than any signature.yaml that `render` writes, in bytes."""
+
+
+class Hashes(NamedTuple):
+    """What a signature vouches for.
+
+    Attributes:
+        manifest: hex sha256 of manifest.yaml.
+        meta: hex sha256 of the archive comment.
+        verity: hex root digest of the image.
+        verity_offset: offset of the verity superblock in fs.img = size of the image, in bytes.
+    """
+
+    manifest: str
+    meta: str
+    verity: str
+    verity_offset: int
+
+
+def verify(document: bytes, public_key: bytes) -> Hashes:
+    """Check the signature of a signature.yaml and return what it vouches for.
+
+    Raises:
+        VerificationError: it is malformed, or not signed with this key.
+    """
+    signed, separator, rest = document.partition(_SEPARATOR)
+    if not separator:
+        raise VerificationError("signature.yaml has no second document with a signature")
+    match = _SIGNATURE.match(rest.decode("ascii", "replace"))
+    if match is None:
+        raise VerificationError("signature.yaml has no readable signature")
+    try:
+        signature = base64.b64decode(next(filter(None, match.groups())), validate=True)
+    except binascii.Error:
+        raise VerificationError("the signature in signature.yaml is no base64") from None
+    if not keys.verify(public_key, signed, signature):
+        raise VerificationError(
+            "the signature does not fit the key", hint="it was signed with another key, or altered"
+        )
+    return _hashes(signed)
+
+
+def render(hashes: Hashes, secret_key: bytes) -> bytes:
+    """Return the signature.yaml for `hashes`, signed with the 32-byte seed `secret_key`."""
+    signed = (
+        f"meta:\n  hash: {hashes.meta}\n"
+        f"manifest.yaml:\n  hash: {hashes.manifest}\n"
+        f"fs.img:\n  verity-hash: {hashes.verity}\n  verity-offset: {hashes.verity_offset}\n"
+    ).encode()
+    signature = base64.b64encode(keys.sign(secret_key, signed))
+    return signed + b"---\nsignature: " + signature + b"\n"
+
+
+def _hashes(signed: bytes) -> Hashes:
+    values: dict[tuple[str, str], str] = {}
+    section = indent = ""
+    for line in signed.decode("ascii", "replace").splitlines():
+        if match := _SECTION.match(line):
+            section, indent = match[1], ""
+        elif (match := _VALUE.match(line)) and section:
+            field = section, match[2]
+            indent = indent or match[1]
+            if field not in _FIELDS or field in values or match[1] != indent:
+                raise VerificationError(f"signature.yaml: {line.strip()!r} is not expected there")
+            values[field] = match[3] or match[4] or match[5]
+        elif line.strip():
+            raise VerificationError(f"signature.yaml: {line[:100]!r} is not expected there")
+    if values.keys() != _FIELDS:
+        missing = ", ".join(sorted("/".join(field) for field in _FIELDS - values.keys()))
+        raise VerificationError(f"signature.yaml lacks {missing}")
+    offset = values["fs.img", "verity-offset"]
+    manifest = values["manifest.yaml", "hash"].lower()
+    meta = values["meta", "hash"].lower()
+    root = values["fs.img", "verity-hash"].lower()
+    if not _OFFSET.match(offset) or not all(map(_HEX_DIGEST.match, (manifest, meta, root))):
+        raise VerificationError("signature.yaml has a malformed hash or offset")
+    return Hashes(manifest, meta, root, int(offset))

@@ -1,0 +1,225 @@
+"""The dm-verity superblock and hash tree behind a signed image.
+
+Only what packages use: format version 1, hash type 1 (the salt goes before the data), sha256,
+4096-byte data and hash blocks. A tree of level 0 holds the digests of the data blocks, 128 in a
+block; each further level those of the blocks of the level below, until one block is left, the
+root. On disk the root comes first. The digest of the root block is the root digest; where the
+data is a single block, there is no tree, and its digest is the root digest.
+
+Source: the kernel's admin-guide/device-mapper/verity.rst, and the on-disk format that
+cryptsetup's veritysetup writes (its wiki page DMVerity).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final, NamedTuple, Self
+
+from northstar.model import PackageError, VerificationError
+
+BLOCK_SIZE: Final = 4096
+"""Size of data and hash blocks, in bytes."""
+
+DIGEST_SIZE: Final = 32
+SALT_SIZE: Final = 32
+"""Size of the salts we make, in bytes; others may have 0 to 256."""
+
+SUPERBLOCK_SIZE: Final = BLOCK_SIZE
+"""Room that the superblock takes in front of the tree, in bytes."""
+
+_MAGIC: Final = b"verity\0\0"
+_SALT_MAX: Final = 256
+_ALGORITHM: Final = b"sha256"
+# signature, version, hash_type, uuid, algorithm, data_block_size, hash_block_size, data_blocks,
+# salt_size, padding, salt; the rest of the block is zero.
+_SUPERBLOCK: Final = struct.Struct("<8sII16s32sIIQH6x256s")
+_FAN_OUT: Final = BLOCK_SIZE // DIGEST_SIZE
+
+_CHUNK: Final = 1 << 20
+"""What one thread hashes at a time: a multiple of _FAN_OUT blocks, so that chunks fill blocks."""
+
+_THREADS_MAX: Final = 4
+
+Sink = Callable[[int, bytes], None]
+"""`sink(offset, block)` takes a finished hash block; `offset` counts from the tree's start."""
+
+
+class Superblock(NamedTuple):
+    """What the superblock says beyond the fixed parameters.
+
+    Attributes:
+        uuid: 16 bytes that name the hash device; they mean nothing to the kernel.
+        data_blocks: how many blocks of 4096 bytes the tree covers.
+        salt: 0 to 256 bytes that go before each block when it is hashed.
+    """
+
+    uuid: bytes
+    data_blocks: int
+    salt: bytes
+
+    def encode(self) -> bytes:
+        """Return the superblock as one block of 4096 bytes."""
+        fields = (self.uuid, _ALGORITHM, BLOCK_SIZE, BLOCK_SIZE, self.data_blocks)
+        head = _SUPERBLOCK.pack(_MAGIC, 1, 1, *fields, len(self.salt), self.salt)
+        return head.ljust(SUPERBLOCK_SIZE, b"\0")
+
+    @classmethod
+    def decode(cls, block: bytes) -> Self:
+        """Read a superblock.
+
+        Raises:
+            VerificationError: it is none, or one with other parameters.
+        """
+        if len(block) < _SUPERBLOCK.size or not block.startswith(_MAGIC):
+            raise VerificationError("there is no verity superblock behind the image")
+        _, version, kind, uuid, algorithm, data, tree, blocks, size, salt = _SUPERBLOCK.unpack_from(
+            block
+        )
+        parameters = (version, kind, algorithm.rstrip(b"\0"), data, tree)
+        if parameters != (1, 1, _ALGORITHM, BLOCK_SIZE, BLOCK_SIZE):
+            raise VerificationError(
+                "the verity superblock has other parameters than version 1, hash type 1, sha256 "
+                f"and blocks of {BLOCK_SIZE} bytes"
+            )
+        if size > _SALT_MAX:
+            raise VerificationError(f"the salt of the verity superblock is too long ({size} bytes)")
+        if not 0 < blocks < 1 << 52:
+            raise VerificationError(f"the verity superblock covers {blocks} blocks")
+        return cls(uuid, blocks, salt[:size])
+
+
+class Level(NamedTuple):
+    """One level of a tree: where it starts, in bytes from the tree's start, and its blocks."""
+
+    offset: int
+    blocks: int
+
+
+def levels(data_blocks: int) -> list[Level]:
+    """Return the levels of the tree over `data_blocks` blocks, from the data up to the root."""
+    counts: list[int] = []
+    below = data_blocks
+    while below > 1:
+        below = -(-below // _FAN_OUT)
+        counts.append(below)
+    return [Level(sum(counts[i + 1 :]) * BLOCK_SIZE, count) for i, count in enumerate(counts)]
+
+
+def tree_size(data_blocks: int) -> int:
+    """Return the size of the tree over `data_blocks` blocks, without the superblock, in bytes."""
+    return sum(level.blocks for level in levels(data_blocks)) * BLOCK_SIZE
+
+
+def digest(block: bytes, salt: bytes) -> bytes:
+    """Return the digest of one data or hash block."""
+    return hashlib.sha256(salt + block).digest()
+
+
+def build(chunks: Iterable[bytes], data_blocks: int, salt: bytes, sink: Sink) -> bytes:
+    """Hash the data, hand each finished hash block to `sink`, and return the root digest.
+
+    Memory is constant: a block per level, and a few chunks that threads hash meanwhile.
+
+    Args:
+        chunks: the data, `data_blocks` blocks, as `read_chunks` yields it.
+        data_blocks: size of the data, in blocks of 4096 bytes; at least 1.
+        salt: 0 to 256 bytes.
+        sink: called in no particular order of offsets.
+    """
+    tree = _Tree(levels(data_blocks), salt, sink)
+    for digests in _hashed(chunks, data_blocks, salt):
+        tree.add(digests)
+    return tree.finish()
+
+
+def read_chunks(fd: int, offset: int, size: int) -> Iterator[bytes]:
+    """Yield `size` bytes of a file from `offset` on, in the pieces that `build` wants.
+
+    Raises:
+        PackageError: the file is shorter than that; it shrank since it was checked.
+    """
+    end = offset + size
+    while offset < end:
+        wanted = min(_CHUNK, end - offset)
+        chunk = os.pread(fd, wanted, offset)
+        while len(chunk) < wanted:
+            more = os.pread(fd, wanted - len(chunk), offset + len(chunk))
+            if not more:
+                raise PackageError("the file became shorter while it was read")
+            chunk += more
+        yield chunk
+        offset += wanted
+
+
+def _hashed(chunks: Iterable[bytes], data_blocks: int, salt: bytes) -> Iterator[bytes]:
+    """Yield the digests of the data blocks in order, hashed by a few threads.
+
+    hashlib lets go of the interpreter lock for pieces of this size, so threads do help: two of
+    them hash about 1.5 times as fast as one.
+    """
+    # Copying a context that took the salt already spares a third of the time of starting anew.
+    context = hashlib.sha256(salt)
+
+    def hash_chunk(chunk: bytes) -> bytes:
+        view = memoryview(chunk)
+        digests = []
+        for start in range(0, len(view), BLOCK_SIZE):
+            hasher = context.copy()
+            hasher.update(view[start : start + BLOCK_SIZE])
+            digests.append(hasher.digest())
+        return b"".join(digests)
+
+    threads = min(_THREADS_MAX, os.cpu_count() or 1)
+    if data_blocks * BLOCK_SIZE <= 2 * _CHUNK or threads == 1:
+        yield from map(hash_chunk, chunks)
+        return
+    with ThreadPoolExecutor(threads, thread_name_prefix="verity") as pool:
+        running: deque[Future[bytes]] = deque()
+        for chunk in chunks:
+            running.append(pool.submit(hash_chunk, chunk))
+            if len(running) > threads:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+
+
+class _Tree:
+    """Collects digests into the blocks of all levels at once."""
+
+    def __init__(self, shape: list[Level], salt: bytes, sink: Sink) -> None:
+        self._salt = salt
+        self._sink = sink
+        self._offsets = [level.offset for level in shape]
+        # The last one collects the root digest alone.
+        self._pending = [bytearray() for _ in range(len(shape) + 1)]
+
+    def add(self, digests: bytes, level: int = 0) -> None:
+        pending = self._pending[level]
+        pending += digests
+        if level == len(self._offsets):
+            return
+        while len(pending) >= BLOCK_SIZE:
+            block = bytes(pending[:BLOCK_SIZE])
+            del pending[:BLOCK_SIZE]
+            self._emit(block, level)
+
+    def finish(self) -> bytes:
+        """Pad and emit what is left, from the data up, and return the root digest."""
+        for level, pending in enumerate(self._pending[:-1]):
+            if pending:
+                block = bytes(pending).ljust(BLOCK_SIZE, b"\0")
+                pending.clear()
+                self._emit(block, level)
+        root = bytes(self._pending[-1])
+        assert len(root) == DIGEST_SIZE, "the data has as many blocks as was said"
+        return root
+
+    def _emit(self, block: bytes, level: int) -> None:
+        self._sink(self._offsets[level], block)
+        self._offsets[level] += BLOCK_SIZE
+        self.add(digest(block, self._salt), level + 1)
