@@ -1,0 +1,313 @@
+"""Readers: from what json's scanner makes of a line to the values of a message.
+
+A reader is made once for each type, from the annotations of the message classes. What it gets
+is a tuple of pairs for an object, which keeps duplicates and tells it from an array (a list).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import enum
+import functools
+import math
+import types
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from northstar.api.shape import (
+    Body,
+    Exit,
+    JsonObject,
+    Length,
+    NoNul,
+    Range,
+    Record,
+    Row,
+    Signal,
+    Variant,
+    tag_of,
+)
+from northstar.model import Container, Exited, ExitStatus, Name, Signalled, Version
+
+Pairs = tuple[tuple[str, object], ...]
+Reader = Callable[[Any], Any]
+T = TypeVar("T")
+
+
+class InvalidError(Exception):
+    """A value is refused. `path` leads to it, innermost member first."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.path: list[str] = []
+
+    def inside(self, member: str) -> InvalidError:
+        """Return this error, said of a member of the value at hand."""
+        self.path.append(member)
+        return self
+
+    def __str__(self) -> str:
+        return f"{'.'.join(reversed(self.path))}: {self.reason}" if self.path else self.reason
+
+
+@functools.cache
+def reader(kind: Any) -> Reader:
+    """Return the reader of a type."""
+    simple = _SIMPLE.get(kind)
+    if simple is not None:
+        return simple
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _bounded_reader(arguments[0], arguments[1])
+    if origin is tuple:
+        return _array_reader(reader(arguments[0]))
+    if origin is Mapping:
+        return _mapping_reader(reader(arguments[0]), reader(arguments[1]))
+    if origin in (Union, types.UnionType):
+        if types.NoneType in arguments:
+            inner = reader(next(a for a in arguments if a is not types.NoneType))
+            return lambda value: None if value is None else inner(value)
+        return _variant_reader(arguments)
+    if issubclass(kind, enum.Enum):
+        return _enum_reader(kind)
+    if issubclass(kind, Variant):
+        return _variant_reader((kind,))
+    return _fields_reader(kind)
+
+
+def _variant_reader(kinds: tuple[type[Variant], ...]) -> Reader:
+    units = {tag_of(kind): kind() for kind in kinds if not kind.__struct_fields__}
+    readers = {tag_of(kind): content_reader(kind) for kind in kinds if kind.__struct_fields__}
+
+    def read(value: object) -> object:
+        if type(value) is str:
+            tag, content = value, None
+        else:
+            pairs = pairs_of(value)
+            if len(pairs) != 1:
+                raise InvalidError(f"an object of {len(pairs)} members is no variant (it has one)")
+            tag, content = pairs[0]
+        if tag in units:
+            if content is not None:
+                raise InvalidError("has no members").inside(tag)
+            return units[tag]
+        if tag not in readers:
+            raise InvalidError(f"{tag[:40]!r} is unknown")
+        try:
+            return readers[tag](content)
+        except InvalidError as error:
+            raise error.inside(tag) from None
+
+    return read
+
+
+def content_reader(kind: type[Variant]) -> Reader:
+    """Return the reader of what stands behind the tag."""
+    if issubclass(kind, Record):
+        return _fields_reader(kind)
+    hints = get_type_hints(kind, include_extras=True)
+    readers = [reader(hints[field]) for field in kind.__struct_fields__]
+    if not issubclass(kind, Row):
+        [only] = readers
+        return lambda value: kind(only(value))
+
+    def read_row(value: object) -> Variant:
+        if type(value) is not list or len(value) != len(readers):
+            raise InvalidError(f"is not an array of {len(readers)}")
+        return kind(*(read(item) for read, item in zip(readers, value, strict=True)))
+
+    return read_row
+
+
+def _fields_reader(kind: type[Body | Record]) -> Reader:
+    hints = get_type_hints(kind, include_extras=True)
+    # Fields in the order of the constructor, each under its name on the wire.
+    names = dict(zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True))
+    readers = {wire: reader(hints[field]) for wire, field in names.items()}
+    optional = {wire for wire, field in names.items() if types.NoneType in get_args(hints[field])}
+
+    def read(value: object) -> Body | Record:
+        values: dict[str, Any] = {}
+        for key, item in pairs_of(value):
+            reader = readers.get(key)
+            if reader is None:
+                continue
+            if key in values:
+                raise InvalidError("is there twice").inside(key)
+            try:
+                values[key] = reader(item)
+            except InvalidError as error:
+                raise error.inside(key) from None
+        if len(values) != len(readers):
+            for key in readers:
+                if key not in values:
+                    if key not in optional:
+                        raise InvalidError("is missing").inside(key)
+                    values[key] = None
+        return kind(*[values[key] for key in readers])
+
+    return read
+
+
+def _array_reader(read_item: Reader) -> Reader:
+    def read(value: object) -> tuple[Any, ...]:
+        if type(value) is not list:
+            raise InvalidError("is not an array")
+        return tuple([read_item(item) for item in value])
+
+    return read
+
+
+def _mapping_reader(read_key: Reader, read_value: Reader) -> Reader:
+    def read(value: object) -> Mapping[Any, Any]:
+        # Read-only: a message that the cache hands out twice must not change. The last wins.
+        return types.MappingProxyType(
+            {read_key(key): read_value(item) for key, item in pairs_of(value)}
+        )
+
+    return read
+
+
+def _enum_reader(kind: type[enum.Enum]) -> Reader:
+    members = {member.value: member for member in kind}
+
+    def read(value: object) -> enum.Enum:
+        if type(value) is tuple and len(value) == 1 and value[0][1] is None:
+            value = value[0][0]
+        if type(value) is not str or value not in members:
+            raise InvalidError(f"is none of {', '.join(members)}")
+        return members[value]
+
+    return read
+
+
+def _bounded_reader(kind: type, bound: object) -> Reader:
+    match bound:
+        case Range(low, high):
+
+            def read_integer(value: object) -> int:
+                if type(value) is not int or not low <= value <= high:
+                    raise InvalidError(f"is not an integer from {low} to {high}")
+                return value
+
+            return read_integer
+        case NoNul():
+
+            def read_argument(value: object) -> str:
+                if "\0" in (text := _string(value)):
+                    raise InvalidError("holds a NUL")
+                return text
+
+            return read_argument
+        case Length(length):
+
+            def read_bytes(value: object) -> bytes:
+                if len(data := _bytes(value)) != length:
+                    raise InvalidError(f"holds {len(data)} bytes and not {length}")
+                return data
+
+            return read_bytes
+    raise TypeError(f"{kind} has no bound {bound}")
+
+
+def pairs_of(value: object) -> Pairs:
+    """Return the members of an object.
+
+    Raises:
+        InvalidError: it is none.
+    """
+    if type(value) is not tuple:
+        raise InvalidError("is not an object")
+    return value
+
+
+def _string(value: object) -> str:
+    if type(value) is not str:
+        raise InvalidError("is not a string")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidError("holds half of a surrogate pair") from None
+    return value
+
+
+def _bool(value: object) -> bool:
+    if type(value) is not bool:
+        raise InvalidError("is neither true nor false")
+    return value
+
+
+def _nothing(value: object) -> None:
+    if value is not None:
+        raise InvalidError("is not null")
+
+
+def _bytes(value: object) -> bytes:
+    text = _string(value)
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidError("is not base64") from None
+    # Two texts for the same bytes are one too many: the unused bits of the last digit are zero.
+    if base64.b64encode(data) != text.encode():
+        raise InvalidError("is not base64 in its canonical form")
+    return data
+
+
+def _parsed(parse: Callable[[str], T]) -> Reader:
+    def read(value: object) -> T:
+        text = _string(value)
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise InvalidError(str(error)) from None
+
+    return read
+
+
+def _exit_status(value: object) -> ExitStatus:
+    status = reader(Exit | Signal)(value)
+    return Exited(status.code) if isinstance(status, Exit) else Signalled(status.signal)
+
+
+def _json_object(value: object) -> JsonObject:
+    result: JsonObject = {}
+    for key, item in pairs_of(value):
+        if key in result:
+            raise InvalidError("is there twice").inside(key)
+        try:
+            result[_string(key)] = _json(item)
+        except InvalidError as error:
+            raise error.inside(key) from None
+    return result
+
+
+def _json(value: object) -> object:
+    """Read any JSON, as far as it can be written again."""
+    if type(value) is tuple:
+        return _json_object(value)
+    if type(value) is list:
+        return [_json(item) for item in value]
+    if type(value) is str:
+        return _string(value)
+    if type(value) is int and not -(2**63) <= value < 2**64:
+        raise InvalidError("is an integer of more than 64 bit")
+    if type(value) is float and not math.isfinite(value):
+        raise InvalidError("is out of range")
+    return value
+
+
+_SIMPLE: Final[dict[Any, Reader]] = {
+    str: _string,
+    bool: _bool,
+    bytes: _bytes,
+    types.NoneType: _nothing,
+    Container: _parsed(Container.parse),
+    Name: _parsed(Name),
+    Version: _parsed(Version.parse),
+    ExitStatus: _exit_status,
+    JsonObject: _json_object,
+}

@@ -1,0 +1,79 @@
+"""Writers: from the values of a message to what msgspec writes by itself.
+
+They put the tags around it, and replace the types that msgspec would take for arrays (named
+tuples). About containers and names it asks `plain`.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable
+from typing import Any, get_args, get_origin, get_type_hints
+
+from northstar.api.shape import Exit, Record, Row, Signal, Variant, tag_of
+from northstar.model import Container, Exited, ExitStatus, Name, Version
+
+Writer = Callable[[Any], Any]
+
+
+def plain(value: object) -> object:
+    """Return a value of a type that is foreign to msgspec as one that it knows."""
+    if isinstance(value, Container):
+        return str(value)
+    if isinstance(value, Name):
+        return str.__str__(value)
+    if isinstance(value, types.MappingProxyType):
+        return dict(value)
+    raise NotImplementedError(f"a message cannot hold a {type(value).__name__}")
+
+
+@functools.cache
+def variant_writer(kind: type[Variant]) -> Writer:
+    """Return what makes the tagged form of a variant."""
+    tag = tag_of(kind)
+    fields = _field_writers(kind)
+    if not fields:
+        return lambda _: tag
+    if issubclass(kind, Row):
+        return lambda value: {tag: [write(getattr(value, name)) for name, _, write in fields]}
+    if not issubclass(kind, Record):
+        [(name, _, write)] = fields
+        return lambda value: {tag: write(getattr(value, name))}
+    if all(write is _as_it_is for _, _, write in fields):
+        return lambda value: {tag: value}
+    return lambda value: {tag: {wire: write(getattr(value, name)) for name, wire, write in fields}}
+
+
+def _field_writers(kind: type[Variant]) -> list[tuple[str, str, Writer]]:
+    hints = get_type_hints(kind, include_extras=True)
+    names = zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True)
+    return [(name, wire, _writer(hints[name])) for name, wire in names]
+
+
+def _writer(kind: Any) -> Writer:
+    if kind == ExitStatus:
+        return _write_exit_status
+    if kind == Version:
+        return str
+    arguments = get_args(kind)
+    if get_origin(kind) is tuple:
+        item = _writer(arguments[0])
+        return item if item is _as_it_is else lambda value: [item(one) for one in value]
+    kinds = arguments or (kind,)
+    if all(isinstance(one, type) and issubclass(one, Variant) for one in kinds):
+        return _write_variant
+    return _as_it_is
+
+
+def _write_variant(value: Variant) -> object:
+    return variant_writer(type(value))(value)
+
+
+def _as_it_is(value: object) -> object:
+    return value
+
+
+def _write_exit_status(status: ExitStatus) -> object:
+    variant = Exit(status.code) if isinstance(status, Exited) else Signal(status.signal)
+    return variant_writer(type(variant))(variant)
