@@ -15,11 +15,17 @@ from collections.abc import Generator
 from typing import TypeVar
 
 import pytest
+from hypothesis import settings
 
 R = TypeVar("R", pytest.TestReport, pytest.CollectReport)
 
 CI = os.environ.get("CI") == "true"
 IN_VM = os.environ.get("NORTHSTAR_VM") == "1"
+
+# No deadline: a busy machine is not a slow function. In CI the same examples each time, so that
+# a red build is a matter of the change; people's machines look for new ones.
+settings.register_profile("northstar", deadline=None, derandomize=CI)
+settings.load_profile("northstar")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
