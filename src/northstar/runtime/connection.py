@@ -1,0 +1,475 @@
+"""One connection of the console: lines in, one answer after the other out, within its limits.
+
+A protocol and no stream: a small request is read, answered and written in one callback, which
+costs half of what a task per connection does. Only what must wait runs in a task.
+
+Everything that a peer can make us keep is bounded: input (reading stops while requests wait),
+output (requests are not worked off while answers are not read), notifications (their bound).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final, NamedTuple, cast, get_args
+
+from northstar import api
+from northstar.api import error as errors
+from northstar.api import request as requests
+from northstar.api import response as responses
+from northstar.api.message import (
+    API_VERSION,
+    Connect,
+    ConnectAck,
+    ConnectNack,
+    InvalidProtocolVersion,
+    Message,
+    PermissionDenied,
+)
+from northstar.api.request import Request
+from northstar.model import Permission, Permissions, ProtocolError
+from northstar.model.permission import describe
+from northstar.runtime.config import ConsoleOptions
+from northstar.runtime.dispatch import Dispatcher, Peer, install_result, wire_error
+from northstar.runtime.events import Notifications, Subscription
+from northstar.runtime.ratelimit import RateLimit
+from northstar.runtime.upload import StreamEndedError, Upload
+
+log = logging.getLogger("northstar.runtime.console")
+
+CONNECT_TIMEOUT: Final = 10.0
+"""Seconds in which a peer from outside has to say connect."""
+
+CLOSE_TIMEOUT: Final = 5.0
+"""Seconds for the peer to read what was written before the connection was closed."""
+
+READ_AHEAD: Final = 64 * 1024
+"""Bytes of waiting requests from which on the socket is not read. A started line is read on."""
+
+WRITE_BUFFER: Final = 64 * 1024
+"""Bytes that the peer has not read from which on requests wait and notifications queue."""
+
+TURN: Final = 32
+"""Requests in a row, before other connections have their turn."""
+
+_REQUESTS: Final = frozenset(get_args(Request))
+
+
+class Access(NamedTuple):
+    """What a connection may do, and its limits.
+
+    Attributes:
+        connect_timeout: seconds, or None.
+    """
+
+    permissions: Permissions
+    options: ConsoleOptions
+    connect_timeout: float | None
+
+
+class Service(NamedTuple):
+    """What all connections share.
+
+    Attributes:
+        running: tells whether requests are worked off: not while the runtime still starts.
+        gone: called with a connection when it is over.
+    """
+
+    dispatcher: Dispatcher
+    notifications: Notifications
+    running: Callable[[], bool]
+    gone: Callable[[Connection], object]
+
+
+class Connection(asyncio.Protocol):
+    """The protocol of one connection, from the first byte to the last."""
+
+    def __init__(self, service: Service, access: Access, peer: Peer | None = None) -> None:
+        """Serve a connection; `peer` is known for containers, else the socket tells it."""
+        self._service = service
+        self._access = access
+        self.peer = peer or Peer(None)
+        self._loop = asyncio.get_running_loop()
+        self._rate = RateLimit(access.options.max_requests_per_sec)
+        self._buffer = bytearray()
+        self._searched = 0
+        self._connected = False
+        self._closing = False
+        self._eof = False
+        self._writable = True
+        self._reading = True
+        self._task: asyncio.Task[None] | None = None
+        self._upload: Upload | None = None
+        self._subscription: Subscription | None = None
+        self._timeout: asyncio.TimerHandle | None = None
+        self._turn: asyncio.Handle | None = None
+        self._closed = self._loop.create_future()
+        self._transport: asyncio.Transport
+
+    # Called by the event loop --------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=WRITE_BUFFER)
+        permissions = describe(self._access.permissions)
+        if self.peer.container is None:
+            self.peer = Peer(None, address(transport.get_extra_info("peername")))
+            log.debug("Client %s connected with permissions %s", self.peer, permissions)
+        else:
+            log.debug(
+                "Container %s connected with permissions %s", self.peer.container, permissions
+            )
+        if self._access.connect_timeout is not None:
+            self._timeout = self._loop.call_later(
+                self._access.connect_timeout, self._connect_timed_out
+            )
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes: of a package, or of lines."""
+        if self._closing:
+            return
+        if self._upload is not None and not self._upload.complete:
+            data = self._upload.feed(data)
+        if data:
+            self._buffer += data
+            self._advance()
+
+    def eof_received(self) -> bool:
+        """Work off what came; the peer may still read our answers."""
+        self._eof = True
+        if self._upload is not None:
+            self._upload.end()
+        self._advance()
+        return True
+
+    def pause_writing(self) -> None:
+        """The peer does not read."""
+        self._writable = False
+        if self._subscription is not None:
+            self._subscription.pause()
+
+    def resume_writing(self) -> None:
+        """The peer reads again."""
+        self._writable = True
+        if self._subscription is not None:
+            self._subscription.resume()
+        self._advance()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of everything. A request that runs goes on, its answer is lost."""
+        if not self._closing:
+            log.debug("%s: connection lost: %s", self.peer, exc or "end of the stream")
+        self._shut()
+        if self._upload is not None:
+            self._upload.end()
+        if not self._closed.done():
+            self._closed.set_result(None)
+        self._service.gone(self)
+
+    # Called by the console -----------------------------------------------------------------
+
+    def advance(self) -> None:
+        """Work off what waits: the runtime is up now."""
+        self._advance()
+
+    def close(self) -> None:
+        """Close the connection, after what is written was read or some seconds have passed."""
+        if self._closing:
+            return
+        self._shut()
+        self._transport.close()
+        if self._transport.get_write_buffer_size():
+            self._timeout = self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection is over, and the request that runs as well."""
+        await asyncio.shield(self._closed)
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    def abort(self) -> None:
+        """Close the connection at once, whatever is unread."""
+        self._shut()
+        self._transport.abort()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _shut(self) -> None:
+        """Take no more requests and send no more notifications."""
+        self._closing = True
+        self._buffer.clear()
+        if self._subscription is not None:
+            self._subscription.close()
+        for handle in (self._timeout, self._turn):
+            if handle is not None:
+                handle.cancel()
+        self._timeout = self._turn = None
+
+    # Lines ---------------------------------------------------------------------------------
+
+    def _advance(self, *, own_turn: bool = False) -> None:
+        """Work off lines until something must wait, then see whether to read on."""
+        if own_turn:
+            self._turn = None
+        if self._turn is None and not self._closing:
+            for _ in range(TURN):
+                if self._blocked() or not self._take_line():
+                    break
+            else:
+                self._turn = self._loop.call_soon(self._my_turn)
+        self._regulate()
+
+    def _my_turn(self) -> None:
+        self._advance(own_turn=True)
+
+    def _blocked(self) -> bool:
+        """The next line has to wait, however complete it is."""
+        return (
+            self._closing
+            or self._task is not None
+            or not self._writable
+            or (self._connected and not self._service.running())
+        )
+
+    def _take_line(self) -> bool:
+        """Handle the next line; False if there is none, or it has to wait."""
+        end = self._buffer.find(b"\n", self._searched)
+        limit = self._access.options.max_request_size
+        length = end if end >= 0 else len(self._buffer)
+        if length > limit:
+            self._refuse(f"a line is longer than {limit} bytes")
+            return False
+        if end < 0 and not (self._eof and self._buffer):
+            self._searched = length
+            if self._eof:
+                self._end_of_stream()
+            return False
+        delay = self._rate.delay(self._loop.time())
+        if delay > 0.0:
+            self._turn = self._loop.call_later(delay, self._my_turn)
+            return False
+        line = bytes(self._buffer[:length])
+        del self._buffer[: length + 1]
+        self._searched = 0
+        try:
+            self._handle(api.decode(line))
+        except ProtocolError as error:
+            self._refuse(str(error))
+        except Exception:
+            log.exception("%s: internal error, closing the connection", self.peer)
+            self.close()
+        return True
+
+    def _regulate(self) -> None:
+        """Stop reading while enough waits; always read what completes the next line."""
+        if self._closing or self._eof:
+            return
+        waits = self._turn is not None or self._blocked()
+        if self._upload is not None and not self._upload.complete:
+            return
+        wanted = not (waits and len(self._buffer) >= READ_AHEAD)
+        self._read(wanted)
+
+    def _read(self, wanted: bool) -> None:
+        if wanted != self._reading and not self._transport.is_closing():
+            self._reading = wanted
+            if wanted:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    def _throttle(self, full: bool) -> None:
+        if not self._eof:
+            self._read(not full)
+
+    def _refuse(self, reason: str) -> None:
+        log.warning("%s: %s, closing the connection", self.peer, reason)
+        self.close()
+
+    def _end_of_stream(self) -> None:
+        if self._connected:
+            log.debug("%s: disconnected", self.peer)
+        else:
+            log.info("%s: end of the stream before connect", self.peer)
+        self.close()
+
+    def _connect_timed_out(self) -> None:
+        log.info("%s: no connect within %g s, closing", self.peer, self._access.connect_timeout)
+        self.close()
+
+    # Messages ------------------------------------------------------------------------------
+
+    def _handle(self, message: Message) -> None:
+        if type(message) in _REQUESTS and self._connected:
+            self._request(cast("Request", message))
+        elif isinstance(message, Connect) and not self._connected:
+            self._connect(message)
+        else:
+            wanted = "a request" if self._connected else "connect"
+            self._refuse(f"{type(message).__name__} where {wanted} is expected")
+
+    def _connect(self, message: Connect) -> None:
+        if self._timeout is not None:
+            self._timeout.cancel()
+            self._timeout = None
+        reason: InvalidProtocolVersion | PermissionDenied
+        if message.version[:2] < API_VERSION[:2]:
+            reason = InvalidProtocolVersion(API_VERSION)
+            log.warning("%s: protocol version %s is too old", self.peer, message.version)
+        elif (
+            message.subscribe_notifications
+            and Permission.NOTIFICATIONS not in self._access.permissions
+        ):
+            reason = PermissionDenied()
+            log.warning("%s: no permission to subscribe to notifications", self.peer)
+        else:
+            self._connected = True
+            self._send(ConnectAck())
+            if message.subscribe_notifications:
+                self._subscription = self._service.notifications.subscribe(
+                    self._write, self._behind
+                )
+            return
+        self._send(ConnectNack(reason))
+        self.close()
+
+    def _request(self, request: Request) -> None:
+        """Answer, or begin a task that does."""
+        allowed = requests.permission(request) in self._access.permissions
+        if isinstance(request, requests.Install):
+            self._begin_upload(request, allowed)
+        elif not allowed:
+            self._send(responses.PermissionDenied(request))
+        elif isinstance(request, requests.Shutdown):
+            # The response first: the shutdown is announced to all subscribers, and they to us.
+            self._send(responses.Shutdown())
+            self._service.dispatcher.operations.shutdown()
+        else:
+            response = self._service.dispatcher.immediate(
+                request, self.peer, self._access.options.token_validity
+            )
+            if response is not None:
+                self._send(response)
+            else:
+                self._task = self._loop.create_task(self._serve(request))
+
+    async def _serve(self, request: Request) -> None:
+        try:
+            self._send(await self._service.dispatcher.run(request))
+        except Exception:
+            log.exception("%s: internal error, closing the connection", self.peer)
+            self.close()
+        finally:
+            self._task = None
+            self._advance()
+
+    # Packages ------------------------------------------------------------------------------
+
+    def _begin_upload(self, request: requests.Install, allowed: bool) -> None:
+        options = self._access.options
+        if request.size > options.max_npk_install_size:
+            limit = options.max_npk_install_size
+            self._refuse(f"a package of {request.size} bytes is larger than {limit}")
+            return
+        upload = Upload(request.size, options.npk_stream_timeout, self._throttle)
+        # Reading may be paused for what came so far: these are the bytes it is resumed for.
+        self._throttle(False)
+        self._upload = upload
+        rest = upload.feed(bytes(self._buffer))
+        self._buffer[:] = rest
+        if self._eof:
+            upload.end()
+        self._task = self._loop.create_task(self._serve_install(request, upload, allowed))
+
+    async def _serve_install(
+        self, request: requests.Install, upload: Upload, allowed: bool
+    ) -> None:
+        try:
+            if allowed:
+                self._send(responses.Install(await self._install(request, upload)))
+            else:
+                while await upload.chunk():
+                    pass
+                self._send(responses.PermissionDenied(request))
+        except TimeoutError:
+            timeout = self._access.options.npk_stream_timeout
+            self._refuse(f"no byte of a package for {timeout:g} s")
+        except StreamEndedError:
+            log.warning("%s: the stream ended within a package", self.peer)
+            text = "the stream ended before the package was complete"
+            if allowed:
+                self._send(responses.Install(responses.InstallFailed(errors.Unexpected(text))))
+            self.close()
+        except Exception:
+            log.exception("%s: internal error, closing the connection", self.peer)
+            self.close()
+        finally:
+            self._upload = None
+            self._task = None
+            self._advance()
+
+    async def _install(
+        self, request: requests.Install, upload: Upload
+    ) -> responses.Ok | responses.InstallFailed:
+        """Store a package. All its bytes are taken, whatever fails."""
+        what = f"install into {request.repository}"
+        result: responses.Ok | responses.InstallFailed | None = None
+        installation = None
+        try:
+            try:
+                installation = await self._service.dispatcher.operations.begin_install(
+                    request.repository, request.size
+                )
+            except Exception as error:
+                result = responses.InstallFailed(wire_error(error, what))
+            while chunk := await upload.chunk():
+                if installation is None or result is not None:
+                    continue
+                try:
+                    await installation.write(chunk)
+                except Exception as error:
+                    result = responses.InstallFailed(wire_error(error, what))
+                    # What came is of no use: give its space back before the rest has come.
+                    await installation.abort()
+            if installation is not None and result is None:
+                result = await install_result(installation, request.repository)
+        finally:
+            if installation is not None and not isinstance(result, responses.Ok):
+                await installation.abort()
+        if result is None:
+            raise AssertionError("an install without a result")
+        return result
+
+    # Output --------------------------------------------------------------------------------
+
+    def _send(self, message: Message) -> None:
+        self._write(api.encode(message))
+
+    def _write(self, line: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(line)
+
+    def _behind(self) -> None:
+        log.warning(
+            "%s: more than %d notifications behind, closing the connection",
+            self.peer,
+            self._service.notifications.buffer_size,
+        )
+        # It does not read: there is nothing to wait for.
+        self._shut()
+        self._transport.abort()
+
+
+def address(peername: object) -> str:
+    """Return the address in a socket's peer name as a URL."""
+    match peername:
+        case (str() as host, int() as port, *_):
+            return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+        case str() as path if path:
+            return f"unix://{path}"
+        case bytes() as name if name:
+            return f"unix://@{name.lstrip(bytes(1)).decode(errors='backslashreplace')}"
+        case _:
+            return "unix://unnamed"
