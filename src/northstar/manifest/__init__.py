@@ -1,0 +1,121 @@
+"""Manifests: the values, the reader of YAML, JSON and TOML, the writer, and the JSON Schema.
+
+One module describes each section of the manifest: a frozen struct, and beside it the kinds of its
+fields (see `kinds` and `records`), from which reader, writer and schema are all made.
+"""
+
+from northstar.manifest.autostart import Autostart
+from northstar.manifest.capabilities import Capability
+from northstar.manifest.cgroups import (
+    Blkio,
+    Cgroups,
+    Cpu,
+    Memory,
+    Pids,
+    ThrottleDevice,
+    WeightDevice,
+)
+from northstar.manifest.console import Console
+from northstar.manifest.io import Io, Output
+from northstar.manifest.load import (
+    Report,
+    check,
+    dumps,
+    from_builtins,
+    loads,
+    loads_with_warnings,
+    schema,
+    to_builtins,
+)
+from northstar.manifest.manifest import RESERVED_ENV, Manifest
+from northstar.manifest.mount import (
+    Bind,
+    Dev,
+    Mount,
+    MountOption,
+    MountOptions,
+    Persist,
+    Proc,
+    Resource,
+    Sockets,
+    Sysfs,
+    Tmpfs,
+)
+from northstar.manifest.network import HostNetwork, NamedNetwork, Network
+from northstar.manifest.rlimit import Rlimit, RlimitResource
+from northstar.manifest.sched import (
+    Sched,
+    SchedBatch,
+    SchedDeadline,
+    SchedFifo,
+    SchedIdle,
+    SchedOther,
+    SchedPolicy,
+    SchedRoundRobin,
+)
+from northstar.manifest.seccomp import (
+    Seccomp,
+    SeccompProfile,
+    SyscallAny,
+    SyscallArgs,
+    SyscallRule,
+)
+from northstar.manifest.selinux import Selinux
+from northstar.manifest.socket import Socket, SocketType
+
+__all__ = [
+    "RESERVED_ENV",
+    "Autostart",
+    "Bind",
+    "Blkio",
+    "Capability",
+    "Cgroups",
+    "Console",
+    "Cpu",
+    "Dev",
+    "HostNetwork",
+    "Io",
+    "Manifest",
+    "Memory",
+    "Mount",
+    "MountOption",
+    "MountOptions",
+    "NamedNetwork",
+    "Network",
+    "Output",
+    "Persist",
+    "Pids",
+    "Proc",
+    "Report",
+    "Resource",
+    "Rlimit",
+    "RlimitResource",
+    "Sched",
+    "SchedBatch",
+    "SchedDeadline",
+    "SchedFifo",
+    "SchedIdle",
+    "SchedOther",
+    "SchedPolicy",
+    "SchedRoundRobin",
+    "Seccomp",
+    "SeccompProfile",
+    "Selinux",
+    "Socket",
+    "SocketType",
+    "Sockets",
+    "SyscallAny",
+    "SyscallArgs",
+    "SyscallRule",
+    "Sysfs",
+    "ThrottleDevice",
+    "Tmpfs",
+    "WeightDevice",
+    "check",
+    "dumps",
+    "from_builtins",
+    "loads",
+    "loads_with_warnings",
+    "schema",
+    "to_builtins",
+]

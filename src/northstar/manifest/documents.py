@@ -1,0 +1,138 @@
+"""JSON and TOML to nodes, and which of the three languages a text is meant to be."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from northstar.manifest.node import (
+    NESTING_MAX,
+    NODES_MAX,
+    Literal,
+    Mapping,
+    Node,
+    Scalar,
+    Sequence,
+    show,
+)
+from northstar.model import ManifestError
+
+_TOML_START: Final = re.compile(r"""(?:\s|#[^\n]*(?:\n|\Z))*(?:[\w."'-]+[ \t]*=|\[)""", re.ASCII)
+
+# Python's reader of TOML takes time that grows with the square of the parts of a dotted key. A
+# key of more parts than levels are allowed is refused before: at the start of a line, of a table's
+# name or of a member of an inline table.
+_KEY: Final = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')"""
+_LONG_KEY: Final = re.compile(
+    rf"(?:^|[\[{{,])[ \t]*{_KEY}(?:[ \t]*\.[ \t]*{_KEY}){{{NESTING_MAX}}}", re.MULTILINE
+)
+_TOML_PLACE: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)\Z")
+
+_TOO_DEEP: Final = f"nested deeper than {NESTING_MAX} levels"
+
+
+def looks_like_json(text: str) -> bool:
+    """Tell whether a text is meant as JSON, for the choice of the error to show."""
+    return text.lstrip(" \t\r\n").startswith("{")
+
+
+def looks_like_toml(text: str) -> bool:
+    """Tell whether a text is meant as TOML: it starts with `key =` or `[table]`."""
+    return _TOML_START.match(text) is not None
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object, with its duplicate keys."""
+
+
+def parse_json(text: str) -> Node:
+    """Return the document.
+
+    Raises:
+        ManifestError: the text is not JSON, or exceeds a bound.
+    """
+    import json
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is not a number of JSON")
+
+    try:
+        value = json.loads(text, object_pairs_hook=_Pairs, parse_constant=refuse)
+    except json.JSONDecodeError as error:
+        raise ManifestError(
+            f"not JSON: {error.msg}", line=error.lineno, column=error.colno
+        ) from None
+    except RecursionError:
+        raise ManifestError(_TOO_DEEP) from None
+    except ValueError as error:
+        raise ManifestError(f"not JSON: {error}") from None
+    return node_of(value)
+
+
+def parse_toml(text: str) -> Node:
+    """Return the document.
+
+    Raises:
+        ManifestError: the text is not TOML, or exceeds a bound.
+    """
+    import tomllib
+
+    if _LONG_KEY.search(text):
+        raise ManifestError(_TOO_DEEP)
+    try:
+        value = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        message = str(error)
+        place = _TOML_PLACE.search(message)
+        line, column = place.groups() if place is not None else (None, None)
+        raise ManifestError(
+            f"not TOML: {message[: place.start()] if place is not None else message}",
+            line=None if line is None else int(line),
+            column=None if column is None else int(column),
+        ) from None
+    except RecursionError:
+        raise ManifestError(_TOO_DEEP) from None
+    except ValueError as error:
+        raise ManifestError(f"not TOML: {error}") from None
+    return node_of(value)
+
+
+def node_of(value: object) -> Node:
+    """Return the node for builtins, as JSON or TOML decode to.
+
+    Raises:
+        ManifestError: it exceeds a bound, or has a text that is not Unicode.
+    """
+    return _Builder().node(value, 0)
+
+
+class _Builder:
+    def __init__(self) -> None:
+        self._nodes = 0
+
+    def node(self, value: object, level: int) -> Node:
+        self._nodes += 1
+        if self._nodes > NODES_MAX:
+            raise ManifestError(f"more than {NODES_MAX} values")
+        if isinstance(value, str):
+            return _text(value)
+        if not isinstance(value, list | tuple | dict):
+            return Literal(value)
+        if level >= NESTING_MAX:
+            raise ManifestError(_TOO_DEEP)
+        if isinstance(value, dict | _Pairs):
+            pairs = value.items() if isinstance(value, dict) else value
+            return Mapping(
+                [(self.node(key, level + 1), self.node(item, level + 1)) for key, item in pairs]
+            )
+        return Sequence([self.node(item, level + 1) for item in value])
+
+
+def _text(value: str) -> Scalar:
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            # JSON can escape one half of a pair, which is no character.
+            raise ManifestError(f"{show(value)} has half of a surrogate pair") from None
+    return Scalar(value, plain=False)

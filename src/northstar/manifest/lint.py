@@ -1,0 +1,36 @@
+"""What a valid manifest likely does not mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from northstar.manifest.capabilities import Capability
+from northstar.manifest.manifest import Manifest
+from northstar.manifest.mount import Bind, MountOption
+from northstar.manifest.node import show
+from northstar.manifest.sched import SchedDeadline
+
+
+def lint(manifest: Manifest, *, is_syscall: Callable[[str], bool] | None = None) -> Iterator[str]:
+    """Yield a sentence for each doubt about `manifest`.
+
+    Args:
+        manifest: the manifest.
+        is_syscall: tells whether a name is that of a system call; None does not check them.
+    """
+    for target, mount in manifest.mounts.items():
+        if type(mount) is Bind and MountOption.RW in mount.options:
+            yield f"mounts.{target}: the container can write to {show(mount.host)} of the host"
+    if Capability.CAP_SYS_ADMIN in manifest.capabilities:
+        yield "capabilities: CAP_SYS_ADMIN is near to being root on the host"
+    if manifest.is_app and manifest.seccomp is None:
+        yield "seccomp: missing, so that every system call is allowed (`profile: default` helps)"
+    if manifest.seccomp is not None and is_syscall is not None:
+        for name in manifest.seccomp.allow or ():
+            if not is_syscall(name):
+                yield f"seccomp.allow.{name}: no system call of this name is known"
+    for resource, limit in manifest.rlimits.items():
+        if limit.hard is not None and (limit.soft is None or limit.soft > limit.hard):
+            yield f"rlimits.{resource.value}: soft is above hard, which setrlimit(2) refuses"
+    if manifest.sched is not None and type(manifest.sched.policy) is SchedDeadline:
+        yield "sched.policy: deadline needs parameters that a manifest cannot give: no start works"

@@ -1,0 +1,168 @@
+"""Text to manifest and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from northstar.manifest import documents, yamlreader
+from northstar.manifest.emit import emit
+from northstar.manifest.lint import lint
+from northstar.manifest.manifest import MANIFEST, Manifest
+from northstar.manifest.node import INPUT_MAX, Context, Node, Noted
+from northstar.model import ManifestError
+
+
+class Report(NamedTuple):
+    """What can be said about a text.
+
+    Attributes:
+        manifest: the manifest, or None if there are errors.
+        errors: why it is none, as far as it can be told at once.
+        warnings: what is ignored, and what is likely not meant.
+    """
+
+    manifest: Manifest | None
+    errors: tuple[ManifestError, ...]
+    warnings: tuple[str, ...]
+
+
+def loads(text: str | bytes) -> Manifest:
+    """Read a manifest in YAML, JSON or TOML. Bytes are UTF-8.
+
+    Raises:
+        ManifestError: the text is no manifest; the first error.
+    """
+    return loads_with_warnings(text)[0]
+
+
+def loads_with_warnings(text: str | bytes) -> tuple[Manifest, tuple[str, ...]]:
+    """Read a manifest, and return with it what was ignored (unknown fields), for a log.
+
+    Raises:
+        ManifestError: the text is no manifest; the first error.
+    """
+    manifest, context = _read(text, collect=False)
+    if manifest is None:
+        raise context.errors[0]
+    return manifest, tuple(context.warnings)
+
+
+def check(text: str | bytes, *, is_syscall: Callable[[str], bool] | None = None) -> Report:
+    """Find all errors of a manifest at once, and what is likely not meant.
+
+    Args:
+        text: the manifest in YAML, JSON or TOML.
+        is_syscall: tells whether a name is that of a system call; None does not check them.
+    """
+    manifest, context = _read(text, collect=True)
+    warnings = list(context.warnings)
+    if manifest is not None:
+        warnings.extend(lint(manifest, is_syscall=is_syscall))
+    return Report(manifest, tuple(context.errors), tuple(warnings))
+
+
+def from_builtins(value: object) -> Manifest:
+    """Read the serialised form, as `to_builtins` returns it and an inspect answer has it.
+
+    Raises:
+        ManifestError: it is no manifest.
+    """
+    context = Context()
+    try:
+        return MANIFEST.read(documents.node_of(value), "", context)
+    except Noted:
+        raise context.errors[0] from None
+
+
+def to_builtins(manifest: Manifest) -> dict[str, Any]:
+    """Return the serialised form. Do not change its parts."""
+    return manifest.to_builtins()
+
+
+def dumps(manifest: Manifest) -> str:
+    """Return the manifest in YAML, variants as tags."""
+    return emit(MANIFEST.dump(manifest, tagged=True))
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of manifests: of the serialised form."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Northstar manifest",
+        **MANIFEST.schema(),
+    }
+
+
+def _read(text: str | bytes, *, collect: bool) -> tuple[Manifest | None, Context]:
+    """Return the manifest, or None and the context that has the errors to show.
+
+    Any of the three languages may accept the text. JSON goes first where the text looks like it:
+    YAML reads JSON too, but folds some line separators in strings (U+0085, U+2028, U+2029), which
+    JSON keeps.
+    """
+    try:
+        data, decoded = _decode(text)
+    except ManifestError as error:
+        context = Context()
+        context.errors.append(error)
+        return None, context
+    json_first = documents.looks_like_json(decoded)
+
+    def yaml() -> Node:
+        return yamlreader.parse(data)
+
+    def json() -> Node:
+        return documents.parse_json(decoded)
+
+    def toml() -> Node:
+        return documents.parse_toml(decoded)
+
+    attempts: dict[Callable[[], Node], Context] = {}
+    for parse in (json, yaml, toml) if json_first else (yaml, json, toml):
+        manifest, context = _attempt(parse, collect=collect)
+        if manifest is not None:
+            return manifest, context
+        attempts[parse] = context
+    if json_first:
+        _locate(attempts[json].errors, attempts[yaml].errors)
+        return None, attempts[json]
+    return None, attempts[toml if documents.looks_like_toml(decoded) else yaml]
+
+
+def _attempt(parse: Callable[[], Node], *, collect: bool) -> tuple[Manifest | None, Context]:
+    context = Context(collect=collect)
+    try:
+        return MANIFEST.read(parse(), "", context), context
+    except Noted:
+        pass
+    except ManifestError as error:
+        context.errors.append(error)
+    return None, context
+
+
+def _locate(errors: list[ManifestError], located: list[ManifestError]) -> None:
+    """Give errors of JSON the places at which YAML found the same: JSON's reader knows none."""
+    places = {(error.path, error.rule): error for error in located}
+    for index, error in enumerate(errors):
+        place = places.get((error.path, error.rule))
+        if error.line is None and place is not None:
+            errors[index] = place
+
+
+def _decode(text: str | bytes) -> tuple[bytes, str]:
+    try:
+        data = text.encode() if isinstance(text, str) else bytes(text)
+        data = data.removeprefix(b"\xef\xbb\xbf")
+        decoded = data.decode()
+    except UnicodeError as error:
+        # An editor that writes UTF-16 is the likely cause, and nothing else tells.
+        raise ManifestError(
+            f"not UTF-8 (byte {error.start})"
+            if isinstance(error, UnicodeDecodeError)
+            else "not Unicode (half of a surrogate pair)",
+            hint="save it as UTF-8",
+        ) from None
+    if len(data) > INPUT_MAX:
+        raise ManifestError(f"{len(data)} bytes are too many (at most {INPUT_MAX})")
+    return data, decoded

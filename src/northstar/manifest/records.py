@@ -1,0 +1,472 @@
+"""Kinds of maps and lists: records with fields, maps, lists, and variants that carry data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from collections.abc import Mapping as AbstractMapping
+from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
+
+import msgspec
+from msgspec import structs
+
+from northstar.manifest.kinds import CORE, Kind, text_of, variant_of
+from northstar.manifest.node import (
+    Context,
+    Mapping,
+    Node,
+    Noted,
+    Sequence,
+    describe,
+    invalid,
+    is_empty,
+    is_null,
+    join,
+    show,
+)
+from northstar.model import ManifestError
+
+T = TypeVar("T")
+K = TypeVar("K")
+S = TypeVar("S", bound=msgspec.Struct)
+C = TypeVar("C", tuple[Any, ...], frozenset[Any])
+
+
+class Tagged(NamedTuple):
+    """A variant with data, for the YAML writer: `!name data`."""
+
+    name: str
+    data: Any
+
+
+class _Field(NamedTuple):
+    kind: Kind[Any]
+    required: bool
+    default: Any
+    nullable: bool
+    always: bool
+
+
+Check = Callable[[dict[Any, Any], dict[str, Node], str, Context], None]
+"""A rule across the members of a map: values (those that could be read), nodes, path, context."""
+
+
+class Record(Kind[S]):
+    """A map with known fields."""
+
+    __slots__ = ("_check", "_fields", "_ignore", "_required", "_struct", "_tag")
+
+    def __init__(
+        self,
+        struct: type[S],
+        kinds: dict[str, Kind[Any]],
+        *,
+        always: tuple[str, ...] = (),
+        ignore_unknown: bool = False,
+        check: Check | None = None,
+        tag: str | None = None,
+    ) -> None:
+        """Describe a record.
+
+        The struct tells which fields are required (no default), and which may be null (the default
+        is None). A field that has its default is left out of the serialised form.
+
+        Args:
+            struct: what is made; its attributes are the fields.
+            kinds: the kinds of the fields, in the order in which they are written.
+            always: fields that are in the serialised form whatever their value.
+            ignore_unknown: unknown fields are a warning, not an error.
+            check: the rule across the fields.
+            tag: a field that is not ours, since it told that the map is this record.
+        """
+        infos = {info.name: info for info in structs.fields(struct)}
+        assert infos.keys() == kinds.keys(), f"{struct.__name__} and its kinds differ"
+        self._struct = struct
+        self._fields: dict[str, _Field] = {}
+        for name, kind in kinds.items():
+            info = infos[name]
+            factory = info.default_factory
+            default = info.default if factory is msgspec.NODEFAULT else factory()
+            self._fields[name] = _Field(
+                kind, info.required, default, default is None, info.required or name in always
+            )
+        self._ignore = ignore_unknown
+        self._check = check
+        self._tag = tag
+        self._required = tuple(name for name, field in self._fields.items() if field.required)
+
+    def read(self, node: Node, path: str, context: Context) -> S:
+        """Return the record."""
+        before = len(context.errors)
+        values: dict[str, Any] = {}
+        nodes: dict[str, Node] = {}
+        fields = self._fields
+        for key_node, value in pairs_of(node, path):
+            name = text_of(key_node, path)
+            if name in nodes:
+                context.refuse(invalid(key_node, join(path, name), "the field is given twice"))
+                continue
+            nodes[name] = value
+            field = fields.get(name)
+            if field is None:
+                if name != self._tag:
+                    self._unknown(key_node, path, name, context)
+                continue
+            if field.nullable and is_null(value):
+                continue
+            try:
+                values[name] = field.kind.read(value, f"{path}.{name}" if path else name, context)
+            except ManifestError as error:
+                context.refuse(error)
+        for name in self._required:
+            if name not in nodes:
+                context.refuse(invalid(node, join(path, name), "the field is missing"))
+        if self._check is not None:
+            self._check(values, nodes, path, context)
+        if len(context.errors) > before:
+            raise Noted
+        return self._struct(**values)
+
+    def _unknown(self, key: Node, path: str, name: str, context: Context) -> None:
+        if self._ignore:
+            context.warn(key, join(path, name), "an unknown field, which is ignored")
+            return
+        known = ", ".join(self._fields)
+        context.refuse(invalid(key, join(path, name), f"no such field (known: {known})"))
+
+    def dump(self, value: S, *, tagged: bool) -> dict[str, Any]:
+        """Return the fields, without those that are absent."""
+        result: dict[str, Any] = {}
+        for name, field in self._fields.items():
+            member = getattr(value, name)
+            if field.always:
+                # None stands for null, which no kind but the optional field itself knows.
+                dump = None if member is None else field.kind.dump(member, tagged=tagged)
+                result[name] = dump
+            elif member != field.default:
+                result[name] = field.kind.dump(member, tagged=tagged)
+        return result
+
+    def schema(self) -> dict[str, Any]:
+        """Return the schema of the record."""
+        properties = {
+            name: _nullable(field.kind.schema()) if field.nullable else field.kind.schema()
+            for name, field in self._fields.items()
+        }
+        schema: dict[str, Any] = {"type": "object", "properties": properties}
+        if self._required:
+            schema["required"] = list(self._required)
+        if not self._ignore:
+            schema["additionalProperties"] = False
+        return schema
+
+
+def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [schema, {"type": "null"}]} if schema else schema
+
+
+def pairs_of(node: Node, path: str) -> Iterable[tuple[Node, Node]]:
+    """Return the pairs of a map. Nothing after a key is an empty map.
+
+    Raises:
+        ManifestError: the node is no map.
+    """
+    if type(node) is Mapping:
+        if node.tag is not None and node.tag != CORE + "map":
+            raise invalid(node, path, f"a map cannot have the tag {show(node.tag)} here")
+        return node.pairs
+    if is_empty(node):
+        return ()
+    raise invalid(node, path, f"{describe(node)} is not a map")
+
+
+def items_of(node: Node, path: str) -> list[Node]:
+    """Return the items of a list. Nothing after a key is an empty list.
+
+    Raises:
+        ManifestError: the node is no list.
+    """
+    if type(node) is Sequence:
+        if node.tag is not None and node.tag != CORE + "seq":
+            raise invalid(node, path, f"a list cannot have the tag {show(node.tag)} here")
+        return node.items
+    if is_empty(node):
+        return []
+    raise invalid(node, path, f"{describe(node)} is not a list")
+
+
+class ListOf(Kind[C]):
+    """A list of values of one kind, kept as a tuple or a frozenset."""
+
+    __slots__ = ("_item", "_make", "_most", "_order", "_unique")
+
+    def __init__(
+        self,
+        make: type[C],
+        item: Kind[Any],
+        *,
+        most: int | None = None,
+        unique: bool = False,
+        order: Callable[[Any], Any] | None = None,
+    ) -> None:
+        """Describe a list.
+
+        Args:
+            make: tuple or frozenset.
+            item: the kind of its items.
+            most: most items.
+            unique: the same item twice is an error.
+            order: sort key by which a set is written.
+        """
+        self._make = make
+        self._item = item
+        self._most = most
+        self._unique = unique
+        self._order = order
+
+    def read(self, node: Node, path: str, context: Context) -> C:
+        """Return the items."""
+        before = len(context.errors)
+        nodes = items_of(node, path)
+        if self._most is not None and len(nodes) > self._most:
+            raise invalid(node, path, f"{len(nodes)} items are too many (at most {self._most})")
+        result: list[Any] = []
+        seen: set[Any] = set()
+        for index, item_node in enumerate(nodes):
+            try:
+                item = self._item.read(item_node, join(path, index), context)
+            except ManifestError as error:
+                context.refuse(error)
+                continue
+            if self._unique:
+                if item in seen:
+                    context.refuse(
+                        invalid(
+                            item_node, join(path, index), f"{describe(item_node)} is given twice"
+                        )
+                    )
+                seen.add(item)
+            result.append(item)
+        if len(context.errors) > before:
+            raise Noted
+        return self._make(result)
+
+    def dump(self, value: C, *, tagged: bool) -> list[Any]:
+        """Return the items."""
+        items: Iterable[Any] = value
+        if self._order is not None:
+            items = sorted(value, key=self._order)
+        return [self._item.dump(item, tagged=tagged) for item in items]
+
+    def schema(self) -> dict[str, Any]:
+        """Return the schema of the list."""
+        schema: dict[str, Any] = {"type": "array", "items": self._item.schema()}
+        if self._most is not None:
+            schema["maxItems"] = self._most
+        if self._unique:
+            schema["uniqueItems"] = True
+        return schema
+
+
+class MapOf(Kind[AbstractMapping[K, T]]):
+    """A map whose keys are data."""
+
+    __slots__ = ("_check", "_key", "_most", "_value")
+
+    def __init__(
+        self,
+        key: Kind[K],
+        value: Kind[T],
+        *,
+        most: int | None = None,
+        check: Check | None = None,
+    ) -> None:
+        """Describe a map.
+
+        Args:
+            key: the kind of its keys.
+            value: the kind of its values.
+            most: most entries.
+            check: the rule across the entries.
+        """
+        self._key = key
+        self._value = value
+        self._most = most
+        self._check = check
+
+    def read(self, node: Node, path: str, context: Context) -> AbstractMapping[K, T]:
+        """Return the entries, in their order."""
+        before = len(context.errors)
+        pairs = pairs_of(node, path)
+        values: dict[K, T] = {}
+        nodes: dict[str, Node] = {}
+        for key_node, value_node in pairs:
+            name = text_of(key_node, path)
+            member = join(path, name)
+            if name in nodes:
+                context.refuse(invalid(key_node, member, "the key is given twice"))
+                continue
+            nodes[name] = key_node
+            try:
+                key = self._key.read(key_node, member, context)
+                values[key] = self._value.read(value_node, member, context)
+            except ManifestError as error:
+                context.refuse(error)
+        if self._most is not None and len(nodes) > self._most:
+            context.refuse(
+                invalid(node, path, f"{len(nodes)} entries are too many (at most {self._most})")
+            )
+        if self._check is not None:
+            self._check(values, nodes, path, context)
+        if len(context.errors) > before:
+            raise Noted
+        return values
+
+    def dump(self, value: AbstractMapping[K, T], *, tagged: bool) -> dict[str, Any]:
+        """Return the entries."""
+        return {
+            self._key.dump(key, tagged=tagged): self._value.dump(member, tagged=tagged)
+            for key, member in value.items()
+        }
+
+    def schema(self) -> dict[str, Any]:
+        """Return the schema of the map."""
+        schema: dict[str, Any] = {
+            "type": "object",
+            "propertyNames": self._key.schema(),
+            "additionalProperties": self._value.schema(),
+        }
+        if self._most is not None:
+            schema["maxProperties"] = self._most
+        return schema
+
+
+class Wrapped(Kind[S]):
+    """A struct of one member, written as that member alone."""
+
+    __slots__ = ("_kind", "_member", "_struct")
+
+    def __init__(self, struct: type[S], kind: Kind[Any]) -> None:
+        self._struct = struct
+        self._kind = kind
+        (self._member,) = struct.__struct_fields__
+
+    def read(self, node: Node, path: str, context: Context) -> S:
+        """Return the struct."""
+        return self._struct(**{self._member: self._kind.read(node, path, context)})
+
+    def dump(self, value: S, *, tagged: bool) -> Any:
+        """Return the member."""
+        return self._kind.dump(getattr(value, self._member), tagged=tagged)
+
+    def schema(self) -> dict[str, Any]:
+        """Return the member's schema."""
+        return self._kind.schema()
+
+
+class Variant(Kind[T]):
+    """One of several forms: a bare name, or a name with data (see `variant_of`)."""
+
+    __slots__ = ("_data", "_names", "_units", "_what")
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        units: dict[str, type[msgspec.Struct]],
+        data: dict[str, tuple[type[msgspec.Struct], Kind[Any]]],
+    ) -> None:
+        """Describe a variant.
+
+        Args:
+            what: the noun for messages.
+            units: forms without data, by name.
+            data: forms with data, by name.
+        """
+        self._what = what
+        self._units = {name: struct() for name, struct in units.items()}
+        self._data = {name: kind for name, (_, kind) in data.items()}
+        self._names = {struct: name for name, struct in units.items()}
+        self._names.update({struct: name for name, (struct, _) in data.items()})
+
+    def read(self, node: Node, path: str, context: Context) -> T:
+        """Return the form."""
+        name, content = variant_of(node, path)
+        if name in self._units:
+            if content is None or is_null(content):
+                return cast(T, self._units[name])
+            raise invalid(node, path, f"{name!r} takes no data")
+        kind = self._data.get(name)
+        if kind is None:
+            names = ", ".join([*self._units, *self._data])
+            raise invalid(node, path, f"{show(name)} is not {self._what} ({names})")
+        if content is None:
+            raise invalid(node, path, f"{name!r} needs its data", hint=f"write it `!{name} ...`")
+        return cast(T, kind.read(content, join(path, name), context))
+
+    def dump(self, value: T, *, tagged: bool) -> Any:
+        """Return the name, or the name with its data."""
+        name = self._names[cast(type[msgspec.Struct], type(value))]
+        if name in self._units:
+            return name
+        data = self._data[name].dump(value, tagged=tagged)
+        return Tagged(name, data) if tagged else {name: data}
+
+    def schema(self) -> dict[str, Any]:
+        """Return the schema: the names, and one-key objects."""
+        forms: list[dict[str, Any]] = [{"enum": list(self._units)}] if self._units else []
+        forms.extend(
+            {
+                "type": "object",
+                "properties": {name: kind.schema()},
+                "required": [name],
+                "additionalProperties": False,
+            }
+            for name, kind in self._data.items()
+        )
+        return {"oneOf": forms}
+
+
+class ByType(Kind[T], Generic[T]):
+    """One of several records, told apart by their field `type`."""
+
+    __slots__ = ("_names", "_records", "_what")
+
+    TAG: Final = "type"
+
+    def __init__(
+        self, what: str, records: dict[str, tuple[type[msgspec.Struct], Record[Any]]]
+    ) -> None:
+        self._what = what
+        self._records = {name: record for name, (_, record) in records.items()}
+        self._names = {struct: name for name, (struct, _) in records.items()}
+
+    def read(self, node: Node, path: str, context: Context) -> T:
+        """Return the record."""
+        for key_node, value in pairs_of(node, path):
+            if text_of(key_node, path) == self.TAG:
+                break
+        else:
+            raise invalid(node, join(path, self.TAG), "the field is missing")
+        name = text_of(value, join(path, self.TAG))
+        record = self._records.get(name)
+        if record is None:
+            names = ", ".join(self._records)
+            raise invalid(
+                value, join(path, self.TAG), f"{show(name)} is not {self._what} ({names})"
+            )
+        return cast(T, record.read(node, path, context))
+
+    def dump(self, value: T, *, tagged: bool) -> dict[str, Any]:
+        """Return the record with its type."""
+        name = self._names[cast(type[msgspec.Struct], type(value))]
+        return {self.TAG: name, **self._records[name].dump(value, tagged=tagged)}
+
+    def schema(self) -> dict[str, Any]:
+        """Return the schema: one of the records."""
+        forms = []
+        for name, record in self._records.items():
+            form = record.schema()
+            form["properties"] = {self.TAG: {"const": name}, **form["properties"]}
+            form["required"] = [self.TAG, *form.get("required", ())]
+            forms.append(form)
+        return {"oneOf": forms}
