@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 HERE: Final = Path(__file__).resolve().parent
-SOURCE: Final = HERE / "init.c"
+SOURCES: Final = sorted(HERE.glob("*.c"))
 PLAN: Final = HERE / "plan.def"
 PACKAGE: Final = HERE.parent / "src" / "northstar" / "launch"
 PROGRAM: Final = PACKAGE / "init"
@@ -75,6 +75,16 @@ class Entry(NamedTuple):
     text: str
 
 
+_PLAN_OPS_HEAD: Final = '''\
+"""The operations of a launch plan and the reports on it. Generated from plan.def."""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+'''
+
 _ENTRY: Final = re.compile(r"^(VALUE|OP|STEP|REPORT)\((.*)\)$", re.MULTILINE)
 _FIELD: Final = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[^",]+?)\s*(?:,|$)')
 
@@ -110,15 +120,12 @@ def _docstring(text: str, indent: str) -> str:
 def plan_ops() -> str:
     """Return the source of northstar/launch/plan_ops.py."""
     everything = entries()
-    parts = [
-        '"""The operations of a launch plan and the reports on it. Generated from plan.def."""\n\n'
-        "from __future__ import annotations\n\n"
-        "import enum\n"
-        "from typing import Final\n\n"
-    ]
-    for entry in everything:
-        if entry.macro == "VALUE":
-            parts.append(f"{entry.name}: Final = {entry.number}\n{_docstring(entry.text, '')}\n")
+    parts = [_PLAN_OPS_HEAD]
+    parts += (
+        f"{entry.name}: Final = {entry.number}\n{_docstring(entry.text, '')}\n"
+        for entry in everything
+        if entry.macro == "VALUE"
+    )
     classes = {
         "Op": ("OP", "An operation of a plan, and how its arguments are called."),
         "Step": ("STEP", "What is no operation but can fail."),
@@ -184,7 +191,7 @@ def compile_program(output: Path = PROGRAM, *, sanitize: bool = False) -> None:
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".init-") as directory:
         made = Path(directory, "init")
         _run(
-            [*command, *COMMON, f"-ffile-prefix-map={HERE}=launcher", "-o", str(made), str(SOURCE)]
+            [*command, *COMMON, f"-ffile-prefix-map={HERE}=launcher", "-o", str(made), *map(str, SOURCES)]
         )
         made.replace(output)
 

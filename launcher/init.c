@@ -1,0 +1,624 @@
+/*
+ * northstar-init: from the runtime's request to a container that runs. Three processes:
+ *
+ *   launcher   spawned by the runtime. Checks the plan, clones init into the new namespaces, ends.
+ *   init       PID 1 of the container. Sets the container up, waits for the runtime's word, forks
+ *              the payload, gives up all privileges; then reaps, watches and reports.
+ *   payload    becomes the container's program, after it has dropped what that must not have.
+ *
+ * They speak to the runtime over one socket, descriptor 3; plan.def says what. Nothing is printed.
+ */
+#include <endian.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdnoreturn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include <linux/close_range.h>
+
+#include "steps.h"
+#include "syscalls.h"
+
+enum { SOCKET = 3, PLAN_BYTES_MAX = 16 << 20 };
+
+static struct plan plan;
+
+/* [descriptor_count] is the payload's end of the pipe that tells of its exec. */
+static int descriptors[DESCRIPTORS_MAX + 1];
+
+/* The sanitizer watches over the ends of what is allocated, not of what is mapped. */
+#ifdef __SANITIZE_ADDRESS__
+static const char *map_file(int file, size_t size)
+{
+	char *copy = malloc(size);
+
+	return copy && pread(file, copy, size, 0) == (ssize_t)size ? copy : NULL;
+}
+
+static void release_plan(void)
+{
+	free((void *)(uintptr_t)plan.start);
+}
+#else
+static const char *map_file(int file, size_t size)
+{
+	void *start = mmap(NULL, size, PROT_READ, MAP_PRIVATE, file, 0);
+
+	return start == MAP_FAILED ? NULL : start;
+}
+
+static void release_plan(void)
+{
+	munmap((void *)(uintptr_t)plan.start, (size_t)(plan.end - plan.start));
+}
+#endif
+
+/* ---- Reports ---- */
+
+/* The stream's other end is gone, and with it whoever wants this container. */
+static noreturn void give_up(void)
+{
+	_exit(1);
+}
+
+static void send_report(uint32_t kind, int error, int value, int descriptor)
+{
+	struct {
+		uint32_t kind, index, number, error, value;
+		char text[TEXT_MAX];
+	} report = {
+		htole32(kind), htole32(progress->index), htole32(progress->number),
+		htole32((uint32_t)error), htole32((uint32_t)value), "",
+	};
+	size_t length = strlen(progress->what.at) + 1;
+	union {
+		char bytes[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control = { 0 };
+	struct iovec part = { &report, offsetof(__typeof__(report), text) + length };
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
+
+	memcpy(report.text, progress->what.at, length);
+	if (descriptor >= 0) {
+		message.msg_control = &control;
+		message.msg_controllen = sizeof control;
+		struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+		header->cmsg_level = SOL_SOCKET;
+		header->cmsg_type = SCM_RIGHTS;
+		header->cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(header), &descriptor, sizeof descriptor);
+	}
+	while (sendmsg(SOCKET, &message, MSG_NOSIGNAL) < 0)
+		if (errno != EINTR)
+			give_up();
+}
+
+/* What is being done from here on; a report says so. */
+static void set_progress(uint32_t index, uint32_t number)
+{
+	progress->index = index;
+	progress->number = number;
+	progress->what.at[0] = '\0';
+}
+
+static noreturn void fail(void)
+{
+	send_report(REPORT_FAILED, errno, 0, -1);
+	_exit(1);
+}
+
+static noreturn void fail_step(uint32_t step, const char *what, int error)
+{
+	set_progress(NO_OPERATION, step);
+	ABOUT(what);
+	errno = error;
+	fail();
+}
+
+static void report_plain(uint32_t kind, int value)
+{
+	set_progress(NO_OPERATION, 0);
+	send_report(kind, 0, value, -1);
+}
+
+/* ---- The payload's process ---- */
+
+/*
+ * Fails without a system call that a filter could refuse or end us for: the words are left in
+ * `progress`. If the filter answers exit_group with an errno, the trap ends us all the same.
+ */
+static noreturn void fail_payload(void)
+{
+	progress->error = errno ? errno : EPROTO;
+	syscall(__NR_exit_group, 1);
+	__builtin_trap();
+}
+
+/* Collects what execve wants, since nothing may be allocated later; `exec` is the last operation. */
+static char **argument_vectors(struct operation exec, char ***environment)
+{
+	struct operation counted = exec;
+	size_t count = 0, argc;
+	char **vectors, **next;
+
+	while (take(&counted))
+		count++;
+	next = vectors = mmap(NULL, (count + 2) * sizeof *vectors, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (vectors == MAP_FAILED)
+		return NULL;
+	take(&exec);
+	argc = take_number(&exec);
+	while (argc--)
+		*next++ = (char *)(uintptr_t)take(&exec);
+	*next++ = NULL;
+	*environment = next;
+	do
+		*next = (char *)(uintptr_t)take(&exec);
+	while (*next++);
+	return vectors;
+}
+
+static int restrict_payload(struct operation *operation)
+{
+	switch (operation->number) {
+	case OP_FD:
+		return step_fd(operation, &plan);
+	case OP_RLIMIT:
+		return step_rlimit(operation);
+	case OP_SCHED:
+		return step_sched(operation);
+	case OP_NO_NEW_PRIVS:
+		return step_no_new_privs();
+	case OP_CAPS:
+		return step_caps(take_number(operation));
+	case OP_SECCOMP:
+		return step_seccomp(operation, &plan);
+	}
+	errno = ENOSYS;
+	return -1;
+}
+
+/*
+ * The payload's process, between its fork and its execve. It holds the write end of a pipe that
+ * closes on exec: the pipe ends when it has become the container's program, or has died. Only
+ * execve is done after the filter is set, so everything else is done before.
+ */
+static noreturn void payload(struct operation operation, struct progress *shared)
+{
+	struct operation exec = operation;
+	char **arguments, **environment;
+	const char *program;
+	sigset_t none;
+
+	progress = shared;
+	while (next_operation(&plan, &exec))
+		continue;
+	set_progress(exec.index, exec.number);
+	close(SOCKET);
+	umask(022);
+	program = exec.next;
+	/* With init's capabilities, so that a script that may be executed but not read is seen too. */
+	if (syscall_close_range(0, UINT_MAX, CLOSE_RANGE_CLOEXEC) || check_program(program))
+		fail_payload();
+	arguments = argument_vectors(exec, &environment);
+	if (!arguments)
+		fail_payload();
+	for (int number = 1; number <= LAST_SIGNAL; number++)
+		syscall_rt_sigaction_plain(number, SIG_DFL); /* refused for KILL and STOP only */
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+
+	while (next_operation(&plan, &operation) && operation.number != OP_EXEC) {
+		set_progress(operation.index, operation.number);
+		if (restrict_payload(&operation))
+			fail_payload();
+	}
+	set_progress(exec.index, exec.number);
+	ABOUT(program);
+	execve(program, arguments, environment);
+	fail_payload();
+}
+
+/* ---- init: setting up ---- */
+
+/* While it is open, the launcher has not reported LAUNCHED yet, and nothing may be said before. */
+static int launcher_alive = -1;
+
+static void let_launcher_speak(void)
+{
+	int error = errno;
+	char none;
+
+	if (launcher_alive < 0)
+		return;
+	while (read(launcher_alive, &none, 1) < 0 && errno == EINTR)
+		continue;
+	close(launcher_alive);
+	launcher_alive = -1;
+	errno = error;
+}
+
+/* The runtime has nothing to say after GO; what it says all the same is dropped. */
+static bool stream_has_ended(void)
+{
+	char dropped[64];
+	ssize_t length = recv(SOCKET, dropped, sizeof dropped, MSG_DONTWAIT);
+
+	return length == 0 || (length < 0 && errno != EAGAIN && errno != EINTR);
+}
+
+static bool runtime_is_gone(void)
+{
+	struct pollfd stream = { .fd = SOCKET };
+
+	return poll(&stream, 1, 0) > 0 && stream.revents & (POLLHUP | POLLERR);
+}
+
+/*
+ * The second line after the stream's end, for when this process hangs in a system call. A change
+ * of ids clears it, so it is set twice. Whoever was gone before is not noticed by it: look.
+ */
+static void die_with_runtime(void)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (runtime_is_gone())
+		give_up();
+}
+
+static int await_go(void)
+{
+	uint32_t word = 0;
+	ssize_t length;
+
+	die_with_runtime();
+	let_launcher_speak();
+	send_report(REPORT_READY, 0, 0, -1);
+	do
+		length = recv(SOCKET, &word, sizeof word, MSG_TRUNC);
+	while (length < 0 && errno == EINTR);
+	if (length <= 0)
+		give_up();
+	if (length == sizeof word && le32toh(word) == GO)
+		return 0;
+	errno = EPROTO;
+	return -1;
+}
+
+static int bind_or_skip(struct operation *operation)
+{
+	int result = step_bind(operation);
+
+	if (result != 1)
+		return result;
+	let_launcher_speak();
+	send_report(REPORT_SKIPPED, 0, 0, -1);
+	return 0;
+}
+
+static int set_up(struct operation *operation)
+{
+	switch (operation->number) {
+	case OP_CLONE:
+		return 0; /* done: we are its result */
+	case OP_SETNS:
+		return step_setns(operation, &plan);
+	case OP_KEYRING:
+		return step_keyring();
+	case OP_SESSION:
+		return step_session();
+	case OP_HOSTNAME:
+		return step_hostname(operation);
+	case OP_LOOPBACK:
+		return step_loopback();
+	case OP_SELINUX:
+		return step_selinux(operation);
+	case OP_ROOT:
+		return step_root(operation);
+	case OP_BIND:
+		return bind_or_skip(operation);
+	case OP_FILESYSTEM:
+		return step_filesystem(operation);
+	case OP_DEV:
+		return step_dev(operation);
+	case OP_PIVOT:
+		return step_pivot();
+	case OP_GROUPS:
+		return step_groups(operation);
+	case OP_GID:
+		return step_gid(operation);
+	case OP_UID:
+		return step_uid(operation);
+	case OP_AWAIT:
+		return await_go();
+	case OP_CGROUPNS:
+		return step_cgroupns();
+	}
+	errno = ENOSYS;
+	return -1;
+}
+
+static void interrupt(int number)
+{
+	(void)number;
+}
+
+/*
+ * A signal to the container's process group is for the payload, but reaches init as well. Ignored
+ * ones are dropped on arrival, so no burst of them can fill a queue. SIGCHLD must only interrupt
+ * ppoll: it is blocked otherwise. (KILL and STOP cannot be ignored; from inside, the kernel keeps
+ * them away from PID 1, and only the runtime can send them from outside.)
+ */
+static void ignore_signals(void)
+{
+	struct sigaction child = { .sa_handler = interrupt };
+	sigset_t blocked;
+
+	for (int number = 1; number <= LAST_SIGNAL; number++)
+		syscall_rt_sigaction_plain(number, SIG_IGN);
+	sigemptyset(&blocked);
+	sigaddset(&blocked, SIGCHLD);
+	sigprocmask(SIG_SETMASK, &blocked, NULL);
+	sigaction(SIGCHLD, &child, NULL);
+}
+
+/* ---- init: watching over the payload ---- */
+
+/*
+ * After the fork init needs nothing any more, so it holds nothing that a payload of the same user
+ * could want: one descriptor besides the pipe, no capabilities, no plan.
+ */
+static void shield(int pipe)
+{
+	set_progress(NO_OPERATION, STEP_SHIELD);
+	if (step_no_new_privs() || step_caps(0))
+		fail();
+	ABOUT("descriptors");
+	if (syscall_close_range(0, SOCKET - 1, 0) ||
+	    (pipe > SOCKET + 1 && syscall_close_range(SOCKET + 1, (unsigned int)pipe - 1, 0)) ||
+	    syscall_close_range((unsigned int)pipe + 1, UINT_MAX, 0))
+		fail();
+	release_plan();
+}
+
+/*
+ * The pipe has ended: exec, or death? A process group can only be set before exec, setpgid(2): for
+ * a child that has executed the kernel answers EACCES (EPERM if it has made a session since), also
+ * when it is dead already, as long as it is not reaped.
+ */
+static bool has_executed(pid_t child)
+{
+	return setpgid(child, getpgrp()) < 0 && (errno == EACCES || errno == EPERM);
+}
+
+static noreturn void report_death(pid_t child, struct progress *last_words)
+{
+	int status = 0;
+
+	progress = last_words;
+	while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+		continue;
+	if (progress->error || !WIFSIGNALED(status)) {
+		errno = progress->error ? progress->error : EPROTO;
+		fail();
+	}
+	send_report(REPORT_FAILED, 0, WTERMSIG(status), -1);
+	_exit(1);
+}
+
+static void reap(pid_t child)
+{
+	int status;
+	pid_t pid;
+
+	while ((pid = waitpid(-1, &status, WNOHANG | __WALL)) > 0) {
+		if (pid != child)
+			continue;
+		set_progress(NO_OPERATION, WIFSIGNALED(status) ? 1 : 0);
+		send_report(REPORT_EXITED, 0,
+			    WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), -1);
+		_exit(0); /* and the kernel ends whatever is left in the namespace */
+	}
+}
+
+/*
+ * init, once the payload's process is forked. Until the pipe ends, nothing is reaped (see above).
+ * It ends with the payload, or with the stream: then the runtime is gone. When PID 1 ends, the
+ * kernel kills everything in its namespace, so nothing here may end for another reason.
+ */
+static noreturn void watch(pid_t child, int pipe, struct progress *last_words)
+{
+	struct pollfd sources[] = { { .fd = SOCKET, .events = POLLIN }, { .fd = pipe, .events = POLLIN } };
+	const struct timespec *forever = NULL;
+	sigset_t none;
+
+	sigemptyset(&none);
+	for (;;) {
+		if (sources[1].fd < 0)
+			reap(child);
+		if (ppoll(sources, 2, forever, &none) < 0)
+			continue; /* SIGCHLD */
+		if (sources[0].revents && stream_has_ended())
+			give_up();
+		if (sources[1].fd >= 0 && sources[1].revents) {
+			if (!has_executed(child))
+				report_death(child, last_words);
+			close(pipe);
+			sources[1].fd = -1; /* poll(2) passes over it */
+			munmap(last_words, sizeof *last_words);
+			report_plain(REPORT_STARTED, child);
+		}
+	}
+}
+
+/*
+ * init, PID 1 of the container: does the plan up to PAYLOAD and forks. It reports READY when the
+ * container is made and waits for GO, so the runtime can put it into cgroups meanwhile.
+ */
+static noreturn void init(int alive)
+{
+	struct operation operation = before_first(&plan);
+	struct progress *last_words;
+	int pipes[2];
+	pid_t child;
+
+	launcher_alive = alive;
+	prctl(PR_SET_NAME, "northstar-init");
+	ignore_signals();
+	umask(0);
+	die_with_runtime();
+	while (next_operation(&plan, &operation) && operation.number != OP_PAYLOAD) {
+		set_progress(operation.index, operation.number);
+		if (set_up(&operation)) {
+			let_launcher_speak();
+			fail();
+		}
+	}
+	/* Before the fork, so that there is no moment at which the payload could attach to init. Its
+	 * own execve makes the payload dumpable again. */
+	set_progress(NO_OPERATION, STEP_FORK);
+	last_words = mmap(NULL, sizeof *last_words, PROT_READ | PROT_WRITE,
+			  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (last_words == MAP_FAILED || prctl(PR_SET_DUMPABLE, 0) || pipe2(pipes, O_CLOEXEC))
+		fail();
+	descriptors[plan.descriptor_count++] = pipes[1];
+	child = fork();
+	if (child < 0)
+		fail();
+	if (child == 0)
+		payload(operation, last_words);
+	/* The end that is watched lies above the socket, whatever was free. */
+	pipes[0] = fcntl(pipes[0], F_DUPFD_CLOEXEC, SOCKET + 1);
+	if (pipes[0] < 0)
+		fail();
+	shield(pipes[0]);
+	watch(child, pipes[0], last_words);
+}
+
+/* ---- The launcher ---- */
+
+/* Receives the descriptors: u32 count, and that many by SCM_RIGHTS. The first is the plan. */
+static void receive(void)
+{
+	uint32_t count = 0;
+	union {
+		char bytes[CMSG_SPACE(DESCRIPTORS_MAX * sizeof(int))];
+		struct cmsghdr align;
+	} control;
+	struct iovec part = { &count, sizeof count };
+	struct msghdr message = {
+		.msg_iov = &part,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = sizeof control,
+	};
+	struct cmsghdr *header;
+	ssize_t length;
+
+	do
+		length = recvmsg(SOCKET, &message, MSG_CMSG_CLOEXEC);
+	while (length < 0 && errno == EINTR);
+	if (length == 0)
+		give_up();
+	if (length < 0)
+		fail_step(STEP_RECEIVE, "the first message", errno);
+	header = CMSG_FIRSTHDR(&message);
+	if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) {
+		size_t size = header->cmsg_len - CMSG_LEN(0);
+
+		plan.descriptor_count = size / sizeof(int);
+		memcpy(descriptors, CMSG_DATA(header), size);
+	}
+	if (length != sizeof count || plan.descriptor_count == 0 ||
+	    message.msg_flags & (MSG_TRUNC | MSG_CTRUNC) || le32toh(count) != plan.descriptor_count)
+		fail_step(STEP_RECEIVE, "the first message is not a count and that many descriptors",
+			  EPROTO);
+	plan.descriptors = descriptors;
+}
+
+/* Maps the plan. Sealed, so what was checked cannot become something else afterwards. */
+static void map_plan(void)
+{
+	const int wanted = F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW;
+	int seals = fcntl(descriptors[0], F_GET_SEALS);
+	struct stat file;
+	size_t size;
+
+	if (seals < 0 || (seals & wanted) != wanted)
+		fail_step(STEP_RECEIVE, "the plan is not sealed", EINVAL);
+	if (fstat(descriptors[0], &file))
+		fail_step(STEP_RECEIVE, "the plan", errno);
+	if (file.st_size == 0 || file.st_size > PLAN_BYTES_MAX)
+		fail_step(STEP_PLAN, "the plan is empty or larger than 16 MiB", EINVAL);
+	size = (size_t)file.st_size;
+	plan.start = map_file(descriptors[0], size);
+	if (!plan.start)
+		fail_step(STEP_RECEIVE, "the plan", errno);
+	plan.end = plan.start + size;
+}
+
+/*
+ * Clones init. Its parent is the runtime (CLONE_PARENT), which gets its exit status, and the pidfd
+ * with the report. The pipe ends when this process has ended.
+ */
+static void launch(void)
+{
+	struct operation operation = before_first(&plan);
+	struct clone_args arguments = { 0 };
+	int alive[2], pidfd = -1, cgroup;
+	pid_t pid;
+
+	next_operation(&plan, &operation);
+	set_progress(operation.index, operation.number);
+	arguments.flags = take_number(&operation) | CLONE_PARENT | CLONE_PIDFD;
+	arguments.pidfd = (uintptr_t)&pidfd;
+	cgroup = take_descriptor(&operation, &plan);
+	if (cgroup >= 0) {
+		arguments.flags |= CLONE_INTO_CGROUP;
+		arguments.cgroup = (unsigned int)cgroup;
+	}
+	if (pipe2(alive, O_CLOEXEC))
+		fail();
+	pid = syscall_clone3(&arguments, sizeof arguments);
+	if (pid < 0)
+		fail();
+	if (pid == 0) {
+		close(alive[1]);
+		init(alive[0]);
+	}
+	set_progress(NO_OPERATION, 0);
+	send_report(REPORT_LAUNCHED, 0, pid, pidfd);
+}
+
+/*
+ * The launcher: spawned by the runtime with a socket as descriptor 3 and nothing else. It ends when
+ * init is cloned, with 0, or has reported why it is not, with 1.
+ */
+int main(void)
+{
+	static const char usage[] =
+		"northstar-init is a part of the Northstar runtime, which starts it with a socket as "
+		"descriptor 3; start a container with `nstar start`\n";
+	int type = 0;
+	socklen_t size = sizeof type;
+	struct text problem;
+
+	if (getsockopt(SOCKET, SOL_SOCKET, SO_TYPE, &type, &size) || type != SOCK_SEQPACKET)
+		return write(STDERR_FILENO, usage, sizeof usage - 1) < 0 ? 3 : 2;
+	/* Whatever the runtime does with its own end, this one waits. */
+	fcntl(SOCKET, F_SETFL, O_RDWR);
+	receive();
+	map_plan();
+	if (!check_plan(&plan, &problem))
+		fail_step(STEP_PLAN, problem.at, EINVAL);
+	launch();
+	return 0;
+}

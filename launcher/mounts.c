@@ -1,0 +1,227 @@
+/*
+ * The mounts of a container. Nothing here follows a path out of the container's root: targets, and
+ * sources inside an image, are opened with RESOLVE_IN_ROOT, so a symlink or `..` in an image means
+ * what it means inside, and with RESOLVE_NO_MAGICLINKS, since the links of a mounted /proc lead
+ * anywhere. The mount is then moved onto that very descriptor: no path is looked up twice.
+ */
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#include "steps.h"
+#include "syscalls.h"
+
+static const char *root_path;
+static int root = -1;
+
+static int open_inside(int directory, const char *path)
+{
+	struct open_how how = {
+		.flags = O_PATH | O_CLOEXEC,
+		.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
+	};
+	return syscall_openat2(directory, path, &how, sizeof how);
+}
+
+static int open_root(void)
+{
+	if (root >= 0)
+		close(root);
+	root = open(root_path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	return root < 0 ? -1 : 0;
+}
+
+int step_root(struct operation *operation)
+{
+	/* Nothing mounted from here on may reach the host; what the host mounts is not ours either. */
+	ABOUT("/");
+	if (syscall_mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
+		return -1;
+	root_path = take(operation);
+	ABOUT(root_path);
+	return open_root();
+}
+
+static int set_attributes(int mount, uint64_t set, uint64_t clear, unsigned int recursive)
+{
+	struct mount_attr attributes = { .attr_set = set, .attr_clr = clear };
+
+	if (!set && !clear)
+		return 0;
+	return syscall_mount_setattr(mount, "", AT_EMPTY_PATH | recursive, &attributes,
+				     sizeof attributes);
+}
+
+/* Mounts a detached mount inside the container and closes it. */
+static int attach(int mount, const char *target)
+{
+	int at, result;
+
+	ABOUT(target);
+	at = open_inside(root, target);
+	if (at < 0)
+		return -1;
+	result = syscall_move_mount(mount, "", at, "",
+				    MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+	if (result)
+		return -1;
+	close(at);
+	close(mount);
+	/* If the target was `/`, the root that we hold is the one below; its path leads to the top. */
+	ABOUT(root_path);
+	return open_root();
+}
+
+static int clone_source(const char *inside, const char *source, unsigned int flags)
+{
+	int directory, at, mount;
+
+	ABOUT(inside, source);
+	if (!*inside)
+		return syscall_open_tree(AT_FDCWD, source, flags);
+	directory = open(inside, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (directory < 0)
+		return -1;
+	at = open_inside(directory, source);
+	if (at < 0)
+		return -1;
+	mount = syscall_open_tree(at, "", flags | AT_EMPTY_PATH);
+	close(at);
+	close(directory);
+	return mount;
+}
+
+int step_bind(struct operation *operation)
+{
+	const char *inside = take(operation), *source = take(operation), *target = take(operation);
+	uint64_t set = take_number(operation), clear = take_number(operation);
+	int flags = parse_bind_flags(take(operation)), mount;
+	unsigned int recursive = flags & BIND_RECURSIVE ? AT_RECURSIVE : 0;
+
+	mount = clone_source(inside, source, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | recursive);
+	if (mount < 0)
+		return flags & BIND_OPTIONAL && (errno == ENOENT || errno == ENOTDIR) ? 1 : -1;
+	/* Before anything can be seen of it; and of everything below it, if that comes along. */
+	ABOUT(target);
+	if (set_attributes(mount, set, clear, recursive))
+		return -1;
+	return attach(mount, target);
+}
+
+/* Adds the kernel's own words on a refused file system, which are only to be had from its context. */
+static void append_reason(int context)
+{
+	int error = errno;
+	char message[256];
+	ssize_t length = read(context, message, sizeof message - 1);
+
+	/* A level, a space, the message, a line feed: `e tmpfs: Bad value for 'size'`. */
+	if (length > 3) {
+		message[length - 1] = '\0';
+		text_append(&progress->what, ": ");
+		text_append(&progress->what, message + 2);
+	}
+	errno = error;
+}
+
+static int set_option(int context, const char *option)
+{
+	char key[64];
+	size_t length = strcspn(option, "=");
+
+	if (!option[length])
+		return syscall_fsconfig(context, FSCONFIG_SET_FLAG, option, NULL, 0);
+	if (length >= sizeof key) {
+		errno = EINVAL;
+		return -1;
+	}
+	memcpy(key, option, length);
+	key[length] = '\0';
+	return syscall_fsconfig(context, FSCONFIG_SET_STRING, key, option + length + 1, 0);
+}
+
+/* Makes a detached mount of a new file system; `options` holds what its options are. */
+static int make_filesystem(const char *type, const char *source, struct operation *options,
+			   unsigned int attributes, const char *target)
+{
+	int context, mount;
+
+	ABOUT(target);
+	context = syscall_fsopen(type, FSOPEN_CLOEXEC);
+	if (context < 0)
+		return -1;
+	if (*source && syscall_fsconfig(context, FSCONFIG_SET_STRING, "source", source, 0))
+		goto refused;
+	for (const char *option; (option = take(options));)
+		if (set_option(context, option)) {
+			ABOUT(target, ": ", option);
+			goto refused;
+		}
+	if (syscall_fsconfig(context, FSCONFIG_CMD_CREATE, NULL, NULL, 0))
+		goto refused;
+	mount = syscall_fsmount(context, FSMOUNT_CLOEXEC, attributes);
+	if (mount < 0)
+		goto refused;
+	close(context);
+	return mount;
+refused:
+	append_reason(context);
+	return -1;
+}
+
+int step_filesystem(struct operation *operation)
+{
+	const char *type = take(operation), *source = take(operation), *target = take(operation);
+	unsigned int attributes = (unsigned int)take_number(operation);
+	int mount = make_filesystem(type, source, operation, attributes, target);
+
+	return mount < 0 ? -1 : attach(mount, target);
+}
+
+static int make_device(int directory, const struct device *device)
+{
+	if (device->target)
+		return symlinkat(device->target, directory, device->name);
+	/* Exactly 666: init's umask is 0. */
+	return mknodat(directory, device->name, S_IFCHR | 0666,
+		       makedev(device->major, device->minor));
+}
+
+int step_dev(struct operation *operation)
+{
+	static const char mode[] = "mode=755";
+	struct operation options = { .next = mode, .end = mode + sizeof mode };
+	const char *target = take(operation), *entry;
+	uint64_t attributes = take_number(operation);
+	int mount = make_filesystem("tmpfs", "none", &options, 0, target);
+
+	if (mount < 0)
+		return -1;
+	while ((entry = take(operation))) {
+		struct device device;
+
+		parse_device(entry, &device);
+		ABOUT(target, "/", device.name);
+		if (make_device(mount, &device))
+			return -1;
+	}
+	/* Only now: it is read only from here on. */
+	ABOUT(target);
+	if (set_attributes(mount, attributes, 0, 0))
+		return -1;
+	return attach(mount, target);
+}
+
+int step_pivot(void)
+{
+	ABOUT(root_path);
+	if (fchdir(root))
+		return -1;
+	/* The new root goes onto the old one, which is then below it at the same place: no directory
+	 * for the old root is needed in the image. pivot_root(2), "pivot_root(".", ".")". */
+	if (syscall_pivot_root(".", ".") || syscall_umount2(".", MNT_DETACH))
+		return -1;
+	close(root);
+	return chdir("/");
+}

@@ -1,0 +1,524 @@
+#include "plan.h"
+
+#include <endian.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "syscalls.h"
+
+enum often { ONE, MAY, ANY };
+
+static const struct kind {
+	uint32_t number;
+	enum often often;
+	const char *name;
+	const char *arguments;
+} kinds[] = {
+#define OP(name, number, often, arguments, text) { number, often, #name, arguments },
+#include "plan.def"
+};
+
+enum { KINDS = sizeof kinds / sizeof kinds[0] };
+_Static_assert(KINDS < 32, "check_plan() keeps a bit for each");
+
+void text_append(struct text *text, const char *more)
+{
+	size_t used = strlen(text->at), length = strlen(more);
+
+	if (length > sizeof text->at - 1 - used)
+		length = sizeof text->at - 1 - used;
+	memcpy(text->at + used, more, length);
+	text->at[used + length] = '\0';
+}
+
+void text_set(struct text *text, ...)
+{
+	va_list parts;
+
+	text->at[0] = '\0';
+	va_start(parts, text);
+	for (const char *part; (part = va_arg(parts, const char *));)
+		text_append(text, part);
+	va_end(parts);
+}
+
+const char *decimal(uint64_t number)
+{
+	static char buffer[24];
+	char *digit = buffer + sizeof buffer - 1;
+
+	do
+		*--digit = (char)('0' + number % 10);
+	while (number /= 10);
+	return digit;
+}
+
+/* ---- Values ---- */
+
+static int digit_value(char character)
+{
+	if (character >= '0' && character <= '9')
+		return character - '0';
+	if (character >= 'a' && character <= 'f')
+		return character - 'a' + 10;
+	return 16;
+}
+
+bool parse_number(const char *text, size_t length, uint64_t most, uint64_t *number)
+{
+	unsigned int base = 10;
+	uint64_t value = 0;
+
+	if (length > 2 && text[0] == '0' && text[1] == 'x') {
+		base = 16;
+		text += 2;
+		length -= 2;
+	}
+	if (length == 0)
+		return false;
+	for (size_t i = 0; i < length; i++) {
+		unsigned int digit = (unsigned int)digit_value(text[i]);
+
+		if (digit >= base || value > (UINT64_MAX - digit) / base)
+			return false;
+		value = value * base + digit;
+	}
+	*number = value;
+	return value <= most;
+}
+
+static bool parse_integer(const char *text, int64_t *number)
+{
+	bool negative = *text == '-';
+	uint64_t size;
+
+	if (negative)
+		text++;
+	if (!parse_number(text, strlen(text), INT32_MAX, &size))
+		return false;
+	*number = negative ? -(int64_t)size : (int64_t)size;
+	return true;
+}
+
+size_t next_in_list(const char **list, const char **word)
+{
+	size_t length = strcspn(*list, ",");
+
+	*word = *list;
+	*list += length;
+	if (**list == ',')
+		++*list;
+	return length;
+}
+
+int parse_bind_flags(const char *list)
+{
+	int flags = 0;
+
+	while (*list) {
+		const char *word;
+		size_t length = next_in_list(&list, &word);
+
+		if (length == 9 && !memcmp(word, "recursive", 9))
+			flags |= BIND_RECURSIVE;
+		else if (length == 8 && !memcmp(word, "optional", 8))
+			flags |= BIND_OPTIONAL;
+		else
+			return BIND_INVALID;
+	}
+	return flags;
+}
+
+static bool valid_groups(const char *list)
+{
+	for (size_t count = 0; *list; count++) {
+		const char *word;
+		size_t length = next_in_list(&list, &word);
+		uint64_t gid;
+
+		if (count == GROUPS_MAX || !parse_number(word, length, UINT32_MAX - 1, &gid))
+			return false;
+	}
+	return true;
+}
+
+bool parse_device(const char *entry, struct device *device)
+{
+	const char *name = entry + 2, *rest;
+	size_t length, digits;
+	uint64_t major, minor;
+
+	if ((entry[0] != 'c' && entry[0] != 'l') || entry[1] != ' ')
+		return false;
+	length = strcspn(name, " ");
+	rest = name + length;
+	if (*rest++ != ' ' || length == 0 || length >= sizeof device->name ||
+	    memchr(name, '/', length) || !strncmp(name, ".. ", 3) || !strncmp(name, ". ", 2))
+		return false;
+	memcpy(device->name, name, length);
+	device->name[length] = '\0';
+	if (entry[0] == 'l') {
+		device->target = rest;
+		return *rest != '\0';
+	}
+	device->target = NULL;
+	digits = strcspn(rest, " ");
+	/* Twelve bits of major and twenty of minor number: include/linux/kdev_t.h. */
+	if (rest[digits] != ' ' || !parse_number(rest, digits, 0xFFF, &major) ||
+	    !parse_number(rest + digits + 1, strlen(rest + digits + 1), 0xFFFFF, &minor))
+		return false;
+	device->major = (uint32_t)major;
+	device->minor = (uint32_t)minor;
+	return true;
+}
+
+int parse_policy(const char *name)
+{
+	static const struct {
+		const char *name;
+		int number;
+	} policies[] = {
+		{ "other", SCHED_NORMAL }, { "batch", SCHED_BATCH }, { "idle", SCHED_IDLE },
+		{ "fifo", SCHED_FIFO }, { "round_robin", SCHED_RR },
+	};
+
+	for (size_t i = 0; i < sizeof policies / sizeof policies[0]; i++)
+		if (!strcmp(name, policies[i].name))
+			return policies[i].number;
+	return -1;
+}
+
+/* ---- Reading ---- */
+
+struct operation before_first(const struct plan *plan)
+{
+	const char *at = plan->start + sizeof(uint32_t);
+
+	return (struct operation){ .index = NO_OPERATION, .next = at, .end = at };
+}
+
+static uint32_t word_at(const char *at)
+{
+	uint32_t word;
+
+	memcpy(&word, at, sizeof word);
+	return le32toh(word);
+}
+
+bool next_operation(const struct plan *plan, struct operation *operation)
+{
+	const char *at = operation->end;
+
+	if (at == plan->end)
+		return false;
+	operation->index++;
+	operation->number = word_at(at);
+	operation->next = at + 2 * sizeof(uint32_t);
+	operation->end = operation->next + word_at(at + sizeof(uint32_t));
+	return true;
+}
+
+const char *take(struct operation *operation)
+{
+	const char *string = operation->next;
+
+	if (string == operation->end)
+		return NULL;
+	operation->next += strlen(string) + 1;
+	return string;
+}
+
+uint64_t take_number(struct operation *operation)
+{
+	const char *string = take(operation);
+	uint64_t number = 0;
+
+	parse_number(string, strlen(string), UINT64_MAX, &number);
+	return number;
+}
+
+int64_t take_integer(struct operation *operation)
+{
+	int64_t number = 0;
+
+	parse_integer(take(operation), &number);
+	return number;
+}
+
+int take_descriptor(struct operation *operation, const struct plan *plan)
+{
+	int64_t index = take_integer(operation);
+
+	return index < 0 ? -1 : plan->descriptors[index];
+}
+
+uint64_t take_limit(struct operation *operation)
+{
+	if (strcmp(operation->next, "unlimited"))
+		return take_number(operation);
+	take(operation);
+	return UINT64_MAX; /* RLIM64_INFINITY */
+}
+
+/* ---- Checking ---- */
+
+/* What the check remembers of the operations it has seen. */
+struct seen {
+	uint32_t kinds; /* a bit for each of `kinds` */
+	uint32_t number;
+	uint64_t clone_flags;
+	uint64_t descriptors; /* that the payload is given */
+};
+
+static bool valid_descriptor(const char *text, const struct plan *plan)
+{
+	uint64_t index;
+
+	return parse_number(text, strlen(text), INT32_MAX, &index) && text[0] != '0' &&
+	       index < plan->descriptor_count;
+}
+
+static bool valid_argument(char kind, const char *text, const struct plan *plan)
+{
+	size_t length = strlen(text);
+	uint64_t number;
+	int64_t integer;
+
+	switch (kind) {
+	case 's':
+		return true;
+	case 'w':
+		return length > 0;
+	case 'P':
+		return length == 0 || (text[0] == '/' && length < PATH_MAX);
+	case 'p':
+		return text[0] == '/' && length < PATH_MAX;
+	case 'u':
+		return parse_number(text, length, UINT64_MAX, &number);
+	case 'n': /* -1 would mean "leave it as it is", setresuid(2) */
+		return parse_number(text, length, UINT32_MAX - 1, &number);
+	case 'i':
+		return parse_integer(text, &integer);
+	case 'l':
+		return !strcmp(text, "unlimited") || parse_number(text, length, UINT64_MAX, &number);
+	case 'D':
+		return !strcmp(text, "-1") || valid_descriptor(text, plan);
+	case 'd':
+		return valid_descriptor(text, plan);
+	}
+	return false;
+}
+
+/* Compares the arguments with the kinds that plan.def wants; false with the name of the wrong one. */
+static bool valid_arguments(const char *wanted, struct operation operation, const struct plan *plan,
+			    struct text *problem)
+{
+	const char *argument;
+
+	while (*wanted) {
+		size_t length = strcspn(wanted, " ");
+		bool repeats = wanted[length - 1] == '*';
+
+		argument = take(&operation);
+		if (!argument && repeats)
+			return true;
+		if (!argument || !valid_argument(wanted[0], argument, plan)) {
+			char name[32] = "";
+
+			memcpy(name, wanted + 2, length - 2 - repeats);
+			text_append(problem, argument ? "invalid " : "no ");
+			text_append(problem, name);
+			return false;
+		}
+		if (!repeats)
+			wanted += length + (wanted[length] == ' ');
+	}
+	if (operation.next == operation.end)
+		return true;
+	text_append(problem, "too many arguments");
+	return false;
+}
+
+/* The namespaces that every container has; without them init would change the host itself. */
+static const uint64_t namespaces = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS;
+
+static const char *check_policy(struct operation *operation)
+{
+	int policy = parse_policy(take(operation));
+	int64_t value = take_integer(operation);
+	bool fits = false;
+
+	switch (policy) {
+	case SCHED_NORMAL:
+	case SCHED_BATCH:
+		fits = value >= -20 && value <= 19;
+		break;
+	case SCHED_FIFO:
+	case SCHED_RR:
+		fits = value >= 1 && value <= 99;
+		break;
+	case SCHED_IDLE:
+		fits = value == 0;
+		break;
+	default:
+		return "unknown policy";
+	}
+	return fits ? NULL : "value out of range";
+}
+
+static const char *check_options(struct operation *operation)
+{
+	const char *option;
+
+	while ((option = take(operation)))
+		if (option[0] == '=')
+			return "option without a key";
+	return NULL;
+}
+
+static const char *check_filter(int descriptor)
+{
+	struct stat file;
+
+	if (fstat(descriptor, &file))
+		return "filter cannot be examined";
+	if (file.st_size == 0 || file.st_size % (off_t)sizeof(struct sock_filter) ||
+	    file.st_size > (off_t)(BPF_MAXINSNS * sizeof(struct sock_filter)))
+		return "filter is no array of 1 to 4096 instructions";
+	return NULL;
+}
+
+/* What the kinds of arguments do not say: NULL, or what is wrong. */
+static const char *check_meaning(struct operation operation, const struct plan *plan,
+				 struct seen *seen)
+{
+	struct device device;
+	const char *entry;
+
+	switch (operation.number) {
+	case OP_CLONE:
+		seen->clone_flags = take_number(&operation);
+		if ((seen->clone_flags & ~(uint64_t)CLONE_NEWNET) != namespaces)
+			return "flags must be the namespaces of a container and no others";
+		return NULL;
+	case OP_SETNS:
+		take(&operation);
+		return take_number(&operation) == CLONE_NEWNET ? NULL : "type is not CLONE_NEWNET";
+	case OP_HOSTNAME:
+		return strlen(take(&operation)) <= HOST_NAME_BYTES ? NULL : "name too long";
+	case OP_LOOPBACK: /* else it would be the host's */
+		return seen->clone_flags & CLONE_NEWNET ? NULL : "no new network namespace";
+	case OP_BIND:
+		for (int i = 0; i < 5; i++)
+			entry = take(&operation);
+		return parse_bind_flags(take(&operation)) == BIND_INVALID ? "invalid flags" : NULL;
+	case OP_FILESYSTEM:
+		for (int i = 0; i < 4; i++)
+			entry = take(&operation);
+		return check_options(&operation);
+	case OP_DEV:
+		take(&operation);
+		take(&operation);
+		while ((entry = take(&operation)))
+			if (!parse_device(entry, &device))
+				return "invalid entry";
+		return NULL;
+	case OP_GROUPS:
+		return valid_groups(take(&operation)) ? NULL : "invalid gids";
+	case OP_FD:
+		take(&operation);
+		if (take_number(&operation) != seen->descriptors++)
+			return "numbers must count from 0";
+		return NULL;
+	case OP_RLIMIT:
+		return take_number(&operation) < 16 ? NULL : "no such resource"; /* RLIM_NLIMITS */
+	case OP_SCHED:
+		return check_policy(&operation);
+	case OP_SECCOMP:
+		return check_filter(take_descriptor(&operation, plan));
+	case OP_EXEC: {
+		uint64_t count = 0;
+
+		take(&operation);
+		uint64_t argc = take_number(&operation);
+		while (take(&operation))
+			count++;
+		/* A program that is given no argv[0] reads its environment as its arguments. */
+		if (argc < 1 || argc > count)
+			return "argc does not fit";
+		/* One that has no descriptor 2 writes its messages into the first file it opens. */
+		return seen->descriptors >= 3 ? NULL : "descriptors 0, 1 and 2 are not all given";
+	}
+	}
+	return NULL;
+}
+
+static bool check_operation(const struct plan *plan, struct operation operation, struct seen *seen,
+			    struct text *problem)
+{
+	const struct kind *kind = kinds;
+	const char *wrong = NULL;
+
+	text_set(problem, "operation ", decimal(operation.index), NULL);
+	while (kind < kinds + KINDS && kind->number != operation.number)
+		kind++;
+	if (kind == kinds + KINDS) {
+		text_append(problem, ": unknown number ");
+		text_append(problem, decimal(operation.number));
+		return false;
+	}
+	text_append(problem, " (");
+	text_append(problem, kind->name);
+	text_append(problem, "): ");
+	if (operation.number / 10 < seen->number / 10)
+		wrong = "out of order";
+	else if (kind->often != ANY && seen->kinds & 1U << (kind - kinds))
+		wrong = "more than once";
+	seen->kinds |= 1U << (kind - kinds);
+	seen->number = operation.number;
+	if (!wrong) {
+		if (!valid_arguments(kind->arguments, operation, plan, problem))
+			return false;
+		wrong = check_meaning(operation, plan, seen);
+	}
+	if (wrong)
+		text_append(problem, wrong);
+	return !wrong;
+}
+
+bool check_plan(const struct plan *plan, struct text *problem)
+{
+	struct operation operation;
+	struct seen seen = { 0 };
+
+	if (plan->end - plan->start < (ptrdiff_t)sizeof(uint32_t) ||
+	    word_at(plan->start) != PLAN_VERSION) {
+		text_set(problem, "not a plan of this version", NULL);
+		return false;
+	}
+	operation = before_first(plan);
+	while (operation.end < plan->end) {
+		size_t left = (size_t)(plan->end - operation.end), head = 2 * sizeof(uint32_t);
+
+		if (left < head || left - head < word_at(operation.end + sizeof(uint32_t))) {
+			text_set(problem, "cut off in operation ", decimal(operation.index + 1), NULL);
+			return false;
+		}
+		next_operation(plan, &operation);
+		if (operation.next < operation.end && operation.end[-1] != '\0') {
+			text_set(problem, "operation ", decimal(operation.index),
+				 ": its last argument has no end", NULL);
+			return false;
+		}
+		if (!check_operation(plan, operation, &seen, problem))
+			return false;
+	}
+	for (size_t i = 0; i < KINDS; i++)
+		if (kinds[i].often == ONE && !(seen.kinds & 1U << i)) {
+			text_set(problem, "no operation ", kinds[i].name, NULL);
+			return false;
+		}
+	return true;
+}

@@ -1,0 +1,109 @@
+/*
+ * What the payload's execve is going to load, looked at beforehand.
+ *
+ * Until its execve the payload's process runs the launcher, and /proc/self/exe (or
+ * /proc/self/fd/N, /dev/fd/N, /proc/1/root/...) leads to it or to what it holds open. An image
+ * that names such a link as its program, as the interpreter of a script or as the loader of an ELF
+ * file would get at a file that is no part of it. So none of these may be reached through a magic
+ * link. That the runtime's memfd belongs to root with mode 0700, and is sealed, is the second line.
+ */
+#include <fcntl.h>
+#include <link.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "steps.h"
+#include "syscalls.h"
+
+/* The kernel reads so much of a script's first line, BINPRM_BUF_SIZE in linux/binfmts.h. */
+enum { SCRIPT_LINE = 256, LEVELS = 6, SEGMENTS_MAX = 128, INTERPRETER_MAX = 4096 };
+
+static int open_plainly(const char *path, uint64_t flags)
+{
+	struct open_how how = { .flags = flags | O_CLOEXEC, .resolve = RESOLVE_NO_MAGICLINKS };
+
+	return syscall_openat2(AT_FDCWD, path, &how, sizeof how);
+}
+
+/* Opens a program for reading, or fails as execve would. */
+static int open_program(const char *path)
+{
+	struct stat file;
+	int at = open_plainly(path, O_PATH);
+
+	if (at < 0 || fstat(at, &file))
+		return -1;
+	close(at);
+	if (!S_ISREG(file.st_mode)) { /* opening a pipe or a device may block, or do something */
+		errno = EACCES;
+		return -1;
+	}
+	return open_plainly(path, O_RDONLY | O_NONBLOCK);
+}
+
+static bool script_interpreter(const char *line, char *interpreter)
+{
+	size_t length;
+
+	if (line[0] != '#' || line[1] != '!')
+		return false;
+	line += 2;
+	line += strspn(line, " \t");
+	length = strcspn(line, " \t\n");
+	memcpy(interpreter, line, length);
+	interpreter[length] = '\0';
+	return length > 0;
+}
+
+/* The loader that an ELF file of this machine's word size asks for; no other can load ours. */
+static bool elf_interpreter(int program, const char *head, char *interpreter)
+{
+	ElfW(Ehdr) header;
+	ElfW(Phdr) segment;
+
+	memcpy(&header, head, sizeof header);
+	if (memcmp(header.e_ident, ELFMAG, SELFMAG) || header.e_phentsize != sizeof segment)
+		return false;
+	for (int i = 0; i < header.e_phnum && i < SEGMENTS_MAX; i++) {
+		off_t at = (off_t)header.e_phoff + i * (off_t)sizeof segment;
+		ssize_t length;
+
+		if (pread(program, &segment, sizeof segment, at) != sizeof segment)
+			return false;
+		if (segment.p_type != PT_INTERP)
+			continue;
+		if (segment.p_filesz > INTERPRETER_MAX) /* more than the kernel takes, PATH_MAX */
+			return false;
+		length = pread(program, interpreter, segment.p_filesz, (off_t)segment.p_offset);
+		interpreter[length < 0 ? 0 : length] = '\0';
+		return length > 0 && *interpreter;
+	}
+	return false;
+}
+
+/* Checks the program, its interpreter, that one's, and so on. The path stays in `what`. */
+int check_program(const char *path)
+{
+	static char interpreter[INTERPRETER_MAX + 1];
+
+	for (int level = 0; level < LEVELS; level++) {
+		char head[SCRIPT_LINE + 1] = "";
+		int program;
+		bool more;
+
+		ABOUT(path);
+		program = open_program(path);
+		if (program < 0)
+			return -1;
+		if (pread(program, head, SCRIPT_LINE, 0) < 0)
+			return -1;
+		more = script_interpreter(head, interpreter) ||
+		       elf_interpreter(program, head, interpreter);
+		close(program);
+		if (!more)
+			return 0;
+		path = interpreter;
+	}
+	errno = ELOOP;
+	return -1;
+}

@@ -1,0 +1,249 @@
+/* The steps that are not about mounts: namespaces, identity, limits, privileges. */
+#include "steps.h"
+
+#include <fcntl.h>
+#include <grp.h>
+#include <net/if.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+
+#include <linux/keyctl.h>
+#include <linux/sched/types.h>
+#include <linux/seccomp.h>
+
+#include "syscalls.h"
+
+static struct progress of_this_process;
+struct progress *progress = &of_this_process;
+
+int step_setns(struct operation *operation, const struct plan *plan)
+{
+	int descriptor = take_descriptor(operation, plan);
+
+	return syscall_setns(descriptor, (int)take_number(operation));
+}
+
+int step_keyring(void)
+{
+	if (syscall_keyctl(KEYCTL_JOIN_SESSION_KEYRING, NULL) >= 0)
+		return 0;
+	/* A kernel without keys: then there are none of the runtime's to be read either. */
+	return errno == ENOSYS ? 0 : -1;
+}
+
+int step_session(void)
+{
+	return setsid() < 0 ? -1 : 0;
+}
+
+int step_hostname(struct operation *operation)
+{
+	const char *name = take(operation);
+
+	ABOUT(name);
+	return sethostname(name, strlen(name));
+}
+
+int step_loopback(void)
+{
+	struct ifreq request = { .ifr_name = "lo" };
+	/* Any socket will do, netdevice(7); this kind exists on every kernel that we run on. */
+	int any = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	ABOUT("lo");
+	if (any < 0 || ioctl(any, SIOCGIFFLAGS, &request))
+		return -1;
+	request.ifr_flags |= IFF_UP;
+	if (ioctl(any, SIOCSIFFLAGS, &request))
+		return -1;
+	return close(any);
+}
+
+int step_selinux(struct operation *operation)
+{
+	/* Set here, with the host's /proc at hand; fork(2) hands it on and execve(2) uses it up.
+	 * thread-self, since the attribute is the thread's: proc_pid_attr(5). */
+	static const char attribute[] = "/proc/thread-self/attr/exec";
+	const char *context = take(operation);
+	size_t size = strlen(context) + 1;
+	int file = open(attribute, O_WRONLY | O_CLOEXEC);
+
+	ABOUT(attribute);
+	if (file < 0)
+		return -1;
+	ABOUT(context);
+	if (write(file, context, size) != (ssize_t)size)
+		return -1;
+	return close(file);
+}
+
+int step_groups(struct operation *operation)
+{
+	static gid_t groups[GROUPS_MAX]; /* pages that are not written to take no memory */
+	const char *list = take(operation);
+	size_t count = 0;
+
+	ABOUT(list);
+	while (*list) {
+		const char *word;
+		size_t length = next_in_list(&list, &word);
+		uint64_t gid = 0;
+
+		parse_number(word, length, UINT32_MAX, &gid);
+		groups[count++] = (gid_t)gid;
+	}
+	return setgroups(count, groups);
+}
+
+int step_gid(struct operation *operation)
+{
+	const char *text = operation->next;
+	gid_t gid = (gid_t)take_number(operation);
+
+	ABOUT(text);
+	return setresgid(gid, gid, gid);
+}
+
+static struct __user_cap_header_struct capability_header(void)
+{
+	return (struct __user_cap_header_struct){ .version = _LINUX_CAPABILITY_VERSION_3 };
+}
+
+int step_uid(struct operation *operation)
+{
+	struct __user_cap_header_struct header = capability_header();
+	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+	const char *text = operation->next;
+	uid_t uid = (uid_t)take_number(operation);
+
+	ABOUT(text);
+	/* What is left to do needs capabilities. A change away from uid 0 clears all sets, except,
+	 * with this flag, the permitted one; capabilities(7). execve clears the flag. */
+	if (prctl(PR_SET_KEEPCAPS, 1) || setresuid(uid, uid, uid))
+		return -1;
+	if (syscall_capget(&header, data))
+		return -1;
+	for (int i = 0; i < _LINUX_CAPABILITY_U32S_3; i++)
+		data[i].effective = data[i].permitted;
+	return syscall_capset(&header, data);
+}
+
+int step_cgroupns(void)
+{
+	if (!syscall_unshare(CLONE_NEWCGROUP))
+		return 0;
+	/* A kernel without cgroups does not know the flag: then there is nothing to hide. */
+	return errno == EINVAL ? 0 : -1;
+}
+
+/*
+ * The numbers that the payload wants may be those of descriptors that are still needed: each such
+ * one moves up first. Numbers are given in rising order, so what was given is never replaced.
+ */
+int step_fd(struct operation *operation, const struct plan *plan)
+{
+	int64_t index = take_integer(operation);
+	int number = (int)take_number(operation);
+	int *descriptors = plan->descriptors;
+
+	ABOUT("descriptor ", decimal((uint64_t)number));
+	for (size_t i = 0; i < plan->descriptor_count; i++) {
+		if (descriptors[i] != number || (int64_t)i == index)
+			continue;
+		descriptors[i] = fcntl(number, F_DUPFD_CLOEXEC, number + 1);
+		if (descriptors[i] < 0)
+			return -1;
+	}
+	if (descriptors[index] == number) /* dup2 would leave it closing on exec */
+		return fcntl(number, F_SETFD, 0);
+	return dup2(descriptors[index], number) < 0 ? -1 : 0;
+}
+
+int step_rlimit(struct operation *operation)
+{
+	const char *name = operation->next;
+	int resource = (int)take_number(operation);
+	uint64_t limit[2];
+
+	ABOUT("resource ", name);
+	limit[0] = take_limit(operation);
+	limit[1] = take_limit(operation);
+	return syscall_prlimit64(0, resource, limit, NULL);
+}
+
+int step_sched(struct operation *operation)
+{
+	struct sched_attr attributes = { .size = sizeof attributes };
+	const char *name = take(operation);
+	int32_t value = (int32_t)take_integer(operation);
+
+	ABOUT(name);
+	attributes.sched_policy = (uint32_t)parse_policy(name);
+	if (attributes.sched_policy == SCHED_FIFO || attributes.sched_policy == SCHED_RR)
+		attributes.sched_priority = (uint32_t)value;
+	else
+		attributes.sched_nice = value;
+	return syscall_sched_setattr(0, &attributes, 0);
+}
+
+int step_no_new_privs(void)
+{
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+}
+
+/*
+ * The bounding set first, while CAP_SETPCAP is still there, the ambient set last: it can only hold
+ * what is permitted and inheritable. Lowering the inheritable set has lowered it already.
+ */
+int step_caps(uint64_t mask)
+{
+	struct __user_cap_header_struct header = capability_header();
+	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+	unsigned int capability;
+
+	for (capability = 0; capability < 64; capability++) {
+		int present = prctl(PR_CAPBSET_READ, capability, 0, 0, 0);
+
+		ABOUT("capability ", decimal(capability));
+		if (mask >> capability & 1) {
+			if (present != 1) { /* capset(2) would ignore one it does not know */
+				errno = present < 0 ? EINVAL : EPERM;
+				return -1;
+			}
+		} else if (present == 1 && prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)) {
+			return -1;
+		}
+	}
+	for (int i = 0; i < _LINUX_CAPABILITY_U32S_3; i++) {
+		uint32_t half = (uint32_t)(mask >> 32 * i);
+
+		data[i] = (struct __user_cap_data_struct){ half, half, half };
+	}
+	ABOUT("the permitted set");
+	if (syscall_capset(&header, data))
+		return -1;
+	for (capability = 0; capability < 64; capability++) {
+		ABOUT("ambient capability ", decimal(capability));
+		if (mask >> capability & 1 &&
+		    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0))
+			return -1;
+	}
+	return 0;
+}
+
+int step_seccomp(struct operation *operation, const struct plan *plan)
+{
+	static struct sock_filter instructions[BPF_MAXINSNS];
+	struct sock_fprog program = { .filter = instructions };
+	int descriptor = take_descriptor(operation, plan);
+	ssize_t size = pread(descriptor, instructions, sizeof instructions, 0);
+
+	ABOUT("the filter");
+	if (size < 0)
+		return -1;
+	program.len = (unsigned short)((size_t)size / sizeof instructions[0]);
+	return syscall_seccomp(SECCOMP_SET_MODE_FILTER, 0, &program);
+}

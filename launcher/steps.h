@@ -1,0 +1,53 @@
+/*
+ * What init and the payload's process do: one function for each operation of a plan, and for each
+ * other step. They return 0, or -1 with errno and with `progress->what` telling the object.
+ */
+#ifndef NORTHSTAR_STEPS_H
+#define NORTHSTAR_STEPS_H
+
+#include "plan.h"
+
+/*
+ * What this process is doing, so that a failure can be told in full. The one of the payload's
+ * process lies in memory shared with init: it may be ended at any moment, by the very filter that
+ * it has installed, so it cannot report by system calls. It leaves its words, and init reports them.
+ */
+struct progress {
+	uint32_t index;
+	uint32_t number;
+	int error; /* of the payload; 0 until it fails */
+	struct text what;
+};
+extern struct progress *progress;
+
+#define ABOUT(...) text_set(&progress->what, __VA_ARGS__, NULL)
+
+/* mounts.c. BIND's result is 1 if its optional source does not exist. */
+int step_root(struct operation *operation);
+int step_bind(struct operation *operation);
+int step_filesystem(struct operation *operation);
+int step_dev(struct operation *operation);
+int step_pivot(void);
+
+/* steps.c */
+int step_setns(struct operation *operation, const struct plan *plan);
+int step_keyring(void);
+int step_session(void);
+int step_hostname(struct operation *operation);
+int step_loopback(void);
+int step_selinux(struct operation *operation);
+int step_groups(struct operation *operation);
+int step_gid(struct operation *operation);
+int step_uid(struct operation *operation);
+int step_cgroupns(void);
+int step_fd(struct operation *operation, const struct plan *plan);
+int step_rlimit(struct operation *operation);
+int step_sched(struct operation *operation);
+int step_no_new_privs(void);
+int step_caps(uint64_t mask);
+int step_seccomp(struct operation *operation, const struct plan *plan);
+
+/* program.c */
+int check_program(const char *path);
+
+#endif
