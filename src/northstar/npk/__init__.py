@@ -1,24 +1,48 @@
 """Packages: reading, verifying, packing and unpacking.
 
 Reading is what the runtime does with files that it does not trust; it needs no other program.
-Packing and unpacking drive the image tools, and are imported by themselves
-(`northstar.npk.pack`), so that a runtime does not carry them.
+`pack`, `unpack` and `list_image` drive the image tools. They are loaded when they are first asked
+for, so that a runtime does not carry them.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from northstar.npk.filesystem import FileSystem
-from northstar.npk.key import load_public_key, load_secret_key
+from northstar.npk.key import generate, load_public_key, load_secret_key
 from northstar.npk.package import FORMAT_VERSION, Npk, open, verify_image  # noqa: A004 - as gzip
 from northstar.npk.signature import Hashes
 from northstar.npk.verity import Superblock
+
+if TYPE_CHECKING:
+    from northstar.npk.packing import Packed, pack
+    from northstar.npk.unpacking import list_image, unpack
 
 __all__ = [
     "FORMAT_VERSION",
     "FileSystem",
     "Hashes",
     "Npk",
+    "Packed",
     "Superblock",
+    "generate",
+    "list_image",
     "load_public_key",
     "load_secret_key",
     "open",
+    "pack",
+    "unpack",
     "verify_image",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Packed", "pack"):
+        from northstar.npk import packing as module
+    elif name in ("list_image", "unpack"):
+        from northstar.npk import unpacking as module
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(module, name)
+    return value

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import BinaryIO, Final, Self, final
 
-from northstar.manifest import Manifest, loads
+from northstar.manifest import Manifest, loads_with_warnings
 from northstar.model import Container, ManifestError, PackageError, VerificationError, Version
 from northstar.npk import archive, filesystem, signature, verity
 from northstar.npk.filesystem import FileSystem
@@ -46,6 +46,7 @@ class Npk:
         hashes: what the signature vouches for; None if the package was opened without a key.
         superblock: the verity superblock; None if the package was opened without a key.
         signed: whether there is a signature.yaml, checked or not.
+        warnings: what the manifest has that is ignored; sentences for a log.
     """
 
     __slots__ = (
@@ -62,6 +63,7 @@ class Npk:
         "size",
         "superblock",
         "version",
+        "warnings",
     )
 
     manifest: Manifest
@@ -73,6 +75,7 @@ class Npk:
     hashes: Hashes | None
     superblock: Superblock | None
     signed: bool
+    warnings: tuple[str, ...]
 
     def __init__(self, fd: int, label: str, key: bytes | None) -> None:
         """Read and check the package behind `fd`, which is ours from then on.
@@ -101,7 +104,7 @@ class Npk:
         if key is not None:
             self.hashes = _verify_texts(texts, directory.comment, key)
             self.superblock = self._verify_superblock(reader, self.hashes)
-        self.manifest = _manifest(texts[archive.MANIFEST_NAME])
+        self.manifest, self.warnings = _manifest(texts[archive.MANIFEST_NAME])
         self.container = Container(self.manifest.name, self.manifest.version)
         head = reader.read(image.offset, min(image.size, filesystem.MAGIC_SPAN))
         self._filesystem = filesystem.detect(head)
@@ -335,9 +338,9 @@ def _verify_texts(texts: dict[str, bytes], comment: bytes, key: bytes) -> Hashes
     return hashes
 
 
-def _manifest(raw: bytes) -> Manifest:
+def _manifest(raw: bytes) -> tuple[Manifest, tuple[str, ...]]:
     try:
-        return loads(raw.decode())
+        return loads_with_warnings(raw.decode())
     except UnicodeDecodeError as error:
         raise PackageError(f"manifest.yaml is not UTF-8 (byte {error.start})") from None
     except ManifestError as error:

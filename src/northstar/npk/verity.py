@@ -17,10 +17,12 @@ import os
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from northstar.model import PackageError, VerificationError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 BLOCK_SIZE: Final = 4096
 """Size of data and hash blocks, in bytes."""
@@ -45,7 +47,7 @@ _CHUNK: Final = 1 << 20
 
 _THREADS_MAX: Final = 4
 
-Sink = Callable[[int, bytes], None]
+Sink = Callable[[int, bytes], object]
 """`sink(offset, block)` takes a finished hash block; `offset` counts from the tree's start."""
 
 
@@ -178,6 +180,8 @@ def _hashed(chunks: Iterable[bytes], data_blocks: int, salt: bytes) -> Iterator[
     if data_blocks * BLOCK_SIZE <= 2 * _CHUNK or threads == 1:
         yield from map(hash_chunk, chunks)
         return
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(threads, thread_name_prefix="verity") as pool:
         running: deque[Future[bytes]] = deque()
         for chunk in chunks:

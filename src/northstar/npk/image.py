@@ -1,0 +1,265 @@
+"""Making file system images with mksquashfs and mkfs.erofs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+from northstar.model import HostError, PackageError
+from northstar.npk import tools
+from northstar.npk.mountpoints import PARENT_MODE, Addition
+
+SQUASHFS_COMPRESSIONS: Final = ("none", "gzip", "lzo", "xz", "zstd")
+EROFS_COMPRESSIONS: Final = ("none", "lz4", "lz4hc")
+
+_BLOCK_MIN: Final = 4096
+_BLOCK_MAX: Final = 1 << 20
+_SAFE: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-")
+
+
+class Recipe(NamedTuple):
+    """What an image is made of; the same for both tools.
+
+    Attributes:
+        root: the directory with the files; None for an empty one.
+        additions: what is added to it, parents first.
+        uid, gid: owner and group of everything in the image.
+        compression: one of the tool's `..._COMPRESSIONS`; None for its usual one.
+        block_size: in bytes; None for the tool's own.
+        selinux: the context that all files are labelled with, or None.
+    """
+
+    root: str | None
+    additions: Sequence[Addition]
+    uid: int
+    gid: int
+    compression: str | None = None
+    block_size: int | None = None
+    selinux: str | None = None
+
+
+def squashfs(recipe: Recipe, path: str, offset: int, mksquashfs: str | None = None) -> list[str]:
+    """Write a squashfs image into the file `path`, from `offset` on.
+
+    What the file held is lost. The result depends on the recipe alone: the file system's own time
+    and those of the additions are zero, or SOURCE_DATE_EPOCH.
+
+    Returns:
+        Warnings for the user.
+
+    Raises:
+        HostError: mksquashfs is missing, or too old.
+        PackageError: it failed, or the recipe asks for what it cannot do.
+    """
+    compression = _choose(recipe, SQUASHFS_COMPRESSIONS, "gzip", "squashfs")
+    tool = tools.find("mksquashfs", mksquashfs)
+    usage = tools.usage(tool)
+    if "-offset" not in usage:
+        raise HostError(
+            f"{tool} is too old: it cannot write an image into a package (no option -offset)",
+            hint="install squashfs-tools 4.4 or newer",
+        )
+    arguments = ["-noappend", "-no-progress", "-offset", str(offset)]
+    # Without it a file that cannot be read becomes an empty one, with a word on stderr.
+    arguments += ["-exit-on-error"] if "-exit-on-error" in usage else []
+    arguments += ["-force-uid", str(recipe.uid), "-force-gid", str(recipe.gid)]
+    if compression == "none":
+        arguments += ["-noI", "-noD", "-noF", "-noX"]
+    else:
+        arguments += ["-comp", compression]
+    if recipe.block_size is not None:
+        arguments += ["-b", str(recipe.block_size)]
+    # SOURCE_DATE_EPOCH and options for times exclude each other.
+    if "SOURCE_DATE_EPOCH" not in os.environ and "-mkfs-time" in usage:
+        arguments += ["-mkfs-time", "0"]
+    warnings = []
+    if recipe.selinux is not None:
+        if "-xattrs-add" in usage:
+            arguments += ["-xattrs-add", f"security.selinux={recipe.selinux}"]
+        else:
+            warnings.append(f"{tool} cannot label files for SELinux: the image has no labels")
+    timed = '"filename D time' in usage
+    definitions = "".join(pseudo_definition(a, recipe, timed=timed) for a in recipe.additions)
+    with _source(recipe.root) as source, _memory_file(definitions) as fd:
+        tools.run([tool, source, path, *arguments, "-pf", f"/proc/self/fd/{fd}"], pass_fds=[fd])
+    return warnings
+
+
+def pseudo_definition(addition: Addition, recipe: Recipe, *, timed: bool) -> str:
+    """Return the line of mksquashfs' pseudo file that makes `addition`.
+
+    Raises:
+        PackageError: the path has a character that no line can hold.
+    """
+    kind, rest = "d", ""
+    if addition.node is not None:
+        kind, rest = "c", f" {addition.node.major} {addition.node.minor}"
+    elif addition.link is not None:
+        kind, rest = "s", f" {addition.link}"
+    # The upper-case kinds take a time, without which an image would differ from run to run.
+    when = f"{kind.upper()} {_epoch()}" if timed else kind
+    mode = f"{addition.mode:o} {recipe.uid} {recipe.gid}"
+    return f"{_escaped(addition.path)} {when} {mode}{rest}\n"
+
+
+def erofs(recipe: Recipe, path: str, seed: bytes) -> list[str]:
+    """Write an EROFS image to the file `path`.
+
+    mkfs.erofs has no pseudo files: the root is staged, as hard links where that is possible.
+
+    Args:
+        recipe: what to make.
+        path: the image; what the file held is lost.
+        seed: the file system's UUID is derived from it.
+
+    Returns:
+        Warnings for the user.
+
+    Raises:
+        HostError: mkfs.erofs is missing.
+        PackageError: it failed, or the recipe asks for what it cannot do.
+    """
+    compression = _choose(recipe, EROFS_COMPRESSIONS, "lz4hc", "EROFS")
+    if recipe.block_size is not None:
+        raise PackageError("an EROFS image has no block size to choose", hint="leave it out")
+    tool = tools.find("mkfs.erofs")
+    arguments = [f"--force-uid={recipe.uid}", f"--force-gid={recipe.gid}", f"-T{_epoch()}"]
+    arguments += ["-U", str(uuid.UUID(bytes=hashlib.sha256(seed).digest()[:16], version=4))]
+    arguments += [] if compression == "none" else [f"-z{compression}"]
+    with contextlib.ExitStack() as stack:
+        if recipe.selinux is not None:
+            context = stack.enter_context(
+                _memory_file(f"/.* {recipe.selinux}\n/ {recipe.selinux}\n")
+            )
+            arguments.append(f"--file-contexts=/proc/self/fd/{context}")
+        else:
+            context = -1
+        stage = stack.enter_context(tempfile.TemporaryDirectory(prefix="northstar-"))
+        root = os.path.join(stage, "root")
+        warnings = _stage(recipe, root)
+        pass_fds = [context] if context >= 0 else []
+        tools.run([tool, *arguments, path, root], pass_fds=pass_fds)
+    return warnings
+
+
+def _choose(recipe: Recipe, known: Sequence[str], usual: str, kind: str) -> str:
+    if recipe.compression is not None and recipe.compression not in known:
+        raise PackageError(
+            f"there is no compression {recipe.compression!r} for {kind}",
+            hint=f"take one of {', '.join(known)}",
+        )
+    size = recipe.block_size
+    if size is not None and (not _BLOCK_MIN <= size <= _BLOCK_MAX or size & (size - 1)):
+        raise PackageError(
+            f"{size} is no block size (a power of two from {_BLOCK_MIN} to {_BLOCK_MAX} bytes)"
+        )
+    return recipe.compression or usual
+
+
+def _epoch() -> int:
+    text = os.environ.get("SOURCE_DATE_EPOCH", "0")
+    if not text.isascii() or not text.isdigit() or int(text) >= 1 << 32:
+        raise PackageError(
+            f"SOURCE_DATE_EPOCH={text} is no time", hint="give seconds since 1970, below 2^32"
+        )
+    return int(text)
+
+
+def _escaped(path: str) -> str:
+    """Return a path as mksquashfs reads it in a pseudo file, where spaces end it."""
+    if any(ord(character) < 32 or ord(character) == 127 for character in path):
+        raise PackageError(f"the mount target {path!r} has a control character")
+    return "".join(
+        character if character in _SAFE or ord(character) > 127 else f"\\{character}"
+        for character in path
+    )
+
+
+@contextlib.contextmanager
+def _source(root: str | None) -> Iterator[str]:
+    """Yield the root directory, or an empty one with mode 755."""
+    if root is not None:
+        yield root
+        return
+    with tempfile.TemporaryDirectory(prefix="northstar-") as directory:
+        os.chmod(directory, PARENT_MODE)
+        os.utime(directory, (_epoch(), _epoch()))
+        yield directory
+
+
+@contextlib.contextmanager
+def _memory_file(text: str) -> Iterator[int]:
+    """Yield the descriptor of a nameless file, which nobody needs to clean up."""
+    fd = os.memfd_create("northstar-npk")
+    try:
+        with open(fd, "w", encoding="utf-8", closefd=False) as file:
+            file.write(text)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _stage(recipe: Recipe, stage: str) -> list[str]:
+    """Build the tree of an EROFS image below `stage`."""
+    if recipe.root is None:
+        os.mkdir(stage)
+        os.chmod(stage, PARENT_MODE)
+    else:
+        shutil.copytree(recipe.root, stage, symlinks=True, copy_function=_link_or_copy)
+    made: list[tuple[str, int]] = []
+    missing: list[str] = []
+    for addition in recipe.additions:
+        path = stage + addition.path
+        if addition.link is not None:
+            os.symlink(addition.link, path)
+        elif addition.node is not None:
+            device = os.makedev(addition.node.major, addition.node.minor)
+            try:
+                os.mknod(path, stat.S_IFCHR | addition.mode, device)
+            except PermissionError:
+                missing.append(addition.path)
+                continue
+            os.chmod(path, addition.mode)
+        else:
+            os.mkdir(path)
+            made.append((path, addition.mode))
+    # Last, since a directory may be made inside of one that is not writable in the end.
+    for path, mode in reversed(made):
+        os.chmod(path, mode)
+    return _missing_nodes(missing)
+
+
+def _missing_nodes(paths: Iterable[str]) -> list[str]:
+    listed = ", ".join(paths)
+    if not listed:
+        return []
+    # The runtime mounts a /dev of its own over these: the image works without them.
+    return [f"only root can make device nodes for EROFS: the image has no {listed}"]
+
+
+def _link_or_copy(source: str, destination: str) -> str:
+    """Give a staged file to the tree: the same inode where possible, else a copy."""
+    status = os.lstat(source)
+    if not stat.S_ISREG(status.st_mode):
+        _copy_special(source, destination, status)
+        return destination
+    try:
+        os.link(source, destination, follow_symlinks=False)
+    except OSError:
+        # Another file system, or another user's file (fs.protected_hardlinks).
+        shutil.copy2(source, destination, follow_symlinks=False)
+    return destination
+
+
+def _copy_special(source: str, destination: str, status: os.stat_result) -> None:
+    """Make a device node, FIFO or socket like `source`; copytree has no idea of them."""
+    os.mknod(destination, status.st_mode, status.st_rdev)
+    os.chmod(destination, stat.S_IMODE(status.st_mode))
+    shutil.copystat(source, destination, follow_symlinks=False)

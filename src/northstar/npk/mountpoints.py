@@ -1,0 +1,200 @@
+"""What packing adds to a root directory so that the manifest's mounts find their places.
+
+Pure but for looking at the root directory: it decides which directories, device nodes and links
+are missing, and the image tools make them. What the root has already stays as it is, because a
+second definition of a path would clash with the first.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from northstar.manifest import Bind, Dev, Manifest, MountOption, Proc, Resource, Sysfs
+from northstar.model import DEVICE_LINKS, DEVICE_NODES, DeviceNode, PackageError
+
+PARENT_MODE: Final = 0o755
+"""Mode of a directory that only leads to a mount point."""
+
+NODE_MODE: Final = 0o666
+LINK_MODE: Final = 0o777
+
+_LINKS_MAX: Final = 40
+"""Most symbolic links followed in one path, as the kernel's own limit (path_resolution(7))."""
+
+
+class MountPoint(NamedTuple):
+    """A mount of the manifest, as far as the image is concerned.
+
+    Attributes:
+        target: absolute path in the container.
+        mode: of the directory that is made for it.
+        file: whether the target may be a file (a bind mount of a file).
+        nodes: whether device nodes are put into it.
+        links: whether the links to /proc/self/fd are put into it.
+    """
+
+    target: str
+    mode: int
+    file: bool = False
+    nodes: bool = False
+    links: bool = False
+
+
+class Addition(NamedTuple):
+    """Something that the image gets beyond the root directory.
+
+    A directory, unless `node` (a character device) or `link` (the target of a symbolic link) say
+    otherwise.
+    """
+
+    path: str
+    mode: int
+    node: DeviceNode | None = None
+    link: str | None = None
+
+
+def mount_points(manifest: Manifest) -> list[MountPoint]:
+    """Return what a manifest's mounts need in the image."""
+    links = isinstance(manifest.mounts.get("/proc"), Proc)
+    points = []
+    for target, mount in manifest.mounts.items():
+        match mount:
+            case Bind(options=options):
+                mode = 0o755 if MountOption.RW in options else 0o555
+                points.append(MountPoint(target, mode, file=True))
+            case Dev():
+                points.append(MountPoint(target, 0o755, nodes=True, links=links))
+            case Proc() | Sysfs():
+                points.append(MountPoint(target, 0o444))
+            case Resource():
+                # A resource's `dir` may name a file of it.
+                points.append(MountPoint(target, 0o555, file=True))
+            case _:
+                points.append(MountPoint(target, 0o755))
+    return points
+
+
+def plan(points: Iterable[MountPoint], root: str | None) -> list[Addition]:
+    """Return what the image needs beyond `root` (None: an empty one), parents first.
+
+    Raises:
+        PackageError: something of another kind is in the way in the root directory.
+    """
+    directories: dict[str, int] = {}
+    leaves: dict[str, Addition] = {}
+    for point in points:
+        path, mode = _resolve(root, point.target)
+        if mode is None:
+            directories[path] = point.mode
+        elif not (stat.S_ISDIR(mode) or point.file):
+            raise _in_the_way(path, mode, "a directory", point.target)
+        if point.nodes:
+            for addition in _device_files(root, path, links=point.links):
+                leaves[addition.path] = addition
+    for path in list(directories):
+        for parent in _parents(path):
+            if parent not in directories and _lstat(root, parent) is None:
+                directories[parent] = PARENT_MODE
+    additions = leaves | {path: Addition(path, mode) for path, mode in directories.items()}
+    return [additions[path] for path in sorted(additions)]
+
+
+def _device_files(root: str | None, directory: str, *, links: bool) -> list[Addition]:
+    prefix = directory.rstrip("/")
+    wanted = [Addition(f"{prefix}/{node.name}", NODE_MODE, node=node) for node in DEVICE_NODES]
+    if links:
+        wanted += [
+            Addition(f"{prefix}/{name}", LINK_MODE, link=target) for name, target in DEVICE_LINKS
+        ]
+    return [addition for addition in wanted if not _is_there(root, addition)]
+
+
+def _is_there(root: str | None, addition: Addition) -> bool:
+    status = _lstat(root, addition.path)
+    if status is None:
+        return False
+    if addition.node is None:
+        if not stat.S_ISLNK(status.st_mode):
+            raise _in_the_way(addition.path, status.st_mode, "a symbolic link", addition.path)
+        return True
+    name, major, minor = addition.node
+    device = os.makedev(major, minor)
+    if not stat.S_ISCHR(status.st_mode) or status.st_rdev != device:
+        wanted = f"the character device {name} ({major}:{minor})"
+        raise _in_the_way(addition.path, status.st_mode, wanted, addition.path)
+    return True
+
+
+def _resolve(root: str | None, target: str) -> tuple[str, int | None]:
+    """Follow `target` inside of `root`, as the runtime does when it mounts there.
+
+    Returns:
+        The path without symbolic links, absolute, and the mode of what is there; None if nothing.
+    """
+    pending = target.split("/")[::-1]
+    path: list[str] = []
+    mode: int | None = stat.S_IFDIR
+    links = 0
+    while pending:
+        component = pending.pop()
+        if component in ("", "."):
+            continue
+        if component == "..":
+            # Only from a link; above the root there is only the root.
+            del path[-1:]
+            mode = stat.S_IFDIR
+            continue
+        here = "/" + "/".join([*path, component])
+        status = _lstat(root, here)
+        mode = None if status is None else status.st_mode
+        if mode is not None and stat.S_ISLNK(mode):
+            links += 1
+            if links > _LINKS_MAX:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), f"{root}{target}")
+            destination = os.readlink(f"{root}{here}")
+            if destination.startswith("/"):
+                path.clear()
+            pending += destination.split("/")[::-1]
+            mode = stat.S_IFDIR
+            continue
+        if mode is not None and not stat.S_ISDIR(mode) and any(pending):
+            raise _in_the_way(here, mode, "a directory", target)
+        path.append(component)
+    return "/" + "/".join(path), mode
+
+
+def _lstat(root: str | None, path: str) -> os.stat_result | None:
+    if root is None:
+        return None
+    try:
+        return os.lstat(root + path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _parents(path: str) -> list[str]:
+    parts = path.split("/")[1:-1]
+    return ["/" + "/".join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def _in_the_way(path: str, mode: int, wanted: str, target: str) -> PackageError:
+    where = path if path == target else f"{path} (for the mount {target})"
+    return PackageError(
+        f"in the root directory {where} is {_kind(mode)}, where the manifest needs {wanted}",
+        hint="remove it, or change the manifest",
+    )
+
+
+def _kind(mode: int) -> str:
+    kinds = (
+        (stat.S_ISREG, "a file"),
+        (stat.S_ISDIR, "a directory"),
+        (stat.S_ISLNK, "a symbolic link"),
+        (stat.S_ISCHR, "a character device"),
+        (stat.S_ISBLK, "a block device"),
+    )
+    return next((text for test, text in kinds if test(mode)), "a socket or FIFO")

@@ -1,0 +1,352 @@
+"""Making packages: the image is written once, straight into the package, and the name comes last.
+
+The order of writing is not the order of the file. mksquashfs leaves room for the headers and
+writes the image behind it; one pass over the image gives CRC and hash tree; then the tree, the
+headers in front and the directory at the end are known. Until the whole is synced it has a
+temporary name in the directory of the result, which an error or Ctrl-C removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple, Self
+
+import msgspec
+
+from northstar.manifest import Manifest, dumps, loads
+from northstar.model import ManifestError, Name, PackageError
+from northstar.npk import archive, image, mountpoints, signature, verity
+from northstar.npk.archive import Entry
+from northstar.npk.filesystem import FileSystem
+from northstar.npk.package import FORMAT_VERSION
+from northstar.npk.signature import Hashes
+
+CLONES_MAX: Final = 10_000
+
+_COMMENT: Final = f"version: {FORMAT_VERSION}\n".encode()
+_COPY_CHUNK: Final = 64 << 20
+
+Path = str | os.PathLike[str]
+
+
+class Packed(NamedTuple):
+    """What was made.
+
+    Attributes:
+        paths: the packages; more than one only for clones.
+        warnings: sentences for the user.
+    """
+
+    paths: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+class _Image(NamedTuple):
+    """A finished fs.img: its size with the verity data, and what headers and signature need."""
+
+    size: int
+    crc: int
+    verity_offset: int
+    root_digest: bytes
+
+
+Fill = Callable[[str, int, int], _Image]
+"""`fill(path, fd, offset)` puts fs.img into the file, from `offset` on."""
+
+
+def pack(
+    manifest: Manifest | Path,
+    root: Path | None,
+    out: Path,
+    *,
+    key: bytes | None = None,
+    compression: str | None = None,
+    block_size: int | None = None,
+    salt: bytes | None = None,
+    clones: int | None = None,
+    mksquashfs: str | None = None,
+    fs: FileSystem = "squashfs",
+) -> Packed:
+    """Make a package, or `clones` of them; if that fails, nothing is left of any.
+
+    The same input, key and salt give the same bytes (with SOURCE_DATE_EPOCH in the environment,
+    times of files after it are set to it).
+
+    Args:
+        manifest: the manifest, or the path of its text.
+        root: directory with the container's files; None for an empty one.
+        out: the package's path, or a directory, where it is called NAME-VERSION.npk.
+        key: 32-byte seed to sign with; None for a package without signature and hash tree.
+        compression: `none`, `gzip` (the usual), `lzo`, `xz` or `zstd`; for EROFS `none`, `lz4` or
+            `lz4hc` (the usual).
+        block_size: of the squashfs image, in bytes: a power of two from 4096 to 1 MiB.
+        salt: 32 bytes for the hash tree; None for random ones.
+        clones: how many packages to make, called NAME-0, NAME-1 and so on, in the directory
+            `out`; a resource is made once, under its own name.
+        mksquashfs: path of the program; None for the one in PATH.
+        fs: the file system of the image.
+
+    Raises:
+        PackageError: input or options are refused, or the image tool failed.
+        ManifestError: the manifest is refused.
+        HostError: a tool is missing.
+        OSError: something cannot be read or written.
+    """
+    value = manifest if isinstance(manifest, Manifest) else _load(manifest)
+    salt = os.urandom(verity.SALT_SIZE) if salt is None else salt
+    if len(salt) != verity.SALT_SIZE:
+        raise PackageError(f"a salt has {verity.SALT_SIZE} bytes, not {len(salt)}")
+    source = None if root is None else _directory(root)
+    recipe = image.Recipe(
+        root=source,
+        additions=mountpoints.plan(mountpoints.mount_points(value), source),
+        uid=value.uid,
+        gid=value.gid,
+        compression=compression,
+        block_size=block_size,
+        selinux=value.selinux.mount_context if value.selinux is not None else None,
+    )
+    warnings: list[str] = []
+    made: list[tuple[int, int, _Image]] = []
+
+    def fill(path: str, fd: int, offset: int) -> _Image:
+        # Clones differ in their manifests alone: the first one's image serves them all.
+        if made:
+            first, start, finished = made[0]
+            _copy(first, start, fd, offset, finished.size)
+            return finished
+        if fs == "squashfs":
+            warnings.extend(image.squashfs(recipe, path, offset, mksquashfs))
+        else:
+            warnings.extend(_erofs(recipe, path, fd, offset, str(value.name).encode()))
+        finished = _seal(fd, offset, salt if key is not None else None)
+        made.append((fd, offset, finished))
+        return finished
+
+    with _Destination() as destination:
+        for manifest_value, path in _targets(value, os.fspath(out), clones):
+            destination.write(path, dumps(manifest_value).encode(), fill, key)
+        paths = destination.commit()
+    return Packed(paths, tuple(warnings))
+
+
+class _Destination:
+    """Files that get their names all together, or vanish."""
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._files: list[tuple[str, str]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def write(self, path: str, manifest: bytes, fill: Fill, key: bytes | None) -> None:
+        """Write the package that will be at `path`."""
+        directory, name = os.path.split(path)
+        temporary = os.path.join(directory, f".{name[:200]}.{os.urandom(6).hex()}.part")
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        self._stack.callback(os.close, fd)
+        self._stack.callback(_remove, temporary)
+        _write(temporary, fd, manifest, fill, key)
+        os.fsync(fd)
+        self._files.append((temporary, path))
+
+    def commit(self) -> tuple[str, ...]:
+        """Give all files their names."""
+        done: list[str] = []
+        try:
+            for temporary, path in self._files:
+                os.rename(temporary, path)
+                done.append(path)
+        except BaseException:
+            for path in done:
+                _remove(path)
+            raise
+        for directory in {os.path.dirname(path) for path in done}:
+            _sync_directory(directory)
+        return tuple(done)
+
+
+def _write(path: str, fd: int, manifest: bytes, fill: Fill, key: bytes | None) -> None:
+    """Write a whole package into the empty file `fd`, which is at `path`."""
+    if len(manifest) > archive.TEXT_MAX:
+        raise PackageError(
+            f"the manifest of {len(manifest)} bytes is too large (at most {archive.TEXT_MAX})"
+        )
+    room = archive.header_size(archive.MANIFEST_NAME) + len(manifest)
+    if key is not None:
+        room += archive.header_size(archive.SIGNATURE_NAME) + signature.DOCUMENT_MAX
+    room += archive.header_size(archive.FS_IMG_NAME) + archive.PADDING_MIN
+    offset = -(-room // archive.ALIGNMENT) * archive.ALIGNMENT
+    finished = fill(path, fd, offset)
+    if offset + finished.size > archive.SIZE_MAX - archive.ALIGNMENT:
+        raise PackageError("the package would be larger than 4 GiB, which no reader takes")
+    texts = [(archive.MANIFEST_NAME, manifest)]
+    if key is not None:
+        hashes = Hashes(
+            manifest=hashlib.sha256(manifest).hexdigest(),
+            meta=hashlib.sha256(_COMMENT).hexdigest(),
+            verity=finished.root_digest.hex(),
+            verity_offset=finished.verity_offset,
+        )
+        texts.append((archive.SIGNATURE_NAME, signature.render(hashes, key)))
+    head, entries = b"", []
+    for name, text in texts:
+        crc, start = zlib.crc32(text), len(head)
+        head += archive.local_header(name, crc, len(text))
+        entries.append(Entry(name, 0, crc, len(text), start, len(head)))
+        head += text
+    name, start = archive.FS_IMG_NAME, len(head)
+    extra = archive.padding(start + archive.header_size(name), offset)
+    head += archive.local_header(name, finished.crc, finished.size, extra)
+    entries.append(Entry(name, 0, finished.crc, finished.size, start, offset))
+    assert len(head) == offset, "the headers fill the room in front of the image"
+    _pwrite(fd, head, 0)
+    _pwrite(fd, archive.trailer(entries, _COMMENT), offset + finished.size)
+
+
+def _seal(fd: int, offset: int, salt: bytes | None) -> _Image:
+    """Turn the image that ends the file into a finished fs.img; with a salt, add the hash tree."""
+    size = os.fstat(fd).st_size - offset
+    if size <= 0:
+        raise PackageError("the image tool wrote no image")
+    size = -(-size // verity.BLOCK_SIZE) * verity.BLOCK_SIZE
+    os.ftruncate(fd, offset + size)
+    crc = 0
+
+    def checked() -> Iterator[bytes]:
+        nonlocal crc
+        for chunk in verity.read_chunks(fd, offset, size):
+            crc = zlib.crc32(chunk, crc)
+            yield chunk
+
+    if salt is None:
+        for _ in checked():
+            pass
+        return _Image(size, crc, size, b"")
+    blocks = size // verity.BLOCK_SIZE
+    tree = offset + size + verity.SUPERBLOCK_SIZE
+    root = verity.build(
+        checked(), blocks, salt, lambda position, block: _pwrite(fd, block, tree + position)
+    )
+    # The UUID only has to differ where the salt does, and to be the same where that is.
+    identity = hashlib.sha256(b"northstar verity" + salt + root).digest()[:16]
+    _pwrite(fd, verity.Superblock(identity, blocks, salt).encode(), offset + size)
+    whole = size + verity.SUPERBLOCK_SIZE + verity.tree_size(blocks)
+    for chunk in verity.read_chunks(fd, offset + size, whole - size):
+        crc = zlib.crc32(chunk, crc)
+    return _Image(whole, crc, size, root)
+
+
+def _erofs(recipe: image.Recipe, path: str, fd: int, offset: int, seed: bytes) -> list[str]:
+    """Make an EROFS image beside the package, for want of an offset option, and move it in."""
+    temporary = f"{path}.erofs"
+    try:
+        warnings = image.erofs(recipe, temporary, seed)
+        source = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _copy(source, 0, fd, offset, os.fstat(source).st_size)
+        finally:
+            os.close(source)
+    finally:
+        _remove(temporary)
+    return warnings
+
+
+def _targets(manifest: Manifest, out: str, clones: int | None) -> Iterator[tuple[Manifest, str]]:
+    """Yield the manifests of the packages to make, and where each belongs."""
+    if clones is None or manifest.init is None:
+        if clones is not None and not os.path.isdir(out):
+            raise _no_directory(out)
+        yield manifest, _target(out, manifest)
+        return
+    if not 1 <= clones <= CLONES_MAX:
+        raise PackageError(f"{clones} clones cannot be made (1 to {CLONES_MAX})")
+    if not os.path.isdir(out):
+        raise _no_directory(out)
+    digits = len(str(clones))
+    for number in range(clones):
+        name = Name(f"{manifest.name}-{number:0{digits}}")
+        clone = msgspec.structs.replace(manifest, name=name)
+        yield clone, _target(out, clone)
+
+
+def _target(out: str, manifest: Manifest) -> str:
+    # A link is followed, so that the file it leads to is replaced, not the link.
+    out = os.path.realpath(out)
+    if os.path.isdir(out):
+        return os.path.join(out, f"{manifest.name}-{manifest.version}.npk")
+    if not os.path.isdir(os.path.dirname(out)):
+        raise _no_directory(os.path.dirname(out))
+    if os.path.lexists(out) and not stat.S_ISREG(os.lstat(out).st_mode):
+        raise PackageError(f"{out} is there and is no regular file", hint="choose another name")
+    return out
+
+
+def _no_directory(path: str) -> PackageError:
+    return PackageError(f"{path} is no directory", hint="make it first")
+
+
+def _load(path: Path) -> Manifest:
+    with open(path, "rb") as file:
+        raw = file.read(archive.TEXT_MAX + 1)
+    if len(raw) > archive.TEXT_MAX:
+        raise PackageError(f"{os.fspath(path)} is too large (at most {archive.TEXT_MAX} bytes)")
+    try:
+        return loads(raw.decode())
+    except UnicodeDecodeError as error:
+        raise PackageError(f"{os.fspath(path)} is not UTF-8 (byte {error.start})") from None
+    except ManifestError as error:
+        raise PackageError(f"{os.fspath(path)}: {error.message}", hint=error.hint) from error
+
+
+def _directory(path: Path) -> str:
+    # A trailing dot would be an error of stat for a file, and an empty listing for nothing.
+    if not stat.S_ISDIR(os.stat(path).st_mode):
+        raise PackageError(f"{os.fspath(path)} is no directory", hint="give the root directory")
+    return os.path.realpath(path)
+
+
+def _copy(source: int, start: int, destination: int, offset: int, size: int) -> None:
+    """Copy between files, sharing blocks where the file system can (copy_file_range(2))."""
+    end = start + size
+    while start < end:
+        wanted = min(_COPY_CHUNK, end - start)
+        try:
+            done = os.copy_file_range(source, destination, wanted, start, offset)
+        except OSError:
+            # EXDEV, EOPNOTSUPP, EINVAL: these file systems cannot.
+            done = _pwrite(destination, os.pread(source, min(wanted, 1 << 20), start), offset)
+        if not done:
+            raise PackageError("the image became shorter while it was copied")
+        start += done
+        offset += done
+
+
+def _pwrite(fd: int, data: bytes, offset: int) -> int:
+    view = memoryview(data)
+    written = 0
+    while written < len(view):
+        written += os.pwrite(fd, view[written:], offset + written)
+    return written
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

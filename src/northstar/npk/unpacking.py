@@ -1,0 +1,153 @@
+"""Taking a package apart, and listing what its image holds."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import Final
+
+from northstar.model import PackageError
+from northstar.npk import archive, tools
+from northstar.npk.package import Npk
+
+ROOT_NAME: Final = "root"
+"""The directory of the files, beside the texts."""
+
+# EROFS_FT_* of the kernel's fs_types.h, as ls shows them.
+_EROFS_KINDS: Final = dict(zip("1234567", "-dcbpsl", strict=True))
+_EROFS_ENTRY: Final = re.compile(r"^ +([0-9]+) +([0-9]+)  (.+)$", re.MULTILINE)
+
+_NOT_FATAL: Final = 2
+"""unsquashfs' exit code when it could not set owners, make devices and the like."""
+
+
+def unpack(npk: Npk, out: str | os.PathLike[str], *, unsquashfs: str | None = None) -> list[str]:
+    """Write OUT/manifest.yaml, OUT/signature.yaml if signed, and the files as OUT/root.
+
+    They appear together when all is done; what was in OUT before is not touched.
+
+    Returns:
+        Warnings for the user.
+
+    Raises:
+        PackageError: one of them exists, the image is damaged, or its tool failed.
+        HostError: the tool is missing.
+        OSError: something cannot be written.
+    """
+    directory = os.fspath(out)
+    texts = [entry.name for entry in npk.entries() if entry.name != archive.FS_IMG_NAME]
+    names = [*texts, ROOT_NAME]
+    for name in names:
+        if os.path.lexists(os.path.join(directory, name)):
+            raise PackageError(
+                f"{os.path.join(directory, name)} exists already", hint="choose another directory"
+            )
+    npk.check_image()
+    created = not os.path.isdir(directory)
+    if created:
+        os.mkdir(directory)
+    moved: list[str] = []
+    try:
+        with tempfile.TemporaryDirectory(prefix=".unpack-", dir=directory) as stage:
+            for name in texts:
+                with open(os.path.join(stage, name), "xb") as file:
+                    file.write(npk.read_entry(name))
+            warnings = _extract(npk, os.path.join(stage, ROOT_NAME), unsquashfs)
+            for name in names:
+                target = os.path.join(directory, name)
+                os.rename(os.path.join(stage, name), target)
+                moved.append(target)
+    except BaseException:
+        for target in moved:
+            _remove_tree(target)
+        if created:
+            with contextlib.suppress(OSError):
+                os.rmdir(directory)
+        raise
+    return warnings
+
+
+def list_image(npk: Npk, *, unsquashfs: str | None = None) -> str:
+    """Return what the image holds, one line a file, as its own tool prints it.
+
+    Raises:
+        PackageError: the tool failed.
+        HostError: the tool is missing.
+    """
+    if npk.filesystem == "squashfs":
+        tool = tools.find("unsquashfs", unsquashfs)
+        listing, _ = tools.run(
+            [tool, "-ll", "-offset", str(npk.fsimg_offset), _path_of(npk)], pass_fds=[npk.fileno()]
+        )
+        return listing
+    tool = tools.find("dump.erofs")
+    with _image_file(npk) as image:
+        return "".join(f"{line}\n" for line in _list_erofs(tool, image))
+
+
+def _list_erofs(tool: str, image: str) -> Iterator[str]:
+    """Yield kind and path of every file, directory by directory: dump.erofs shows one at a time."""
+    pending = [("erofs-root", "--path=/")]
+    seen: set[str] = set()
+    yield "d erofs-root"
+    while pending:
+        path, which = pending.pop()
+        listing, _ = tools.run([tool, "--ls", which, image])
+        for match in _EROFS_ENTRY.finditer(listing):
+            number, kind, name = match.groups()
+            if name in (".", ".."):
+                continue
+            letter = _EROFS_KINDS.get(kind, "?")
+            yield f"{letter} {path}/{name}"
+            # A damaged image can hold a directory in itself.
+            if letter == "d" and number not in seen:
+                seen.add(number)
+                pending.append((f"{path}/{name}", f"--nid={number}"))
+
+
+def _extract(npk: Npk, root: str, unsquashfs: str | None) -> list[str]:
+    if npk.filesystem == "squashfs":
+        tool = tools.find("unsquashfs", unsquashfs)
+        arguments = ["-no-progress", "-offset", str(npk.fsimg_offset), "-dest", root]
+        _, complaint = tools.run(
+            [tool, *arguments, _path_of(npk)], pass_fds=[npk.fileno()], accept=(0, _NOT_FATAL)
+        )
+        return _first_lines(complaint)
+    tool = tools.find("fsck.erofs")
+    with _image_file(npk) as image:
+        tools.run([tool, f"--extract={root}", image])
+    return []
+
+
+def _first_lines(complaint: str) -> list[str]:
+    """Return what unsquashfs could not do, shortened: it says so again for every file."""
+    lines = [line.strip() for line in complaint.splitlines() if line.strip()]
+    more = [f"... and {len(lines) - 3} more messages of unsquashfs"] if len(lines) > 3 else []
+    return lines[:3] + more
+
+
+def _path_of(npk: Npk) -> str:
+    # The descriptor, not the name: what is unpacked is what was checked. It is passed on.
+    return f"/proc/self/fd/{npk.fileno()}"
+
+
+@contextlib.contextmanager
+def _image_file(npk: Npk) -> Iterator[str]:
+    """Yield the path of a file with the image alone, for tools that know no offset."""
+    with tempfile.NamedTemporaryFile(prefix="northstar-") as file:
+        for chunk in npk.read_image():
+            file.write(chunk)
+        file.flush()
+        yield file.name
+
+
+def _remove_tree(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
