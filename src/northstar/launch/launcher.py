@@ -1,0 +1,287 @@
+"""Runs a launch plan with the C program, and turns its answers into values and errors.
+
+The way of one launch: `Launcher.launch` spawns the program (posix_spawn: no interpreter is ever
+forked) with one end of a SOCK_SEQPACKET pair and sends it the plan and the descriptors. It clones
+init, whose parent is the runtime (CLONE_PARENT), and ends. Init reports READY, is told to go,
+reports STARTED when the payload's execve has succeeded, and EXITED when the payload has ended.
+Each of these may be FAILED instead, and init may die at any time: the end of its stream and its
+pidfd tell.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import struct
+from collections.abc import Callable, Mapping
+from importlib import resources
+from typing import Final
+
+from northstar.launch.plan import LaunchPlan
+from northstar.launch.plan_ops import GO, NO_OPERATION, TEXT_MAX, Report, Step
+from northstar.linux import memfd, pidfd
+from northstar.model import Exited, ExitStatus, HostError, LaunchError, Signalled
+
+_SOCKET_NUMBER: Final = 3
+"""The descriptor on which the program expects its socket."""
+
+_PROGRAM_NUMBER_MIN: Final = 60
+"""The program's own descriptor must be none that a file action replaces: EACCES (see docs)."""
+
+_REPORT: Final = struct.Struct("<IIIii")
+_STEPS: Final = {
+    Step.RECEIVE: "receive the launch plan",
+    Step.PLAN: "carry out the launch plan",
+    Step.SHIELD: "protect init from the payload",
+    Step.FORK: "fork the payload",
+}
+_ALL_SIGNALS: Final = tuple(signal.valid_signals())
+
+
+class Launcher:
+    """The C program in a sealed memfd, ready to be spawned. Close it when the runtime ends.
+
+    It is sealed and belongs to root with mode 0700, so a container can neither rewrite it through
+    /proc/*/exe nor execute it.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    @classmethod
+    def load(cls) -> Launcher:
+        """Read the program out of the package.
+
+        Raises:
+            HostError: the package was installed without it.
+        """
+        program = resources.files("northstar.launch").joinpath("init")
+        try:
+            content = program.read_bytes()
+        except FileNotFoundError:
+            raise HostError(
+                "the launcher program is missing from the installed package",
+                hint="install the package again, with a C compiler (gcc, musl-tools)",
+            ) from None
+        writable = _sealed("northstar-init", content, mode=0o700, executable=True)
+        try:
+            # execve(2) of a file that somebody has open for writing: ETXTBSY.
+            low = memfd.reopen_read_only(writable)
+        finally:
+            os.close(writable)
+        try:
+            return cls(fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, _PROGRAM_NUMBER_MIN))
+        finally:
+            os.close(low)
+
+    def close(self) -> None:
+        """Give the memfd back; idempotent. Running containers keep theirs."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def launch(
+        self,
+        plan: LaunchPlan,
+        descriptors: Mapping[str, int],
+        on_skipped: Callable[[str], None],
+    ) -> Init:
+        """Spawn the program and send it the plan; the rest is told by the returned `Init`.
+
+        Must be called in the event loop's thread, which is the runtime's main thread: init asks
+        to be killed when its parent *thread* ends (PR_SET_PDEATHSIG, prctl(2)).
+
+        Args:
+            plan: what to do.
+            descriptors: by the names of `plan.descriptors`; the caller keeps and closes them.
+            on_skipped: called with the source of each optional bind that does not exist.
+
+        Raises:
+            OSError: the program could not be spawned.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            ours.setblocking(False)
+            with theirs:
+                pid = os.posix_spawn(
+                    f"/proc/self/fd/{self._descriptor}",
+                    ["northstar-init"],
+                    {},
+                    file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), _SOCKET_NUMBER)],
+                    setsigmask=(),
+                    setsigdef=_ALL_SIGNALS,
+                )
+            try:
+                _send_plan(ours, plan, descriptors)
+            except BaseException:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                raise
+        except BaseException:
+            ours.close()
+            raise
+        return Init(ours, pid, plan, on_skipped)
+
+
+def _sealed(name: str, content: bytes, *, mode: int = 0o600, executable: bool = False) -> int:
+    descriptor = memfd.create(name, mode=mode, executable=executable)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        memfd.seal(descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _send_plan(ours: socket.socket, plan: LaunchPlan, descriptors: Mapping[str, int]) -> None:
+    content = _sealed("northstar-plan", plan.encode())
+    try:
+        passed = array.array("i", [content, *(descriptors[name] for name in plan.descriptors)])
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, passed)]
+        # The first message on a fresh socket: it never has to wait.
+        ours.sendmsg([struct.pack("<I", len(passed))], rights)
+    finally:
+        os.close(content)
+
+
+class Init:
+    """PID 1 of one container, seen from the runtime, from its launch to its end.
+
+    Attributes:
+        pid: its process id on the host, 0 before `launched` is done.
+        launched: done when `pid` is known; fails with LaunchError.
+        ready: done when init waits for `go`; fails with LaunchError.
+        started: done when the payload runs; fails with LaunchError.
+        exited: done with the payload's exit status when init is gone and reaped; never fails.
+    """
+
+    def __init__(
+        self,
+        stream: socket.socket,
+        launcher_pid: int,
+        plan: LaunchPlan,
+        on_skipped: Callable[[str], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stream = stream
+        self._launcher_pid = launcher_pid
+        self._plan = plan
+        self._on_skipped = on_skipped
+        self._pidfd = -1
+        self._doomed = False
+        self._status: ExitStatus | None = None
+        self.pid = 0
+        self.launched: asyncio.Future[None] = self._loop.create_future()
+        self.ready: asyncio.Future[None] = self._loop.create_future()
+        self.started: asyncio.Future[None] = self._loop.create_future()
+        self.exited: asyncio.Future[ExitStatus] = self._loop.create_future()
+        self._loop.add_reader(stream.fileno(), self._on_report)
+
+    def go(self) -> None:
+        """Let init go on after `ready`: it forks and executes the payload."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            # Init died meanwhile: its pidfd tells.
+            self._stream.send(struct.pack("<I", GO))
+
+    def kill(self) -> None:
+        """Kill init and so everything in its PID namespace; `exited` tells when it is gone."""
+        if self._pidfd >= 0:
+            pidfd.send_signal(self._pidfd, signal.SIGKILL)
+        else:
+            # Not cloned yet. Its pid is needed to reap it, so wait for the launcher's report.
+            self._doomed = True
+
+    def _on_report(self) -> None:
+        while not self._stream_closed:
+            try:
+                data, passed, _, _ = socket.recv_fds(self._stream, _REPORT.size + TEXT_MAX, 1)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                data, passed = b"", []
+            if not data:
+                self._stop_reading()
+                if self._pidfd < 0:
+                    # The launcher ended without a clone.
+                    self._finish(self._reap_launcher())
+                return
+            self._handle(data, passed)
+
+    def _handle(self, data: bytes, passed: list[int]) -> None:
+        kind, index, op, errno, value = _REPORT.unpack_from(data)
+        text = data[_REPORT.size :].split(b"\0", 1)[0].decode(errors="backslashreplace")
+        match kind:
+            case Report.LAUNCHED:
+                self.pid, self._pidfd = value, passed[0]
+                self._loop.add_reader(self._pidfd, self._on_death)
+                self.launched.set_result(None)
+                if self._doomed:
+                    self.kill()
+            case Report.SKIPPED:
+                self._on_skipped(text)
+            case Report.READY:
+                if not self.ready.done():
+                    self.ready.set_result(None)
+            case Report.STARTED:
+                if not self.started.done():
+                    self.started.set_result(None)
+            case Report.EXITED:
+                self._status = Exited(value) if op == 0 else Signalled(value)
+            case Report.FAILED:
+                self._fail(self._failure(index, op, errno, value, text))
+
+    def _failure(self, index: int, op: int, errno: int, died_of: int, text: str) -> LaunchError:
+        if index == NO_OPERATION:
+            step = _STEPS[Step(op)]
+        else:
+            step = self._plan.operations[index].describe()
+        if died_of:
+            return LaunchError(step, reason=f"it was ended by signal {died_of}")
+        return LaunchError(step, text, errno)
+
+    def _fail(self, error: LaunchError) -> None:
+        for future in (self.launched, self.ready, self.started):
+            if not future.done():
+                future.set_exception(error)
+                # Nobody may wait for this one, having stopped at an earlier one.
+                future.exception()
+
+    def _on_death(self) -> None:
+        # What init said before it died is still in the socket.
+        self._on_report()
+        self._stop_reading()
+        self._loop.remove_reader(self._pidfd)
+        status = pidfd.wait(self._pidfd)
+        assert status is not None
+        os.close(self._pidfd)
+        self._pidfd = -1
+        self._reap_launcher()
+        ended = Exited(status.code) if status.code is not None else Signalled(status.signal or 0)
+        self._finish(self._status or ended)
+
+    def _reap_launcher(self) -> ExitStatus:
+        # Not right after its report, where it would be waited for: by now it has long ended.
+        _, status = os.waitpid(self._launcher_pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        return Exited(code) if code >= 0 else Signalled(-code)
+
+    def _finish(self, status: ExitStatus) -> None:
+        self._fail(LaunchError("start the container", reason=f"its init ended with {status}"))
+        if not self.exited.done():
+            self.exited.set_result(status)
+
+    @property
+    def _stream_closed(self) -> bool:
+        return self._stream.fileno() < 0
+
+    def _stop_reading(self) -> None:
+        if not self._stream_closed:
+            self._loop.remove_reader(self._stream.fileno())
+            self._stream.close()

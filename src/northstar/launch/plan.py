@@ -1,0 +1,392 @@
+"""What must happen for a container to start: described operations, decided without acting.
+
+`build` is pure: manifest, request, host facts and resources in, `LaunchPlan` out. The operations
+are those of launcher/plan.def; the C program performs them in order and names the one that fails.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from northstar.launch.plan_ops import PLAN_VERSION, Op
+from northstar.linux import mount as lm
+from northstar.manifest import (
+    Bind,
+    Dev,
+    Manifest,
+    MountOption,
+    NamedNetwork,
+    Persist,
+    Proc,
+    Resource,
+    SchedBatch,
+    SchedDeadline,
+    SchedFifo,
+    SchedIdle,
+    SchedOther,
+    SchedPolicy,
+    SchedRoundRobin,
+    Sockets,
+    Sysfs,
+    Tmpfs,
+)
+from northstar.model import DEVICE_LINKS, DEVICE_NODES, HostError, LaunchError, Name
+
+HOSTNAME_MAX: Final = 64
+"""Longest host name in bytes: __NEW_UTS_LEN, uname(2)."""
+
+DESCRIPTORS_MAX: Final = 252
+"""Most descriptors of one launch: SCM_MAX_FD (unix(7)) less the plan itself."""
+
+NETNS_DIRECTORIES: Final = ("/var/run/netns", "/run/netns")
+"""Where named network namespaces are, ip-netns(8); the first that has the name counts."""
+
+
+_DESCRIPTIONS: Final = {
+    Op.CLONE: "clone the namespaces",
+    Op.SETNS: "enter the network namespace",
+    Op.KEYRING: "join a new session keyring",
+    Op.SESSION: "become a session leader",
+    Op.HOSTNAME: "set the host name {0}",
+    Op.LOOPBACK: "bring the loopback interface up",
+    Op.SELINUX: "set the SELinux exec context {0}",
+    Op.ROOT: "enter the image mounted at {0}",
+    Op.BIND: "bind {0}{1} on {2}",
+    Op.FILESYSTEM: "mount {0} on {2}",
+    Op.DEV: "make a /dev on {0}",
+    Op.PIVOT: "change to the new root",
+    Op.GROUPS: "set the supplementary groups {0}",
+    Op.GID: "set the group id {0}",
+    Op.UID: "set the user id {0}",
+    Op.AWAIT: "wait for the runtime",
+    Op.CGROUPNS: "unshare the cgroup namespace",
+    Op.PAYLOAD: "fork the payload",
+    Op.FD: "pass descriptor {1}",
+    Op.RLIMIT: "set resource limit {0} to {1} (soft) and {2} (hard)",
+    Op.SCHED: "set the scheduling policy {0} with {1}",
+    Op.NO_NEW_PRIVS: "set no_new_privs",
+    Op.CAPS: "set the capabilities {0}",
+    Op.SECCOMP: "install the seccomp filter",
+    Op.EXEC: "execute {0}",
+}
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """One step of a launch, with its arguments as the C program takes them."""
+
+    op: Op
+    arguments: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """Say what the step does, to follow `cannot`: `mount tmpfs on /tmp`."""
+        return _DESCRIPTIONS[self.op].format(*self.arguments)
+
+    def encode(self) -> bytes:
+        """Return the operation as in the plan: u32 op, u32 length, NUL-terminated strings."""
+        text = b"".join(argument.encode() + b"\0" for argument in self.arguments)
+        return struct.pack("<II", self.op, len(text)) + text
+
+
+class LaunchPlan(msgspec.Struct, frozen=True):
+    """The operations of one start, and the names of the descriptors they refer to.
+
+    Attributes:
+        operations: in the order in which they are performed.
+        descriptors: names of the descriptors that the launcher must pass, in order; the n-th
+            (from 0) is index n + 1 in the plan, since index 0 is the plan itself.
+    """
+
+    operations: tuple[Operation, ...]
+    descriptors: tuple[str, ...]
+
+    def encode(self) -> bytes:
+        """Return the plan as bytes: the version word and the operations."""
+        head = struct.pack("<I", PLAN_VERSION)
+        return head + b"".join(operation.encode() for operation in self.operations)
+
+
+class HostFacts(msgspec.Struct, frozen=True):
+    """What the planner must know of this machine.
+
+    Attributes:
+        capabilities: the runtime's permitted set, as a mask of 1 << number (capabilities(7)).
+        into_cgroup: the cgroup is entered by CLONE_INTO_CGROUP, with the descriptor `cgroup`.
+        selinux: SELinux is enabled.
+    """
+
+    capabilities: int
+    into_cgroup: bool = False
+    selinux: bool = False
+
+
+class Places(msgspec.Struct, frozen=True):
+    """Where on the host the parts of one container are.
+
+    Attributes:
+        root: where its image is mounted.
+        persist: its persistent data directory.
+        sockets: the directory of all Unix sockets.
+        resources: for each resource mount, by target, where the resource's image is mounted.
+    """
+
+    root: str
+    persist: str
+    sockets: str
+    resources: Mapping[str, str] = {}
+
+
+class Command(msgspec.Struct, frozen=True):
+    """What the payload is: its program, its arguments after argv[0], its own environment."""
+
+    init: str
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+def refuse_unsupported(manifest: Manifest, facts: HostFacts) -> None:
+    """Refuse a manifest that asks for what this runtime or host cannot give.
+
+    Raises:
+        HostError: with what is asked for and why it cannot be given.
+    """
+    if manifest.seccomp is not None:
+        raise HostError(
+            "the manifest asks for a seccomp filter, which this runtime cannot install yet",
+            hint="remove `seccomp` from the manifest",
+        )
+    if facts.selinux and manifest.selinux is not None and manifest.selinux.exec is not None:
+        raise HostError(
+            "the manifest asks for an SELinux exec context, which this runtime cannot set yet",
+            hint="remove `selinux.exec` from the manifest",
+        )
+    missing = [c for c in manifest.capabilities if not facts.capabilities >> c.number & 1]
+    if missing:
+        raise HostError(
+            f"the manifest asks for {', '.join(sorted(c.value for c in missing))}, "
+            "which the runtime itself does not have",
+            hint="remove it from the manifest or start the runtime with it",
+        )
+
+
+def environment(manifest: Manifest, own: Mapping[str, str]) -> dict[str, str]:
+    """Return the payload's environment: its own, and what the runtime adds to it."""
+    numbers = dict(descriptor_numbers(manifest))
+    added = {
+        "NORTHSTAR_NAME": str(manifest.name),
+        "NORTHSTAR_VERSION": str(manifest.version),
+        "NORTHSTAR_CONTAINER": str(manifest.container),
+    }
+    if "console" in numbers:
+        added["NORTHSTAR_CONSOLE"] = str(numbers["console"])
+    for name in sorted(manifest.sockets):
+        added[f"NORTHSTAR_SOCKET_{name}"] = str(numbers[socket_descriptor(name)])
+    return {**own, **added}
+
+
+def descriptor_numbers(manifest: Manifest) -> Iterator[tuple[str, int]]:
+    """Yield each descriptor that the payload holds, with its number there: no gaps, from 0."""
+    names = ["stdin", "stdout", "stderr"]
+    if manifest.console is not None:
+        names.append("console")
+    names += [socket_descriptor(name) for name in sorted(manifest.sockets)]
+    return ((name, number) for number, name in enumerate(names))
+
+
+def socket_descriptor(name: str) -> str:
+    """Return the name in a plan of the descriptor of the manifest's socket `name`."""
+    return f"socket:{name}"
+
+
+def build(
+    manifest: Manifest,
+    command: Command,
+    places: Places,
+    facts: HostFacts,
+    groups: Sequence[int] = (),
+) -> LaunchPlan:
+    """Plan the start of a container.
+
+    Args:
+        manifest: the container's.
+        command: what to execute.
+        places: where its parts are on the host.
+        facts: what this machine has.
+        groups: the ids of its supplementary groups.
+
+    Raises:
+        HostError: the manifest asks for what cannot be given.
+        LaunchError: a part of it can never work.
+    """
+    refuse_unsupported(manifest, facts)
+    passed = dict(descriptor_numbers(manifest))
+    descriptors = list(passed)
+    if facts.into_cgroup:
+        descriptors.append("cgroup")
+    if isinstance(manifest.network, NamedNetwork):
+        descriptors.append("netns")
+    if len(descriptors) > DESCRIPTORS_MAX:
+        raise LaunchError(
+            f"pass {len(descriptors)} descriptors",
+            reason=f"at most {DESCRIPTORS_MAX} can be passed: declare fewer sockets",
+        )
+    index = {name: str(number) for number, name in enumerate(descriptors, start=1)}
+
+    operations = [
+        _clone(manifest, index),
+        *_namespaces(manifest, index, places),
+        *_mounts(manifest, places),
+        Operation(Op.PIVOT),
+        Operation(Op.GID, (str(manifest.gid),)),
+        Operation(Op.UID, (str(manifest.uid),)),
+        Operation(Op.GROUPS, (",".join(map(str, groups)),)),
+        Operation(Op.AWAIT),
+        Operation(Op.CGROUPNS),
+        Operation(Op.PAYLOAD),
+        *(Operation(Op.FD, (index[name], str(number))) for name, number in passed.items()),
+        *_restrictions(manifest),
+        _exec(manifest, command),
+    ]
+    return LaunchPlan(tuple(operations), tuple(descriptors))
+
+
+def _clone(manifest: Manifest, index: Mapping[str, str]) -> Operation:
+    flags = lm.CLONE_NEWNS | lm.CLONE_NEWPID | lm.CLONE_NEWIPC | lm.CLONE_NEWUTS
+    if manifest.network is None:
+        flags |= lm.CLONE_NEWNET
+    return Operation(Op.CLONE, (str(flags), index.get("cgroup", "-1")))
+
+
+def _namespaces(
+    manifest: Manifest, index: Mapping[str, str], places: Places
+) -> Iterator[Operation]:
+    if "netns" in index:
+        yield Operation(Op.SETNS, (index["netns"], str(lm.CLONE_NEWNET)))
+    yield Operation(Op.KEYRING)
+    yield Operation(Op.SESSION)
+    yield Operation(Op.HOSTNAME, (hostname(manifest.name),))
+    if manifest.network is None:
+        yield Operation(Op.LOOPBACK)
+    yield Operation(Op.ROOT, (places.root,))
+
+
+def hostname(name: Name) -> str:
+    """Return the container's host name: its name, cut to what the kernel takes."""
+    return name[:HOSTNAME_MAX]
+
+
+_READ_ONLY: Final = lm.MOUNT_ATTR_RDONLY
+_NO_DEVICES: Final = lm.MOUNT_ATTR_NODEV
+_HARMLESS: Final = lm.MOUNT_ATTR_NOSUID | lm.MOUNT_ATTR_NODEV | lm.MOUNT_ATTR_NOEXEC
+
+_ATTRIBUTES: Final = {
+    MountOption.NOEXEC: lm.MOUNT_ATTR_NOEXEC,
+    MountOption.NOSUID: lm.MOUNT_ATTR_NOSUID,
+    MountOption.NODEV: lm.MOUNT_ATTR_NODEV,
+}
+
+
+def mount_order(targets: Mapping[str, object]) -> list[str]:
+    """Return the targets, parents before what is mounted inside them."""
+    return sorted(targets, key=lambda target: _normal(target).split("/"))
+
+
+def _normal(target: str) -> str:
+    # POSIX gives two leading slashes a meaning of their own, which Linux does not.
+    path = posixpath.normpath("/" + target.lstrip("/"))
+    return "" if path == "/" else path
+
+
+def _mounts(manifest: Manifest, places: Places) -> Iterator[Operation]:
+    for key in mount_order(manifest.mounts):
+        mount = manifest.mounts[key]
+        target = _normal(key) or "/"
+        match mount:
+            case Bind(host=host, options=options):
+                if not host.startswith("/"):
+                    raise LaunchError(f"bind {host} on {key}", reason="it is no absolute path")
+                attributes = _attributes(options)
+                if MountOption.RW not in options:
+                    attributes |= _READ_ONLY
+                recursive = "recursive" if MountOption.REC in options else ""
+                yield _bind("", host, target, attributes, "optional", recursive)
+            case Resource(dir=directory, options=options):
+                attributes = _attributes(options) | _READ_ONLY | _NO_DEVICES
+                yield _bind(places.resources[key], directory, target, attributes)
+            case Persist():
+                attributes = lm.MOUNT_ATTR_NOSUID | _NO_DEVICES
+                yield _bind("", places.persist, target, attributes)
+            case Sockets():
+                yield _bind("", places.sockets, target, _HARMLESS | _READ_ONLY)
+            case Tmpfs(size=size):
+                yield _filesystem("tmpfs", target, _HARMLESS, "mode=1777", f"size={size}")
+            case Proc():
+                yield _filesystem("proc", target, _HARMLESS | _READ_ONLY)
+            case Sysfs():
+                yield _filesystem("sysfs", target, _HARMLESS | _READ_ONLY)
+            case Dev():
+                yield _dev(target)
+
+
+def _attributes(options: frozenset[MountOption]) -> int:
+    return sum(_ATTRIBUTES.get(option, 0) for option in options)
+
+
+def _bind(root: str, source: str, target: str, attributes: int, *flags: str) -> Operation:
+    words = ",".join(flag for flag in flags if flag)
+    return Operation(Op.BIND, (root, source, target, str(attributes), "0", words))
+
+
+def _filesystem(fstype: str, target: str, attributes: int, *options: str) -> Operation:
+    source = "none" if fstype == "tmpfs" else fstype
+    return Operation(Op.FILESYSTEM, (fstype, source, target, str(attributes), *options))
+
+
+def _dev(target: str) -> Operation:
+    nodes = (f"c {node.name} {node.major} {node.minor}" for node in DEVICE_NODES)
+    links = (f"l {name} {to}" for name, to in DEVICE_LINKS)
+    attributes = _READ_ONLY | lm.MOUNT_ATTR_NOSUID | lm.MOUNT_ATTR_NOEXEC
+    return Operation(Op.DEV, (target, str(attributes), *nodes, *links))
+
+
+def _restrictions(manifest: Manifest) -> Iterator[Operation]:
+    for limited, limit in manifest.rlimits.items():
+        values = ("unlimited" if v is None else str(v) for v in (limit.soft, limit.hard))
+        yield Operation(Op.RLIMIT, (str(limited.number), *values))
+    if manifest.sched is not None:
+        yield Operation(Op.SCHED, _scheduling(manifest.sched.policy))
+    yield Operation(Op.NO_NEW_PRIVS)
+    mask = sum(1 << capability.number for capability in manifest.capabilities)
+    yield Operation(Op.CAPS, (f"{mask:#x}",))
+
+
+def _scheduling(policy: SchedPolicy) -> tuple[str, str]:
+    match policy:
+        case SchedOther(nice):
+            return "other", str(nice)
+        case SchedBatch(nice):
+            return "batch", str(nice)
+        case SchedFifo(priority):
+            return "fifo", str(priority)
+        case SchedRoundRobin(priority):
+            return "round_robin", str(priority)
+        case SchedIdle():
+            return "idle", "0"
+        case SchedDeadline():
+            raise LaunchError(
+                "set the scheduling policy deadline",
+                reason="a manifest has no runtime, deadline and period for it",
+            )
+
+
+def _exec(manifest: Manifest, command: Command) -> Operation:
+    argv = (command.init, *command.arguments)
+    env = environment(manifest, command.environment)
+    pairs = (f"{name}={value}" for name, value in env.items())
+    # No search in PATH: a relative path is one from the container's working directory, its root.
+    path = "/" + command.init.lstrip("/")
+    return Operation(Op.EXEC, (path, str(len(argv)), *argv, *pairs))

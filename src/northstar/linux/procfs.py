@@ -1,0 +1,29 @@
+"""Facts about processes: proc(5)."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+_STATE: Final = 0
+_PGRP: Final = 2
+"""Places of the fields of /proc/PID/stat after the command's name, which ends with `)`."""
+
+
+def process_group(group: int) -> dict[int, str]:
+    """Return the members of a process group: pid and state (`R`, `S`, `T`...), in one pass.
+
+    Processes come and go during the pass: a member may be missed, or gone already.
+    """
+    members = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                fields = file.read().rpartition(b") ")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[_PGRP]) == group:
+            members[int(name)] = fields[_STATE].decode()
+    return members

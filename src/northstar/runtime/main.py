@@ -1,0 +1,227 @@
+"""The life of the runtime: from a configuration to `Runtime up and running`, and back to nothing.
+
+Whatever is acquired on the way goes onto one stack, so that an error at any point, as much as an
+orderly shutdown, leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import signal
+import socket
+from collections.abc import Coroutine
+from typing import Any, Final
+
+import msgspec
+
+from northstar import npk
+from northstar.api import notification
+from northstar.launch.launcher import Launcher
+from northstar.launch.plan import HostFacts
+from northstar.linux import caps, loop, mount, selinux
+from northstar.model import (
+    ConfigurationError,
+    Container,
+    HostError,
+    NorthstarError,
+    Permissions,
+)
+from northstar.runtime import mounts, process
+from northstar.runtime.cgroups import CgroupHost, remove_top
+from northstar.runtime.config import Config, RepositoryConfig
+from northstar.runtime.console import Console
+from northstar.runtime.events import Notifications
+from northstar.runtime.repository import FsRepository, MemRepository, Repository
+from northstar.runtime.state import State
+from northstar.runtime.systemd import Manager
+
+log = logging.getLogger("northstar.runtime")
+
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_DIRECTORIES: Final = ("run_dir", "data_dir", "socket_dir")
+
+
+def run(config: Config, *, mount_namespace: bool = True) -> None:
+    """Run until the shutdown is asked for. Needs the main thread, and root.
+
+    Args:
+        config: the configuration.
+        mount_namespace: enter a mount namespace of our own first, a slave of the host's.
+
+    Raises:
+        NorthstarError, OSError: the runtime could not start, or ended for a failure.
+    """
+    check_host()
+    if mount_namespace:
+        # Before there is any other thread: unshare(2) is for the calling thread only.
+        mount.unshare(mount.CLONE_NEWNS)
+        mount.mount("", "/", "", mount.MS_REC | mount.MS_SLAVE, "")
+    asyncio.run(_run(config))
+
+
+def check_host() -> None:
+    """Refuse a machine on which no container could ever start.
+
+    Raises:
+        HostError: with what is missing.
+    """
+    if os.geteuid() != 0:
+        raise HostError("the runtime must be run as root", hint="run it with sudo")
+    if not os.path.exists(loop.CONTROL):
+        raise HostError(
+            f"{loop.CONTROL} does not exist, so no image can be mounted",
+            hint="load the kernel module: modprobe loop",
+        )
+
+
+async def _run(config: Config) -> None:
+    runtime = Runtime(config)
+    async with contextlib.AsyncExitStack() as stack:
+        await runtime.open(stack)
+        await runtime.serve()
+
+
+class Runtime:
+    """One run of the runtime."""
+
+    def __init__(self, config: Config) -> None:
+        # Paths go into launch plans, which know no working directory.
+        absolute = {name: os.path.realpath(getattr(config, name)) for name in _DIRECTORIES}
+        self._config = msgspec.structs.replace(config, **absolute)
+        self._notifications = Notifications(config.notification_buffer_size)
+        self._manager = Manager()
+        self._stop = asyncio.Event()
+        self._state: State
+        self._console: Console
+
+    async def open(self, stack: contextlib.AsyncExitStack) -> None:
+        """Make everything ready; `stack` takes it all back.
+
+        Raises:
+            NorthstarError, OSError: something could not be had.
+        """
+        config = self._config
+        for warning in config.warnings:
+            log.warning("%s", warning)
+        for name in _DIRECTORIES:
+            _make_directory(name, getattr(config, name))
+        _lock(config.run_dir, stack)
+        repositories = [_repository(i, c) for i, c in config.repositories.items()]
+        mounts.clear(config.run_dir)
+
+        cgroups = CgroupHost.detect()
+        stack.callback(remove_top, cgroups, config.cgroup)
+        log.info("cgroups: %s", cgroups.description)
+        launcher = Launcher.load()
+        stack.callback(launcher.close)
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        stack.callback(os.close, null)
+        facts = HostFacts(
+            capabilities=caps.read().permitted,
+            into_cgroup=any(hierarchy.version == 2 for hierarchy in cgroups.hierarchies),
+            selinux=selinux.enabled(),
+        )
+        host = process.Host(
+            config, launcher, cgroups, facts, null, self._connect, self._notifications
+        )
+        self._state = State(config, host, self._notifications, self._stop.set)
+        stack.callback(self._state.close)
+        self._console = Console(self._state, self._notifications)
+        stack.push_async_callback(self._console.close)
+
+        for number in _STOP_SIGNALS:
+            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
+        if config.console is not None:
+            await self._console.listen(config.console)
+        await self._state.load(repositories)
+
+    async def _connect(
+        self, sock: socket.socket, container: Container, permissions: Permissions
+    ) -> process.ConsoleConnection:
+        return await self._console.adopt(sock, container, permissions, self._config.console_options)
+
+    async def serve(self) -> None:
+        """Boot, answer requests until the shutdown, and shut down.
+
+        Raises:
+            RefusedError: a critical container failed.
+        """
+        failure: NorthstarError | None = None
+        try:
+            await self._until_stop(self._state.boot())
+            if not self._stop.is_set():
+                self._console.run()
+                log.info("Runtime up and running")
+                async with self._manager.running():
+                    await self._until_stop(self._state.wait_failed())
+        except NorthstarError as error:
+            failure = error
+        self._console.stop_listening()
+        self._notifications.publish(notification.Shutdown())
+        await self._state.stop(self._config.shutdown_timeout)
+        await self._console.close()
+        if failure is not None:
+            raise failure
+        log.info("Shutdown complete")
+
+    async def _until_stop(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do `work` until it is done, or until the shutdown is asked for."""
+        task = asyncio.create_task(work)
+        stop = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+            if not task.done():
+                task.cancel()
+        if task.done():
+            task.result()
+
+
+def _make_directory(key: str, path: str) -> None:
+    try:
+        os.makedirs(path, exist_ok=True)
+        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        if os.statvfs(path).f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+    except OSError as failure:
+        raise ConfigurationError(
+            f"{key} = {path!r} cannot be used: {failure.strerror}",
+            hint="name a directory that can be read and written",
+        ) from failure
+
+
+def _lock(run_dir: str, stack: contextlib.AsyncExitStack) -> None:
+    """Refuse a second runtime in the same directory; the lock ends with the process, flock(2)."""
+    descriptor = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    stack.callback(os.close, descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigurationError(
+            f"another runtime uses the run_dir {run_dir}",
+            hint="shut it down, or name another run_dir",
+        ) from None
+
+
+def _repository(identifier: str, config: RepositoryConfig) -> Repository:
+    key = None
+    if config.key is not None:
+        try:
+            key = npk.load_public_key(config.key)
+        except (NorthstarError, OSError) as failure:
+            raise ConfigurationError(f"repositories.{identifier}.key: {failure}") from failure
+    if config.dir is None:
+        return MemRepository(identifier, config, key)
+    if not os.path.isdir(config.dir):
+        raise ConfigurationError(
+            f"repositories.{identifier}: the directory {config.dir} does not exist",
+            hint="make it, or correct `dir`",
+        )
+    return FsRepository(identifier, config, key, config.dir)

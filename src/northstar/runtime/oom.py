@@ -1,0 +1,48 @@
+"""Tells subscribers and the log what happens to a container's memory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from northstar.api import notification
+from northstar.model import Container
+from northstar.runtime.cgroup_oom import OomMonitor
+from northstar.runtime.events import Notifications
+
+log = logging.getLogger("northstar.runtime")
+
+
+class OomWatch:
+    """A container's monitor in the event loop, until it is closed."""
+
+    def __init__(
+        self, container: Container, monitor: OomMonitor, notifications: Notifications
+    ) -> None:
+        self._container = container
+        self._monitor = monitor
+        self._notifications = notifications
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(monitor.fileno(), self._report)
+
+    def _report(self) -> None:
+        events = self._monitor.read()
+        if events is None:
+            return
+        if events.out_of_memory:
+            log.warning("Process %s is out of memory", self._container)
+        memory = notification.Memory(
+            low=events.low,
+            high=events.high,
+            max=events.max,
+            oom=events.oom,
+            oom_kill=events.oom_kill,
+        )
+        self._notifications.publish(notification.CGroup(self._container, memory))
+
+    def close(self) -> None:
+        """Report what is left to report, and stop."""
+        # The end of a container is often the news itself: both become readable together.
+        self._report()
+        self._loop.remove_reader(self._monitor.fileno())
+        self._monitor.close()

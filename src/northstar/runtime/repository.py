@@ -1,0 +1,331 @@
+"""Repositories: where packages are stored, in memory or in a directory.
+
+A package comes in as a stream, into a memfd or a temporary file; it is verified, checked against
+what is known, and only then kept. Every call that may block is made in the thread pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from itertools import chain, count
+from typing import Final
+
+import msgspec
+
+from northstar import npk
+from northstar.api import RefusedError, error
+from northstar.linux import memfd
+from northstar.model import Container, NorthstarError
+from northstar.runtime.config import RepositoryConfig
+
+log = logging.getLogger("northstar.runtime")
+
+_PARTIAL: Final = ".northstar-install-"
+"""How the file of a package that is still being received begins: removed at the next start."""
+
+
+class Package(msgspec.Struct, frozen=True):
+    """A package in a repository.
+
+    Attributes:
+        npk: the open package.
+        path: its file, None if it is in memory.
+    """
+
+    npk: npk.Npk
+    path: str | None
+
+    @property
+    def container(self) -> Container:
+        """Its identity."""
+        return self.npk.container
+
+
+Admit = Callable[[Container], None]
+"""Refuses (RefusedError) a container that must not be added; called just before it is kept."""
+
+
+class Repository(ABC):
+    """One repository: its packages by their container, and the capacity it may use."""
+
+    def __init__(self, identifier: str, config: RepositoryConfig, key: bytes | None) -> None:
+        self.identifier = identifier
+        self.config = config
+        self.key = key
+        self.packages: dict[Container, Package] = {}
+
+    @property
+    def size(self) -> int:
+        """Sum of the sizes of all package files, in bytes."""
+        return sum(package.npk.size for package in self.packages.values())
+
+    def check_capacity(self, incoming: int) -> None:
+        """Refuse a package that would exceed the capacity.
+
+        Args:
+            incoming: its size in bytes, or the part of it that is known.
+
+        Raises:
+            RefusedError: the repository is full.
+        """
+        number, size = self.config.capacity_num, self.config.capacity_size
+        if number is not None and len(self.packages) >= number:
+            raise _full(self.identifier, f"{number} packages")
+        if size is not None and self.size + incoming > size:
+            raise _full(self.identifier, f"{size} bytes")
+
+    @abstractmethod
+    async def load(self, known: Callable[[Container], bool]) -> None:
+        """Load what is stored; what cannot be loaded is reported and left alone.
+
+        Args:
+            known: tells whether a container is in another repository already.
+
+        Raises:
+            ConfigurationError: the repository itself is not usable.
+        """
+
+    @abstractmethod
+    async def receive(self) -> Reception:
+        """Begin to receive a package."""
+
+    @abstractmethod
+    async def remove(self, container: Container) -> None:
+        """Remove a package for good.
+
+        Raises:
+            OSError: its file could not be removed; the package is still there.
+        """
+
+    def close(self) -> None:
+        """Close all packages; what is stored stays."""
+        for package in self.packages.values():
+            package.npk.close()
+        self.packages.clear()
+
+
+class Reception(ABC):
+    """A package that is being received into a repository. `commit` or `abort` ends it."""
+
+    def __init__(self, repository: Repository, descriptor: int) -> None:
+        self._repository = repository
+        self._descriptor = descriptor
+        self._received = 0
+
+    async def write(self, chunk: bytes) -> None:
+        """Take the next bytes.
+
+        Raises:
+            RefusedError: the repository's capacity is exceeded.
+            OSError: the bytes could not be stored.
+        """
+        self._received += len(chunk)
+        self._repository.check_capacity(self._received)
+        await self._store(chunk)
+
+    @abstractmethod
+    async def _store(self, chunk: bytes) -> None: ...
+
+    @abstractmethod
+    async def commit(self, admit: Admit) -> Package:
+        """Verify what was received and keep it.
+
+        Raises:
+            RefusedError: it is not admitted.
+            PackageError: it is no valid package.
+            OSError: it could not be stored.
+        """
+
+    async def abort(self) -> None:
+        """Forget what was received; idempotent."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _keep(self, package: Package, admit: Admit) -> None:
+        # Between these checks and the entry there is no await: no other install comes in between.
+        admit(package.container)
+        self._repository.check_capacity(package.npk.size)
+        self._repository.packages[package.container] = package
+
+
+class MemRepository(Repository):
+    """Packages in sealed memfds: gone with the runtime."""
+
+    async def load(self, known: Callable[[Container], bool]) -> None:
+        """Nothing is stored."""
+
+    async def receive(self) -> Reception:
+        """Begin to receive a package into a memfd."""
+        return _MemReception(self, memfd.create("northstar-npk"))
+
+    async def remove(self, container: Container) -> None:
+        """Remove a package; its memory is freed when the last mount of it is gone."""
+        self.packages.pop(container).npk.close()
+
+
+class _MemReception(Reception):
+    async def _store(self, chunk: bytes) -> None:
+        # A copy into memory: quicker than handing it to a thread.
+        view = memoryview(chunk)
+        while view:
+            view = view[os.write(self._descriptor, view) :]
+
+    async def commit(self, admit: Admit) -> Package:
+        memfd.seal(self._descriptor)
+        opened = await asyncio.to_thread(npk.open, self._descriptor, self._repository.key)
+        package = Package(opened, None)
+        try:
+            self._keep(package, admit)
+        except BaseException:
+            opened.close()
+            raise
+        await self.abort()
+        return package
+
+
+class FsRepository(Repository):
+    """Packages as files of a directory."""
+
+    def __init__(
+        self, identifier: str, config: RepositoryConfig, key: bytes | None, directory: str
+    ) -> None:
+        super().__init__(identifier, config, key)
+        self.directory = directory
+
+    async def load(self, known: Callable[[Container], bool]) -> None:
+        """Load every file of the directory, in parallel; the first by file name counts."""
+        names = await asyncio.to_thread(self._file_names)
+        opened = await asyncio.gather(*(asyncio.to_thread(self._open, name) for name in names))
+        for package in opened:
+            if package is None:
+                continue
+            container = package.container
+            if container in self.packages or known(container):
+                log.warning("Skipping %s: %s is already known", package.path, container)
+                package.npk.close()
+            else:
+                self.packages[container] = package
+
+    def _file_names(self) -> list[str]:
+        names = []
+        for name in sorted(os.listdir(self.directory)):
+            if name.startswith(_PARTIAL):
+                log.info("Removing %s of an interrupted install", self._path(name))
+                with contextlib.suppress(OSError):
+                    os.unlink(self._path(name))
+            else:
+                names.append(name)
+        return names
+
+    def _open(self, name: str) -> Package | None:
+        path = self._path(name)
+        try:
+            return Package(npk.open(path, self.key), path)
+        except (NorthstarError, OSError) as failure:
+            log.warning("Cannot load %s, leaving it alone: %s", path, failure)
+            return None
+
+    async def receive(self) -> Reception:
+        """Begin to receive a package into a temporary file of the directory."""
+        return await asyncio.to_thread(_FsReception, self)
+
+    async def remove(self, container: Container) -> None:
+        """Remove the very file that the package was loaded from."""
+        package = self.packages[container]
+        await asyncio.to_thread(self._unlink, package.path or "")
+        del self.packages[container]
+        package.npk.close()
+
+    def _unlink(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        self.sync()
+
+    def free_path(self, container: Container) -> str:
+        """Return the path for a package's file: `NAME:VERSION.npk`.
+
+        Any file name is loaded, so another package may sit on that name; it must not be lost. A
+        file that could not be loaded is in nobody's use: the new package replaces it.
+        """
+        taken = {package.path for package in self.packages.values()}
+        names = chain([f"{container}.npk"], (f"{container}.{n}.npk" for n in count(1)))
+        return next(path for path in map(self._path, names) if path not in taken)
+
+    def sync(self) -> None:
+        """Make the directory's entries durable: fsync(2) of the directory itself."""
+        descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.directory, name)
+
+
+class _FsReception(Reception):
+    _repository: FsRepository
+
+    def __init__(self, repository: FsRepository) -> None:
+        # Names of receptions must differ within one process only: leftovers go at the start.
+        name = f"{_PARTIAL}{os.urandom(8).hex()}"
+        self._temporary = os.path.join(repository.directory, name)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        super().__init__(repository, os.open(self._temporary, flags, 0o644))
+
+    async def _store(self, chunk: bytes) -> None:
+        await asyncio.to_thread(self._write, chunk)
+
+    def _write(self, chunk: bytes) -> None:
+        view = memoryview(chunk)
+        while view:
+            view = view[os.write(self._descriptor, view) :]
+
+    async def commit(self, admit: Admit) -> Package:
+        opened = await asyncio.to_thread(self._verify)
+        path = self._repository.free_path(opened.container)
+        package = Package(opened, path)
+        try:
+            # Held from here, so that a second stream of the same container is refused.
+            self._keep(package, admit)
+        except BaseException:
+            opened.close()
+            raise
+        try:
+            await asyncio.to_thread(self._rename, path)
+        except BaseException:
+            del self._repository.packages[opened.container]
+            opened.close()
+            raise
+        await self.abort()
+        return package
+
+    def _verify(self) -> npk.Npk:
+        os.fsync(self._descriptor)
+        return npk.open(self._temporary, self._repository.key)
+
+    def _rename(self, path: str) -> None:
+        os.rename(self._temporary, path)
+        self._temporary = ""
+        self._repository.sync()
+
+    async def abort(self) -> None:
+        if self._temporary:
+            await asyncio.to_thread(self._remove_temporary)
+        await super().abort()
+
+    def _remove_temporary(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._temporary)
+        self._temporary = ""
+
+
+def _full(identifier: str, capacity: str) -> RefusedError:
+    reason = f"repository {identifier} is full (capacity: {capacity}); uninstall something first"
+    return RefusedError(error.Unexpected(reason))
