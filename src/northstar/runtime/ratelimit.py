@@ -1,4 +1,4 @@
-"""How many messages a connection may send in a second."""
+"""How much a connection or a container may ask of the runtime in a second."""
 
 from __future__ import annotations
 
@@ -32,3 +32,31 @@ class RateLimit:
             times.append(now)
             return 0.0
         return WINDOW - (now - times[0])
+
+
+class Budget:
+    """So much in a second, of whatever: what is spent too much has to be waited for.
+
+    Other than in a `RateLimit`, what is spent is known only afterwards.
+    """
+
+    __slots__ = ("_burst", "_left", "_rate", "_then")
+
+    def __init__(self, rate: float, burst: float) -> None:
+        """Grant `rate` in a second, and at most `burst` of it at once."""
+        self._rate = rate
+        self._burst = burst
+        self._left = burst
+        self._then: float | None = None
+
+    def spend(self, amount: float, now: float) -> float:
+        """Spend, and return the seconds to wait before more is spent.
+
+        Args:
+            amount: what was spent since the last call.
+            now: seconds of a monotonic clock.
+        """
+        elapsed = 0.0 if self._then is None else now - self._then
+        self._then = now
+        self._left = min(self._burst, self._left + elapsed * self._rate) - amount
+        return max(0.0, -self._left / self._rate)

@@ -1,0 +1,255 @@
+"""What containers print: read from pipes in the event loop, into the log or to our own output.
+
+A container may print anything, at any speed. So a line has a longest length, a step takes a
+bounded time, and who prints too much is not read for a while: its pipe fills and it waits, as
+any program does whose output is read slowly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import Final, Protocol
+
+from northstar.manifest import Output
+from northstar.model import Container
+from northstar.runtime import logs, writer
+from northstar.runtime.ratelimit import Budget
+
+LINE_MAX: Final = 4096
+"""Longest line in bytes; a longer one is split."""
+
+CHUNK: Final = 16 * 1024
+"""Most bytes of one read."""
+
+LINES_PER_STEP: Final = 64
+"""Most lines that are logged before the event loop has its turn: about a millisecond."""
+
+LINE_COST: Final = 200
+"""What a line costs beyond its bytes, in bytes: logging has a price per line."""
+
+RATE: Final = 2**20
+"""Bytes a second of one pipe, costs of lines included; and how much may come at once."""
+
+TOTAL_RATE: Final = 4 * 2**20
+"""The same of all pipes together: about a tenth of a processor's time."""
+
+BACKLOG_MAX: Final = writer.LIMIT // 2
+"""Bytes that wait to be written from which on containers wait; the rest is the runtime's own."""
+
+BACKLOG_PAUSE: Final = 0.05
+"""Seconds until it is looked at again."""
+
+DRAIN_MAX: Final = 2**20
+"""Bytes that are read after the container's end: the largest size of a pipe, by default."""
+
+STEPS_AT_CLOSE: Final = 8
+
+_total: Final = Budget(TOTAL_RATE, TOTAL_RATE)
+
+
+class Sink(Protocol):
+    """Where the bytes of a pipe go."""
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes."""
+
+    def step(self) -> tuple[int, bool]:
+        """Pass on a bounded part of what was fed; return its cost and whether more is there."""
+
+    def finish(self) -> None:
+        """Pass on what is incomplete."""
+
+    def backlog(self) -> int:
+        """Return the bytes that wait behind the sink."""
+
+
+class LineSink:
+    """Logs each line at debug, under the container's name."""
+
+    def __init__(self, container: Container) -> None:
+        self._log = logs.for_container(container)
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes."""
+        self._buffer += data
+
+    def step(self) -> tuple[int, bool]:
+        """Log some lines."""
+        cost = 0
+        enabled = self._log.isEnabledFor(logging.DEBUG)
+        for _ in range(LINES_PER_STEP):
+            # A line end may stand right behind the longest line.
+            end = self._buffer.find(b"\n", 0, LINE_MAX + 1)
+            if end < 0 and len(self._buffer) <= LINE_MAX:
+                return cost, False
+            length = end if end >= 0 else _boundary(self._buffer)
+            if enabled:
+                self._emit(self._buffer[:length])
+            del self._buffer[: length + (end >= 0)]
+            cost += length + LINE_COST
+        return cost, True
+
+    def finish(self) -> None:
+        """Log a last line that has no end."""
+        if self._buffer:
+            self._emit(self._buffer)
+            self._buffer.clear()
+
+    def backlog(self) -> int:
+        """Return the bytes that wait for stderr."""
+        return writer.shared(2).backlog
+
+    def _emit(self, line: bytearray) -> None:
+        self._log.debug("%s", line.removesuffix(b"\r").decode(errors="backslashreplace"))
+
+
+def _boundary(buffer: bytearray) -> int:
+    """Return where to split a line that is too long: not within a character of UTF-8."""
+    for length in range(LINE_MAX, LINE_MAX - 4, -1):
+        if buffer[length] & 0xC0 != 0x80:
+            return length
+    return LINE_MAX
+
+
+class CopySink:
+    """Copies bytes as they are to the runtime's own stdout or stderr."""
+
+    def __init__(self, out: writer.Writer) -> None:
+        self._out = out
+        self._buffer = b""
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes."""
+        self._buffer += data
+
+    def step(self) -> tuple[int, bool]:
+        """Write all."""
+        data, self._buffer = self._buffer, b""
+        self._out.write(data)
+        return len(data), False
+
+    def finish(self) -> None:
+        """Do nothing: bytes are never incomplete."""
+
+    def backlog(self) -> int:
+        """Return the bytes that wait for the descriptor."""
+        return self._out.backlog
+
+
+def open_output(descriptor: int, container: Container, name: str, output: Output) -> OutputPipe:
+    """Begin to read what a container prints.
+
+    Args:
+        descriptor: the pipe's reading end; it is the result's from now on.
+        container: who prints.
+        name: `stdout` or `stderr`.
+        output: pipe (to the log) or inherit (to our own).
+    """
+    sink: Sink = LineSink(container)
+    if output is Output.INHERIT:
+        sink = CopySink(writer.shared(1 if name == "stdout" else 2))
+    return OutputPipe(descriptor, sink)
+
+
+class OutputPipe:
+    """Moves bytes from a pipe to a sink, and ends by itself at the end of the stream."""
+
+    def __init__(self, descriptor: int, sink: Sink) -> None:
+        os.set_blocking(descriptor, False)
+        self._descriptor = descriptor
+        self._sink = sink
+        self._loop = asyncio.get_running_loop()
+        self._budget = Budget(RATE, RATE)
+        self._timer: asyncio.TimerHandle | None = None
+        self._drained: int | None = None
+        self.ended = False
+        """The pipe is closed, and all that was read has gone to the sink."""
+        self._loop.add_reader(descriptor, self._readable)
+
+    def close(self) -> None:
+        """The container is gone: pass on what is left in the pipe, then close it. Idempotent.
+
+        Usually that is done on return. Much that is left is passed on bit by bit later, or a
+        container that ends could hold up all others.
+        """
+        if self.ended or self._drained is not None:
+            return
+        self._drained = 0
+        self._pause()
+        delay: float | None = 0.0
+        for _ in range(STEPS_AT_CLOSE):
+            if delay is not None:
+                delay = self._step()
+        self._arrange(delay)
+
+    def _readable(self) -> None:
+        data = self._read()
+        if data:
+            self._sink.feed(data)
+            self._arrange(self._step())
+        elif data is not None:
+            self._drained = DRAIN_MAX
+            self._pause()
+            self._arrange(self._step())
+
+    def _pump(self) -> None:
+        self._timer = None
+        self._arrange(self._step())
+
+    def _arrange(self, delay: float | None) -> None:
+        """Do the next step after some seconds; None: when there is something to read."""
+        if self.ended:
+            return
+        if delay is None:
+            self._loop.add_reader(self._descriptor, self._readable)
+        else:
+            self._pause()
+            self._timer = self._loop.call_later(delay, self._pump)
+
+    def _pause(self) -> None:
+        self._loop.remove_reader(self._descriptor)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _step(self) -> float | None:
+        """Do a bounded piece of work; return the seconds until the next, None to wait for input."""
+        cost, more = self._sink.step()
+        if self._drained is not None:
+            if not more and not self._drain():
+                self._end()
+                return None
+            return 0.0
+        now = self._loop.time()
+        delay = max(self._budget.spend(cost, now), _total.spend(cost, now))
+        if self._sink.backlog() > BACKLOG_MAX:
+            delay = max(delay, BACKLOG_PAUSE)
+        return delay if delay or more else None
+
+    def _drain(self) -> bool:
+        """Read on after the container's end; False if there is no more."""
+        # Bounded, since somebody else may hold the other end: a debug command, say.
+        if self._drained is None or self._drained >= DRAIN_MAX:
+            return False
+        data = self._read()
+        if not data:
+            return False
+        self._drained += len(data)
+        self._sink.feed(data)
+        return True
+
+    def _read(self) -> bytes | None:
+        """Return bytes, empty at the end of the stream, None if there is nothing now."""
+        try:
+            return os.read(self._descriptor, CHUNK)
+        except BlockingIOError:
+            return None
+
+    def _end(self) -> None:
+        self._pause()
+        self._sink.finish()
+        os.close(self._descriptor)
+        self.ended = True
