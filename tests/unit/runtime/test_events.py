@@ -1,0 +1,99 @@
+"""Notifications: order, and who is too slow."""
+
+from __future__ import annotations
+
+from northstar import api
+from northstar.api import notification
+from northstar.model import Container
+from northstar.runtime.events import Notifications, Subscription
+
+CONTAINERS = [Container.parse(f"c:0.0.{n}") for n in range(20)]
+LINES = [api.encode(notification.Started(container)) for container in CONTAINERS]
+
+
+class Subscriber:
+    def __init__(self, hub: Notifications, *, pause_after: int | None = None) -> None:
+        self.lines: list[bytes] = []
+        self.behind = 0
+        self.pause_after = pause_after
+        self.subscription: Subscription = hub.subscribe(self.take, self.fell_behind)
+
+    def take(self, line: bytes) -> None:
+        self.lines.append(line)
+        if len(self.lines) == self.pause_after:
+            self.subscription.pause()
+
+    def fell_behind(self) -> None:
+        self.behind += 1
+
+
+def publish(hub: Notifications, count: int, first: int = 0) -> None:
+    for container in CONTAINERS[first : first + count]:
+        hub.publish(notification.Started(container))
+
+
+def test_all_get_all_in_order() -> None:
+    hub = Notifications(1)
+    hub.publish(notification.Shutdown())
+    one, two = Subscriber(hub), Subscriber(hub)
+    publish(hub, 20)
+    assert one.lines == two.lines == LINES
+
+
+def test_a_paused_one_gets_what_was_kept() -> None:
+    hub = Notifications(5)
+    slow, quick = Subscriber(hub, pause_after=2), Subscriber(hub)
+    publish(hub, 7)
+    assert slow.lines == LINES[:2]
+    assert quick.lines == LINES[:7]
+    slow.subscription.resume()
+    publish(hub, 1, first=7)
+    assert slow.lines == quick.lines == LINES[:8]
+    assert not slow.behind
+
+
+def test_resume_stops_when_it_is_paused_again() -> None:
+    hub = Notifications(5)
+    slow = Subscriber(hub, pause_after=1)
+    publish(hub, 4)
+    slow.pause_after = 3
+    slow.subscription.resume()
+    assert slow.lines == LINES[:3]
+    slow.subscription.resume()
+    assert slow.lines == LINES[:4]
+
+
+def test_more_behind_than_the_bound_ends_it() -> None:
+    hub = Notifications(3)
+    slow, quick = Subscriber(hub, pause_after=1), Subscriber(hub)
+    publish(hub, 4)
+    assert quick.behind == slow.behind
+    publish(hub, 10, first=4)
+    assert (slow.behind, quick.behind) == (1, 0)
+    assert quick.lines == LINES[:14]
+    slow.subscription.resume()
+    assert slow.lines == LINES[:1]
+
+
+def test_a_closed_one_gets_nothing() -> None:
+    hub = Notifications(3)
+    gone, other = Subscriber(hub), Subscriber(hub)
+    publish(hub, 1)
+    gone.subscription.close()
+    gone.subscription.close()
+    publish(hub, 1, first=1)
+    assert gone.lines == LINES[:1]
+    assert other.lines == LINES[:2]
+
+
+def test_one_that_closes_another_while_it_is_served() -> None:
+    hub = Notifications(3)
+    two: list[bytes] = []
+    second: Subscription
+    hub.subscribe(lambda _line: second.close(), lambda: None)
+    second = hub.subscribe(two.append, lambda: None)
+    third: list[bytes] = []
+    hub.subscribe(third.append, lambda: None)
+    publish(hub, 2)
+    assert third == LINES[:2]
+    assert two in ([], LINES[:1])

@@ -1,0 +1,70 @@
+"""Limits per second, with a clock of the test's own."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from northstar.runtime.ratelimit import WINDOW, Budget, RateLimit
+
+# Multiples of 1/64 s are exact as floats: sums of them compare without rounding.
+steps = st.lists(st.integers(0, 128).map(lambda n: n / 64), max_size=60)
+
+
+@given(st.integers(1, 5), steps)
+def test_no_window_ever_holds_more_than_the_limit(limit: int, pauses: list[float]) -> None:
+    rate = RateLimit(limit)
+    now, passed = 0.0, []
+    for pause in pauses:
+        now += pause
+        # The caller waits as it is told: that must be enough, and no message is lost.
+        delay = rate.delay(now)
+        if delay:
+            assert 0.0 < delay <= WINDOW
+            now += delay
+            assert rate.delay(now) == 0.0
+        passed.append(now)
+    for first, beyond in zip(passed, passed[limit:], strict=False):
+        assert beyond - first >= WINDOW
+
+
+def test_the_window_slides() -> None:
+    rate = RateLimit(2)
+    assert rate.delay(0.75) == 0.0
+    assert rate.delay(0.875) == 0.0
+    # A counter that starts anew with each full second would let this pass.
+    assert rate.delay(1.0) == 0.75
+    assert rate.delay(1.75) == 0.0
+    assert rate.delay(1.75) == 0.125
+
+
+def test_a_delayed_message_is_not_counted_twice() -> None:
+    rate = RateLimit(1)
+    assert rate.delay(0.0) == 0.0
+    for _ in range(10):
+        assert rate.delay(0.5) == 0.5
+    assert rate.delay(1.0) == 0.0
+
+
+def test_a_budget_is_a_burst_and_then_a_rate() -> None:
+    budget = Budget(rate=8.0, burst=5.0)
+    assert budget.spend(5.0, 100.0) == 0.0
+    assert budget.spend(1.0, 100.0) == 0.125
+    assert budget.spend(0.0, 100.125) == 0.0
+    # What is not spent in a long time is no more than the burst.
+    assert budget.spend(5.0, 999.0) == 0.0
+    assert budget.spend(20.0, 999.0) == 2.5
+
+
+@given(st.lists(st.tuples(st.floats(0, 50), st.floats(0, 3)), max_size=50))
+def test_a_budget_is_never_exceeded(spent: list[tuple[float, float]]) -> None:
+    budget = Budget(rate=10.0, burst=5.0)
+    now = total = 0.0
+    largest = 0.0
+    for amount, pause in spent:
+        now += pause + budget.spend(0.0, now)
+        budget.spend(amount, now)
+        total += amount
+        largest = max(largest, amount)
+        # The last amount is known only when it is spent already.
+        assert total <= 5.0 + 10.0 * now + largest + 1e-6 * len(spent)
