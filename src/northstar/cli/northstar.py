@@ -39,8 +39,8 @@ def northstar(path: str, disable_mount_namespace: bool, log_level: str | None) -
     SIGINT, SIGTERM and SIGHUP, or a `shutdown` request over the console, end it in order.
     """
     config = load(path)
-    with logs.setup(log_level):
-        run(config, mount_namespace=not disable_mount_namespace)
+    logs.setup(log_level)
+    run(config, mount_namespace=not disable_mount_namespace)
 
 
 def main() -> None:

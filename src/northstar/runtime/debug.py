@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from northstar.model import Container
+from northstar.runtime.logs import for_container
 
 log = logging.getLogger("northstar.runtime")
 
@@ -45,6 +46,7 @@ async def run_commands(commands: Sequence[str], pid: int, container: Container) 
 
 async def _log_output(process: asyncio.subprocess.Process, container: Container) -> None:
     assert process.stdout is not None
+    output = for_container(container)
     while True:
         try:
             line = await process.stdout.readline()
@@ -53,5 +55,5 @@ async def _log_output(process: asyncio.subprocess.Process, container: Container)
             continue
         if not line:
             break
-        log.info("%s: %s", container, line.decode(errors="backslashreplace").rstrip("\n"))
+        output.info("%s", line.decode(errors="backslashreplace").rstrip("\n"))
     await process.wait()

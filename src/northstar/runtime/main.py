@@ -157,14 +157,16 @@ class Runtime:
             if not self._stop.is_set():
                 self._console.run()
                 log.info("Runtime up and running")
-                async with self._manager.running():
-                    await self._until_stop(self._state.wait_failed())
+                self._manager.ready()
+                await self._until_stop(self._state.wait_failed())
         except NorthstarError as error:
             failure = error
+        self._manager.stopping()
         self._console.stop_listening()
         self._notifications.publish(notification.Shutdown())
         await self._state.stop(self._config.shutdown_timeout)
         await self._console.close()
+        self._manager.close()
         if failure is not None:
             raise failure
         log.info("Shutdown complete")

@@ -492,13 +492,17 @@ class State:
             yield entry
 
     async def _carry_through(self, operation: Coroutine[Any, Any, None]) -> None:
-        await asyncio.shield(_spawn(operation, self._operations))
+        await asyncio.shield(self.spawn(operation))
+
+    def spawn(self, operation: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run an operation to its end, whoever waits for it; the shutdown waits too."""
+        return _spawn(operation, self._operations)
 
     def _watch(self, until_exit: Coroutine[Any, Any, None]) -> None:
         _spawn(until_exit, self._exits)
 
 
-def _spawn(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> asyncio.Task[None]:
+def _spawn(work: Coroutine[Any, Any, T], tasks: set[asyncio.Task[Any]]) -> asyncio.Task[T]:
     # The event loop keeps only weak references to tasks: the set keeps them alive.
     task = asyncio.create_task(work)
     tasks.add(task)
