@@ -4,6 +4,8 @@ Untyped scalars of YAML have the types of the core schema (YAML 1.2.2, 10.3.2), 
 with a leading zero, which is a string: nobody agrees on what it counts to.
 """
 
+# ruff: noqa: ARG002 - each kind takes what any kind may need
+
 from __future__ import annotations
 
 import math

@@ -9,7 +9,7 @@ from northstar.manifest import documents, yamlreader
 from northstar.manifest.emit import emit
 from northstar.manifest.lint import lint
 from northstar.manifest.manifest import MANIFEST, Manifest
-from northstar.manifest.node import INPUT_MAX, Context, Node, Noted
+from northstar.manifest.node import INPUT_MAX, Context, Node, NotedError
 from northstar.model import ManifestError
 
 
@@ -71,7 +71,7 @@ def from_builtins(value: object) -> Manifest:
     context = Context()
     try:
         return MANIFEST.read(documents.node_of(value), "", context)
-    except Noted:
+    except NotedError:
         raise context.errors[0] from None
 
 
@@ -134,7 +134,7 @@ def _attempt(parse: Callable[[], Node], *, collect: bool) -> tuple[Manifest | No
     context = Context(collect=collect)
     try:
         return MANIFEST.read(parse(), "", context), context
-    except Noted:
+    except NotedError:
         pass
     except ManifestError as error:
         context.errors.append(error)

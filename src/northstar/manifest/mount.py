@@ -1,5 +1,7 @@
 """`mounts`: what is mounted below the container's root, by target."""
 
+# ruff: noqa: ARG002 - each kind takes what any kind may need
+
 from __future__ import annotations
 
 import enum
@@ -10,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from northstar.manifest.kinds import U64, Integer, Kind, Parsed, Text, integer_of, text_of
-from northstar.manifest.node import Context, Node, Scalar, describe, invalid, join
+from northstar.manifest.node import Context, Node, Scalar, describe, invalid, join, show
 from northstar.manifest.records import ByType, MapOf, Record
 from northstar.model import Name, VersionReq
 
@@ -76,7 +78,8 @@ Mount = Bind | Dev | Persist | Proc | Sysfs | Sockets | Resource | Tmpfs
 
 
 def _path_rule(text: str) -> str | None:
-    if not text.startswith("/") or {".", ".."} & set(text.split("/")):
+    # Most paths have no dot after a slash, which is the quicker test.
+    if not text.startswith("/") or ("/." in text and {".", ".."} & set(text.split("/"))):
         return "is not an absolute path without '.' and '..'"
     return None
 
@@ -208,19 +211,20 @@ def components(path: str) -> tuple[str, ...]:
 def _no_nested_binds(
     mounts: dict[Any, Any], nodes: dict[str, Node], path: str, context: Context
 ) -> None:
-    binds: dict[tuple[str, ...], str] = {}
-    # The shorter path first, so that every one meets all that it can be below of.
-    targets = [target for target, mount in mounts.items() if type(mount) is Bind]
-    for target in sorted(targets, key=lambda target: len(components(target))):
-        parts = components(target)
-        outer = next(
-            (binds[parts[:n]] for n in range(1, len(parts) + 1) if parts[:n] in binds), None
-        )
-        if outer is not None:
-            context.refuse(
-                invalid(nodes[target], join(path, target), f"the bind mount is in that of {outer}")
-            )
-        binds[parts] = target
+    # In the order of components all that is below a target follows it at once. The root is left
+    # out: whatever is bound there, all other mounts are below of it.
+    binds = sorted(
+        (parts, target)
+        for target, mount in mounts.items()
+        if type(mount) is Bind and (parts := components(target))
+    )
+    outer, outer_target = binds[0] if binds else ((), "")
+    for parts, target in binds[1:]:
+        if parts[: len(outer)] == outer:
+            rule = f"the bind mount is nested in that of {show(outer_target)}"
+            context.refuse(invalid(nodes[target], join(path, target), rule))
+        else:
+            outer, outer_target = parts, target
 
 
 NAME: Final = _NAME

@@ -78,7 +78,7 @@ def is_empty(node: Node) -> bool:
 def is_null(node: Node) -> bool:
     """Tell whether nothing, or a null, stands after the key."""
     if type(node) is Scalar:
-        return node.plain and node.text in _NULLS and node.tag in (None, _NULL_TAG)
+        return node.text in _NULLS and node.plain and node.tag in (None, _NULL_TAG)
     return type(node) is Literal and node.value is None
 
 
@@ -144,10 +144,10 @@ class Context:
         Raises:
             ManifestError: the error.
         """
-        if not isinstance(error, Noted):
+        if not isinstance(error, NotedError):
             self.errors.append(error)
         if not self.collect or len(self.errors) >= self.ERRORS_MAX:
-            raise Noted
+            raise NotedError
 
     def warn(self, node: Node, path: str, text: str) -> None:
         """Note a warning."""
@@ -155,7 +155,7 @@ class Context:
             self.warnings.append(str(invalid(node, path, text)))
 
 
-class Noted(ManifestError):
+class NotedError(ManifestError):
     """Carries no news: ends the reading of a value whose errors are noted in the context."""
 
     def __init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from collections.abc import Mapping as AbstractMapping
 from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
@@ -14,7 +14,8 @@ from northstar.manifest.node import (
     Context,
     Mapping,
     Node,
-    Noted,
+    NotedError,
+    Scalar,
     Sequence,
     describe,
     invalid,
@@ -28,7 +29,7 @@ from northstar.model import ManifestError
 T = TypeVar("T")
 K = TypeVar("K")
 S = TypeVar("S", bound=msgspec.Struct)
-C = TypeVar("C", tuple[Any, ...], frozenset[Any])
+C = TypeVar("C", bound=Collection[Any])
 
 
 class Tagged(NamedTuple):
@@ -100,10 +101,11 @@ class Record(Kind[S]):
         values: dict[str, Any] = {}
         nodes: dict[str, Node] = {}
         fields = self._fields
+        prefix = f"{path}." if path else ""
         for key_node, value in pairs_of(node, path):
-            name = text_of(key_node, path)
+            name = key_node.text if type(key_node) is Scalar else text_of(key_node, path)
             if name in nodes:
-                context.refuse(invalid(key_node, join(path, name), "the field is given twice"))
+                context.refuse(invalid(key_node, prefix + name, "the field is given twice"))
                 continue
             nodes[name] = value
             field = fields.get(name)
@@ -114,7 +116,7 @@ class Record(Kind[S]):
             if field.nullable and is_null(value):
                 continue
             try:
-                values[name] = field.kind.read(value, f"{path}.{name}" if path else name, context)
+                values[name] = field.kind.read(value, prefix + name, context)
             except ManifestError as error:
                 context.refuse(error)
         for name in self._required:
@@ -123,7 +125,7 @@ class Record(Kind[S]):
         if self._check is not None:
             self._check(values, nodes, path, context)
         if len(context.errors) > before:
-            raise Noted
+            raise NotedError
         return self._struct(**values)
 
     def _unknown(self, key: Node, path: str, name: str, context: Context) -> None:
@@ -201,7 +203,7 @@ class ListOf(Kind[C]):
 
     def __init__(
         self,
-        make: type[C],
+        make: Callable[[Iterable[Any]], C],
         item: Kind[Any],
         *,
         most: int | None = None,
@@ -233,7 +235,7 @@ class ListOf(Kind[C]):
         seen: set[Any] = set()
         for index, item_node in enumerate(nodes):
             try:
-                item = self._item.read(item_node, join(path, index), context)
+                item = self._item.read(item_node, f"{path}.{index}", context)
             except ManifestError as error:
                 context.refuse(error)
                 continue
@@ -247,7 +249,7 @@ class ListOf(Kind[C]):
                 seen.add(item)
             result.append(item)
         if len(context.errors) > before:
-            raise Noted
+            raise NotedError
         return self._make(result)
 
     def dump(self, value: C, *, tagged: bool) -> list[Any]:
@@ -300,8 +302,8 @@ class MapOf(Kind[AbstractMapping[K, T]]):
         values: dict[K, T] = {}
         nodes: dict[str, Node] = {}
         for key_node, value_node in pairs:
-            name = text_of(key_node, path)
-            member = join(path, name)
+            name = key_node.text if type(key_node) is Scalar else text_of(key_node, path)
+            member = f"{path}.{name}"
             if name in nodes:
                 context.refuse(invalid(key_node, member, "the key is given twice"))
                 continue
@@ -318,7 +320,7 @@ class MapOf(Kind[AbstractMapping[K, T]]):
         if self._check is not None:
             self._check(values, nodes, path, context)
         if len(context.errors) > before:
-            raise Noted
+            raise NotedError
         return values
 
     def dump(self, value: AbstractMapping[K, T], *, tagged: bool) -> dict[str, Any]:
@@ -393,7 +395,7 @@ class Variant(Kind[T]):
         name, content = variant_of(node, path)
         if name in self._units:
             if content is None or is_null(content):
-                return cast(T, self._units[name])
+                return cast("T", self._units[name])
             raise invalid(node, path, f"{name!r} takes no data")
         kind = self._data.get(name)
         if kind is None:
@@ -401,11 +403,11 @@ class Variant(Kind[T]):
             raise invalid(node, path, f"{show(name)} is not {self._what} ({names})")
         if content is None:
             raise invalid(node, path, f"{name!r} needs its data", hint=f"write it `!{name} ...`")
-        return cast(T, kind.read(content, join(path, name), context))
+        return cast("T", kind.read(content, join(path, name), context))
 
     def dump(self, value: T, *, tagged: bool) -> Any:
         """Return the name, or the name with its data."""
-        name = self._names[cast(type[msgspec.Struct], type(value))]
+        name = self._names[cast("type[msgspec.Struct]", type(value))]
         if name in self._units:
             return name
         data = self._data[name].dump(value, tagged=tagged)
@@ -442,23 +444,24 @@ class ByType(Kind[T], Generic[T]):
 
     def read(self, node: Node, path: str, context: Context) -> T:
         """Return the record."""
-        for key_node, value in pairs_of(node, path):
-            if text_of(key_node, path) == self.TAG:
+        for pair in pairs_of(node, path):
+            if text_of(pair[0], path) == self.TAG:
+                type_node = pair[1]
                 break
         else:
             raise invalid(node, join(path, self.TAG), "the field is missing")
-        name = text_of(value, join(path, self.TAG))
+        name = text_of(type_node, join(path, self.TAG))
         record = self._records.get(name)
         if record is None:
             names = ", ".join(self._records)
             raise invalid(
-                value, join(path, self.TAG), f"{show(name)} is not {self._what} ({names})"
+                type_node, join(path, self.TAG), f"{show(name)} is not {self._what} ({names})"
             )
-        return cast(T, record.read(node, path, context))
+        return cast("T", record.read(node, path, context))
 
     def dump(self, value: T, *, tagged: bool) -> dict[str, Any]:
         """Return the record with its type."""
-        name = self._names[cast(type[msgspec.Struct], type(value))]
+        name = self._names[cast("type[msgspec.Struct]", type(value))]
         return {self.TAG: name, **self._records[name].dump(value, tagged=tagged)}
 
     def schema(self) -> dict[str, Any]:

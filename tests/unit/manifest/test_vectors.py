@@ -55,7 +55,7 @@ def test_check_agrees(vector: dict[str, Any]) -> None:
         assert report.manifest == manifest.loads(vector["input"])
 
 
-@pytest.mark.parametrize("vector", [v for v in VECTORS if "ok" in v.values[0]])  # type: ignore[operator]
+@pytest.mark.parametrize("vector", [v for v in VECTORS if "ok" in v.values[0]])
 def test_written_and_read_again(vector: dict[str, Any]) -> None:
     value = manifest.loads(vector["input"])
     assert manifest.loads(manifest.dumps(value)) == value
