@@ -39,10 +39,11 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in ("Packed", "pack"):
-        from northstar.npk import packing as module
-    elif name in ("list_image", "unpack"):
-        from northstar.npk import unpacking as module
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(module, name)
-    return value
+        from northstar.npk import packing
+
+        return getattr(packing, name)
+    if name in ("list_image", "unpack"):
+        from northstar.npk import unpacking
+
+        return getattr(unpacking, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,179 @@
+"""What the three commands share: errors become a sentence, and every end has its exit code.
+
+Exit codes: 0 success; 1 it failed or was refused; 2 usage; 128 + N ended by signal N; what a
+command adds is given by `CommandError`. A traceback is for us, not for a user: only NORTHSTAR_DEBUG=1
+shows it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import select
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+from typing import Final, NoReturn
+
+import click
+
+from northstar.model import InternalError, NorthstarError
+
+FAILED: Final = 1
+"""Exit code: it failed, or was refused."""
+
+_HANDLED: Final = (signal.SIGTERM, signal.SIGHUP)
+
+
+class CommandError(NorthstarError):
+    """A failure with an exit code of its own.
+
+    Attributes:
+        exit_code: what the command exits with.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, exit_code: int = FAILED) -> None:
+        super().__init__(message, hint=hint)
+        self.exit_code = exit_code
+
+
+class _Terminated(BaseException):
+    """A signal asks us to end. Like KeyboardInterrupt it unwinds, so that all is cleaned up."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def run(command: click.Command) -> NoReturn:
+    """Run a command on the arguments of this process, and end the process."""
+    for number in _HANDLED:
+        # A signal that is ignored, as SIGHUP below nohup, stays ignored.
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _terminate)
+    # Names of files can be any bytes; showing one must not fail.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    program = os.path.basename(sys.argv[0]) or command.name or "northstar"
+    sys.exit(invoke(command, sys.argv[1:], program))
+
+
+def invoke(command: click.Command, arguments: Sequence[str], program: str) -> int:
+    """Run a command and return its exit code; what went wrong is said on stderr.
+
+    An integer that the command's function returns is its exit code.
+
+    click's own `main` is not used: it takes every EPIPE for a closed stdout, and prints
+    tracebacks.
+    """
+    try:
+        code = _complete(command, program)
+        if code is None:
+            with command.make_context(program, list(arguments)) as context:
+                result = command.invoke(context)
+            code = result if isinstance(result, int) else 0
+        # Here, not at exit, so that a full disk or a closed pipe is still our business.
+        sys.stdout.flush()
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return 128 + signal.SIGINT
+    except _Terminated as error:
+        return 128 + error.number
+    except Exception as error:
+        return _report(error)
+    return code
+
+
+def warn(message: str) -> None:
+    """Say something on stderr that does not stop the command."""
+    _say("warning", "yellow", message)
+
+
+def printable(text: str) -> str:
+    r"""Return text that may come from a hostile file, without control characters.
+
+    Line breaks and tabs stay; an escape sequence for the terminal becomes `\x1b...`.
+    """
+    return "".join(
+        character
+        if character in "\n\t" or character.isprintable()
+        else character.encode("unicode_escape", "surrogatepass").decode()
+        for character in text
+    )
+
+
+def colours(stream: io.TextIOBase | object) -> bool:
+    """Tell whether to colour what goes to `stream`: a terminal, and no NO_COLOR (no-color.org)."""
+    is_terminal = getattr(stream, "isatty", None)
+    return is_terminal is not None and is_terminal() and not os.environ.get("NO_COLOR")
+
+
+def _report(error: Exception) -> int:
+    """Tell a failure in words and return the exit code."""
+    if os.environ.get("NORTHSTAR_DEBUG") == "1":
+        traceback.print_exception(error)
+    if isinstance(error, BrokenPipeError) and _is_closed(sys.stdout):
+        # The reader had enough (`| head`). What is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    if isinstance(error, NorthstarError) and not isinstance(error, InternalError):
+        _say("error", "red", error.message)
+        if error.hint:
+            _say("hint", "cyan", error.hint)
+        return getattr(error, "exit_code", FAILED)
+    if isinstance(error, OSError):
+        _say("error", "red", _words(error))
+        return FAILED
+    _say("error", "red", f"this is a bug in northstar ({type(error).__name__}: {error})")
+    _say("hint", "cyan", "please report it, with what NORTHSTAR_DEBUG=1 shows")
+    return FAILED
+
+
+def _words(error: OSError) -> str:
+    """Return an OSError as `path: reason`."""
+    reason = error.strerror or str(error) or type(error).__name__
+    paths = [_text(path) for path in (error.filename, error.filename2) if path is not None]
+    return f"{' -> '.join(paths)}: {reason}" if paths else reason
+
+
+def _text(path: object) -> str:
+    return os.fsdecode(path) if isinstance(path, bytes) else str(path)
+
+
+def _say(kind: str, colour: str, message: str) -> None:
+    label = click.style(f"{kind}:", fg=colour, bold=True) if colours(sys.stderr) else f"{kind}:"
+    # Where stderr is closed or full, the exit code alone has to tell.
+    with contextlib.suppress(OSError):
+        print(label, printable(message), file=sys.stderr, flush=True)
+
+
+def _is_closed(stream: object) -> bool:
+    """Tell whether the reader of a pipe is gone, so that EPIPE is its, not some socket's."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)  # type: ignore[attr-defined]
+        return any(events & select.POLLERR for _, events in poll.poll(0))
+    except (AttributeError, OSError, ValueError):
+        return False
+
+
+def _complete(command: click.Command, program: str) -> int | None:
+    """Answer the shell's question for completions, if this is one."""
+    variable = f"_{program}_COMPLETE".replace("-", "_").replace(".", "_").upper()
+    instruction = os.environ.get(variable)
+    if not instruction:
+        return None
+    from click.shell_completion import shell_complete
+
+    return shell_complete(command, {}, program, variable, instruction)
+
+
+def _terminate(number: int, _: FrameType | None) -> NoReturn:
+    raise _Terminated(number)

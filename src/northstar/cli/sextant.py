@@ -1,0 +1,176 @@
+"""`sextant`: makes, shows and takes apart packages."""
+
+from __future__ import annotations
+
+import click
+
+from northstar import __version__
+from northstar.cli.common import FAILED, printable, run, warn
+
+# The package room is imported by each command: `--help` and completions do not wait for it.
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
+def sextant() -> None:
+    """Make, show and take apart Northstar packages."""
+
+
+@sextant.command()
+@click.option("-m", "--manifest-path", required=True, metavar="FILE", help="The manifest.")
+@click.option("-r", "--root", metavar="DIR", help="The container's files; none without it.")
+@click.option("-k", "--key", metavar="FILE", help="The secret key (NAME.key) to sign with.")
+@click.option(
+    "-o", "--out", required=True, metavar="PATH", help="The package, or the directory for it."
+)
+@click.option(
+    "-c",
+    "--compression",
+    metavar="NAME",
+    help="none, gzip (default), lzo, xz or zstd; for EROFS none, lz4 or lz4hc (default).",
+)
+@click.option(
+    "-b", "--block-size", type=int, metavar="BYTES", help="Block size of the squashfs image."
+)
+@click.option(
+    "--clones", type=int, metavar="N", help="Make N packages, NAME-0 and so on, in a directory."
+)
+@click.option(
+    "-f",
+    "--filesystem",
+    type=click.Choice(["squashfs", "erofs"]),
+    default="squashfs",
+    show_default=True,
+    help="The file system of the image.",
+)
+@click.option("--mksquashfs", metavar="PATH", help="The program mksquashfs.")
+def pack(
+    manifest_path: str,
+    root: str | None,
+    key: str | None,
+    out: str,
+    compression: str | None,
+    block_size: int | None,
+    clones: int | None,
+    filesystem: str,
+    mksquashfs: str | None,
+) -> None:
+    """Make a package from a manifest and a root directory."""
+    from northstar import npk
+
+    packed = npk.pack(
+        manifest_path,
+        root,
+        out,
+        key=None if key is None else npk.load_secret_key(key),
+        compression=compression,
+        block_size=block_size,
+        clones=clones,
+        mksquashfs=mksquashfs,
+        fs="erofs" if filesystem == "erofs" else "squashfs",
+    )
+    for warning in packed.warnings:
+        warn(warning)
+    for path in packed.paths:
+        click.echo(f"packed {printable(path)}")
+
+
+@sextant.command()
+@click.option("-n", "--npk", "path", required=True, metavar="FILE", help="The package.")
+@click.option("-o", "--out", required=True, metavar="DIR", help="Where its parts go.")
+@click.option("--unsquashfs", metavar="PATH", help="The program unsquashfs.")
+def unpack(path: str, out: str, unsquashfs: str | None) -> None:
+    """Write manifest.yaml, signature.yaml and root/ of a package into a directory."""
+    from northstar import npk
+
+    with npk.open(path) as package:
+        for warning in npk.unpack(package, out, unsquashfs=unsquashfs):
+            warn(warning)
+
+
+@sextant.command()
+@click.option("-s", "--short", is_flag=True, help="One line.")
+@click.option("--unsquashfs", metavar="PATH", help="The program unsquashfs.")
+@click.argument("path", metavar="NPK")
+def inspect(path: str, *, short: bool, unsquashfs: str | None) -> None:
+    """Show what a package holds."""
+    from northstar import npk
+
+    with npk.open(path) as package:
+        if short:
+            resource = "no" if package.manifest.is_app else "yes"
+            click.echo(
+                f"name: {package.manifest.name}, version: {package.manifest.version}, "
+                f"NPK version: {package.version}, resource container: {resource}"
+            )
+            return
+        package.check_image()
+        kind = {"squashfs": "SquashFS", "erofs": "EROFS"}[package.filesystem]
+        listing = npk.list_image(package, unsquashfs=unsquashfs)
+        content = "".join(
+            f"{entry.name} ({entry.size} bytes at offset {entry.offset})\n"
+            for entry in package.entries()
+        )
+        sections = [
+            ("## NPK Content", content),
+            ("## manifest.yaml", _text(package.read_entry("manifest.yaml"))),
+            ("## signature.yaml", _text(package.read_entry("signature.yaml")))
+            if package.signed
+            else ("No signature found", ""),
+            (f"## {kind} listing", listing),
+        ]
+    for title, body in sections:
+        click.echo(title)
+        click.echo(f"{printable(body).strip()}\n" if body else "")
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")
+
+
+@sextant.command("gen-key")
+@click.option("-n", "--name", required=True, help="Name of the files.")
+@click.option("-o", "--out", required=True, metavar="DIR", help="Where the files go.")
+def gen_key(name: str, out: str) -> None:
+    """Make a key pair: NAME.key, which is secret, and NAME.pub."""
+    from northstar import npk
+
+    secret, public = npk.generate(name, out)
+    click.echo(f"created {printable(secret)} (keep it secret) and {printable(public)}")
+
+
+@sextant.command()
+@click.argument("path", metavar="MANIFEST")
+def check(path: str) -> int:
+    """Tell all that is wrong with a manifest, and what is likely not meant."""
+    from northstar.manifest import check as check_text
+    from northstar.npk.archive import TEXT_MAX
+
+    with open(path, "rb") as file:
+        # A byte more than a manifest may have, so that its reader says so.
+        report = check_text(file.read(TEXT_MAX + 1))
+    for warning in report.warnings:
+        warn(f"{path}: {warning}")
+    for error in report.errors:
+        click.echo(printable(f"error: {path}: {error}"), err=True)
+    if report.errors:
+        return FAILED
+    assert report.manifest is not None, "a manifest without errors was read"
+    kind = "app" if report.manifest.is_app else "resource"
+    click.echo(f"{printable(path)}: {report.manifest.container}, {kind}")
+    return 0
+
+
+@sextant.command()
+def schema() -> None:
+    """Print the JSON Schema of manifests, for editors."""
+    import json
+
+    from northstar.manifest import schema as manifest_schema
+
+    click.echo(json.dumps(manifest_schema(), indent=2))
+
+
+def main() -> None:
+    """Entry point."""
+    run(sextant)
