@@ -25,3 +25,15 @@ def register_event(directory: str, eventfd: int, file: str) -> None:
         write(f"{directory}/cgroup.event_control", f"{eventfd} {fd}")
     finally:
         os.close(fd)
+
+
+def open_tasks(directory: str) -> int:
+    """Open the `tasks` file for writing; close-on-exec. The caller owns the descriptor.
+
+    `0` written to it moves the writing thread, whoever that is by then: the permission is checked
+    against the opener.
+
+    Raises:
+        OSError: the cgroup is gone.
+    """
+    return os.open(f"{directory}/tasks", os.O_WRONLY | os.O_CLOEXEC)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from northstar.linux import cgroup2, cgroupfs, mountinfo
+from northstar.linux import cgroup1, cgroup2, cgroupfs, mountinfo
 from northstar.manifest.cgroups import Cgroups
 from northstar.model.errors import LaunchError
 from northstar.runtime import cgroup_limits, cgroup_realtime, cgroup_stats, cgroup_tree
@@ -184,6 +184,31 @@ class Cgroup:
             if hierarchy.version == 2:
                 return cgroup2.open_directory(self.directory(hierarchy))
         return None
+
+    def open_tasks(self) -> list[int]:
+        """Open the `tasks` files of the v1 hierarchies, for a process that joins by itself.
+
+        A process of one thread that writes `0` to each has joined in 0.1 ms altogether. `attach`
+        takes 50 times as long after idle time: to move *another* process the kernel must stop all
+        forks and exits of the machine, but a thread that moves itself cannot exit meanwhile. (Linux
+        6.0; older kernels do both in the slow way.)
+
+        Returns:
+            descriptors, which the caller owns; none on a v2 host, see `into_fd`.
+
+        Raises:
+            OSError: the cgroup is gone, or there are too many descriptors.
+        """
+        opened: list[int] = []
+        try:
+            for hierarchy in self._made:
+                if hierarchy.version == 1:
+                    opened.append(cgroup1.open_tasks(self.directory(hierarchy)))
+        except BaseException:
+            for fd in opened:
+                os.close(fd)
+            raise
+        return opened
 
     def attach(self, pid: int, *, cloned_into: bool = False) -> None:
         """Move a process into the cgroup, in all hierarchies.
