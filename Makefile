@@ -4,9 +4,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-SOURCES  := $(shell find src launcher -name '*.py' -o -name '*.c' -o -name '*.def')
-LAUNCHER := src/northstar/launch/init
-EXAMPLES := $(patsubst %/manifest.yaml,%,$(wildcard examples/*/manifest.yaml))
+LAUNCHER := $(wildcard launcher/*.[ch] launcher/*.def launcher/*.py)
+EXAMPLES := $(patsubst examples/%/manifest.yaml,%,$(wildcard examples/*/manifest.yaml))
+PROGRAMS := $(EXAMPLES:%=build/examples/%/root/main)
+PACKAGES := $(EXAMPLES:%=build/examples/%.npk)
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
@@ -16,38 +17,37 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 .PHONY: demo
-demo: $(LAUNCHER) ## a container's whole life on a real runtime, step by step (root)
+demo: $(VENV)/.run $(PROGRAMS) ## a container's whole life on a real runtime, step by step (root)
 	@$(BIN)/python scripts/demo
 
 .PHONY: test
-test: $(VENV)/.test $(LAUNCHER) ## linters and all tests; ARGS="-k name" for some (root)
+test: $(VENV)/.test ## linters and all tests; ARGS="-k name" for some (root)
 	@$(BIN)/pytest $(ARGS)
 
 .PHONY: lint
-lint: $(VENV)/.test $(LAUNCHER) ## linters only
+lint: $(VENV)/.test ## linters only
 	@$(BIN)/pytest -q tests/unit/test_layers.py tests/unit/test_repository.py
 
 .PHONY: vm-test
-vm-test: $(VENV)/.test $(LAUNCHER) ## the tests that need cgroup v2 and device-mapper, in QEMU
+vm-test: $(VENV)/.test ## the tests that need cgroup v2 and device-mapper, in QEMU
 	@scripts/vm --timeout 1200 -- $(BIN)/pytest -m vm $(ARGS)
 
 .PHONY: vm-shell
-vm-shell: $(VENV)/.test $(LAUNCHER) ## a shell in the virtual machine
+vm-shell: $(VENV)/.test ## a shell in the virtual machine
 	@scripts/vm --shell
 
 .PHONY: examples
-examples: $(LAUNCHER) ## pack the examples into build/examples
-	@$(BIN)/python examples/build.py build/examples
+examples: $(PACKAGES) ## pack the examples into build/examples
 
 .PHONY: clean
 clean: ## remove what make made
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	rm -f $(LAUNCHER) src/northstar/launch/plan_ops.py
+	rm -f src/northstar/launch/init src/northstar/launch/plan_ops.py
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A stamp for each set of things that must be installed. pip's own settings (PIP_*, pip.conf)
-# decide where packages come from.
-$(VENV)/.run: pyproject.toml scripts/packages
+# A stamp for each set of things that must be installed. pip builds the launcher (launcher/build.py
+# is a hook of the installation), and its own settings (PIP_*, pip.conf) tell where packages are.
+$(VENV)/.run: pyproject.toml scripts/packages $(LAUNCHER)
 	@scripts/install-packages run
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@echo "Installing northstar into $(VENV)"
@@ -60,6 +60,13 @@ $(VENV)/.test: $(VENV)/.run
 	@$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-$(LAUNCHER): $(VENV)/.run $(filter launcher/%,$(SOURCES))
-	@$(BIN)/python launcher/build.py
-	@touch $@
+# Nothing but the program is in an example's image, so it is static; with musl it is small.
+build/examples/%/root/main: examples/%/main.c $(VENV)/.run
+	@mkdir -p $(@D)
+	@$$(command -v musl-gcc || echo gcc) -std=gnu11 -Os -s -static -Wall -Wextra -Werror -o $@ $<
+
+build/examples/%.npk: build/examples/%/root/main examples/%/manifest.yaml
+	@$(BIN)/sextant pack -m examples/$*/manifest.yaml -r $(<D) -o $@
+	@echo $@
+
+.SECONDARY: $(PROGRAMS)
