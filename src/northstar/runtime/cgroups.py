@@ -203,7 +203,8 @@ class Cgroup:
         try:
             for hierarchy in self._made:
                 if hierarchy.version == 1:
-                    opened.append(cgroup1.open_tasks(self.directory(hierarchy)))
+                    # A comprehension would lose what it had opened when it fails.
+                    opened.append(cgroup1.open_tasks(self.directory(hierarchy)))  # noqa: PERF401
         except BaseException:
             for fd in opened:
                 os.close(fd)
