@@ -1,7 +1,7 @@
 """What the three commands share: errors become a sentence, and every end has its exit code.
 
-Exit codes: 0 success; 1 it failed or was refused; 2 usage; 128 + N ended by signal N; what a
-command adds is given by `CommandError`. A traceback is for us, not for a user: only NORTHSTAR_DEBUG=1
+Exit codes: 0 success; 1 it failed or was refused; 2 usage; 128 + N ended by signal N; a command
+adds its own with `CommandError`. A traceback is for us, not for a user: only NORTHSTAR_DEBUG=1
 shows it.
 """
 

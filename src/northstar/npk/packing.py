@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, Self
 
 import msgspec
 
-from northstar.manifest import Manifest, dumps, loads
+from northstar.manifest import Manifest, dumps, loads_with_warnings
 from northstar.model import ManifestError, Name, PackageError
 from northstar.npk import archive, image, mountpoints, signature, verity
 from northstar.npk.archive import Entry
@@ -93,11 +93,10 @@ def pack(
 
     Raises:
         PackageError: input or options are refused, or the image tool failed.
-        ManifestError: the manifest is refused.
         HostError: a tool is missing.
         OSError: something cannot be read or written.
     """
-    value = manifest if isinstance(manifest, Manifest) else _load(manifest)
+    value, ignored = (manifest, ()) if isinstance(manifest, Manifest) else _load(manifest)
     salt = os.urandom(verity.SALT_SIZE) if salt is None else salt
     if len(salt) != verity.SALT_SIZE:
         raise PackageError(f"a salt has {verity.SALT_SIZE} bytes, not {len(salt)}")
@@ -111,28 +110,48 @@ def pack(
         block_size=block_size,
         selinux=value.selinux.mount_context if value.selinux is not None else None,
     )
-    warnings: list[str] = []
-    made: list[tuple[int, int, _Image]] = []
-
-    def fill(path: str, fd: int, offset: int) -> _Image:
-        # Clones differ in their manifests alone: the first one's image serves them all.
-        if made:
-            first, start, finished = made[0]
-            _copy(first, start, fd, offset, finished.size)
-            return finished
-        if fs == "squashfs":
-            warnings.extend(image.squashfs(recipe, path, offset, mksquashfs))
-        else:
-            warnings.extend(_erofs(recipe, path, fd, offset, str(value.name).encode()))
-        finished = _seal(fd, offset, salt if key is not None else None)
-        made.append((fd, offset, finished))
-        return finished
-
+    maker = _Maker(recipe, fs, mksquashfs, salt if key is not None else None, value.name.encode())
     with _Destination() as destination:
-        for manifest_value, path in _targets(value, os.fspath(out), clones):
-            destination.write(path, dumps(manifest_value).encode(), fill, key)
+        for clone, path in _targets(value, os.fspath(out), clones):
+            if source is not None and os.path.commonpath([source, path]) == source:
+                raise PackageError(f"{path} would lie in the root directory that it is made of")
+            destination.write(path, dumps(clone).encode(), maker.fill, key)
         paths = destination.commit()
-    return Packed(paths, tuple(warnings))
+    return Packed(paths, (*ignored, *maker.warnings))
+
+
+class _Maker:
+    """Makes one image, and gives it to every package: clones differ in their manifests alone."""
+
+    def __init__(
+        self,
+        recipe: image.Recipe,
+        fs: FileSystem,
+        mksquashfs: str | None,
+        salt: bytes | None,
+        seed: bytes,
+    ) -> None:
+        self.warnings: list[str] = []
+        self._recipe = recipe
+        self._fs = fs
+        self._mksquashfs = mksquashfs
+        self._salt = salt
+        self._seed = seed
+        self._first: tuple[str, int, _Image] | None = None
+
+    def fill(self, path: str, fd: int, offset: int) -> _Image:
+        """Put fs.img into the file `fd`, which is at `path`, from `offset` on."""
+        if self._first is not None:
+            source, start, image_ = self._first
+            _copy_file(source, start, fd, offset, image_.size)
+            return image_
+        if self._fs == "squashfs":
+            self.warnings += image.squashfs(self._recipe, path, offset, self._mksquashfs)
+        else:
+            self.warnings += _erofs(self._recipe, path, fd, offset, self._seed)
+        image_ = _seal(fd, offset, self._salt)
+        self._first = path, offset, image_
+        return image_
 
 
 class _Destination:
@@ -153,10 +172,12 @@ class _Destination:
         directory, name = os.path.split(path)
         temporary = os.path.join(directory, f".{name[:200]}.{os.urandom(6).hex()}.part")
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        self._stack.callback(os.close, fd)
         self._stack.callback(_remove, temporary)
-        _write(temporary, fd, manifest, fill, key)
-        os.fsync(fd)
+        try:
+            _write(temporary, fd, manifest, fill, key)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
         self._files.append((temporary, path))
 
     def commit(self) -> tuple[str, ...]:
@@ -251,11 +272,7 @@ def _erofs(recipe: image.Recipe, path: str, fd: int, offset: int, seed: bytes) -
     temporary = f"{path}.erofs"
     try:
         warnings = image.erofs(recipe, temporary, seed)
-        source = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            _copy(source, 0, fd, offset, os.fstat(source).st_size)
-        finally:
-            os.close(source)
+        _copy_file(temporary, 0, fd, offset, os.stat(temporary).st_size)
     finally:
         _remove(temporary)
     return warnings
@@ -295,13 +312,13 @@ def _no_directory(path: str) -> PackageError:
     return PackageError(f"{path} is no directory", hint="make it first")
 
 
-def _load(path: Path) -> Manifest:
+def _load(path: Path) -> tuple[Manifest, tuple[str, ...]]:
     with open(path, "rb") as file:
         raw = file.read(archive.TEXT_MAX + 1)
     if len(raw) > archive.TEXT_MAX:
         raise PackageError(f"{os.fspath(path)} is too large (at most {archive.TEXT_MAX} bytes)")
     try:
-        return loads(raw.decode())
+        return loads_with_warnings(raw.decode())
     except UnicodeDecodeError as error:
         raise PackageError(f"{os.fspath(path)} is not UTF-8 (byte {error.start})") from None
     except ManifestError as error:
@@ -313,6 +330,14 @@ def _directory(path: Path) -> str:
     if not stat.S_ISDIR(os.stat(path).st_mode):
         raise PackageError(f"{os.fspath(path)} is no directory", hint="give the root directory")
     return os.path.realpath(path)
+
+
+def _copy_file(path: str, start: int, destination: int, offset: int, size: int) -> None:
+    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _copy(source, start, destination, offset, size)
+    finally:
+        os.close(source)
 
 
 def _copy(source: int, start: int, destination: int, offset: int, size: int) -> None:
