@@ -41,6 +41,10 @@ def looks_like_toml(text: str) -> bool:
     return _TOML_START.match(text) is not None
 
 
+class _NoNumberError(ValueError):
+    """A name that Python's reader of JSON would take for a number."""
+
+
 class _Pairs(list[tuple[str, Any]]):
     """A JSON object, with its duplicate keys."""
 
@@ -54,7 +58,7 @@ def parse_json(text: str) -> Node:
     import json
 
     def refuse(name: str) -> None:
-        raise ValueError(f"{name} is not a number of JSON")
+        raise _NoNumberError(f"{name} is no number")
 
     try:
         value = json.loads(text, object_pairs_hook=_Pairs, parse_constant=refuse)
@@ -65,7 +69,7 @@ def parse_json(text: str) -> Node:
     except RecursionError:
         raise ManifestError(_TOO_DEEP) from None
     except ValueError as error:
-        raise ManifestError(f"not JSON: {error}") from None
+        raise ManifestError(f"not JSON: {_number_rule(error)}") from None
     return node_of(value)
 
 
@@ -93,8 +97,13 @@ def parse_toml(text: str) -> Node:
     except RecursionError:
         raise ManifestError(_TOO_DEEP) from None
     except ValueError as error:
-        raise ManifestError(f"not TOML: {error}") from None
+        raise ManifestError(f"not TOML: {_number_rule(error)}") from None
     return node_of(value)
+
+
+def _number_rule(error: ValueError) -> str:
+    # The interpreter's own words name a setting of the interpreter.
+    return str(error) if isinstance(error, _NoNumberError) else "a number has too many digits"
 
 
 def node_of(value: object) -> Node:

@@ -170,8 +170,8 @@ class Parsed(Kind[T]):
         try:
             return self._parse(text)
         except InvalidValueError as error:
-            # The message quotes the text.
-            rule = error.message if len(error.message) <= 256 else f"{show(text)} is not valid here"
+            # The message quotes the text, which may be a megabyte.
+            rule = error.message.replace(repr(text), show(text))
             raise invalid(node, path, rule) from None
 
     def dump(self, value: T, *, tagged: bool) -> str:

@@ -151,18 +151,23 @@ def _locate(errors: list[ManifestError], located: list[ManifestError]) -> None:
 
 
 def _decode(text: str | bytes) -> tuple[bytes, str]:
+    if len(text) > INPUT_MAX:
+        # Before anything is done with it.
+        raise _too_large(len(text))
     try:
         data = text.encode() if isinstance(text, str) else bytes(text)
         data = data.removeprefix(b"\xef\xbb\xbf")
         decoded = data.decode()
-    except UnicodeError as error:
-        # An editor that writes UTF-16 is the likely cause, and nothing else tells.
+    except UnicodeEncodeError:
+        raise ManifestError("not Unicode: half of a surrogate pair") from None
+    except UnicodeDecodeError as error:
         raise ManifestError(
-            f"not UTF-8 (byte {error.start})"
-            if isinstance(error, UnicodeDecodeError)
-            else "not Unicode (half of a surrogate pair)",
-            hint="save it as UTF-8",
+            f"not UTF-8 at byte {error.start}", hint="save it as UTF-8, not as UTF-16 or Latin-1"
         ) from None
     if len(data) > INPUT_MAX:
-        raise ManifestError(f"{len(data)} bytes are too many (at most {INPUT_MAX})")
+        raise _too_large(len(data))
     return data, decoded
+
+
+def _too_large(size: int) -> ManifestError:
+    return ManifestError(f"a manifest of {size} bytes is too large (at most {INPUT_MAX})")

@@ -13,7 +13,8 @@ import msgspec
 
 from northstar.manifest.kinds import U64, Integer, Kind, Parsed, Text, integer_of, text_of
 from northstar.manifest.node import Context, Node, Scalar, describe, invalid, join, show
-from northstar.manifest.records import ByType, MapOf, Record
+from northstar.manifest.records import MapOf, Record
+from northstar.manifest.variants import ByType
 from northstar.model import Name, VersionReq
 
 

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from northstar.manifest.kinds import FILE_NAME_PATTERN, Text, file_name_rule
-from northstar.manifest.records import Variant, Wrapped
+from northstar.manifest.variants import Variant, Wrapped
 
 NAMESPACE_MAX: Final = 256
 """Longest name of a network namespace, in bytes."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from northstar.manifest.kinds import Integer
-from northstar.manifest.records import Record, Variant
+from northstar.manifest.records import Record
+from northstar.manifest.variants import Variant
 
 
 class SchedOther(msgspec.Struct, frozen=True):

@@ -10,7 +10,8 @@ import msgspec
 
 from northstar.manifest.kinds import U64, Choice, Integer, Text
 from northstar.manifest.node import Context, Node, invalid, is_null
-from northstar.manifest.records import ListOf, MapOf, Record, Variant
+from northstar.manifest.records import ListOf, MapOf, Record
+from northstar.manifest.variants import Variant
 
 INDEX_MAX: Final = 5
 """Index of the last argument of a system call (struct seccomp_data has six)."""
