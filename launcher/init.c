@@ -4,7 +4,8 @@
  *   launcher   spawned by the runtime. Checks the plan, clones init into the new namespaces, ends.
  *   init       PID 1 of the container. Sets the container up, waits for the runtime's word, forks
  *              the payload, gives up all privileges; then reaps, watches and reports.
- *   payload    becomes the container's program, after it has dropped what that must not have.
+ *   payload    becomes the container's program, after it has dropped what that must not have
+ *              (payload.c).
  *
  * They speak to the runtime over one socket, descriptor 3; plan.def says what. Nothing is printed.
  */
@@ -13,7 +14,6 @@
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdnoreturn.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -27,7 +27,7 @@
 #include "steps.h"
 #include "syscalls.h"
 
-enum { SOCKET = 3, PLAN_BYTES_MAX = 16 << 20 };
+enum { PLAN_BYTES_MAX = 16 << 20 };
 
 static struct plan plan;
 
@@ -60,173 +60,6 @@ static void release_plan(void)
 	munmap((void *)(uintptr_t)plan.start, (size_t)(plan.end - plan.start));
 }
 #endif
-
-/* ---- Reports ---- */
-
-/* The stream's other end is gone, and with it whoever wants this container. */
-static noreturn void give_up(void)
-{
-	_exit(1);
-}
-
-static void send_report(uint32_t kind, int error, int value, int descriptor)
-{
-	struct {
-		uint32_t kind, index, number, error, value;
-		char text[TEXT_MAX];
-	} report = {
-		htole32(kind), htole32(progress->index), htole32(progress->number),
-		htole32((uint32_t)error), htole32((uint32_t)value), "",
-	};
-	size_t length = strlen(progress->what.at) + 1;
-	union {
-		char bytes[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} control = { 0 };
-	struct iovec part = { &report, offsetof(__typeof__(report), text) + length };
-	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
-
-	memcpy(report.text, progress->what.at, length);
-	if (descriptor >= 0) {
-		message.msg_control = &control;
-		message.msg_controllen = sizeof control;
-		struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-		header->cmsg_level = SOL_SOCKET;
-		header->cmsg_type = SCM_RIGHTS;
-		header->cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(header), &descriptor, sizeof descriptor);
-	}
-	while (sendmsg(SOCKET, &message, MSG_NOSIGNAL) < 0)
-		if (errno != EINTR)
-			give_up();
-}
-
-/* What is being done from here on; a report says so. */
-static void set_progress(uint32_t index, uint32_t number)
-{
-	progress->index = index;
-	progress->number = number;
-	progress->what.at[0] = '\0';
-}
-
-static noreturn void fail(void)
-{
-	send_report(REPORT_FAILED, errno, 0, -1);
-	_exit(1);
-}
-
-static noreturn void fail_step(uint32_t step, const char *what, int error)
-{
-	set_progress(NO_OPERATION, step);
-	ABOUT(what);
-	errno = error;
-	fail();
-}
-
-static void report_plain(uint32_t kind, int value)
-{
-	set_progress(NO_OPERATION, 0);
-	send_report(kind, 0, value, -1);
-}
-
-/* ---- The payload's process ---- */
-
-/*
- * Fails without a system call that a filter could refuse or end us for: the words are left in
- * `progress`. If the filter answers exit_group with an errno, the trap ends us all the same.
- */
-static noreturn void fail_payload(void)
-{
-	progress->error = errno ? errno : EPROTO;
-	syscall(__NR_exit_group, 1);
-	__builtin_trap();
-}
-
-/* Collects what execve wants, since nothing may be allocated later; `exec` is the last operation. */
-static char **argument_vectors(struct operation exec, char ***environment)
-{
-	struct operation counted = exec;
-	size_t count = 0, argc;
-	char **vectors, **next;
-
-	while (take(&counted))
-		count++;
-	next = vectors = mmap(NULL, (count + 2) * sizeof *vectors, PROT_READ | PROT_WRITE,
-			      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (vectors == MAP_FAILED)
-		return NULL;
-	take(&exec);
-	argc = take_number(&exec);
-	while (argc--)
-		*next++ = (char *)(uintptr_t)take(&exec);
-	*next++ = NULL;
-	*environment = next;
-	do
-		*next = (char *)(uintptr_t)take(&exec);
-	while (*next++);
-	return vectors;
-}
-
-static int restrict_payload(struct operation *operation)
-{
-	switch (operation->number) {
-	case OP_FD:
-		return step_fd(operation, &plan);
-	case OP_RLIMIT:
-		return step_rlimit(operation);
-	case OP_SCHED:
-		return step_sched(operation);
-	case OP_NO_NEW_PRIVS:
-		return step_no_new_privs();
-	case OP_CAPS:
-		return step_caps(take_number(operation));
-	case OP_SECCOMP:
-		return step_seccomp(operation, &plan);
-	}
-	errno = ENOSYS;
-	return -1;
-}
-
-/*
- * The payload's process, between its fork and its execve. It holds the write end of a pipe that
- * closes on exec: the pipe ends when it has become the container's program, or has died. Only
- * execve is done after the filter is set, so everything else is done before.
- */
-static noreturn void payload(struct operation operation, struct progress *shared)
-{
-	struct operation exec = operation;
-	char **arguments, **environment;
-	const char *program;
-	sigset_t none;
-
-	progress = shared;
-	while (next_operation(&plan, &exec))
-		continue;
-	set_progress(exec.index, exec.number);
-	close(SOCKET);
-	umask(022);
-	program = exec.next;
-	/* With init's capabilities, so that a script that may be executed but not read is seen too. */
-	if (syscall_close_range(0, UINT_MAX, CLOSE_RANGE_CLOEXEC) || check_program(program))
-		fail_payload();
-	arguments = argument_vectors(exec, &environment);
-	if (!arguments)
-		fail_payload();
-	for (int number = 1; number <= LAST_SIGNAL; number++)
-		syscall_rt_sigaction_plain(number, SIG_DFL); /* refused for KILL and STOP only */
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-
-	while (next_operation(&plan, &operation) && operation.number != OP_EXEC) {
-		set_progress(operation.index, operation.number);
-		if (restrict_payload(&operation))
-			fail_payload();
-	}
-	set_progress(exec.index, exec.number);
-	ABOUT(program);
-	execve(program, arguments, environment);
-	fail_payload();
-}
 
 /* ---- init: setting up ---- */
 
@@ -436,7 +269,10 @@ static void reap(pid_t child)
  */
 static noreturn void watch(pid_t child, int pipe, struct progress *last_words)
 {
-	struct pollfd sources[] = { { .fd = SOCKET, .events = POLLIN }, { .fd = pipe, .events = POLLIN } };
+	struct pollfd sources[] = {
+		{ .fd = SOCKET, .events = POLLIN },
+		{ .fd = pipe, .events = POLLIN },
+	};
 	const struct timespec *forever = NULL;
 	sigset_t none;
 
@@ -494,7 +330,7 @@ static noreturn void init(int alive)
 	if (child < 0)
 		fail();
 	if (child == 0)
-		payload(operation, last_words);
+		payload(&plan, operation, last_words);
 	/* The end that is watched lies above the socket, whatever was free. */
 	pipes[0] = fcntl(pipes[0], F_DUPFD_CLOEXEC, SOCKET + 1);
 	if (pipes[0] < 0)

@@ -109,7 +109,7 @@ int step_bind(struct operation *operation)
 	return attach(mount, target);
 }
 
-/* Adds the kernel's own words on a refused file system, which are only to be had from its context. */
+/* Adds the kernel's own words on a refused file system; only its context has them. */
 static void append_reason(int context)
 {
 	int error = errno;

@@ -311,7 +311,7 @@ static bool valid_argument(char kind, const char *text, const struct plan *plan)
 	return false;
 }
 
-/* Compares the arguments with the kinds that plan.def wants; false with the name of the wrong one. */
+/* Compares the arguments with the kinds that plan.def wants; false names the first wrong one. */
 static bool valid_arguments(const char *wanted, struct operation operation, const struct plan *plan,
 			    struct text *problem)
 {

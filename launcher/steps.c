@@ -16,9 +16,6 @@
 
 #include "syscalls.h"
 
-static struct progress of_this_process;
-struct progress *progress = &of_this_process;
-
 int step_setns(struct operation *operation, const struct plan *plan)
 {
 	int descriptor = take_descriptor(operation, plan);

@@ -5,22 +5,7 @@
 #ifndef NORTHSTAR_STEPS_H
 #define NORTHSTAR_STEPS_H
 
-#include "plan.h"
-
-/*
- * What this process is doing, so that a failure can be told in full. The one of the payload's
- * process lies in memory shared with init: it may be ended at any moment, by the very filter that
- * it has installed, so it cannot report by system calls. It leaves its words, and init reports them.
- */
-struct progress {
-	uint32_t index;
-	uint32_t number;
-	int error; /* of the payload; 0 until it fails */
-	struct text what;
-};
-extern struct progress *progress;
-
-#define ABOUT(...) text_set(&progress->what, __VA_ARGS__, NULL)
+#include "report.h"
 
 /* mounts.c. BIND's result is 1 if its optional source does not exist. */
 int step_root(struct operation *operation);
@@ -49,5 +34,8 @@ int step_seccomp(struct operation *operation, const struct plan *plan);
 
 /* program.c */
 int check_program(const char *path);
+
+/* payload.c: the child of init that becomes the container's program */
+noreturn void payload(const struct plan *plan, struct operation operation, struct progress *shared);
 
 #endif

@@ -42,7 +42,8 @@ static inline int syscall_clone3(struct clone_args *arguments, size_t size)
 #endif
 }
 
-static inline int syscall_openat2(int directory, const char *path, struct open_how *how, size_t size)
+static inline int syscall_openat2(int directory, const char *path, struct open_how *how,
+				  size_t size)
 {
 #ifdef __NR_openat2
 	return (int)syscall(__NR_openat2, directory, path, how, size);

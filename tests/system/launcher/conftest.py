@@ -1,0 +1,79 @@
+"""Fixtures of the launcher's tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.launcher.driver import Image, Launch, Operation, encode, memfd, operations
+
+BUILD = Path(__file__).parents[3] / "launcher" / "build.py"
+
+
+def build(output: Path, *options: str) -> None:
+    subprocess.run([sys.executable, str(BUILD), "--output", str(output), *options], check=True)
+
+
+def program_descriptor(path: Path) -> int:
+    # High: a file action onto its own number would hide the program, see posix_spawn(3).
+    low = memfd(path.read_bytes())
+    os.dup2(low, high := 100 + low, inheritable=False)
+    os.close(low)
+    return high
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The launcher, built from the source as it stands, in a sealed memfd."""
+    path = tmp_path_factory.mktemp("launcher") / "init"
+    build(path)
+    descriptor = program_descriptor(path)
+    yield descriptor
+    os.close(descriptor)
+
+
+@pytest.fixture(scope="session")
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The launcher with the address and undefined behaviour sanitizers."""
+    path = tmp_path_factory.mktemp("launcher-sanitized") / "init"
+    build(path, "--sanitize")
+    descriptor = program_descriptor(path)
+    yield descriptor
+    os.close(descriptor)
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory: pytest.TempPathFactory, payload: Path) -> Image:
+    """A root directory that the tests of a session share; they only add to it."""
+    directory = tmp_path_factory.mktemp("image")
+    # pytest makes its directories for the user alone; the containers' users must get in.
+    for parent in directory.parents:
+        if parent.name.startswith("pytest-"):
+            parent.chmod(0o711)
+    return Image(directory / "root", payload)
+
+
+@pytest.fixture
+def launch(program: int, image: Image) -> Iterator[Callable[..., Launch]]:
+    """Launch `/payload` with commands; keywords as `operations` has them."""
+    launches: list[Launch] = []
+
+    def start(*commands: str, plan: list[Operation] | None = None, extra=(), **options) -> Launch:
+        if plan is None:
+            plan = operations(image, *commands, **options)
+        launches.append(Launch(program, encode(plan), extra))
+        return launches[-1]
+
+    before = set(os.listdir("/proc/self/fd"))
+    yield start
+    for launched in launches:
+        launched.close()
+    assert set(os.listdir("/proc/self/fd")) == before
+    with open("/proc/self/task/%d/children" % os.getpid()) as file:  # noqa: UP031
+        children = file.read().split()
+    assert not children, "a launch left processes"
