@@ -73,12 +73,14 @@ class Service(NamedTuple):
 
     Attributes:
         running: tells whether requests are worked off: not while the runtime still starts.
+        came: called with a connection that is made now.
         gone: called with a connection when it is over.
     """
 
     dispatcher: Dispatcher
     notifications: Notifications
     running: Callable[[], bool]
+    came: Callable[[Connection], object]
     gone: Callable[[Connection], object]
 
 
@@ -125,6 +127,7 @@ class Connection(asyncio.Protocol):
             self._timeout = self._loop.call_later(
                 self._access.connect_timeout, self._connect_timed_out
             )
+        self._service.came(self)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes: of a package, or of lines."""

@@ -1,0 +1,151 @@
+"""Listening for clients: the socket, and what may be in its way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+import stat
+from collections.abc import Callable
+from typing import Any, Final
+
+from northstar.model import NorthstarError
+from northstar.runtime.config import TcpAddress, UnixAddress
+
+log = logging.getLogger("northstar.runtime.console")
+
+BACKLOG: Final = 128
+
+RETRY: Final = 1.0
+"""Seconds until accept is tried again when there are no descriptors or memory left for it."""
+
+
+class ConsoleError(NorthstarError):
+    """The console cannot listen."""
+
+
+class Acceptor:
+    """Accepts connections on a listening socket, which is its own.
+
+    No asyncio.Server: that loses a connection which it has accepted when it is closed before the
+    connection's protocol is made, and the client would wait for ever.
+    """
+
+    def __init__(
+        self, listener: socket.socket, accepted: Callable[[socket.socket], object]
+    ) -> None:
+        """Call `accepted` with each connection, a socket that does not block."""
+        self._listener = listener
+        self._accepted = accepted
+        self._loop = asyncio.get_running_loop()
+        self._retry: asyncio.TimerHandle | None = None
+        self._begin()
+
+    def close(self) -> None:
+        """Stop to listen. The file of a Unix socket stays."""
+        if self._retry is not None:
+            self._retry.cancel()
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
+
+    def _begin(self) -> None:
+        self._retry = None
+        self._loop.add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        # Bounded, so that a crowd at the door does not hold up those who are in.
+        for _ in range(BACKLOG):
+            try:
+                sock, _address = self._listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                # The listener stays readable: without a pause we would spin.
+                log.error("Cannot accept a connection: %s", error.strerror)
+                self._loop.remove_reader(self._listener)
+                self._retry = self._loop.call_later(RETRY, self._begin)
+                return
+            sock.setblocking(False)
+            self._accepted(sock)
+
+
+async def open_listener(bind: TcpAddress | UnixAddress) -> socket.socket:
+    """Return a listening socket.
+
+    Raises:
+        ConsoleError: there is none to be had.
+    """
+    if isinstance(bind, UnixAddress):
+        _clear(bind.path)
+        return _listening(socket.AF_UNIX, bind.path, bind)
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            bind.host, bind.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError as error:
+        raise ConsoleError(
+            f"the console cannot listen on {bind}: {error.strerror}",
+            hint="check the host in console.global.bind",
+        ) from error
+    return _listening(found[0][0], found[0][4], bind)
+
+
+def _listening(
+    family: int, target: str | tuple[Any, ...], bind: TcpAddress | UnixAddress
+) -> socket.socket:
+    with contextlib.ExitStack() as stack:
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            stack.callback(sock.close)
+            if family != socket.AF_UNIX:
+                # A restart must not wait for the connections of the last run to time out.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(target)
+            sock.listen(BACKLOG)
+        except OSError as error:
+            # "AF_UNIX path too long" comes without an errno.
+            reason = error.strerror or str(error)
+            raise ConsoleError(
+                f"the console cannot listen on {bind}: {reason}", hint=_hint(error, bind)
+            ) from error
+        stack.pop_all()
+        return sock
+
+
+_HINTS: Final = {
+    errno.EADDRINUSE: "another runtime or program uses it: end that, or bind elsewhere",
+    errno.EADDRNOTAVAIL: "this machine has no such address: check console.global.bind",
+    errno.ENOENT: "make the directory of the socket",
+    errno.EACCES: "run as root, or bind to an address that this user may take",
+}
+
+
+def _hint(error: OSError, bind: TcpAddress | UnixAddress) -> str:
+    if error.errno is None:
+        return f"choose a path shorter than 108 bytes ({bind} has more)"
+    return _HINTS.get(error.errno, "check console.global.bind")
+
+
+def _clear(path: str) -> None:
+    """Remove the socket that an earlier run left at `path`; anything else is not ours to remove.
+
+    Raises:
+        ConsoleError: something else is there, or it cannot be removed.
+    """
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise ConsoleError(
+                f"the console cannot listen on {path}: a file that is no socket is in the way",
+                hint="remove it, or bind elsewhere",
+            )
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise ConsoleError(
+            f"the console cannot listen on {path}: {error.strerror}",
+            hint="bind to a path that this user may change",
+        ) from error

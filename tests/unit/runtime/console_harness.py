@@ -1,0 +1,257 @@
+"""A console over real sockets, on a runtime that only remembers; a client that hides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+from northstar.api import ContainerData, RefusedError, error
+from northstar.model import FULL, Container, Permissions
+from northstar.runtime.config import ConsoleOptions, GlobalConsole, TcpAddress, UnixAddress
+from northstar.runtime.console import Console
+from northstar.runtime.events import Notifications
+from northstar.runtime.tokens import Tokens
+
+DEADLINE = 5.0
+A = Container.parse("a:1.0.0")
+B = Container.parse("b:2.0.0")
+NO_LIMIT = ConsoleOptions(max_requests_per_sec=10**9)
+CONNECT = {"connect": {"version": "0.9.2", "subscribe_notifications": False}}
+SUBSCRIBE = {"connect": {"version": "0.9.2", "subscribe_notifications": True}}
+ACK = {"connect_ack": None}
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    """Run a test's coroutine, but not for ever."""
+
+    async def limited() -> None:
+        async with asyncio.timeout(DEADLINE):
+            await test
+
+    asyncio.run(limited())
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for a condition; `run` has the deadline."""
+    while not condition():  # noqa: ASYNC110 - conditions of any kind
+        await asyncio.sleep(0.001)
+
+
+class Package:
+    """What came of a package."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.data = b""
+        self.committed = False
+        self.aborted = 0
+
+    async def write(self, chunk: bytes) -> None:
+        await self._runtime.step("write")
+        self.data += chunk
+
+    async def commit(self) -> Container:
+        await self._runtime.step("commit")
+        self.committed = True
+        return A
+
+    async def abort(self) -> None:
+        self.aborted += 1
+
+
+class Runtime:
+    """Operations in memory.
+
+    Attributes:
+        calls: what was asked, in order.
+        failures: exceptions by operation.
+        gates: operations that wait for an event first.
+        busy: how many wait at a gate now.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+        self.failures: dict[str, BaseException] = {}
+        self.gates: dict[str, asyncio.Event] = {}
+        self.busy = 0
+        self.packages: list[Package] = []
+        self.on_shutdown: Callable[[], object] = lambda: None
+
+    async def step(self, operation: str) -> None:
+        if operation in self.gates:
+            self.busy += 1
+            await self.gates[operation].wait()
+            self.busy -= 1
+        if operation in self.failures:
+            raise self.failures[operation]
+
+    async def _operate(self, operation: str, container: Container, *details: Any) -> None:
+        self.calls.append((operation, str(container), *details))
+        await self.step(operation)
+        if container not in (A, B):
+            raise RefusedError(error.InvalidContainer(container))
+
+    def list(self) -> list[Container]:
+        self.calls.append("list")
+        if "list" in self.failures:
+            raise self.failures["list"]
+        return [A, B]
+
+    def repositories(self) -> Sequence[str]:
+        return ["mem", "disk"]
+
+    def shutdown(self) -> None:
+        self.calls.append("shutdown")
+        self.on_shutdown()
+
+    async def inspect(self, container: Container) -> ContainerData:
+        await self._operate("inspect", container)
+        return ContainerData({"name": str(container.name)}, "mem", mounted=True, process=None)
+
+    async def mount(self, container: Container) -> None:
+        await self._operate("mount", container)
+
+    async def umount(self, container: Container) -> None:
+        await self._operate("umount", container)
+
+    async def start(
+        self,
+        container: Container,
+        init: str | None,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+    ) -> None:
+        await self._operate("start", container, init, tuple(arguments), dict(environment))
+
+    async def kill(self, container: Container, signal: int) -> None:
+        await self._operate("kill", container, signal)
+
+    async def uninstall(self, container: Container, wipe: bool) -> None:
+        await self._operate("uninstall", container, wipe)
+
+    async def begin_install(self, repository: str, size: int) -> Package:
+        self.calls.append(("install", repository, size))
+        await self.step("begin_install")
+        if repository != "mem":
+            raise RefusedError(error.InvalidRepository(repository))
+        package = Package(self)
+        self.packages.append(package)
+        return package
+
+
+class Client:
+    """The other end of a connection: lines, raw bytes, and when it ends."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def send(self, *messages: Any) -> None:
+        """Send messages, or bytes as they are."""
+        for message in messages:
+            raw = message if isinstance(message, bytes) else json.dumps(message).encode() + b"\n"
+            self.writer.write(raw)
+
+    async def receive(self) -> Any:
+        line = await self.reader.readline()
+        if not line:
+            raise EOFError
+        assert line.endswith(b"\n")
+        return json.loads(line)
+
+    async def ask(self, request: Any) -> Any:
+        self.send({"request": request})
+        return (await self.receive())["response"]
+
+    async def connect(self, message: Any = None) -> Client:
+        self.send(CONNECT if message is None else message)
+        assert await self.receive() == ACK
+        return self
+
+    async def ended(self) -> bytes:
+        """Wait for the end of the stream, and return what comes before it."""
+        try:
+            return await self.reader.read()
+        except ConnectionError:
+            return b""
+
+    async def close(self) -> None:
+        self.writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self.writer.wait_closed()
+
+
+class Bench:
+    """A console, what it drives, and its clients."""
+
+    def __init__(self, permissions: Permissions, options: ConsoleOptions) -> None:
+        self.runtime = Runtime()
+        self.hub = Notifications(4)
+        self.clock: Callable[[], float] = lambda: 1000.0
+        self.console = Console(
+            self.runtime, self.hub, Tokens(lambda: self.clock()), connect_timeout=0.2
+        )
+        self.options = options
+        self.permissions = permissions
+        self.address: TcpAddress | UnixAddress
+        self.clients: list[Client] = []
+
+    async def client(self, *, receive_buffer: int | None = None, limit: int = 2**24) -> Client:
+        """Return a client that is connected and has said nothing yet."""
+        if isinstance(self.address, UnixAddress):
+            reader, writer = await asyncio.open_unix_connection(self.address.path, limit=limit)
+        else:
+            sock = socket.socket()
+            if receive_buffer is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            sock.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(sock, (self.address.host, self.address.port))
+            reader, writer = await asyncio.open_connection(sock=sock, limit=limit)
+        self.clients.append(Client(reader, writer))
+        return self.clients[-1]
+
+    async def connected(self, message: Any = None) -> Client:
+        return await (await self.client()).connect(message)
+
+    async def container(self, permissions: Permissions, options: ConsoleOptions) -> Client:
+        """Return the client of a container A."""
+        ours, theirs = socket.socketpair()
+        await self.console.adopt(ours, A, permissions, options)
+        reader, writer = await asyncio.open_unix_connection(sock=theirs)
+        self.clients.append(Client(reader, writer))
+        return self.clients[-1]
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    permissions: Permissions = FULL,
+    options: ConsoleOptions = NO_LIMIT,
+    *,
+    tcp: bool = False,
+    started: bool = True,
+) -> AsyncIterator[Bench]:
+    """Serve a console; at the end nothing of it may be left."""
+    descriptors = set(os.listdir("/proc/self/fd"))
+    bench = Bench(permissions, options)
+    with tempfile.TemporaryDirectory() as directory:
+        bind = TcpAddress("127.0.0.1", 0) if tcp else UnixAddress(f"{directory}/socket")
+        bench.address = await bench.console.listen(GlobalConsole(bind, permissions, options))
+        if started:
+            bench.console.run()
+        try:
+            yield bench
+        finally:
+            for gate in bench.runtime.gates.values():
+                gate.set()
+            await bench.console.close()
+            for client in bench.clients:
+                await client.close()
+    await until(lambda: set(os.listdir("/proc/self/fd")) <= descriptors)
+    await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
