@@ -48,25 +48,26 @@ def parse_line(line: str) -> MountInfo:
     Raises:
         ValueError: it is no line of a mountinfo file.
     """
-    left, separator, right = line.partition(" - ")
-    head = left.split(" ")
-    tail = right.split(" ")
-    if not separator or len(head) < 6 or len(tail) < 3:
-        raise ValueError(f"not a line of mountinfo: {line!r}")
-    major, _, minor = head[2].partition(":")
-    return MountInfo(
-        mount_id=int(head[0]),
-        parent_id=int(head[1]),
-        major=int(major),
-        minor=int(minor),
-        root=unescape(head[3]),
-        mount_point=unescape(head[4]),
-        options=tuple(head[5].split(",")),
-        fields=tuple(head[6:]),
-        fstype=unescape(tail[0]),
-        source=unescape(tail[1]),
-        super_options=tuple(unescape(option) for option in tail[2].split(",")),
-    )
+    left, _, right = line.partition(" - ")
+    try:
+        mount_id, parent_id, device, root, mount_point, options, *fields = left.split(" ")
+        fstype, source, super_options, *_ = right.split(" ")
+        major, minor = device.split(":")
+        return MountInfo(
+            mount_id=int(mount_id),
+            parent_id=int(parent_id),
+            major=int(major),
+            minor=int(minor),
+            root=unescape(root),
+            mount_point=unescape(mount_point),
+            options=tuple(options.split(",")),
+            fields=tuple(fields),
+            fstype=unescape(fstype),
+            source=unescape(source),
+            super_options=tuple(unescape(option) for option in super_options.split(",")),
+        )
+    except ValueError:
+        raise ValueError(f"not a line of mountinfo: {line!r}") from None
 
 
 def parse(text: str) -> Iterator[MountInfo]:

@@ -45,15 +45,14 @@ def watchdog_interval(environment: Mapping[str, str], pid: int) -> float | None:
         pid: of this process.
 
     Raises:
-        ValueError: one of them is no number, or the time is not positive.
+        ValueError: the time is no positive number.
     """
     text = environment.get("WATCHDOG_USEC")
     if text is None:
         return None
     owner = environment.get("WATCHDOG_PID")
-    if owner is not None and int(owner) != pid:
+    if owner is not None and owner != str(pid):
         return None
-    microseconds = int(text)
-    if microseconds <= 0:
-        raise ValueError(f"WATCHDOG_USEC is not positive: {text}")
-    return microseconds / 1_000_000
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise ValueError(f"WATCHDOG_USEC is no positive number: {text!r}")
+    return int(text) / 1_000_000

@@ -1,0 +1,10 @@
+"""What a test expects of the kernel when it refuses."""
+
+import re
+
+import pytest
+
+
+def refused(number: int) -> pytest.RaisesExc[OSError]:
+    """Expect an OSError with this errno."""
+    return pytest.raises(OSError, match=re.escape(f"[Errno {number}]"))
