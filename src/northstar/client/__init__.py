@@ -1,0 +1,42 @@
+"""Clients of the console: `Client` for asyncio, `northstar.client.blocking.Client` without it.
+
+A program on the device or next to it connects by `Client.connect(url)`, a program in a
+container by `Client.from_env()`; there is a method for each request.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from northstar.api import RefusedError
+from northstar.client.errors import (
+    ConnectError,
+    DisconnectedError,
+    NoAnswerError,
+    NotificationsLostError,
+    PermissionDeniedError,
+    RejectedError,
+)
+
+if TYPE_CHECKING:
+    from northstar.client.asynchronous import Client
+
+__all__ = [
+    "Client",
+    "ConnectError",
+    "DisconnectedError",
+    "NoAnswerError",
+    "NotificationsLostError",
+    "PermissionDeniedError",
+    "RefusedError",
+    "RejectedError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # The import of asyncio takes longer than all that the blocking client does.
+    if name == "Client":
+        from northstar.client.asynchronous import Client
+
+        return Client
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,408 @@
+"""The asyncio client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Self, TypeVar
+
+from northstar.api import request, response
+from northstar.api.notification import Notification
+from northstar.api.response import ContainerData, TokenResult
+from northstar.client import address
+from northstar.client.errors import ConnectError, DisconnectedError, reason
+from northstar.client.package import CHUNK, AsyncReadable, Path, Progress, Readable, opened, short
+from northstar.client.session import TIMEOUT, Call, Session, Trace, container_of
+from northstar.model import Container, InvalidValueError, NorthstarError
+
+R = TypeVar("R", bound=response.Response)
+
+
+class Client:
+    """A connection to the console; made by `connect` or `from_env`.
+
+    Several tasks may use it at once: their requests are sent, and answered, in the order in
+    which they ask. Every request can be cancelled, also by a timeout: its answer is dropped when
+    it comes. Only an install that is cancelled before all of the package is sent closes the
+    connection, for the runtime would take any next request for the rest of the package.
+
+    Every method that asks the runtime something raises, besides what it names: RefusedError,
+    PermissionDeniedError, DisconnectedError, ProtocolError.
+    """
+
+    def __init__(self, connection: _Connection) -> None:
+        self._connection = connection
+        self._session = connection.session
+        # Held while a package is sent: nothing else may stand between its bytes.
+        self._sending = asyncio.Lock()
+
+    @classmethod
+    async def connect(
+        cls,
+        url: str,
+        *,
+        subscribe: bool = False,
+        timeout: float | None = TIMEOUT,  # noqa: ASYNC109 - it is told apart from the caller's own
+        trace: Trace | None = None,
+    ) -> Self:
+        """Connect to `tcp://host[:port]` or `unix:///path`.
+
+        Args:
+            url: where the console is.
+            subscribe: ask for notifications; needs the permission of that name.
+            timeout: how long connection and greeting may take, in seconds.
+            trace: gets every line in both directions.
+
+        Raises:
+            InvalidValueError: the URL is none of these.
+            ConnectError: nobody is there, or it is no runtime.
+            RejectedError: the runtime does not want the connection.
+        """
+        place = address.parse(url)
+        loop = asyncio.get_running_loop()
+        session = Session(subscribe=subscribe, trace=trace)
+        connection = _Connection(session)
+        try:
+            async with asyncio.timeout(timeout):
+                stream = await _connected(place)
+                await loop.create_connection(lambda: connection, sock=stream)
+                return await cls._greeted(connection)
+        except TimeoutError:
+            raise ConnectError(url, f"no answer within {timeout:g} s") from None
+        except (OSError, UnicodeError) as error:
+            # UnicodeError: a host name that the encoding of host names does not allow.
+            raise ConnectError(url, reason(error)) from None
+        except DisconnectedError as error:
+            raise ConnectError(url, error.message) from None
+
+    @classmethod
+    async def from_env(cls, *, subscribe: bool = False) -> Self:
+        """Return the client of this container's own connection (NORTHSTAR_CONSOLE).
+
+        There is only one such connection: it is closed with the client.
+
+        Raises:
+            InvalidValueError: this is no container, or it has no console.
+            RejectedError: the runtime does not want the connection.
+        """
+        stream = address.environment_socket()
+        connection = _Connection(Session(subscribe=subscribe))
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.create_connection(lambda: connection, sock=stream)
+        except BaseException:
+            stream.close()
+            raise
+        return await cls._greeted(connection)
+
+    @classmethod
+    async def _greeted(cls, connection: _Connection) -> Self:
+        try:
+            connection.write(connection.session.connect())
+            await connection.wait(lambda: connection.session.connected)
+        except BaseException:
+            connection.abort(DisconnectedError("the connection was not made"))
+            await connection.closed.wait()
+            raise
+        return cls(connection)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection, if it is not closed; requests that wait fail."""
+        self._connection.abort(DisconnectedError("the connection was closed by this client"))
+        await self._connection.closed.wait()
+
+    # The requests
+
+    async def ident(self) -> Container:
+        """Return who we are: `extern:0.0.0`, or the container at this end of the connection."""
+        return (await self._ask(request.Ident(), response.Ident)).container
+
+    async def list(self) -> tuple[Container, ...]:
+        """Return all installed containers."""
+        return (await self._ask(request.List(), response.List)).containers
+
+    async def repositories(self) -> tuple[str, ...]:
+        """Return the names of all repositories."""
+        return (await self._ask(request.Repositories(), response.Repositories)).names
+
+    async def shutdown(self) -> None:
+        """End the runtime. The connection ends after the last container."""
+        await self._ask(request.Shutdown(), response.Shutdown)
+
+    async def inspect(self, container: Container | str) -> ContainerData:
+        """Return what is known of a container."""
+        message = request.Inspect(container_of(container))
+        result = (await self._ask(message, response.Inspect)).result
+        assert isinstance(result, response.InspectOk)
+        return result.data
+
+    async def mount(
+        self, *containers: Container | str
+    ) -> tuple[response.Ok | response.Failed, ...]:
+        """Mount containers; a result for each, in this order. A failure is a result."""
+        message = request.Mount(tuple(map(container_of, containers)))
+        return (await self._ask(message, response.Mount)).results
+
+    async def umount(
+        self, *containers: Container | str
+    ) -> tuple[response.Ok | response.Failed, ...]:
+        """Unmount containers; a result for each, in this order. A failure is a result."""
+        message = request.Umount(tuple(map(container_of, containers)))
+        return (await self._ask(message, response.Umount)).results
+
+    async def start(
+        self,
+        container: Container | str,
+        init: str | None = None,
+        arguments: tuple[str, ...] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start a container; what is given replaces what the manifest says."""
+        message = request.Start(
+            container_of(container), init, tuple(arguments), dict(environment or {})
+        )
+        await self._ask(message, response.Start)
+
+    async def kill(self, container: Container | str, signal: int = 15) -> None:
+        """Send a signal to all processes of a container."""
+        await self._ask(request.Kill(container_of(container), int(signal)), response.Kill)
+
+    async def uninstall(self, container: Container | str, wipe: bool = False) -> None:
+        """Remove a package; `wipe` removes its persistent data too."""
+        await self._ask(request.Uninstall(container_of(container), wipe), response.Uninstall)
+
+    async def token_create(self, target: str, shared: bytes) -> bytes:
+        """Return a token that says to `target` that we are who we are."""
+        return (await self._ask(request.TokenCreate(target, shared), response.TokenCreate)).token
+
+    async def token_verify(self, token: bytes, user: str, shared: bytes) -> TokenResult:
+        """Return what a token that `user` gave us is worth."""
+        message = request.TokenVerify(token, user, shared)
+        return (await self._ask(message, response.TokenVerify)).result
+
+    async def install(
+        self,
+        package: Path | bytes | Readable | AsyncReadable,
+        repository: str,
+        *,
+        size: int | None = None,
+        progress: Progress | None = None,
+    ) -> Container:
+        """Install a package. Other requests wait until it is sent.
+
+        Args:
+            package: a path, the bytes, or something readable, whose `size` must be given.
+            repository: the name of the repository.
+            size: of the package, in bytes.
+            progress: called after each piece.
+
+        Raises:
+            OSError: the package cannot be read. If that happens half-way the connection is
+                closed, for the runtime still waits for the rest.
+        """
+        with opened(package, size) as (source, total):
+            async with self._sending:
+                call, line = self._session.request(request.Install(repository, total))
+                try:
+                    self._connection.write(line)
+                    await self._upload(source, total, call, progress)
+                except BaseException:
+                    self._connection.abort(DisconnectedError("an install was broken off"))
+                    raise
+        result = (await self._answer(call, response.Install)).result
+        assert isinstance(result, response.Ok)
+        return result.container
+
+    # Notifications
+
+    async def notifications(self) -> AsyncIterator[Notification]:
+        """Yield the notifications, until the runtime has shut down.
+
+        Raises:
+            InvalidValueError: the client did not subscribe.
+            NotificationsLostError: they were not taken in time, and some are dropped.
+            DisconnectedError: the connection ended otherwise than by a shutdown.
+        """
+        session = self._session
+        if not session.subscribed:
+            raise InvalidValueError("this client did not ask for notifications (subscribe=True)")
+        while True:
+            message = session.next_notification()
+            if message is not None:
+                yield message
+            elif session.ended:
+                return
+            else:
+                await self._connection.wait(lambda: bool(session.notifications))
+
+    # The wire
+
+    async def _ask(self, message: request.Request, kind: type[R]) -> R:
+        async with self._sending:
+            await self._connection.writable.wait()
+            call, line = self._session.request(message)
+            self._connection.write(line)
+        return await self._answer(call, kind)
+
+    async def _answer(self, call: Call, kind: type[R]) -> R:
+        if not call.done:
+            answered = asyncio.Event()
+            call.on_done = answered.set
+            await answered.wait()
+        return call.result(kind)
+
+    async def _upload(
+        self,
+        source: Readable | AsyncReadable,
+        total: int,
+        call: Call,
+        progress: Progress | None,
+    ) -> None:
+        sent = 0
+        while sent < total:
+            size = min(CHUNK, total - sent)
+            if inspect.iscoroutinefunction(source.read):
+                data = await source.read(size)
+            else:
+                # A disk may be slow, and the other tasks do not care for this one.
+                data = await asyncio.to_thread(source.read, size)
+            if not data:
+                raise short(sent, total)
+            self._connection.write(data)
+            await self._connection.writable.wait()
+            sent += len(data)
+            if progress is not None:
+                progress(sent, total)
+            if call.done:
+                call.end_of_upload(sent, total)
+
+
+async def _connected(place: address.Tcp | address.Unix) -> socket.socket:
+    """Return a connected socket, for the first address of the host that answers.
+
+    create_connection does the same, but words the failures of several addresses for programmers.
+    """
+    loop = asyncio.get_running_loop()
+    if isinstance(place, address.Unix):
+        addresses: list[tuple[int, Any]] = [(socket.AF_UNIX, place.path)]
+    else:
+        found = await loop.getaddrinfo(*place, type=socket.SOCK_STREAM)
+        addresses = [(family, where) for family, _, _, _, where in found]
+    failure: OSError | None = None
+    for family, where in addresses:
+        stream = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            stream.setblocking(False)
+            await loop.sock_connect(stream, where)
+        except OSError as error:
+            stream.close()
+            failure = error
+        except BaseException:
+            stream.close()
+            raise
+        else:
+            return stream
+    raise failure or OSError("the host has no address")
+
+
+class _Connection(asyncio.Protocol):
+    """The session's wire.
+
+    Attributes:
+        writable: set unless too much waits to be sent; also set once the connection is lost.
+        closed: the connection is lost.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.writable = asyncio.Event()
+        self.closed = asyncio.Event()
+        self._transport: asyncio.Transport | None = None
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self.writable.set()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self.session.receive(data)
+        except NorthstarError as error:
+            self.abort(error)
+        self._wake()
+
+    def eof_received(self) -> None:
+        self.session.end()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and self.session.error is None:
+            self._drain()
+            self.session.fail(DisconnectedError(f"the connection broke: {reason(exc)}"))
+        self.session.end()
+        self.writable.set()
+        self.closed.set()
+        self._wake()
+
+    def pause_writing(self) -> None:
+        self.writable.clear()
+
+    def resume_writing(self) -> None:
+        self.writable.set()
+
+    def write(self, data: bytes) -> None:
+        assert self._transport is not None
+        self._transport.write(data)
+
+    def abort(self, error: NorthstarError) -> None:
+        """Close the connection at once, without what was not sent yet."""
+        self.session.fail(error)
+        if self._transport is None:
+            self.closed.set()
+        else:
+            self._transport.abort()
+
+    async def wait(self, done: Callable[[], bool]) -> None:
+        """Wait until something that came makes `done` true.
+
+        Raises:
+            NorthstarError: the session has failed before.
+        """
+        while not done():
+            if self.session.error is not None:
+                if self.session.ended:
+                    return
+                raise self.session.error
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiters.discard(waiter)
+
+    def _drain(self) -> None:
+        """Take what came before the other side stopped reading.
+
+        A write that fails ends the transport, though what the runtime said last may still be in
+        the socket, which is closed only after `connection_lost`.
+        """
+        assert self._transport is not None
+        stream = self._transport.get_extra_info("socket")
+        with contextlib.suppress(OSError, NorthstarError):
+            while data := os.read(stream.fileno(), CHUNK):
+                self.session.receive(data)
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)

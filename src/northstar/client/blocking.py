@@ -1,0 +1,346 @@
+"""A client without an event loop, for scripts and commands. Not for several threads at once."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from typing import NoReturn, Self, TypeVar
+
+from northstar.api import request, response
+from northstar.api.notification import Notification
+from northstar.api.response import ContainerData, TokenResult
+from northstar.client import address
+from northstar.client.errors import ConnectError, DisconnectedError, NoAnswerError, reason
+from northstar.client.package import CHUNK, Path, Progress, Readable, opened, short
+from northstar.client.session import TIMEOUT, Call, Session, Trace, container_of
+from northstar.model import Container, InvalidValueError
+
+R = TypeVar("R", bound=response.Response)
+
+
+class Client:
+    """A connection to the console.
+
+    Every method that asks the runtime something raises, besides what it names: RefusedError,
+    PermissionDeniedError, DisconnectedError, NoAnswerError, ProtocolError. After the first two
+    and after NoAnswerError the connection can still be used: an answer that comes late is
+    recognised and dropped.
+    """
+
+    def __init__(
+        self,
+        stream: socket.socket,
+        *,
+        subscribe: bool = False,
+        timeout: float | None = TIMEOUT,
+        trace: Trace | None = None,
+    ) -> None:
+        """Greet the runtime at the other end of a connected stream socket, which is ours now.
+
+        Args:
+            stream: the socket. It is closed if this fails.
+            subscribe: ask for notifications; needs the permission of that name.
+            timeout: longest silence of the runtime that is waited for, in seconds.
+            trace: gets every line in both directions.
+
+        Raises:
+            RejectedError: the runtime does not want the connection.
+            DisconnectedError, NoAnswerError, ProtocolError: it is none, or in trouble.
+        """
+        self._stream = stream
+        self._timeout = timeout
+        self._session = Session(subscribe=subscribe, trace=trace)
+        try:
+            self._send(self._session.connect())
+            self._receive_until(lambda: self._session.connected)
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def connect(
+        cls,
+        url: str,
+        *,
+        subscribe: bool = False,
+        timeout: float | None = TIMEOUT,
+        trace: Trace | None = None,
+    ) -> Self:
+        """Connect to `tcp://host[:port]` or `unix:///path`.
+
+        Raises:
+            InvalidValueError: the URL is none of these.
+            ConnectError: nobody is there, or it is no runtime.
+            RejectedError: the runtime does not want the connection.
+        """
+        place = address.parse(url)
+        try:
+            if isinstance(place, address.Unix):
+                stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                try:
+                    stream.settimeout(timeout)
+                    stream.connect(place.path)
+                except BaseException:
+                    stream.close()
+                    raise
+            else:
+                stream = socket.create_connection(place, timeout)
+                stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except (OSError, UnicodeError) as error:
+            # UnicodeError: a host name that the encoding of host names does not allow.
+            raise ConnectError(url, reason(error)) from None
+        try:
+            return cls(stream, subscribe=subscribe, timeout=timeout, trace=trace)
+        except (DisconnectedError, NoAnswerError) as error:
+            raise ConnectError(url, error.message) from None
+
+    @classmethod
+    def from_env(cls, *, subscribe: bool = False, timeout: float | None = TIMEOUT) -> Self:
+        """Return the client of this container's own connection (NORTHSTAR_CONSOLE).
+
+        There is only one such connection: it is closed with the client.
+
+        Raises:
+            InvalidValueError: this is no container, or it has no console.
+        """
+        return cls(address.environment_socket(), subscribe=subscribe, timeout=timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection, if it is not closed."""
+        self._session.fail(DisconnectedError("the connection was closed by this client"))
+        self._stream.close()
+
+    def fileno(self) -> int:
+        """Return the descriptor, to wait until something comes (notifications)."""
+        return self._stream.fileno()
+
+    # The requests
+
+    def ident(self) -> Container:
+        """Return who we are: `extern:0.0.0`, or the container at this end of the connection."""
+        return self._ask(request.Ident(), response.Ident).container
+
+    def list(self) -> tuple[Container, ...]:
+        """Return all installed containers."""
+        return self._ask(request.List(), response.List).containers
+
+    def repositories(self) -> tuple[str, ...]:
+        """Return the names of all repositories."""
+        return self._ask(request.Repositories(), response.Repositories).names
+
+    def shutdown(self) -> None:
+        """End the runtime. The connection ends after the last container."""
+        self._ask(request.Shutdown(), response.Shutdown)
+
+    def inspect(self, container: Container | str) -> ContainerData:
+        """Return what is known of a container."""
+        result = self._ask(request.Inspect(container_of(container)), response.Inspect).result
+        assert isinstance(result, response.InspectOk)
+        return result.data
+
+    def mount(self, *containers: Container | str) -> tuple[response.Ok | response.Failed, ...]:
+        """Mount containers; a result for each, in this order. A failure is a result."""
+        message = request.Mount(tuple(map(container_of, containers)))
+        return self._ask(message, response.Mount).results
+
+    def umount(self, *containers: Container | str) -> tuple[response.Ok | response.Failed, ...]:
+        """Unmount containers; a result for each, in this order. A failure is a result."""
+        message = request.Umount(tuple(map(container_of, containers)))
+        return self._ask(message, response.Umount).results
+
+    def start(
+        self,
+        container: Container | str,
+        init: str | None = None,
+        arguments: tuple[str, ...] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start a container; what is given replaces what the manifest says."""
+        message = request.Start(
+            container_of(container), init, tuple(arguments), dict(environment or {})
+        )
+        self._ask(message, response.Start)
+
+    def kill(self, container: Container | str, signal: int = 15) -> None:
+        """Send a signal to all processes of a container."""
+        self._ask(request.Kill(container_of(container), int(signal)), response.Kill)
+
+    def uninstall(self, container: Container | str, wipe: bool = False) -> None:
+        """Remove a package; `wipe` removes its persistent data too."""
+        self._ask(request.Uninstall(container_of(container), wipe), response.Uninstall)
+
+    def token_create(self, target: str, shared: bytes) -> bytes:
+        """Return a token that says to `target` that we are who we are."""
+        return self._ask(request.TokenCreate(target, shared), response.TokenCreate).token
+
+    def token_verify(self, token: bytes, user: str, shared: bytes) -> TokenResult:
+        """Return what a token that `user` gave us is worth."""
+        message = request.TokenVerify(token, user, shared)
+        return self._ask(message, response.TokenVerify).result
+
+    def install(
+        self,
+        package: Path | bytes | Readable,
+        repository: str,
+        *,
+        size: int | None = None,
+        progress: Progress | None = None,
+    ) -> Container:
+        """Install a package.
+
+        Args:
+            package: a path, the bytes, or something readable, whose `size` must be given.
+            repository: the name of the repository.
+            size: of the package, in bytes.
+            progress: called after each piece.
+
+        Raises:
+            OSError: the package cannot be read. If that happens half-way the connection is
+                closed, for the runtime still waits for the rest.
+        """
+        with opened(package, size) as (source, total):
+            call, line = self._session.request(request.Install(repository, total))
+            try:
+                self._send(line)
+                self._upload(source, total, call, progress)
+            except BaseException:
+                self.close()
+                raise
+            result = self._wait(call, response.Install).result
+            assert isinstance(result, response.Ok)
+            return result.container
+
+    # Notifications
+
+    def notifications(self, timeout: float | None = None) -> Iterator[Notification]:
+        """Yield the notifications, until the runtime has shut down.
+
+        Args:
+            timeout: longest time between two, in seconds; None waits for ever.
+
+        Raises:
+            InvalidValueError: the client did not subscribe.
+            NoAnswerError: none came in time.
+            NotificationsLostError: they were not taken in time, and some are dropped.
+            DisconnectedError: the connection ended otherwise than by a shutdown.
+        """
+        session = self._session
+        if not session.subscribed:
+            raise InvalidValueError("this client did not ask for notifications (subscribe=True)")
+        while True:
+            message = session.next_notification()
+            if message is not None:
+                yield message
+            elif session.error is not None:
+                if session.ended:
+                    return
+                raise session.error
+            else:
+                self._receive(timeout)
+
+    # The wire
+
+    def _ask(self, message: request.Request, kind: type[R]) -> R:
+        call, line = self._session.request(message)
+        self._send(line)
+        return self._wait(call, kind)
+
+    def _wait(self, call: Call, kind: type[R]) -> R:
+        self._receive_until(lambda: call.done)
+        return call.result(kind)
+
+    def _receive_until(self, done: Callable[[], bool]) -> None:
+        while not done():
+            if self._session.error is not None:
+                raise self._session.error
+            self._receive(self._timeout)
+
+    def _send(self, line: bytes) -> None:
+        """Send a whole line. If that fails, what the runtime said last may say why."""
+        self._stream.settimeout(self._timeout)
+        try:
+            self._stream.sendall(line)
+        except (BrokenPipeError, ConnectionResetError):
+            self._drain()
+        except OSError as error:
+            self._fail(error)
+        except BaseException:
+            # Interrupted in the midst of a line: the next one would be appended to it.
+            self.close()
+            raise
+
+    def _receive(self, timeout: float | None) -> None:
+        """Wait for some bytes and take them, or the end of the stream."""
+        self._stream.settimeout(timeout)
+        try:
+            data = self._stream.recv(CHUNK)
+        except TimeoutError:
+            raise NoAnswerError(
+                f"the runtime did not answer within {timeout:g} s",
+                hint="it may still be at work on the request",
+            ) from None
+        except OSError as error:
+            self._fail(error)
+        if data:
+            self._session.receive(data)
+        else:
+            self._session.end()
+
+    def _fail(self, error: OSError) -> NoReturn:
+        broken = DisconnectedError(f"the connection broke: {reason(error)}")
+        raise self._session.fail(broken) from None
+
+    def _drain(self) -> None:
+        """Take what came before the other side stopped reading."""
+        with contextlib.suppress(DisconnectedError):
+            while self._session.error is None:
+                self._receive(self._timeout)
+
+    def _upload(self, source: Readable, total: int, call: Call, progress: Progress | None) -> None:
+        """Send exactly `total` bytes, and take what comes meanwhile (notifications)."""
+        sent = 0
+        chunk = memoryview(b"")
+        poll = select.poll()
+        poll.register(self._stream, select.POLLIN | select.POLLOUT)
+        while sent < total:
+            if not chunk:
+                chunk = memoryview(_piece(source, sent, total))
+            events = poll.poll(None if self._timeout is None else self._timeout * 1000)
+            if not events:
+                raise NoAnswerError(f"the runtime took nothing within {self._timeout:g} s")
+            if events[0][1] & ~select.POLLOUT:
+                with contextlib.suppress(DisconnectedError):
+                    self._receive(self._timeout)
+            else:
+                count = self._send_some(chunk)
+                chunk = chunk[count:]
+                sent += count
+                if progress is not None:
+                    progress(sent, total)
+            if call.done:
+                call.end_of_upload(sent, total)
+
+    def _send_some(self, chunk: memoryview) -> int:
+        self._stream.settimeout(0)
+        try:
+            return self._stream.send(chunk)
+        except BlockingIOError:
+            return 0
+        except (BrokenPipeError, ConnectionResetError):
+            self._drain()
+            return 0
+
+
+def _piece(source: Readable, sent: int, total: int) -> bytes:
+    data = source.read(min(CHUNK, total - sent))
+    if not data:
+        raise short(sent, total)
+    return data

@@ -1,0 +1,129 @@
+"""The client's side of the protocol, without I/O; and what only the blocking client does."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from northstar import api
+from northstar.api import notification, request, response
+from northstar.client import DisconnectedError, NoAnswerError
+from northstar.client.blocking import Client
+from northstar.client.session import Call, Session
+from northstar.model import Container, NorthstarError, ProtocolError
+from tests.unit.client.peer import Peer, Wire
+
+A = Container.parse("a:1.0.0")
+
+
+@given(
+    # True is an answer, False a notification.
+    st.lists(st.booleans(), max_size=10),
+    st.lists(st.integers(1, 40), min_size=1),
+)
+def test_the_same_in_pieces_of_any_size(order: list[bool], pieces: list[int]) -> None:
+    session = Session(subscribe=True)
+    stream = session_bytes(order)
+    session.connect()
+    calls = [session.request(request.List())[0] for _ in range(sum(order))]
+    position = 0
+    while position < len(stream):
+        size = pieces[position % len(pieces)]
+        session.receive(stream[position : position + size])
+        position += size
+    for number, call in enumerate(calls):
+        assert len(call.result(response.List).containers) == number
+    taken = iter(session.next_notification, None)
+    assert list(taken) == (len(order) - sum(order)) * [notification.Started(A)]
+    assert session.error is None
+
+
+def session_bytes(order: list[bool]) -> bytes:
+    lines = [api.encode(api.ConnectAck())]
+    answered = 0
+    for answer in order:
+        if answer:
+            lines.append(api.encode(response.List(answered * (A,))))
+            answered += 1
+        else:
+            lines.append(api.encode(notification.Started(A)))
+    return b"".join(lines)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_taken_or_refused(data: bytes) -> None:
+    session = Session(subscribe=False)
+    call, _ = session.request(request.Ident())
+    try:
+        session.receive(data)
+        session.end()
+    except NorthstarError as error:
+        assert session.error is error
+    assert session.error is not None
+    assert call.done
+    with pytest.raises(NorthstarError):
+        session.request(request.Ident())
+
+
+def test_a_line_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("northstar.client.session.LINE_MAX", 100)
+    session = Session(subscribe=False)
+    session.receive(b" " * 100)
+    with pytest.raises(ProtocolError, match="does not end"):
+        session.receive(b" ")
+
+
+def test_an_answer_to_another_request() -> None:
+    call = Call(request.Ident())
+    call.finish(response.List(()))
+    with pytest.raises(ProtocolError, match="answers Ident with List"):
+        call.result(response.Ident)
+
+
+def test_an_answer_that_comes_too_late_is_dropped(tmp_path: Path) -> None:
+    def script(wire: Wire) -> None:
+        wire.greet()
+        assert wire.line() == {"request": "list"}
+        assert wire.line() == {"request": "ident"}
+        wire.send({"response": {"list": []}}, {"response": {"ident": "a:1.0.0"}})
+        wire.expect_end()
+
+    with Peer(tmp_path, script) as peer, Client.connect(peer.url) as client:
+        client._timeout = 0.01
+        with pytest.raises(NoAnswerError, match=r"within 0\.01 s"):
+            client.list()
+        client._timeout = 10
+        assert client.ident() == A
+
+
+def test_an_interrupted_install_closes_the_connection(tmp_path: Path) -> None:
+    def script(wire: Wire) -> None:
+        wire.greet()
+        wire.line()
+        wire.read(2**20)
+        wire.expect_end()
+
+    def interrupt(sent: int, _: int) -> None:
+        if sent >= 2**20:
+            raise KeyboardInterrupt
+
+    with Peer(tmp_path, script) as peer, Client.connect(peer.url) as client:
+        with pytest.raises(KeyboardInterrupt):
+            client.install(bytes(2**22), "r", progress=interrupt)
+        with pytest.raises(DisconnectedError, match="closed by this client"):
+            client.ident()
+
+
+def test_a_runtime_that_takes_nothing() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.sendall(b'{"connect_ack":null}\n')
+    with (
+        theirs,
+        Client(ours, timeout=0.05) as client,
+        pytest.raises(NoAnswerError, match=r"took nothing within 0\.05 s"),
+    ):
+        client.install(bytes(2**24), "r")
