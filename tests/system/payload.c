@@ -405,7 +405,7 @@ static void do_alone(char **arguments)
 	result("alone", "", others);
 }
 
-/* child COMMAND...: the rest of the commands is done in a child, too. */
+/* fork: the rest of the commands is done by a child, and this process waits for ever. */
 static void do_fork(char **arguments)
 {
 	pid_t child = fork();
@@ -474,6 +474,13 @@ static void do_say(char **arguments)
 static void do_cry(char **arguments)
 {
 	fprintf(stderr, "%s\n", arguments[0]);
+}
+
+/* put FD TEXT: to a descriptor */
+static void do_put(char **arguments)
+{
+	result("put", arguments[0],
+	       write(atoi(arguments[0]), arguments[1], strlen(arguments[1])));
 }
 
 static void do_read(char **arguments)
@@ -632,7 +639,7 @@ static const struct {
 	{ "orphans", do_orphans, 1 }, { "alone", do_alone, 0 },	    { "fork", do_fork, 0 },
 	{ "session", do_session, 0 }, { "bomb", do_bomb, 0 },	    { "memory", do_memory, 1 },
 	{ "flood", do_flood, 1 },     { "say", do_say, 1 },	    { "cry", do_cry, 1 },
-	{ "read", do_read, 1 },	      { "write", do_write, 2 },	    { "stat", do_stat, 1 },
+	{ "put", do_put, 2 },	      { "read", do_read, 1 },	      { "write", do_write, 2 },	    { "stat", do_stat, 1 },
 	{ "list", do_list, 1 },	      { "readlink", do_readlink, 1 }, { "exec", do_exec, 1 },
 	{ "connect", do_connect, 1 }, { "try", do_try, 1 },
 };

@@ -77,3 +77,16 @@ def launch(program: int, image: Image) -> Iterator[Callable[..., Launch]]:
     with open("/proc/self/task/%d/children" % os.getpid()) as file:  # noqa: UP031
         children = file.read().split()
     assert not children, "a launch left processes"
+
+
+@pytest.fixture
+def v2_cgroup() -> Iterator[Path]:
+    """A new cgroup in the unified hierarchy."""
+    for root in (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")):
+        if (root / "cgroup.procs").exists() and (root / "cgroup.controllers").exists():
+            directory = root / f"northstar-test-launcher-{os.getpid()}"
+            directory.mkdir()
+            yield directory
+            directory.rmdir()
+            return
+    pytest.fail("no unified cgroup hierarchy is mounted")

@@ -49,9 +49,7 @@ class Said(NamedTuple):
 
 
 def encode_operation(number: int, *arguments: object) -> bytes:
-    text = b"".join(
-        (a if isinstance(a, bytes) else str(a).encode()) + b"\0" for a in arguments
-    )
+    text = b"".join((a if isinstance(a, bytes) else str(a).encode()) + b"\0" for a in arguments)
     return struct.pack("<II", number, len(text)) + text
 
 
@@ -144,6 +142,7 @@ class Launch:
         self.pid = 0
         self.pidfd = -1
         self.status: int | None = None
+        self._closed = False
         self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self.output, write = os.pipe()
         self.ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -162,7 +161,11 @@ class Launch:
             f"/proc/self/fd/{program}",
             ["northstar-init"],
             sanitizer,
-            file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 3)],
+            # With 0, 1 and 2 closed the descriptors that it receives begin there.
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, theirs.fileno(), 3),
+                *((os.POSIX_SPAWN_CLOSE, number) for number in (0, 1, 2)),
+            ],
             setsigmask=(),
             setsigdef=signal.valid_signals(),
         )
@@ -266,6 +269,9 @@ class Launch:
         return processes_in(namespace_of(self.pid))
 
     def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         self.ours.close()
         if self.launcher:
             reap(self.launcher)
