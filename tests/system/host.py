@@ -21,7 +21,8 @@ class Snapshot(NamedTuple):
         descriptors: what the process' descriptors point to, numbers of inodes left out.
         mounts: mount points of its namespace, with type and source.
         loops: loop devices on files below its directory or on files it has open.
-        cgroups: directories of its cgroup in all hierarchies, itself included.
+        cgroups: directories below its cgroup in all hierarchies. Its own is made with the first
+            container, and stays until the end.
         processes: its descendants.
         files: what there is in its directories (mount points are not entered).
     """
@@ -40,7 +41,7 @@ class Snapshot(NamedTuple):
             descriptors=descriptors(pid),
             mounts=mounts(pid),
             loops=loops(pid, directory),
-            cgroups=cgroups(cgroup),
+            cgroups=cgroups(cgroup, itself=False),
             processes=[command(child) for child in descendants(pid)],
             files=files(directory),
         )
@@ -105,12 +106,10 @@ def cgroup_roots() -> list[Path]:
     ]
 
 
-def cgroups(name: str) -> list[str]:
-    """Return the directories of cgroup `name` and of all below it, in all hierarchies."""
-    found = []
-    for root in cgroup_roots():
-        for path, _, _ in os.walk(root / name):
-            found.append(path)
+def cgroups(name: str, *, itself: bool = True) -> list[str]:
+    """Return the directories of cgroup `name`, and of all below it, in all hierarchies."""
+    tops = [root / name for root in cgroup_roots()]
+    found = [path for top in tops for path, _, _ in os.walk(top) if itself or path != str(top)]
     return sorted(found)
 
 
