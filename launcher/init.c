@@ -144,6 +144,8 @@ static int set_up(struct operation *operation)
 		return 0; /* done: we are its result */
 	case OP_SETNS:
 		return step_setns(operation, &plan);
+	case OP_JOIN:
+		return step_join(operation, &plan);
 	case OP_KEYRING:
 		return step_keyring();
 	case OP_SESSION:
@@ -445,7 +447,6 @@ int main(void)
 		"descriptor 3; start a container with `nstar start`\n";
 	int type = 0;
 	socklen_t size = sizeof type;
-	struct text problem;
 
 	if (getsockopt(SOCKET, SOL_SOCKET, SO_TYPE, &type, &size) || type != SOCK_SEQPACKET)
 		return write(STDERR_FILENO, usage, sizeof usage - 1) < 0 ? 3 : 2;
@@ -453,8 +454,11 @@ int main(void)
 	fcntl(SOCKET, F_SETFL, O_RDWR);
 	receive();
 	map_plan();
-	if (!check_plan(&plan, &problem))
-		fail_step(STEP_PLAN, problem.at, EINVAL);
+	set_progress(NO_OPERATION, STEP_PLAN);
+	if (!check_plan(&plan, &progress->what)) {
+		errno = EINVAL;
+		fail();
+	}
 	launch();
 	return 0;
 }

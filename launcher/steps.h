@@ -16,6 +16,7 @@ int step_pivot(void);
 
 /* steps.c */
 int step_setns(struct operation *operation, const struct plan *plan);
+int step_join(struct operation *operation, const struct plan *plan);
 int step_keyring(void);
 int step_session(void);
 int step_hostname(struct operation *operation);

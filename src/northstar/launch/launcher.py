@@ -155,8 +155,7 @@ class Init:
     """PID 1 of one container, seen from the runtime, from its launch to its end.
 
     Attributes:
-        pid: its process id on the host, 0 before `launched` is done.
-        launched: done when `pid` is known; fails with LaunchError.
+        pid: its process id on the host, 0 before `ready` is done.
         ready: done when init waits for `go`; fails with LaunchError.
         started: done when the payload runs; fails with LaunchError.
         exited: done with the payload's exit status when init is gone and reaped; never fails.
@@ -178,7 +177,6 @@ class Init:
         self._doomed = False
         self._status: ExitStatus | None = None
         self.pid = 0
-        self.launched: asyncio.Future[None] = self._loop.create_future()
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.started: asyncio.Future[None] = self._loop.create_future()
         self.exited: asyncio.Future[ExitStatus] = self._loop.create_future()
@@ -221,7 +219,6 @@ class Init:
             case Report.LAUNCHED:
                 self.pid, self._pidfd = value, passed[0]
                 self._loop.add_reader(self._pidfd, self._on_death)
-                self.launched.set_result(None)
                 if self._doomed:
                     self.kill()
             case Report.SKIPPED:
@@ -247,7 +244,7 @@ class Init:
         return LaunchError(step, text, errno)
 
     def _fail(self, error: LaunchError) -> None:
-        for future in (self.launched, self.ready, self.started):
+        for future in (self.ready, self.started):
             if not future.done():
                 future.set_exception(error)
                 # Nobody may wait for this one, having stopped at an earlier one.

@@ -50,6 +50,7 @@ NETNS_DIRECTORIES: Final = ("/var/run/netns", "/run/netns")
 _DESCRIPTIONS: Final = {
     Op.CLONE: "clone the namespaces",
     Op.SETNS: "enter the network namespace",
+    Op.JOIN: "join the cgroup",
     Op.KEYRING: "join a new session keyring",
     Op.SESSION: "become a session leader",
     Op.HOSTNAME: "set the host name {0}",
@@ -115,12 +116,14 @@ class HostFacts(msgspec.Struct, frozen=True):
 
     Attributes:
         capabilities: the runtime's permitted set, as a mask of 1 << number (capabilities(7)).
-        into_cgroup: the cgroup is entered by CLONE_INTO_CGROUP, with the descriptor `cgroup`.
+        into_cgroup: the v2 cgroup is entered by CLONE_INTO_CGROUP, with the descriptor `cgroup`.
+        joins: how many v1 cgroups init joins, with the descriptors `tasks:0`, `tasks:1`...
         selinux: SELinux is enabled.
     """
 
     capabilities: int
     into_cgroup: bool = False
+    joins: int = 0
     selinux: bool = False
 
 
@@ -158,11 +161,6 @@ def refuse_unsupported(manifest: Manifest, facts: HostFacts) -> None:
         raise HostError(
             "the manifest asks for a seccomp filter, which this runtime cannot install yet",
             hint="remove `seccomp` from the manifest",
-        )
-    if facts.selinux and manifest.selinux is not None and manifest.selinux.exec is not None:
-        raise HostError(
-            "the manifest asks for an SELinux exec context, which this runtime cannot set yet",
-            hint="remove `selinux.exec` from the manifest",
         )
     missing = [c for c in manifest.capabilities if not facts.capabilities >> c.number & 1]
     if missing:
@@ -202,6 +200,11 @@ def socket_descriptor(name: str) -> str:
     return f"socket:{name}"
 
 
+def tasks_descriptor(number: int) -> str:
+    """Return the name in a plan of the descriptor of a v1 cgroup's `tasks` file."""
+    return f"tasks:{number}"
+
+
 def build(
     manifest: Manifest,
     command: Command,
@@ -227,6 +230,7 @@ def build(
     descriptors = list(passed)
     if facts.into_cgroup:
         descriptors.append("cgroup")
+    descriptors += map(tasks_descriptor, range(facts.joins))
     if isinstance(manifest.network, NamedNetwork):
         descriptors.append("netns")
     if len(descriptors) > DESCRIPTORS_MAX:
@@ -238,7 +242,7 @@ def build(
 
     operations = [
         _clone(manifest, index),
-        *_namespaces(manifest, index, places),
+        *_namespaces(manifest, index, places, facts),
         *_mounts(manifest, places),
         Operation(Op.PIVOT),
         Operation(Op.GID, (str(manifest.gid),)),
@@ -262,15 +266,20 @@ def _clone(manifest: Manifest, index: Mapping[str, str]) -> Operation:
 
 
 def _namespaces(
-    manifest: Manifest, index: Mapping[str, str], places: Places
+    manifest: Manifest, index: Mapping[str, str], places: Places, facts: HostFacts
 ) -> Iterator[Operation]:
     if "netns" in index:
         yield Operation(Op.SETNS, (index["netns"], str(lm.CLONE_NEWNET)))
+    # First of all, so that what init itself uses is accounted for.
+    for number in range(facts.joins):
+        yield Operation(Op.JOIN, (index[tasks_descriptor(number)],))
     yield Operation(Op.KEYRING)
     yield Operation(Op.SESSION)
     yield Operation(Op.HOSTNAME, (hostname(manifest.name),))
     if manifest.network is None:
         yield Operation(Op.LOOPBACK)
+    if facts.selinux and manifest.selinux is not None and manifest.selinux.exec is not None:
+        yield Operation(Op.SELINUX, (manifest.selinux.exec,))
     yield Operation(Op.ROOT, (places.root,))
 
 

@@ -321,6 +321,19 @@ class Cgroup:
             return
 
 
+def make_top(host: CgroupHost, top: str) -> list[str]:
+    """Make the runtime's own cgroup, with what is above it; return warnings.
+
+    Raises:
+        OSError: a directory cannot be made.
+    """
+    return [
+        warning
+        for hierarchy in host.hierarchies
+        for warning in cgroup_tree.make_parents(hierarchy, top)
+    ]
+
+
 def remove_top(host: CgroupHost, top: str) -> None:
     """Remove the runtime's own cgroup with everything below it that has no processes.
 

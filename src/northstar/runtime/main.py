@@ -32,7 +32,7 @@ from northstar.model import (
     Permissions,
 )
 from northstar.runtime import mounts, process
-from northstar.runtime.cgroups import CgroupHost, remove_top
+from northstar.runtime.cgroups import CgroupHost, make_top, remove_top
 from northstar.runtime.config import Config, RepositoryConfig
 from northstar.runtime.console import Console
 from northstar.runtime.events import Notifications
@@ -116,14 +116,18 @@ class Runtime:
 
         cgroups = CgroupHost.detect()
         stack.callback(remove_top, cgroups, config.cgroup)
+        for warning in make_top(cgroups, config.cgroup):
+            log.warning("%s", warning)
         log.info("cgroups: %s", cgroups.description)
         launcher = Launcher.load()
         stack.callback(launcher.close)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         stack.callback(os.close, null)
+        versions = [hierarchy.version for hierarchy in cgroups.hierarchies]
         facts = HostFacts(
             capabilities=caps.read().permitted,
-            into_cgroup=any(hierarchy.version == 2 for hierarchy in cgroups.hierarchies),
+            into_cgroup=2 in versions,
+            joins=versions.count(1),
             selinux=selinux.enabled(),
         )
         host = process.Host(

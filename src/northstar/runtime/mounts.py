@@ -10,7 +10,7 @@ import errno
 import os
 from typing import Final
 
-from northstar.linux import loop, mount, mountinfo
+from northstar.linux import loop, mount, mountinfo, selinux
 from northstar.model import HostError
 from northstar.npk import Npk
 
@@ -49,10 +49,15 @@ def mount_image(package: Npk, target: str, *, loop_timeout: float) -> None:
             timeout=loop_timeout,
         ) as device:
             # From here the mount holds the device, and its end frees it (LO_FLAGS_AUTOCLEAR).
-            mount.mount(device.path, target, package.filesystem, _FLAGS, "")
+            mount.mount(device.path, target, package.filesystem, _FLAGS, _options(package))
     except BaseException:
         os.rmdir(target)
         raise
+
+
+def _options(package: Npk) -> str:
+    context = package.manifest.selinux and package.manifest.selinux.mount_context
+    return f"context={context}" if context and selinux.enabled() else ""
 
 
 def umount_image(target: str) -> None:

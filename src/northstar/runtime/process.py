@@ -20,7 +20,14 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from northstar.launch.launcher import Init, Launcher
-from northstar.launch.plan import Command, HostFacts, Places, build, socket_descriptor
+from northstar.launch.plan import (
+    Command,
+    HostFacts,
+    Places,
+    build,
+    socket_descriptor,
+    tasks_descriptor,
+)
 from northstar.linux import netns, procfs
 from northstar.manifest import Io, Manifest, NamedNetwork, Output, Persist
 from northstar.model import Container, ExitStatus, LaunchError, Permissions
@@ -170,7 +177,7 @@ async def start(
                 ),
             )
         try:
-            await _bring_up(host, container, init, cgroup)
+            await _bring_up(host, container, init)
         except BaseException:
             init.kill()
             await asyncio.shield(init.exited)
@@ -183,12 +190,7 @@ def _wants_oom(manifest: Manifest) -> bool:
     return memory is not None and memory.oom_monitor
 
 
-async def _bring_up(host: Host, container: Container, init: Init, cgroup: Cgroup) -> None:
-    await init.launched
-    if any(hierarchy.version == 1 for hierarchy in host.cgroups.hierarchies):
-        # The first write after some idle time takes the kernel 5 to 16 ms: meanwhile init mounts.
-        cloned_into = host.facts.into_cgroup
-        await asyncio.to_thread(cgroup.attach, init.pid, cloned_into=cloned_into)
+async def _bring_up(host: Host, container: Container, init: Init) -> None:
     await init.ready
     await debug.run_commands(host.config.debug_commands, init.pid, container)
     init.go()
@@ -236,6 +238,9 @@ async def _open_descriptors(
         assert directory is not None
         passed.callback(os.close, directory)
         opened["cgroup"] = directory
+    for number, tasks in enumerate(cgroup.open_tasks()):
+        passed.callback(os.close, tasks)
+        opened[tasks_descriptor(number)] = tasks
     if isinstance(manifest.network, NamedNetwork):
         descriptor = _open_network(manifest.network.name)
         passed.callback(os.close, descriptor)

@@ -1,0 +1,281 @@
+"""Planning a start: pure, so every decision is tested without root."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import pytest
+
+from northstar.launch.plan import (
+    Command,
+    HostFacts,
+    LaunchPlan,
+    Operation,
+    Places,
+    build,
+    descriptor_numbers,
+    environment,
+    mount_order,
+)
+from northstar.launch.plan_ops import PLAN_VERSION, Op
+from northstar.linux import mount as lm
+from northstar.manifest import Manifest, from_builtins
+from northstar.model import HostError, LaunchError
+
+FACTS = HostFacts(capabilities=(1 << 41) - 1)
+PLACES = Places(root="/run/n/a:1.0.0", persist="/data/a", sockets="/sockets")
+COMMAND = Command("/init", ("one",), {"A": "b"})
+
+RO, NOSUID, NODEV, NOEXEC = (
+    lm.MOUNT_ATTR_RDONLY,
+    lm.MOUNT_ATTR_NOSUID,
+    lm.MOUNT_ATTR_NODEV,
+    lm.MOUNT_ATTR_NOEXEC,
+)
+
+
+def manifest(**fields: Any) -> Manifest:
+    return from_builtins(
+        {"name": "a", "version": "1.0.0", "init": "/init", "uid": 1000, "gid": 1001, **fields}
+    )
+
+
+def plan(facts: HostFacts = FACTS, places: Places = PLACES, **fields: Any) -> LaunchPlan:
+    return build(manifest(**fields), COMMAND, places, facts, (5, 6))
+
+
+def only(planned: LaunchPlan, op: Op) -> tuple[str, ...]:
+    (operation,) = (o for o in planned.operations if o.op is op)
+    return operation.arguments
+
+
+def ops(planned: LaunchPlan) -> list[Op]:
+    return [operation.op for operation in planned.operations]
+
+
+def bind(planned: LaunchPlan) -> tuple[str, str, str, int, str]:
+    root, source, target, attributes, cleared, flags = only(planned, Op.BIND)
+    assert cleared == "0"
+    return root, source, target, int(attributes), flags
+
+
+def test_a_bare_start_in_its_order() -> None:
+    assert ops(plan()) == [
+        Op.CLONE,
+        Op.KEYRING,
+        Op.SESSION,
+        Op.HOSTNAME,
+        Op.LOOPBACK,
+        Op.ROOT,
+        Op.PIVOT,
+        Op.GID,
+        Op.UID,
+        Op.GROUPS,
+        Op.AWAIT,
+        Op.CGROUPNS,
+        Op.PAYLOAD,
+        Op.FD,
+        Op.FD,
+        Op.FD,
+        Op.NO_NEW_PRIVS,
+        Op.CAPS,
+        Op.EXEC,
+    ]
+
+
+def test_identity() -> None:
+    planned = plan()
+    assert only(planned, Op.UID) == ("1000",)
+    assert only(planned, Op.GID) == ("1001",)
+    assert only(planned, Op.GROUPS) == ("5,6",)
+    assert only(planned, Op.HOSTNAME) == ("a",)
+    assert only(planned, Op.CAPS) == ("0x0",)
+
+
+def test_a_long_name_is_cut_to_a_host_name() -> None:
+    planned = build(manifest(name="n" * 100), COMMAND, PLACES, FACTS)
+    assert only(planned, Op.HOSTNAME) == ("n" * 64,)
+
+
+def test_exec_takes_argv_then_the_environment() -> None:
+    path, count, *rest = only(plan(), Op.EXEC)
+    assert (path, count, rest[:2]) == ("/init", "2", ["/init", "one"])
+    assert rest[2:] == [
+        "A=b",
+        "NORTHSTAR_NAME=a",
+        "NORTHSTAR_VERSION=1.0.0",
+        "NORTHSTAR_CONTAINER=a:1.0.0",
+    ]
+
+
+def test_a_relative_init_is_one_from_the_root() -> None:
+    planned = build(manifest(), Command("bin/x", (), {}), PLACES, FACTS)
+    assert only(planned, Op.EXEC)[:3] == ("/bin/x", "1", "bin/x")
+
+
+def test_descriptors_have_no_gaps_and_sockets_are_in_the_order_of_their_names() -> None:
+    sockets = {name: {"type": "stream", "mode": 511} for name in ("z", "b", "m")}
+    with_all = manifest(console={"permissions": "full"}, sockets=sockets)
+    names = ["stdin", "stdout", "stderr", "console", "socket:b", "socket:m", "socket:z"]
+    assert dict(descriptor_numbers(with_all)) == {name: n for n, name in enumerate(names)}
+    added = environment(with_all, {})
+    assert added["NORTHSTAR_CONSOLE"] == "3"
+    assert [added[f"NORTHSTAR_SOCKET_{name}"] for name in "bmz"] == ["4", "5", "6"]
+
+
+def test_what_the_runtime_adds_wins_over_the_environment() -> None:
+    assert environment(manifest(), {"NORTHSTAR_NAME": "x"})["NORTHSTAR_NAME"] == "a"
+
+
+def test_too_many_sockets_are_refused() -> None:
+    sockets = {f"s{n}": {"type": "stream", "mode": 511} for n in range(260)}
+    with pytest.raises(LaunchError, match="at most 252"):
+        plan(sockets=sockets)
+
+
+@pytest.mark.parametrize(
+    ("network", "new"), [(None, True), ("host", False), ({"namespace": "blue"}, False)]
+)
+def test_network(network: Any, new: bool) -> None:
+    planned = plan(**({"network": network} if network else {}))
+    flags = int(only(planned, Op.CLONE)[0])
+    assert bool(flags & lm.CLONE_NEWNET) is new
+    assert (Op.LOOPBACK in ops(planned)) is new
+    assert (Op.SETNS in ops(planned)) is (network == {"namespace": "blue"})
+    always = lm.CLONE_NEWNS | lm.CLONE_NEWPID | lm.CLONE_NEWIPC | lm.CLONE_NEWUTS
+    assert flags & always == always
+
+
+def test_cgroup_v2_is_entered_by_the_clone() -> None:
+    planned = plan(HostFacts(capabilities=0, into_cgroup=True))
+    index = only(planned, Op.CLONE)[1]
+    assert planned.descriptors[int(index) - 1] == "cgroup"
+    assert only(plan(), Op.CLONE)[1] == "-1"
+
+
+def test_bind_is_read_only_unless_rw() -> None:
+    mounts = {"/m": {"type": "bind", "host": "/h"}}
+    assert bind(plan(mounts=mounts)) == ("", "/h", "/m", RO, "optional")
+    mounts["/m"]["options"] = "rw,rec,nosuid,nodev,noexec"
+    attributes = NOSUID | NODEV | NOEXEC
+    assert bind(plan(mounts=mounts)) == ("", "/h", "/m", attributes, "optional,recursive")
+
+
+def test_a_relative_bind_source_is_refused() -> None:
+    with pytest.raises(LaunchError, match="no absolute path"):
+        plan(mounts={"/m": {"type": "bind", "host": "h"}})
+
+
+def test_persist_and_sockets() -> None:
+    planned = plan(mounts={"/p": {"type": "persist"}})
+    assert bind(planned) == ("", "/data/a", "/p", NOSUID | NODEV, "")
+    planned = plan(mounts={"/s": {"type": "sockets"}})
+    assert bind(planned) == ("", "/sockets", "/s", RO | NOSUID | NODEV | NOEXEC, "")
+
+
+def test_a_resource_is_always_read_only() -> None:
+    places = Places(root="/r", persist="/p", sockets="/s", resources={"/x": "/run/n/res:2.0.0"})
+    mount = {"type": "resource", "name": "res", "version": "2", "dir": "/d", "options": "rw,noexec"}
+    planned = plan(places=places, mounts={"/x": mount})
+    assert bind(planned) == ("/run/n/res:2.0.0", "/d", "/x", RO | NODEV | NOEXEC, "")
+
+
+@pytest.mark.parametrize(
+    ("mount", "words"),
+    [
+        ({"type": "proc"}, ("proc", "proc", "/m", str(RO | NOSUID | NODEV | NOEXEC))),
+        ({"type": "sysfs"}, ("sysfs", "sysfs", "/m", str(RO | NOSUID | NODEV | NOEXEC))),
+        (
+            {"type": "tmpfs", "size": 4096},
+            ("tmpfs", "none", "/m", str(NOSUID | NODEV | NOEXEC), "mode=1777", "size=4096"),
+        ),
+    ],
+)
+def test_filesystems(mount: Any, words: tuple[str, ...]) -> None:
+    assert only(plan(mounts={"/m": mount}), Op.FILESYSTEM) == words
+
+
+def test_dev_has_exactly_the_six_nodes_and_four_links() -> None:
+    target, attributes, *entries = only(plan(mounts={"/dev": {"type": "dev"}}), Op.DEV)
+    assert (target, int(attributes)) == ("/dev", RO | NOSUID | NOEXEC)
+    nodes = [entry.split()[1:] for entry in entries if entry.startswith("c ")]
+    links = [entry.split()[1:] for entry in entries if entry.startswith("l ")]
+    assert nodes == [
+        ["full", "1", "7"],
+        ["null", "1", "3"],
+        ["random", "1", "8"],
+        ["tty", "5", "0"],
+        ["urandom", "1", "9"],
+        ["zero", "1", "5"],
+    ]
+    assert [name for name, _ in links] == ["fd", "stderr", "stdin", "stdout"]
+
+
+def test_parents_are_mounted_before_what_is_inside_them() -> None:
+    targets = ["/a/b", "/a-b", "/", "/a", "//a//c/", "/ab"]
+    assert mount_order(dict.fromkeys(targets)) == ["/", "/a", "/a/b", "//a//c/", "/a-b", "/ab"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        ({"other": {"nice": 5}}, ("other", "5")),
+        ({"batch": {"nice": -5}}, ("batch", "-5")),
+        ({"fifo": {"priority": 1}}, ("fifo", "1")),
+        ({"round_robin": {"priority": 99}}, ("round_robin", "99")),
+        ("idle", ("idle", "0")),
+    ],
+)
+def test_scheduling(policy: Any, words: tuple[str, str]) -> None:
+    assert only(plan(sched={"policy": policy}), Op.SCHED) == words
+
+
+def test_deadline_is_refused_with_the_reason() -> None:
+    with pytest.raises(LaunchError, match="no runtime, deadline and period"):
+        plan(sched={"policy": "deadline"})
+
+
+def test_limits_and_capabilities() -> None:
+    planned = plan(rlimits={"nofile": {"soft": 1, "hard": None}}, capabilities=["CAP_KILL"])
+    assert only(planned, Op.RLIMIT) == ("7", "1", "unlimited")
+    assert only(planned, Op.CAPS) == ("0x20",)
+
+
+def test_a_capability_that_the_runtime_lacks_is_refused() -> None:
+    with pytest.raises(HostError, match="CAP_KILL, which the runtime itself does not have"):
+        plan(HostFacts(capabilities=0), capabilities=["CAP_KILL"])
+
+
+def test_what_is_not_built_is_refused_and_never_ignored() -> None:
+    with pytest.raises(HostError, match="seccomp"):
+        plan(seccomp={"profile": "default"})
+
+
+def test_the_selinux_context_is_set_where_selinux_is_enabled() -> None:
+    selinux = {"exec": "a:b", "mount_context": None}
+    planned = plan(HostFacts(capabilities=0, selinux=True), selinux=selinux)
+    assert only(planned, Op.SELINUX) == ("a:b",)
+    assert Op.SELINUX not in ops(plan(selinux=selinux))
+
+
+def test_every_operation_can_say_what_it_does() -> None:
+    mounts = {"/m": {"type": "bind", "host": "/h"}, "/t": {"type": "tmpfs", "size": 1}}
+    said = {o.op: o.describe() for o in plan(mounts=mounts).operations}
+    assert said[Op.BIND] == "bind /h on /m"
+    assert said[Op.FILESYSTEM] == "mount tmpfs on /t"
+    assert said[Op.EXEC] == "execute /init"
+    for op in Op:
+        assert Operation(op, tuple("abcdef")).describe()
+
+
+def test_encoding() -> None:
+    encoded = LaunchPlan((Operation(Op.UID, ("7",)), Operation(Op.PIVOT)), ()).encode()
+    assert encoded == struct.pack("<III2sII", PLAN_VERSION, Op.UID, 2, b"7\0", Op.PIVOT, 0)
+
+
+def test_v1_cgroups_are_joined_before_anything_else_is_done() -> None:
+    planned = plan(HostFacts(capabilities=0, joins=2))
+    assert ops(planned)[:4] == [Op.CLONE, Op.JOIN, Op.JOIN, Op.KEYRING]
+    indices = [o.arguments[0] for o in planned.operations if o.op is Op.JOIN]
+    assert [planned.descriptors[int(i) - 1] for i in indices] == ["tasks:0", "tasks:1"]
