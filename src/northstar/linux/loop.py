@@ -119,6 +119,7 @@ def attach(fd: int, *, offset: int = 0, sizelimit: int = 0, timeout: float = 10.
         OSError: of the step that failed, with the path of the node; `TimeoutError` if all
             devices were snatched away until the time was up.
     """
+    os.fstat(fd)  # EBADF now: the files opened below could get the number of a closed one
     deadline = time.monotonic() + timeout
     # Waiting for the lock counts: it is held by a thread that fights for a device itself.
     if not _lock.acquire(timeout=max(timeout, 0)):
