@@ -190,9 +190,8 @@ def compile_program(output: Path = PROGRAM, *, sanitize: bool = False) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".init-") as directory:
         made = Path(directory, "init")
-        _run(
-            [*command, *COMMON, f"-ffile-prefix-map={HERE}=launcher", "-o", str(made), *map(str, SOURCES)]
-        )
+        prefix = f"-ffile-prefix-map={HERE}=launcher"
+        _run([*command, *COMMON, prefix, "-o", str(made), *map(str, SOURCES)])
         made.replace(output)
 
 

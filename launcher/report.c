@@ -16,22 +16,20 @@ noreturn void give_up(void)
 
 void send_report(uint32_t kind, int error, int value, int descriptor)
 {
-	struct {
-		uint32_t kind, index, number, error, value;
-		char text[TEXT_MAX];
-	} report = {
+	uint32_t head[] = {
 		htole32(kind), htole32(progress->index), htole32(progress->number),
-		htole32((uint32_t)error), htole32((uint32_t)value), "",
+		htole32((uint32_t)error), htole32((uint32_t)value),
 	};
-	size_t length = strlen(progress->what.at) + 1;
 	union {
 		char bytes[CMSG_SPACE(sizeof(int))];
 		struct cmsghdr align;
 	} control = { 0 };
-	struct iovec part = { &report, offsetof(__typeof__(report), text) + length };
-	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
+	struct iovec parts[] = {
+		{ head, sizeof head },
+		{ progress->what.at, strlen(progress->what.at) + 1 },
+	};
+	struct msghdr message = { .msg_iov = parts, .msg_iovlen = 2 };
 
-	memcpy(report.text, progress->what.at, length);
 	if (descriptor >= 0) {
 		message.msg_control = &control;
 		message.msg_controllen = sizeof control;

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,23 +59,40 @@ def image(tmp_path_factory: pytest.TempPathFactory, payload: Path) -> Image:
     return Image(directory / "root", payload)
 
 
-@pytest.fixture
-def launch(program: int, image: Image) -> Iterator[Callable[..., Launch]]:
-    """Launch `/payload` with commands; keywords as `operations` has them."""
-    launches: list[Launch] = []
+class Launcher:
+    """Launches `/payload` with commands; keywords as `operations` has them."""
 
-    def start(*commands: str, plan: list[Operation] | None = None, extra=(), **options) -> Launch:
+    def __init__(self, program: int, image: Image) -> None:
+        self.program = program
+        self.image = image
+        self.launches: list[Launch] = []
+
+    def operations(self, *commands: str, **options: Any) -> list[Operation]:
+        return operations(self.image, *commands, **options)
+
+    def __call__(
+        self,
+        *commands: str,
+        plan: list[Operation] | None = None,
+        extra: Sequence[int] = (),
+        **options: Any,
+    ) -> Launch:
         if plan is None:
-            plan = operations(image, *commands, **options)
-        launches.append(Launch(program, encode(plan), extra))
-        return launches[-1]
+            plan = self.operations(*commands, **options)
+        self.launches.append(Launch(self.program, encode(plan), extra))
+        return self.launches[-1]
 
+
+@pytest.fixture
+def launch(program: int, image: Image) -> Iterator[Launcher]:
+    """What launches; whatever still runs after the test is ended, and nothing may be left."""
+    launcher = Launcher(program, image)
     before = set(os.listdir("/proc/self/fd"))
-    yield start
-    for launched in launches:
+    yield launcher
+    for launched in launcher.launches:
         launched.close()
     assert set(os.listdir("/proc/self/fd")) == before
-    with open("/proc/self/task/%d/children" % os.getpid()) as file:  # noqa: UP031
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
         children = file.read().split()
     assert not children, "a launch left processes"
 

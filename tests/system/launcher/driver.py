@@ -41,7 +41,7 @@ class Said(NamedTuple):
     """A report, its words in the order of plan.def."""
 
     kind: Report
-    index: int
+    operation: int
     number: int
     errno: int
     value: int
@@ -203,7 +203,7 @@ class Launch:
             said = self.next()
             assert said is not None, f"the stream ended before {kind!r}: {self.said}"
             assert said.kind == kind, said
-        return said
+        return self.said[-1]
 
     def go(self) -> None:
         self.ours.send(struct.pack("<I", GO))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ STOP = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 ENDING = [n for n in range(1, 65) if n not in DO_NOTHING | STOP]
 
 
-def run(launched: Launch) -> list[dict]:
+def run(launched: Launch) -> list[dict[str, Any]]:
     launched.start()
     lines = list(launched.lines())
     launched.end()
