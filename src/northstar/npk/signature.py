@@ -88,7 +88,7 @@ def render(hashes: Hashes, secret_key: bytes) -> bytes:
 def _hashes(signed: bytes) -> Hashes:
     values: dict[tuple[str, str], str] = {}
     section = indent = ""
-    for line in signed.decode("ascii", "replace").splitlines():
+    for line in signed.decode("ascii", "replace").split("\n"):
         if match := _SECTION.match(line):
             section, indent = match[1], ""
         elif (match := _VALUE.match(line)) and section:

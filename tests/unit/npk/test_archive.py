@@ -1,0 +1,245 @@
+"""The archive reader: one rule, one test; and whatever bytes it gets, it answers with its error."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+import zlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from northstar.model import PackageError
+from northstar.npk import archive
+from tests.unit.npk import parts
+
+
+def parse(data: bytes) -> archive.Directory:
+    def read(offset: int, size: int) -> bytes:
+        # The reader must never ask for what is not there.
+        assert 0 <= offset <= offset + size <= len(data)
+        return data[offset : offset + size]
+
+    return archive.parse(read, len(data))
+
+
+def replaced(old: bytes, new: bytes, *, last: bool = False, data: bytes | None = None) -> bytes:
+    """Return the usual archive (or `data`) with the first or last `old` changed to `new`."""
+    data = data or parts.archive()
+    assert old in data
+    at = data.rindex(old) if last else data.index(old)
+    return data[:at] + new + data[at + len(old) :]
+
+
+def patched(magic: bytes, offset: int, value: int, size: int, *, last: bool = False) -> bytes:
+    """Return the usual archive with a number changed in the first or last header of a kind."""
+    data = bytearray(parts.archive())
+    at = (data.rindex(magic) if last else data.index(magic)) + offset
+    data[at : at + size] = value.to_bytes(size, "little")
+    return bytes(data)
+
+
+LOCAL, CENTRAL, END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
+
+
+def test_entries():
+    directory = parse(parts.archive())
+    assert directory.comment == parts.COMMENT
+    manifest, image = directory.entries["manifest.yaml"], directory.entries["fs.img"]
+    assert (manifest.size, manifest.crc) == (len(parts.MANIFEST), zlib.crc32(parts.MANIFEST))
+    assert (image.size, image.offset) == (4096, 4096)
+
+
+def test_order_does_not_matter():
+    entries = [("fs.img", parts.IMAGE), ("manifest.yaml", parts.MANIFEST)]
+    assert parse(parts.archive(entries)).entries.keys() == {"fs.img", "manifest.yaml"}
+
+
+@pytest.mark.parametrize("comment", [b"", b"x" * archive.COMMENT_MAX])
+def test_comment_is_handed_on(comment: bytes):
+    assert parse(parts.archive(comment=comment)).comment == comment
+
+
+def test_offset_that_looks_like_an_end_record(tmp_path: Path):
+    """The directory of an image of some 100 MB can be at 0x06054b50: the end record's magic."""
+    start = int.from_bytes(END, "little")
+    size = start - 4096
+    head = archive.local_header("manifest.yaml", 0, 0)
+    place = len(head)
+    extra = archive.padding(place + archive.header_size("fs.img"), 4096)
+    head += archive.local_header("fs.img", 0, size, extra)
+    entries = [
+        archive.Entry("manifest.yaml", 0, 0, 0, 0, place),
+        archive.Entry("fs.img", 0, 0, size, place, 4096),
+    ]
+    trailer = archive.trailer(entries, parts.COMMENT)
+    assert trailer.count(END) == 2
+    with open(tmp_path / "sparse", "w+b", buffering=0) as file:
+        file.write(head)
+        os.pwrite(file.fileno(), trailer, start)
+        directory = archive.parse(
+            lambda offset, count: os.pread(file.fileno(), count, offset), start + len(trailer)
+        )
+    assert directory.entries["fs.img"] == entries[1]
+
+
+INVALID = {
+    "empty": (b"", "not a package"),
+    "end record only": (END + bytes(18), "is missing"),
+    "bytes before": (b"#!" + parts.archive(), "central directory is not where"),
+    "bytes behind": (parts.archive() + b"x", "not a package"),
+    "comment too long": (parts.archive(comment=b"x" * (archive.COMMENT_MAX + 1)), "not a package"),
+    "no manifest": (parts.archive([("fs.img", parts.IMAGE)]), "manifest.yaml is missing"),
+    "no image": (parts.archive([("manifest.yaml", b"")]), "fs.img is missing"),
+    "unaligned": (parts.archive(align=512), "multiple of 4096"),
+    "compressed": (parts.archive(method=zipfile.ZIP_DEFLATED), "is compressed"),
+    "foreign entry": (
+        parts.archive([("manifest.yaml", b""), ("\x1b[2J", b""), ("fs.img", b"")]),
+        "does not belong",
+    ),
+    "case of a name": (parts.archive([("Manifest.yaml", b""), ("fs.img", b"")]), "does not belong"),
+    "local name": (replaced(b"manifest.yaml", b"manifest.yamL"), "headers of manifest.yaml differ"),
+    "central name": (
+        replaced(b"manifest.yaml", b"manifest.yamL", last=True),
+        "does not belong",
+    ),
+    "local method": (patched(LOCAL, 8, 8, 2), "headers of manifest.yaml differ"),
+    "local flags": (patched(LOCAL, 6, 0x800, 2), "headers of manifest.yaml differ"),
+    "local crc": (patched(LOCAL, 14, 1, 4), "headers of manifest.yaml differ"),
+    "local packed size": (patched(LOCAL, 18, 1, 4), "headers of manifest.yaml differ"),
+    "local size": (patched(LOCAL, 22, 1, 4), "headers of manifest.yaml differ"),
+    "local magic": (patched(LOCAL, 0, 0, 1), "no local header"),
+    "encrypted": (patched(CENTRAL, 8, 1, 2), "encrypted or streamed"),
+    "streamed": (patched(CENTRAL, 8, 8, 2), "encrypted or streamed"),
+    "central method": (patched(CENTRAL, 10, 12, 2), "is compressed"),
+    "central size": (patched(CENTRAL, 24, 5, 4), "is compressed"),
+    "central magic": (patched(CENTRAL, 0, 0, 1), "directory is damaged"),
+    "central disk": (patched(CENTRAL, 34, 1, 2), "divided"),
+    "same place": (patched(CENTRAL, 42, 0, 4, last=True), "does not start where"),
+    "place beyond": (patched(CENTRAL, 42, 0xFFFF_FFF0, 4, last=True), "does not start where"),
+    "extra too long": (patched(CENTRAL, 30, 0xFFFF, 2, last=True), "directory is cut off"),
+    "local extra too long": (patched(LOCAL, 28, 0xFFFF, 2, last=True), "fs.img is cut off"),
+    "end: disk": (patched(END, 4, 1, 2), "divided"),
+    "end: entries here": (patched(END, 8, 1, 2), "divided"),
+    "end: directory's size": (patched(END, 12, 7, 4), "central directory is not where"),
+    "end: directory's offset": (patched(END, 16, 7, 4), "central directory is not where"),
+    "end: ZIP64": (patched(END, 16, 0xFFFF_FFFF, 4), "ZIP64"),
+    "end: comment's length": (patched(END, 20, 3, 2), "not a package"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
+@pytest.mark.parametrize("name", INVALID)
+def test_invalid(name: str):
+    data, reason = INVALID[name]
+    with pytest.raises(PackageError, match=reason):
+        parse(data)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
+@pytest.mark.parametrize("twice", ["manifest.yaml", "fs.img"])
+def test_duplicate(twice: str):
+    entries = [("manifest.yaml", parts.MANIFEST), ("fs.img", parts.IMAGE), (twice, b"")]
+    with pytest.raises(PackageError, match=f"{twice} is there twice"):
+        parse(parts.archive(entries))
+
+
+def test_entry_count_of_the_end_record():
+    data = bytearray(parts.archive())
+    at = data.rindex(END)
+    data[at + 8] = data[at + 10] = 3
+    with pytest.raises(PackageError, match="counts other entries"):
+        parse(bytes(data))
+
+
+def test_too_large():
+    with pytest.raises(PackageError, match="4 GiB"):
+        archive.parse(lambda _offset, _size: b"", 1 << 32)
+
+
+def test_bytes_between_entries():
+    """A gap can hold what another reader takes for an entry."""
+    data = parts.archive()
+    at = data.index(LOCAL, 4)
+    # One byte more, and the offsets behind it moved, as a careful forger would.
+    forged = bytearray(data[:at] + b"x" + data[at:])
+    second = forged.rindex(CENTRAL)
+    for where in (second + 42, forged.rindex(END) + 16):
+        value = int.from_bytes(forged[where : where + 4], "little") + 1
+        forged[where : where + 4] = value.to_bytes(4, "little")
+    with pytest.raises(PackageError, match="bytes that belong to none"):
+        parse(bytes(forged))
+
+
+def test_text_is_checked():
+    data = replaced(b"1.2.3", b"1.2.4")
+    entry = parse(data).entries["manifest.yaml"]
+    with pytest.raises(PackageError, match="damaged"):
+        archive.read_text(lambda offset, size: data[offset : offset + size], entry)
+
+
+def test_text_has_a_limit():
+    entry = archive.Entry("manifest.yaml", 0, 0, archive.TEXT_MAX + 1, 0, 43)
+    with pytest.raises(PackageError, match="too large"):
+        archive.read_text(lambda _offset, _size: b"", entry)
+
+
+@given(st.data())
+def test_damage_is_refused_or_harmless(data: st.DataObject):
+    """Flip bytes of headers: it is refused, or all offsets still lie within the file."""
+    good = parts.archive()
+    positions = st.integers(0, 120) | st.integers(4096 + 4096, len(good) - 1)
+    changed = bytearray(good)
+    for position in data.draw(st.lists(positions, min_size=1, max_size=4)):
+        changed[position] = data.draw(st.integers(0, 255))
+    if data.draw(st.booleans()):
+        changed = changed[: data.draw(st.integers(0, len(changed)))]
+    try:
+        directory = parse(bytes(changed))
+    except PackageError:
+        return
+    assert directory.entries.keys() <= set(archive.NAMES)
+    for entry in directory.entries.values():
+        assert 0 <= entry.header < entry.offset <= entry.end <= len(changed)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes(data: bytes):
+    with pytest.raises(PackageError):
+        parse(data)
+
+
+@given(
+    st.binary(max_size=100),
+    st.binary(max_size=100),
+    st.none() | st.binary(max_size=100),
+    st.binary(max_size=60).filter(lambda comment: END not in comment),
+)
+def test_round_trip(manifest: bytes, image: bytes, signature: bytes | None, comment: bytes):
+    """What we write, the standard library reads; and so do we."""
+    texts = [("manifest.yaml", manifest)]
+    texts += [] if signature is None else [("signature.yaml", signature)]
+    data, entries = b"", []
+    for name, text in texts:
+        start = len(data)
+        data += archive.local_header(name, zlib.crc32(text), len(text))
+        entries.append(archive.Entry(name, 0, zlib.crc32(text), len(text), start, len(data)))
+        data += text
+    start = len(data)
+    extra = archive.padding(start + archive.header_size("fs.img"), 4096)
+    data += archive.local_header("fs.img", zlib.crc32(image), len(image), extra)
+    entries.append(archive.Entry("fs.img", 0, zlib.crc32(image), len(image), start, len(data)))
+    data += image + archive.trailer(entries, comment)
+    directory = parse(data)
+    assert list(directory.entries.values()) == entries
+    assert directory.comment == comment
+    reader = zipfile.ZipFile(io.BytesIO(data))
+    assert reader.testzip() is None
+    assert reader.comment == comment
+    assert {name: reader.read(name) for name in reader.namelist()} == {
+        **dict(texts),
+        "fs.img": image,
+    }
