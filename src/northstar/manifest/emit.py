@@ -25,6 +25,8 @@ _SIMPLE_KEY_MAX: Final = 1000
 
 def emit(value: dict[str, Any]) -> str:
     """Return a document: text that ends with a line feed."""
+    if not value:
+        return "{}\n"
     lines: list[str] = []
     _map(value, "", lines)
     return "\n".join(lines) + "\n"

@@ -1,0 +1,158 @@
+"""Whatever the model can hold is written, and read again as it was."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from northstar import manifest
+from northstar.manifest import Manifest, kinds, mount
+from northstar.manifest.emit import emit
+from northstar.manifest.node import Context, Mapping, Node, Scalar, Sequence
+from northstar.manifest.yamlreader import parse
+from northstar.model import ManifestError, Name, Version
+from tests.unit.manifest import strategies
+
+VALIDATOR = jsonschema.Draft202012Validator(manifest.schema())
+
+
+@given(strategies.manifests)
+def test_yaml_round_trip(value: Manifest) -> None:
+    assert manifest.loads(manifest.dumps(value)) == value
+
+
+@given(strategies.manifests)
+def test_json_round_trip(value: Manifest) -> None:
+    assert manifest.loads(json.dumps(value.to_builtins())) == value
+    assert manifest.loads(json.dumps(value.to_builtins(), ensure_ascii=False)) == value
+    assert manifest.from_builtins(value.to_builtins()) == value
+
+
+@given(strategies.manifests)
+def test_serialised_form_fits_schema(value: Manifest) -> None:
+    VALIDATOR.validate(json.loads(json.dumps(value.to_builtins())))
+
+
+@given(strategies.manifests)
+def test_serialised_form_is_stable(value: Manifest) -> None:
+    again = manifest.loads(manifest.dumps(value))
+    assert list(again.to_builtins()) == list(value.to_builtins())
+    assert manifest.dumps(again) == manifest.dumps(value)
+
+
+def plain(node: Node) -> Any:
+    match node:
+        case Scalar():
+            return node.text
+        case Sequence():
+            return [plain(item) for item in node.items]
+        case Mapping():
+            return {plain(key): plain(value) for key, value in node.pairs}
+    raise AssertionError(node)
+
+
+TREES = st.recursive(
+    strategies.ANY_TEXT,
+    lambda children: (
+        st.lists(children, max_size=3) | st.dictionaries(strategies.ANY_TEXT, children, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(strategies.ANY_TEXT, TREES, max_size=3))
+def test_emitted_text_is_read_by_others(tree: dict[str, Any]) -> None:
+    text = emit(tree)
+    assert yaml.safe_load(text) == tree
+    assert plain(parse(text.encode())) == tree
+
+
+def test_long_keys_are_written_as_explicit_ones() -> None:
+    tree = {"k" * 5000: {"\x00" * 900: ["x", {"y" * 1025: "z"}]}}
+    assert yaml.safe_load(emit(tree)) == tree
+    assert plain(parse(emit(tree).encode())) == tree
+
+
+@given(st.text() | st.binary())
+def test_any_text_is_a_manifest_or_an_error(text: str | bytes) -> None:
+    report = manifest.check(text)
+    try:
+        value = manifest.loads(text)
+    except ManifestError as error:
+        assert report.manifest is None
+        assert str(report.errors[0]) == str(error)
+    else:
+        assert report.manifest == value
+
+
+def read(kind: kinds.Kind[Any], text: str) -> Any:
+    return kind.read(Scalar(text, plain=True), "x", Context())
+
+
+@given(st.integers(-(2**63), 2**64 - 1))
+def test_integers_in_all_bases(number: int) -> None:
+    kind = kinds.Integer(-(2**63), 2**64 - 1)
+    sign, digits = ("-" if number < 0 else "", abs(number))
+    for text in (str(number), f"{sign}{digits:#x}", f"{sign}{digits:#o}", f"{sign}{digits:#b}"):
+        assert read(kind, text) == number
+    if number >= 0:
+        assert read(kind, f"+{number}") == number
+
+
+@given(st.integers() | st.integers(2**64, 2**80), st.integers(0, 2**64 - 1))
+def test_integers_out_of_range(number: int, most: int) -> None:
+    kind = kinds.Integer(0, most)
+    if 0 <= number <= most:
+        assert read(kind, str(number)) == number
+    else:
+        with pytest.raises(ManifestError, match=r"^x: -?\d+ is not|^x: '.*' is not an integer"):
+            read(kind, str(number))
+
+
+@given(st.integers(0, 2**64 - 1), st.sampled_from(["", "B", "K", "M", "G", "T"]), st.data())
+def test_sizes(number: int, unit: str, data: st.DataObject) -> None:
+    kind = mount._Size()
+    suffix = data.draw(st.sampled_from(["", "B", "iB"])) if unit not in ("", "B") else ""
+    factor = (1024 if suffix == "iB" else 1000) ** " KMGT".index(unit.replace("B", "") or " ")
+    written = unit + suffix
+    written = data.draw(st.sampled_from([written, written.lower(), written.upper()]))
+    text = f"{number}{data.draw(st.sampled_from(['', ' ']))}{written}"
+    if number * factor < 2**64:
+        assert read(kind, text) == number * factor
+    else:
+        with pytest.raises(ManifestError, match="is not a size"):
+            read(kind, text)
+
+
+@given(st.frozensets(st.sampled_from(manifest.MountOption)), st.randoms())
+def test_mount_options(options: frozenset[manifest.MountOption], random: Any) -> None:
+    kind = mount._Options()
+    names = [option.value for option in options]
+    random.shuffle(names)
+    assert read(kind, " , ".join(names)) == options
+    assert read(kind, kind.dump(options, tagged=False)) == options
+
+
+@given(st.dictionaries(strategies.paths(), strategies.MOUNTS, max_size=5))
+def test_nested_binds_are_found_as_by_comparing_all_pairs(mounts: dict[str, Any]) -> None:
+    value = Manifest(name=Name("x"), version=Version(1, 0, 0), uid=1, gid=1, mounts=mounts)
+    if strategies.nested(mounts):
+        with pytest.raises(ManifestError, match="is nested in"):
+            manifest.from_builtins(value.to_builtins())
+    else:
+        assert manifest.from_builtins(value.to_builtins()) == value
+
+
+@given(st.floats())
+def test_floats_in_custom(number: float) -> None:
+    value = manifest.from_builtins(
+        {"name": "x", "version": "1.0.0", "uid": 1, "gid": 1, "custom": [number]}
+    )
+    assert value.custom == [number if math.isfinite(number) else None]
