@@ -174,6 +174,7 @@ class RuntimeProcess:
     def start(self, *, wait: bool = True) -> Self:
         """Start it, and by default wait until it is up."""
         assert self.process is None, "the runtime runs already"
+        since = len(self.text()) if self.log.exists() else 0
         # Whatever the runtime leaves behind becomes a child of ours and is found as such.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self._before = set(host.descendants(os.getpid()))
@@ -189,7 +190,7 @@ class RuntimeProcess:
                 env=_environment(self.environment),
             )
         if wait:
-            self.wait_log("Runtime up and running")
+            self.wait_log("Runtime up and running", since=since)
         return self
 
     def client(self, **options: Any) -> blocking.Client:
