@@ -85,9 +85,11 @@ async def open_listener(bind: TcpAddress | UnixAddress) -> socket.socket:
         found = await asyncio.get_running_loop().getaddrinfo(
             bind.host, bind.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        # The latter is what a label that no name may have gives.
+        reason = error.strerror if isinstance(error, OSError) else "not a host name"
         raise ConsoleError(
-            f"the console cannot listen on {bind}: {error.strerror}",
+            f"the console cannot listen on {bind}: {reason}",
             hint="check the host in console.global.bind",
         ) from error
     return _listening(found[0][0], found[0][4], bind)

@@ -9,7 +9,7 @@ import os
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from northstar.api import ContainerData, RefusedError, error
 from northstar.model import FULL, Container, Permissions
@@ -18,7 +18,8 @@ from northstar.runtime.console import Console
 from northstar.runtime.events import Notifications
 from northstar.runtime.tokens import Tokens
 
-DEADLINE = 5.0
+DEADLINE = 20.0
+LINE_LIMIT = 2**24
 A = Container.parse("a:1.0.0")
 B = Container.parse("b:2.0.0")
 NO_LIMIT = ConsoleOptions(max_requests_per_sec=10**9)
@@ -174,6 +175,15 @@ class Client:
         assert await self.receive() == ACK
         return self
 
+    def stop_reading(self) -> None:
+        self._transport().pause_reading()
+
+    def read_on(self) -> None:
+        self._transport().resume_reading()
+
+    def _transport(self) -> asyncio.Transport:
+        return cast("asyncio.Transport", self.writer.transport)
+
     async def ended(self) -> bytes:
         """Wait for the end of the stream, and return what comes before it."""
         try:
@@ -202,18 +212,17 @@ class Bench:
         self.address: TcpAddress | UnixAddress
         self.clients: list[Client] = []
 
-    async def client(self, *, receive_buffer: int | None = None, limit: int = 2**24) -> Client:
-        """Return a client that is connected and has said nothing yet."""
+    async def client(self) -> Client:
+        """Return a client that has said nothing yet; on TCP the kernel buffers little for it."""
         if isinstance(self.address, UnixAddress):
-            reader, writer = await asyncio.open_unix_connection(self.address.path, limit=limit)
+            reader, writer = await asyncio.open_unix_connection(self.address.path, limit=LINE_LIMIT)
         else:
             sock = socket.socket()
-            if receive_buffer is not None:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             sock.setblocking(False)
             loop = asyncio.get_running_loop()
             await loop.sock_connect(sock, (self.address.host, self.address.port))
-            reader, writer = await asyncio.open_connection(sock=sock, limit=limit)
+            reader, writer = await asyncio.open_connection(sock=sock, limit=LINE_LIMIT)
         self.clients.append(Client(reader, writer))
         return self.clients[-1]
 
@@ -243,6 +252,11 @@ async def serving(
     with tempfile.TemporaryDirectory() as directory:
         bind = TcpAddress("127.0.0.1", 0) if tcp else UnixAddress(f"{directory}/socket")
         bench.address = await bench.console.listen(GlobalConsole(bind, permissions, options))
+        if isinstance(bind, TcpAddress):
+            # Accepted sockets inherit it: what is full when a client does not read is then ours.
+            assert bench.console._acceptor is not None
+            listener = bench.console._acceptor._listener
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         if started:
             bench.console.run()
         try:

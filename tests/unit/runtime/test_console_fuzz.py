@@ -1,0 +1,105 @@
+"""Whatever bytes come in whatever pieces: what is valid is answered in order, nothing breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.unit.runtime.console_harness import CONNECT, Bench, run, serving
+
+few = settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+
+
+def line(message: Any) -> bytes:
+    return json.dumps(message).encode() + b"\n"
+
+
+def install(size: int, repository: str) -> tuple[bytes, str]:
+    request = {"install": {"repository": repository, "size": size}}
+    # Data that would be requests, if a byte too few were taken.
+    return line({"request": request}) + (b'{"request":"list"}\n' * size)[:size], "install"
+
+
+# A request with what belongs to it, and the key of its response.
+valid = st.one_of(
+    st.sampled_from(
+        [
+            (line({"request": "ident"}), "ident"),
+            (b'  {"request" :"repositories"}\r\n', "repositories"),
+            (line({"request": {"inspect": {"container": "a:1.0.0"}}}), "inspect"),
+            (line({"request": {"kill": {"container": "x:1.0.0", "signal": 7}}}), "kill"),
+            (line({"request": {"umount": {"containers": ["a:1.0.0", "x:0.0.0"]}}}), "umount"),
+        ]
+    ),
+    st.builds(install, st.integers(0, 2000), st.sampled_from(["mem", "nope"])),
+)
+cuts = st.lists(st.integers(1, 300), min_size=1, max_size=8)
+
+
+def pieces(data: bytes, sizes: list[int]) -> list[bytes]:
+    """Cut `data` into pieces of these sizes, over and over."""
+    parts: list[bytes] = []
+    while data:
+        size = sizes[len(parts) % len(sizes)]
+        parts.append(data[:size])
+        data = data[size:]
+    return parts
+
+
+async def say(bench: Bench, parts: list[bytes]) -> list[bytes]:
+    """Send the pieces, each seen by the server on its own, and return all lines that come back."""
+    client = await bench.client()
+    answers = asyncio.ensure_future(client.ended())
+    for part in parts:
+        client.send(part)
+        await asyncio.sleep(0)
+    if not client.writer.transport.is_closing():
+        client.writer.write_eof()
+    return (await answers).splitlines()
+
+
+@few
+@given(st.lists(valid, max_size=8), cuts)
+def test_valid_requests_are_answered_in_order(
+    requests: list[tuple[bytes, str]], sizes: list[int]
+) -> None:
+    async def test() -> None:
+        async with serving() as bench:
+            stream = line(CONNECT) + b"".join(raw for raw, _ in requests)
+            ack, *answers = await say(bench, pieces(stream, sizes))
+            assert json.loads(ack) == {"connect_ack": None}
+            keys = [next(iter(json.loads(answer)["response"])) for answer in answers]
+            assert keys == [key for _, key in requests]
+            assert "list" not in bench.runtime.calls
+
+    run(test())
+
+
+@few
+@given(st.lists(valid, max_size=3), st.binary(max_size=300), cuts, st.booleans())
+def test_anything_behind_valid_requests(
+    requests: list[tuple[bytes, str]], junk: bytes, sizes: list[int], connect: bool
+) -> None:
+    async def test() -> None:
+        async with serving() as bench:
+            stream = b"".join(raw for raw, _ in requests) + junk
+            if connect:
+                stream = line(CONNECT) + stream
+            answers = await say(bench, pieces(stream, sizes))
+            # A closed connection may lose answers on their way, but brings no other ones.
+            keys = [next(iter(json.loads(answer).get("response", {}))) for answer in answers[1:]]
+            assert keys == [key for _, key in requests][: len(keys)]
+            assert connect or answers == []
+            # And the next client feels nothing of it.
+            other = await bench.connected()
+            assert await other.ask("ident") == {"ident": "extern:0.0.0"}
+
+    run(test())

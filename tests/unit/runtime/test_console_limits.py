@@ -1,0 +1,289 @@
+"""What a peer may make the runtime keep or do: every limit, and that others do not feel it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+import pytest
+
+from northstar.api import notification
+from northstar.model import FULL, Permission
+from northstar.runtime import connection
+from northstar.runtime.config import ConsoleOptions
+from tests.unit.runtime.console_harness import (
+    ACK,
+    CONNECT,
+    NO_LIMIT,
+    SUBSCRIBE,
+    A,
+    Client,
+    run,
+    serving,
+    until,
+)
+
+SMALL = ConsoleOptions(max_requests_per_sec=10**9, max_request_size=100)
+IDENT = {"response": {"ident": "extern:0.0.0"}}
+REQUEST = b'{"request":"ident"}'
+
+
+def padded(size: int, end: bytes = b"\n") -> bytes:
+    """Return an ident request of `size` bytes, without its end."""
+    return REQUEST + b" " * (size - len(REQUEST)) + end
+
+
+@pytest.mark.parametrize(
+    ("line", "fits"),
+    [
+        (padded(100), True),
+        (padded(99, b"\r\n"), True),
+        (padded(101), False),
+        (padded(100, b"\r\n"), False),
+        (padded(100, b""), True),
+        (padded(101, b""), False),
+    ],
+)
+def test_size_of_a_line(line: bytes, fits: bool, caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        async with serving(options=SMALL) as bench:
+            client = await bench.connected()
+            client.send(line)
+            client.writer.write_eof()
+            if fits:
+                assert await client.receive() == IDENT
+            assert await client.ended() == b""
+
+    run(test())
+    warnings = [r.getMessage() for r in caplog.records]
+    expected = "Remote(unix://unnamed): a line is longer than 100 bytes, closing the connection"
+    assert warnings == ([] if fits else [expected])
+
+
+def test_an_endless_line_is_cut_off_before_it_ends() -> None:
+    async def test() -> None:
+        async with serving(options=SMALL) as bench:
+            client = await bench.client()
+            # Not one byte more than it takes, and no end of the stream.
+            client.send(b"x" * 101)
+            assert await client.ended() == b""
+
+    run(test())
+
+
+def test_a_long_line_behind_good_ones_does_not_cost_their_answers() -> None:
+    async def test() -> None:
+        async with serving(options=SMALL) as bench:
+            bench.runtime.gates["kill"] = asyncio.Event()
+            client = await bench.connected()
+            client.send({"request": {"kill": {"container": "a:1.0.0", "signal": 1}}}, b"x" * 200)
+            await until(lambda: bench.runtime.busy)
+            bench.runtime.gates["kill"].set()
+            assert "kill" in (await client.receive())["response"]
+            assert await client.ended() == b""
+
+    run(test())
+
+
+def test_requests_per_second() -> None:
+    async def test() -> None:
+        async with serving(options=ConsoleOptions(max_requests_per_sec=5)) as bench:
+            client, other = await bench.connected(), await bench.connected()
+            begun = time.monotonic()
+            client.send(*[{"request": "ident"}] * 7)
+            # The connect has counted: four pass at once, the others wait, none is lost.
+            for _ in range(4):
+                assert await client.receive() == IDENT
+            quick = time.monotonic() - begun
+            assert await other.ask("ident") == IDENT["response"]
+            for _ in range(3):
+                assert await client.receive() == IDENT
+            assert time.monotonic() - begun > 0.9 > quick
+
+    run(test())
+
+
+def test_the_limit_of_one_connection_is_not_anothers() -> None:
+    async def test() -> None:
+        options = ConsoleOptions(max_requests_per_sec=2)
+        async with serving(options=options) as bench:
+            clients = [await bench.connected() for _ in range(5)]
+            begun = time.monotonic()
+            for client in clients:
+                assert await client.ask("ident") == IDENT["response"]
+            assert time.monotonic() - begun < 0.9
+
+    run(test())
+
+
+def test_containers_have_limits_of_their_own() -> None:
+    async def test() -> None:
+        async with serving(options=NO_LIMIT) as bench:
+            client = await (await bench.container(FULL, SMALL)).connect()
+            client.send(padded(101))
+            assert await client.ended() == b""
+            extern = await bench.connected()
+            extern.send(padded(101))
+            assert await extern.receive() == IDENT
+
+    run(test())
+
+
+async def fill(client: Client, line: bytes) -> int:
+    """Send lines until the runtime does not take any more; return the bytes it took."""
+    client.writer.transport.set_write_buffer_limits(high=0)
+    sent = 0
+    for _ in range(100_000):
+        client.writer.write(line * 100)
+        sent += 100 * len(line)
+        try:
+            async with asyncio.timeout(0.1):
+                await client.writer.drain()
+        except TimeoutError:
+            return sent
+    raise AssertionError("the runtime takes everything")
+
+
+def test_requests_of_a_client_that_does_not_read_are_not_worked_off() -> None:
+    async def test() -> None:
+        async with serving(tcp=True) as bench:
+            client = await bench.client()
+            client.stop_reading()
+            client.send(CONNECT)
+            await fill(client, b'{"request":"list"}\n')
+            worked_off = len(bench.runtime.calls)
+            await asyncio.sleep(0.05)
+            assert len(bench.runtime.calls) == worked_off
+            (server,) = bench.console._connections
+            assert server._transport.get_write_buffer_size() < 2 * connection.WRITE_BUFFER
+            assert len(server._buffer) < connection.READ_AHEAD + 2**18
+            # Nobody else feels it, and what waits is there when the client reads again.
+            other = await bench.connected()
+            assert await other.ask("ident") == IDENT["response"]
+            client.read_on()
+            await until(lambda: len(bench.runtime.calls) > worked_off)
+
+    run(test())
+
+
+def test_requests_that_wait_are_bounded() -> None:
+    async def test() -> None:
+        async with serving() as bench:
+            bench.runtime.gates["inspect"] = asyncio.Event()
+            client = await bench.connected()
+            client.send({"request": {"inspect": {"container": "a:1.0.0"}}})
+            sent = await fill(client, REQUEST + b"\n")
+            (server,) = bench.console._connections
+            assert len(server._buffer) < connection.READ_AHEAD + 2**18
+            bench.runtime.gates["inspect"].set()
+            assert "inspect" in (await client.receive())["response"]
+            for _ in range(sent // (len(REQUEST) + 1)):
+                assert await client.receive() == IDENT
+
+    run(test())
+
+
+def test_a_line_longer_than_the_read_ahead_arrives_whole() -> None:
+    async def test() -> None:
+        async with serving() as bench:
+            client = await bench.connected()
+            for size in (connection.READ_AHEAD + 1, 2**20):
+                client.send(padded(size), REQUEST + b"\n")
+                assert [await client.receive() for _ in range(2)] == [IDENT, IDENT]
+            client.send(padded(2**20 + 1))
+            assert await client.ended() == b""
+
+    run(test())
+
+
+def test_a_long_row_of_requests_does_not_hold_up_others() -> None:
+    async def test() -> None:
+        async with serving() as bench:
+            greedy, modest = await bench.connected(), await bench.connected()
+            greedy.writer.write(b'{"request":"list"}\n' * 3000)
+            modest.send({"request": "ident"})
+            assert await modest.receive() == IDENT
+            # It was answered in between, not after the last of the row.
+            assert len(bench.runtime.calls) < 300
+            for _ in range(3000):
+                assert await greedy.receive() == {"response": {"list": ["a:1.0.0", "b:2.0.0"]}}
+
+    run(test())
+
+
+def test_a_subscriber_that_does_not_read_is_closed(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        async with serving(tcp=True) as bench:
+            slow = await bench.client()
+            await slow.connect(SUBSCRIBE)
+            slow.stop_reading()
+            quick = await bench.connected(SUBSCRIBE)
+            published = 0
+            while len(bench.console._connections) == 2:
+                bench.hub.publish(notification.Started(A))
+                published += 1
+                assert await quick.receive() == {"notification": {"started": "a:1.0.0"}}
+            assert await quick.ask("ident") == IDENT["response"]
+            slow.read_on()
+            got = (await slow.ended()).splitlines()
+            assert len(got) < published
+
+    run(test())
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage().startswith("Remote(tcp://127.0.0.1:")
+    assert "more than 4 notifications behind, closing the connection" in record.getMessage()
+
+
+def test_a_subscriber_that_reads_late_gets_all_that_was_kept() -> None:
+    async def test() -> None:
+        async with serving(tcp=True) as bench:
+            late = await bench.client()
+            await late.connect(SUBSCRIBE)
+            late.stop_reading()
+            (server,) = bench.console._connections
+            count = 0
+            while server._writable:
+                bench.hub.publish(notification.Started(A))
+                count += 1
+                await asyncio.sleep(0)
+            for _ in range(bench.hub.buffer_size):
+                bench.hub.publish(notification.Install(A))
+            late.read_on()
+            for _ in range(count):
+                assert await late.receive() == {"notification": {"started": "a:1.0.0"}}
+            for _ in range(bench.hub.buffer_size):
+                assert await late.receive() == {"notification": {"install": "a:1.0.0"}}
+
+    run(test())
+
+
+def test_a_closed_connection_that_is_not_read_does_not_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test() -> None:
+        async with serving(tcp=True) as bench:
+            client = await bench.client()
+            await client.connect()
+            client.stop_reading()
+            await fill(client, b'{"request":"list"}\n')
+            (server,) = bench.console._connections
+            server.close()
+            await until(lambda: not bench.console._connections)
+
+    monkeypatch.setattr(connection, "CLOSE_TIMEOUT", 0.05)
+    run(test())
+
+
+def test_permissions_are_asked_before_limits_of_the_operation() -> None:
+    async def test() -> None:
+        async with serving(FULL - {Permission.KILL}) as bench:
+            client = await bench.client()
+            client.send(CONNECT, {"request": {"kill": {"container": "a:1.0.0", "signal": 99}}})
+            assert await client.receive() == ACK
+            answer: Any = await client.receive()
+            assert list(answer["response"]) == ["permission_denied"]
+
+    run(test())

@@ -1,0 +1,153 @@
+"""Where the console listens, and what may be in its way."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import resource
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from northstar.model import FULL
+from northstar.runtime import acceptor
+from northstar.runtime.acceptor import ConsoleError
+from northstar.runtime.config import GlobalConsole, TcpAddress, UnixAddress
+from northstar.runtime.connection import address
+from northstar.runtime.console import Console
+from northstar.runtime.events import Notifications
+from tests.unit.runtime.console_harness import Runtime, run, serving, until
+
+
+async def listen(bind: TcpAddress | UnixAddress) -> tuple[Console, TcpAddress | UnixAddress]:
+    console = Console(Runtime(), Notifications(1))
+    return console, await console.listen(GlobalConsole(bind, FULL))
+
+
+def refused(bind: TcpAddress | UnixAddress) -> str:
+    before = os.listdir("/proc/self/fd")
+
+    async def test() -> None:
+        with pytest.raises(ConsoleError) as caught:
+            await listen(bind)
+        assert caught.value.hint
+        messages.append(caught.value.message)
+
+    messages: list[str] = []
+    run(test())
+    assert os.listdir("/proc/self/fd") == before
+    return messages[0]
+
+
+def test_a_socket_that_was_left_is_replaced_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+
+    async def test() -> None:
+        console, bound = await listen(UnixAddress(str(path)))
+        assert bound == UnixAddress(str(path))
+        await console.close()
+        assert stat.S_ISSOCK(path.lstat().st_mode)
+        console, _ = await listen(UnixAddress(str(path)))
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        await console.close()
+        assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()
+
+    run(test())
+
+
+def test_only_a_socket_is_removed(tmp_path: Path) -> None:
+    file, link, fifo = tmp_path / "file", tmp_path / "link", tmp_path / "fifo"
+    file.write_text("precious")
+    link.symlink_to(file)
+    os.mkfifo(fifo)
+    for path in (file, link, fifo, tmp_path):
+        message = refused(UnixAddress(str(path)))
+        assert message == (
+            f"the console cannot listen on {path}: a file that is no socket is in the way"
+        )
+    assert file.read_text() == "precious"
+    assert link.is_symlink()
+
+
+def test_unix_paths_that_cannot_be(tmp_path: Path) -> None:
+    assert "No such file or directory" in refused(UnixAddress(f"{tmp_path}/no/socket"))
+    assert "too long" in refused(UnixAddress(f"{tmp_path}/{'x' * 108}"))
+    (tmp_path / "file").touch()
+    assert "Not a directory" in refused(UnixAddress(f"{tmp_path}/file/socket"))
+
+
+def test_a_port_that_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        message = refused(TcpAddress("127.0.0.1", port))
+    assert message == (
+        f"the console cannot listen on tcp://127.0.0.1:{port}: {os.strerror(errno.EADDRINUSE)}"
+    )
+
+
+def test_hosts_that_cannot_be() -> None:
+    # 192.0.2.0/24 is for documentation (RFC 5737): no machine has it.
+    assert os.strerror(errno.EADDRNOTAVAIL) in refused(TcpAddress("192.0.2.1", 0))
+    # No look-up that could reach a network: a label may have 63 characters (RFC 1035).
+    assert refused(TcpAddress("x" * 64, 0)).endswith(":0: not a host name")
+
+
+def test_tcp_tells_the_port_and_can_be_bound_again_at_once() -> None:
+    async def test() -> None:
+        console, bound = await listen(TcpAddress("localhost", 0))
+        assert isinstance(bound, TcpAddress)
+        assert bound.port
+        _reader, writer = await asyncio.open_connection(bound.host, bound.port)
+        writer.write(b"x\n")
+        await console.close()
+        console, again = await listen(bound)
+        assert again == bound
+        await console.close()
+        writer.close()
+
+    run(test())
+
+
+def test_names_of_peers() -> None:
+    assert address(("1.2.3.4", 5)) == "tcp://1.2.3.4:5"
+    assert address(("::1", 5, 0, 0)) == "tcp://[::1]:5"
+    assert address("") == address(b"") == address(None) == "unix://unnamed"
+    assert address("/a/b") == "unix:///a/b"
+    assert address(b"\0abstract") == "unix://@abstract"
+
+
+def test_no_descriptors_left_is_survived(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        async with serving() as bench:
+            client = await bench.connected()
+            assert isinstance(bench.address, UnixAddress)
+            late = socket.socket(socket.AF_UNIX)
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            free = os.dup(0)
+            os.close(free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+            try:
+                late.connect(bench.address.path)
+                assert await client.ask("ident") == {"ident": "extern:0.0.0"}
+                await until(lambda: caplog.records)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            late.setblocking(False)
+            loop = asyncio.get_running_loop()
+            connect = b'{"connect":{"version":"0.9.2","subscribe_notifications":false}}\n'
+            await loop.sock_sendall(late, connect)
+            assert await loop.sock_recv(late, 100) == b'{"connect_ack":null}\n'
+            late.close()
+
+    monkeypatch.setattr(acceptor, "RETRY", 0.02)
+    run(test())
+    assert {r.getMessage() for r in caplog.records} == {
+        f"Cannot accept a connection: {os.strerror(errno.EMFILE)}"
+    }
