@@ -22,7 +22,7 @@ from northstar.api.request import Request
 from northstar.api.response import Response
 from northstar.api.shape import Variant, tag_of
 from northstar.api.writer import Writer, plain, variant_writer
-from northstar.model import ProtocolError
+from northstar.model import InvalidValueError, ProtocolError
 
 _SHORT: Final = 160
 """Longest line, in bytes, that is worth a place in the cache."""
@@ -45,12 +45,18 @@ def decode(line: bytes) -> Message:
 def encode(message: Message) -> bytes:
     """Write a message as a line with its newline.
 
-    A text that is not valid Unicode (a path of a foreign encoding in an error) is escaped.
+    A text that is not valid Unicode (a path of a foreign encoding in an error) is escaped, but
+    not in a request, where it would mean something else.
+
+    Raises:
+        InvalidValueError: a text of a request is not valid Unicode.
     """
     value = _message_writer(type(message))(message)
     try:
         return _encoder.encode(value) + b"\n"
-    except UnicodeEncodeError:
+    except UnicodeEncodeError as error:
+        if isinstance(message, Request):
+            raise InvalidValueError(f"{error.object!r} is not valid UTF-8") from None
         return _encoder.encode(_escaped(msgspec.to_builtins(value, enc_hook=plain))) + b"\n"
 
 

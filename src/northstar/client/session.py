@@ -18,7 +18,7 @@ from northstar.client.errors import (
     PermissionDeniedError,
     RejectedError,
 )
-from northstar.model import Container, NorthstarError, ProtocolError
+from northstar.model import Container, InvalidValueError, NorthstarError, ProtocolError
 
 TIMEOUT: Final = 10.0
 """Seconds that the runtime may take, unless the caller says otherwise."""
@@ -120,17 +120,27 @@ class Session:
 
     def connect(self) -> bytes:
         """Return the first line."""
-        return self._line(api.Connect(api.API_VERSION, self.subscribed))
+        line = api.encode(api.Connect(api.API_VERSION, self.subscribed))
+        if self._trace is not None:
+            self._trace(line)
+        return line
 
     def request(self, message: request.Request) -> tuple[Call, bytes]:
         """Return a request's call and line. All of the line must be sent.
 
         Raises:
+            InvalidValueError: the runtime would not understand it, and close the connection.
             NorthstarError: the connection has failed; what was wrong then.
         """
         if self.error is not None:
             raise self.error
-        line = self._line(message)
+        line = api.encode(message)
+        try:
+            api.decode(line)
+        except ProtocolError as error:
+            raise InvalidValueError(f"not a request that can be sent: {error}") from None
+        if self._trace is not None:
+            self._trace(line)
         call = Call(message)
         self._calls.append(call)
         return call, line
@@ -190,12 +200,6 @@ class Session:
         if lost is not None:
             raise lost
         return None
-
-    def _line(self, message: api.Message) -> bytes:
-        line = api.encode(message)
-        if self._trace is not None:
-            self._trace(line)
-        return line
 
     def _take(self, line: bytes) -> None:
         if self._trace is not None:

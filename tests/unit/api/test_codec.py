@@ -20,6 +20,7 @@ from northstar.model import (
     Container,
     Exited,
     ExitStatus,
+    InvalidValueError,
     Name,
     ProtocolError,
     Signalled,
@@ -295,6 +296,9 @@ def test_text_that_is_no_unicode_is_escaped() -> None:
     assert isinstance(answer, response.Kill)
     assert isinstance(answer.result, response.Failed)
     assert answer.result.error == error.Unexpected("/data/\\udcff")
+    # In a request it would be another path.
+    with pytest.raises(InvalidValueError, match="not valid UTF-8"):
+        api.encode(request.Start(C, foreign, (), {}))
 
 
 def test_start_with_a_command_needs_a_permission_of_its_own() -> None:

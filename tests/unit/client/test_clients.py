@@ -292,6 +292,27 @@ def test_trace_has_every_line_of_both_directions(kind: Any, tmp_path: Path) -> N
     ]
 
 
+def test_what_the_runtime_would_not_understand_is_not_sent(kind: Any, tmp_path: Path) -> None:
+    def script(wire: Wire) -> None:
+        wire.greet()
+        wire.answer("ident", {"response": {"ident": "a:1.0.0"}})
+        wire.expect_end()
+
+    with Peer(tmp_path, script) as peer, kind.connect(peer.url) as c:
+        for method, arguments in (
+            ("kill", (A, 2**31)),
+            ("start", (A, "/x\0")),
+            ("start", (A, "/\udcff")),
+            ("token_verify", (b"short", "u", b"")),
+            ("inspect", ("a",)),
+        ):
+            with pytest.raises(InvalidValueError):
+                getattr(c, method)(*arguments)
+        with pytest.raises(InvalidValueError, match="size: is not an integer"):
+            c.install(BytesIO(), "r", size=-1)
+        assert c.ident() == A
+
+
 # Notifications
 
 
