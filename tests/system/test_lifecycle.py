@@ -250,44 +250,56 @@ def test_refused_starts(runtime: RuntimeProcess, payload: Path) -> None:
         assert isinstance(answer, error.InvalidArguments)
         answer = refused(lambda: client.start(resource))
         assert answer == error.StartContainerResource(Container.parse(resource))
-        client.start(resource, init="/payload", arguments=["exit", "0"])
+        client.start(resource, init="/payload", arguments=("exit", "0"))
 
 
-FAILING: list[tuple[str, dict[str, Any], str]] = [
-    ("no-such-init", {"init": "/nothing"}, r"execute /nothing: No such file .*ENOENT"),
-    ("no-program", {"init": "/etc/text"}, r"execute /etc/text: .*EACCES"),
-    ("launcher", {"init": "/proc/self/exe"}, r"execute /proc/self/exe: "),
-    ("no-target", {"mounts": {"/no": {"type": "proc"}}}, r"mount proc on /no: No such file"),
-    ("escape", {"mounts": {"/up/x": {"type": "proc"}}}, r"mount proc on /up/x: No such file"),
-    (
-        "no-netns",
+FAILING = [
+    pytest.param(
+        {"init": "/nothing"}, r"execute /nothing: No such file .*ENOENT", id="no-such-init"
+    ),
+    pytest.param({"init": "/etc/text"}, r"execute /etc/text: .*EACCES", id="no-program"),
+    pytest.param({"init": "/proc/self/exe"}, r"execute /proc/self/exe: ", id="launcher"),
+    pytest.param(
+        {"mounts": {"/no": {"type": "proc"}}}, r"mount proc on /no: No such file", id="no-target"
+    ),
+    pytest.param(
+        {"mounts": {"/up/x": {"type": "proc"}}}, r"mount proc on /up/x: No such file", id="escape"
+    ),
+    pytest.param(
         {"network": {"namespace": "northstar-nothing"}},
         r"enter the network namespace northstar-nothing: .*ENOENT",
+        id="no-netns",
     ),
-    ("deadline", {"sched": {"policy": "deadline"}}, r"deadline: a manifest has no runtime"),
-    ("seccomp", {"seccomp": {"profile": "default"}}, r"seccomp filter, .*cannot install yet"),
-    (
-        "rlimit",
+    pytest.param(
+        {"sched": {"policy": "deadline"}}, r"deadline: a manifest has no runtime", id="deadline"
+    ),
+    pytest.param(
+        {"seccomp": {"profile": "default"}}, r"seccomp filter, .*cannot install yet", id="seccomp"
+    ),
+    pytest.param(
         {"rlimits": {"nofile": {"soft": 10, "hard": 5}}},
         r"set resource limit 7 to 10 \(soft\) and 5 \(hard\): .*EINVAL",
+        id="rlimit",
     ),
-    (
-        "no-resource",
+    pytest.param(
         {"mounts": {"/r": {"type": "resource", "name": "x", "version": "1", "dir": "/"}}},
         r"needs the resource x \(\^1\)",
+        id="no-resource",
     ),
-    ("capability", {"capabilities": ["CAP_SYS_RESOURCE"]}, r"CAP_SYS_RESOURCE, which the runtime"),
-    (
-        "socket-path",
+    pytest.param(
+        {"capabilities": ["CAP_SYS_RESOURCE"]},
+        r"CAP_SYS_RESOURCE, which the runtime",
+        id="capability",
+    ),
+    pytest.param(
         {"sockets": {"s" * 200: {"type": "stream", "mode": 511}}},
         r"make the socket: .*too long",
+        id="socket-path",
     ),
 ]
 
 
-@pytest.mark.parametrize(
-    ("fields", "reason"), [c[1:] for c in FAILING], ids=[c[0] for c in FAILING]
-)
+@pytest.mark.parametrize(("fields", "reason"), FAILING)
 def test_a_failing_start_names_its_step_and_leaves_nothing(
     runtime: RuntimeProcess, payload: Path, fields: dict[str, Any], reason: str
 ) -> None:
@@ -386,8 +398,7 @@ def test_a_killed_runtime_takes_its_containers_along_and_another_takes_over(
             assert process is not None
             pids.append(process.pid)
     runtime.kill()
-    for pid in pids:
-        wait_until(lambda pid=pid: not os.path.exists(f"/proc/{pid}"), f"{pid} is gone")
+    assert [pid for pid in pids if os.path.exists(f"/proc/{pid}")] == []
     runtime.start()
     names = [install(runtime, payload, f"app{n}", args=SLEEP) for n in range(5)]
     with runtime.client() as client:
