@@ -171,6 +171,7 @@ _IO_FILES = (
     *("io_service_time", "io_wait_time"),
 )
 _IO_DATA_FILES = ("sectors", "time")
+_THROTTLE_FILES = ("io_service_bytes", "io_serviced")
 _THROTTLES = ("read_bps_device", "read_iops_device", "write_bps_device", "write_iops_device")
 
 
@@ -197,8 +198,9 @@ def _blkio_v1(directory: str) -> dict[str, Any] | None:
         result[name] = flat_keyed(f"value {text(name)}").get("value", 0)
         result[f"{name}_device"] = device_data(text(f"{name}_device"))
     throttle: dict[str, Any] = {}
-    for name in ("io_service_bytes", "io_service_bytes_recursive", "io_serviced"):
-        _put_io(throttle, name, text(f"throttle.{name}"))
+    for name in _THROTTLE_FILES:
+        for suffix in ("", "_recursive"):
+            _put_io(throttle, name + suffix, text(f"throttle.{name}{suffix}"))
     for name in _THROTTLES:
         throttle[name] = device_data(text(f"throttle.{name}"))
     result["throttle"] = throttle
@@ -268,8 +270,9 @@ def _blkio_v2(directory: str) -> dict[str, Any] | None:
     weight = flat_keyed(_text(directory, "io.weight"))
     limits = nested_keyed(_text(directory, "io.max"))
     throttle: dict[str, Any] = {}
-    for name in ("io_service_bytes", "io_service_bytes_recursive", "io_serviced"):
-        _put_io(throttle, name, "")
+    for name in _THROTTLE_FILES:
+        for suffix in ("", "_recursive"):
+            _put_io(throttle, name + suffix, "")
     for name, key in zip(_THROTTLES, ("rbps", "riops", "wbps", "wiops"), strict=True):
         throttle[name] = [
             {**_device(device), "data": values[key]}
