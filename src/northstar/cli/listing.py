@@ -1,0 +1,106 @@
+"""What nstar shows: the table of containers, and the progress of an install.
+
+rich takes 80 ms to import, so it is only loaded where there is a terminal to draw on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+from northstar.api import ContainerData
+from northstar.cli.common import colours, printable
+from northstar.model import Container
+
+_NONE: Final = "-"
+_UNITS: Final = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+
+
+class Row(NamedTuple):
+    """A line of the table; the fields are its columns, in the order of the header."""
+
+    name: str
+    version: str
+    repository: str
+    type: str
+    mounted: str
+    pid: str
+    uptime: str
+
+
+HEADER: Final = Row("Name", "Version", "Repository", "Type", "Mounted", "PID", "Uptime")
+
+
+def row(container: Container, data: ContainerData | None) -> Row:
+    """Return the line of a container; with `-` for what is not known or not there."""
+    name, version = str(container).split(":")
+    if data is None:
+        return Row(name, version, *5 * [_NONE])
+    process = data.process
+    return Row(
+        name,
+        version,
+        printable(data.repository),
+        "app" if data.manifest.get("init") is not None else "resource",
+        "yes" if data.mounted else "no",
+        _NONE if process is None else str(process.pid),
+        _NONE if process is None else uptime(process.uptime_ns),
+    )
+
+
+def uptime(nanoseconds: int) -> str:
+    """Return a time in its two largest units, as `3d 4h` or `12s`."""
+    left = nanoseconds // 10**9
+    parts: list[str] = []
+    for unit, size in _UNITS:
+        count, left = divmod(left, size)
+        if count or parts:
+            parts.append(f"{count}{unit}")
+    return " ".join(parts[:2]) or "0s"
+
+
+def show(rows: list[Row]) -> None:
+    """Print the table: drawn on a terminal, else as aligned text."""
+    if sys.stdout.isatty():
+        _draw(rows)
+        return
+    widths = [max(map(len, column)) for column in zip(HEADER, *rows, strict=True)]
+    for line in (HEADER, *rows):
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+def _draw(rows: list[Row]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold")
+    for title in HEADER:
+        table.add_column(title, overflow="fold", justify="right" if title == "PID" else "left")
+    for line in rows:
+        running = line.pid != _NONE
+        table.add_row(*map(Text, line), style="green" if running else "")
+    Console(no_color=not colours(sys.stdout), highlight=False).print(table)
+
+
+@contextlib.contextmanager
+def progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Draw a bar on stderr; what is yielded takes the bytes done and their total."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from rich.text import Text
+
+    console = Console(stderr=True, no_color=not colours(sys.stderr), highlight=False)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(Text(printable(title)).plain, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
