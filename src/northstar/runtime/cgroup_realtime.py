@@ -83,6 +83,22 @@ def write(path: str, value: str) -> None:
         time.sleep(_PAUSE)
 
 
+def give_back(hierarchy: cgroup_tree.Hierarchy, directory: str, deadline: float) -> None:
+    """Take a cgroup's own budget away before it is removed: kill what uses it.
+
+    A removed cgroup lives on in the kernel, with its budget, until its last zombie is reaped.
+    """
+    while True:
+        try:
+            return cgroupfs.write(f"{directory}/cpu.rt_runtime_us", "0")
+        except OSError as error:
+            # EBUSY: real-time processes are in it.
+            if error.errno != errno.EBUSY or time.monotonic() >= deadline:
+                return None
+        cgroup_tree.kill(hierarchy, directory)
+        time.sleep(_PAUSE)
+
+
 def _set_share(directory: str, needed: float) -> None:
     path = f"{directory}/cpu.rt_runtime_us"
     try:

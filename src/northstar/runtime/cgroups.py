@@ -126,6 +126,7 @@ class Cgroup:
         self.path = path
         self.warnings: list[str] = []
         self._made: list[Hierarchy] = []
+        self._has_budget = False
 
     @classmethod
     def create(cls, host: CgroupHost, top: str, name: str, config: Cgroups | None) -> Cgroup:
@@ -258,6 +259,8 @@ class Cgroup:
         failure: OSError | None = None
         deadline = time.monotonic() + timeout
         for hierarchy in self._made:
+            if self._has_budget and "cpu" in hierarchy.controllers:
+                cgroup_realtime.give_back(hierarchy, self.directory(hierarchy), deadline)
             try:
                 cgroup_tree.remove(hierarchy, self.directory(hierarchy), deadline)
             except OSError as error:
@@ -303,6 +306,7 @@ class Cgroup:
             if write.realtime:
                 root = next(item for item in self._made if write.controller in item.controllers)
                 cgroup_realtime.grant(root.path, self.path, write.realtime)
+                self._has_budget = True
             self._write(directory, write)
 
     def _write(self, directory: str, write: Write) -> None:

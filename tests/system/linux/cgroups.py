@@ -1,0 +1,43 @@
+"""What the tests of cgroups share."""
+
+import time
+from collections.abc import Callable
+
+from northstar.linux import cgroupfs
+from northstar.manifest.cgroups import Cgroups, Cpu, Memory, Pids
+from northstar.runtime.cgroups import Cgroup, CgroupHost
+
+HOST = CgroupHost.detect()
+V1 = HOST.usable.get("memory") == 1
+MIB = 1024 * 1024
+
+LIMITS = Cgroups(
+    pids=Pids(20),
+    cpu=Cpu(cpus="0", mems="0", shares=512, quota=10_000, period=20_000),
+    memory=Memory(memory_hard_limit=64 * MIB, memory_soft_limit=32 * MIB),
+)
+
+
+def value(cgroup: Cgroup, controller: str, file: str) -> str:
+    directory = cgroup.controller(controller)
+    assert directory is not None
+    return cgroupfs.read(f"{directory}/{file}").strip()
+
+
+def directories(path: str) -> list[str]:
+    return [f"{hierarchy.path}/{path}" for hierarchy in HOST.hierarchies]
+
+
+def membership(pid: int) -> set[str]:
+    """The cgroups of a process, of all hierarchies."""
+    with open(f"/proc/{pid}/cgroup") as file:
+        return {line.strip().split(":", 2)[2] for line in file}
+
+
+def eventually(condition: Callable[[], bool], timeout: float = 10) -> bool:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.002)
+    return True

@@ -1,0 +1,46 @@
+"""A cgroup and processes of a test's own."""
+
+import itertools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from northstar.runtime import cgroup_tree
+from northstar.runtime.cgroups import CgroupHost
+
+numbers = itertools.count()
+
+
+@pytest.fixture
+def top() -> Iterator[str]:
+    """The name of a top cgroup of this test's own, which is gone after it."""
+    name = f"northstar-test-{os.getpid()}-{next(numbers)}"
+    yield name
+    deadline = time.monotonic() + 5
+    for hierarchy in CgroupHost.detect().hierarchies:
+        cgroup_tree.remove(hierarchy, f"{hierarchy.path}/{name}", deadline)
+
+
+@pytest.fixture
+def spawn() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start processes that end with the test: Python programs, or sleepers."""
+    started = []
+
+    def start(program: str = "print(flush=True); input()") -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()

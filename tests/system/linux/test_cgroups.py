@@ -1,0 +1,365 @@
+"""Containers' cgroups on the real kernel, with whatever version this host has.
+
+The same tests run in the virtual machine, where it is version 2.
+"""
+
+import errno
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import pytest
+
+from northstar.linux import cgroupfs
+from northstar.manifest.cgroups import Cgroups, Cpu, Memory, Pids
+from northstar.model.errors import HostError, LaunchError
+from northstar.runtime.cgroup_oom import MemoryEvents
+from northstar.runtime.cgroups import Cgroup, CgroupHost, remove_top
+from tests.system.linux.cgroups import HOST, LIMITS, MIB, V1, directories, eventually, value
+
+pytestmark = [pytest.mark.root, pytest.mark.vm]
+
+
+def test_this_host_has_the_usual_controllers() -> None:
+    assert {"cpu", "cpuset", "memory", "blkio", "pids"} <= set(HOST.usable)
+
+
+def test_a_cgroup_is_made_and_removed_in_every_hierarchy(top: str) -> None:
+    cgroup = Cgroup.create(HOST, top, "hello", None)
+    assert all(os.path.isdir(path) for path in directories(f"{top}/hello"))
+    assert not cgroup.warnings
+    assert cgroup.pids() == set()
+    cgroup.destroy()
+    cgroup.destroy()
+    assert not any(os.path.exists(path) for path in directories(f"{top}/hello"))
+    remove_top(HOST, top)
+    remove_top(HOST, top)
+    assert not any(os.path.exists(path) for path in directories(top))
+
+
+@pytest.mark.parametrize(
+    ("config", "wrong"),
+    [
+        (Cgroups(cpu=Cpu(cpus="4095")), "cpuset.cpus"),
+        (Cgroups(cpu=Cpu(cpus="none")), "cpuset.cpus"),
+        (Cgroups(cpu=Cpu(quota=1)), "cpu."),
+        (Cgroups(memory=Memory(memory_hard_limit=-2)), "memory."),
+    ],
+)
+def test_a_refused_limit_names_file_and_value_and_leaves_nothing(
+    top: str, config: Cgroups, wrong: str
+) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(LaunchError) as caught:
+        Cgroup.create(HOST, top, "hello", config)
+    path = caught.value.path
+    assert f"/{top}/hello/{wrong}" in path
+    assert str(caught.value).startswith("cannot write ")
+    assert path in str(caught.value)
+    assert caught.value.errno in (errno.EINVAL, errno.ERANGE, errno.ENODEV)
+    assert not any(os.path.exists(path) for path in directories(f"{top}/hello"))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_the_host_lacks_or_refuses_as_an_attribute_is_a_warning(top: str) -> None:
+    config = Cgroups(memory=Memory(attrs={"memory.nonsense": "1", "memory.stat": "2"}))
+    cgroup = Cgroup.create(HOST, top, "hello", config)
+    missing, refused = cgroup.warnings
+    assert "cannot write 1 to " in missing
+    assert missing.endswith("/hello/memory.nonsense: No such file or directory")
+    assert "cannot write 2 to " in refused
+    cgroup.destroy()
+
+
+def test_a_process_is_moved_into_every_hierarchy(
+    top: str, spawn: Callable[..., subprocess.Popen[str]]
+) -> None:
+    cgroup = Cgroup.create(HOST, top, "hello", None)
+    process = spawn()
+    cgroup.attach(process.pid)
+    assert cgroup.pids() == {process.pid}
+    for hierarchy in HOST.hierarchies:
+        assert cgroupfs.procs(cgroup.directory(hierarchy)) == [process.pid]
+    cgroup.kill_all()
+    assert process.wait(10) == -signal.SIGKILL
+    cgroup.destroy()
+    assert cgroup.pids() == set()
+
+
+def test_a_process_that_is_gone_cannot_be_moved(
+    top: str, spawn: Callable[..., subprocess.Popen[str]]
+) -> None:
+    cgroup = Cgroup.create(HOST, top, "hello", None)
+    process = spawn("pass")
+    process.wait(10)
+    with pytest.raises(ProcessLookupError) as caught:
+        cgroup.attach(process.pid)
+    assert str(caught.value.filename).endswith(f"/{top}/hello/cgroup.procs")
+    cgroup.destroy()
+
+
+def test_what_is_left_in_it_is_killed_at_the_end_nested_cgroups_too(
+    top: str, spawn: Callable[..., subprocess.Popen[str]]
+) -> None:
+    cgroup = Cgroup.create(HOST, top, "hello", None)
+    outer, inner = spawn(), spawn()
+    cgroup.attach(outer.pid)
+    directory = cgroup.controller("memory")
+    assert directory is not None
+    os.makedirs(f"{directory}/a/b")
+    cgroupfs.attach(f"{directory}/a/b", inner.pid)
+    assert cgroup.pids() == {outer.pid, inner.pid}
+    # Nobody reaps them meanwhile: zombies do not keep a cgroup busy.
+    cgroup.destroy()
+    assert outer.wait(10) == inner.wait(10) == -signal.SIGKILL
+    assert not any(os.path.exists(path) for path in directories(f"{top}/hello"))
+
+
+FORKING = """
+import os, sys
+print(flush=True)
+input()
+while True:
+    try:
+        if os.fork() == 0:
+            if os.fork():
+                os._exit(0)
+    except OSError:
+        pass
+"""
+
+
+def test_who_forks_without_end_is_killed(
+    top: str, spawn: Callable[..., subprocess.Popen[str]]
+) -> None:
+    cgroup = Cgroup.create(HOST, top, "hello", Cgroups(pids=Pids(50)))
+    bomb = spawn(FORKING)
+    assert bomb.stdin is not None
+    assert bomb.stdout is not None
+    bomb.stdout.readline()
+    cgroup.attach(bomb.pid)
+    bomb.stdin.write("\n")
+    bomb.stdin.flush()
+    assert eventually(lambda: len(cgroup.pids()) > 20)
+    cgroup.destroy(timeout=10)
+    assert bomb.wait(10) == -signal.SIGKILL
+
+
+def test_processes_and_limits_of_an_earlier_run_are_gone(
+    top: str, spawn: Callable[..., subprocess.Popen[str]]
+) -> None:
+    before = Cgroup.create(HOST, top, "hello", LIMITS)
+    left = spawn()
+    before.attach(left.pid)
+    # The runtime that made it was killed here; the next one knows nothing of it.
+    cgroup = Cgroup.create(HOST, top, "hello", None)
+    assert left.wait(10) == -signal.SIGKILL
+    assert cgroup.pids() == set()
+    assert value(cgroup, "pids", "pids.max") == "max"
+    cgroup.destroy()
+
+
+def test_a_cgroup_of_other_processes_is_neither_used_nor_emptied(
+    top: str, spawn: Callable[..., subprocess.Popen[str]]
+) -> None:
+    parent = f"{top}-services"
+    config = Cgroups(parent=parent)
+    service = Cgroup.create(HOST, parent, "sshd", None)
+    stranger = spawn()
+    try:
+        service.attach(stranger.pid)
+        with pytest.raises(HostError, match=r"has processes that are not the container's"):
+            Cgroup.create(HOST, top, "sshd", config)
+        assert stranger.poll() is None
+        assert service.pids() == {stranger.pid}
+    finally:
+        service.destroy()
+    # Empty, it is taken.
+    cgroup = Cgroup.create(HOST, top, "sshd", config)
+    cgroup.destroy()
+    assert all(os.path.isdir(path) for path in directories(parent))
+    remove_top(HOST, parent)
+
+
+def test_a_parent_is_made_on_every_level_and_left(top: str) -> None:
+    config = Cgroups(parent=f"{top}/a//b", pids=Pids(5), cpu=Cpu(shares=100))
+    cgroup = Cgroup.create(HOST, top, "hello", config)
+    assert not cgroup.warnings
+    assert value(cgroup, "pids", "pids.max") == "5"
+    cgroup.destroy()
+    assert all(os.path.isdir(path) for path in directories(f"{top}/a/b"))
+    remove_top(HOST, top)
+    assert not any(os.path.exists(path) for path in directories(top))
+
+
+def test_a_top_cgroup_with_processes_is_not_removed(
+    top: str, spawn: Callable[..., subprocess.Popen[str]]
+) -> None:
+    cgroup = Cgroup.create(HOST, top, "hello", None)
+    process = spawn()
+    cgroup.attach(process.pid)
+    with pytest.raises(OSError, match="busy") as caught:
+        remove_top(HOST, top)
+    assert str(caught.value.filename).endswith(f"{top}/hello")
+    assert process.poll() is None
+    cgroup.destroy()
+
+
+def test_many_at_the_same_time(top: str) -> None:
+    def cycle(number: int) -> None:
+        for _ in range(5):
+            cgroup = Cgroup.create(HOST, top, f"app-{number}", LIMITS)
+            assert not cgroup.warnings
+            assert value(cgroup, "pids", "pids.max") == "20"
+            cgroup.destroy()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(cycle, range(8)))
+    remove_top(HOST, top)
+
+
+FORKS = """
+import os
+print(flush=True)
+input()
+made = 0
+try:
+    for made in range(100):
+        if os.fork() == 0:
+            input()
+except OSError as error:
+    print(made, error.errno, flush=True)
+"""
+
+
+def test_a_process_limit_holds(top: str, spawn: Callable[..., subprocess.Popen[str]]) -> None:
+    cgroup = Cgroup.create(HOST, top, "hello", Cgroups(pids=Pids(10)))
+    process = spawn(FORKS)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdout.readline()
+    cgroup.attach(process.pid)
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert process.stdout.readline().split() == ["9", str(errno.EAGAIN)]
+    assert cgroup.statistics()["pids"] == {"current": 10, "max": 10}
+    cgroup.destroy()
+
+
+GREEDY = """
+print(flush=True)
+input()
+data = []
+while True:
+    data.append(bytearray(b"x" * 1048576))
+"""
+
+
+def test_out_of_memory_is_told(top: str, spawn: Callable[..., subprocess.Popen[str]]) -> None:
+    memory = Memory(memory_hard_limit=32 * MIB, swappiness=0, oom_monitor=True)
+    cgroup = Cgroup.create(HOST, top, "hello", Cgroups(memory=memory))
+    monitor = cgroup.oom_monitor()
+    assert monitor is not None
+    with monitor:
+        assert monitor.read() is None
+        process = spawn(GREEDY)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        cgroup.attach(process.pid)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.wait(30) == -signal.SIGKILL
+
+        seen: list[MemoryEvents] = []
+        deadline = time.monotonic() + 10
+        while not any(event.out_of_memory for event in seen) and time.monotonic() < deadline:
+            select.select([monitor], [], [], 1)
+            event = monitor.read()
+            if event is not None:
+                seen.append(event)
+        last = seen[-1]
+        assert last.out_of_memory
+        assert last.oom is not None
+        assert last.oom >= 1
+        if V1:
+            assert last[:5] == (None, None, None, 1, None)
+        else:
+            assert last.low == 0
+            assert last.max is not None
+            assert last.max > 0
+        statistics = cgroup.statistics()["memory"]["memory"]
+        assert statistics["limit_in_bytes"] == 32 * MIB
+        assert statistics["max_usage_in_bytes"] > 16 * MIB
+        assert statistics["fail_cnt"] > 0
+        assert statistics["oom_control"]["oom_kill"] >= 1
+        cgroup.destroy()
+        # The removal wakes the waiter too, but is no event.
+        assert monitor.read() is None
+    assert monitor.fileno() == -1
+
+
+def test_statistics_of_a_process_that_works(
+    top: str, spawn: Callable[..., subprocess.Popen[str]]
+) -> None:
+    cgroup = Cgroup.create(HOST, top, "hello", LIMITS)
+    process = spawn(
+        "print(flush=True); input(); x = bytearray(8 << 20); print(flush=True); input()"
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdout.readline()
+    cgroup.attach(process.pid)
+    process.stdin.write("\n")
+    process.stdin.flush()
+    process.stdout.readline()
+    statistics = cgroup.statistics()
+    assert set(statistics) == {"memory", "cpu", "blkio", "pids"}
+    assert statistics["pids"] == {"current": 1, "max": 20}
+    memory = statistics["memory"]["memory"]
+    assert 8 * MIB < memory["usage_in_bytes"] < 64 * MIB
+    assert memory["limit_in_bytes"] == 64 * MIB
+    assert memory["stat"]["rss"] + memory["stat"]["raw"].get("anon", 0) >= 8 * MIB
+    assert "nr_periods" in statistics["cpu"]["stat"]
+    cgroup.destroy()
+    process.wait(10)
+    assert cgroup.statistics() == {}
+
+
+def test_a_host_without_hierarchies_has_no_cgroups(top: str) -> None:
+    host = CgroupHost([])
+    cgroup = Cgroup.create(host, top, "hello", LIMITS)
+    assert len(cgroup.warnings) == 4
+    assert (
+        cgroup.warnings[0] == "this host has no cpuset controller: cpuset.cpus, cpuset.mems not set"
+    )
+    cgroup.attach(os.getpid())
+    assert (cgroup.pids(), cgroup.statistics(), cgroup.oom_monitor()) == (set(), {}, None)
+    assert (cgroup.into_fd(), cgroup.open_tasks()) == (None, [])
+    cgroup.kill_all()
+    cgroup.destroy()
+    remove_top(host, top)
+
+
+def test_nobody_kills_himself(top: str, spawn: Callable[..., subprocess.Popen[str]]) -> None:
+    """A program that is in the cgroup itself ends it and lives."""
+    script = f"""
+import os
+from northstar.runtime.cgroup_oom import MemoryEvents
+from northstar.runtime.cgroups import Cgroup, CgroupHost
+host = CgroupHost.detect()
+cgroup = Cgroup.create(host, {top!r}, "hello", None)
+cgroup.attach(os.getpid())
+if all(hierarchy.version == 1 for hierarchy in host.hierarchies):
+    cgroup.kill_all()
+print("alive", flush=True)
+"""
+    process = spawn(script)
+    assert process.communicate(timeout=30)[0] == "alive\n"
+    with suppress(FileNotFoundError):
+        remove_top(HOST, top)

@@ -1,0 +1,131 @@
+"""What is special about version 1."""
+
+import errno
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+from northstar.linux import cgroupfs
+from northstar.manifest.cgroups import Cgroups, Cpu
+from northstar.model.errors import LaunchError
+from northstar.runtime.cgroups import Cgroup
+from tests.system.linux.cgroups import HOST, LIMITS, MIB, V1, eventually, value
+
+MAY_SKIP = ("this host has cgroup version 2", "this kernel has no real-time groups")
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(not V1, reason="this host has cgroup version 2"),
+]
+
+
+def test_limits_are_what_the_kernel_says(top: str) -> None:
+    cgroup = Cgroup.create(HOST, top, "hello", LIMITS)
+    assert not cgroup.warnings
+    assert {
+        name: value(cgroup, name.partition(".")[0], name)
+        for name in (
+            *("pids.max", "cpuset.cpus", "cpuset.mems", "cpu.shares"),
+            *("cpu.cfs_quota_us", "cpu.cfs_period_us"),
+            *("memory.limit_in_bytes", "memory.soft_limit_in_bytes"),
+        )
+    } == {
+        "pids.max": "20",
+        "cpuset.cpus": "0",
+        "cpuset.mems": "0",
+        "cpu.shares": "512",
+        "cpu.cfs_quota_us": "10000",
+        "cpu.cfs_period_us": "20000",
+        "memory.limit_in_bytes": str(64 * MIB),
+        "memory.soft_limit_in_bytes": str(32 * MIB),
+    }
+    cgroup.destroy()
+
+
+def test_a_process_joins_by_itself(top: str) -> None:
+    cgroup = Cgroup.create(HOST, top, "hello", None)
+    assert cgroup.into_fd() is None
+    tasks = cgroup.open_tasks()
+    assert len(tasks) == len(HOST.hierarchies)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            for fd in tasks:
+                os.write(fd, b"0")
+            status = 0
+            signal.pause()
+        finally:
+            os._exit(status)
+    try:
+        for fd in tasks:
+            os.close(fd)
+        assert eventually(
+            lambda: all(
+                cgroupfs.procs(cgroup.directory(hierarchy)) == [pid]
+                for hierarchy in HOST.hierarchies
+            )
+        )
+    finally:
+        cgroup.kill_all()
+        os.waitpid(pid, 0)
+    cgroup.destroy()
+
+
+def has_realtime_groups() -> bool:
+    return any(
+        "cpu" in hierarchy.controllers and os.path.exists(f"{hierarchy.path}/cpu.rt_runtime_us")
+        for hierarchy in HOST.hierarchies
+    )
+
+
+REALTIME = """
+import os
+print(flush=True)
+input()
+try:
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    print("fifo", flush=True)
+except OSError as error:
+    print(error.errno, flush=True)
+input()
+"""
+
+
+@pytest.mark.skipif(not has_realtime_groups(), reason="this kernel has no real-time groups")
+def test_a_realtime_budget_is_given_on_every_level(
+    top: str, spawn: Callable[..., subprocess.Popen[str]]
+) -> None:
+    def outcome(cgroup: Cgroup) -> str:
+        process = spawn(REALTIME)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        cgroup.attach(process.pid)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        return process.stdout.readline().strip()
+
+    plain = Cgroup.create(HOST, top, "plain", None)
+    assert outcome(plain) == str(errno.EPERM)
+    made = [
+        Cgroup.create(HOST, top, name, Cgroups(parent=f"{top}/a/b", cpu=cpu))
+        for name, cpu in (
+            ("one", Cpu(realtime_runtime=3000)),
+            ("two", Cpu(realtime_runtime=1000, realtime_period=100_000)),
+        )
+    ]
+    for cgroup in made:
+        assert not cgroup.warnings
+        assert outcome(cgroup) == "fifo"
+    # Again at once, while the zombie of the removed one still holds its cgroup.
+    made[0].destroy()
+    made[0] = Cgroup.create(
+        HOST, top, "one", Cgroups(parent=f"{top}/a/b", cpu=Cpu(realtime_runtime=3000))
+    )
+    with pytest.raises(LaunchError, match="real-time"):
+        Cgroup.create(HOST, top, "greedy", Cgroups(cpu=Cpu(realtime_runtime=999_999)))
+    for cgroup in (*made, plain):
+        cgroup.destroy()
