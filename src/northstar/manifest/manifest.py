@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
+from msgspec import structs
 
 from northstar.manifest.autostart import AUTOSTART, Autostart
 from northstar.manifest.capabilities import CAPABILITIES, Capability
@@ -153,6 +154,19 @@ def _resource_rule(
             )
 
 
+def _resource_schema() -> dict[str, Any]:
+    nothing = {
+        field.name: {"type": "null"}
+        if field.default is None
+        else {"maxItems": 0, "maxProperties": 0}
+        for field in structs.fields(Manifest)
+        if field.name in APP_ONLY
+    }
+    # True of an init that is absent, too.
+    no_init = {"properties": {"init": {"type": "null"}}}
+    return {"if": no_init, "then": {"properties": nothing}}
+
+
 _VERSION = Parsed(
     Version.parse,
     {
@@ -196,5 +210,6 @@ MANIFEST: Final = Record(
         "custom": CUSTOM,
     },
     check=_resource_rule,
+    rules=_resource_schema(),
 )
 """How a manifest is read and written."""

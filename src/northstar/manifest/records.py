@@ -51,7 +51,7 @@ Check = Callable[[dict[Any, Any], dict[str, Node], str, Context], None]
 class Record(Kind[S]):
     """A map with known fields."""
 
-    __slots__ = ("_check", "_fields", "_ignore", "_required", "_struct", "_tag")
+    __slots__ = ("_check", "_fields", "_ignore", "_required", "_rules", "_struct", "_tag")
 
     def __init__(
         self,
@@ -61,6 +61,7 @@ class Record(Kind[S]):
         always: tuple[str, ...] = (),
         ignore_unknown: bool = False,
         check: Check | None = None,
+        rules: dict[str, Any] | None = None,
         tag: str | None = None,
     ) -> None:
         """Describe a record.
@@ -74,6 +75,7 @@ class Record(Kind[S]):
             always: fields that are in the serialised form whatever their value.
             ignore_unknown: unknown fields are a warning, not an error.
             check: the rule across the fields.
+            rules: the same for the schema, as keywords of it.
             tag: a field that is not ours, since it told that the map is this record.
         """
         infos = {info.name: info for info in structs.fields(struct)}
@@ -89,6 +91,7 @@ class Record(Kind[S]):
             )
         self._ignore = ignore_unknown
         self._check = check
+        self._rules = rules or {}
         self._tag = tag
         self._required = tuple(name for name, field in self._fields.items() if field.required)
 
@@ -160,7 +163,7 @@ class Record(Kind[S]):
             schema["required"] = list(self._required)
         if not self._ignore:
             schema["additionalProperties"] = False
-        return schema
+        return schema | self._rules
 
 
 def _similar(name: str, names: Iterable[str]) -> str | None:

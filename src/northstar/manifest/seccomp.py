@@ -74,6 +74,7 @@ _ARGS = Record(
         "mask": _NUMBER,
     },
     check=_values_or_mask,
+    rules={"anyOf": [{"required": ["values"]}, {"required": ["mask"]}]},
 )
 
 _RULE: Variant[SyscallRule] = Variant(
