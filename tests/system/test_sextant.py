@@ -1,0 +1,197 @@
+"""sextant as a program, and what it packs as the kernel shows it."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import vectors
+
+NPK = vectors.DIRECTORY / "npk"
+CODE = "import sys; sys.argv[0] = 'sextant'; from northstar.cli.sextant import main; main()"
+MANIFEST = """\
+name: app
+version: 1.0.0
+init: /bin/app
+uid: 1234
+gid: 4321
+mounts:
+  /dev: {type: dev}
+  /proc: {type: proc}
+  /var/lib/my data: {type: persist}
+"""
+
+
+def run(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, *map(str, arguments)], capture_output=True, text=True
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    (tmp_path / "manifest.yaml").write_text(MANIFEST)
+    (tmp_path / "root/bin").mkdir(parents=True)
+    (tmp_path / "root/bin/app").write_text("content")
+    (tmp_path / "out").mkdir()
+    return tmp_path
+
+
+def test_from_key_to_files(work: Path):
+    """The way of a newcomer: gen-key, check, pack, inspect, unpack."""
+    run("gen-key", "-n", "mine", "-o", work)
+    assert stat.S_IMODE((work / "mine.key").stat().st_mode) == 0o600
+    run("gen-key", "--name", "mine", "--out", work, code=1)
+    assert "app:1.0.0, app" in run("check", work / "manifest.yaml").stdout
+    packing: list[str | Path] = ["-m", work / "manifest.yaml", "-r", work / "root"]
+    packing += ["-k", work / "mine.key"]
+    done = run("pack", *packing, "-o", work / "out", "-c", "zstd", "-b", "65536")
+    path = work / "out/app-1.0.0.npk"
+    assert done.stdout == f"packed {path}\n"
+    assert done.stderr == ""
+    short = "name: app, version: 1.0.0, NPK version: 0.9.2, resource container: no\n"
+    assert run("inspect", "-s", path).stdout == short
+    assert run("inspect", path, "--short").stdout == short
+    long = run("inspect", path).stdout
+    sections = [line for line in long.splitlines() if line.startswith("## ")]
+    assert sections == [
+        "## NPK Content",
+        "## manifest.yaml",
+        "## signature.yaml",
+        "## SquashFS listing",
+    ]
+    assert "squashfs-root/bin/app" in long
+    run("unpack", "-n", path, "-o", work / "unpacked")
+    assert sorted(os.listdir(work / "unpacked")) == ["manifest.yaml", "root", "signature.yaml"]
+    assert (work / "unpacked/root/bin/app").read_text() == "content"
+
+
+def test_short_resource():
+    done = run("inspect", "-s", NPK / "resource-signed.npk")
+    assert done.stdout == (
+        "name: res, version: 0.1.0, NPK version: 0.9.2, resource container: yes\n"
+    )
+
+
+def test_long_without_signature():
+    long = run("inspect", NPK / "unsigned.npk").stdout
+    assert "\nNo signature found\n" in long
+    assert "## signature.yaml" not in long
+
+
+def test_clones(work: Path):
+    run("pack", "--manifest-path", work / "manifest.yaml", "--out", work / "out", "--clones", "2")
+    assert sorted(os.listdir(work / "out")) == ["app-0-1.0.0.npk", "app-1-1.0.0.npk"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["pack"], 2, "Missing option '-m'"),
+        (["pack", "-m", "manifest.yaml", "-o", "out", "-b", "many"], 2, "not a valid integer"),
+        (["nonsense"], 2, "No such command"),
+        (["pack", "-m", "missing", "-o", "out"], 1, "error: missing: No such file"),
+        (["pack", "-m", "manifest.yaml", "-o", "out", "-c", "rar"], 1, "hint: take one of none"),
+        (["pack", "-m", "manifest.yaml", "-o", "out", "-k", "missing"], 1, "cannot read the key"),
+        (["pack", "-m", "manifest.yaml", "-o", "out", "-k", "manifest.yaml"], 1, "more bytes"),
+        (["pack", "-m", "manifest.yaml", "-o", "out", "--mksquashfs", "/no"], 1, "squashfs-tools"),
+        (["inspect", "manifest.yaml"], 1, "error: manifest.yaml: it is not a package"),
+        (["inspect", str(NPK / "truncated-half.npk")], 1, "its end is missing"),
+        (["unpack", "-n", "out", "-o", "new"], 1, "error: out: it is no regular file"),
+        (["check", "missing"], 1, "No such file"),
+        (["gen-key", "-n", "a/b", "-o", "."], 1, "no name for a key file"),
+        (["gen-key", "-n", "a", "-o", "missing"], 1, "No such file"),
+    ],
+)
+def test_mistakes(
+    work: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, words: str
+):
+    monkeypatch.chdir(work)
+    done = run(*arguments, code=code)
+    assert words in done.stderr
+    assert done.stdout == ""
+    assert sorted(os.listdir(work)) == ["manifest.yaml", "out", "root"]
+    assert os.listdir("out") == []
+
+
+def test_hostile_text_does_not_reach_the_terminal(work: Path):
+    (work / "manifest.yaml").write_text(MANIFEST + 'custom: "\\e[31mred"\n')
+    (work / "root/\x1b[2J").touch()
+    run("pack", "-m", work / "manifest.yaml", "-r", work / "root", "-o", work / "x.npk")
+    done = run("inspect", work / "x.npk")
+    assert "\x1b" not in done.stdout
+    assert "\\x1b[2J" in done.stdout
+
+
+def test_check_tells_all_errors(work: Path):
+    (work / "manifest.yaml").write_text("name: a b\nversion: 1\nuid: 0\ngid: 1\n")
+    done = run("check", work / "manifest.yaml", code=1)
+    assert [word in done.stderr for word in ("name:", "version:", "uid:")] == [True] * 3
+
+
+def test_schema():
+    schema = json.loads(run("schema").stdout)
+    assert {"name", "version", "uid", "gid"} <= set(schema["required"])
+
+
+def test_version():
+    assert run("--version").stdout.startswith("sextant ")
+
+
+def mounted(path: Path, kind: str, offset: int) -> tuple[dict[str, Any], list[str]]:
+    """Mount an image in a namespace of its own.
+
+    Returns mode, uid, gid and device of its files, and the SELinux labels of bin/app.
+    """
+    code = """
+import os, json, stat, sys
+found = {}
+for directory, names, files in os.walk("."):
+    for name in [".", *names, *files] if directory == "." else [*names, *files]:
+        path = os.path.normpath(os.path.join(directory, name))
+        s = os.lstat(path)
+        found[path] = [stat.filemode(s.st_mode), s.st_uid, s.st_gid, s.st_rdev]
+labels = [os.getxattr("bin/app", name).decode() for name in os.listxattr("bin/app")]
+print(json.dumps([found, labels]))
+"""
+    script = 'mount -t "$1" -o "ro,loop,offset=$2" "$3" "$4" && cd "$4" && exec "$5" -c "$6"'
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"]
+    point = path.with_suffix(".mnt")
+    point.mkdir()
+    done = subprocess.run(
+        [*command, kind, str(offset), str(path), str(point), sys.executable, code],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    found, labels = json.loads(done.stdout)
+    return found, labels
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("kind", ["squashfs", "erofs"])
+def test_what_the_kernel_sees(work: Path, kind: str):
+    path = work / "x.npk"
+    manifest = work / "manifest.yaml"
+    manifest.write_text(MANIFEST + "selinux: {mount_context: 'u:object_r:app:s0'}\n")
+    run("pack", "-m", manifest, "-r", work / "root", "-o", path, "-f", kind)
+    found, labels = mounted(path, kind, 4096)
+    if kind == "erofs":
+        assert labels == ["u:object_r:app:s0"]
+    assert {(uid, gid) for _, uid, gid, _ in found.values()} == {(1234, 4321)}
+    assert found["dev/null"] == ["crw-rw-rw-", 1234, 4321, os.makedev(1, 3)]
+    assert found["dev/tty"] == ["crw-rw-rw-", 1234, 4321, os.makedev(5, 0)]
+    assert found["dev/fd"][0] == "lrwxrwxrwx"
+    modes = {name: found[name][0] for name in ("proc", "dev", "var", "var/lib", "var/lib/my data")}
+    assert modes.pop("proc") == "dr--r--r--"
+    assert set(modes.values()) == {"drwxr-xr-x"}

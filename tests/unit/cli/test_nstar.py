@@ -1,0 +1,492 @@
+"""nstar as a person meets it, against a scripted runtime on a real socket."""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from northstar.api import notification
+from northstar.cli import listing
+from northstar.cli.common import invoke
+from northstar.cli.nstar import describe, nstar
+from northstar.model import Container
+from tests.unit.client.peer import TIMEOUT, Peer, Wire
+
+A = {"container": "a:1.0.0"}
+OK = {"ok": A}
+LIST = ("list", {"list": ["a:1.0.0", "b:1.0.0", "b:2.0.0"]})
+PROCESS = {"pid": 4711, "uptime": 3_723_000_000_000, "statistics": {}}
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run nstar against a runtime that is asked exactly these requests and gives these answers."""
+
+    def run(*arguments: str, talk: tuple[Any, ...] = (), subscribe: bool = False) -> Done:
+        def script(wire: Wire) -> None:
+            wire.greet(subscribe)
+            for request, answer in talk:
+                wire.answer(request, {"response": answer})
+            wire.expect_end()
+
+        for old in tmp_path.iterdir():
+            old.unlink()
+        with Peer(tmp_path, script) as peer:
+            code = invoke(nstar, ["-u", peer.url, *arguments], "nstar")
+        return Done(code, *capfd.readouterr())
+
+    return run
+
+
+def data(**changes: Any) -> dict[str, Any]:
+    manifest = {"name": "a", "version": "1.0.0", "init": "/a"}
+    return {"manifest": manifest, "repository": "r", "mounted": False, "process": None, **changes}
+
+
+def inspected(container: str, **changes: Any) -> Any:
+    answer = {"ok": {"container": container, "data": data(**changes)}}
+    return ({"inspect": {"container": container}}, {"inspect": answer})
+
+
+def start(**changes: Any) -> Any:
+    request: dict[str, Any] = {
+        "container": "a:1.0.0",
+        "init": None,
+        "arguments": [],
+        "environment": {},
+    }
+    return {"start": {**request, **changes}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "request_", "answer", "out"),
+    [
+        (["ident"], "ident", {"ident": "extern:0.0.0"}, "extern:0.0.0\n"),
+        (["repositories"], "repositories", {"repositories": ["s", "r"]}, "r\ns\n"),
+        (["repos"], "repositories", {"repositories": []}, ""),
+        (["shutdown"], "shutdown", "shutdown", "shutting down\n"),
+        (
+            ["mount", "a:1.0.0", "a:1.0.0"],
+            {"mount": {"containers": ["a:1.0.0", "a:1.0.0"]}},
+            {"mount": [OK, OK]},
+            "mounted a:1.0.0\nmounted a:1.0.0\n",
+        ),
+        (
+            ["umount", "a:1.0.0"],
+            {"umount": {"containers": ["a:1.0.0"]}},
+            {"umount": [OK]},
+            "umounted a:1.0.0\n",
+        ),
+        (["start", "a:1.0.0"], start(), {"start": OK}, "started a:1.0.0\n"),
+        (
+            ["start", "a:1.0.0", "K=v", "E=", "X=y=z", "/bin/sh", "-c", "A=b", "--help", "-j"],
+            start(
+                init="/bin/sh",
+                arguments=["-c", "A=b", "--help", "-j"],
+                environment={"K": "v", "E": "", "X": "y=z"},
+            ),
+            {"start": OK},
+            "started a:1.0.0\n",
+        ),
+        (
+            ["start", "a:1.0.0", "<INIT>", "x"],
+            start(init="<INIT>", arguments=["x"]),
+            {"start": OK},
+            "started a:1.0.0\n",
+        ),
+        *(
+            (
+                ["kill", "a:1.0.0", *words],
+                {"kill": {"container": "a:1.0.0", "signal": number}},
+                {"kill": OK},
+                f"signalled a:1.0.0 with signal {number}\n",
+            )
+            for words, number in (
+                ([], 15),
+                (["9"], 9),
+                (["KILL"], 9),
+                (["SIGUSR1"], 10),
+                (["sigint"], 2),
+                (["rtmin+2"], 36),
+            )
+        ),
+        (
+            ["uninstall", "a:1.0.0"],
+            {"uninstall": {"container": "a:1.0.0", "wipe": False}},
+            {"uninstall": OK},
+            "uninstalled a:1.0.0\n",
+        ),
+        (
+            ["uninstall", "--wipe", "a:1.0.0"],
+            {"uninstall": {"container": "a:1.0.0", "wipe": True}},
+            {"uninstall": OK},
+            "uninstalled a:1.0.0\n",
+        ),
+        (
+            ["token", "t", "sh"],
+            {"token_create": {"target": "t", "shared": "c2g="}},
+            {"token": base64.b64encode(bytes(40)).decode()},
+            f"created token {base64.b64encode(bytes(40)).decode()}\n",
+        ),
+        (
+            ["verify-token", base64.b64encode(bytes(40)).decode(), "u", "sh"],
+            {
+                "token_verify": {
+                    "token": base64.b64encode(bytes(40)).decode(),
+                    "user": "u",
+                    "shared": "c2g=",
+                }
+            },
+            {"token_verification": "Future"},
+            "Future\n",
+        ),
+    ],
+)
+def test_command(run: Run, arguments: list[str], request_: Any, answer: Any, out: str) -> None:
+    assert run(*arguments, talk=((request_, answer),)) == (0, out, "")
+
+
+def test_list_in_a_pipe_is_aligned_text(run: Run) -> None:
+    resource = {"name": "b", "version": "1.0.0"}
+    denied = {"permission_denied": {"inspect": {"container": "b:2.0.0"}}}
+    talk = (
+        ("list", {"list": ["b:2.0.0", "b:1.0.0", "a:1.0.0"]}),
+        inspected("a:1.0.0", mounted=True, process=PROCESS),
+        inspected("b:1.0.0", manifest=resource, repository="\x1b[31m"),
+        ({"inspect": {"container": "b:2.0.0"}}, denied),
+    )
+    for name in ("list", "ls"):
+        done = run(name, talk=talk)
+        assert (done.code, done.err) == (0, "")
+        assert done.out.splitlines() == [
+            "Name  Version  Repository  Type      Mounted  PID   Uptime",
+            "a     1.0.0    r           app       yes      4711  1h 2m",
+            r"b     1.0.0    \x1b[31m    resource  no       -     -",
+            "b     2.0.0    -           -         -        -     -",
+        ]
+
+
+def test_list_of_nothing(run: Run) -> None:
+    done = run("list", talk=(("list", {"list": []}),))
+    assert done == (0, "Name  Version  Repository  Type  Mounted  PID  Uptime\n", "")
+
+
+def test_inspect_is_json(run: Run) -> None:
+    done = run("inspect", "a:1.0.0", talk=(inspected("a:1.0.0", process=PROCESS),))
+    assert (done.code, json.loads(done.out)) == (0, data(process=PROCESS))
+    assert done.out.startswith('{\n  "manifest": {\n    "name": "a"')
+
+
+def test_a_name_means_the_only_version(run: Run) -> None:
+    kill = ({"kill": {"container": "a:1.0.0", "signal": 15}}, {"kill": OK})
+    assert run("kill", "a", talk=(LIST, kill)).out == "signalled a:1.0.0 with signal 15\n"
+    # One look is enough for several, and none is needed for a container in full.
+    mount = ({"mount": {"containers": ["a:1.0.0", "a:1.0.0"]}}, {"mount": [OK, OK]})
+    assert run("mount", "a", "a", talk=(LIST, mount)).code == 0
+
+
+def test_a_name_that_does_not_say_which(run: Run) -> None:
+    done = run("start", "b", talk=(LIST,))
+    assert done == (
+        1,
+        "",
+        "error: several versions of b are installed: b:1.0.0, b:2.0.0\nhint: name one of them\n",
+    )
+    done = run("start", "c", talk=(LIST,))
+    assert done == (1, "", "error: no container c is installed\nhint: see nstar list\n")
+    done = run("start", "c", talk=(("list", {"permission_denied": "list"}),))
+    assert (done.code, done.out) == (1, "")
+    assert "the permission 'list'" in done.err
+    assert "write it as c:VERSION" in done.err
+
+
+def test_refused(run: Run) -> None:
+    refusal = {"error": {**A, "error": {"start_container_failed": {**A, "error": "exec: no"}}}}
+    done = run("start", "a:1.0.0", talk=((start(), {"start": refusal}),))
+    assert done == (1, "", "error: a:1.0.0 could not be started: exec: no\n")
+
+
+def test_a_text_of_the_runtime_does_nothing_to_the_terminal(run: Run) -> None:
+    refusal = {"error": {**A, "error": {"unexpected": {"error": "\x1b[2J\x9b"}}}}
+    done = run("start", "a:1.0.0", talk=((start(), {"start": refusal}),))
+    assert done == (1, "", "error: \\x1b[2J\\x9b\n")
+
+
+def test_one_failure_among_several(run: Run) -> None:
+    busy = {"error": {"container": "b:1.0.0", "error": {"unexpected": {"error": "so"}}}}
+    request = {"umount": {"containers": ["a:1.0.0", "b:1.0.0"]}}
+    done = run("umount", "a:1.0.0", "b:1.0.0", talk=((request, {"umount": [OK, busy]}),))
+    assert done == (1, "umounted a:1.0.0\n", "error: b:1.0.0 is not umounted: so\n")
+
+
+def test_install(run: Run, tmp_path_factory: pytest.TempPathFactory) -> None:
+    package = tmp_path_factory.mktemp("package") / "a.npk"
+    package.write_bytes(b"")
+    request = {"install": {"repository": "r", "size": 0}}
+    done = run("install", str(package), "r", talk=((request, {"install": OK}),))
+    assert done == (0, f"installed {package} into r\n", "")
+    refusal = {"install": {"error": {"error": {"install_duplicate": A}}}}
+    done = run("install", str(package), "r", talk=((request, refusal),))
+    assert done == (1, "", "error: a:1.0.0 is installed already\n")
+    done = run("install", "/none", "r")
+    assert done == (1, "", "error: /none: No such file or directory\n")
+
+
+def test_json_lines_in_both_directions(run: Run) -> None:
+    done = run("-j", "start", "a:1.0.0", talk=((start(), {"start": OK}),))
+    assert (done.code, done.err) == (0, "")
+    assert [json.loads(line) for line in done.out.splitlines()] == [
+        {"connect": {"version": "0.9.2", "subscribe_notifications": False}},
+        {"connect_ack": None},
+        {"request": start()},
+        {"response": {"start": OK}},
+    ]
+    done = run("-j", "ls", talk=(("list", {"list": ["a:1.0.0"]}), inspected("a:1.0.0")))
+    assert all(json.loads(line) for line in done.out.splitlines())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["start"],
+        ["start", "a:1"],
+        ["start", "a b"],
+        ["start", "a:1.0.0", "=x"],
+        ["start", "--nonsense", "a"],
+        ["kill", "a", "SIGNONE"],
+        ["kill", "a", "TERM+x"],
+        ["kill", "a", "-9"],
+        ["mount"],
+        ["install", "x"],
+        ["notifications", "-n", "0"],
+        ["verify-token", "!", "u", "s"],
+        ["verify-token", "AAAA", "u", "s"],
+        ["-u", "localhost", "list"],
+        ["-t", "soon", "list"],
+        ["completion", "-s", "tcsh"],
+    ],
+)
+def test_wrong_usage(capfd: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    assert invoke(nstar, arguments, "nstar") == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("Usage: nstar")
+
+
+def test_nobody_there(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NORTHSTAR_URL", "unix:///none")
+    assert invoke(nstar, ["list"], "nstar") == 3
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("error: cannot connect to unix:///none: No such file or directory\nhint:")
+    assert "NORTHSTAR_URL" in err
+
+
+def test_a_runtime_that_does_not_answer(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def script(wire: Wire) -> None:
+        wire.greet()
+        wire.line()
+        wire.expect_end()
+
+    with Peer(tmp_path, script) as peer:
+        assert invoke(nstar, ["-t", "50ms", "-u", peer.url, "ident"], "nstar") == 1
+    assert "did not answer within 0.05 s" in capfd.readouterr().err
+
+
+def notify(wire: Wire) -> None:
+    wire.greet(subscribe=True)
+    wire.send(
+        {"notification": {"install": "a:1.0.0"}},
+        {"notification": {"started": "a:1.0.0"}},
+        {"notification": {"exit": ["a:1.0.0", {"exit": {"code": 1}}]}},
+        {"notification": {"exit": ["a:1.0.0", {"signalled": {"signal": 9}}]}},
+        {"notification": {"uninstall": "a:1.0.0"}},
+        {"notification": "shutdown"},
+    )
+
+
+def test_notifications(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    lines = [
+        "installed a:1.0.0",
+        "started a:1.0.0",
+        "container a:1.0.0 exited with status exit code 1",
+        "container a:1.0.0 exited with status signalled 9",
+        "uninstalled a:1.0.0",
+        "shutting down",
+    ]
+    with Peer(tmp_path, notify) as peer:
+        assert invoke(nstar, ["-u", peer.url, "notifications"], "nstar") == 0
+    assert capfd.readouterr().out.splitlines() == lines
+    (tmp_path / "console").unlink()
+    with Peer(tmp_path, notify) as peer:
+        assert invoke(nstar, ["-u", peer.url, "notifications", "-n", "2"], "nstar") == 0
+    assert capfd.readouterr().out.splitlines() == lines[:2]
+
+
+def test_a_memory_event_in_words() -> None:
+    event = notification.CGroup(Container.parse("a:1.0.0"), notification.Memory(oom=1, oom_kill=0))
+    assert describe(event) == "container a:1.0.0 met a memory limit: oom 1, oom_kill 0"
+
+
+def test_notifications_that_break_off(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with Peer(tmp_path, lambda wire: wire.greet(subscribe=True)) as peer:
+        assert invoke(nstar, ["-u", peer.url, "notifications"], "nstar") == 1
+    assert capfd.readouterr() == ("", "error: the runtime closed the connection\n")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.9, "0s"),
+        (59, "59s"),
+        (60, "1m 0s"),
+        (3599, "59m 59s"),
+        (3600, "1h 0m"),
+        (90_061, "1d 1h"),
+        (864_000, "10d 0h"),
+    ],
+)
+def test_uptime(seconds: float, text: str) -> None:
+    assert listing.uptime(int(seconds * 10**9)) == text
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(tmp_path: Path, capfd: pytest.CaptureFixture[str], shell: str) -> None:
+    assert invoke(nstar, ["completion", "-s", shell], "nstar") == 0
+    script = capfd.readouterr().out
+    assert "_NSTAR_COMPLETE" in script
+    out = tmp_path / "script"
+    assert invoke(nstar, ["completion", "-s", shell, "-o", str(out)], "nstar") == 0
+    assert out.read_text() == script
+
+
+def test_containers_are_completed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def complete(url: str, words: str, position: int) -> list[str]:
+        monkeypatch.setenv("NORTHSTAR_URL", url)
+        monkeypatch.setenv("_NSTAR_COMPLETE", "bash_complete")
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(position))
+        assert invoke(nstar, [], "nstar") == 0
+        return [line.removeprefix("plain,") for line in capfd.readouterr().out.split()]
+
+    def script(wire: Wire) -> None:
+        wire.greet()
+        wire.answer("list", {"response": LIST[1]})
+
+    with Peer(tmp_path, script) as peer:
+        assert complete(peer.url, "nstar kill ", 2) == ["a", "b:1.0.0", "b:2.0.0"]
+    assert complete("unix:///none", "nstar kill b", 2) == []
+    assert complete("unix:///none", "nstar verify", 1) == ["verify-token"]
+
+
+# On a terminal
+
+
+@pytest.fixture
+def terminal() -> Callable[..., tuple[int, str]]:
+    """Run nstar as a program on a terminal of its own; returns exit code and what it shows."""
+
+    def run(*arguments: str, **environment: str) -> tuple[int, str]:
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+        code = "from northstar.cli.nstar import main; main()"
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env={"PATH": os.environ["PATH"], "TERM": "xterm-256color", **environment},
+        )
+        os.close(theirs)
+        shown = b""
+        # At the end of the other side reading fails with EIO.
+        while True:
+            try:
+                shown += os.read(ours, 4096)
+            except OSError:
+                break
+        os.close(ours)
+        return process.wait(TIMEOUT), shown.decode()
+
+    return run
+
+
+def serve_list(wire: Wire) -> None:
+    wire.greet()
+    wire.answer("list", {"response": {"list": ["a:1.0.0"]}})
+    request, answer = inspected("a:1.0.0", process=PROCESS)
+    wire.answer(request, {"response": answer})
+
+
+def test_a_table_on_a_terminal(tmp_path: Path, terminal: Callable[..., tuple[int, str]]) -> None:
+    with Peer(tmp_path, serve_list) as peer:
+        code, shown = terminal("-u", peer.url, "list")
+    assert code == 0
+    assert "\x1b[32m" in shown
+    assert "Repository" in shown
+    (tmp_path / "console").unlink()
+    with Peer(tmp_path, serve_list) as peer:
+        code, shown = terminal("-u", peer.url, "list", NO_COLOR="1")
+    assert code == 0
+    assert "4711" in shown
+    assert "\x1b[32m" not in shown
+
+
+def test_a_progress_bar_on_a_terminal(
+    tmp_path: Path, terminal: Callable[..., tuple[int, str]]
+) -> None:
+    package = tmp_path / "a[b].npk"
+    package.write_bytes(bytes(2**20))
+
+    def script(wire: Wire) -> None:
+        wire.greet()
+        wire.line()
+        wire.read(2**20)
+        wire.send({"response": {"install": OK}})
+
+    with Peer(tmp_path, script) as peer:
+        code, shown = terminal("-u", peer.url, "install", str(package), "r")
+    assert code == 0
+    assert "1.0/1.0 MB" in shown
+    assert f"installed {package} into r" in shown
+
+
+def test_the_commands_load_neither_asyncio_nor_rich(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from northstar.cli.nstar import main\n"
+        "try: main()\n"
+        "finally: print([m for m in ('asyncio', 'rich', 'yaml', 'nacl') if m in sys.modules])"
+    )
+    with Peer(tmp_path, serve_list) as peer:
+        done = subprocess.run(
+            [sys.executable, "-c", code, "-u", peer.url, "list"],
+            capture_output=True,
+            check=True,
+            text=True,
+        )
+    assert done.stdout.splitlines()[-1] == "[]"
