@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal as signals
+from collections import Counter
 from typing import Any
 
 import click
@@ -29,7 +30,7 @@ class ContainerType(click.ParamType[Container | Name]):
     def shell_complete(
         self,
         ctx: click.Context,
-        param: click.Parameter,
+        param: click.Parameter,  # noqa: ARG002 - click passes it by position
         incomplete: str,
     ) -> list[Any]:
         """Ask the runtime. A completion that fails completes nothing."""
@@ -41,7 +42,10 @@ class ContainerType(click.ParamType[Container | Name]):
                 containers = sorted(client.list())
         except Exception:
             return []
-        return [CompletionItem(str(c)) for c in containers if str(c).startswith(incomplete)]
+        versions = Counter(container.name for container in containers)
+        # The name where that is enough: bash takes a colon for the end of a word.
+        words = [str(c.name if versions[c.name] == 1 else c) for c in containers]
+        return [CompletionItem(word) for word in words if word.startswith(incomplete)]
 
 
 class UrlType(click.ParamType[str]):
