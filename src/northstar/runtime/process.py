@@ -150,7 +150,10 @@ async def start(
     Raises:
         LaunchError, HostError, OSError: it could not be started; nothing of it is left.
     """
-    groups = await asyncio.to_thread(_groups, manifest, container)
+    groups: list[int] = []
+    if manifest.suppl_groups:
+        # getgrnam(3) may ask the network.
+        groups = await asyncio.to_thread(_groups, manifest, container)
     plan = build(manifest, command, places, host.facts, groups)
     async with contextlib.AsyncExitStack() as stack:
         # Created first, so destroyed last: when nothing uses it any more.
