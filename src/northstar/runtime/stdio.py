@@ -26,14 +26,14 @@ CHUNK: Final = 16 * 1024
 LINES_PER_STEP: Final = 64
 """Most lines that are logged before the event loop has its turn: about a millisecond."""
 
-LINE_COST: Final = 200
+LINE_COST: Final = 500
 """What a line costs beyond its bytes, in bytes: logging has a price per line."""
 
 RATE: Final = 2**20
 """Bytes a second of one pipe, costs of lines included; and how much may come at once."""
 
-TOTAL_RATE: Final = 4 * 2**20
-"""The same of all pipes together: about a tenth of a processor's time."""
+TOTAL_RATE: Final = 2 * 2**20
+"""The same of all pipes together: 4000 short lines a second, some percent of a processor."""
 
 BACKLOG_MAX: Final = writer.LIMIT // 2
 """Bytes that wait to be written from which on containers wait; the rest is the runtime's own."""
@@ -79,16 +79,18 @@ class LineSink:
     def step(self) -> tuple[int, bool]:
         """Log some lines."""
         cost = 0
-        enabled = self._log.isEnabledFor(logging.DEBUG)
+        enabled = self._log.enabled(logging.DEBUG)
         for _ in range(LINES_PER_STEP):
             # A line end may stand right behind the longest line.
             end = self._buffer.find(b"\n", 0, LINE_MAX + 1)
             if end < 0 and len(self._buffer) <= LINE_MAX:
                 return cost, False
-            length = end if end >= 0 else _boundary(self._buffer)
+            split = end < 0
+            length = _boundary(self._buffer) if split else end
             if enabled:
-                self._emit(self._buffer[:length])
-            del self._buffer[: length + (end >= 0)]
+                line = self._buffer[:length]
+                self._emit(line if split else line.removesuffix(b"\r"))
+            del self._buffer[: length if split else length + 1]
             cost += length + LINE_COST
         return cost, True
 
@@ -103,7 +105,7 @@ class LineSink:
         return writer.shared(2).backlog
 
     def _emit(self, line: bytearray) -> None:
-        self._log.debug("%s", line.removesuffix(b"\r").decode(errors="backslashreplace"))
+        self._log.debug("%s", line.decode(errors="backslashreplace"))
 
 
 def _boundary(buffer: bytearray) -> int:

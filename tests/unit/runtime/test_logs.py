@@ -1,0 +1,189 @@
+"""The log's lines: form, levels, and what a message may not do to them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from northstar.model import ConfigurationError, Container
+from northstar.runtime import logs
+from northstar.runtime.writer import Writer
+
+A = Container.parse("a:1.0.0")
+runtime = logging.getLogger("northstar.runtime.console")
+Setup = Callable[..., Callable[[], list[str]]]
+
+
+@pytest.fixture
+def setup() -> Iterator[Setup]:
+    """Set the log up on a pipe; gives a function that returns the lines that came."""
+    reader, output = os.pipe()
+    os.set_blocking(reader, False)
+    levels = {name: logging.getLogger(name).level for name in logs.LOGGERS.values()}
+
+    def begin(level: str | None = None, **environment: str) -> Callable[[], list[str]]:
+        logs.setup(level, environment=environment, descriptor=output)
+        return lines
+
+    def lines() -> list[str]:
+        try:
+            return os.read(reader, 2**16).decode().split("\n")[:-1]
+        except BlockingIOError:
+            return []
+
+    yield begin
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if isinstance(handler, logs.Handler):
+            root.removeHandler(handler)
+            handler.close()
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    os.close(reader)
+    os.close(output)
+
+
+def test_form(setup: Setup) -> None:
+    lines = setup()
+    runtime.info("Started %s", A)
+    runtime.warning("so so")
+    logs.for_container(A).debug("hello %d", 1)
+    logging.getLogger("asyncio").error("oh")
+    stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+    patterns = [
+        rf"{stamp} INFO  runtime\.console: Started a:1\.0\.0",
+        rf"{stamp} WARN  runtime\.console: so so",
+        rf"{stamp} DEBUG a:1\.0\.0: hello 1",
+        rf"{stamp} ERROR asyncio: oh",
+    ]
+    for line, pattern in zip(lines(), patterns, strict=True):
+        assert re.fullmatch(pattern, line)
+
+
+def test_the_journal_is_known_by_its_stream() -> None:
+    descriptor = os.open(os.devnull, os.O_WRONLY)
+    status = os.fstat(descriptor)
+    stream = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+    assert logs.is_journal(descriptor, stream)
+    assert not logs.is_journal(descriptor, {})
+    assert not logs.is_journal(descriptor, {"JOURNAL_STREAM": f"{status.st_dev}:0"})
+    assert not logs.is_journal(descriptor, {"JOURNAL_STREAM": "x"})
+    os.close(descriptor)
+    assert not logs.is_journal(descriptor, stream)
+
+
+def test_priorities_of_the_journal() -> None:
+    reader, output = os.pipe()
+    handler = logs.Handler(Writer(output), journal=True)
+    for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL):
+        handler.emit(logging.LogRecord("northstar.runtime", level, "", 0, "text", (), None))
+    assert os.read(reader, 1000).decode().splitlines() == [
+        "<7>runtime: text",
+        "<6>runtime: text",
+        "<4>runtime: text",
+        "<3>runtime: text",
+        "<3>runtime: text",
+    ]
+    handler.close()
+    os.close(reader)
+    os.close(output)
+
+
+@pytest.mark.parametrize(
+    ("level", "environment", "shown"),
+    [
+        (None, "", ["r info", "c info", "c debug"]),
+        ("debug", "", ["r info", "r debug", "c info", "c debug"]),
+        ("ERROR", "", ["c info", "c debug"]),
+        (None, "runtime=debug,container=info", ["r info", "r debug", "c info"]),
+        (None, " container=warn ,", ["r info"]),
+        (None, "error", []),
+        ("info", "runtime=error,container=error", ["r info"]),
+    ],
+)
+def test_levels(setup: Setup, level: str | None, environment: str, shown: list[str]) -> None:
+    lines = setup(level, NORTHSTAR_LOG=environment)
+    runtime.info("r info")
+    runtime.debug("r debug")
+    logs.for_container(A).info("c info")
+    logs.for_container(A).debug("c debug")
+    assert [line.partition(": ")[2] for line in lines()] == shown
+
+
+@pytest.mark.parametrize(
+    ("level", "environment", "message"),
+    [
+        ("loud", "", "'loud' is not a log level"),
+        (None, "runtime=loud", "'loud' is not a log level"),
+        (None, "nobody=info", "there is no logger 'nobody'"),
+        (None, "=info", "there is no logger ''"),
+    ],
+)
+def test_unknown_levels(level: str | None, environment: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        logs.setup(level, environment={"NORTHSTAR_LOG": environment})
+    assert caught.value.hint
+
+
+def test_a_later_setup_replaces_the_first(setup: Setup) -> None:
+    setup()
+    lines = setup("error")
+    runtime.info("no")
+    runtime.error("once")
+    assert len(lines()) == 1
+
+
+def test_a_traceback_is_lines_of_their_own(setup: Setup) -> None:
+    lines = setup()
+    try:
+        raise ValueError("bad\nvalue")
+    except ValueError:
+        runtime.exception("it failed")
+    texts = [line.partition(" runtime.console: ")[2] for line in lines()]
+    assert texts[0] == "it failed"
+    assert texts[1] == "Traceback (most recent call last):"
+    assert texts[-2:] == ["ValueError: bad", "value"]
+
+
+def test_a_message_stays_one_line(setup: Setup) -> None:
+    lines = setup()
+    runtime.info("%s", "a\nb\r\x1b[31mred\x07\x9b\x7f\tü€\u2028\udcff")
+    (line,) = lines()
+    assert line.endswith(": a\\nb\\r\\x1b[31mred\\x07\\x9b\\x7f\tü€\\u2028\\udcff")
+
+
+@given(st.text())
+def test_printable(text: str) -> None:
+    shown = logs.printable(text)
+    assert len(f"{shown}|".splitlines()) == 1
+    assert not re.search(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]", shown)
+    if text.isprintable():
+        assert shown == text
+
+
+def test_a_process_ends_while_its_stderr_is_stuck() -> None:
+    script = (
+        "import logging\n"
+        "from northstar.runtime import logs\n"
+        "logs.setup()\n"
+        "for number in range(5000): logging.getLogger('northstar.runtime').info('x' * 200)\n"
+        "print('done', flush=True)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as process:
+        assert process.stdout is not None
+        # Nobody reads its stderr, and a pipe holds a tenth of what it writes.
+        assert process.stdout.read() == b"done\n"
+        assert process.wait(timeout=20) == 0

@@ -1,0 +1,337 @@
+"""What containers print: lines, floods, ends, over real pipes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from northstar.manifest import Output
+from northstar.model import Container
+from northstar.runtime import stdio, writer
+from northstar.runtime.ratelimit import Budget
+from northstar.runtime.stdio import LINE_MAX, CopySink, LineSink, OutputPipe
+from northstar.runtime.writer import Writer
+from tests.unit.runtime.console_harness import run, until
+
+A = Container.parse("a:1.0.0")
+
+
+class Lines(logging.Handler):
+    """The lines of containers, with the name and level they were logged under."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    @property
+    def texts(self) -> list[str]:
+        return [record.getMessage() for record in self.records]
+
+
+@contextlib.contextmanager
+def collecting(level: int = logging.DEBUG) -> Iterator[Lines]:
+    logger = logging.getLogger("northstar.container")
+    handler, before = Lines(), (logger.level, logger.propagate)
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = False
+    try:
+        yield handler
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before[1]
+        logger.setLevel(before[0])
+
+
+@contextlib.asynccontextmanager
+async def printing(output: Output = Output.PIPE) -> AsyncIterator[tuple[OutputPipe, int]]:
+    """A container's output, and the end of the pipe to print to."""
+    reader, printer = os.pipe()
+    os.set_blocking(printer, False)
+    pipe = stdio.open_output(reader, A, "stdout", output)
+    try:
+        yield pipe, printer
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(printer)
+        pipe.close()
+        await until(lambda: pipe.ended)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(reader)
+
+
+def flood(descriptor: int, data: bytes, limit: int = 2**30) -> int:
+    """Print until the pipe is full; return the bytes that it took."""
+    sent = 0
+    with contextlib.suppress(BlockingIOError):
+        while sent < limit:
+            sent += os.write(descriptor, data[: limit - sent])
+    return sent
+
+
+def test_lines() -> None:
+    async def test() -> None:
+        with collecting() as lines:
+            async with printing() as (pipe, printer):
+                os.write(printer, b"one\ntw")
+                await until(lambda: lines.texts == ["one"])
+                os.write(printer, b"o\r\n\n\xff\xc3\xbc\n\x1b[1m\tend")
+                await until(lambda: len(lines.texts) == 4)
+                assert lines.texts == ["one", "two", "", "\\xffü"]
+                os.close(printer)
+                await until(lambda: pipe.ended)
+                assert lines.texts[4:] == ["\x1b[1m\tend"]
+            for record in lines.records:
+                assert record.levelno == logging.DEBUG
+                assert record.__dict__["container"] == "a:1.0.0"
+
+    run(test())
+
+
+def test_what_nobody_wants_to_see_is_still_read() -> None:
+    async def test() -> None:
+        with collecting(logging.INFO) as lines:
+            async with printing() as (_, printer):
+                for _ in range(4):
+                    flood(printer, b"line\n" * 1000, 2**16)
+                    await asyncio.sleep(0.01)
+                await until(lambda: flood(printer, b"x", 1))
+            assert lines.texts == []
+
+    run(test())
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(max_size=50),
+            st.sampled_from([b"\n", b"\r\n", b"x" * (LINE_MAX - 1), b"x" * LINE_MAX, b"\xe2\x82"]),
+            st.text(max_size=20).map(str.encode),
+            st.just("€".encode() * (LINE_MAX // 2)),
+        ),
+        max_size=12,
+    )
+)
+def test_no_byte_is_lost_whatever_the_pieces(pieces: list[bytes]) -> None:
+    with collecting() as lines:
+        sink = LineSink(A)
+        for piece in pieces:
+            sink.feed(piece)
+            more = True
+            while more:
+                _, more = sink.step()
+        sink.finish()
+    data = b"".join(pieces).replace(b"\r\n", b"\n")
+    whole = [line.decode(errors="backslashreplace") for line in data.split(b"\n")]
+    assert "".join(lines.texts) == "".join(whole)
+    # Nothing is longer than the limit, and every line end of the input is one of the log.
+    assert all(len(text.encode()) <= 4 * LINE_MAX for text in lines.texts)
+    short = [text for text in whole[:-1] if len(text) < LINE_MAX // 4]
+    assert [text for text in lines.texts if text in set(short)][: len(short)] or not short
+
+
+@pytest.mark.parametrize(
+    ("printed", "lines_"),
+    [
+        (b"x" * LINE_MAX + b"\n", ["x" * LINE_MAX]),
+        (b"x" * (LINE_MAX + 1) + b"\n", ["x" * LINE_MAX, "x"]),
+        (b"x" * (LINE_MAX - 1) + "€\n".encode(), ["x" * (LINE_MAX - 1), "€"]),
+        (b"x" * (LINE_MAX - 1) + b"\r" + b"y\n", ["x" * (LINE_MAX - 1) + "\r", "y"]),
+        (b"\x80" * (LINE_MAX + 1) + b"\n", ["\\x80" * LINE_MAX, "\\x80"]),
+    ],
+    ids=["fits", "too long", "character", "carriage return", "junk"],
+)
+def test_long_lines_are_split(printed: bytes, lines_: list[str]) -> None:
+    with collecting() as lines:
+        sink = LineSink(A)
+        sink.feed(printed)
+        sink.step()
+        assert lines.texts == lines_
+
+
+def test_an_endless_line_does_not_grow() -> None:
+    with collecting():
+        sink = LineSink(A)
+        for _ in range(100):
+            sink.feed(b"x" * stdio.CHUNK)
+            while sink.step()[1]:
+                pass
+            assert len(sink._buffer) <= LINE_MAX
+
+
+def test_a_flood_waits_in_its_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    burst = 1000 * (stdio.LINE_COST + 4)
+    monkeypatch.setattr(stdio, "RATE", burst)
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        with collecting() as lines:
+            async with printing() as (_, printer):
+                begun = loop.time()
+                sent = most = 0
+                while len(lines.texts) < 1000 or loop.time() - begun < 0.2:
+                    sent += flood(printer, b"line\n" * 1000)
+                    before = len(lines.texts)
+                    await asyncio.sleep(0)
+                    most = max(most, len(lines.texts) - before)
+                # The event loop had its turn after every step.
+                assert most <= stdio.LINES_PER_STEP
+                # The burst, what the rate gave since, and one step more than was known.
+                seconds = loop.time() - begun
+                assert len(lines.texts) <= 1010 * (1 + seconds) + stdio.LINES_PER_STEP
+                # The rest is in the pipe and its reader: the container waits, nothing is dropped.
+                logged = sum(len(text) + 1 for text in lines.texts)
+                assert sent - logged < 2**16 + 2 * stdio.CHUNK
+                os.close(printer)
+                # What is left at its end comes at once.
+        assert sum(len(text) + 1 for text in lines.texts) in (sent, sent + 1)
+
+    run(test())
+
+
+def test_all_pipes_share_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    cost = stdio.LINE_COST + 1
+    monkeypatch.setattr(stdio, "_total", Budget(rate=1.0, burst=100 * cost))
+
+    async def test() -> None:
+        with collecting() as lines:
+            async with printing() as (_, one), printing() as (_, two):
+                os.write(one, b"x\n" * 90)
+                await until(lambda: len(lines.texts) == 90)
+                os.write(two, b"x\n" * 500)
+                await until(lambda: len(lines.texts) > 90)
+                await asyncio.sleep(0.02)
+                assert len(lines.texts) == 90 + stdio.LINES_PER_STEP
+            assert len(lines.texts) == 590
+
+    run(test())
+
+
+def test_close_passes_on_what_is_left() -> None:
+    async def test() -> None:
+        with collecting() as lines:
+            async with printing() as (pipe, printer):
+                os.write(printer, b"last\nwords")
+                pipe.close()
+                # At once: the log says afterwards that the container exited.
+                assert lines.texts == ["last", "words"]
+                assert pipe.ended
+                pipe.close()
+
+    run(test())
+
+
+def test_close_does_not_hold_up_others_for_much_that_is_left() -> None:
+    async def test() -> None:
+        with collecting() as lines:
+            async with printing() as (pipe, printer):
+                lines_sent = flood(printer, b"\n" * 4096, 3 * 4096)
+                pipe.close()
+                assert not pipe.ended
+                assert len(lines.texts) <= stdio.STEPS_AT_CLOSE * stdio.LINES_PER_STEP
+                await until(lambda: pipe.ended)
+                assert len(lines.texts) == lines_sent
+
+    run(test())
+
+
+def test_somebody_else_who_holds_the_pipe_cannot_keep_it_open() -> None:
+    async def test() -> None:
+        async with printing() as (pipe, printer):
+            pipe.close()
+            assert pipe.ended
+            with pytest.raises(BrokenPipeError):
+                os.write(printer, b"x")
+        with collecting():
+            async with printing() as (pipe, printer):
+                flood(printer, b"x" * 4096)
+                pipe.close()
+                while not pipe.ended:
+                    with contextlib.suppress(BrokenPipeError):
+                        flood(printer, b"x" * 4096)
+                    await asyncio.sleep(0)
+
+    run(test())
+
+
+def test_inherit_copies_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        reader, output = os.pipe()
+        own = {1: Writer(output)}
+        monkeypatch.setattr(writer, "shared", own.__getitem__)
+        data = os.urandom(5000) + b"no line end"
+        async with printing(Output.INHERIT) as (_, printer):
+            os.write(printer, data)
+            got = b""
+            loop = asyncio.get_running_loop()
+            while len(got) < len(data):
+                got += await loop.run_in_executor(None, os.read, reader, 2**16)
+            assert got == data
+        os.close(reader)
+        os.close(output)
+
+    run(test())
+
+
+def test_a_container_waits_while_our_own_output_is_stuck() -> None:
+    async def test() -> None:
+        reader, output = os.pipe()
+        out = Writer(output)
+        pipe_reader, printer = os.pipe()
+        os.set_blocking(printer, False)
+        pipe = OutputPipe(pipe_reader, CopySink(out))
+        data = b"x" * 4096
+        sent = 0
+        unchanged = 0
+        while unchanged < 200:
+            took = flood(printer, data)
+            sent += took
+            unchanged = 0 if took else unchanged + 1
+            await asyncio.sleep(0.001)
+        assert out.backlog <= stdio.BACKLOG_MAX + stdio.CHUNK
+        assert not out._dropped
+        # Once it is read, all of it comes.
+        loop = asyncio.get_running_loop()
+        os.close(printer)
+        got = 0
+        while got < sent:
+            got += len(await loop.run_in_executor(None, os.read, reader, 2**16))
+        await until(lambda: pipe.ended)
+        assert got == sent
+        await until(lambda: out._thread is None)
+        os.close(reader)
+        os.close(output)
+
+    run(test())
+
+
+@pytest.mark.parametrize(("name", "descriptor"), [("stdout", 1), ("stderr", 2)])
+def test_inherit_goes_to_the_stream_of_the_same_name(
+    name: str, descriptor: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        asked: list[int] = []
+        shared: Callable[[int], Writer] = writer.shared
+
+        def remember(number: int) -> Writer:
+            asked.append(number)
+            return shared(number)
+
+        monkeypatch.setattr(writer, "shared", remember)
+        reader, printer = os.pipe()
+        pipe = stdio.open_output(reader, A, name, Output.INHERIT)
+        pipe.close()
+        assert asked == [descriptor]
+        os.close(printer)
+
+    run(test())
