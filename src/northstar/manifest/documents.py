@@ -17,16 +17,16 @@ from northstar.manifest.node import (
 )
 from northstar.model import ManifestError
 
-_TOML_START: Final = re.compile(r"""(?:\s|#[^\n]*(?:\n|\Z))*(?:[\w."'-]+[ \t]*=|\[)""", re.ASCII)
+# The patterns here are not compiled at once: a device whose manifests are YAML, and valid, never
+# needs them.
+_TOML_START: Final = r"""(?a:(?:\s|#[^\n]*(?:\n|\Z))*(?:[\w."'-]+[ \t]*=|\[))"""
 
 # Python's reader of TOML takes time that grows with the square of the parts of a dotted key. A
 # key of more parts than levels are allowed is refused before: at the start of a line, of a table's
 # name or of a member of an inline table.
 _KEY: Final = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')"""
-_LONG_KEY: Final = re.compile(
-    rf"(?:^|[\[{{,])[ \t]*{_KEY}(?:[ \t]*\.[ \t]*{_KEY}){{{NESTING_MAX}}}", re.MULTILINE
-)
-_TOML_PLACE: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)\Z")
+_LONG_KEY: Final = rf"(?m:(?:^|[\[{{,])[ \t]*{_KEY}(?:[ \t]*\.[ \t]*{_KEY}){{{NESTING_MAX}}})"
+_TOML_PLACE: Final = r" \(at (?:line (\d+), column (\d+)|end of document)\)\Z"
 
 _TOO_DEEP: Final = f"nested deeper than {NESTING_MAX} levels"
 
@@ -38,7 +38,7 @@ def looks_like_json(text: str) -> bool:
 
 def looks_like_toml(text: str) -> bool:
     """Tell whether a text is meant as TOML: it starts with `key =` or `[table]`."""
-    return _TOML_START.match(text) is not None
+    return re.match(_TOML_START, text) is not None
 
 
 class _NoNumberError(ValueError):
@@ -81,13 +81,13 @@ def parse_toml(text: str) -> Node:
     """
     import tomllib
 
-    if _LONG_KEY.search(text):
+    if re.search(_LONG_KEY, text):
         raise ManifestError(_TOO_DEEP)
     try:
         value = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         message = str(error)
-        place = _TOML_PLACE.search(message)
+        place = re.search(_TOML_PLACE, message)
         line, column = place.groups() if place is not None else (None, None)
         raise ManifestError(
             f"not TOML: {message[: place.start()] if place is not None else message}",
