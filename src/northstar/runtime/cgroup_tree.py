@@ -103,10 +103,15 @@ def _inherit_cpuset(above: str, directory: str) -> None:
 
     With `cgroup.clone_children` its children are born with its own.
     """
-    for file in ("cpuset.cpus", "cpuset.mems"):
-        if not cgroupfs.read(f"{directory}/{file}").strip():
-            cgroupfs.write(f"{directory}/{file}", cgroupfs.read(f"{above}/{file}").strip())
-    cgroupfs.write(f"{directory}/cgroup.clone_children", "1")
+    empty = [
+        file
+        for file in ("cpuset.cpus", "cpuset.mems")
+        if not cgroupfs.read(f"{directory}/{file}").strip()
+    ]
+    for file in empty:
+        cgroupfs.write(f"{directory}/{file}", cgroupfs.read(f"{above}/{file}").strip())
+    if empty:
+        cgroupfs.write(f"{directory}/cgroup.clone_children", "1")
 
 
 def make_anew(hierarchy: Hierarchy, directory: str, *, own: bool) -> None:
@@ -115,16 +120,16 @@ def make_anew(hierarchy: Hierarchy, directory: str, *, own: bool) -> None:
     Args:
         hierarchy: where.
         directory: of the container.
-        own: whatever runs in it was ours, and is killed.
+        own: whatever runs in it was started by us, and is killed.
 
     Raises:
         OSError: it cannot be made, or what is in it cannot be killed in time.
-        HostError: it is not ours, and has processes.
+        HostError: it has processes that we did not start, or is the runtime's own.
     """
     try:
         os.mkdir(directory)
     except FileExistsError:
-        if own:
+        if own and not _is_ours(directory):
             remove(hierarchy, directory, time.monotonic() + REMOVE_TIMEOUT)
         else:
             try:
@@ -139,6 +144,11 @@ def make_anew(hierarchy: Hierarchy, directory: str, *, own: bool) -> None:
         os.mkdir(directory)
     if hierarchy.version == 1 and "cpuset" in hierarchy.controllers:
         _inherit_cpuset(os.path.dirname(directory), directory)
+
+
+def _is_ours(directory: str) -> bool:
+    """Return whether this very process lives in a cgroup or below it."""
+    return any(os.getpid() in procs(below) for below in tree(directory))
 
 
 def tree(directory: str) -> Iterator[str]:
@@ -176,10 +186,10 @@ def remove(hierarchy: Hierarchy, directory: str, deadline: float) -> None:
 
 
 def remove_tree(directory: str) -> None:
-    """Remove a cgroup and those below it.
+    """Remove a cgroup and those below it, except what has processes.
 
     Raises:
-        OSError: EBUSY at the first that has processes.
+        OSError: EBUSY with the first that has some.
     """
     try:
         os.rmdir(directory)
@@ -188,14 +198,22 @@ def remove_tree(directory: str) -> None:
     except OSError as error:
         if error.errno != errno.EBUSY or not (children := cgroupfs.children(directory)):
             raise
-        for child in children:
+    else:
+        return
+    failure: OSError | None = None
+    for child in children:
+        try:
             remove_tree(child)
-        with suppress(FileNotFoundError):
-            os.rmdir(directory)
+        except OSError as error:
+            failure = failure or error
+    if failure:
+        raise failure
+    with suppress(FileNotFoundError):
+        os.rmdir(directory)
 
 
 def kill(hierarchy: Hierarchy, directory: str) -> None:
-    """Send SIGKILL to every process in a cgroup and below it, but never to ourselves.
+    """Send SIGKILL to every process in a cgroup and below it.
 
     Raises:
         OSError: a process refuses (EPERM).

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -18,7 +19,7 @@ from typing import Any, Final
 
 from northstar.linux import cgroup1, cgroup2, cgroupfs, mountinfo
 from northstar.manifest.cgroups import Cgroups
-from northstar.model.errors import LaunchError
+from northstar.model.errors import HostError, LaunchError
 from northstar.runtime import cgroup_limits, cgroup_realtime, cgroup_stats, cgroup_tree
 from northstar.runtime.cgroup_limits import UNSUPPORTED, Write
 from northstar.runtime.cgroup_oom import EventFile, OomControl, OomMonitor
@@ -42,6 +43,8 @@ class CgroupHost:
             for hierarchy in self.hierarchies
             for controller in sorted(hierarchy.controllers)
         }
+        self._lock = threading.Lock()
+        self._claimed: set[str] = set()
 
     @classmethod
     def detect(cls) -> CgroupHost:
@@ -60,6 +63,29 @@ class CgroupHost:
                     offered = cgroup2.controllers(mount.mount_point)
             found.append((mount, offered))
         return cls(choose_hierarchies(found))
+
+    def claim(self, path: str) -> None:
+        """Take a path for one container, until `release`.
+
+        A cgroup inside another container's would end with that one, and in version 2 would keep it
+        from having processes.
+
+        Raises:
+            HostError: another container has this cgroup, one above or one below it.
+        """
+        with self._lock:
+            for other in self._claimed:
+                if f"{path}/".startswith(f"{other}/") or f"{other}/".startswith(f"{path}/"):
+                    raise HostError(
+                        f"the cgroup {path} is not free: another container has {other}",
+                        hint="choose another cgroups.parent in the manifest",
+                    )
+            self._claimed.add(path)
+
+    def release(self, path: str) -> None:
+        """Give back what was claimed."""
+        with self._lock:
+            self._claimed.discard(path)
 
     @property
     def description(self) -> str:
@@ -145,11 +171,12 @@ class Cgroup:
 
         Raises:
             OSError: a directory cannot be made.
-            HostError: the cgroup is used by other processes.
+            HostError: the cgroup is used by other processes or another container.
             LaunchError: the kernel refuses a limit; nothing is left behind.
         """
-        parent = (config.parent if config else None) or top
+        parent = "/".join(filter(None, ((config and config.parent) or top).split("/")))
         self = cls(host, f"{parent}/{name}")
+        host.claim(self.path)
         own = f"{parent}/".startswith(f"{top}/")
         try:
             for hierarchy in host.hierarchies:
@@ -212,21 +239,16 @@ class Cgroup:
             raise
         return opened
 
-    def attach(self, pid: int, *, cloned_into: bool = False) -> None:
-        """Move a process into the cgroup, in all hierarchies.
+    def attach(self, pid: int) -> None:
+        """Move a process with its threads into the cgroup, in all hierarchies.
 
         The first write may wait 5 to 16 ms, see `cgroupfs.attach`; the others are cheap then.
-
-        Args:
-            pid: of the process; its threads come along, its children do not.
-            cloned_into: it was started with `into_fd`, so it is in the v2 hierarchy already.
 
         Raises:
             OSError: it is gone (ESRCH), or a controller does not take it.
         """
         for hierarchy in self._made:
-            if not (cloned_into and hierarchy.version == 2):
-                cgroupfs.attach(self.directory(hierarchy), pid)
+            cgroupfs.attach(self.directory(hierarchy), pid)
 
     def pids(self) -> set[int]:
         """Return the processes in the cgroup and below it; none if it is gone."""
@@ -265,9 +287,11 @@ class Cgroup:
                 cgroup_tree.remove(hierarchy, self.directory(hierarchy), deadline)
             except OSError as error:
                 failure = failure or error
+        # What could not be removed is replaced by the container's next start.
+        self.host.release(self.path)
+        self._made.clear()
         if failure:
             raise failure
-        self._made.clear()
 
     def statistics(self) -> dict[str, Any]:
         """Return what the cgroup has used, as an inspect answer shows it.

@@ -28,12 +28,6 @@ def directories(path: str) -> list[str]:
     return [f"{hierarchy.path}/{path}" for hierarchy in HOST.hierarchies]
 
 
-def membership(pid: int) -> set[str]:
-    """The cgroups of a process, of all hierarchies."""
-    with open(f"/proc/{pid}/cgroup") as file:
-        return {line.strip().split(":", 2)[2] for line in file}
-
-
 def eventually(condition: Callable[[], bool], timeout: float = 10) -> bool:
     deadline = time.monotonic() + timeout
     while not condition():

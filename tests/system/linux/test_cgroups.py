@@ -11,7 +11,6 @@ import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 import pytest
 
@@ -157,7 +156,7 @@ def test_processes_and_limits_of_an_earlier_run_are_gone(
     left = spawn()
     before.attach(left.pid)
     # The runtime that made it was killed here; the next one knows nothing of it.
-    cgroup = Cgroup.create(HOST, top, "hello", None)
+    cgroup = Cgroup.create(CgroupHost.detect(), top, "hello", None)
     assert left.wait(10) == -signal.SIGKILL
     assert cgroup.pids() == set()
     assert value(cgroup, "pids", "pids.max") == "max"
@@ -174,7 +173,7 @@ def test_a_cgroup_of_other_processes_is_neither_used_nor_emptied(
     try:
         service.attach(stranger.pid)
         with pytest.raises(HostError, match=r"has processes that are not the container's"):
-            Cgroup.create(HOST, top, "sshd", config)
+            Cgroup.create(CgroupHost.detect(), top, "sshd", config)
         assert stranger.poll() is None
         assert service.pids() == {stranger.pid}
     finally:
@@ -208,6 +207,41 @@ def test_a_top_cgroup_with_processes_is_not_removed(
     assert str(caught.value.filename).endswith(f"{top}/hello")
     assert process.poll() is None
     cgroup.destroy()
+
+
+def test_a_busy_cgroup_does_not_keep_its_neighbours(
+    top: str, spawn: Callable[..., subprocess.Popen[str]]
+) -> None:
+    names = ("a", "b", "c")
+    made = [Cgroup.create(HOST, top, name, None) for name in names]
+    made[1].attach(spawn().pid)
+    with pytest.raises(OSError, match="busy"):
+        remove_top(HOST, top)
+    for name in ("a", "c"):
+        assert not any(os.path.exists(path) for path in directories(f"{top}/{name}"))
+    for cgroup in made:
+        cgroup.destroy()
+
+
+def test_no_container_is_put_inside_another(top: str) -> None:
+    outer = Cgroup.create(HOST, top, "outer", None)
+    with pytest.raises(HostError, match=f"another container has {top}/outer"):
+        Cgroup.create(HOST, top, "inner", Cgroups(parent=f"{top}/outer/a"))
+    outer.destroy()
+    inner = Cgroup.create(HOST, top, "inner", Cgroups(parent=f"{top}/outer/a"))
+    with pytest.raises(HostError, match="is not free"):
+        Cgroup.create(HOST, top, "outer", None)
+    # A name that only begins alike is another one.
+    Cgroup.create(HOST, top, "out", None).destroy()
+    inner.destroy()
+    Cgroup.create(HOST, top, "outer", None).destroy()
+
+
+def test_a_failed_start_can_be_repeated(top: str) -> None:
+    for _ in range(2):
+        with pytest.raises(LaunchError):
+            Cgroup.create(HOST, top, "hello", Cgroups(cpu=Cpu(cpus="none")))
+    Cgroup.create(HOST, top, "hello", None).destroy()
 
 
 def test_many_at_the_same_time(top: str) -> None:
@@ -343,23 +377,23 @@ def test_a_host_without_hierarchies_has_no_cgroups(top: str) -> None:
     assert (cgroup.into_fd(), cgroup.open_tasks()) == (None, [])
     cgroup.kill_all()
     cgroup.destroy()
+    Cgroup.create(host, top, "hello", None).destroy()
     remove_top(host, top)
 
 
-def test_nobody_kills_himself(top: str, spawn: Callable[..., subprocess.Popen[str]]) -> None:
-    """A program that is in the cgroup itself ends it and lives."""
+def test_the_runtimes_own_cgroup_is_not_a_containers(
+    top: str, spawn: Callable[..., subprocess.Popen[str]]
+) -> None:
     script = f"""
 import os
-from northstar.runtime.cgroup_oom import MemoryEvents
+from northstar.model.errors import HostError
 from northstar.runtime.cgroups import Cgroup, CgroupHost
-host = CgroupHost.detect()
-cgroup = Cgroup.create(host, {top!r}, "hello", None)
-cgroup.attach(os.getpid())
-if all(hierarchy.version == 1 for hierarchy in host.hierarchies):
-    cgroup.kill_all()
-print("alive", flush=True)
+Cgroup.create(CgroupHost.detect(), {top!r}, "hello", None).attach(os.getpid())
+try:
+    Cgroup.create(CgroupHost.detect(), {top!r}, "hello", None)
+except HostError:
+    print("refused", flush=True)
 """
     process = spawn(script)
-    assert process.communicate(timeout=30)[0] == "alive\n"
-    with suppress(FileNotFoundError):
-        remove_top(HOST, top)
+    assert process.communicate(timeout=30)[0] == "refused\n"
+    assert process.returncode == 0
