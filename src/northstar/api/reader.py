@@ -79,7 +79,8 @@ def reader(kind: Any) -> Reader:
 
 def _variant_reader(kinds: tuple[type[Variant], ...]) -> Reader:
     units = {tag_of(kind): kind() for kind in kinds if not kind.__struct_fields__}
-    readers = {tag_of(kind): content_reader(kind) for kind in kinds if kind.__struct_fields__}
+    # Their readers are made once they are needed: a command uses two or three of all these.
+    others = {tag_of(kind): kind for kind in kinds if kind.__struct_fields__}
 
     def read(value: object) -> object:
         if type(value) is str:
@@ -93,16 +94,17 @@ def _variant_reader(kinds: tuple[type[Variant], ...]) -> Reader:
             if content is not None:
                 raise InvalidError("has no members").inside(tag)
             return units[tag]
-        if tag not in readers:
+        if tag not in others:
             raise InvalidError(f"{tag[:40]!r} is unknown")
         try:
-            return readers[tag](content)
+            return content_reader(others[tag])(content)
         except InvalidError as error:
             raise error.inside(tag) from None
 
     return read
 
 
+@functools.cache
 def content_reader(kind: type[Variant]) -> Reader:
     """Return the reader of what stands behind the tag."""
     if issubclass(kind, Record):
