@@ -31,7 +31,10 @@ from northstar.client import blocking
 from tests.system import host
 from tests.system.host import Snapshot
 
-TIMEOUT = 15.0
+PATIENCE = 6.0 if os.environ.get("NORTHSTAR_VM") == "1" else 1.0
+"""How much longer everything may take here: the virtual machine is an emulated one."""
+
+TIMEOUT = 15.0 * PATIENCE
 """How long, in seconds, anything may take before a test gives up on it."""
 
 MEM: Mapping[str, str] = {"mem": 'type = "mem"'}
@@ -265,7 +268,7 @@ class RuntimeProcess:
         """Return what the runtime holds now."""
         return Snapshot.take(self.pid, self.directory, self.cgroup)
 
-    def assert_no_leak(self, before: Snapshot, timeout: float = 3.0) -> None:
+    def assert_no_leak(self, before: Snapshot, timeout: float = 3 * PATIENCE) -> None:
         """Wait until the runtime holds exactly what it held `before`.
 
         The kernel frees a few things after the system call that gives them up has returned (loop
@@ -278,8 +281,8 @@ class RuntimeProcess:
 
     def assert_nothing_left(self) -> None:
         """After its end: no process, loop device, mount, cgroup or mount point may be there."""
-        wait_until(lambda: not self._orphans(), "no processes left", 3)
-        wait_until(lambda: not self._loops(), "no loop devices left", 3)
+        wait_until(lambda: not self._orphans(), "no processes left", 3 * PATIENCE)
+        wait_until(lambda: not self._loops(), "no loop devices left", 3 * PATIENCE)
         assert host.cgroups(self.cgroup) == []
         assert not [line for line in host.mounts(os.getpid()) if f"{self.directory}/" in line]
         if self.run_dir.exists():
@@ -290,7 +293,7 @@ class RuntimeProcess:
         if self.process is not None:
             self.kill()
         for path in sorted(host.cgroups(self.cgroup), reverse=True):
-            wait_until(functools.partial(_rmdir, path), f"cgroup {path} is empty", 3)
+            wait_until(functools.partial(_rmdir, path), f"cgroup {path} is empty", 3 * PATIENCE)
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
     def _loops(self) -> list[str]:
