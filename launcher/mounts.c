@@ -53,6 +53,19 @@ static int set_attributes(int mount, uint64_t set, uint64_t clear, unsigned int 
 				     sizeof attributes);
 }
 
+/* The kernel says EINVAL to a directory on a file, as to many things; a person needs more. */
+static void append_mismatch(int mount, int at)
+{
+	int error = errno;
+	struct stat what, where;
+
+	if (!fstat(mount, &what) && !fstat(at, &where) &&
+	    S_ISDIR(what.st_mode) != S_ISDIR(where.st_mode))
+		text_append(&progress->what,
+			    ": a directory goes on a directory only, anything else on what is none");
+	errno = error;
+}
+
 /* Mounts a detached mount inside the container and closes it. */
 static int attach(int mount, const char *target)
 {
@@ -64,8 +77,10 @@ static int attach(int mount, const char *target)
 		return -1;
 	result = syscall_move_mount(mount, "", at, "",
 				    MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
-	if (result)
+	if (result) {
+		append_mismatch(mount, at);
 		return -1;
+	}
 	close(at);
 	close(mount);
 	/* If the target was `/`, the root that we hold is the one below; its path leads to the top. */

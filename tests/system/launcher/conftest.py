@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -23,17 +24,24 @@ def build(output: Path, *options: str) -> None:
 def program_descriptor(path: Path) -> int:
     # High: a file action onto its own number would hide the program, see posix_spawn(3).
     low = memfd(path.read_bytes())
-    os.dup2(low, high := 100 + low, inheritable=False)
-    os.close(low)
-    return high
+    try:
+        return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 100)
+    finally:
+        os.close(low)
 
 
 @pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The launcher, built from the source as it stands, in a sealed memfd."""
+def program_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The launcher, built from the source as it stands."""
     path = tmp_path_factory.mktemp("launcher") / "init"
     build(path)
-    descriptor = program_descriptor(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def program(program_path: Path) -> Iterator[int]:
+    """The launcher in a sealed memfd."""
+    descriptor = program_descriptor(program_path)
     yield descriptor
     os.close(descriptor)
 

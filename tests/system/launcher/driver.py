@@ -103,10 +103,10 @@ def operations(
     argv = argv or ("/payload", *commands)
     return [
         (Op.CLONE, flags, cgroup),
-        *(o for o in before if o[0] == Op.SETNS),
+        *(o for o in before if o[0] < Op.KEYRING),
         (Op.KEYRING,),
         (Op.SESSION,),
-        *(o for o in before if o[0] != Op.SETNS),
+        *(o for o in before if o[0] > Op.SESSION),
         (Op.ROOT, root),
         # The directory onto itself: so it is a mount, without any trace on the host.
         (Op.BIND, "", root, "/", RDONLY | NOSUID | NODEV, 0, ""),
@@ -186,7 +186,9 @@ class Launch:
         kind, index, number, errno, value = HEADER.unpack_from(data)
         text = data[HEADER.size :]
         assert text.endswith(b"\0")
-        said = Said(Report(kind), index, number, errno, value, text[:-1].decode())
+        said = Said(
+            Report(kind), index, number, errno, value, text[:-1].decode(errors="surrogateescape")
+        )
         self.said.append(said)
         if said.kind == Report.LAUNCHED:
             self.pid = value

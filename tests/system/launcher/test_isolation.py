@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import shutil
+import signal
 import struct
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tests.system.launcher.driver import (
     RDONLY,
     TMP,
     Launch,
+    eventually,
     state_of,
 )
 
@@ -298,10 +300,9 @@ def test_no_signal_from_inside_reaches_init(launch, uid):
 def test_stopping_the_own_group_does_not_stop_init(launch):
     launched = launch("kill", "0", "STOP", ";", "exit", "3").start()
     (payload,) = set(launched.processes()) - {launched.pid}
-    while state_of(payload) != "T":
-        assert launched.status is None
-    assert state_of(launched.pid) == "S"
-    os.kill(payload, 18)
+    eventually(lambda: state_of(payload) == "T", "the payload stops")
+    eventually(lambda: state_of(launched.pid) == "S", "init sleeps on")
+    os.kill(payload, signal.SIGCONT)
     assert launched.end().value == 3
 
 

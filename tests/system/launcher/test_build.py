@@ -1,0 +1,111 @@
+"""What launcher/build.py puts into the package, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from northstar.launch import plan_ops
+from tests.system.launcher.conftest import BUILD
+
+ROOT = BUILD.parents[1]
+MADE = ("northstar/launch/init", "northstar/launch/plan_ops.py")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of the sources, without anything that was built."""
+    tree = tmp_path / "tree"
+    ignore = shutil.ignore_patterns("__pycache__", "plan_ops.py", "init")
+    for name in ("src", "launcher"):
+        shutil.copytree(ROOT / name, tree / name, ignore=ignore)
+    for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"):
+        shutil.copy(ROOT / name, tree / name)
+    return tree
+
+
+def hatchling(tree: Path, what: str) -> zipfile.ZipFile:
+    """Build a wheel as an installer does, in a directory of its own."""
+    code = f"import hatchling.build as b; print(b.{what}('dist'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tree, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return zipfile.ZipFile(tree / "dist" / done.stdout.split()[-1])
+
+
+def test_a_wheel_holds_the_program_and_its_numbers(tree):
+    with hatchling(tree, "build_wheel") as wheel:
+        assert set(MADE) <= set(wheel.namelist())
+        assert wheel.read(MADE[0])[:4] == b"\x7fELF"
+        assert wheel.getinfo(MADE[0]).external_attr >> 16 & 0o111 == 0o111
+        assert wheel.filename is not None
+        # Of this platform, but not of this Python.
+        assert f"-py3-none-linux_{os.uname().machine}.whl" in wheel.filename
+
+
+def test_an_editable_install_finds_them_in_the_sources(tree):
+    hatchling(tree, "build_editable").close()
+    for name in MADE:
+        assert (tree / "src" / name).exists()
+
+
+def test_the_generated_module_passes_the_linters(tree):
+    # In the sources it is ignored, as git does not know it: here it is a file like any other.
+    subprocess.run([sys.executable, tree / "launcher" / "build.py"], check=True)
+    (tree / ".gitignore").unlink()
+    made = str(tree / "src" / MADE[1])
+    for command in (["check"], ["format", "--check"]):
+        ruff = Path(sys.executable).with_name("ruff")
+        subprocess.run([ruff, *command, made], cwd=tree, check=True, capture_output=True)
+
+
+def test_the_numbers_are_those_of_this_source(tree):
+    subprocess.run([sys.executable, tree / "launcher" / "build.py"], check=True)
+    made = ast.parse((tree / "src" / MADE[1]).read_text())
+    assert ast.dump(made) == ast.dump(ast.parse(Path(plan_ops.__file__).read_text()))
+
+
+@pytest.mark.parametrize("options", [[], ["--sanitize"]])
+def test_without_a_compiler_one_sentence_says_what_to_install(tree, options):
+    done = subprocess.run(
+        [sys.executable, tree / "launcher" / "build.py", *options],
+        env={"PATH": str(tree)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "gcc" in done.stderr
+    assert "musl-tools" in done.stderr or options
+
+
+def test_the_compilers_own_words_are_kept(tree):
+    (tree / "launcher" / "init.c").write_text("int main(void) { return nothing; }\n")
+    done = subprocess.run(
+        [sys.executable, tree / "launcher" / "build.py"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "launcher/init.c:1:" in done.stderr
+    assert "undeclared" in done.stderr
+    assert not (tree / "src" / MADE[0]).exists()
+
+
+def test_the_hosts_c_library_will_do(tree):
+    output = tree / "init"
+    environment = {**os.environ, "CC": "gcc"}
+    command = [sys.executable, tree / "launcher" / "build.py", "--output", output]
+    subprocess.run(command, env=environment, check=True)
+    done = subprocess.run([output], capture_output=True, check=False)
+    assert done.returncode == 2

@@ -1,0 +1,154 @@
+"""The end of the runtime at any time is the end of its containers."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from northstar.launch.plan_ops import Report
+from tests.system.launcher.driver import (
+    PROC,
+    TMP,
+    Launch,
+    encode,
+    eventually,
+    operations,
+    processes_in,
+    reap,
+)
+
+pytestmark = pytest.mark.root
+
+
+def gone(launched: Launch) -> None:
+    """All of a container's processes must end by themselves."""
+    namespace = os.readlink(f"/proc/{launched.pid}/ns/pid")
+    launched.ours.close()
+    assert os.waitstatus_to_exitcode(launched.wait()) == 1
+    assert processes_in(namespace) == []
+
+
+def test_before_the_plan(program):
+    class Silent(Launch):
+        def send(self, _: object) -> None:
+            self.ours.close()
+
+    with Silent(program, b"x") as launched:
+        assert os.waitstatus_to_exitcode(reap(launched.launcher)) == 1
+        launched.launcher = 0
+
+
+def test_right_after_the_plan(launch):
+    # The launcher may have cloned init or not, and can tell nobody: it is a child of this process.
+    for _ in range(50):
+        launched = launch("pause", mounts=[PROC, TMP])
+        launched.ours.close()
+        reap(launched.launcher)
+        launched.launcher = 0
+        while (child := os.waitpid(-1, os.WNOHANG) if has_children() else (0, 0)) != (0, 0):
+            assert os.waitstatus_to_exitcode(child[1]) == 1
+        eventually(lambda: not reap_any(), "init ends")
+
+
+def has_children() -> bool:
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return bool(file.read().split())
+
+
+def reap_any() -> bool:
+    """Reap what has ended; whether something has not."""
+    while has_children():
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid == 0:
+            return True
+        assert os.waitstatus_to_exitcode(status) == 1
+    return False
+
+
+def test_when_init_is_launched(launch):
+    launched = launch("pause", mounts=[PROC, TMP])
+    launched.expect(Report.LAUNCHED)
+    gone(launched)
+
+
+def test_when_init_waits(launch):
+    launched = launch("pause")
+    launched.expect(Report.LAUNCHED, Report.READY)
+    gone(launched)
+
+
+def test_right_after_go(launch):
+    for _ in range(50):
+        launched = launch("pause")
+        launched.expect(Report.LAUNCHED, Report.READY)
+        launched.go()
+        gone(launched)
+
+
+def test_while_the_payload_runs(launch):
+    launched = launch(
+        "ignore", "TERM", "HUP", "INT", ";", "fork", ";", "session", ";", "ready", ";", "pause"
+    )
+    launched.start().wait_line("ready")
+    gone(launched)
+
+
+def test_words_after_go_are_dropped(launch):
+    launched = launch("sleep", "0.1", ";", "exit", "4").start()
+    for size in (1, 4, 5000):
+        launched.ours.send(bytes(size))
+    assert launched.end().value == 4
+
+
+RUNTIME = """
+import os, socket, sys, threading
+from northstar.launch.plan_ops import Report
+from tests.system.launcher.driver import Launch
+program, keeper, stage = map(int, sys.argv[1:])
+launched = Launch(program, sys.stdin.buffer.read())
+launched.expect(Report.LAUNCHED, Report.READY)
+if stage:
+    launched.go()
+    launched.expect(Report.STARTED)
+end = socket.socket(fileno=keeper)
+socket.send_fds(end, [str(launched.pid).encode()], [launched.ours.fileno()])
+end.recv(1)
+"""
+
+
+@pytest.mark.parametrize("stage", [0, 1], ids=["ready", "started"])
+def test_init_dies_with_the_runtime_even_if_the_stream_lives_on(program, image, stage):
+    # Somebody else holds the runtime's end of the stream: only PR_SET_PDEATHSIG is left.
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-c", RUNTIME, str(program), str(theirs.fileno()), str(stage)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, pass_fds=[program, theirs.fileno()]
+    ) as runtime:
+        theirs.close()
+        assert runtime.stdin
+        runtime.stdin.write(encode(operations(image, "pause")))
+        runtime.stdin.close()
+        ours.settimeout(20)
+        pid, (stream,), _, _ = socket.recv_fds(ours, 100, 1)
+        init = os.pidfd_open(int(pid))
+        assert runtime.poll() is None
+        runtime.kill()
+    eventually(lambda: not alive(init), "init dies with its parent")
+    os.close(stream)
+    os.close(init)
+    ours.close()
+
+
+def alive(pidfd: int) -> bool:
+    try:
+        signal.pidfd_send_signal(pidfd, 0)
+    except ProcessLookupError:
+        return False
+    # A zombie of whoever inherited it is dead, too.
+    return not select.select([pidfd], [], [], 0)[0]

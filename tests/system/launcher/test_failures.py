@@ -1,0 +1,344 @@
+"""Whatever fails is told word for word: operation, errno, object; and nothing is left."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from northstar.launch.plan_ops import GO, NO_OPERATION, Op, Report, Step
+from tests.system.launcher.driver import (
+    CLONE_NEWNET,
+    NAMESPACES,
+    NODEV,
+    NOEXEC,
+    NOSUID,
+    PROC,
+    TMP,
+    Launch,
+    encode,
+    memfd,
+    processes_in,
+)
+
+pytestmark = pytest.mark.root
+
+HARMLESS = NOSUID | NODEV | NOEXEC
+
+
+def expect(launched: Launch, number: int, error: int, text: str, value: int = 0) -> None:
+    failed = launched.failure()
+    assert failed[2:] == (number, error, value, text)
+    if launched.pid:
+        assert os.waitstatus_to_exitcode(launched.wait()) == 1
+
+
+# ---- Before the payload
+
+
+def test_a_cgroup_that_is_none(launch):
+    # 1 is the pipe. Not a cgroup's directory, nor is one of v1: the same.
+    expect(launch(cgroup=1), Op.CLONE, errno.EBADF, "")
+
+
+def test_a_namespace_that_is_none(launch):
+    setns = (Op.SETNS, 1, CLONE_NEWNET)
+    expect(launch(flags=NAMESPACES, before=[setns]), Op.SETNS, errno.EINVAL, "")
+
+
+def test_a_cgroup_file_that_is_none(launch):
+    read, write = os.pipe()
+    os.close(read)
+    expect(launch(before=[(Op.JOIN, 3)], extra=[write]), Op.JOIN, errno.EPIPE, "")
+    os.close(write)
+
+
+def test_a_context_without_selinux(launch):
+    if os.path.exists("/sys/fs/selinux/enforce"):
+        pytest.skip("SELinux is enabled here")
+    failed = launch(before=[(Op.SELINUX, "a:b:c")]).failure()
+    assert failed.number == Op.SELINUX
+    assert failed.errno in {errno.EINVAL, errno.ENOENT}
+    assert failed.text in {"a:b:c", "/proc/thread-self/attr/exec"}
+
+
+KINDS = "a directory goes on a directory only, anything else on what is none"
+
+MOUNTS: list[tuple[tuple[Any, ...], int, str]] = [
+    ((Op.BIND, "", "/nowhere", "/data", 0, 0, ""), errno.ENOENT, "/nowhere"),
+    ((Op.BIND, "", "/nowhere", "/data", 0, 0, "recursive"), errno.ENOENT, "/nowhere"),
+    ((Op.BIND, "/nowhere", "/x", "/data", 0, 0, ""), errno.ENOENT, "/nowhere/x"),
+    ((Op.BIND, "/etc", "/nowhere", "/data", 0, 0, ""), errno.ENOENT, "/etc/nowhere"),
+    ((Op.BIND, "", "/etc", "/nowhere", 0, 0, ""), errno.ENOENT, "/nowhere"),
+    ((Op.BIND, "", "/etc", "/payload", 0, 0, "optional"), errno.EINVAL, f"/payload: {KINDS}"),
+    ((Op.BIND, "", "/etc/passwd", "/data", 0, 0, ""), errno.EINVAL, f"/data: {KINDS}"),
+    ((Op.BIND, "", "/etc", "/data", 1 << 40, 0, ""), errno.EINVAL, "/data"),
+    ((Op.FILESYSTEM, "nosuchfs", "", "/data", 0), errno.ENODEV, "/data"),
+    ((Op.FILESYSTEM, "tmpfs", "none", "/nowhere", 0), errno.ENOENT, "/nowhere"),
+    (
+        (Op.FILESYSTEM, "tmpfs", "none", "/data", 0, "size=lots"),
+        errno.EINVAL,
+        "/data: size=lots: tmpfs: Bad value for 'size'",
+    ),
+    (
+        (Op.FILESYSTEM, "tmpfs", "none", "/data", 0, "mode=755", "colour=blue"),
+        errno.EINVAL,
+        "/data: colour=blue: tmpfs: Unknown parameter 'colour'",
+    ),
+    (
+        (Op.FILESYSTEM, "tmpfs", "none", "/data", 0, "k" * 64 + "=v"),
+        errno.EINVAL,
+        f"/data: {'k' * 64}=v",
+    ),
+    ((Op.FILESYSTEM, "proc", "proc", "/data", 1 << 30), errno.EINVAL, "/data"),
+    ((Op.DEV, "/nowhere", 0), errno.ENOENT, "/nowhere"),
+    ((Op.DEV, "/data", 0, "c x 1 3", "l x /y"), errno.EEXIST, "/data/x"),
+]
+
+
+@pytest.mark.parametrize(("operation", "error", "text"), MOUNTS)
+def test_mounts(launch, operation, error, text):
+    launched = launch(mounts=[operation])
+    failed = launched.failure()
+    assert failed[2:] == (operation[0], error, 0, text)
+    assert failed.operation == 5  # of the plan, counted from 0
+
+
+def test_a_root_that_is_nowhere(launch):
+    plan = [(Op.ROOT, "/nowhere") if o[0] == Op.ROOT else o for o in launch.operations()]
+    expect(launch(plan=plan), Op.ROOT, errno.ENOENT, "/nowhere")
+
+
+def test_a_root_that_is_no_mount(launch, image):
+    plan = [o for o in launch.operations() if o[0] != Op.BIND]
+    expect(launch(plan=plan), Op.PIVOT, errno.EBUSY, str(image.path))
+
+
+def test_another_word_than_go(launch):
+    launched = launch()
+    launched.expect(Report.LAUNCHED, Report.READY)
+    launched.ours.send(struct.pack("<I", GO ^ 1))
+    assert launched.expect(Report.FAILED)[2:] == (Op.AWAIT, errno.EPROTO, 0, "")
+    launched = launch()
+    launched.expect(Report.LAUNCHED, Report.READY)
+    launched.ours.send(struct.pack("<II", GO, 0))
+    assert launched.expect(Report.FAILED)[2:] == (Op.AWAIT, errno.EPROTO, 0, "")
+
+
+def test_a_fork_that_is_refused(launch, v1_pids):
+    tasks = os.open(v1_pids / "tasks", os.O_WRONLY)
+    (v1_pids / "pids.max").write_text("1")
+    launched = launch("pause", before=[(Op.JOIN, 3)], extra=[tasks])
+    os.close(tasks)
+    expect(launched, Step.FORK, errno.EAGAIN, "")
+
+
+def test_init_is_in_the_cgroup_that_it_joins(launch, v1_pids):
+    tasks = os.open(v1_pids / "tasks", os.O_WRONLY)
+    launched = launch("pause", before=[(Op.JOIN, 3)], extra=[tasks])
+    os.close(tasks)
+    launched.expect(Report.LAUNCHED, Report.READY)
+    assert (v1_pids / "cgroup.procs").read_text().split() == [str(launched.pid)]
+    launched.close()
+
+
+@pytest.fixture
+def v1_pids() -> Iterator[Path]:
+    directory = Path(f"/sys/fs/cgroup/pids/northstar-test-launcher-{os.getpid()}")
+    directory.mkdir()
+    yield directory
+    directory.rmdir()
+
+
+# ---- In the payload's process
+
+MISSING = next(
+    n
+    for line in Path("/proc/self/status").read_text().splitlines()
+    if line.startswith("CapBnd")
+    for n in [*(n for n in range(41) if not int(line.split()[1], 16) >> n & 1), None]
+)
+
+RESTRICTIONS: list[tuple[dict[str, Any], int, int, str]] = [
+    ({"restrict": [(Op.RLIMIT, 7, 9, 8)]}, Op.RLIMIT, errno.EINVAL, "resource 7"),
+    (
+        {"restrict": [(Op.RLIMIT, 7, "unlimited", "unlimited")]},
+        Op.RLIMIT,
+        errno.EPERM,
+        "resource 7",
+    ),
+    ({"caps": hex(1 << 63)}, Op.CAPS, errno.EINVAL, "capability 63"),
+    ({"argv": ["/nowhere"]}, Op.EXEC, errno.ENOENT, "/nowhere"),
+    ({"argv": ["/payload/x"]}, Op.EXEC, errno.ENOTDIR, "/payload/x"),
+    ({"argv": ["/etc"]}, Op.EXEC, errno.EACCES, "/etc"),
+    ({"env": ["X" * 200_000]}, Op.EXEC, errno.E2BIG, "/payload"),
+]
+
+
+@pytest.mark.parametrize(("options", "number", "error", "text"), RESTRICTIONS)
+def test_restrictions_and_programs(launch, options, number, error, text):
+    expect(launch("pause", **options), number, error, text)
+
+
+@pytest.mark.skipif(MISSING is None, reason="the tests have all capabilities")
+def test_a_capability_that_the_runtime_lacks(launch):
+    assert MISSING is not None
+    expect(launch(caps=hex(1 << MISSING)), Op.CAPS, errno.EPERM, f"capability {MISSING}")
+
+
+def test_a_program_that_may_not_be_executed(launch, image):
+    image.add("plain", "x", 0o644)
+    image.add("private", "x", 0o700)
+    image.add("script", "#!/nowhere\n")
+    expect(launch(argv=["/plain"]), Op.EXEC, errno.EACCES, "/plain")
+    expect(launch(argv=["/private"]), Op.EXEC, errno.EACCES, "/private")
+    expect(launch(argv=["/script"]), Op.EXEC, errno.ENOENT, "/nowhere")
+
+
+def test_a_path_of_the_greatest_length_is_told_in_full(launch):
+    path = "/" + "d/" * 2046 + "x"
+    assert len(path) == 4094
+    expect(launch(argv=[path]), Op.EXEC, errno.ENOENT, path)
+
+
+# ---- Under a filter
+
+LOAD_NUMBER = struct.pack("<HBBI", 0x20, 0, 0, 0)
+KILL_PROCESS, ALLOW, ERRNO_1 = 0x80000000, 0x7FFF0000, 0x00050001
+EXECVE = {"x86_64": 59, "aarch64": 221}[os.uname().machine]
+
+
+def filter_of(execve: int, others: int) -> int:
+    """A seccomp filter in a file: what it answers to execve and to everything else."""
+    equal = struct.pack("<HBBI", 0x15, 0, 1, EXECVE)
+    returns = (struct.pack("<HBBI", 0x06, 0, 0, answer) for answer in (execve, others))
+    return memfd(LOAD_NUMBER + equal + b"".join(returns))
+
+
+def under(launch, execve: int, others: int, **options) -> Launch:
+    descriptor = filter_of(execve, others)
+    launched: Launch = launch("pause", seccomp=3, extra=[descriptor], **options)
+    os.close(descriptor)
+    return launched
+
+
+def test_a_failing_execve_is_told_where_the_filter_kills_the_reporter(launch, image):
+    image.add("plain", "x", 0o644)
+    launched = under(launch, ALLOW, KILL_PROCESS, argv=["/plain"])
+    expect(launched, Op.EXEC, errno.EACCES, "/plain")
+
+
+def test_a_failing_execve_is_told_where_nothing_can_be_done_any_more(launch, image):
+    # exit_group answers EPERM: the reporter cannot even end.
+    image.add("plain", "x", 0o644)
+    launched = under(launch, ALLOW, ERRNO_1, argv=["/plain"])
+    expect(launched, Op.EXEC, errno.EACCES, "/plain")
+
+
+def test_a_payload_that_dies_before_its_execve(launch):
+    launched = under(launch, KILL_PROCESS, ALLOW)
+    expect(launched, Op.EXEC, 0, "/payload", value=signal.SIGSYS)
+
+
+def test_a_payload_that_dies_right_after_its_execve(launch):
+    launched = under(launch, ALLOW, KILL_PROCESS).start()
+    assert launched.end()[2:5] == (1, 0, signal.SIGSYS)
+
+
+def test_a_filter_is_in_force(launch):
+    descriptor = memfd(struct.pack("<HBBI", 0x06, 0, 0, ALLOW))
+    launched = launch("self", seccomp=3, extra=[descriptor]).start()
+    os.close(descriptor)
+    assert launched.wait_line("self")["seccomp"] == 2
+    launched.end()
+
+
+def test_a_filter_that_the_kernel_refuses(launch):
+    descriptor = memfd(bytes(8))
+    launched = launch(seccomp=3, extra=[descriptor])
+    os.close(descriptor)
+    expect(launched, Op.SECCOMP, errno.EINVAL, "the filter")
+
+
+# ---- An older kernel
+
+OLD_KERNEL = """
+import ctypes, json, os, struct, sys
+from tests.system.launcher.driver import Launch
+number, error, program = map(int, sys.argv[1:])
+# Below this process the system call fails, as on a kernel that lacks it.
+answers = (0x06, 0, 0, 0x50000 | error), (0x06, 0, 0, 0x7FFF0000)
+code = (0x20, 0, 0, 0), (0x15, 0, 1, number), *answers
+filter = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *c) for c in code))
+prog = struct.pack("HxxxxxxP", len(code), ctypes.addressof(filter))
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.prctl(22, 2, prog, 0, 0):
+    sys.exit(os.strerror(ctypes.get_errno()))
+with Launch(program, sys.stdin.buffer.read()) as launched:
+    launched.next()
+    while launched.said[-1].kind not in (4, 5) and launched.next():
+        if launched.said[-1].kind == 3:
+            launched.go()
+    print(json.dumps(launched.said[-1]))
+"""
+
+NEW_CALLS = [
+    ("clone3", 435, errno.ENOSYS, Op.CLONE),
+    ("openat2", 437, errno.ENOSYS, Op.BIND),
+    ("open_tree", 428, errno.ENOSYS, Op.BIND),
+    ("move_mount", 429, errno.ENOSYS, Op.BIND),
+    ("mount_setattr", 442, errno.ENOSYS, Op.BIND),
+    ("fsopen", 430, errno.ENOSYS, Op.FILESYSTEM),
+    ("fsconfig", 431, errno.ENOSYS, Op.FILESYSTEM),
+    ("fsmount", 432, errno.ENOSYS, Op.FILESYSTEM),
+    ("close_range", 436, errno.ENOSYS, Step.SHIELD),
+    ("keyctl", {"x86_64": 250, "aarch64": 219}[os.uname().machine], errno.ENOSYS, None),
+    ("unshare", {"x86_64": 272, "aarch64": 97}[os.uname().machine], errno.EINVAL, None),
+    ("unshare", {"x86_64": 272, "aarch64": 97}[os.uname().machine], errno.EPERM, Op.CGROUPNS),
+]
+
+
+@pytest.mark.parametrize(("name", "number", "error", "operation"), NEW_CALLS)
+def test_a_kernel_without(launch, name, number, error, operation):
+    plan = launch.operations("exit", "0", mounts=[TMP])
+    command = [sys.executable, "-c", OLD_KERNEL, str(number), str(error), str(launch.program)]
+    done = subprocess.run(
+        command, input=encode(plan), capture_output=True, pass_fds=[launch.program], check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    said = json.loads(done.stdout)
+    if operation is None:  # what is not there needs not be hidden
+        assert said[0] == Report.STARTED, name
+    else:
+        assert said[0] == Report.FAILED, name
+        assert said[2:4] == [operation, error], name
+
+
+# ---- The order of things
+
+
+def test_reports_come_in_order_even_if_init_fails_at_once(launch):
+    for _ in range(50):
+        launched = launch(before=[(Op.HOSTNAME, "x")], mounts=[MOUNTS[0][0]])
+        launched.failure()
+        assert [said.kind for said in launched.said] == [Report.LAUNCHED, Report.FAILED]
+        launched.close()
+
+
+def test_a_failure_leaves_no_process(launch):
+    launched = launch("pause", argv=["/nowhere"], mounts=[PROC, TMP])
+    launched.expect(Report.LAUNCHED)
+    namespace = os.readlink(f"/proc/{launched.pid}/ns/pid")
+    launched.failure()
+    launched.wait()
+    assert processes_in(namespace) == []
+    assert launched.said[-1].operation != NO_OPERATION
