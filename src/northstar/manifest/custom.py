@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from northstar.manifest.kinds import BOOLEANS, CORE, DIGITS_MAX, I64, INTEGER, U64, Kind, text_of
 from northstar.manifest.node import (
+    NULLS,
     Context,
     Literal,
     Node,
@@ -21,7 +22,6 @@ from northstar.manifest.node import (
     Sequence,
     describe,
     invalid,
-    is_null,
     join,
     show,
 )
@@ -30,6 +30,11 @@ from northstar.manifest.records import items_of, pairs_of
 _FLOAT: Final = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z", re.ASCII)
 _DIGITS: Final = re.compile(r"[-+]?[0-9]+\Z", re.ASCII)
 _NOT_FINITE: Final = re.compile(r"(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z")
+
+
+_CORE_NAMES: Final = {
+    type(None): "null", bool: "bool", int: "int", float: "float", str: "str",
+}  # fmt: skip
 
 
 class Custom(Kind[Any]):
@@ -70,16 +75,21 @@ class Custom(Kind[Any]):
 
 
 def _scalar(node: Scalar, path: str) -> Any:
-    if node.tag is not None and node.tag != CORE + "str":
-        raise invalid(node, path, f"data in 'custom' cannot have the tag {show(node.tag)}")
+    if node.tag in ("!", CORE + "str"):
+        return node.text
+    value = _resolve(node, path) if node.plain else node.text
+    if node.tag not in (None, CORE + _CORE_NAMES[type(value)]):
+        raise invalid(node, path, f"{describe(node)} cannot have the tag {show(node.tag)} here")
+    return value
+
+
+def _resolve(node: Scalar, path: str) -> Any:
     text = node.text
-    if not node.plain or node.tag is not None:
-        return text
-    if is_null(node):
+    if text in NULLS:
         return None
     if text in BOOLEANS:
         return BOOLEANS[text]
-    if INTEGER.match(text) or (len(text) > DIGITS_MAX and _DIGITS.match(text)):
+    if INTEGER.match(text):
         if len(text) > DIGITS_MAX:
             raise invalid(node, path, f"{show(text)} does not fit into 64 bit")
         return _number(int(text, 0), node, path)

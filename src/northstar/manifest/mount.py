@@ -61,7 +61,10 @@ class Sockets(msgspec.Struct, frozen=True):
 
 
 class Resource(msgspec.Struct, frozen=True):
-    """The directory `dir` of the resource `name` in the best version that fulfils `version`."""
+    """The directory `dir` of the resource `name` in the best version that fulfils `version`.
+
+    It is always read only: `rw` is accepted, as packages have it, and does nothing.
+    """
 
     name: Name
     version: VersionReq

@@ -66,7 +66,7 @@ class Mapping(msgspec.Struct, frozen=True):
 
 Node = Scalar | Literal | Sequence | Mapping
 
-_NULLS: Final = frozenset(("", "~", "null", "Null", "NULL"))
+NULLS: Final = frozenset(("", "~", "null", "Null", "NULL"))
 _NULL_TAG: Final = "tag:yaml.org,2002:null"
 
 
@@ -78,7 +78,7 @@ def is_empty(node: Node) -> bool:
 def is_null(node: Node) -> bool:
     """Tell whether nothing, or a null, stands after the key."""
     if type(node) is Scalar:
-        return node.text in _NULLS and node.plain and node.tag in (None, _NULL_TAG)
+        return node.text in NULLS and node.plain and node.tag in (None, _NULL_TAG)
     return type(node) is Literal and node.value is None
 
 

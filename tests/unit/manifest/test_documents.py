@@ -104,15 +104,19 @@ def test_nesting() -> None:
 
 
 def values(count: int) -> str:
-    """A manifest of `count` values, keys counted, most of them through an alias."""
-    rest = count - 10 - 1 - 3
-    half, odd = divmod(rest, 2)
+    """A manifest of `count` values, most of them counted twice through an alias."""
+    # Its own map with five fields, `custom`, the list, the inner list, and that once more.
+    half, odd = divmod(count - 11 - 1 - 1 - 2, 2)
     return APP + f"custom: [&a [{'x,' * half}], *a{', x' * odd}]\n"
 
 
 def test_values() -> None:
-    manifest.loads(values(node.NODES_MAX - 1))
-    refused(values(node.NODES_MAX + 2), "more than 100000 values")
+    manifest.loads(values(node.NODES_MAX))
+    refused(values(node.NODES_MAX + 1), "more than 100000 values")
+    in_json: dict[str, Any] = {**JSON, "custom": ["x"] * (node.NODES_MAX - 13)}
+    manifest.from_builtins(in_json)
+    with pytest.raises(ManifestError, match="more than 100000 values"):
+        manifest.from_builtins({**in_json, "args": []})
 
 
 def test_text_of_aliases() -> None:
