@@ -69,6 +69,11 @@ class Acceptor:
                 self._retry = self._loop.call_later(RETRY, self._begin)
                 return
             sock.setblocking(False)
+            if sock.family != socket.AF_UNIX:
+                # A peer that lost its power says no goodbye: the kernel finds out, in some hours.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                # An answer right behind a notification must not wait for the peer's delayed ACK.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._accepted(sock)
 
 

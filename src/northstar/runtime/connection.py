@@ -361,6 +361,10 @@ class Connection(asyncio.Protocol):
     async def _serve(self, request: Request) -> None:
         try:
             self._send(await self._service.dispatcher.run(request))
+        except asyncio.CancelledError:
+            # Without this answer the next one would be taken for it.
+            self.close()
+            raise
         except Exception:
             log.exception("%s: internal error, closing the connection", self.peer)
             self.close()
@@ -405,6 +409,9 @@ class Connection(asyncio.Protocol):
             if allowed:
                 self._send(responses.Install(responses.InstallFailed(errors.Unexpected(text))))
             self.close()
+        except asyncio.CancelledError:
+            self.close()
+            raise
         except Exception:
             log.exception("%s: internal error, closing the connection", self.peer)
             self.close()

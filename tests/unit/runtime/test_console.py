@@ -377,6 +377,21 @@ def test_a_bug_ends_only_its_connection(caplog: pytest.LogCaptureFixture) -> Non
     assert [r.levelno for r in caplog.records] == [logging.ERROR]
 
 
+def test_a_cancelled_operation_is_never_an_answer_that_is_missing() -> None:
+    async def test() -> None:
+        async with serving() as bench:
+            client, other = await bench.connected(), await bench.connected()
+            bench.runtime.failures = {"start": asyncio.CancelledError()}
+            client.send({"request": {"start": START}}, {"request": "ident"})
+            assert await client.ended() == b""
+            bench.runtime.failures = {"write": asyncio.CancelledError()}
+            other.send({"request": {"install": {"repository": "mem", "size": 1}}}, b"x")
+            assert await other.ended() == b""
+            assert bench.runtime.packages[0].aborted
+
+    run(test())
+
+
 def test_the_shutdown_response_comes_before_the_notification() -> None:
     async def test() -> None:
         async with serving() as bench:

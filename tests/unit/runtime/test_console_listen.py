@@ -103,7 +103,11 @@ def test_tcp_tells_the_port_and_can_be_bound_again_at_once() -> None:
         assert isinstance(bound, TcpAddress)
         assert bound.port
         _reader, writer = await asyncio.open_connection(bound.host, bound.port)
-        writer.write(b"x\n")
+        await until(lambda: console._connections)
+        (server,) = console._connections
+        accepted = server._transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         await console.close()
         console, again = await listen(bound)
         assert again == bound
