@@ -23,7 +23,7 @@ _DEFAULT_CPU_WEIGHT: Final = 100
 
 # A file that is not there, or is there without its function (kmem since Linux 5.16, swap
 # accounting switched off).
-UNSUPPORTED: Final = frozenset({errno.ENOENT, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENODEV})
+UNSUPPORTED: Final = frozenset({errno.ENOENT, errno.EOPNOTSUPP})
 
 
 class Write(NamedTuple):

@@ -42,7 +42,7 @@ def _number(directory: str, file: str) -> int:
     text = _text(directory, file).strip()
     if text == "max":
         return -1
-    return int(text) if text.removeprefix("-").isdigit() else 0
+    return -_digits(text[1:]) if text.startswith("-") else _digits(text)
 
 
 # memory
