@@ -195,3 +195,43 @@ def test_what_the_kernel_sees(work: Path, kind: str):
     modes = {name: found[name][0] for name in ("proc", "dev", "var", "var/lib", "var/lib/my data")}
     assert modes.pop("proc") == "dr--r--r--"
     assert set(modes.values()) == {"drwxr-xr-x"}
+
+
+NO_CAPABILITIES = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("kind", ["squashfs", "erofs"])
+def test_packing_needs_no_privilege(work: Path, kind: str):
+    """As an ordinary user, from a root with a directory that its owner cannot write to."""
+    (work / "root/var/lib").mkdir(parents=True)
+    (work / "root/var/lib/file").touch(0o640)
+    (work / "root/var/lib").chmod(0o555)
+    path = work / "x.npk"
+    packing = ["pack", "-m", work / "manifest.yaml", "-r", work / "root", "-o", path, "-f", kind]
+    done = subprocess.run(
+        [*NO_CAPABILITIES, sys.executable, "-c", CODE, *map(str, packing)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("only root can make device nodes" in done.stderr) == (kind == "erofs")
+    found, _ = mounted(path, kind, 4096)
+    assert ("dev/null" in found) == (kind == "squashfs")
+    assert found["var/lib"][0] == "dr-xr-xr-x"
+    assert found["var/lib/my data"][:3] == ["drwxr-xr-x", 1234, 4321]
+    # The root is as it was: staging makes hard links, and what cleans them up must not touch modes.
+    for name, mode in (("root/var/lib", 0o555), ("root/var/lib/file", 0o640)):
+        assert stat.S_IMODE((work / name).stat().st_mode) == mode
+
+
+@pytest.mark.root
+def test_unpacking_without_privilege_tells_what_is_missing(work: Path):
+    path = NPK / "unsigned.npk"
+    command = [sys.executable, "-c", CODE, "unpack", "-n", path, "-o", work / "new"]
+    done = subprocess.run([*NO_CAPABILITIES, *map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (
+        f"warning: set_attributes: failed to change uid and gids on {work}/new/root" in done.stderr
+    )
+    assert (work / "new/root/data/hello").exists()

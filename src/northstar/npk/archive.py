@@ -56,6 +56,7 @@ _DATE_1980: Final = 1 << 5 | 1
 _PADDING: Final = struct.Struct("<HHH")
 _PADDING_ID: Final = 0xA11E
 
+_BY_BYTES: Final = {name.encode(): name for name in NAMES}
 _CENTRAL_MAX: Final = len(NAMES) * (_CENTRAL.size + 3 * 0xFFFF)
 
 Read = Callable[[int, int], bytes]
@@ -209,13 +210,13 @@ def _local(read: Read, entry: Entry, limit: int) -> Entry:
     offset = entry.header + len(data) + extra
     if offset + size > limit:
         raise PackageError(f"{entry.name} is cut off")
-    return entry._replace(offset=offset)
+    return Entry(entry.name, entry.flags, entry.crc, entry.size, entry.header, offset)
 
 
 def _name(raw: bytes) -> str:
-    for name in NAMES:
-        if raw == name.encode():
-            return name
+    name = _BY_BYTES.get(raw)
+    if name is not None:
+        return name
     shown = raw[:64].decode("utf-8", "backslashreplace")
     raise PackageError(f"the entry {shown!r} does not belong into a package")
 

@@ -7,13 +7,12 @@ import hashlib
 import os
 import shutil
 import stat
-import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from northstar.model import HostError, PackageError
-from northstar.npk import tools
+from northstar.npk import staging, tools
 from northstar.npk.mountpoints import PARENT_MODE, Addition
 
 SQUASHFS_COMPRESSIONS: Final = ("none", "gzip", "lzo", "xz", "zstd")
@@ -141,7 +140,7 @@ def erofs(recipe: Recipe, path: str, seed: bytes) -> list[str]:
             arguments.append(f"--file-contexts=/proc/self/fd/{context}")
         else:
             context = -1
-        stage = stack.enter_context(tempfile.TemporaryDirectory(prefix="northstar-"))
+        stage = stack.enter_context(staging.directory())
         root = os.path.join(stage, "root")
         warnings = _stage(recipe, root)
         pass_fds = [context] if context >= 0 else []
@@ -188,7 +187,7 @@ def _source(root: str | None) -> Iterator[str]:
     if root is not None:
         yield root
         return
-    with tempfile.TemporaryDirectory(prefix="northstar-") as directory:
+    with staging.directory() as directory:
         os.chmod(directory, PARENT_MODE)
         os.utime(directory, (_epoch(), _epoch()))
         yield directory
@@ -212,11 +211,12 @@ def _stage(recipe: Recipe, stage: str) -> list[str]:
         os.mkdir(stage)
         os.chmod(stage, PARENT_MODE)
     else:
-        shutil.copytree(recipe.root, stage, symlinks=True, copy_function=_link_or_copy)
-    made: list[tuple[str, int]] = []
+        _copy_tree(recipe.root, stage)
+    modes: dict[str, int] = {}
     missing: list[str] = []
     for addition in recipe.additions:
         path = stage + addition.path
+        _open_up(os.path.dirname(path), modes)
         if addition.link is not None:
             os.symlink(addition.link, path)
         elif addition.node is not None:
@@ -229,11 +229,28 @@ def _stage(recipe: Recipe, stage: str) -> list[str]:
             os.chmod(path, addition.mode)
         else:
             os.mkdir(path)
-            made.append((path, addition.mode))
-    # Last, since a directory may be made inside of one that is not writable in the end.
-    for path, mode in reversed(made):
+            modes[path] = addition.mode
+    # Last, and the inner ones first: who is not root needs the outer ones to get there.
+    for path, mode in reversed(modes.items()):
         os.chmod(path, mode)
     return _missing_nodes(missing)
+
+
+def _open_up(directory: str, modes: dict[str, int]) -> None:
+    """Let us write into a directory of the tree, and note in `modes` what it has to have."""
+    mode = stat.S_IMODE(os.lstat(directory).st_mode)
+    if mode & stat.S_IRWXU != stat.S_IRWXU:
+        modes.setdefault(directory, mode)
+        os.chmod(directory, mode | stat.S_IRWXU)
+
+
+def _copy_tree(root: str, stage: str) -> None:
+    try:
+        shutil.copytree(root, stage, symlinks=True, copy_function=_link_or_copy)
+    except shutil.Error as error:
+        # One entry for each file that failed: (source, destination, reason).
+        source, _, reason = error.args[0][0]
+        raise PackageError(f"cannot stage {source} for mkfs.erofs: {reason}") from error
 
 
 def _missing_nodes(paths: Iterable[str]) -> list[str]:

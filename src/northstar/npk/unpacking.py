@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import Final
 
 from northstar.model import PackageError
-from northstar.npk import archive, tools
+from northstar.npk import archive, staging, tools
 from northstar.npk.package import Npk
 
 ROOT_NAME: Final = "root"
@@ -52,7 +51,7 @@ def unpack(npk: Npk, out: str | os.PathLike[str], *, unsquashfs: str | None = No
         os.mkdir(directory)
     moved: list[str] = []
     try:
-        with tempfile.TemporaryDirectory(prefix=".unpack-", dir=directory) as stage:
+        with staging.directory(directory) as stage:
             for name in texts:
                 with open(os.path.join(stage, name), "xb") as file:
                     file.write(npk.read_entry(name))
@@ -63,12 +62,13 @@ def unpack(npk: Npk, out: str | os.PathLike[str], *, unsquashfs: str | None = No
                 moved.append(target)
     except BaseException:
         for target in moved:
-            _remove_tree(target)
+            _remove(target)
         if created:
             with contextlib.suppress(OSError):
                 os.rmdir(directory)
         raise
-    return warnings
+    # The stage is gone; the user knows the place where things are now.
+    return [warning.replace(stage, directory) for warning in warnings]
 
 
 def list_image(npk: Npk, *, unsquashfs: str | None = None) -> str:
@@ -145,9 +145,8 @@ def _image_file(npk: Npk) -> Iterator[str]:
         yield file.name
 
 
-def _remove_tree(path: str) -> None:
+def _remove(path: str) -> None:
     if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path, ignore_errors=True)
+        staging.remove(path)
     else:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
+        os.unlink(path)
