@@ -276,12 +276,14 @@ def _exit_status(value: object) -> ExitStatus:
 
 
 def _json_object(value: object) -> JsonObject:
-    result: JsonObject = {}
-    for key, item in pairs_of(value):
-        if key in result:
-            raise InvalidError("is there twice").inside(key)
+    pairs = pairs_of(value)
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise InvalidError("has a member twice")
+    for key, item in pairs:
+        _string(key)
         try:
-            result[_string(key)] = _json(item)
+            result[key] = _json(item)
         except InvalidError as error:
             raise error.inside(key) from None
     return result
@@ -289,12 +291,13 @@ def _json_object(value: object) -> JsonObject:
 
 def _json(value: object) -> object:
     """Read any JSON, as far as it can be written again."""
-    if type(value) is tuple:
+    kind = type(value)
+    if kind is str:
+        return _string(value)
+    if kind is tuple:
         return _json_object(value)
     if type(value) is list:
         return [_json(item) for item in value]
-    if type(value) is str:
-        return _string(value)
     if type(value) is int and not -(2**63) <= value < 2**64:
         raise InvalidError("is an integer of more than 64 bit")
     if type(value) is float and not math.isfinite(value):

@@ -19,7 +19,7 @@ from northstar.api import notification, response
 from northstar.api.notification import Notification
 from northstar.cli.common import CommandError, printable, run
 from northstar.cli.parameters import ContainerType, DurationType, SignalType, UrlType
-from northstar.client import ConnectError, PermissionDeniedError, RefusedError
+from northstar.client import ConnectError, PermissionDeniedError
 from northstar.client.blocking import Client
 from northstar.model import Container, Exited, Name
 
@@ -161,20 +161,14 @@ def list_containers(session: Session) -> None:
     from northstar.cli import listing
 
     with session.connect() as client:
-        rows = [
-            listing.row(container, _inspected(client, container))
-            for container in sorted(client.list())
+        containers = sorted(client.list())
+        # What may not be known is not shown, nor what went away meanwhile.
+        answers = [
+            answer if isinstance(answer, response.ContainerData) else None
+            for answer in client.inspect_all(containers)
         ]
     if not session.json_lines:
-        listing.show(rows)
-
-
-def _inspected(client: Client, container: Container) -> response.ContainerData | None:
-    """Return what is known of a container: nothing without the permission, or if it is gone."""
-    try:
-        return client.inspect(container)
-    except (PermissionDeniedError, RefusedError):
-        return None
+        listing.show([*map(listing.row, containers, answers)])
 
 
 @nstar.command()

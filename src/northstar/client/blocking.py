@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import select
 import socket
-from collections.abc import Callable, Iterator, Mapping
-from typing import NoReturn, Self, TypeVar
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final, NoReturn, Self, TypeVar
 
-from northstar.api import request, response
+from northstar.api import RefusedError, request, response
 from northstar.api.notification import Notification
 from northstar.api.response import ContainerData, TokenResult
 from northstar.client import address
-from northstar.client.errors import ConnectError, DisconnectedError, NoAnswerError, reason
+from northstar.client.errors import (
+    ConnectError,
+    DisconnectedError,
+    NoAnswerError,
+    PermissionDeniedError,
+    reason,
+)
 from northstar.client.package import CHUNK, Path, Progress, Readable, opened, short
 from northstar.client.session import TIMEOUT, Call, Session, Trace, container_of
 from northstar.model import Container, InvalidValueError
 
 R = TypeVar("R", bound=response.Response)
+
+_AHEAD: Final = 32
+"""Most requests that `inspect_all` has on their way. Their lines fit into any socket buffer."""
 
 
 class Client:
@@ -145,6 +156,33 @@ class Client:
         result = self._ask(request.Inspect(container_of(container)), response.Inspect).result
         assert isinstance(result, response.InspectOk)
         return result.data
+
+    def inspect_all(
+        self, containers: Iterable[Container | str]
+    ) -> Iterator[ContainerData | RefusedError | PermissionDeniedError]:
+        """Inspect many, without waiting for an answer before the next question.
+
+        Yields:
+            For each, in this order, what `inspect` would return; what it would raise because the
+            runtime refuses it, it yields.
+        """
+        rest = iter(containers)
+        calls: deque[Call] = deque()
+        while True:
+            # Not all at once: we must read before the runtime tires of writing.
+            for container in itertools.islice(rest, _AHEAD - len(calls)):
+                call, line = self._session.request(request.Inspect(container_of(container)))
+                self._send(line)
+                calls.append(call)
+            if not calls:
+                return
+            try:
+                result = self._wait(calls.popleft(), response.Inspect).result
+            except (RefusedError, PermissionDeniedError) as error:
+                yield error
+            else:
+                assert isinstance(result, response.InspectOk)
+                yield result.data
 
     def mount(self, *containers: Container | str) -> tuple[response.Ok | response.Failed, ...]:
         """Mount containers; a result for each, in this order. A failure is a result."""

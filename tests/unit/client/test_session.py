@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from northstar import api
 from northstar.api import notification, request, response
-from northstar.client import DisconnectedError, NoAnswerError
+from northstar.client import DisconnectedError, NoAnswerError, PermissionDeniedError
 from northstar.client.blocking import Client
 from northstar.client.session import Call, Session
 from northstar.model import Container, NorthstarError, ProtocolError
@@ -127,3 +127,35 @@ def test_a_runtime_that_takes_nothing() -> None:
         pytest.raises(NoAnswerError, match=r"took nothing within 0\.05 s"),
     ):
         client.install(bytes(2**24), "r")
+
+
+def test_many_inspections_at_once(tmp_path: Path) -> None:
+    containers = [f"a{number}:1.0.0" for number in range(50)]
+
+    def script(wire: Wire) -> None:
+        wire.greet()
+        # As many as come ahead of any answer; the rest comes answer by answer.
+        asked = [wire.line()["request"]["inspect"] for _ in range(32)]
+        for number, container in enumerate(containers):
+            assert asked[number] == {"container": container}
+            if number == 1:
+                refusal = {"container": container, "error": {"invalid_container": asked[number]}}
+                wire.send({"response": {"inspect": {"error": refusal}}})
+            elif number == 2:
+                wire.send({"response": {"permission_denied": {"inspect": asked[number]}}})
+            else:
+                data = {"manifest": {"name": container}, "repository": "", "mounted": False}
+                answer = {"container": container, "data": data}
+                wire.send({"response": {"inspect": {"ok": answer}}})
+            if number + 32 < len(containers):
+                asked.append(wire.line()["request"]["inspect"])
+        wire.answer("ident", {"response": {"ident": "a:1.0.0"}})
+        wire.expect_end()
+
+    with Peer(tmp_path, script) as peer, Client.connect(peer.url) as client:
+        answers = list(client.inspect_all(containers))
+        assert isinstance(answers.pop(1), api.RefusedError)
+        assert isinstance(answers.pop(1), PermissionDeniedError)
+        names = [answer.manifest["name"] for answer in answers if not isinstance(answer, Exception)]
+        assert names == containers[:1] + containers[3:]
+        assert client.ident() == A
