@@ -10,7 +10,6 @@ import bisect
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -362,7 +361,7 @@ def _duration(minimum: float) -> Convert:
 
 
 _SIZE: Final = re.compile(
-    r"([0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40}) *(?:([kmgtpe])(i?))?b?\Z", re.IGNORECASE
+    r"(?=[0-9.]*[0-9])([0-9]{0,40})\.?([0-9]{0,40}) *(?:([kmgtpe])(i?))?b?\Z", re.IGNORECASE
 )
 
 
@@ -377,10 +376,10 @@ def parse_size(text: str) -> int:
     match = _SIZE.match(text.strip(" "))
     if match is None:
         raise ValueError(f"{text!r} is not a size")
-    number, unit, binary = match.groups()
+    whole, fraction, unit, binary = match.groups()
     power = "kmgtpe".index(unit.lower()) + 1 if unit else 0
-    # Decimal, not float: 1.1K is 1100 bytes and not 1099.
-    size = int(Decimal(number) * (1024 if binary else 1000) ** power)
+    # Whole numbers all the way: as a float 1.1K would be 1100.0000000000002 bytes.
+    size: int = int(whole + fraction) * (1024 if binary else 1000) ** power // 10 ** len(fraction)
     if size > U64_MAX:
         raise ValueError(f"{text!r} does not fit into 64 bit")
     return size
