@@ -81,9 +81,10 @@ def squashfs(recipe: Recipe, path: str, offset: int, mksquashfs: str | None = No
     warnings = []
     if recipe.selinux is not None:
         if "-xattrs-add" in usage:
-            arguments += ["-xattrs-add", f"security.selinux={recipe.selinux}"]
+            # 0t: text. A context that happened to start with 0x or 0s would be decoded.
+            arguments += ["-xattrs-add", f"security.selinux=0t{recipe.selinux}"]
         else:
-            warnings.append(f"{tool} cannot label files for SELinux: the image has no labels")
+            warnings.append(_no_labels(tool))
     timed = '"filename D time' in usage
     definitions = "".join(pseudo_definition(a, recipe, timed=timed) for a in recipe.additions)
     with _source(recipe.root) as source, _memory_file(definitions) as fd:
@@ -132,20 +133,24 @@ def erofs(recipe: Recipe, path: str, seed: bytes) -> list[str]:
     arguments = [f"--force-uid={recipe.uid}", f"--force-gid={recipe.gid}", f"-T{_epoch()}"]
     arguments += ["-U", str(uuid.UUID(bytes=hashlib.sha256(seed).digest()[:16], version=4))]
     arguments += [] if compression == "none" else [f"-z{compression}"]
-    with contextlib.ExitStack() as stack:
-        if recipe.selinux is not None:
-            context = stack.enter_context(
-                _memory_file(f"/.* {recipe.selinux}\n/ {recipe.selinux}\n")
-            )
-            arguments.append(f"--file-contexts=/proc/self/fd/{context}")
+    warnings: list[str] = []
+    contexts = ""
+    if recipe.selinux is not None:
+        if "--file-contexts" in tools.usage(tool):
+            contexts = f"/.* {recipe.selinux}\n/ {recipe.selinux}\n"
         else:
-            context = -1
-        stage = stack.enter_context(staging.directory())
+            warnings.append(_no_labels(tool))
+    with staging.directory() as stage, _memory_file(contexts) as fd:
+        if contexts:
+            arguments.append(f"--file-contexts=/proc/self/fd/{fd}")
         root = os.path.join(stage, "root")
-        warnings = _stage(recipe, root)
-        pass_fds = [context] if context >= 0 else []
-        tools.run([tool, *arguments, path, root], pass_fds=pass_fds)
+        warnings += _stage(recipe, root)
+        tools.run([tool, *arguments, path, root], pass_fds=[fd])
     return warnings
+
+
+def _no_labels(tool: str) -> str:
+    return f"{tool} cannot label files for SELinux: the image has no labels"
 
 
 def _choose(recipe: Recipe, known: Sequence[str], usual: str, kind: str) -> str:

@@ -315,7 +315,9 @@ def test_labels_where_the_tool_can(tmp_path: Path, out: Path):
         'exec mksquashfs "$@"',
     )
     assert npk.pack(value, None, out, mksquashfs=new).warnings == ()
-    assert "-xattrs-add security.selinux=u:object_r:app:s0" in (tmp_path / "arguments").read_text()
+    assert (
+        "-xattrs-add security.selinux=0tu:object_r:app:s0" in (tmp_path / "arguments").read_text()
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
