@@ -163,9 +163,8 @@ async def start(
         stack.push_async_callback(asyncio.to_thread, cgroup.destroy)
         for warning in cgroup.warnings:
             log.warning("%s: %s", container, warning)
-        monitor = await asyncio.to_thread(cgroup.oom_monitor) if _wants_oom(manifest) else None
-        if monitor is not None:
-            stack.callback(OomWatch(container, monitor, host.notifications).close)
+        if _wants_oom(manifest):
+            await _watch_memory(host, container, cgroup, stack)
         if any(isinstance(mount, Persist) for mount in manifest.mounts.values()):
             await asyncio.to_thread(_make_persist, places.persist, manifest.uid, manifest.gid)
 
@@ -191,6 +190,19 @@ async def start(
 def _wants_oom(manifest: Manifest) -> bool:
     memory = manifest.cgroups.memory if manifest.cgroups is not None else None
     return memory is not None and memory.oom_monitor
+
+
+async def _watch_memory(
+    host: Host, container: Container, cgroup: Cgroup, stack: contextlib.AsyncExitStack
+) -> None:
+    try:
+        monitor = await asyncio.to_thread(cgroup.oom_monitor)
+    except OSError as failure:
+        # No more inotify instances, or a real-time kernel: the container can do without.
+        log.warning("%s: its memory is not monitored: %s", container, failure)
+        return
+    if monitor is not None:
+        stack.callback(OomWatch(container, monitor, host.notifications).close)
 
 
 async def _bring_up(host: Host, container: Container, init: Init) -> None:
