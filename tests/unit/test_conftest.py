@@ -13,9 +13,13 @@ ROOT = Path(__file__).parents[2]
 SUITE = """
 import pytest
 MAY_SKIP = ("no unicorns here",)
+MAY_SKIP_IN_VM = ("too many unicorns here",)
 
 def test_declared():
     pytest.skip("no unicorns here")
+
+def test_declared_for_the_virtual_machine():
+    pytest.skip("too many unicorns here")
 
 @pytest.mark.skipif(True, reason="not today")
 def test_undeclared(): ...
@@ -52,9 +56,9 @@ def run(tmp_path: Path, **environment: str) -> str:
 @pytest.mark.parametrize(
     ("environment", "result"),
     [
-        ({}, "3 skipped, 1 xfailed"),
-        ({"CI": "true"}, "1 skipped, 1 xfailed, 2 errors"),
-        ({"CI": "true", "NORTHSTAR_VM": "1"}, "1 failed, 1 xfailed, 2 errors"),
+        ({}, "4 skipped, 1 xfailed"),
+        ({"CI": "true"}, "1 failed, 1 skipped, 1 xfailed, 2 errors"),
+        ({"CI": "true", "NORTHSTAR_VM": "1"}, "1 failed, 1 skipped, 1 xfailed, 2 errors"),
     ],
     ids=["at home", "on a build server", "in the virtual machine"],
 )
