@@ -200,12 +200,17 @@ class Client:
 class Bench:
     """A console, what it drives, and its clients."""
 
-    def __init__(self, permissions: Permissions, options: ConsoleOptions) -> None:
+    def __init__(
+        self, permissions: Permissions, options: ConsoleOptions, connect_timeout: float
+    ) -> None:
         self.runtime = Runtime()
         self.hub = Notifications(4)
         self.clock: Callable[[], float] = lambda: 1000.0
         self.console = Console(
-            self.runtime, self.hub, Tokens(lambda: self.clock()), connect_timeout=0.2
+            self.runtime,
+            self.hub,
+            Tokens(lambda: self.clock()),
+            connect_timeout=connect_timeout,
         )
         self.options = options
         self.permissions = permissions
@@ -245,10 +250,11 @@ async def serving(
     *,
     tcp: bool = False,
     started: bool = True,
+    connect_timeout: float = DEADLINE,
 ) -> AsyncIterator[Bench]:
     """Serve a console; at the end nothing of it may be left."""
     descriptors = set(os.listdir("/proc/self/fd"))
-    bench = Bench(permissions, options)
+    bench = Bench(permissions, options, connect_timeout)
     with tempfile.TemporaryDirectory() as directory:
         bind = TcpAddress("127.0.0.1", 0) if tcp else UnixAddress(f"{directory}/socket")
         bench.address = await bench.console.listen(GlobalConsole(bind, permissions, options))

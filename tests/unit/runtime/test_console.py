@@ -231,8 +231,8 @@ def test_closed_with_a_warning(
 
 def test_connect_takes_too_long(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
-        async with serving() as bench:
-            silent, ready = await bench.client(), await bench.connected()
+        async with serving(connect_timeout=0.2) as bench:
+            ready, silent = await bench.connected(), await bench.client()
             assert await silent.ended() == b""
             assert await ready.ask("repositories")
 
@@ -505,7 +505,7 @@ def test_tokens() -> None:
 
 def test_a_containers_connection(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
-        async with serving(FULL) as bench:
+        async with serving(FULL, connect_timeout=0.2) as bench:
             permissions = frozenset({Permission.IDENT, Permission.KILL})
             client = await bench.container(permissions, NO_LIMIT)
             # It has no time limit for its connect: another's passes meanwhile.

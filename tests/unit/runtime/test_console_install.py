@@ -178,18 +178,18 @@ def test_a_stream_that_stops(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_only_the_pause_between_chunks_counts() -> None:
     async def test() -> None:
-        async with serving(options=ConsoleOptions(npk_stream_timeout=0.3)) as bench:
+        async with serving(options=ConsoleOptions(npk_stream_timeout=0.5)) as bench:
             client = await bench.connected()
-            client.send(install(20))
-            for _ in range(20):
+            client.send(install(12))
+            for _ in range(12):
                 client.send(b"x")
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.05)
             assert await client.receive() == OK
             # Storing may take its time.
             bench.runtime.gates["write"] = asyncio.Event()
             client.send(install(1), b"x")
             await until(lambda: bench.runtime.busy)
-            await asyncio.sleep(0.35)
+            await asyncio.sleep(0.55)
             bench.runtime.gates["write"].set()
             assert await client.receive() == OK
 

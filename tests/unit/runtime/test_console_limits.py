@@ -13,12 +13,14 @@ from northstar.api import notification
 from northstar.model import FULL, Permission
 from northstar.runtime import connection
 from northstar.runtime.config import ConsoleOptions
+from northstar.runtime.connection import Connection
 from tests.unit.runtime.console_harness import (
     ACK,
     CONNECT,
     NO_LIMIT,
     SUBSCRIBE,
     A,
+    Bench,
     Client,
     run,
     serving,
@@ -96,11 +98,10 @@ def test_requests_per_second() -> None:
             # The connect has counted: four pass at once, the others wait, none is lost.
             for _ in range(4):
                 assert await client.receive() == IDENT
-            quick = time.monotonic() - begun
             assert await other.ask("ident") == IDENT["response"]
             for _ in range(3):
                 assert await client.receive() == IDENT
-            assert time.monotonic() - begun > 0.9 > quick
+            assert time.monotonic() - begun > 0.9
 
     run(test())
 
@@ -113,7 +114,8 @@ def test_the_limit_of_one_connection_is_not_anothers() -> None:
             begun = time.monotonic()
             for client in clients:
                 assert await client.ask("ident") == IDENT["response"]
-            assert time.monotonic() - begun < 0.9
+            # Ten messages at two in a second would take more than four.
+            assert time.monotonic() - begun < 3
 
     run(test())
 
@@ -131,19 +133,20 @@ def test_containers_have_limits_of_their_own() -> None:
     run(test())
 
 
-async def fill(client: Client, line: bytes) -> int:
-    """Send lines until the runtime does not take any more; return the bytes it took."""
+async def fill(bench: Bench, client: Client, line: bytes) -> tuple[Connection, int]:
+    """Send lines until the runtime reads no more; return its side, and the bytes that were sent."""
+    (server,) = bench.console._connections
     client.writer.transport.set_write_buffer_limits(high=0)
     sent = 0
-    for _ in range(100_000):
+    while True:
         client.writer.write(line * 100)
         sent += 100 * len(line)
         try:
-            async with asyncio.timeout(0.1):
+            async with asyncio.timeout(0.02):
                 await client.writer.drain()
         except TimeoutError:
-            return sent
-    raise AssertionError("the runtime takes everything")
+            if not server._reading and server._turn is None:
+                return server, sent
 
 
 def test_requests_of_a_client_that_does_not_read_are_not_worked_off() -> None:
@@ -152,11 +155,10 @@ def test_requests_of_a_client_that_does_not_read_are_not_worked_off() -> None:
             client = await bench.client()
             client.stop_reading()
             client.send(CONNECT)
-            await fill(client, b'{"request":"list"}\n')
+            server, _ = await fill(bench, client, b'{"request":"list"}\n')
             worked_off = len(bench.runtime.calls)
             await asyncio.sleep(0.05)
             assert len(bench.runtime.calls) == worked_off
-            (server,) = bench.console._connections
             assert server._transport.get_write_buffer_size() < 2 * connection.WRITE_BUFFER
             assert len(server._buffer) < connection.READ_AHEAD + 2**18
             # Nobody else feels it, and what waits is there when the client reads again.
@@ -174,8 +176,7 @@ def test_requests_that_wait_are_bounded() -> None:
             bench.runtime.gates["inspect"] = asyncio.Event()
             client = await bench.connected()
             client.send({"request": {"inspect": {"container": "a:1.0.0"}}})
-            sent = await fill(client, REQUEST + b"\n")
-            (server,) = bench.console._connections
+            server, sent = await fill(bench, client, REQUEST + b"\n")
             assert len(server._buffer) < connection.READ_AHEAD + 2**18
             bench.runtime.gates["inspect"].set()
             assert "inspect" in (await client.receive())["response"]
@@ -268,8 +269,7 @@ def test_a_closed_connection_that_is_not_read_does_not_stay(
             client = await bench.client()
             await client.connect()
             client.stop_reading()
-            await fill(client, b'{"request":"list"}\n')
-            (server,) = bench.console._connections
+            server, _ = await fill(bench, client, b'{"request":"list"}\n')
             server.close()
             await until(lambda: not bench.console._connections)
 
