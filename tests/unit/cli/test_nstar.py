@@ -20,7 +20,7 @@ import pytest
 from northstar.api import notification
 from northstar.cli import listing
 from northstar.cli.common import invoke
-from northstar.cli.nstar import describe, nstar
+from northstar.cli.nstar_commands import describe, nstar
 from northstar.model import Container
 from tests.unit.client.peer import TIMEOUT, Peer, Wire
 
@@ -475,11 +475,34 @@ def test_a_progress_bar_on_a_terminal(
     assert f"installed {package} into r" in shown
 
 
+def test_the_program_ends_with_the_exit_code_and_all_of_its_output(tmp_path: Path) -> None:
+    names = [f"{number:04}" + 1000 * "x" for number in range(300)]
+
+    def script(wire: Wire) -> None:
+        wire.greet()
+        wire.answer("repositories", {"response": {"repositories": names}})
+
+    code = "from northstar.cli.nstar import main; main()"
+    command = [sys.executable, "-c", code, "-u"]
+    with Peer(tmp_path, script) as peer:
+        done = subprocess.run([*command, peer.url, "repos"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, names, "")
+    for url, arguments, expected in (
+        ("unix:///none", ["repos"], 3),
+        ("unix:///none", ["nonsense"], 2),
+        ("unix:///none", ["--help"], 0),
+    ):
+        done = subprocess.run([*command, url, *arguments], capture_output=True, text=True)
+        assert done.returncode == expected
+        assert done.stdout or done.stderr
+
+
 def test_the_commands_load_neither_asyncio_nor_rich(tmp_path: Path) -> None:
     code = (
         "import sys\n"
-        "from northstar.cli.nstar import main\n"
-        "try: main()\n"
+        "from northstar.cli.common import run\n"
+        "from northstar.cli.nstar_commands import nstar\n"
+        "try: run(nstar)\n"
         "finally: print([m for m in ('asyncio', 'rich', 'yaml', 'nacl') if m in sys.modules])"
     )
     with Peer(tmp_path, serve_list) as peer:

@@ -1,0 +1,403 @@
+"""The commands of `nstar`, the client of a running runtime."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import json
+import os
+import signal as signals
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import click
+
+from northstar import __version__
+from northstar.api import notification, response
+from northstar.api.notification import Notification
+from northstar.cli.common import CommandError, printable
+from northstar.cli.parameters import ContainerType, DurationType, SignalType, UrlType
+from northstar.client import ConnectError, PermissionDeniedError
+from northstar.client.blocking import Client
+from northstar.model import Container, Exited, Name
+
+CANNOT_CONNECT: Final = 3
+"""Exit code: there is no runtime at the URL."""
+
+DEFAULT_URL: Final = "tcp://localhost:4200"
+
+
+class Session:
+    """What the options before the command say, and the connection once it is needed."""
+
+    def __init__(self, url: str, json_lines: bool, timeout: float) -> None:
+        self.url = url
+        self.json_lines = json_lines
+        self.timeout = timeout
+
+    @contextlib.contextmanager
+    def connect(self, *, subscribe: bool = False) -> Iterator[Client]:
+        """Connect, for one command."""
+        trace = _write_line if self.json_lines else None
+        try:
+            client = Client.connect(
+                self.url, subscribe=subscribe, timeout=self.timeout, trace=trace
+            )
+        except ConnectError as error:
+            raise CommandError(
+                error.message,
+                hint=f"{error.hint} (--url or NORTHSTAR_URL)",
+                exit_code=CANNOT_CONNECT,
+            ) from None
+        with client:
+            yield client
+
+    def say(self, text: str) -> None:
+        """Print a result, unless the lines of the protocol are printed instead."""
+        if not self.json_lines:
+            print(printable(text))
+
+
+def _write_line(line: bytes) -> None:
+    # At once: who reads them may wait for a notification.
+    sys.stdout.buffer.write(line)
+    sys.stdout.buffer.flush()
+
+
+def resolve(client: Client, named: Sequence[Container | Name]) -> list[Container]:
+    """Return the containers that are meant; a name alone means its only installed version.
+
+    Raises:
+        CommandError: no version is installed, or several are.
+    """
+    installed: tuple[Container, ...] | None = None
+    found = []
+    for one in named:
+        if isinstance(one, Container):
+            found.append(one)
+            continue
+        if installed is None:
+            try:
+                installed = client.list()
+            except PermissionDeniedError as error:
+                raise CommandError(
+                    f"{error.message}, which looks up the version of {one}",
+                    hint=f"write it as {one}:VERSION",
+                ) from None
+        versions = sorted(container for container in installed if container.name == one)
+        if not versions:
+            raise CommandError(f"no container {one} is installed", hint="see nstar list")
+        if len(versions) > 1:
+            raise CommandError(
+                f"several versions of {one} are installed: {', '.join(map(str, versions))}",
+                hint="name one of them",
+            )
+        found += versions
+    return found
+
+
+class Commands(click.Group):
+    """Some commands have a second, shorter name."""
+
+    ALIASES: Final = {"ls": "list", "repos": "repositories"}
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command by either of its names."""
+        return super().get_command(ctx, self.ALIASES.get(cmd_name, cmd_name))
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done; 1 the runtime refused; 2 wrong usage; 3 cannot connect.",
+)
+@click.option(
+    "-u",
+    "--url",
+    type=UrlType(),
+    envvar="NORTHSTAR_URL",
+    default=DEFAULT_URL,
+    show_default=True,
+    metavar="URL",
+    help="The console, tcp://HOST[:PORT] or unix:///PATH; else NORTHSTAR_URL.",
+)
+@click.option(
+    "-j",
+    "--json",
+    "json_lines",
+    is_flag=True,
+    help="Print the JSON lines that are exchanged, in both directions, and no other text.",
+)
+@click.option(
+    "-t",
+    "--timeout",
+    type=DurationType(),
+    default=10.0,
+    metavar="TIME",
+    help="How long to wait for the runtime, as 10s (the default) or 1m 30s.",
+)
+@click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
+@click.pass_context
+def nstar(context: click.Context, url: str, json_lines: bool, timeout: float) -> None:
+    """Control a Northstar container runtime.
+
+    CONTAINER is NAME:VERSION, or NAME if only one version is installed.
+    """
+    context.obj = Session(url, json_lines, timeout)
+
+
+_container = click.argument("container", type=ContainerType(), metavar="CONTAINER")
+_containers = click.argument(
+    "containers", type=ContainerType(), metavar="CONTAINER..", nargs=-1, required=True
+)
+
+
+@nstar.command("list")
+@click.pass_obj
+def list_containers(session: Session) -> None:
+    """List the installed containers (also: ls)."""
+    from northstar.cli import listing
+
+    with session.connect() as client:
+        containers = sorted(client.list())
+        # What may not be known is not shown, nor what went away meanwhile.
+        answers = [
+            answer if isinstance(answer, response.ContainerData) else None
+            for answer in client.inspect_all(containers)
+        ]
+    if not session.json_lines:
+        listing.show([*map(listing.row, containers, answers)])
+
+
+@nstar.command()
+@click.pass_obj
+def repositories(session: Session) -> None:
+    """List the names of the repositories (also: repos)."""
+    with session.connect() as client:
+        for name in sorted(client.repositories()):
+            session.say(name)
+
+
+@nstar.command()
+@_containers
+@click.pass_obj
+def mount(session: Session, containers: tuple[Container | Name, ...]) -> None:
+    """Mount containers."""
+    with session.connect() as client:
+        _tell(session, client.mount(*resolve(client, containers)), "mounted")
+
+
+@nstar.command()
+@_containers
+@click.pass_obj
+def umount(session: Session, containers: tuple[Container | Name, ...]) -> None:
+    """Unmount containers."""
+    with session.connect() as client:
+        _tell(session, client.umount(*resolve(client, containers)), "umounted")
+
+
+def _tell(session: Session, results: Sequence[response.Ok | response.Failed], done: str) -> None:
+    """Print a line for each success, and fail with all reasons if there is any."""
+    reasons = []
+    for result in results:
+        if isinstance(result, response.Failed):
+            reasons.append(f"{result.container} is not {done}: {result.error}")
+        else:
+            session.say(f"{done} {result.container}")
+    if reasons:
+        raise CommandError("; ".join(reasons))
+
+
+@nstar.command(context_settings={"allow_interspersed_args": False})
+@_container
+@click.argument("command", nargs=-1, metavar="[KEY=VALUE..] [INIT [ARGS..]]")
+@click.pass_obj
+def start(session: Session, container: Container | Name, command: tuple[str, ...]) -> None:
+    """Start a container.
+
+    Leading words with a = are its environment, the next one is the program to run, and the rest
+    its arguments. Without these the manifest says what to run. <INIT> in the program's place
+    stands for the manifest's init.
+    """
+    words = list(command)
+    environment: dict[str, str] = {}
+    while words and "=" in words[0]:
+        key, _, value = words.pop(0).partition("=")
+        if not key:
+            raise click.BadParameter(f"'={value}' has no name before the =")
+        environment[key] = value
+    init = words.pop(0) if words else None
+    with session.connect() as client:
+        [resolved] = resolve(client, [container])
+        client.start(resolved, init, tuple(words), environment)
+        session.say(f"started {resolved}")
+
+
+@nstar.command()
+@_container
+@click.argument("signal", type=SignalType(), default=int(signals.SIGTERM), metavar="[SIGNAL]")
+@click.pass_obj
+def kill(session: Session, container: Container | Name, signal: int) -> None:
+    """Send a signal (SIGTERM) to a container."""
+    with session.connect() as client:
+        [resolved] = resolve(client, [container])
+        client.kill(resolved, signal)
+        session.say(f"signalled {resolved} with signal {signal}")
+
+
+@nstar.command()
+@click.argument("file", metavar="FILE")
+@click.argument("repository", metavar="REPOSITORY")
+@click.pass_obj
+def install(session: Session, file: str, repository: str) -> None:
+    """Install the package FILE into a repository."""
+    with session.connect() as client:
+        if sys.stderr.isatty() and not session.json_lines:
+            from northstar.cli import listing
+
+            with listing.progress(os.path.basename(file)) as progress:
+                client.install(file, repository, progress=progress)
+        else:
+            client.install(file, repository)
+        session.say(f"installed {file} into {repository}")
+
+
+@nstar.command()
+@click.option("-w", "--wipe", is_flag=True, help="Remove the persistent data too.")
+@_container
+@click.pass_obj
+def uninstall(session: Session, container: Container | Name, wipe: bool) -> None:
+    """Uninstall a container."""
+    with session.connect() as client:
+        [resolved] = resolve(client, [container])
+        client.uninstall(resolved, wipe)
+        session.say(f"uninstalled {resolved}")
+
+
+@nstar.command()
+@_container
+@click.pass_obj
+def inspect(session: Session, container: Container | Name) -> None:
+    """Print what is known of a container, as JSON."""
+    import msgspec
+
+    with session.connect() as client:
+        [resolved] = resolve(client, [container])
+        data = msgspec.to_builtins(client.inspect(resolved))
+        session.say(json.dumps(data, indent=2))
+
+
+@nstar.command()
+@click.option(
+    "-n", "--number", type=click.IntRange(min=1), metavar="COUNT", help="End after so many."
+)
+@click.pass_obj
+def notifications(session: Session, number: int | None) -> None:
+    """Print what happens, until the runtime shuts down."""
+    with session.connect(subscribe=True) as client:
+        for count, message in enumerate(client.notifications(), start=1):
+            session.say(describe(message))
+            sys.stdout.flush()
+            if count == number:
+                break
+
+
+def describe(message: Notification) -> str:
+    """Return a notification in words."""
+    match message:
+        case notification.Started(container):
+            return f"started {container}"
+        case notification.Install(container):
+            return f"installed {container}"
+        case notification.Uninstall(container):
+            return f"uninstalled {container}"
+        case notification.Exit(container, status):
+            how = (
+                f"exit code {status.code}"
+                if isinstance(status, Exited)
+                else f"signalled {status.signal}"
+            )
+            return f"container {container} exited with status {how}"
+        case notification.CGroup(container, memory):
+            counts = [(name, getattr(memory, name)) for name in memory.__struct_fields__]
+            words = ", ".join(f"{name} {count}" for name, count in counts if count is not None)
+            return f"container {container} met a memory limit: {words}"
+        case notification.Shutdown():
+            return "shutting down"
+
+
+@nstar.command()
+@click.pass_obj
+def shutdown(session: Session) -> None:
+    """Shut the runtime down."""
+    with session.connect() as client:
+        client.shutdown()
+        session.say("shutting down")
+
+
+@nstar.command()
+@click.pass_obj
+def ident(session: Session) -> None:
+    """Print as whom the runtime knows this client."""
+    with session.connect() as client:
+        session.say(str(client.ident()))
+
+
+@nstar.command()
+@click.argument("target", metavar="TARGET")
+@click.argument("shared", metavar="SHARED")
+@click.pass_obj
+def token(session: Session, target: str, shared: str) -> None:
+    """Create a token for TARGET, bound to the text SHARED."""
+    with session.connect() as client:
+        made = client.token_create(target, os.fsencode(shared))
+        session.say(f"created token {base64.b64encode(made).decode()}")
+
+
+@nstar.command("verify-token")
+@click.argument("token", metavar="TOKEN")
+@click.argument("user", metavar="USER")
+@click.argument("shared", metavar="SHARED")
+@click.pass_obj
+def verify_token(session: Session, token: str, user: str, shared: str) -> None:
+    """Print what a token is worth.
+
+    Ok: USER made it, for us, with this SHARED. Else Invalid, Expired or Future.
+    """
+    try:
+        data = base64.b64decode(token, validate=True)
+    except (binascii.Error, ValueError):
+        raise click.BadParameter(f"{token!r} is not base64", param_hint="TOKEN") from None
+    if len(data) != 40:
+        raise click.BadParameter(f"a token has 40 bytes and not {len(data)}", param_hint="TOKEN")
+    with session.connect() as client:
+        session.say(client.token_verify(data, user, os.fsencode(shared)).value)
+
+
+@nstar.command()
+@click.option(
+    "-s", "--shell", type=click.Choice(["bash", "zsh", "fish"]), required=True, help="The shell."
+)
+@click.option("-o", "--output", metavar="FILE", help="Write it there instead of to stdout.")
+@click.pass_context
+def completion(context: click.Context, shell: str, output: str | None) -> None:
+    """Print a script for completion in a shell.
+
+    It completes commands, options, and the names of containers.
+    """
+    from click.shell_completion import ShellComplete, get_completion_class
+
+    root = context.find_root()
+    program = root.info_name or "nstar"
+    kind = get_completion_class(shell)
+    assert kind is not None
+    variable = f"_{program}_COMPLETE".replace("-", "_").replace(".", "_").upper()
+    # Not the method of bash's own class: it runs bash to see that it is not too old.
+    script = ShellComplete.source(kind(root.command, {}, program, variable))
+    if output is None:
+        print(script)
+    else:
+        with open(output, "w") as file:
+            file.write(script + "\n")
