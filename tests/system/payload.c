@@ -29,6 +29,7 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
+#include <sys/un.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -476,6 +477,66 @@ static void do_cry(char **arguments)
 	fprintf(stderr, "%s\n", arguments[0]);
 }
 
+/* fill PATH BYTES: that many into a new file, in pieces of 64 KiB; the result is what fitted. */
+static void do_fill(char **arguments)
+{
+	static char piece[65536];
+	long wanted = atol(arguments[1]), written = 0;
+	int file = open(arguments[0], O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+	ssize_t length = file < 0 ? -1 : 1;
+
+	while (length > 0 && written < wanted) {
+		length = write(file, piece, sizeof piece);
+		if (length > 0)
+			written += length;
+	}
+	printf("{\"do\": \"fill\", \"on\": ");
+	json_string(arguments[0]);
+	printf(", \"result\": %ld, \"errno\": %d}\n", written, length < 0 ? errno : 0);
+	fflush(stdout);
+	if (file >= 0)
+		close(file);
+}
+
+/* console LINE: to NORTHSTAR_CONSOLE, and what it answers: one line, empty at the stream's end */
+static void do_console(char **arguments)
+{
+	static char text[65536];
+	const char *number = getenv("NORTHSTAR_CONSOLE");
+	int console = number ? atoi(number) : -1;
+	size_t have = 0;
+
+	if (dprintf(console, "%s\n", arguments[0]) < 0)
+		return result("console", arguments[0], -1);
+	while (have < sizeof text - 1 && read(console, text + have, 1) == 1 && text[have] != '\n')
+		have++;
+	text[have] = '\0';
+	printf("{\"do\": \"console\", \"on\": ");
+	json_string(arguments[0]);
+	printf(", \"result\": %zu, \"errno\": 0, \"text\": ", have);
+	json_string(text);
+	printf("}\n");
+	fflush(stdout);
+}
+
+static void socket_option(const char *what, const char *number, int option)
+{
+	int value = -1;
+	socklen_t length = sizeof value;
+
+	if (getsockopt(atoi(number), SOL_SOCKET, option, &value, &length))
+		value = -1;
+	result(what, number, value);
+}
+
+/* socket FD: its type (SO_TYPE), and whether it listens and gets credentials */
+static void do_socket(char **arguments)
+{
+	socket_option("type", arguments[0], SO_TYPE);
+	socket_option("listening", arguments[0], SO_ACCEPTCONN);
+	socket_option("passcred", arguments[0], SO_PASSCRED);
+}
+
 /* put FD TEXT: to a descriptor */
 static void do_put(char **arguments)
 {
@@ -582,6 +643,16 @@ static void do_connect(char **arguments) /* PORT on 127.0.0.1 */
 	close(any);
 }
 
+static void do_unix(char **arguments) /* connect to the stream socket at PATH */
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int any = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	strncpy(address.sun_path, arguments[0], sizeof address.sun_path - 1);
+	result("unix", arguments[0], connect(any, (struct sockaddr *)&address, sizeof address));
+	close(any);
+}
+
 /* try NAME [ARGUMENT]: a system call that a container may well be refused. */
 static void do_try(char **arguments)
 {
@@ -641,7 +712,9 @@ static const struct {
 	{ "flood", do_flood, 1 },     { "say", do_say, 1 },	    { "cry", do_cry, 1 },
 	{ "put", do_put, 2 },	      { "read", do_read, 1 },	      { "write", do_write, 2 },	    { "stat", do_stat, 1 },
 	{ "list", do_list, 1 },	      { "readlink", do_readlink, 1 }, { "exec", do_exec, 1 },
-	{ "connect", do_connect, 1 }, { "try", do_try, 1 },
+	{ "connect", do_connect, 1 }, { "try", do_try, 1 },	    { "fill", do_fill, 2 },
+	{ "console", do_console, 1 }, { "socket", do_socket, 1 },
+	{ "unix", do_unix, 1 },
 };
 
 /* Runs one command; its arguments end with NULL. */

@@ -1,0 +1,161 @@
+"""Steps that most tests with containers have in common."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from northstar import api
+from northstar.api import error, notification
+from northstar.client import blocking
+from northstar.model import Exited, ExitStatus
+from tests.system.harness import TIMEOUT, RuntimeProcess, manifest, pack
+
+PIPES = {"stdout": "pipe", "stderr": "pipe"}
+PROC = {"/proc": {"type": "proc"}}
+
+Line = dict[str, Any]
+
+
+def install(
+    runtime: RuntimeProcess,
+    payload: Path,
+    name: str = "app",
+    version: str = "1.0.0",
+    *,
+    root: Path | None = None,
+    repository: str = "mem",
+    **fields: Any,
+) -> str:
+    """Pack the payload as a container and install it.
+
+    `args` may be a string of words. Without an init it is a resource, and gets no payload.
+
+    Returns:
+        Its id.
+    """
+    if isinstance(fields.get("args"), str):
+        fields["args"] = split(fields["args"])
+    resource = "init" in fields and fields["init"] is None
+    if not resource:
+        fields = {"io": PIPES, **fields}
+    package = pack(
+        runtime.directory,
+        manifest(name, version, **fields),
+        {} if resource else {"payload": payload},
+        root=root,
+    )
+    with runtime.client() as client:
+        assert str(client.install(package, repository)) == f"{name}:{version}"
+    return f"{name}:{version}"
+
+
+def split(words: str) -> list[str]:
+    """Return the words of commands for the payload, where `;` is a word of its own."""
+    return words.replace(";", " ; ").split()
+
+
+class Said(list[Line]):
+    """What a payload printed: one object for each result, in their order."""
+
+    def __init__(self, lines: list[Line], status: ExitStatus) -> None:
+        super().__init__(lines)
+        self.status = status
+
+    def of(self, do: str, on: str = "") -> Line:
+        """Return the one result of doing `do` on `on`."""
+        (line,) = [line for line in self if line["do"] == do and line.get("on", "") == on]
+        return line
+
+    def errno(self, do: str, on: str = "") -> int:
+        """Return how that was refused."""
+        line = self.of(do, on)
+        assert line["result"] < 0, f"it succeeded: {line}"
+        number: int = line["errno"]
+        return number
+
+    @property
+    def mounts(self) -> dict[str, tuple[str, str, set[str]]]:
+        """Of the command `mounts`: source, type and options by target."""
+        rows = [line["mount"] for line in self if line["do"] == "mounts"]
+        found = {target: (source, kind, set(o.split(","))) for source, target, kind, o in rows}
+        assert len(found) == len(rows), f"two mounts on one target: {rows}"
+        return found
+
+
+def run(runtime: RuntimeProcess, container: str, words: str | list[str] = "", **start: Any) -> Said:
+    """Start a container with these commands, and return what it said when it has ended."""
+    since = len(runtime.text())
+    arguments = split(words) if isinstance(words, str) else words
+    with runtime.client(subscribe=True) as client:
+        client.start(container, arguments=tuple(arguments), **start)
+        status = exit_of(client, container)
+    return Said(lines(runtime, container, since=since), status)
+
+
+def run_new(
+    runtime: RuntimeProcess, payload: Path, words: str, name: str = "app", **fields: Any
+) -> Said:
+    """Install a container that has these commands in its manifest, run it once, uninstall it."""
+    container = install(runtime, payload, name, args=words, **fields)
+    said = run(runtime, container)
+    with runtime.client() as client:
+        client.uninstall(container)
+    return said
+
+
+def lines(runtime: RuntimeProcess, container: str, *, since: int = 0) -> list[Line]:
+    """Return the results that a container that has ended printed, `since` a place in the log."""
+    ended = rf"Container {re.escape(container)} exited with status"
+    text = runtime.text()[since : runtime.wait_log(ended, since=since).start()]
+    found = re.findall(rf"DEBUG {re.escape(container)}: (\{{.*\}})$", text, re.MULTILINE)
+    return [json.loads(line) for line in found]
+
+
+def wait_ready(runtime: RuntimeProcess, container: str, *, since: int = 0) -> None:
+    """Wait until a container has said `ready`."""
+    runtime.wait_log(rf"DEBUG {re.escape(container)}: .*\"do\": \"ready\"", since=since)
+
+
+def refused(call: Callable[[], object]) -> error.Error:
+    """Make a request that must be refused; return the reason."""
+    with pytest.raises(api.RefusedError) as caught:
+        call()
+    return caught.value.error
+
+
+def exit_of(events: blocking.Client, container: str) -> ExitStatus:
+    """Return the status of the next exit of a container."""
+    for event in events.notifications(timeout=TIMEOUT):
+        if isinstance(event, notification.Exit) and str(event.container) == container:
+            return event.status
+    raise AssertionError(f"no exit of {container}")
+
+
+def until_closed(events: blocking.Client) -> Iterator[notification.Notification]:
+    """Yield the notifications until the runtime has shut down."""
+    yield from events.notifications(timeout=TIMEOUT)
+
+
+def pid_of(client: blocking.Client, container: str) -> int:
+    """Return the pid of a started container's init."""
+    process = client.inspect(container).process
+    assert process is not None
+    return process.pid
+
+
+def raw(runtime: RuntimeProcess) -> socket.socket:
+    """Return a socket that is connected to the console; nothing was said yet."""
+    stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    stream.settimeout(TIMEOUT)
+    stream.connect(str(runtime.directory / "console"))
+    return stream
+
+
+OK = Exited(0)
