@@ -44,7 +44,11 @@ BACKLOG_PAUSE: Final = 0.05
 DRAIN_MAX: Final = 2**20
 """Bytes that are read after the container's end: the largest size of a pipe, by default."""
 
+DRAIN_LINES: Final = 1024
+"""Lines of those that are logged, the last ones: what a program says last says why it ended."""
+
 STEPS_AT_CLOSE: Final = 8
+"""Steps that `OutputPipe.close` does before it returns: enough for what most leave behind."""
 
 _total: Final = Budget(TOTAL_RATE, TOTAL_RATE)
 
@@ -60,6 +64,9 @@ class Sink(Protocol):
 
     def finish(self) -> None:
         """Pass on what is incomplete."""
+
+    def trim(self) -> None:
+        """Drop what would take too long to pass on, now that nobody can be made to wait."""
 
     def backlog(self) -> int:
         """Return the bytes that wait behind the sink."""
@@ -100,6 +107,16 @@ class LineSink:
             self._emit(self._buffer)
             self._buffer.clear()
 
+    def trim(self) -> None:
+        """Keep the last lines, and say what was dropped."""
+        start = len(self._buffer)
+        for _ in range(DRAIN_LINES + 1):
+            start = self._buffer.rfind(b"\n", 0, start)
+            if start < 0:
+                return
+        del self._buffer[: start + 1]
+        self._log.debug("(%d bytes of its output are left out here)", start + 1)
+
     def backlog(self) -> int:
         """Return the bytes that wait for stderr."""
         return writer.shared(2).backlog
@@ -136,6 +153,9 @@ class CopySink:
     def finish(self) -> None:
         """Do nothing: bytes are never incomplete."""
 
+    def trim(self) -> None:
+        """Do nothing: to copy bytes takes no time."""
+
     def backlog(self) -> int:
         """Return the bytes that wait for the descriptor."""
         return self._out.backlog
@@ -166,7 +186,7 @@ class OutputPipe:
         self._loop = asyncio.get_running_loop()
         self._budget = Budget(RATE, RATE)
         self._timer: asyncio.TimerHandle | None = None
-        self._drained: int | None = None
+        self._closing = False
         self.ended = False
         """The pipe is closed, and all that was read has gone to the sink."""
         self._loop.add_reader(descriptor, self._readable)
@@ -177,15 +197,15 @@ class OutputPipe:
         Usually that is done on return. Much that is left is passed on bit by bit later, or a
         container that ends could hold up all others.
         """
-        if self.ended or self._drained is not None:
+        if self._closing:
             return
-        self._drained = 0
-        self._pause()
-        delay: float | None = 0.0
-        for _ in range(STEPS_AT_CLOSE):
-            if delay is not None:
-                delay = self._step()
-        self._arrange(delay)
+        # Bounded, since somebody else may hold the other end: a debug command, say.
+        left = DRAIN_MAX
+        while left > 0 and (data := self._read()):
+            self._sink.feed(data)
+            left -= len(data)
+        self._sink.trim()
+        self._finish(STEPS_AT_CLOSE)
 
     def _readable(self) -> None:
         data = self._read()
@@ -193,9 +213,16 @@ class OutputPipe:
             self._sink.feed(data)
             self._arrange(self._step())
         elif data is not None:
-            self._drained = DRAIN_MAX
-            self._pause()
-            self._arrange(self._step())
+            self._finish(1)
+
+    def _finish(self, steps: int) -> None:
+        """Read no more; pass on what was read, `steps` of it at once."""
+        self._closing = True
+        self._pause()
+        while steps and not self.ended:
+            self._step()
+            steps -= 1
+        self._arrange(0.0)
 
     def _pump(self) -> None:
         self._timer = None
@@ -220,28 +247,15 @@ class OutputPipe:
     def _step(self) -> float | None:
         """Do a bounded piece of work; return the seconds until the next, None to wait for input."""
         cost, more = self._sink.step()
-        if self._drained is not None:
-            if not more and not self._drain():
+        if self._closing:
+            if not more:
                 self._end()
-                return None
             return 0.0
         now = self._loop.time()
         delay = max(self._budget.spend(cost, now), _total.spend(cost, now))
         if self._sink.backlog() > BACKLOG_MAX:
             delay = max(delay, BACKLOG_PAUSE)
         return delay if delay or more else None
-
-    def _drain(self) -> bool:
-        """Read on after the container's end; False if there is no more."""
-        # Bounded, since somebody else may hold the other end: a debug command, say.
-        if self._drained is None or self._drained >= DRAIN_MAX:
-            return False
-        data = self._read()
-        if not data:
-            return False
-        self._drained += len(data)
-        self._sink.feed(data)
-        return True
 
     def _read(self) -> bytes | None:
         """Return bytes, empty at the end of the stream, None if there is nothing now."""

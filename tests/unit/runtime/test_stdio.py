@@ -202,7 +202,9 @@ def test_a_flood_waits_in_its_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
                 assert sent - logged < 2**16 + 2 * stdio.CHUNK
                 os.close(printer)
                 # What is left at its end comes at once.
-        assert sum(len(text) + 1 for text in lines.texts) in (sent, sent + 1)
+        left_out = sum(int(text[1:].split()[0]) for text in lines.texts if "left out" in text)
+        logged = sum(len(text) + 1 for text in lines.texts if "left out" not in text)
+        assert logged + left_out in (sent, sent + 1)
 
     run(test())
 
@@ -243,12 +245,31 @@ def test_close_does_not_hold_up_others_for_much_that_is_left() -> None:
     async def test() -> None:
         with collecting() as lines:
             async with printing() as (pipe, printer):
-                lines_sent = flood(printer, b"\n" * 4096, 3 * 4096)
+                flood(printer, b"\n", stdio.DRAIN_LINES)
                 pipe.close()
                 assert not pipe.ended
-                assert len(lines.texts) <= stdio.STEPS_AT_CLOSE * stdio.LINES_PER_STEP
+                assert len(lines.texts) == stdio.STEPS_AT_CLOSE * stdio.LINES_PER_STEP
                 await until(lambda: pipe.ended)
-                assert len(lines.texts) == lines_sent
+                assert lines.texts == [""] * stdio.DRAIN_LINES
+
+    run(test())
+
+
+def test_the_last_words_of_a_flood_are_kept() -> None:
+    async def test() -> None:
+        with collecting() as lines:
+            async with printing() as (pipe, printer):
+                data = b"".join(b"%d\n" % number for number in range(5000))
+                sent = flood(printer, data, len(data))
+                assert sent == len(data)
+                pipe.close()
+                await until(lambda: pipe.ended)
+                first = 5000 - stdio.DRAIN_LINES
+                left_out = sum(len(f"{number}\n") for number in range(first))
+                assert lines.texts == [
+                    f"({left_out} bytes of its output are left out here)",
+                    *map(str, range(first, 5000)),
+                ]
 
     run(test())
 
