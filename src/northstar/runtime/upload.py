@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -30,8 +29,8 @@ class Upload:
         self._timeout = timeout
         self._throttle = throttle
         self._throttled = False
-        self._chunks: deque[bytes] = deque()
-        self._waiting = 0
+        # One array and no list of pieces: a peer may send bytes one by one.
+        self._data = bytearray()
         self._ended = False
         self._wakeup: asyncio.Future[None] | None = None
 
@@ -45,9 +44,8 @@ class Upload:
         mine, rest = data[: self._missing], data[self._missing :]
         if mine:
             self._missing -= len(mine)
-            self._waiting += len(mine)
-            self._chunks.append(mine)
-            if self._waiting >= BUFFER and not self._throttled:
+            self._data += mine
+            if len(self._data) >= BUFFER and not self._throttled:
                 self._throttled = True
                 self._throttle(True)
             self._wake()
@@ -65,7 +63,7 @@ class Upload:
             TimeoutError: nothing came for too long.
             StreamEndedError: what is missing will not come.
         """
-        if not self._chunks and self._missing:
+        if not self._data and self._missing:
             if self._ended:
                 raise StreamEndedError
             # Only waiting for the peer counts, not the time that storing took.
@@ -73,10 +71,8 @@ class Upload:
                 self._wakeup = asyncio.get_running_loop().create_future()
                 await self._wakeup
             return await self.chunk()
-        # One big chunk for many small ones: storing has a price per chunk.
-        data = self._chunks.popleft() if len(self._chunks) == 1 else b"".join(self._chunks)
-        self._chunks.clear()
-        self._waiting = 0
+        data = bytes(self._data)
+        self._data.clear()
         if self._throttled:
             self._throttled = False
             self._throttle(False)
