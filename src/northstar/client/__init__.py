@@ -1,7 +1,12 @@
 """Clients of the console: `Client` for asyncio, `northstar.client.blocking.Client` without it.
 
 A program on the device or next to it connects by `Client.connect(url)`, a program in a
-container by `Client.from_env()`; there is a method for each request.
+container by `Client.from_env()`; there is a method for each request::
+
+    async with await Client.connect("tcp://localhost:4200", subscribe=True) as client:
+        await client.start("hello:1.0.0")
+        async for notification in client.notifications():
+            print(notification)
 """
 
 from __future__ import annotations

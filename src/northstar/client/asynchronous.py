@@ -17,7 +17,7 @@ from northstar.client import address
 from northstar.client.errors import ConnectError, DisconnectedError, reason
 from northstar.client.package import CHUNK, AsyncReadable, Path, Progress, Readable, opened, short
 from northstar.client.session import TIMEOUT, Call, Session, Trace, container_of
-from northstar.model import Container, InvalidValueError, NorthstarError
+from northstar.model import Container, InvalidValueError, NorthstarError, ProtocolError
 
 R = TypeVar("R", bound=response.Response)
 
@@ -76,7 +76,7 @@ class Client:
         except (OSError, UnicodeError) as error:
             # UnicodeError: a host name that the encoding of host names does not allow.
             raise ConnectError(url, reason(error)) from None
-        except DisconnectedError as error:
+        except (DisconnectedError, ProtocolError) as error:
             raise ConnectError(url, error.message) from None
 
     @classmethod

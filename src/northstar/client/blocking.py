@@ -23,7 +23,7 @@ from northstar.client.errors import (
 )
 from northstar.client.package import CHUNK, Path, Progress, Readable, opened, short
 from northstar.client.session import TIMEOUT, Call, Session, Trace, container_of
-from northstar.model import Container, InvalidValueError
+from northstar.model import Container, InvalidValueError, ProtocolError
 
 R = TypeVar("R", bound=response.Response)
 
@@ -104,7 +104,7 @@ class Client:
             raise ConnectError(url, reason(error)) from None
         try:
             return cls(stream, subscribe=subscribe, timeout=timeout, trace=trace)
-        except (DisconnectedError, NoAnswerError) as error:
+        except (DisconnectedError, NoAnswerError, ProtocolError) as error:
             raise ConnectError(url, error.message) from None
 
     @classmethod

@@ -220,7 +220,7 @@ def test_no_greeting_but_something_else(kind: Any, tmp_path: Path) -> None:
 
     with (
         Peer(tmp_path, script) as peer,
-        pytest.raises(ProtocolError, match="Shutdown comes before"),
+        pytest.raises(client.ConnectError, match="Shutdown comes before"),
     ):
         kind.connect(peer.url)
 
