@@ -15,9 +15,9 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from northstar.model import FULL, ConfigurationError, Permission, Permissions
+from northstar.runtime.units import U64_MAX, parse_duration, parse_size
 
 DEFAULT_PORT: Final = 4200
-U64_MAX: Final = 2**64 - 1
 
 
 class TcpAddress(NamedTuple):
@@ -308,44 +308,6 @@ def _integer(minimum: int) -> Convert:
     return convert
 
 
-_DURATION_UNITS: Final = {
-    name: seconds
-    for names, seconds in {
-        "ns nsec nanos": 1e-9,
-        "us usec": 1e-6,
-        "ms msec millis": 1e-3,
-        "s sec secs second seconds": 1.0,
-        "m min mins minute minutes": 60.0,
-        "h hr hrs hour hours": 3600.0,
-        "d day days": 86400.0,
-        "w week weeks": 7 * 86400.0,
-        "M month months": 30.44 * 86400,
-        "y year years": 365.25 * 86400,
-    }.items()
-    for name in names.split()
-}
-_DURATION_PART: Final = re.compile(r"([0-9]{1,20}) *([A-Za-z]+) *")
-
-
-def parse_duration(text: str) -> float:
-    """Return the seconds that `5s`, `1m 30s`, `100ms` or `2days` stands for.
-
-    Raises:
-        ValueError: the text is no duration.
-    """
-    seconds, position = 0.0, 0
-    stripped = text.strip(" ")
-    while match := _DURATION_PART.match(stripped, position):
-        number, unit = match.groups()
-        if unit not in _DURATION_UNITS:
-            break
-        seconds += int(number) * _DURATION_UNITS[unit]
-        position = match.end()
-    if not stripped or position != len(stripped) or seconds > U64_MAX:
-        raise ValueError(f"{text!r} is not a duration")
-    return seconds
-
-
 def _duration(minimum: float) -> Convert:
     def convert(document: _Document, path: Path, value: Any) -> float:
         hint = 'write numbers with units, as "5s", "1m 30s" or "100ms"'
@@ -358,31 +320,6 @@ def _duration(minimum: float) -> Convert:
         return seconds
 
     return convert
-
-
-_SIZE: Final = re.compile(
-    r"(?=[0-9.]*[0-9])([0-9]{0,40})\.?([0-9]{0,40}) *(?:([kmgtpe])(i?))?b?\Z", re.IGNORECASE
-)
-
-
-def parse_size(text: str) -> int:
-    """Return the bytes that `512`, `100MB`, `1M` (10^6) or `1.5 MiB` (2^20) stands for.
-
-    Part of a byte is cut off.
-
-    Raises:
-        ValueError: the text is no size.
-    """
-    match = _SIZE.match(text.strip(" "))
-    if match is None:
-        raise ValueError(f"{text!r} is not a size")
-    whole, fraction, unit, binary = match.groups()
-    power = "kmgtpe".index(unit.lower()) + 1 if unit else 0
-    # Whole numbers all the way: as a float 1.1K would be 1100.0000000000002 bytes.
-    size: int = int(whole + fraction) * (1024 if binary else 1000) ** power // 10 ** len(fraction)
-    if size > U64_MAX:
-        raise ValueError(f"{text!r} does not fit into 64 bit")
-    return size
 
 
 def _size(minimum: int) -> Convert:

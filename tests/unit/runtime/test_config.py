@@ -20,6 +20,7 @@ from northstar.runtime.config import (
     TcpAddress,
     UnixAddress,
 )
+from northstar.runtime.units import parse_duration, parse_size
 from tests import vectors
 
 BASE = 'run_dir = "/r"\ndata_dir = "/d"\nsocket_dir = "/s"\ncgroup = "north"\n'
@@ -128,13 +129,13 @@ def test_everything() -> None:
     ],
 )
 def test_duration(text: str, seconds: float) -> None:
-    assert config.parse_duration(text) == pytest.approx(seconds)
+    assert parse_duration(text) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("text", ["", " ", "5", "s", "5 5s", "5q", "-1s", "5s,", "9" * 19 + "y"])
 def test_duration_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a duration"):
-        config.parse_duration(text)
+        parse_duration(text)
 
 
 @pytest.mark.parametrize(
@@ -156,25 +157,25 @@ def test_duration_refused(text: str) -> None:
     ],
 )
 def test_size(text: str, size: int) -> None:
-    assert config.parse_size(text) == size
+    assert parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", ".", "x", "1 0", "1e3", "-1", "+1", "1KX", "16EiB", "1\n"])
 def test_size_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"size|64 bit"):
-        config.parse_size(text)
+        parse_size(text)
 
 
 @given(st.text(max_size=12) | st.from_regex(r"[0-9. ]{0,9}[a-zA-Z]{0,6}", fullmatch=True))
 def test_any_text_is_a_number_or_refused(text: str) -> None:
-    for parse in (config.parse_duration, config.parse_size):
+    for parse in (parse_duration, parse_size):
         with contextlib.suppress(ValueError):
             assert 0 <= parse(text) < 2**64
 
 
 @given(st.integers(0, 2**64 - 1))
 def test_bytes_round_trip(size: int) -> None:
-    assert config.parse_size(str(size)) == size
+    assert parse_size(str(size)) == size
 
 
 @pytest.mark.parametrize(
