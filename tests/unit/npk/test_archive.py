@@ -174,6 +174,48 @@ def test_bytes_between_entries():
         parse(bytes(forged))
 
 
+def shifted(data: bytes, at: int, extra: bytes, *, size: int) -> bytes:
+    """Insert bytes before or into the directory, and let the end record agree."""
+    forged = bytearray(data[:at] + extra + data[at:])
+    end = forged.rindex(END)
+    for where, add in ((end + 12, size), (end + 16, len(extra) - size)):
+        value = int.from_bytes(forged[where : where + 4], "little") + add
+        forged[where : where + 4] = value.to_bytes(4, "little")
+    return bytes(forged)
+
+
+def test_bytes_before_the_directory():
+    data = parts.archive()
+    with pytest.raises(PackageError, match="between the last entry and the central"):
+        parse(shifted(data, data.index(CENTRAL), b"x", size=0))
+
+
+@pytest.mark.parametrize("extra", [b"x", bytes(45), CENTRAL + bytes(41)])
+def test_bytes_behind_the_directory(extra: bytes):
+    data = parts.archive()
+    with pytest.raises(PackageError, match="directory is cut off"):
+        parse(shifted(data, data.rindex(END), extra, size=len(extra)))
+
+
+def test_directory_in_place_of_entries():
+    entry = archive.Entry("fs.img", 0, 0, 0, 0, 0)
+    with pytest.raises(PackageError, match=r"fs\.img lies outside"):
+        parse(archive.trailer([entry], b""))
+
+
+def test_a_large_directory_is_not_read():
+    """Whoever says that the directory has a gigabyte must not make us read one."""
+    size = 1 << 30
+    end = END + bytes(8) + size.to_bytes(4, "little") + bytes(6)
+
+    def read(_: int, count: int) -> bytes:
+        assert count < 1 << 20
+        return (bytes(count) + end)[-count:]
+
+    with pytest.raises(PackageError, match="central directory is not where"):
+        archive.parse(read, size + len(end))
+
+
 def test_text_is_checked():
     data = replaced(b"1.2.3", b"1.2.4")
     entry = parse(data).entries["manifest.yaml"]
