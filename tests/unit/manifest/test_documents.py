@@ -103,6 +103,17 @@ def test_nesting() -> None:
     refused(APP + f"custom: [&a {inner}, {'[' * 31}*a{']' * 31}]\n", "nested deeper than 64 levels")
 
 
+def test_nesting_in_json() -> None:
+    custom: list[Any] = []
+    for _ in range(node.NESTING_MAX - 2):
+        custom = [custom]
+    assert manifest.loads(json.dumps({**JSON, "custom": custom})).custom == custom
+    assert manifest.from_builtins({**JSON, "custom": custom}).custom == custom
+    with pytest.raises(ManifestError, match="nested deeper than 64 levels"):
+        manifest.from_builtins({**JSON, "custom": [custom]})
+    refused(json.dumps({**JSON, "custom": [custom]}), "nested deeper than 64 levels")
+
+
 def values(count: int) -> str:
     """A manifest of `count` values, most of them counted twice through an alias."""
     # Its own map with five fields, `custom`, the list, the inner list, and that once more.
@@ -167,6 +178,9 @@ def test_json() -> None:
     assert value.sched == manifest.Sched(manifest.SchedFifo(3))
     smile = json.dumps({**JSON, "args": ["\U0001f600\u2028a\x85 b\x7f"]})
     assert manifest.loads(smile).args == ("\U0001f600\u2028a\x85 b\x7f",)
+    # YAML would make a space of the second of these, and take the spaces around the third.
+    raw = json.dumps({**JSON, "args": ["a\x85b", "\x85", "a \u2028 b"]}, ensure_ascii=False)
+    assert manifest.loads(raw).args == ("a\x85b", "\x85", "a \u2028 b")
     assert manifest.loads(json.dumps({**JSON, "init": None})).is_resource
     assert manifest.loads(json.dumps({**JSON, "custom": [1.5, None, True]})).custom == [
         1.5,

@@ -247,6 +247,8 @@ def test_invalid_nested_binds(inner: str) -> None:
     )
     # What sorts between them by its text must not hide it.
     between = "  /a-: {type: bind, host: /x}\n  /a.b: {type: bind, host: /x}\n"
+    # Others come before and after it.
+    between += "  /A: {type: bind, host: /x}\n  /z: {type: bind, host: /x}\n"
     text = f"mounts:\n{outer}{between}  {inner}: {{type: bind, host: /y}}\n"
     with pytest.raises(ManifestError, match="is nested in that of"):
         app(text)
