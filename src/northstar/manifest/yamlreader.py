@@ -41,7 +41,6 @@ from northstar.model import ManifestError
 _DIRECTIVES_MAX: Final = 1000
 """More of `%TAG` than this would take libyaml seconds, and nobody means them."""
 
-
 _TOO_DEEP: Final = f"nested deeper than {NESTING_MAX} levels"
 
 
@@ -136,7 +135,8 @@ class _Composer:
                 else:
                     node = Sequence(children, start.tag, start.start_mark)
                 children = siblings
-                if start.anchor is not None:
+                if start.anchor is not None and anchors[start.anchor] is None:
+                    # Else the name was given anew inside of the node, and that is the later one.
                     anchors[start.anchor] = node
             else:
                 node, size = self._alias(event)

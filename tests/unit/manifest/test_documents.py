@@ -86,7 +86,8 @@ def test_aliases() -> None:
 
 
 def test_an_anchor_may_be_given_anew_inside_itself() -> None:
-    assert manifest.loads(APP + "custom: &a [&a x, *a]\n").custom == ["x", "x"]
+    custom = manifest.loads(APP + "custom: [&a [&a x, *a], *a, &a y, *a]\n").custom
+    assert custom == [["x", "x"], "x", "y", "y"]
 
 
 def nested(levels: int) -> str:
