@@ -221,8 +221,11 @@ def _repository(identifier: str, config: RepositoryConfig) -> Repository:
     if config.key is not None:
         try:
             key = npk.load_public_key(config.key)
-        except (NorthstarError, OSError) as failure:
-            raise ConfigurationError(f"repositories.{identifier}.key: {failure}") from failure
+        except NorthstarError as failure:
+            raise ConfigurationError(
+                f"repositories.{identifier}.key: {failure.message}",
+                hint=failure.hint or "name the .pub file that `sextant gen-key` made",
+            ) from failure
     if config.dir is None:
         return MemRepository(identifier, config, key)
     if not os.path.isdir(config.dir):

@@ -251,11 +251,13 @@ class FsRepository(Repository):
         """Return the path for a package's file: `NAME:VERSION.npk`.
 
         Any file name is loaded, so another package may sit on that name; it must not be lost. A
-        file that could not be loaded is in nobody's use: the new package replaces it.
+        file that could not be loaded is in nobody's use: the new package replaces it, unless it
+        is a directory, which no file can replace.
         """
         taken = {package.path for package in self.packages.values()}
         names = chain([f"{container}.npk"], (f"{container}.{n}.npk" for n in count(1)))
-        return next(path for path in map(self._path, names) if path not in taken)
+        paths = map(self._path, names)
+        return next(path for path in paths if path not in taken and not _is_directory(path))
 
     def sync(self) -> None:
         """Make the directory's entries durable: fsync(2) of the directory itself."""
@@ -324,6 +326,10 @@ class _FsReception(Reception):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._temporary)
         self._temporary = ""
+
+
+def _is_directory(path: str) -> bool:
+    return os.path.isdir(path) and not os.path.islink(path)
 
 
 def _full(identifier: str, capacity: str) -> RefusedError:
