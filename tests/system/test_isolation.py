@@ -407,8 +407,8 @@ def test_a_flood_of_output_does_not_hold_the_runtime(
         for name in names:
             client.start(name)
         taken = latencies(runtime, lambda: True, least=100)
-        assert taken[50] < 0.02 * PATIENCE, f"median {taken[50]:.3f} s"
-        assert taken[-1] < 0.5 * PATIENCE, f"longest {taken[-1]:.3f} s"
+        assert taken[50] < 0.05 * PATIENCE, f"median {taken[50]:.3f} s"
+        assert taken[-1] < 1.0 * PATIENCE, f"longest {taken[-1]:.3f} s"
         begun = time.monotonic()
         for name in names:
             client.kill(name, 9)
@@ -425,7 +425,7 @@ def test_a_fork_bomb_is_bounded(runtime: RuntimeProcess, payload: Path) -> None:
     with runtime.client(subscribe=True) as client:
         client.start(container)
         wait_ready(runtime, container)
-        assert max(latencies(runtime, lambda: True, least=20)) < 0.5 * PATIENCE
+        assert max(latencies(runtime, lambda: True, least=20)) < 1.0 * PATIENCE
         client.kill(container, signal.SIGKILL)
         assert exit_of(client, container) == Signalled(9)
     # Init and the payload count too.
