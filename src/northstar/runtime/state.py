@@ -133,7 +133,10 @@ class State:
         wanted = [e for e in self._installed.values() if e.repository.config.mount_on_start]
         apps = [e for e in self._installed.values() if e.manifest.autostart is not None]
         early = {*wanted, *apps, *self._resources_of(apps)}
-        await asyncio.gather(*(self._mount_or_warn(entry) for entry in early))
+        # Carried through, since a signal may end the boot at any time: a mount that nobody waits
+        # for would come after the shutdown has unmounted what it knew of.
+        mounting = (self._carry_through(self._mount_or_warn(entry)) for entry in early)
+        await asyncio.gather(*mounting)
         await asyncio.gather(*(self._autostart(entry) for entry in apps))
 
     def _resources_of(self, apps: Sequence[Installed]) -> Iterator[Installed]:
@@ -195,7 +198,12 @@ class State:
 
     async def mount(self, container: Container) -> None:
         """Mount a container's image."""
+        self._refuse_if_stopping()
         await self._carry_through(self._mount(container))
+
+    def _refuse_if_stopping(self) -> None:
+        if self._stopping:
+            raise RefusedError(error.Unexpected("the runtime is shutting down"))
 
     async def _mount(self, container: Container) -> None:
         async with self._exclusively(container) as entry:
@@ -209,6 +217,7 @@ class State:
 
     async def umount(self, container: Container) -> None:
         """Unmount a container's image that nobody uses."""
+        self._refuse_if_stopping()
         await self._carry_through(self._umount(container))
 
     async def _umount(self, container: Container) -> None:
@@ -414,6 +423,7 @@ class State:
 
     async def uninstall(self, container: Container, wipe: bool) -> None:
         """Remove a container that is not in use, and with `wipe` its persistent data too."""
+        self._refuse_if_stopping()
         await self._carry_through(self._uninstall(container, wipe))
 
     async def _uninstall(self, container: Container, wipe: bool) -> None:
@@ -458,9 +468,10 @@ class State:
     async def stop(self, grace: float) -> None:
         """End all containers: TERM, and after `grace` seconds KILL; then unmount everything."""
         self._stopping = True
-        # What is being started comes to its end first, so that it is seen below.
-        while self._operations:
-            await asyncio.wait(self._operations)
+        # What is under way comes to its end first, so that it is seen below. What comes now is
+        # refused: clients that go on asking must not keep us here, nor mount anything again.
+        if self._operations:
+            await asyncio.wait(tuple(self._operations))
         await self._signal_all(signal.SIGTERM)
         if self._exits:
             await asyncio.wait(self._exits, timeout=grace)
