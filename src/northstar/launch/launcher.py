@@ -19,7 +19,6 @@ import signal
 import socket
 import struct
 from collections.abc import Callable, Mapping
-from importlib import resources
 from typing import Final
 
 from northstar.launch.plan import LaunchPlan
@@ -60,9 +59,11 @@ class Launcher:
         Raises:
             HostError: the package was installed without it.
         """
-        program = resources.files("northstar.launch").joinpath("init")
         try:
-            content = program.read_bytes()
+            # The package is always a directory: importlib.resources would take longer to import
+            # than all of this takes.
+            with open(os.path.join(os.path.dirname(__file__), "init"), "rb") as program:
+                content = program.read()
         except FileNotFoundError:
             raise HostError(
                 "the launcher program is missing from the installed package",
