@@ -202,7 +202,9 @@ class RuntimeProcess:
 
     def enter(self, *command: str) -> list[str]:
         """Return the command line that runs `command` in the runtime's two namespaces."""
-        return ["nsenter", f"--target={self.pid}", "--mount", "--net", "--", *command]
+        # A mount namespace's root is not ours where the tests run in a chroot: hence --root.
+        spaces = ["--mount", "--net", "--root", "--wd"]
+        return ["nsenter", f"--target={self.pid}", *spaces, "--", *command]
 
     def nstar(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run `nstar` against this runtime; with `check` it must exit with 0."""
