@@ -323,8 +323,10 @@ class State:
 
     async def _mount_all(self, entries: Collection[Installed]) -> None:
         """Mount what is not mounted, in parallel; the first failure, if any, is raised."""
-        missing = [self._mount_image(entry) for entry in entries if not entry.mounted]
-        results = await asyncio.gather(*missing, return_exceptions=True)
+        # Also what is mounted now: it may be about to be unmounted, by a request that came before
+        # this use of it. `Installed.mount` waits for that, and then decides.
+        mounting = (self._mount_image(entry) for entry in entries)
+        results = await asyncio.gather(*mounting, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
