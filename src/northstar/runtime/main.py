@@ -155,7 +155,7 @@ class Runtime:
         Raises:
             RefusedError: a critical container failed.
         """
-        failure: NorthstarError | None = None
+        failure: Exception | None = None
         try:
             await self._until_stop(self._state.boot())
             if not self._stop.is_set():
@@ -163,7 +163,8 @@ class Runtime:
                 log.info("Runtime up and running")
                 self._manager.ready()
                 await self._until_stop(self._state.wait_failed())
-        except NorthstarError as error:
+        except Exception as error:
+            # Even one of our own: containers get their SIGTERM, and what is mounted is unmounted.
             failure = error
         self._manager.stopping()
         self._console.stop_listening()

@@ -156,10 +156,12 @@ class State:
     async def _autostart(self, entry: Installed) -> None:
         try:
             await self.start(entry.container)
-        except RefusedError as refused:
+        except Exception as failure:
             if entry.manifest.autostart is Autostart.CRITICAL:
                 raise
-            log.warning("Cannot start %s: %s", entry.container, refused)
+            # Even our own mistake about one container must not keep a device from booting.
+            ours = not isinstance(failure, RefusedError)
+            log.warning("Cannot start %s: %s", entry.container, failure, exc_info=ours)
 
     # Questions.
 
