@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -305,6 +306,28 @@ def test_one_of_two_installs_wins(make: Any, store: Path, packages: Any) -> None
             assert os.listdir(store) == (["app:1.0.0.npk"] if stored == "fs" else [])
             client.uninstall("app:1.0.0")
         assert os.listdir(store) == []
+    runtime.assert_no_leak(before)
+
+
+def test_a_full_disk(make: Any, store: Path, packages: Any) -> None:
+    runtime = make()
+    full = ["mount", "-t", "tmpfs", "-o", "size=16k", "none", str(store)]
+    subprocess.run(runtime.enter(*full), check=True)
+    listing = runtime.enter("ls", "-A", str(store))
+    whole = packages("app:1.0.0").read_bytes()
+    assert len(whole) > 16384
+    before = runtime.snapshot()
+    with runtime.client() as client:
+        for _ in range(2):
+            answer = refused(lambda: client.install(whole, "fs"))
+            assert isinstance(answer, error.Unexpected)
+            assert "No space left" in str(answer)
+            assert subprocess.run(listing, capture_output=True, check=True).stdout == b""
+        subprocess.run(runtime.enter("mount", "-o", "remount,ro", str(store)), check=True)
+        answer = refused(lambda: client.install(whole, "fs"))
+        assert "Read-only file system" in str(answer)
+        assert client.install(whole, "mem") == C("app:1.0.0")
+        client.uninstall("app:1.0.0")
     runtime.assert_no_leak(before)
 
 
