@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import chain, count
 from typing import Final
 
@@ -243,9 +243,8 @@ class FsRepository(Repository):
         package.npk.close()
 
     def _unlink(self, path: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        with self.synced(), contextlib.suppress(FileNotFoundError):
             os.unlink(path)
-        self.sync()
 
     def free_path(self, container: Container) -> str:
         """Return the path for a package's file: `NAME:VERSION.npk`.
@@ -259,10 +258,15 @@ class FsRepository(Repository):
         paths = map(self._path, names)
         return next(path for path in paths if path not in taken and not _is_directory(path))
 
-    def sync(self) -> None:
-        """Make the directory's entries durable: fsync(2) of the directory itself."""
-        descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+    @contextlib.contextmanager
+    def synced(self) -> Iterator[None]:
+        """Make the change of the directory that is done inside durable: fsync(2) of itself.
+
+        It is opened before the change: afterwards there may be no descriptor left for it.
+        """
+        descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
+            yield
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -302,8 +306,12 @@ class _FsReception(Reception):
         try:
             await asyncio.to_thread(self._rename, path)
         except BaseException:
-            del self._repository.packages[opened.container]
-            opened.close()
+            try:
+                # While its entry is there nobody else gets the name of the file.
+                await self.abort()
+            finally:
+                del self._repository.packages[opened.container]
+                opened.close()
             raise
         await self.abort()
         return package
@@ -313,9 +321,11 @@ class _FsReception(Reception):
         return npk.open(self._temporary, self._repository.key)
 
     def _rename(self, path: str) -> None:
-        os.rename(self._temporary, path)
+        with self._repository.synced():
+            os.rename(self._temporary, path)
+            # From here on this is the file to remove should anything fail.
+            self._temporary = path
         self._temporary = ""
-        self._repository.sync()
 
     async def abort(self) -> None:
         if self._temporary:
