@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from typing import Any
@@ -102,6 +103,27 @@ def test_requests_per_second() -> None:
             for _ in range(3):
                 assert await client.receive() == IDENT
             assert time.monotonic() - begun > 0.9
+
+    run(test())
+
+
+def _holds(server: Connection, size: int) -> bool:
+    return len(server._buffer) == size
+
+
+def test_data_that_comes_meanwhile_starts_no_second_wait() -> None:
+    async def test() -> None:
+        async with serving(options=ConsoleOptions(max_requests_per_sec=1)) as bench:
+            client = await bench.connected()
+            (server,) = bench.console._connections
+            client.send({"request": "ident"})
+            await until(lambda: server._turn is not None)
+            turn = server._turn
+            size = len(server._buffer)
+            for count in range(2, 5):
+                client.send({"request": "ident"})
+                await until(functools.partial(_holds, server, count * size))
+                assert server._turn is turn
 
     run(test())
 

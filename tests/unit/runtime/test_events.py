@@ -66,10 +66,13 @@ def test_resume_stops_when_it_is_paused_again() -> None:
 def test_more_behind_than_the_bound_ends_it() -> None:
     hub = Notifications(3)
     slow, quick = Subscriber(hub, pause_after=1), Subscriber(hub)
+    # One was taken and three are kept: that is the bound, and one more is beyond it.
     publish(hub, 4)
-    assert quick.behind == slow.behind
-    publish(hub, 10, first=4)
-    assert (slow.behind, quick.behind) == (1, 0)
+    counts = [slow.behind]
+    publish(hub, 1, first=4)
+    counts.append(slow.behind)
+    publish(hub, 9, first=5)
+    assert [*counts, slow.behind, quick.behind] == [0, 1, 1, 0]
     assert quick.lines == LINES[:14]
     slow.subscription.resume()
     assert slow.lines == LINES[:1]

@@ -143,5 +143,24 @@ def test_many_threads_write_whole_lines(pipe: tuple[int, int]) -> None:
     ended()
 
 
+def test_order_while_a_slow_reader_gets_stuck_again_and_again(pipe: tuple[int, int]) -> None:
+    reader, output = pipe
+    out = Writer(output)
+    # Not too much at once, or some would be dropped.
+    lines = [b"%d" % number + b"x" * 500 + b"\n" for number in range(writer.LIMIT // 600)]
+    read_back: list[bytes] = []
+    size = sum(map(len, lines))
+    thread = threading.Thread(target=lambda: read_back.append(read(reader, size)))
+    for line in lines[:200]:
+        out.write(line)
+    assert out.backlog
+    thread.start()
+    for line in lines[200:]:
+        out.write(line)
+    thread.join()
+    assert read_back == [b"".join(lines)]
+    ended()
+
+
 def test_one_writer_for_a_descriptor(pipe: tuple[int, int]) -> None:
     assert writer.shared(pipe[1]) is writer.shared(pipe[1])
