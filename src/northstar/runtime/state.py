@@ -443,9 +443,10 @@ class State:
             finally:
                 entry.removed = False
             del self._installed[container]
+        # First: it is uninstalled, whatever becomes of its data.
+        self._notifications.publish(notification.Uninstall(container))
         if wipe:
             await self._wipe(container)
-        self._notifications.publish(notification.Uninstall(container))
 
     async def _wipe(self, container: Container) -> None:
         path = os.path.join(self._config.data_dir, container.name)
