@@ -94,6 +94,8 @@ def run(
             out, err = process.communicate()
         except BaseException:
             process.kill()
+            # Popen's own exit gives up after a quarter of a second when it was Ctrl-C.
+            process.wait()
             raise
     words, complaint = out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
     if process.returncode not in accept:
