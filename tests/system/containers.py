@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from northstar import api
 from northstar.api import error, notification
 from northstar.client import blocking
 from northstar.model import Exited, ExitStatus
-from tests.system.harness import TIMEOUT, RuntimeProcess, manifest, pack
+from tests.system.harness import TIMEOUT, RuntimeProcess, manifest, pack, wait_until
 
 PIPES = {"stdout": "pipe", "stderr": "pipe"}
 PROC = {"/proc": {"type": "proc"}}
@@ -159,3 +162,41 @@ def raw(runtime: RuntimeProcess) -> socket.socket:
 
 
 OK = Exited(0)
+
+
+def shared_runtime(factory: pytest.TempPathFactory) -> Iterator[RuntimeProcess]:
+    """One runtime for all tests of a file, for a fixture: most tests need none of their own."""
+    runtime = RuntimeProcess(factory.mktemp("runtime"))
+    try:
+        yield runtime.start()
+        runtime.stop()
+    finally:
+        runtime.close()
+
+
+def cleaned(runtime: RuntimeProcess) -> Iterator[RuntimeProcess]:
+    """Give a shared runtime to one test; what the test leaves behind is a failure of the test.
+
+    Its containers are ended and uninstalled for it. The log begins anew.
+    """
+    os.truncate(runtime.log, 0)
+    entries = set(os.listdir(runtime.directory))
+    assert os.listdir(runtime.data_dir) == os.listdir(runtime.run_dir) == []
+    before = runtime.snapshot()
+    yield runtime
+    with runtime.client() as client:
+        containers = client.list()
+        for container in containers:
+            if client.inspect(container).process is not None:
+                client.kill(container, 9)
+        wait_until(lambda: not any(client.inspect(c).process for c in containers), "all ended")
+        for container in containers:
+            client.uninstall(container)
+    for name in set(os.listdir(runtime.directory)) - entries:
+        made = runtime.directory / name
+        # What is mounted below it is mounted for the runtime only.
+        subprocess.run(runtime.enter("umount", "-R", "-q", str(made)), check=False)
+        shutil.rmtree(made)
+    for data in runtime.data_dir.iterdir():
+        data.unlink() if data.is_symlink() else shutil.rmtree(data)
+    runtime.assert_no_leak(before)

@@ -6,21 +6,35 @@ import errno
 import os
 import stat
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from northstar.api import error
-from tests.system.containers import PROC, install, refused, run, run_new
+from tests.system.containers import PROC, cleaned, install, refused, run, run_new, shared_runtime
 from tests.system.harness import RuntimeProcess
 
 pytestmark = pytest.mark.root
 
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RuntimeProcess]:
+    """The runtime of all tests of this file."""
+    yield from shared_runtime(tmp_path_factory)
+
+
+@pytest.fixture
+def runtime(shared: RuntimeProcess) -> Iterator[RuntimeProcess]:
+    """The same, clean before and after each test."""
+    yield from cleaned(shared)
+
+
 DENIED = {errno.EACCES, errno.EPERM}
 
 
-def shared(runtime: RuntimeProcess, name: str = "shared") -> Path:
+def writable(runtime: RuntimeProcess, name: str = "shared") -> Path:
     """Make a directory on the host that anybody may write to."""
     path = runtime.directory / name
     path.mkdir()
@@ -39,7 +53,7 @@ def test_the_mount_table(runtime: RuntimeProcess, payload: Path) -> None:
         "/data": {"type": "persist"},
         "/sockets": {"type": "sockets"},
         "/res": {"type": "resource", "name": "res", "version": "1", "dir": "/"},
-        "/bind": {"type": "bind", "host": str(shared(runtime))},
+        "/bind": {"type": "bind", "host": str(writable(runtime))},
     }
     found = run_new(runtime, payload, "mounts", mounts=mounts).mounts
     assert set(found) == {"/", *mounts}
@@ -72,7 +86,7 @@ FLAGS = {"ro", "rw", "nosuid", "nodev", "noexec"}
 @pytest.mark.vm
 @pytest.mark.parametrize("options", ["", "rw", "noexec", "rw,nosuid,nodev", "nosuid,noexec,nodev"])
 def test_bind_options(runtime: RuntimeProcess, payload: Path, options: str) -> None:
-    path = shared(runtime)
+    path = writable(runtime)
     (path / "file").write_text("content")
     (path / "program").write_bytes(payload.read_bytes())
     (path / "program").chmod(0o755)
@@ -95,7 +109,7 @@ def test_bind_options(runtime: RuntimeProcess, payload: Path, options: str) -> N
 
 def test_recursive_binds(runtime: RuntimeProcess, payload: Path) -> None:
     # Mounted only in the namespace of the runtime, which ends with it.
-    path = shared(runtime)
+    path = writable(runtime)
     for inner in (path / "inner", path / "inner" / "deep"):
         subprocess.run(runtime.enter("mkdir", str(inner)), check=True)
         mount = runtime.enter("mount", "-t", "tmpfs", "-o", "mode=777", "none", str(inner))
@@ -121,7 +135,7 @@ def test_recursive_binds(runtime: RuntimeProcess, payload: Path) -> None:
 
 @pytest.mark.vm
 def test_binds_of_files_links_and_nothing(runtime: RuntimeProcess, payload: Path) -> None:
-    path = shared(runtime)
+    path = writable(runtime)
     (path / "file").write_text("one file")
     (path / "file").chmod(0o644)
     (path / "link").symlink_to("file")
@@ -149,7 +163,7 @@ def test_targets_and_directories_stay_inside(
     runtime: RuntimeProcess, payload: Path, link: str
 ) -> None:
     """Links in images lead to places in these images, of the same name as ones on the host."""
-    outside = shared(runtime)
+    outside = writable(runtime)
     name = str(outside)
     for image in ("image", "resource"):
         (runtime.directory / image / name.lstrip("/")).mkdir(parents=True)
@@ -181,7 +195,7 @@ def test_targets_and_directories_stay_inside(
 
 
 def test_a_bind_on_the_root(runtime: RuntimeProcess, payload: Path) -> None:
-    path = shared(runtime)
+    path = writable(runtime)
     (path / "payload").write_bytes(payload.read_bytes())
     (path / "payload").chmod(0o755)
     (path / "proc").mkdir()
@@ -189,7 +203,7 @@ def test_a_bind_on_the_root(runtime: RuntimeProcess, payload: Path) -> None:
     mounts = {
         "/": {"type": "bind", "host": str(path)},
         "/proc": {"type": "proc"},
-        "/other": {"type": "bind", "host": str(shared(runtime, "more")), "options": "rw"},
+        "/other": {"type": "bind", "host": str(writable(runtime, "more")), "options": "rw"},
     }
     said = run_new(runtime, payload, "list / ; write /new x ; write /other/new x", mounts=mounts)
     assert set(said.of("list", "/")["names"]) == {"payload", "proc", "other"}

@@ -19,10 +19,11 @@ from typing import Any
 import pytest
 
 from northstar import api
-from northstar.api import error
+from northstar.api import error, notification
 from northstar.model import Container
 from tests.system.containers import (
     OK,
+    cleaned,
     exit_of,
     install,
     lines,
@@ -30,11 +31,25 @@ from tests.system.containers import (
     refused,
     run,
     run_new,
+    shared_runtime,
     wait_ready,
 )
 from tests.system.harness import RuntimeProcess, manifest, pack, wait_until
 
 pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RuntimeProcess]:
+    """The runtime of all tests of this file."""
+    yield from shared_runtime(tmp_path_factory)
+
+
+@pytest.fixture
+def runtime(shared: RuntimeProcess) -> Iterator[RuntimeProcess]:
+    """The same, clean before and after each test."""
+    yield from cleaned(shared)
+
 
 C = Container.parse
 
@@ -197,6 +212,12 @@ def test_a_link_in_place_of_the_data_is_not_followed(
         answer = refused(lambda: client.start(container))
         assert isinstance(answer, error.StartContainerFailed)
         assert str(runtime.data_dir / "app") in str(answer)
+        # Nor when it is wiped, which then fails; uninstalled it is all the same.
+        with runtime.client(subscribe=True) as events:
+            answer = refused(lambda: client.uninstall(container, wipe=True))
+            assert isinstance(answer, error.Unexpected)
+            assert next(events.notifications(timeout=5)) == notification.Uninstall(C(container))
+        assert client.list() == ()
     assert outside.stat().st_uid == 0
     assert stat.S_IMODE(outside.stat().st_mode) == 0o755
 
@@ -304,6 +325,7 @@ def test_a_file_that_is_no_socket_is_not_removed(runtime: RuntimeProcess, payloa
         answer = refused(lambda: client.start(container))
     assert str(path) in str(answer)
     assert path.read_text() == "precious"
+    path.unlink()
 
 
 @pytest.mark.vm
@@ -359,7 +381,8 @@ def test_a_console_ends_with_its_container(runtime: RuntimeProcess, payload: Pat
         runtime.assert_no_leak(before)
 
 
-def test_a_container_may_end_the_runtime(runtime: RuntimeProcess, payload: Path) -> None:
+def test_a_container_may_end_the_runtime(make_runtime: Any, payload: Path) -> None:
+    runtime = make_runtime()
     words = ["console", CONNECT, ";", "console", '{"request":"shutdown"}', ";", "pause"]
     container = install(runtime, payload, args=words, console={"permissions": ["shutdown"]})
     with runtime.client() as client:
@@ -371,8 +394,7 @@ def test_a_container_may_end_the_runtime(runtime: RuntimeProcess, payload: Path)
 
 
 @pytest.mark.vm
-def test_output(make_runtime: Any, payload: Path) -> None:
-    runtime = make_runtime()
+def test_output(runtime: RuntimeProcess, payload: Path) -> None:
     container = install(runtime, payload)
     words = ["say", "x" * 5000, ";", "say", "", ";", "say", "ümlaut", ";", "cry", "to-stderr"]
     run(runtime, container, words)
