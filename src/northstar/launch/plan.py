@@ -24,6 +24,8 @@ from northstar.manifest import (
     Persist,
     Proc,
     Resource,
+    Rlimit,
+    RlimitResource,
     SchedBatch,
     SchedDeadline,
     SchedFifo,
@@ -119,12 +121,14 @@ class HostFacts(msgspec.Struct, frozen=True):
         into_cgroup: the v2 cgroup is entered by CLONE_INTO_CGROUP, with the descriptor `cgroup`.
         joins: how many v1 cgroups init joins, with the descriptors `tasks:0`, `tasks:1`...
         selinux: SELinux is enabled.
+        rlimits: soft and hard limits that the runtime changed for itself, as they were before.
     """
 
     capabilities: int
     into_cgroup: bool = False
     joins: int = 0
     selinux: bool = False
+    rlimits: Mapping[RlimitResource, Rlimit] = {}
 
 
 class Places(msgspec.Struct, frozen=True):
@@ -252,7 +256,7 @@ def build(
         Operation(Op.CGROUPNS),
         Operation(Op.PAYLOAD),
         *(Operation(Op.FD, (index[name], str(number))) for name, number in passed.items()),
-        *_restrictions(manifest),
+        *_restrictions(manifest, facts),
         _exec(manifest, command),
     ]
     return LaunchPlan(tuple(operations), tuple(descriptors))
@@ -362,8 +366,8 @@ def _dev(target: str) -> Operation:
     return Operation(Op.DEV, (target, str(attributes), *nodes, *links))
 
 
-def _restrictions(manifest: Manifest) -> Iterator[Operation]:
-    for limited, limit in manifest.rlimits.items():
+def _restrictions(manifest: Manifest, facts: HostFacts) -> Iterator[Operation]:
+    for limited, limit in {**facts.rlimits, **manifest.rlimits}.items():
         values = ("unlimited" if v is None else str(v) for v in (limit.soft, limit.hard))
         yield Operation(Op.RLIMIT, (str(limited.number), *values))
     if manifest.sched is not None:

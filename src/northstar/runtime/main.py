@@ -12,9 +12,10 @@ import errno
 import fcntl
 import logging
 import os
+import resource
 import signal
 import socket
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -24,6 +25,7 @@ from northstar.api import notification
 from northstar.launch.launcher import Launcher
 from northstar.launch.plan import HostFacts
 from northstar.linux import caps, loop, mount, selinux
+from northstar.manifest import Rlimit, RlimitResource
 from northstar.model import (
     ConfigurationError,
     Container,
@@ -61,7 +63,20 @@ def run(config: Config, *, mount_namespace: bool = True) -> None:
         # Before there is any other thread: unshare(2) is for the calling thread only.
         mount.unshare(mount.CLONE_NEWNS)
         mount.mount("", "/", "", mount.MS_REC | mount.MS_SLAVE, "")
-    asyncio.run(_run(config))
+    before = _raise_descriptor_limit()
+    asyncio.run(_run(config, {RlimitResource.NOFILE: before}))
+
+
+def _raise_descriptor_limit() -> Rlimit:
+    """Allow ourselves as many descriptors as we may have; return the limits as they were.
+
+    Each package, container and client takes some. The soft limit is low for the sake of programs
+    that use select(2), so payloads get it back.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    unlimited = resource.RLIM_INFINITY
+    return Rlimit(*(None if limit == unlimited else limit for limit in (soft, hard)))
 
 
 def check_host() -> None:
@@ -79,8 +94,8 @@ def check_host() -> None:
         )
 
 
-async def _run(config: Config) -> None:
-    runtime = Runtime(config)
+async def _run(config: Config, rlimits: Mapping[RlimitResource, Rlimit]) -> None:
+    runtime = Runtime(config, rlimits)
     async with contextlib.AsyncExitStack() as stack:
         await runtime.open(stack)
         await runtime.serve()
@@ -89,10 +104,11 @@ async def _run(config: Config) -> None:
 class Runtime:
     """One run of the runtime."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, rlimits: Mapping[RlimitResource, Rlimit]) -> None:
         # Paths go into launch plans, which know no working directory.
         absolute = {name: os.path.realpath(getattr(config, name)) for name in _DIRECTORIES}
         self._config = msgspec.structs.replace(config, **absolute)
+        self._rlimits = rlimits
         self._notifications = Notifications(config.notification_buffer_size)
         self._manager = Manager()
         self._stop = asyncio.Event()
@@ -129,6 +145,7 @@ class Runtime:
             into_cgroup=2 in versions,
             joins=versions.count(1),
             selinux=selinux.enabled(),
+            rlimits=self._rlimits,
         )
         host = process.Host(
             config, launcher, cgroups, facts, null, self._connect, self._notifications

@@ -20,7 +20,7 @@ from northstar.launch.plan import (
 )
 from northstar.launch.plan_ops import PLAN_VERSION, Op
 from northstar.linux import mount as lm
-from northstar.manifest import Manifest, from_builtins
+from northstar.manifest import Manifest, Rlimit, RlimitResource, from_builtins
 from northstar.model import HostError, LaunchError
 
 FACTS = HostFacts(capabilities=(1 << 41) - 1)
@@ -240,6 +240,14 @@ def test_limits_and_capabilities() -> None:
     planned = plan(rlimits={"nofile": {"soft": 1, "hard": None}}, capabilities=["CAP_KILL"])
     assert only(planned, Op.RLIMIT) == ("7", "1", "unlimited")
     assert only(planned, Op.CAPS) == ("0x20",)
+
+
+def test_a_limit_that_the_runtime_raised_for_itself_is_given_back() -> None:
+    before = {RlimitResource.NOFILE: Rlimit(1024, 4096)}
+    facts = HostFacts(capabilities=0, rlimits=before)
+    assert only(plan(facts), Op.RLIMIT) == ("7", "1024", "4096")
+    wanted = {"nofile": {"soft": 5, "hard": 6}}
+    assert only(plan(facts, rlimits=wanted), Op.RLIMIT) == ("7", "5", "6")
 
 
 def test_a_capability_that_the_runtime_lacks_is_refused() -> None:
