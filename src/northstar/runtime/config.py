@@ -10,7 +10,7 @@ import bisect
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import msgspec
 
@@ -66,6 +66,11 @@ class GlobalConsole(msgspec.Struct, frozen=True):
     options: ConsoleOptions = ConsoleOptions()
 
 
+Verity = Literal["dm", "full"]
+"""How signed packages are verified: by the kernel, block by block when it is read, or as a whole
+when they are mounted, from a copy in memory."""
+
+
 class RepositoryConfig(msgspec.Struct, frozen=True):
     """A place for packages.
 
@@ -75,6 +80,7 @@ class RepositoryConfig(msgspec.Struct, frozen=True):
         mount_on_start: mount all packages at boot.
         capacity_num: most packages, or None.
         capacity_size: most bytes in all package files together, or None.
+        verity: how the packages of a repository with a key are verified.
     """
 
     dir: str | None
@@ -82,6 +88,7 @@ class RepositoryConfig(msgspec.Struct, frozen=True):
     mount_on_start: bool = False
     capacity_num: int | None = None
     capacity_size: int | None = None
+    verity: Verity = "dm"
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -439,12 +446,19 @@ def _directory(document: _Document, path: Path, value: Any) -> dict[str, Any]:
     return document.read(path, value, {"dir": _file}, required=("dir",))
 
 
+def _verity(_document: _Document, _path: Path, value: Any) -> str:
+    if value not in get_args(Verity):
+        raise _Refused(f"{value!r} is not a way to verify", 'write "dm" or "full"')
+    return str(value)
+
+
 _REPOSITORY: Final[dict[str, Convert]] = {
     "type": _type,
     "key": _file,
     "mount_on_start": _boolean,
     "capacity_num": _integer(0),
     "capacity_size": _size(0),
+    "verity": _verity,
 }
 
 
@@ -453,7 +467,11 @@ def _repositories(document: _Document, path: Path, value: Any) -> dict[str, Repo
         raise _Refused("must be a table", "write [repositories.NAME]")
     repositories = {}
     for identifier, table in value.items():
-        fields = document.read((*path, identifier), table, _REPOSITORY, required=("type",))
+        place = (*path, identifier)
+        fields = document.read(place, table, _REPOSITORY, required=("type",))
+        if "verity" in fields and "key" not in fields:
+            rule = "nothing is verified without a key"
+            raise document.error((*place, "verity"), rule, hint="add `key`, or remove it")
         repositories[identifier] = RepositoryConfig(dir=fields.pop("type"), **fields)
     return repositories
 

@@ -71,7 +71,11 @@ class Installed:
             if self._mounted:
                 return
             await asyncio.to_thread(
-                mounts.mount_image, self.package.npk, self.target, loop_timeout=loop_timeout
+                mounts.mount_image,
+                self.package.npk,
+                self.target,
+                loop_timeout=loop_timeout,
+                how=self.repository.config.verity,
             )
             self._mounted = True
             log.info("Mounted %s", self.container)

@@ -1,6 +1,7 @@
 """Mounts package images below the run directory, and takes them away again.
 
-Blocking: called in the thread pool. Half-way failures leave nothing: no directory, no loop device.
+Blocking: called in the thread pool. Half-way failures leave nothing: no directory, no loop device,
+no device-mapper device.
 """
 
 from __future__ import annotations
@@ -8,51 +9,60 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from typing import Final
 
 from northstar.linux import loop, mount, mountinfo, selinux
-from northstar.model import HostError
 from northstar.npk import Npk
+from northstar.runtime import verity
+from northstar.runtime.config import Verity
 
 _FLAGS: Final = mount.MS_RDONLY | mount.MS_NOSUID | mount.MS_NODEV
 
 
-def mount_image(package: Npk, target: str, *, loop_timeout: float) -> None:
+def mount_image(package: Npk, target: str, *, loop_timeout: float, how: Verity = "dm") -> None:
     """Mount the image of `package` on `target`, which is made if it is missing.
+
+    A package that was opened with a key is never mounted unverified.
 
     Args:
         package: an open package; its descriptor is only used during the call.
-        target: the mount point.
+        target: the mount point, in the run directory.
         loop_timeout: seconds to fight for a loop device.
+        how: in which way a package that was opened with a key is verified.
 
     Raises:
-        HostError: a verified mount on a kernel without device-mapper.
+        HostError: a verified mount on a kernel that lacks what it needs.
+        VerificationError: the image is not what was signed.
         OSError: a step failed, with its path.
     """
-    if package.hashes is not None:
-        # Never fall back to an unverified mount: the repository has a key so that nothing
-        # unverified is ever read.
-        raise HostError(
-            f"{package.container} must be verified by dm-verity, "
-            "which this runtime cannot set up yet",
-            hint="install it into a repository without a key",
-        )
     # Left over by a runtime that was killed; one with content is not ours to mount over.
     with contextlib.suppress(FileNotFoundError):
         os.rmdir(target)
     os.mkdir(target, 0o755)
     try:
-        with loop.attach(
-            package.fileno(),
-            offset=package.fsimg_offset,
-            sizelimit=package.fsimg_size,
-            timeout=loop_timeout,
-        ) as device:
-            # From here the mount holds the device, and its end frees it (LO_FLAGS_AUTOCLEAR).
-            mount.mount(device.path, target, package.filesystem, _FLAGS, _options(package))
+        # From the mount on it holds the device, and its end frees it (LO_FLAGS_AUTOCLEAR,
+        # DM_DEFERRED_REMOVE).
+        with _device(package, os.path.dirname(target), how, loop_timeout) as device:
+            mount.mount(device, target, package.filesystem, _FLAGS, _options(package))
     except BaseException:
         os.rmdir(target)
         raise
+
+
+@contextlib.contextmanager
+def _device(package: Npk, run_dir: str, how: Verity, loop_timeout: float) -> Iterator[str]:
+    if package.hashes is not None:
+        with verity.device(package, run_dir, how, loop_timeout=loop_timeout) as path:
+            yield path
+        return
+    with loop.attach(
+        package.fileno(),
+        offset=package.fsimg_offset,
+        sizelimit=package.fsimg_size,
+        timeout=loop_timeout,
+    ) as unverified:
+        yield unverified.path
 
 
 def _options(package: Npk) -> str:
@@ -93,6 +103,7 @@ def clear(run_dir: str) -> None:
     left = [entry.mount_point for entry in mountinfo.read() if entry.mount_point.startswith(below)]
     for target in reversed(left):
         mount.umount2(target, mount.MNT_DETACH)
+    verity.clear(run_dir)
     with os.scandir(run_dir) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):

@@ -86,6 +86,7 @@ def test_everything() -> None:
         [repositories.disk]
         type.fs.dir = "packages"
         key = "k.pub"
+        verity = "full"
         mount_on_start = true
         capacity_num = 10
         capacity_size = "1GB"
@@ -108,7 +109,7 @@ def test_everything() -> None:
         console_options=ConsoleOptions(npk_stream_timeout=0.1),
         repositories={
             "memory": RepositoryConfig(None),
-            "disk": RepositoryConfig("packages", "k.pub", True, 10, 10**9),
+            "disk": RepositoryConfig("packages", "k.pub", True, 10, 10**9, "full"),
         },
         debug_commands=("strace -p <PID>", "true"),
     )
@@ -272,6 +273,18 @@ def test_bind_refused(url: str) -> None:
             "n.toml, line 7: repositories.a.mount_on_start: 'true' is not a boolean",
         ),
         (
+            '[repositories.a]\ntype = "mem"\nkey = "k"\nverity = "none"',
+            "n.toml, line 8: repositories.a.verity: 'none' is not a way to verify",
+        ),
+        (
+            '[repositories.a]\ntype = "mem"\nkey = "k"\nverity = { dm = {} }',
+            "n.toml, line 8: repositories.a.verity: {'dm': {}} is not a way to verify",
+        ),
+        (
+            '[repositories.a]\ntype = "mem"\nverity = "full"',
+            "n.toml, line 7: repositories.a.verity: nothing is verified without a key",
+        ),
+        (
             '[console.global]\nbind = "tcp://x"\npermissions = "all"',
             "n.toml, line 7: console.global.permissions: 'all' is not a set of permissions",
         ),
@@ -301,6 +314,11 @@ def test_required(key: str) -> None:
 def test_cgroup_leads_downwards(name: str) -> None:
     text = BASE.replace('"north"', f'"{name}"')
     assert refused(text).startswith("n.toml, line 4: cgroup: ")
+
+
+def test_a_key_alone_means_verification_by_the_kernel() -> None:
+    read = config.loads(f'{BASE}[repositories.a]\ntype = "mem"\nkey = "k"\n')
+    assert read.repositories["a"].verity == "dm"
 
 
 def test_unknown_key_of_the_global_console_is_a_warning() -> None:

@@ -1,0 +1,516 @@
+"""Verified mounts: signed packages run, and an altered byte is never read as if it were signed.
+
+Both ways that a repository can be verified in: `dm`, where the kernel has device-mapper (in the
+virtual machine), and `full`, everywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import hashlib
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from northstar import api, npk
+from northstar.api import error
+from northstar.linux import devicemapper, mountinfo
+from northstar.model import Container, HostError, NorthstarError, VerificationError
+from northstar.npk import signature, verity
+from northstar.runtime import mounts
+from northstar.runtime.config import Verity
+from tests import vectors
+from tests.system import host
+from tests.system.containers import OK, exit_of, refused
+from tests.system.harness import RuntimeProcess, manifest, pack, wait_until
+from tests.unit.npk import parts
+
+LACKS = "this kernel has no device-mapper"
+HAS = "this kernel has device-mapper"
+MAY_SKIP = (LACKS, HAS)
+MAY_SKIP_IN_VM = (HAS,)
+
+PRESENT = "device-mapper" in Path("/proc/misc").read_text()
+DM = pytest.param(
+    "dm", marks=[pytest.mark.vm, pytest.mark.skipif(not PRESENT, reason=LACKS)], id="dm"
+)
+
+pytestmark = pytest.mark.root
+
+KEY = (vectors.DIRECTORY / "npk/good.key").read_bytes()
+PUBLIC = vectors.DIRECTORY / "npk/good.pub"
+KEY_PUBLIC = PUBLIC.read_bytes()
+BLOB = random.Random(1).randbytes(700_000)
+"""Too long for a tree of one level, and of no pattern that would let a wrong block pass."""
+
+APP = Container.parse("app:1.0.0")
+ALTERED = "the image of app:1.0.0 is not what was signed"
+
+Make = Callable[..., RuntimeProcess]
+Pack = Callable[..., Path]
+
+
+@pytest.fixture(params=[DM, "full"])
+def how(request: pytest.FixtureRequest) -> Verity:
+    """The way in which packages are verified."""
+    way: Verity = request.param
+    return way
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """The directory of the repository `fs`."""
+    path = tmp_path / "store"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def make(make_runtime: Callable[..., Any], store: Path, how: Verity) -> Make:
+    """Make a runtime with repositories `mem` and `fs` (in `store`), both with the key."""
+
+    def runtime(lines: str = "", **options: Any) -> RuntimeProcess:
+        keyed = f'key = "{PUBLIC}"\nverity = "{how}"\n{lines}'
+        places = {"fs": f'{{ fs = {{ dir = "{store}" }} }}', "mem": '"mem"'}
+        tables = {name: f"type = {place}\n{keyed}" for name, place in places.items()}
+        made: RuntimeProcess = make_runtime(repositories=tables, **options)
+        return made
+
+    return runtime
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory, payload: Path) -> Pack:
+    """Return the signed package of app:1.0.0 with `/payload` and `/blob`; made once a kind."""
+    directory = tmp_path_factory.mktemp("signed")
+
+    @functools.cache
+    def made(fs: str = "squashfs") -> Path:
+        return pack(
+            directory,
+            manifest("app", args=["exit", "0"]),
+            {"payload": payload, "blob": BLOB},
+            key=KEY,
+            fs=fs,
+            compression="none",
+        )
+
+    return made
+
+
+@pytest.fixture
+def no_leftovers() -> Iterator[None]:
+    """For tests that mount in this process: no loop device may be left that was not there."""
+    before = backings()
+    yield
+    wait_until(lambda: backings() <= before, "no loop devices are left")
+
+
+def backings() -> set[tuple[int, int]]:
+    """Return the files (device and inode) on which all loop devices of this machine stand."""
+    found = set()
+    for path in Path("/sys/block").glob("loop*/loop"):
+        with contextlib.suppress(OSError):  # detached meanwhile
+            found.add(host._loop_identity(f"/dev/{path.parent.name}"))
+    return found
+
+
+def devices(run_dir: Path) -> list[str]:
+    """Return the device-mapper devices of the runtime in `run_dir`, as sysfs shows them."""
+    status = run_dir.stat()
+    found = []
+    for path in Path("/sys/block").glob("dm-*/dm/name"):
+        with contextlib.suppress(OSError):  # removed meanwhile
+            found.append(path.read_text().strip())
+    ours = f"northstar-{status.st_dev:x}-{status.st_ino:x}-"
+    return [name for name in found if name.startswith(ours)]
+
+
+def mount_of(runtime: RuntimeProcess, container: Container = APP) -> mountinfo.MountInfo:
+    """Return the mount of a container, as the runtime sees it."""
+    target = str(runtime.run_dir / str(container))
+    found = mountinfo.read(f"/proc/{runtime.pid}/mountinfo")
+    (mount,) = [mount for mount in found if mount.mount_point == target]
+    return mount
+
+
+def inside(runtime: RuntimeProcess, path: str, container: Container = APP) -> Path:
+    """Return a path that leads into a container's image, by the runtime's mount namespace."""
+    return Path(f"/proc/{runtime.pid}/root{runtime.run_dir}/{container}/{path}")
+
+
+def mount(runtime: RuntimeProcess) -> str | None:
+    """Mount app:1.0.0; return why it is refused, or None."""
+    with runtime.client() as client:
+        (answer,) = client.mount(APP)
+    if isinstance(answer, api.response.Ok):
+        return None
+    assert isinstance(answer.error, error.Unexpected)
+    return str(answer.error)
+
+
+def umount(runtime: RuntimeProcess) -> None:
+    with runtime.client() as client:
+        assert client.umount(APP) == (api.response.Ok(APP),)
+
+
+def install(runtime: RuntimeProcess, path: Path, repository: str = "fs") -> None:
+    with runtime.client() as client:
+        assert client.install(path, repository) == APP
+
+
+@contextlib.contextmanager
+def flipped(path: Path, offset: int) -> Iterator[None]:
+    """Alter a byte of a file in place; in the end it is as it was."""
+    with path.open("r+b", buffering=0) as file:
+        (byte,) = os.pread(file.fileno(), 1, offset)
+        os.pwrite(file.fileno(), bytes([byte ^ 0x10]), offset)
+        try:
+            yield
+        finally:
+            os.pwrite(file.fileno(), bytes([byte]), offset)
+
+
+def signed(image: bytes) -> bytes:
+    """Return a package with any bytes as its image, properly signed."""
+    image = image.ljust(-(-len(image) // verity.BLOCK_SIZE) * verity.BLOCK_SIZE, b"\0")
+    blocks, salt = len(image) // verity.BLOCK_SIZE, b"s" * 32
+    tree = bytearray(verity.tree_size(blocks))
+
+    def sink(offset: int, block: bytes) -> None:
+        tree[offset : offset + len(block)] = block
+
+    chunks = [image[at : at + 2**20] for at in range(0, len(image), 2**20)]
+    root = verity.build(chunks, blocks, salt, sink)
+    superblock = npk.Superblock(bytes(16), blocks, salt).encode()
+    hashes = npk.Hashes(_sha256(parts.MANIFEST), _sha256(parts.COMMENT), root.hex(), len(image))
+    return parts.archive(
+        [
+            ("manifest.yaml", parts.MANIFEST),
+            ("signature.yaml", signature.render(hashes, KEY)),
+            ("fs.img", image + superblock + bytes(tree)),
+        ]
+    )
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+# What is signed runs.
+
+
+@pytest.mark.parametrize("fs", ["squashfs", "erofs"])
+@pytest.mark.parametrize("repository", ["fs", "mem"])
+def test_a_signed_container_runs(
+    make: Make, package: Pack, how: Verity, repository: str, fs: str
+) -> None:
+    runtime = make()
+    before = runtime.snapshot()
+    known = backings()
+    install(runtime, package(fs), repository)
+    with runtime.client(subscribe=True) as client:
+        client.start(APP)
+        assert exit_of(client, str(APP)) == OK
+    found = mount_of(runtime)
+    assert found.fstype == fs
+    assert {"ro", "nosuid", "nodev"} <= set(found.options)
+    assert inside(runtime, "blob").read_bytes() == BLOB
+    assert found.source.startswith("/dev/dm-" if how == "dm" else "/dev/loop")
+    assert len(devices(runtime.run_dir)) == (how == "dm")
+    if how == "full" and repository == "fs":
+        # The copy is nobody's but the mount's: when that goes, its memory is free.
+        assert not [link for link in host.descriptors(runtime.pid) if "northstar-image" in link]
+    elif how == "full":
+        # What is in sealed memory already is not copied.
+        held = {os.stat(f"/proc/{runtime.pid}/fd/{n}").st_ino for n, _ in host._links(runtime.pid)}
+        assert host._loop_identity(found.source)[1] in held
+
+    umount(runtime)
+    wait_until(lambda: backings() <= known, "the loop device is gone")
+    wait_until(lambda: devices(runtime.run_dir) == [], "the device-mapper device is gone")
+    with runtime.client() as client:
+        client.uninstall(APP)
+    runtime.assert_no_leak(before)
+    runtime.stop()
+
+
+def test_what_is_mounted_at_shutdown_is_freed(make: Make, package: Pack, store: Path) -> None:
+    shutil.copy(package(), store)
+    known = backings()
+    runtime = make("mount_on_start = true")
+    assert inside(runtime, "blob").read_bytes() == BLOB
+    runtime.stop()
+    wait_until(lambda: backings() <= known, "the loop device is gone")
+    wait_until(lambda: devices(runtime.run_dir) == [], "the device-mapper device is gone")
+
+
+def test_an_image_of_a_single_block(make: Make, tmp_path: Path, store: Path) -> None:
+    """It has no tree: the root digest is its own."""
+    path = pack(tmp_path, manifest("app", init=None), {}, key=KEY)
+    with npk.open(path, KEY_PUBLIC) as opened:
+        assert opened.hashes is not None
+        assert opened.hashes.verity_offset == verity.BLOCK_SIZE
+        offset = opened.fsimg_offset
+    runtime = make()
+    install(runtime, path)
+    assert mount(runtime) is None
+    assert list(inside(runtime, ".").iterdir()) == []
+    umount(runtime)
+    (stored,) = store.iterdir()
+    with flipped(stored, offset + 100):
+        assert ALTERED in (mount(runtime) or "")
+    runtime.stop()
+
+
+@pytest.mark.timeout(180)
+def test_many_mounts_in_parallel(make: Make, how: Verity, store: Path, tmp_path: Path) -> None:
+    number = 50 if how == "dm" else 20
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "blob").write_bytes(BLOB)
+    text = tmp_path / "manifest.yaml"
+    text.write_text(manifest("app", init=None))
+    for clone in range(number):
+        # A resource has no clones of its own: one image each, so that no two share anything.
+        text.write_text(manifest(f"app-{clone}", init=None))
+        npk.pack(text, root, store, key=KEY, compression="none")
+    runtime = make()
+    known = backings()
+    before = runtime.snapshot()
+    with runtime.client() as client:
+        containers = client.list()
+        assert len(containers) == number
+        every = tuple(api.response.Ok(container) for container in containers)
+        for _ in range(2):
+            assert client.mount(*containers) == every
+            assert len(backings() - known) == number
+            assert len(devices(runtime.run_dir)) == (number if how == "dm" else 0)
+            sources = {mount_of(runtime, container).source for container in containers}
+            assert len(sources) == number
+            for container in containers[:: number // 10]:
+                assert inside(runtime, "blob", container).read_bytes() == BLOB
+            assert client.umount(*containers) == every
+            wait_until(lambda: backings() <= known, "all loop devices are gone")
+            wait_until(lambda: devices(runtime.run_dir) == [], "all devices are gone")
+    runtime.assert_no_leak(before)
+    runtime.stop()
+
+
+# What was altered is never read.
+
+
+def test_any_altered_byte_is_an_error_and_never_wrong_data(
+    make: Make, package: Pack, how: Verity, store: Path
+) -> None:
+    runtime = make()
+    install(runtime, package())
+    (stored,) = store.iterdir()
+    with npk.open(stored, KEY_PUBLIC) as opened:
+        assert opened.hashes is not None
+        start, size = opened.fsimg_offset, opened.fsimg_size
+        data = opened.hashes.verity_offset
+    middle = stored.read_bytes().find(BLOB[300_000:300_100]) - start
+    chosen = random.Random(2)
+    tree = data + verity.SUPERBLOCK_SIZE
+    offsets = [0, middle, data - 1, tree, tree + 4096, size - 1]
+    offsets += [chosen.randrange(size) for _ in range(6)]
+    wrong = {}
+    for offset in offsets:
+        with flipped(stored, start + offset):
+            wrong[offset] = outcome(runtime)
+    assert "wrong data" not in wrong.values(), wrong
+    assert outcome(runtime) == "right"
+    if how == "full":
+        assert all(wrong[at] == "refused" for at in offsets if at < data), wrong
+    else:
+        assert wrong[0] == wrong[tree] == "refused", wrong
+        assert wrong[middle] == "input/output error", wrong
+    runtime.stop()
+
+
+def outcome(runtime: RuntimeProcess) -> str:
+    """Mount, read everything, unmount: say what came of it."""
+    reason = mount(runtime)
+    if reason is not None:
+        assert ALTERED in reason, reason
+        assert not (runtime.run_dir / str(APP)).exists()
+        return "refused"
+    try:
+        whole = inside(runtime, "blob").read_bytes() == BLOB
+        return "right" if whole else "wrong data"
+    except OSError as failure:
+        assert failure.errno == errno.EIO
+        return "input/output error"
+    finally:
+        umount(runtime)
+
+
+def test_altering_the_file_of_a_mounted_image(
+    make: Make, package: Pack, how: Verity, store: Path
+) -> None:
+    runtime = make()
+    install(runtime, package())
+    (stored,) = store.iterdir()
+    assert mount(runtime) is None
+    position = stored.read_bytes().find(BLOB[300_000:300_100])
+    with flipped(stored, position):
+        if how == "full":
+            assert inside(runtime, "blob").read_bytes() == BLOB
+        else:
+            with pytest.raises(OSError, match="Input/output error"):
+                inside(runtime, "blob").read_bytes()
+    umount(runtime)
+    runtime.stop()
+
+
+def test_a_file_that_is_cut_after_it_was_installed(make: Make, package: Pack, store: Path) -> None:
+    runtime = make()
+    install(runtime, package())
+    (stored,) = store.iterdir()
+    os.truncate(stored, 3 * 4096)
+    reason = mount(runtime)
+    assert reason is not None
+    assert "cannot mount app:1.0.0: " in reason
+    runtime.stop()
+
+
+def test_another_file_behind_the_runtimes_back(
+    make: Make, package: Pack, tmp_path: Path, store: Path, payload: Path
+) -> None:
+    runtime = make()
+    install(runtime, package())
+    (stored,) = store.iterdir()
+    held = tmp_path / "held"
+    held.hardlink_to(stored)
+    text = manifest("app", args=["exit", "0"])
+    files: dict[str, Path | bytes | str] = {"payload": payload, "blob": BLOB[::-1]}
+    evil = pack(tmp_path, text, files, key=KEY, compression="none")
+    # Another file by that name: the runtime has the first one open.
+    shutil.copy(evil, tmp_path / "evil")
+    os.rename(tmp_path / "evil", stored)
+    assert outcome(runtime) == "right"
+    # Another content of the very file, as well signed as the first.
+    held.write_bytes(evil.read_bytes())
+    assert outcome(runtime) == "refused"
+    runtime.stop()
+
+
+FORGED: dict[str, Callable[[Any, Any], tuple[Any, Any]]] = {
+    "root": lambda h, s: (h._replace(verity="0" * 64), s),
+    "salt": lambda h, s: (h, s._replace(salt=b"x" * 32)),
+    "no salt": lambda h, s: (h, s._replace(salt=b"")),
+    "offset": lambda h, s: (h._replace(verity_offset=h.verity_offset - 4096), s),
+    "offset at the end": lambda h, s: (h._replace(verity_offset=h.verity_offset * 2), s),
+}
+
+
+@pytest.mark.usefixtures("no_leftovers")
+@pytest.mark.parametrize("case", FORGED)
+def test_a_wrong_root_salt_or_offset(package: Pack, how: Verity, tmp_path: Path, case: str) -> None:
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with npk.open(package(), KEY_PUBLIC) as opened:
+        opened.hashes, opened.superblock = FORGED[case](opened.hashes, opened.superblock)
+        with pytest.raises((NorthstarError, OSError)) as caught:
+            mounts.mount_image(opened, str(tmp_path / "target"), loop_timeout=10, how=how)
+    if case != "offset at the end":
+        assert isinstance(caught.value, VerificationError), caught.value
+    assert not (tmp_path / "target").exists()
+    wait_until(lambda: devices(tmp_path) == [], "no device-mapper device is left")
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+@pytest.mark.usefixtures("no_leftovers")
+def test_a_signed_image_that_cannot_be_mounted(how: Verity, tmp_path: Path) -> None:
+    """The signer's own mistake: everything is verified, and mount(2) fails."""
+    path = tmp_path / "broken.npk"
+    path.write_bytes(signed(b"hsqs" + bytes(200_000)))
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with (
+        npk.open(path, KEY_PUBLIC) as opened,
+        pytest.raises(OSError, match="Invalid argument") as caught,
+    ):
+        mounts.mount_image(opened, str(tmp_path / "target"), loop_timeout=10, how=how)
+    assert caught.value.filename2 == str(tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+    wait_until(lambda: devices(tmp_path) == [], "no device-mapper device is left")
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+# Devices of a killed runtime.
+
+
+@pytest.mark.parametrize("how", [DM], indirect=True)
+def test_a_killed_runtimes_devices_go(make: Make, package: Pack) -> None:
+    runtime = make()
+    install(runtime, package())
+    assert mount(runtime) is None
+    assert len(devices(runtime.run_dir)) == 1
+    prefix = devices(runtime.run_dir)[0].rpartition("-")[0]
+    runtime.kill()
+    wait_until(lambda: devices(runtime.run_dir) == [], "the kernel removed the device")
+    # It may be killed between the steps as well; and what is not its own it leaves alone.
+    ours, foreign = f"{prefix}-left", f"northstar-0-0-{os.urandom(8).hex()}"
+    with devicemapper.Control() as control:
+        for name in (ours, foreign):
+            control.create(name)
+        try:
+            runtime.start()
+            assert ours not in control.devices()
+            assert foreign in control.devices()
+        finally:
+            for name in {ours, foreign} & set(control.devices()):
+                control.remove(name, deferred=False)
+    assert mount(runtime) is None
+    runtime.stop()
+
+
+# A kernel without device-mapper.
+
+
+@pytest.mark.skipif(PRESENT, reason=HAS)
+def test_without_device_mapper_the_error_says_what_to_do(
+    make_runtime: Callable[..., Any], package: Pack, store: Path
+) -> None:
+    shutil.copy(package(), store)
+    table = f'type = {{ fs = {{ dir = "{store}" }} }}\nkey = "{PUBLIC}"\nmount_on_start = true'
+    runtime: RuntimeProcess = make_runtime(repositories={"fs": table})
+    runtime.wait_log('Cannot mount app:1.0.0: .* set verity = "full" for the repository')
+    before = runtime.snapshot()
+    reason = mount(runtime)
+    assert reason is not None
+    assert "verified by dm-verity, which this kernel does not have" in reason
+    assert 'verity = "full"' in reason
+    with runtime.client() as client:
+        answer = refused(lambda: client.start(APP))
+    assert isinstance(answer, error.StartContainerFailed)
+    assert 'verity = "full"' in str(answer)
+    runtime.assert_no_leak(before)
+    assert host.files(runtime.run_dir) == []
+    runtime.stop()
+    with npk.open(package(), KEY_PUBLIC) as opened, pytest.raises(HostError):
+        mounts.mount_image(opened, str(store / "target"), loop_timeout=10)
+
+
+def test_a_signed_example_runs(make: Make, tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "examples" / "hello"
+    root = tmp_path / "root"
+    root.mkdir()
+    subprocess.run(["gcc", "-static", "-o", root / "main", example / "main.c"], check=True)
+    path = tmp_path / "hello.npk"
+    npk.pack(example / "manifest.yaml", root, path, key=KEY)
+    runtime = make()
+    with runtime.client(subscribe=True) as client:
+        container = client.install(path, "mem")
+        client.start(container)
+        assert exit_of(client, str(container)) == OK
+    runtime.wait_log(r"DEBUG hello:1.0.0: \S+")
+    runtime.stop()
