@@ -30,8 +30,11 @@ from northstar import npk
 from northstar.client import blocking
 from tests.system import host
 from tests.system.host import Snapshot
+from tests.system.zygote import Forked, Zygote
 
-PATIENCE = 6.0 if os.environ.get("NORTHSTAR_VM") == "1" else 1.0
+IN_VM = os.environ.get("NORTHSTAR_VM") == "1"
+
+PATIENCE = 6.0 if IN_VM else 1.0
 """How much longer everything may take here: the virtual machine is an emulated one."""
 
 TIMEOUT = 15.0 * PATIENCE
@@ -151,7 +154,7 @@ class RuntimeProcess:
         self.url = "tcp://127.0.0.1:4200" if tcp else f"unix://{directory}/console"
         self.arguments = arguments
         self.environment = dict(environment or {})
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Forked | None = None
         self._before: set[int] = set()
         self.configuration = directory / "northstar.toml"
         self.configuration.write_text(
@@ -180,18 +183,23 @@ class RuntimeProcess:
         since = len(self.text()) if self.log.exists() else 0
         # Whatever the runtime leaves behind becomes a child of ours and is found as such.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        zygote = _zygote() if IN_VM else None
         self._before = set(host.descendants(os.getpid()))
+        arguments = ["-c", str(self.configuration), *self.arguments]
         program = [sys.executable, "-c", _COMMAND.format("northstar")]
-        northstar = [*program, "-c", str(self.configuration)]
+        environment = _environment(self.environment)
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*_UNSHARE, sys.executable, "-I", _ENTER, *northstar, *self.arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.directory,
-                env=_environment(self.environment),
-            )
+            if zygote is not None:
+                self.process = zygote.spawn(arguments, self.directory, environment, log)
+            else:
+                self.process = subprocess.Popen(
+                    [*_UNSHARE, sys.executable, "-I", _ENTER, *program, *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd=self.directory,
+                    env=environment,
+                )
         if wait:
             self.wait_log("Runtime up and running", since=since)
         return self
@@ -310,6 +318,11 @@ class RuntimeProcess:
                 except ChildProcessError:
                     continue  # its parent is another orphan, or it was reaped meanwhile
         return found
+
+
+@functools.cache
+def _zygote() -> Zygote:
+    return Zygote()
 
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:
