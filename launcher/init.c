@@ -227,11 +227,20 @@ static void shield(int pipe)
 /*
  * The pipe has ended: exec, or death? A process group can only be set before exec, setpgid(2): for
  * a child that has executed the kernel answers EACCES (EPERM if it has made a session since), also
- * when it is dead already, as long as it is not reaped.
+ * when it is dead already, as long as it is not reaped. An exec may close the pipe well before it
+ * counts as one (15 ms were seen on Linux 6.1), so success is only final for the dead,
+ * and whether it is dead is asked first.
  */
-static bool has_executed(pid_t child)
+enum verdict { UNDECIDED, EXECUTED, DIED };
+
+static enum verdict judge(pid_t child)
 {
-	return setpgid(child, getpgrp()) < 0 && (errno == EACCES || errno == EPERM);
+	siginfo_t ended = { .si_pid = 0 };
+
+	waitid(P_PID, (id_t)child, &ended, WEXITED | WNOHANG | WNOWAIT);
+	if (setpgid(child, getpgrp()) < 0 && (errno == EACCES || errno == EPERM))
+		return EXECUTED;
+	return ended.si_pid == child ? DIED : UNDECIDED;
 }
 
 static noreturn void report_death(pid_t child, struct progress *last_words)
@@ -265,7 +274,7 @@ static void reap(pid_t child)
 }
 
 /*
- * init, once the payload's process is forked. Until the pipe ends, nothing is reaped (see above).
+ * init, once the payload's process is forked. Until it has executed, nothing is reaped (see above).
  * It ends with the payload, or with the stream: then the runtime is gone. When PID 1 ends, the
  * kernel kills everything in its namespace, so nothing here may end for another reason.
  */
@@ -275,25 +284,34 @@ static noreturn void watch(pid_t child, int pipe, struct progress *last_words)
 		{ .fd = SOCKET, .events = POLLIN },
 		{ .fd = pipe, .events = POLLIN },
 	};
-	const struct timespec *forever = NULL;
+	const struct timespec soon = { .tv_nsec = 1000000 };
+	enum verdict verdict = UNDECIDED;
+	bool judging = false;
 	sigset_t none;
 
 	sigemptyset(&none);
 	for (;;) {
-		if (sources[1].fd < 0)
+		if (verdict == EXECUTED)
 			reap(child);
-		if (ppoll(sources, 2, forever, &none) < 0)
+		if (ppoll(sources, 2, judging ? &soon : NULL, &none) < 0)
 			continue; /* SIGCHLD */
 		if (sources[0].revents && stream_has_ended())
 			give_up();
 		if (sources[1].fd >= 0 && sources[1].revents) {
-			if (!has_executed(child))
-				report_death(child, last_words);
 			close(pipe);
 			sources[1].fd = -1; /* poll(2) passes over it */
-			munmap(last_words, sizeof *last_words);
-			report_plain(REPORT_STARTED, child);
+			judging = true;
 		}
+		if (!judging)
+			continue;
+		verdict = judge(child);
+		if (verdict == DIED)
+			report_death(child, last_words);
+		if (verdict == UNDECIDED)
+			continue;
+		judging = false;
+		munmap(last_words, sizeof *last_words);
+		report_plain(REPORT_STARTED, child);
 	}
 }
 

@@ -14,7 +14,7 @@
  */
 static noreturn void fail_payload(void)
 {
-	progress->error = errno ? errno : EPROTO;
+	progress->error = errno;
 	syscall(__NR_exit_group, 1);
 	__builtin_trap();
 }

@@ -14,7 +14,9 @@ import pytest
 
 from tests.system.launcher.driver import Image, Launch, Operation, encode, memfd, operations
 
-BUILD = Path(__file__).parents[3] / "launcher" / "build.py"
+ROOT = Path(__file__).parents[3]
+BUILD = ROOT / "launcher" / "build.py"
+PROGRAM = ROOT / "src" / "northstar" / "launch" / "init"
 
 
 def build(output: Path, *options: str) -> None:
@@ -32,7 +34,10 @@ def program_descriptor(path: Path) -> int:
 
 @pytest.fixture(scope="session")
 def program_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The launcher, built from the source as it stands."""
+    """The launcher, from the source as it stands: the package's if it is, else built."""
+    sources = BUILD.parent.iterdir()
+    if PROGRAM.exists() and PROGRAM.stat().st_mtime > max(s.stat().st_mtime for s in sources):
+        return PROGRAM
     path = tmp_path_factory.mktemp("launcher") / "init"
     build(path)
     return path

@@ -23,8 +23,8 @@ from typing import Any, NamedTuple, Self
 
 from northstar.launch.plan_ops import GO, PLAN_VERSION, Op, Report
 
-DEADLINE = 20.0
-"""Seconds after which a wait is a failure, on however busy a machine."""
+DEADLINE = 120.0 if os.environ.get("NORTHSTAR_VM") else 20.0
+"""Seconds after which a wait is a failure, on however busy (or emulated) a machine."""
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x4000000, 0x8000000
 CLONE_NEWPID, CLONE_NEWNET = 0x20000000, 0x40000000

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from northstar.launch import plan_ops
-from tests.system.launcher.conftest import BUILD
+from tests.system.launcher.conftest import BUILD, ROOT
 
-ROOT = BUILD.parents[1]
 MADE = ("northstar/launch/init", "northstar/launch/plan_ops.py")
 
 

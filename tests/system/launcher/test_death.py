@@ -77,6 +77,7 @@ def test_when_init_is_launched(launch):
     gone(launched)
 
 
+@pytest.mark.vm
 def test_when_init_waits(launch):
     launched = launch("pause")
     launched.expect(Report.LAUNCHED, Report.READY)
@@ -91,6 +92,7 @@ def test_right_after_go(launch):
         gone(launched)
 
 
+@pytest.mark.vm
 def test_while_the_payload_runs(launch):
     launched = launch(
         "ignore", "TERM", "HUP", "INT", ";", "fork", ";", "session", ";", "ready", ";", "pause"
@@ -122,6 +124,7 @@ end.recv(1)
 """
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize("stage", [0, 1], ids=["ready", "started"])
 def test_init_dies_with_the_runtime_even_if_the_stream_lives_on(program, image, stage):
     # Somebody else holds the runtime's end of the stream: only PR_SET_PDEATHSIG is left.

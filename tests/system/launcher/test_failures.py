@@ -104,6 +104,7 @@ MOUNTS: list[tuple[tuple[Any, ...], int, str]] = [
 ]
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize(("operation", "error", "text"), MOUNTS)
 def test_mounts(launch, operation, error, text):
     launched = launch(mounts=[operation])
@@ -219,6 +220,7 @@ def under(launch, execve: int, others: int, **options) -> Launch:
     return launched
 
 
+@pytest.mark.vm
 def test_a_failing_execve_is_told_where_the_filter_kills_the_reporter(launch, image):
     image.add("plain", "x", 0o644)
     launched = under(launch, ALLOW, KILL_PROCESS, argv=["/plain"])
@@ -232,6 +234,7 @@ def test_a_failing_execve_is_told_where_nothing_can_be_done_any_more(launch, ima
     expect(launched, Op.EXEC, errno.EACCES, "/plain")
 
 
+@pytest.mark.vm
 def test_a_payload_that_dies_before_its_execve(launch):
     launched = under(launch, KILL_PROCESS, ALLOW)
     expect(launched, Op.EXEC, 0, "/payload", value=signal.SIGSYS)

@@ -56,6 +56,7 @@ def mounts_of(launched: Launch) -> dict[str, tuple[str, str, set[str]]]:
 # ---- Mounts
 
 
+@pytest.mark.vm
 def test_mounts_are_what_the_plan_says(launch):
     found = mounts_of(launch("mounts", mounts=[PROC, TMP, DEV]))
     assert list(found) == ["/", "/proc", "/tmp", "/dev"]
@@ -82,6 +83,7 @@ def test_tmp_is_written_to_by_anybody_and_the_root_by_nobody(launch):
     assert said["write", "/payload"]["errno"] in {errno.EROFS, errno.EACCES}
 
 
+@pytest.mark.vm
 def test_dev_holds_exactly_what_was_asked_for(launch):
     said = run(
         launch(
@@ -99,6 +101,7 @@ def test_dev_holds_exactly_what_was_asked_for(launch):
     assert said["write", "/dev/new"]["errno"] in {errno.EROFS, errno.EACCES}
 
 
+@pytest.mark.vm
 def test_a_bind_has_its_attributes(launch, tmp_path):
     tmp_path.chmod(0o777)
     (tmp_path / "file").write_text("from the host")
@@ -120,6 +123,7 @@ def test_a_noexec_bind_does_not_execute(launch, tmp_path, image):
     assert failed[2:] == (Op.EXEC, errno.EACCES, 0, "/data/payload")
 
 
+@pytest.mark.vm
 def test_a_recursive_bind_is_read_only_all_the_way_down(launch):
     # /sys has file systems mounted in it, more than one level deep.
     below = {t.replace("/sys", "/data", 1) for t in host_mounts() if t.startswith("/sys/")}
@@ -152,6 +156,10 @@ def test_an_optional_bind_without_a_source_is_skipped_and_said(launch):
     launched.end()
 
 
+@pytest.mark.vm
+@pytest.mark.vm
+@pytest.mark.vm
+@pytest.mark.vm
 @pytest.mark.parametrize(
     "link", ["/outside", "/../../outside", "../../../../outside", "dots/../.."]
 )
@@ -378,6 +386,7 @@ def test_a_pipe_in_the_image_does_not_hold_the_start(launch, image):
 # ---- The rest of the host
 
 
+@pytest.mark.vm
 def test_the_runtimes_session_keyring_is_not_inherited(launch):
     libc = ctypes.CDLL(None, use_errno=True)
     add_key, keyctl_revoke = {"x86_64": (248, 250), "aarch64": (217, 219)}[os.uname().machine]
