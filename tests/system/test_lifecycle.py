@@ -110,6 +110,13 @@ def test_notifications_in_their_order(runtime: RuntimeProcess, payload: Path) ->
     ]
 
 
+def test_what_is_ignored_in_a_manifest_is_in_the_log(
+    runtime: RuntimeProcess, payload: Path
+) -> None:
+    install(runtime, payload, mounts={"/proc": {"type": "proc", "options": "ro"}})
+    runtime.wait_log(r"WARN .*app:1.0.0: .*options")
+
+
 @pytest.mark.parametrize("code", [0, 1, 127, 255])
 def test_exit_codes(runtime: RuntimeProcess, payload: Path, code: int) -> None:
     container = install(runtime, payload)

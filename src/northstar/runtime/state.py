@@ -123,6 +123,8 @@ class State:
         container = package.container
         target = os.path.join(self._config.run_dir, str(container))
         self._installed[container] = Installed(package, repository, target)
+        for warning in package.npk.warnings:
+            log.warning("%s: %s", container, warning)
 
     async def boot(self) -> None:
         """Mount and start what is to be mounted and started when the runtime starts.
