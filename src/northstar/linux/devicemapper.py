@@ -24,6 +24,8 @@ VERSION: Final = (4, 0, 0)
 """What we speak. The kernel refuses another major number and a minor one above its own; all that
 is used here is in 4.0, but for the deferred removal, which Linux 3.13 added (4.27)."""
 
+_MISC_MAJOR: Final = 10
+
 SECTOR: Final = 512
 """Bytes of a sector, whatever the sectors of the hardware are."""
 
@@ -317,8 +319,7 @@ def attach(name: str, target: Target) -> Device:
         control.load(name, target)
         control.resume(name)
         path = f"/dev/dm-{os.minor(number)}"
-        made = _make_node(path, number)
-        fd = _open_node(path, number)
+        fd, made = _open_node(path, number)
         undo.callback(_close_node, path, fd, made)
         control.remove(name, deferred=True)
         undo.pop_all()
@@ -346,9 +347,6 @@ def _open_control() -> int:
     return os.open(CONTROL, flags)
 
 
-_MISC_MAJOR: Final = 10
-
-
 def _misc_minor(name: str) -> int | None:
     """Return the minor number of a driver in /proc/misc, or None if the kernel has it not."""
     with open("/proc/misc", encoding="ascii") as file:
@@ -359,15 +357,19 @@ def _misc_minor(name: str) -> int | None:
     return None
 
 
-def _make_node(path: str, number: int) -> bool:
-    """Make the node of a block device if nobody else did; tell whether it was made."""
-    if os.path.exists(path):
-        return False
-    try:
-        os.mknod(path, stat.S_IFBLK | 0o600, number)
-    except FileExistsError:
-        return False
-    return True
+def _open_node(path: str, number: int) -> tuple[int, bool]:
+    """Open the node of a block device, and make it if nobody else did; return which it was."""
+    made = False
+    if not os.path.exists(path):
+        with contextlib.suppress(FileExistsError):
+            os.mknod(path, stat.S_IFBLK | 0o600, number)
+            made = True
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    status = os.fstat(fd)
+    if not stat.S_ISBLK(status.st_mode) or status.st_rdev != number:
+        os.close(fd)
+        raise OSError(errno.ENOTBLK, "not the device-mapper device of that number", path)
+    return fd, made
 
 
 def _close_node(path: str, fd: int, made: bool) -> None:
@@ -375,16 +377,6 @@ def _close_node(path: str, fd: int, made: bool) -> None:
     if made:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
-
-
-def _open_node(path: str, number: int) -> int:
-    """Open a node and make sure that it is the device it is called after."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    status = os.fstat(fd)
-    if not stat.S_ISBLK(status.st_mode) or status.st_rdev != number:
-        os.close(fd)
-        raise OSError(errno.ENOTBLK, "not the device-mapper device of that number", path)
-    return fd
 
 
 def _makedev(device: int) -> int:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 from collections.abc import Iterator
 from typing import Final
@@ -24,6 +25,8 @@ from northstar.model import HostError, PackageError, VerificationError
 from northstar.npk import Hashes, Npk, Superblock
 from northstar.npk import verity as tree
 from northstar.runtime.config import Verity
+
+log = logging.getLogger("northstar.runtime")
 
 _SEALED: Final = memfd.F_SEAL_WRITE | memfd.F_SEAL_SHRINK | memfd.F_SEAL_GROW
 _CORRUPTED: Final = "C"
@@ -199,26 +202,22 @@ def _altered(package: Npk) -> VerificationError:
 def clear(run_dir: str) -> None:
     """Remove the devices of a runtime that was killed while it made them.
 
-    Those that are mounted go when they are unmounted.
-
-    Raises:
-        OSError: device-mapper is there and refuses.
+    Those that are mounted go when they are unmounted. What cannot be removed is a warning.
     """
     prefix = _prefix(run_dir)
     try:
         control = devicemapper.Control()
-    except OSError as failure:
-        if _is_absence(failure):
-            return
-        raise
+    except OSError:
+        return  # who cannot open it has never made a device
     with control:
         for name in control.devices():
-            if name.startswith(prefix):
-                try:
-                    control.remove(name, deferred=True)
-                except OSError as failure:
-                    if failure.errno != errno.ENXIO:  # just gone by itself
-                        raise
+            if not name.startswith(prefix):
+                continue
+            try:
+                control.remove(name, deferred=True)
+            except OSError as failure:
+                if failure.errno != errno.ENXIO:  # just gone by itself
+                    log.warning("Cannot remove the device of an earlier run: %s", failure)
 
 
 def _prefix(run_dir: str) -> str:
