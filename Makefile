@@ -30,7 +30,7 @@ lint: $(VENV)/.test ## linters only
 
 .PHONY: vm-test
 vm-test: $(VENV)/.test ## the tests that need cgroup v2 and device-mapper, in QEMU
-	@scripts/vm --timeout 1200 -- $(BIN)/pytest -m vm --timeout 360 $(ARGS)
+	@scripts/vm --timeout 1200 -- $(BIN)/pytest tests/system -m vm --timeout 360 $(ARGS)
 
 .PHONY: vm-shell
 vm-shell: $(VENV)/.test ## a shell in the virtual machine
