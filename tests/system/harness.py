@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import itertools
 import json
 import os
@@ -28,6 +29,8 @@ from typing import Any, Self, TypeVar
 
 from northstar import npk
 from northstar.client import blocking
+from northstar.npk import signature
+from tests import vectors
 from tests.system import host
 from tests.system.host import Snapshot
 from tests.system.zygote import Forked, Zygote
@@ -43,8 +46,12 @@ TIMEOUT = 15.0 * PATIENCE
 MEM: Mapping[str, str] = {"mem": 'type = "mem"'}
 """The repositories of a runtime unless the test names others: ID to lines of its TOML table."""
 
+VERITY = os.environ.get("NORTHSTAR_TEST_VERITY", "")
+"""`dm` or `full`: tests that say nothing of keys use signed packages in repositories with a key."""
+
 T = TypeVar("T")
 
+_KEY = vectors.DIRECTORY / "npk/good.key"
 _ENTER = str(Path(__file__).with_name("enter.py"))
 _COMMAND = "import sys; from northstar.cli.{0} import main; sys.argv[0] = '{0}'; sys.exit(main())"
 _UNSHARE = ("unshare", "--mount", "--net", "--propagation", "slave")
@@ -104,9 +111,18 @@ def pack(
             path.write_bytes(content.encode() if isinstance(content, str) else content)
     source = work / "manifest.yaml"
     source.write_text(manifest_text)
+    if key is None and VERITY:
+        key = _KEY.read_bytes()
     npk.pack(source, root, out, key=key, **options)
     (package,) = out.iterdir()
     return package
+
+
+def sign_again(document: bytes, manifest_text: str) -> bytes:
+    """Return the signature.yaml `document` of a package of `pack` for another manifest."""
+    hashes = signature.verify(document, _KEY.with_suffix(".pub").read_bytes())
+    digest = hashlib.sha256(manifest_text.encode()).hexdigest()
+    return signature.render(hashes._replace(manifest=digest), _KEY.read_bytes())
 
 
 class RuntimeProcess:
@@ -167,7 +183,9 @@ class RuntimeProcess:
             f'bind = "{self.url}"\n'
             f"permissions = {permissions}\n"
             f"{console}\n"
-            + "".join(f"[repositories.{name}]\n{text}\n" for name, text in repositories.items())
+            + "".join(
+                f"[repositories.{name}]\n{_keyed(text)}\n" for name, text in repositories.items()
+            )
             + tables
         )
 
@@ -323,6 +341,12 @@ class RuntimeProcess:
 @functools.cache
 def _zygote() -> Zygote:
     return Zygote()
+
+
+def _keyed(table: str) -> str:
+    if not VERITY or "key =" in table:
+        return table
+    return f'{table}\nkey = "{_KEY.with_suffix(".pub")}"\nverity = "{VERITY}"'
 
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from northstar import api
 from northstar.api import error, notification
 from northstar.client import blocking
 from northstar.model import Container, Exited, Signalled
-from tests.system.harness import RuntimeProcess, manifest, pack, wait_until
+from tests.system.harness import RuntimeProcess, manifest, pack, sign_again, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 
@@ -355,8 +355,12 @@ def pack_without_mount_points(directory: Path, text: str, root: Path, payload: P
     # Exchange the manifest in place: same archive, another first entry.
     with zipfile.ZipFile(package) as archive:
         image, comment = archive.read("fs.img"), archive.comment
+        signed = "signature.yaml" in archive.namelist()
+        signature = sign_again(archive.read("signature.yaml"), text) if signed else b""
     with zipfile.ZipFile(package, "w") as archive:
         archive.writestr("manifest.yaml", text)
+        if signed:
+            archive.writestr("signature.yaml", signature)
         entry = zipfile.ZipInfo("fs.img")
         start = archive.fp.tell() + 30 + len("fs.img")  # type: ignore[union-attr]
         padding = -(start + 4) % 4096
