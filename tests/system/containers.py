@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -187,7 +188,7 @@ def cleaned(runtime: RuntimeProcess) -> Iterator[RuntimeProcess]:
     with runtime.client() as client:
         containers = client.list()
         for container in containers:
-            if client.inspect(container).process is not None:
+            with contextlib.suppress(api.RefusedError):
                 client.kill(container, 9)
         wait_until(lambda: not any(client.inspect(c).process for c in containers), "all ended")
         for container in containers:

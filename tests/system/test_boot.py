@@ -187,7 +187,7 @@ def test_who_is_early_waits(make: Any, stored: Any, tmp_path: Path) -> None:
                 assert line
         assert line == b'{"response":{"list":["app:1.0.0"]}}\n'
     assert b'{"connect_ack":null}\n' in answers
-    assert "Runtime up and running" in runtime.text()
+    runtime.wait_log("Runtime up and running")
 
 
 # ---- The end
