@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 
 LAUNCHER := $(wildcard launcher/*.[ch] launcher/*.def launcher/*.py)
 EXAMPLES := $(patsubst examples/%/manifest.yaml,%,$(wildcard examples/*/manifest.yaml))
-PROGRAMS := $(EXAMPLES:%=build/examples/%/root/main)
+IMAGES   := $(EXAMPLES:%=build/examples/%/.image)
 PACKAGES := $(EXAMPLES:%=build/examples/%.npk)
 
 .DELETE_ON_ERROR:
@@ -17,7 +17,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 .PHONY: demo
-demo: $(VENV)/.run $(PROGRAMS) ## a container's whole life on a real runtime, step by step (root)
+demo: $(VENV)/.run $(IMAGES) ## a container's whole life on a real runtime, step by step (root)
 	@$(BIN)/python scripts/demo
 
 .PHONY: test
@@ -60,13 +60,18 @@ $(VENV)/.test: $(VENV)/.run
 	@$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-# Nothing but the program is in an example's image, so it is static; with musl it is small.
-build/examples/%/root/main: examples/%/main.c $(VENV)/.run
-	@mkdir -p $(@D)
-	@$$(command -v musl-gcc || echo gcc) -std=gnu11 -Os -s -static -Wall -Wextra -Werror -o $@ $<
+# An example's image is the files of its root/ and the program made of its main.c, whichever it has.
+# The program is alone there, so it is static; with musl it is small.
+.SECONDEXPANSION:
+build/examples/%/.image: $$(wildcard examples/$$*/main.c examples/$$*/root/*) $(VENV)/.run
+	@rm -rf $(@D)/root && mkdir -p $(@D)/root
+	@[ ! -d examples/$*/root ] || cp -R examples/$*/root/. $(@D)/root
+	@[ ! -f examples/$*/main.c ] || $$(command -v musl-gcc || echo gcc) \
+		-std=gnu11 -Os -s -static -Wall -Wextra -Werror -o $(@D)/root/main examples/$*/main.c
+	@touch $@
 
-build/examples/%.npk: build/examples/%/root/main examples/%/manifest.yaml
-	@$(BIN)/sextant pack -m examples/$*/manifest.yaml -r $(<D) -o $@
+build/examples/%.npk: build/examples/%/.image examples/%/manifest.yaml
+	@$(BIN)/sextant pack -m examples/$*/manifest.yaml -r $(<D)/root -o $@
 	@echo $@
 
-.SECONDARY: $(PROGRAMS)
+.SECONDARY: $(IMAGES)

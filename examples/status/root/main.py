@@ -1,0 +1,24 @@
+"""Asks the runtime who we are and what is installed, over the connection that it gave us.
+
+The protocol is a JSON object a line, so a program needs no library for it. One that has the
+package northstar at hand uses northstar.client.blocking.Client.from_env() instead.
+"""
+
+import json
+import os
+import socket
+
+console = socket.socket(fileno=int(os.environ["NORTHSTAR_CONSOLE"]))
+lines = console.makefile("r", encoding="utf-8")
+
+
+def exchange(message):
+    """Send a message and return the answer."""
+    console.sendall(json.dumps(message).encode() + b"\n")
+    return json.loads(lines.readline())
+
+
+exchange({"connect": {"version": "0.9.2", "subscribe_notifications": False}})
+print("I am", exchange({"request": "ident"})["response"]["ident"])
+print("installed:", ", ".join(exchange({"request": "list"})["response"]["list"]))
+print("shutdown:", exchange({"request": "shutdown"})["response"])

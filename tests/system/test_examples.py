@@ -1,0 +1,58 @@
+"""The examples do what their manifests and README say."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from northstar.api.notification import Exit
+from northstar.model import Exited
+from tests.system.harness import RuntimeProcess
+
+pytestmark = [pytest.mark.root, pytest.mark.vm]
+
+ROOT = Path(__file__).parents[2]
+NAMES = sorted(path.parent.name for path in ROOT.glob("examples/*/manifest.yaml"))
+PACKAGES = [f"build/examples/{name}.npk" for name in NAMES]
+
+SAID = {
+    "hello": ("I am process 2 of user 1000", 0),
+    "crash": ("", 42),
+    "greeter": ("Bonjour", 0),
+    "counter": ("start number 1", 0),
+    "status": (r"shutdown: \{'permission_denied': 'shutdown'\}", 0),
+}
+"""Of those that end by themselves: what they say, and their exit code."""
+
+
+@pytest.fixture(scope="module")
+def packages() -> list[Path]:
+    """All examples, built and packed as a person does it."""
+    make = shutil.which("make")
+    assert make, "make is missing"
+    subprocess.run([make, "-s", *PACKAGES], cwd=ROOT, check=True, capture_output=True)
+    return [ROOT / package for package in PACKAGES]
+
+
+def test_the_examples(runtime: RuntimeProcess, packages: list[Path]) -> None:
+    with runtime.client(subscribe=True) as client:
+        for package in packages:
+            client.install(package, "mem")
+        containers = {str(container.name): container for container in client.list()}
+        assert sorted(containers) == NAMES
+        for name, (words, code) in SAID.items():
+            client.start(containers[name])
+            status = next(
+                event.status
+                for event in client.notifications(timeout=10)
+                if isinstance(event, Exit) and event.container.name == name
+            )
+            assert status == Exited(code), f"{name}:\n{runtime.text()}"
+            assert re.search(rf"DEBUG {name}:\S+ .*{words}", runtime.text()), runtime.text()
+        client.start(containers["ticker"])
+        runtime.wait_log(r"ticker:1\.0\.0: tick 2")
+    runtime.stop()
