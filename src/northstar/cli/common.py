@@ -121,7 +121,7 @@ def _report(error: Exception) -> int:
         traceback.print_exception(error)
     if isinstance(error, BrokenPipeError) and _is_closed(sys.stdout):
         # The reader had enough (`| head`). What is still buffered has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 128 + signal.SIGPIPE
     if isinstance(error, NorthstarError) and not isinstance(error, InternalError):
         _say("error", "red", error.message)
@@ -130,10 +130,22 @@ def _report(error: Exception) -> int:
         return getattr(error, "exit_code", FAILED)
     if isinstance(error, OSError):
         _say("error", "red", _words(error))
+        try:
+            sys.stdout.flush()
+        except OSError:
+            # stdout itself is what failed. Some Pythons try it once more at exit, and complain.
+            _discard_output()
         return FAILED
     _say("error", "red", f"this is a bug in northstar ({type(error).__name__}: {error})")
     _say("hint", "cyan", "please report it, with what NORTHSTAR_DEBUG=1 shows")
     return FAILED
+
+
+def _discard_output() -> None:
+    """Let what is buffered for stdout, and what may still come, go nowhere."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 def _words(error: OSError) -> str:
