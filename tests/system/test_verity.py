@@ -305,6 +305,20 @@ def test_many_mounts_in_parallel(make: Make, how: Verity, store: Path, tmp_path:
     runtime.stop()
 
 
+@pytest.mark.timeout(180)
+def test_mounting_again_and_again(make: Make, package: Pack) -> None:
+    """Right after an unmount the kernel still takes the old device apart."""
+    runtime = make()
+    install(runtime, package())
+    before = runtime.snapshot()
+    with runtime.client() as client:
+        for _ in range(60):
+            assert client.mount(APP) == (api.response.Ok(APP),)
+            assert client.umount(APP) == (api.response.Ok(APP),)
+    runtime.assert_no_leak(before)
+    runtime.stop()
+
+
 # What was altered is never read.
 
 

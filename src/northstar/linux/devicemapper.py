@@ -14,6 +14,7 @@ import fcntl
 import os
 import stat
 import struct
+import time
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Final, NamedTuple, Self
@@ -66,6 +67,9 @@ _TARGET_VERSIONS = struct.Struct("=4I")
 # table takes a while: so all usual requests fit into that.
 _BUFFER: Final = 1024
 _BUFFER_MAX: Final = 1 << 20
+
+_SCARCE: Final = 1.0
+_PAUSE: Final = 0.002
 
 
 def _request(command: int) -> int:
@@ -316,7 +320,7 @@ def attach(name: str, target: Target) -> Device:
         control = undo.enter_context(Control())
         number = control.create(name)
         undo.callback(_remove, control, name)
-        control.load(name, target)
+        _load(control, name, target)
         control.resume(name)
         path = f"/dev/dm-{os.minor(number)}"
         fd, made = _open_node(path, number)
@@ -324,6 +328,26 @@ def attach(name: str, target: Target) -> Device:
         control.remove(name, deferred=True)
         undo.pop_all()
     return Device(control, name, path, fd, made)
+
+
+def _load(control: Control, name: str, target: Target) -> None:
+    """Load a table, again and again while the kernel says that it has no memory for it.
+
+    dm-verity shares a slab cache between its devices. Removing the last one destroys the cache,
+    but its name in sysfs goes a moment later; who makes the first device again in that moment
+    gets EEXIST from kobject_add, which arrives here as ENOMEM (seen on Linux 6.1: one of 50 mounts
+    right after an unmount). A kernel that is really out of memory is told a second later.
+    """
+    deadline = time.monotonic() + _SCARCE
+    while True:
+        try:
+            control.load(name, target)
+        except OSError as error:
+            if error.errno != errno.ENOMEM or time.monotonic() > deadline:
+                raise
+        else:
+            return
+        time.sleep(_PAUSE)
 
 
 def _remove(control: Control, name: str) -> None:

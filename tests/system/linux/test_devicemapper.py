@@ -19,6 +19,7 @@ import pytest
 
 from northstar.linux import devicemapper, loop, memfd
 from northstar.linux.devicemapper import Control, Target
+from tests.system.linux.test_loop import IOCTL, WITHOUT_IOCTL
 from tests.unit.linux.refusals import refused
 
 LACKS = "this kernel has no device-mapper"
@@ -242,6 +243,28 @@ def test_many_threads_get_a_device_each(backing: loop.Loop, name: str) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(cycle, range(8)))
     assert eventually(lambda: not any(found.startswith(name) for found in names()))
+
+
+WITHOUT_MEMORY = """
+from northstar.linux import devicemapper
+try:
+    devicemapper.attach("northstar-test-memory", devicemapper.Target(0, 8, "error", ""))
+except OSError as error:
+    print(error.errno, error.filename)
+"""
+
+
+@needed
+def test_a_kernel_without_memory_is_asked_again_but_not_for_ever() -> None:
+    numbers = [devicemapper.DM_TABLE_LOAD, errno.ENOMEM, IOCTL[os.uname().machine]]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_IOCTL + WITHOUT_MEMORY, *map(str, numbers)],
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert (done.stderr, done.stdout) == ("", f"{errno.ENOMEM} northstar-test-memory\n")
+    assert "northstar-test-memory" not in names()
 
 
 IN_OWN_DEV = """
