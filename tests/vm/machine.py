@@ -53,6 +53,10 @@ TIMED_OUT, NO_ANSWER = 124, 125
 _SHARED = "security_model=none,multidevs=remap"
 """How the host's files appear: as they are, inodes of its several file systems kept apart."""
 
+_KERNEL = "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on no_timer_check"
+"""The kernel's command line. On a busy machine an emulated timer may be too late for the kernel's
+check of its timers, which then panics: hence the last word."""
+
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TERM", "CI", "PYTEST_ADDOPTS", "NORTHSTAR_DEBUG")
 """Variables of the environment that the job gets."""
 
@@ -190,7 +194,7 @@ def _machine(
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
         *("-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "4096"),
         *("-kernel", str(image / "vmlinux"), "-initrd", str(initramfs)),
-        *("-append", "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on"),
+        *("-append", _KERNEL),
         # The kernel numbers virtio devices as they come, and ports by the number of theirs.
         *("-device", "virtio-serial", *ports),
         *("-virtfs", "local,id=host,path=/,mount_tag=host,readonly=on," + _SHARED),
