@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from northstar.api.shape import I32, U64, Argument, Environment, Record, TokenBytes
-from northstar.model import Container, Permission
+from northstar.model import Container, Name, Permission
 
 
 class Ident(Record, frozen=True):
@@ -80,7 +80,7 @@ class Uninstall(Record, frozen=True):
 class TokenCreate(Record, frozen=True):
     """Make a token for `target`, bound to the bytes `shared`."""
 
-    target: str
+    target: Name
     shared: bytes
 
 
@@ -88,7 +88,7 @@ class TokenVerify(Record, frozen=True):
     """Check that `user` made this token for us, with the same `shared`."""
 
     token: TokenBytes
-    user: str
+    user: Name
     shared: bytes
 
 

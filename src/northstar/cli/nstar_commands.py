@@ -18,7 +18,7 @@ from northstar import __version__
 from northstar.api import notification, response
 from northstar.api.notification import Notification
 from northstar.cli.common import CommandError, printable
-from northstar.cli.parameters import ContainerType, DurationType, SignalType, UrlType
+from northstar.cli.parameters import ContainerType, DurationType, NameType, SignalType, UrlType
 from northstar.client import ConnectError, PermissionDeniedError
 from northstar.client.blocking import Client
 from northstar.model import Container, Exited, Name
@@ -346,10 +346,10 @@ def ident(session: Session) -> None:
 
 
 @nstar.command()
-@click.argument("target", metavar="TARGET")
+@click.argument("target", type=NameType(), metavar="TARGET")
 @click.argument("shared", metavar="SHARED")
 @click.pass_obj
-def token(session: Session, target: str, shared: str) -> None:
+def token(session: Session, target: Name, shared: str) -> None:
     """Create a token for TARGET, bound to the text SHARED."""
     with session.connect() as client:
         made = client.token_create(target, os.fsencode(shared))
@@ -358,10 +358,10 @@ def token(session: Session, target: str, shared: str) -> None:
 
 @nstar.command("verify-token")
 @click.argument("token", metavar="TOKEN")
-@click.argument("user", metavar="USER")
+@click.argument("user", type=NameType(), metavar="USER")
 @click.argument("shared", metavar="SHARED")
 @click.pass_obj
-def verify_token(session: Session, token: str, user: str, shared: str) -> None:
+def verify_token(session: Session, token: str, user: Name, shared: str) -> None:
     """Print what a token is worth.
 
     Ok: USER made it, for us, with this SHARED. Else Invalid, Expired or Future.

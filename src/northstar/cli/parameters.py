@@ -48,6 +48,19 @@ class ContainerType(click.ParamType[Container | Name]):
         return [CompletionItem(word) for word in words if word.startswith(incomplete)]
 
 
+class NameType(click.ParamType[Name]):
+    """A container's name, or `extern`."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Name:
+        """Read it."""
+        try:
+            return Name(value)
+        except InvalidValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 class UrlType(click.ParamType[str]):
     """`tcp://HOST[:PORT]` or `unix:///PATH`."""
 

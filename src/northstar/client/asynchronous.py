@@ -17,7 +17,7 @@ from northstar.client import address
 from northstar.client.errors import ConnectError, DisconnectedError, reason
 from northstar.client.package import CHUNK, AsyncReadable, Path, Progress, Readable, opened, short
 from northstar.client.session import TIMEOUT, Call, Session, Trace, container_of
-from northstar.model import Container, InvalidValueError, NorthstarError, ProtocolError
+from northstar.model import Container, InvalidValueError, Name, NorthstarError, ProtocolError
 
 R = TypeVar("R", bound=response.Response)
 
@@ -182,12 +182,21 @@ class Client:
         await self._ask(request.Uninstall(container_of(container), wipe), response.Uninstall)
 
     async def token_create(self, target: str, shared: bytes) -> bytes:
-        """Return a token that says to `target` that we are who we are."""
-        return (await self._ask(request.TokenCreate(target, shared), response.TokenCreate)).token
+        """Return a token that says to `target` that we are who we are.
+
+        Raises:
+            InvalidValueError: `target` is not a name.
+        """
+        message = request.TokenCreate(Name(target), shared)
+        return (await self._ask(message, response.TokenCreate)).token
 
     async def token_verify(self, token: bytes, user: str, shared: bytes) -> TokenResult:
-        """Return what a token that `user` gave us is worth."""
-        message = request.TokenVerify(token, user, shared)
+        """Return what a token that `user` gave us is worth.
+
+        Raises:
+            InvalidValueError: `user` is not a name.
+        """
+        message = request.TokenVerify(token, Name(user), shared)
         return (await self._ask(message, response.TokenVerify)).result
 
     async def install(

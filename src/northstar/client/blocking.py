@@ -23,7 +23,7 @@ from northstar.client.errors import (
 )
 from northstar.client.package import CHUNK, Path, Progress, Readable, opened, short
 from northstar.client.session import TIMEOUT, Call, Session, Trace, container_of
-from northstar.model import Container, InvalidValueError, ProtocolError
+from northstar.model import Container, InvalidValueError, Name, ProtocolError
 
 R = TypeVar("R", bound=response.Response)
 
@@ -216,12 +216,21 @@ class Client:
         self._ask(request.Uninstall(container_of(container), wipe), response.Uninstall)
 
     def token_create(self, target: str, shared: bytes) -> bytes:
-        """Return a token that says to `target` that we are who we are."""
-        return self._ask(request.TokenCreate(target, shared), response.TokenCreate).token
+        """Return a token that says to `target` that we are who we are.
+
+        Raises:
+            InvalidValueError: `target` is not a name.
+        """
+        message = request.TokenCreate(Name(target), shared)
+        return self._ask(message, response.TokenCreate).token
 
     def token_verify(self, token: bytes, user: str, shared: bytes) -> TokenResult:
-        """Return what a token that `user` gave us is worth."""
-        message = request.TokenVerify(token, user, shared)
+        """Return what a token that `user` gave us is worth.
+
+        Raises:
+            InvalidValueError: `user` is not a name.
+        """
+        message = request.TokenVerify(token, Name(user), shared)
         return self._ask(message, response.TokenVerify).result
 
     def install(

@@ -231,6 +231,18 @@ def test_any_json_is_read_or_refused(data: st.DataObject) -> None:
             "request.token_create.shared: is not base64 in its canonical form",
         ),
         (
+            b'{"request":{"token_create":{"target":"","shared":""}}}',
+            "request.token_create.target: ",
+        ),
+        (
+            b'{"request":{"token_create":{"target":"..","shared":""}}}',
+            "request.token_create.target: ",
+        ),
+        (
+            b'{"request":{"token_verify":{"token":"%s==","user":"a:1","shared":""}}}' % (b"A" * 54),
+            "request.token_verify.user: ",
+        ),
+        (
             b'{"request":{"token_create":{"target":"a","shared":"-_8="}}}',
             "request.token_create.shared: is not base64",
         ),

@@ -281,6 +281,8 @@ def test_json_lines_in_both_directions(run: Run) -> None:
         ["mount"],
         ["install", "x"],
         ["notifications", "-n", "0"],
+        ["token", "a b", "s"],
+        ["verify-token", "A" * 54 + "==", "", "s"],
         ["verify-token", "!", "u", "s"],
         ["verify-token", "AAAA", "u", "s"],
         ["-u", "localhost", "list"],

@@ -105,6 +105,10 @@ def test_a_method_for_each_request(kind: Any, tmp_path: Path) -> None:
         wire.expect_end()
 
     with Peer(tmp_path, script) as peer, kind.connect(peer.url) as c:
+        with pytest.raises(InvalidValueError, match="name"):  # and nothing is sent
+            c.token_create("t t", b"")
+        with pytest.raises(InvalidValueError, match="name"):
+            c.token_verify(TOKEN, "", b"")
         assert c.ident() == Container.parse("extern:0.0.0")
         assert c.list() == (A, B)
         assert c.repositories() == ("r",)
