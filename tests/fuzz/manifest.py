@@ -46,7 +46,7 @@ def check(data: bytes) -> bool:
     It is a manifest or a ManifestError with one printable line; the search for all errors agrees
     with the search for the first; and what is accepted can be written and read again.
     """
-    started = time.perf_counter()
+    started = time.process_time()
     report = manifest.check(data)
     try:
         value = manifest.loads(data)
@@ -57,7 +57,7 @@ def check(data: bytes) -> bool:
         assert len(str(error)) < 2000
         return False
     finally:
-        assert time.perf_counter() - started < SLOW
+        assert time.process_time() - started < SLOW
     assert report.manifest == value
     assert manifest.loads(manifest.dumps(value)) == value
     assert manifest.loads(json.dumps(value.to_builtins(), allow_nan=False)) == value

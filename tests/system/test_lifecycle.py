@@ -9,7 +9,6 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,45 +16,19 @@ import pytest
 
 from northstar import api
 from northstar.api import error, notification
-from northstar.client import blocking
 from northstar.model import Container, Exited, Signalled
+from tests.system.containers import exit_of, install, refused, until_closed
 from tests.system.harness import RuntimeProcess, manifest, pack, sign_again, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 
-PIPES = {"stdout": "pipe", "stderr": "pipe"}
 SLEEP = ["pause"]
-
-
-def install(
-    runtime: RuntimeProcess, payload: Path, name: str = "app", version: str = "1.0.0", **fields: Any
-) -> str:
-    """Pack the payload as a container and install it; returns its id."""
-    text = manifest(name, version, **{"io": PIPES, **fields})
-    package = pack(runtime.directory, text, {"payload": payload})
-    with runtime.client() as client:
-        assert str(client.install(package, "mem")) == f"{name}:{version}"
-    return f"{name}:{version}"
 
 
 def said(runtime: RuntimeProcess, container: str, what: str) -> Any:
     """Wait for a line of the payload's output about `what`, and return it as an object."""
     pattern = rf"DEBUG {re.escape(container)}: (\{{.*\"do\": \"{what}\".*\}})$"
     return json.loads(runtime.wait_log(pattern)[1])
-
-
-def refused(call: Callable[[], object]) -> error.Error:
-    with pytest.raises(api.RefusedError) as caught:
-        call()
-    return caught.value.error
-
-
-def exit_of(events: blocking.Client, container: str) -> Any:
-    """Return the status of the next exit of a container."""
-    for event in events.notifications(timeout=10):
-        if isinstance(event, notification.Exit) and str(event.container) == container:
-            return event.status
-    raise AssertionError(f"no exit of {container}")
 
 
 def test_the_whole_life_of_a_container(runtime: RuntimeProcess, payload: Path) -> None:
@@ -253,7 +226,10 @@ def test_the_request_replaces_the_manifests_command(runtime: RuntimeProcess, pay
 
 def test_refused_starts(runtime: RuntimeProcess, payload: Path) -> None:
     container = install(runtime, payload)
-    resource = install(runtime, payload, "res", init=None, io=None)
+    root = runtime.directory / "resource"
+    root.mkdir()
+    shutil.copy(payload, root)
+    resource = install(runtime, payload, "res", init=None, root=root)
     with runtime.client() as client:
         unknown = Container.parse("nothing:1.0.0")
         assert refused(lambda: client.start(unknown)) == error.InvalidContainer(unknown)
@@ -437,7 +413,7 @@ def test_shutdown_ends_everything_in_order(
             client.shutdown()
         else:
             os.kill(runtime.pid, getattr(signal, how))
-        seen = list(_until_closed(events))
+        seen = list(until_closed(events))
     ours = [e for e in seen if isinstance(e, notification.Exit | notification.Shutdown)]
     assert ours == [
         notification.Shutdown(),
@@ -447,13 +423,3 @@ def test_shutdown_ends_everything_in_order(
     runtime.wait_exit()
     assert time.monotonic() - begun < 5
     assert "Shutdown complete" in runtime.text()
-
-
-def _until_closed(events: blocking.Client) -> Any:
-    try:
-        yield from events.notifications(timeout=10)
-    except (api.RefusedError, ConnectionError, OSError):
-        return
-    except Exception as failure:
-        if "closed" not in str(failure):
-            raise
