@@ -143,12 +143,13 @@ def gen_key(name: str, out: str) -> None:
 @click.argument("path", metavar="MANIFEST")
 def check(path: str) -> int:
     """Tell all that is wrong with a manifest, and what is likely not meant."""
+    from northstar.launch.syscalls import is_syscall
     from northstar.manifest import check as check_text
     from northstar.npk.archive import TEXT_MAX
 
     with open(path, "rb") as file:
         # A byte more than a manifest may have, so that its reader says so.
-        report = check_text(file.read(TEXT_MAX + 1))
+        report = check_text(file.read(TEXT_MAX + 1), is_syscall=is_syscall)
     for warning in report.warnings:
         warn(f"{path}: {warning}")
     for error in report.errors:
