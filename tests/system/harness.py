@@ -20,6 +20,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -172,6 +173,7 @@ class RuntimeProcess:
         self.environment = dict(environment or {})
         self.process: subprocess.Popen[bytes] | Forked | None = None
         self._before: set[int] = set()
+        self._probe: socket.socket | None = None
         self.configuration = directory / "northstar.toml"
         self.configuration.write_text(
             f'run_dir = "{self.run_dir}"\n'
@@ -277,7 +279,7 @@ class RuntimeProcess:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"it did not end in {timeout:g} s:\n{self.text()}") from None
         assert status == code, f"it ended with {status}, not {code}:\n{self.text()}"
-        self.process = None
+        self._forget()
         self.assert_nothing_left()
 
     def kill(self) -> None:
@@ -288,13 +290,39 @@ class RuntimeProcess:
         assert self.process is not None
         self.process.kill()
         self.process.wait()
-        self.process = None
+        self._forget()
         wait_until(lambda: not self._orphans(), "processes of the killed runtime are gone")
         wait_until(lambda: not self._loops(), "loop devices of the killed runtime are gone")
 
+    def _forget(self) -> None:
+        self.process = None
+        if self._probe is not None:
+            self._probe.close()
+            self._probe = None
+
     def snapshot(self) -> Snapshot:
         """Return what the runtime holds now."""
+        self._settle()
         return Snapshot.take(self.pid, self.directory, self.cgroup)
+
+    def _settle(self) -> None:
+        """Wait until the runtime has noticed which connections were closed.
+
+        It has when it answers what was asked afterwards, here on a connection that stays: one that
+        came and went would itself have to be noticed.
+        """
+        if self._probe is None:
+            self._probe = socket.socket(socket.AF_UNIX)
+            self._probe.settimeout(TIMEOUT)
+            self._probe.connect(self.url.removeprefix("unix://"))
+            version = b'{"connect":{"version":"0.9.2","subscribe_notifications":false}}\n'
+            self._probe.sendall(version)
+            assert self._probe.recv(4096).endswith(b"\n")
+        # Permitted or not, there is an answer. The second one comes a turn of the event loop after
+        # the first, in which closed transports are taken down.
+        for _ in range(2):
+            self._probe.sendall(b'{"request":"ident"}\n')
+            assert self._probe.recv(4096).endswith(b"\n")
 
     def assert_no_leak(self, before: Snapshot, timeout: float = 3 * PATIENCE) -> None:
         """Wait until the runtime holds exactly what it held `before`.
