@@ -1,0 +1,105 @@
+"""Manifests: the peer reads what we write, and we read what it writes, as the same values."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+
+import pytest
+
+from northstar import manifest
+from northstar.model import ManifestError
+from tests import vectors
+from tests.fuzz import manifest as fuzz
+from tests.interop.differences import as_peer, comparable, is_stricter, is_wider
+from tests.interop.peer import Answer, ask, examples
+from tests.unit.manifest import strategies
+
+COUNT = 2000
+
+MUTATIONS = 12_000
+
+
+@pytest.fixture(scope="module")
+def values() -> list[manifest.Manifest]:
+    """Manifests that use every section."""
+    return examples(strategies.manifests, COUNT)
+
+
+@pytest.mark.timeout(600)
+def test_generated(values: list[manifest.Manifest]) -> None:
+    texts = [manifest.dumps(value) for value in values]
+    texts += [json.dumps(value.to_builtins()) for value in values]
+    read = refused = 0
+    for value, text, answer in zip(values * 2, texts, ask("manifests", texts), strict=True):
+        expected = as_peer(value)
+        if expected is None:
+            assert answer.error is not None, text
+            refused += 1
+            continue
+        assert answer.error is None, f"{answer.error}:\n{text}"
+        assert comparable(answer.ok["json"]) == comparable(expected), text
+        # And back: what the peer writes into packages, and what it answers to an inspect.
+        for back in (answer.ok["yaml"], json.dumps(answer.ok["json"])):
+            assert comparable(manifest.loads(back).to_builtins()) == comparable(expected), back
+        read += 1
+    assert read > COUNT
+    assert refused > 0
+
+
+def texts() -> list[str]:
+    """Return texts that are manifests, or almost: mutations of vectors, corpus and generated."""
+    pool = fuzz.seeds()
+    pool += [manifest.dumps(value).encode() for value in examples(strategies.manifests, 100)]
+    found: list[str] = []
+    for data in fuzz.mutations(pool, random.Random(2)):
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            continue  # both refuse it, and JSON cannot carry it
+        found.append(text)
+        if manifest.check(text).manifest is not None:
+            pool.append(data)  # deeper from here: most mutations of a manifest are none
+        if len(found) == MUTATIONS:
+            break
+    return found
+
+
+@pytest.mark.timeout(600)
+def test_mutated() -> None:
+    """Whatever is accepted is the same value for both, and the exceptions are those we list."""
+    given = texts()
+    count = Counter(judge(t, a) for t, a in zip(given, ask("manifests", given), strict=True))
+    # Neither must this be a test of junk alone, nor of exceptions.
+    assert count["same"] > MUTATIONS // 20, count
+    assert count["refused"] > MUTATIONS // 20, count
+    assert count["excepted"] < MUTATIONS // 50, count
+
+
+def judge(text: str, answer: Answer) -> str:
+    """Compare what both make of a text; fail if they differ where they should not."""
+    try:
+        value = manifest.loads(text)
+    except ManifestError as error:
+        if answer.error is not None:
+            return "refused"
+        assert is_stricter(str(error), text), f"we refuse, the peer does not: {error}\n{text}"
+        return "excepted"
+    expected = as_peer(value)
+    if answer.error is not None:
+        assert expected is None or is_wider(text), f"the peer refuses: {answer.error}\n{text}"
+        return "excepted"
+    assert expected is not None, f"the peer accepts round_robin:\n{text}"
+    assert comparable(answer.ok["json"]) == comparable(expected), text
+    return "same"
+
+
+def test_vectors() -> None:
+    """The vectors are right about the peer too, where they say that it differs as well."""
+    found = [parameter.values[0] for parameter in vectors.load("manifest")]
+    for vector, answer in zip(found, ask("manifests", [v["input"] for v in found]), strict=True):
+        refused = "stricter" not in vector and ("error" in vector or "wider" in vector)
+        assert (answer.error is not None) == refused, vector
+        if answer.error is None and "ok" in vector:
+            assert comparable(answer.ok["json"]) == comparable(vector["ok"]), vector
