@@ -32,6 +32,14 @@ lint: $(VENV)/.test ## linters only
 vm-test: $(VENV)/.test ## the tests that need cgroup v2 and device-mapper, in QEMU
 	@scripts/vm --timeout 1200 -- $(BIN)/pytest tests/system -m vm --timeout 360 $(ARGS)
 
+# Where the crates are built: outside of the clone, since it takes minutes and changes rarely.
+INTEROP := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/northstar/interop
+.PHONY: interop
+interop: $(VENV)/.test ## against the published Rust client and package crates (root, cargo >= 1.74)
+	@scripts/install-packages interop
+	@CARGO_TARGET_DIR=$(INTEROP) cargo build -q --locked --manifest-path tests/interop/Cargo.toml
+	@NORTHSTAR_INTEROP=$(INTEROP)/debug $(BIN)/pytest tests/interop $(ARGS)
+
 .PHONY: vm-shell
 vm-shell: $(VENV)/.test ## a shell in the virtual machine
 	@scripts/vm --shell
