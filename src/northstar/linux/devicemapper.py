@@ -16,8 +16,9 @@ import stat
 import struct
 import time
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
+
+from northstar.linux.descriptor import Descriptor
 
 CONTROL: Final = "/dev/mapper/control"
 
@@ -110,7 +111,7 @@ class _Answer(NamedTuple):
     data: bytes
 
 
-class Control:
+class Control(Descriptor):
     """The control node, open: one method an ioctl. All raise OSError with the device's name."""
 
     def __init__(self) -> None:
@@ -119,24 +120,7 @@ class Control:
         Raises:
             OSError: of the node; ENOENT, ENODEV or ENXIO if the kernel has no device-mapper.
         """
-        self._fd = _open_control()
-
-    def close(self) -> None:
-        """Close it; closing again does nothing."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+        super().__init__(_open_control())
 
     def version(self) -> tuple[int, int, int]:
         """Return the version of the kernel's interface, as (4, 47, 0)."""
@@ -255,7 +239,7 @@ class Control:
             size *= 4
 
 
-class Device:
+class Device(Descriptor):
     """A device that is there while it is open or mounted; then the kernel removes it.
 
     Attributes:
@@ -267,13 +251,8 @@ class Device:
         self.name = name
         self.path = path
         self._control = control
-        self._fd = fd
         self._made = made
-
-    @property
-    def fd(self) -> int:
-        """The open descriptor, -1 after `close`."""
-        return self._fd
+        super().__init__(fd)
 
     def status(self) -> str:
         """Return the status of the device's one target, for `verity` `V` or `C` (corrupted).
@@ -289,17 +268,6 @@ class Device:
         if fd >= 0:
             _close_node(self.path, fd, self._made)
         self._control.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"Device({self.name!r}, {self.path!r})"

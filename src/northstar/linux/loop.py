@@ -15,8 +15,9 @@ import stat
 import struct
 import threading
 import time
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
+
+from northstar.linux.descriptor import Descriptor
 
 LOOP_SET_FD: Final = 0x4C00
 LOOP_CLR_FD: Final = 0x4C01
@@ -53,7 +54,7 @@ _STUCK = 0.05
 _lock = threading.Lock()
 
 
-class Loop:
+class Loop(Descriptor):
     """A bound loop device. While it is open, or mounted, it exists; then the kernel frees it.
 
     Attributes:
@@ -65,12 +66,7 @@ class Loop:
     def __init__(self, path: str, number: int, fd: int) -> None:
         self.path = path
         self.number = number
-        self._fd = fd
-
-    @property
-    def fd(self) -> int:
-        """The open descriptor, -1 after `close`."""
-        return self._fd
+        super().__init__(fd)
 
     @property
     def minor(self) -> int:
@@ -80,23 +76,6 @@ class Loop:
             OSError: EBADF after `close`.
         """
         return os.minor(os.fstat(self._fd).st_rdev)
-
-    def close(self) -> None:
-        """Let go of the device: unless something is mounted from it, this unbinds it."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"Loop({self.path!r})"

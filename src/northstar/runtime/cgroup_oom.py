@@ -7,10 +7,10 @@ killer: the kernel kills, this only tells.
 from __future__ import annotations
 
 import os
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from northstar.linux import cgroup1, cgroupfs, inotify
+from northstar.linux.descriptor import Descriptor
 
 
 class MemoryEvents(NamedTuple):
@@ -33,37 +33,16 @@ class MemoryEvents(NamedTuple):
     out_of_memory: bool = False
 
 
-class OomMonitor:
+class OomMonitor(Descriptor):
     """A descriptor that becomes readable when something about the memory limit happened."""
 
     def __init__(self, directory: str, fd: int) -> None:
+        super().__init__(fd)
         self._directory = directory
-        self._fd = fd
-
-    def fileno(self) -> int:
-        """Return the descriptor, -1 after `close`."""
-        return self._fd
 
     def read(self) -> MemoryEvents | None:
         """Return what happened since the last time, None if nothing or if the cgroup is gone."""
         raise NotImplementedError
-
-    def close(self) -> None:
-        """Stop watching; idempotent."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class EventFile(OomMonitor):
