@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
+VM_PYTEST := $(BIN)/pytest -m vm --timeout 360
+
 LAUNCHER := $(wildcard launcher/*.[ch] launcher/*.def launcher/*.py)
 EXAMPLES := $(patsubst examples/%/manifest.yaml,%,$(wildcard examples/*/manifest.yaml))
 IMAGES   := $(EXAMPLES:%=build/examples/%/.image)
@@ -29,8 +31,14 @@ lint: $(VENV)/.test ## linters only
 	@$(BIN)/pytest -q tests/unit/test_layers.py tests/unit/test_repository.py
 
 .PHONY: vm-test
-vm-test: $(VENV)/.test ## the tests that need cgroup v2 and device-mapper, in QEMU
-	@scripts/vm --timeout 1200 -- $(BIN)/pytest tests/system -m vm --timeout 360 $(ARGS)
+vm-test: $(VENV)/.test ## all tests that gain by cgroup v2 or device-mapper, in QEMU (slow)
+	@scripts/vm --timeout 3600 -- $(VM_PYTEST) tests/system $(ARGS)
+
+# What a poorer machine has skipped: the files that say they may be.
+.PHONY: vm-smoke
+vm-smoke: $(VENV)/.test ## those of them that other machines may skip, and one container's life
+	@scripts/vm --timeout 1200 -- $(VM_PYTEST) tests/system/test_harness.py \
+		$$(grep -rl --include='*.py' '^MAY_SKIP = ' tests/system) $(ARGS)
 
 # Where the crates are built: outside of the clone, since it takes minutes and changes rarely.
 INTEROP := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/northstar/interop

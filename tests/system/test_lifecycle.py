@@ -22,6 +22,8 @@ from tests.system.harness import RuntimeProcess, manifest, pack, sign_again, wai
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 
+MAY_SKIP = MAY_SKIP_IN_VM = ("the runtime has CAP_SYS_RESOURCE here",)
+
 SLEEP = ["pause"]
 
 
@@ -292,7 +294,7 @@ def test_a_failing_start_names_its_step_and_leaves_nothing(
     runtime: RuntimeProcess, payload: Path, fields: dict[str, Any], reason: str
 ) -> None:
     if "CAP_SYS_RESOURCE" in fields.get("capabilities", ()) and _has_capability(24):
-        pytest.skip("the runtime has CAP_SYS_RESOURCE here")
+        pytest.skip(MAY_SKIP[0])
     root = runtime.directory / "image"
     (root / "etc").mkdir(parents=True)
     (root / "etc/text").write_text("no program")

@@ -101,13 +101,17 @@ def launch(program: int, image: Image) -> Iterator[Launcher]:
     """What launches; whatever still runs after the test is ended, and nothing may be left."""
     launcher = Launcher(program, image)
     before = set(os.listdir("/proc/self/fd"))
+    children_before = _children()
     yield launcher
     for launched in launcher.launches:
         launched.close()
     assert set(os.listdir("/proc/self/fd")) == before
+    assert _children() == children_before, "a launch left processes"
+
+
+def _children() -> list[str]:
     with open(f"/proc/self/task/{os.getpid()}/children") as file:
-        children = file.read().split()
-    assert not children, "a launch left processes"
+        return file.read().split()
 
 
 @pytest.fixture
