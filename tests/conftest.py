@@ -12,6 +12,7 @@ for tests of what happens on a poor machine. So every test runs somewhere.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 from typing import TypeVar
 
@@ -33,6 +34,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs root for those who are not."""
     if item.get_closest_marker("root") and os.geteuid() != 0:
         pytest.skip("needs root")
+
+
+def pytest_configure() -> None:
+    """Let signals do what they do, for us and for all that the tests start.
+
+    A shell without job control ignores SIGINT for what it runs in the background, nohup SIGHUP, and
+    what is ignored stays so across exec: tests that send one would wait for ever.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.hookimpl(wrapper=True)

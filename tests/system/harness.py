@@ -126,6 +126,12 @@ def sign_again(document: bytes, manifest_text: str) -> bytes:
     return signature.render(hashes._replace(manifest=digest), _KEY.read_bytes())
 
 
+def enter(pid: int, *command: str, spaces: tuple[str, ...] = ("--mount",)) -> list[str]:
+    """Return the command line that runs `command` in namespaces of `pid`."""
+    # A mount namespace's root is not ours where the tests run in a chroot: hence --root.
+    return ["nsenter", f"--target={pid}", *spaces, "--root", "--wd", "--", *command]
+
+
 class RuntimeProcess:
     """The program `northstar`, run with directories below `directory` and a cgroup of its own.
 
@@ -230,9 +236,7 @@ class RuntimeProcess:
 
     def enter(self, *command: str) -> list[str]:
         """Return the command line that runs `command` in the runtime's two namespaces."""
-        # A mount namespace's root is not ours where the tests run in a chroot: hence --root.
-        spaces = ["--mount", "--net", "--root", "--wd"]
-        return ["nsenter", f"--target={self.pid}", *spaces, "--", *command]
+        return enter(self.pid, *command, spaces=("--mount", "--net"))
 
     def nstar(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run `nstar` against this runtime; with `check` it must exit with 0."""

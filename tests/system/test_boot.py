@@ -22,7 +22,7 @@ from northstar.api import notification
 from northstar.model import Container, Exited, NorthstarError, Signalled
 from tests.system import host
 from tests.system.containers import PIPES, exit_of, install, raw, split, until_closed
-from tests.system.harness import PATIENCE, RuntimeProcess, manifest, pack, wait_until
+from tests.system.harness import PATIENCE, RuntimeProcess, enter, manifest, pack, wait_until
 
 pytestmark = pytest.mark.root
 
@@ -329,7 +329,7 @@ def in_namespace(runtime: RuntimeProcess, pid: int) -> subprocess.Popen[bytes]:
     since = len(runtime.text()) if runtime.log.exists() else 0
     with runtime.log.open("ab") as log:
         process = subprocess.Popen(
-            ["nsenter", f"--target={pid}", "--mount", *northstar],
+            enter(pid, *northstar),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

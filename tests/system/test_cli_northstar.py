@@ -17,7 +17,7 @@ import pytest
 from northstar import __version__
 from tests.system import host
 from tests.system.containers import install, wait_ready
-from tests.system.harness import PATIENCE, TIMEOUT, RuntimeProcess, wait_until
+from tests.system.harness import PATIENCE, TIMEOUT, RuntimeProcess, enter, wait_until
 
 pytestmark = pytest.mark.root
 
@@ -354,10 +354,10 @@ def test_mounts_are_not_seen_outside_but_the_hosts_are_inside(setting: Setting) 
         assert os.readlink(f"/proc/{outside}/ns/mnt") != os.readlink(f"/proc/{inside}/ns/mnt")
         (shared / "later").mkdir()
         mount = ["mount", "-t", "tmpfs", "none", str(shared / "later")]
-        subprocess.run(["nsenter", f"--target={outside}", "--mount", *mount], check=True)
+        subprocess.run(enter(outside, *mount), check=True)
         assert any(f"{shared}/later " in line for line in host.mounts(inside))
         back = ["mount", "-t", "tmpfs", "none", str(shared)]
-        subprocess.run(["nsenter", f"--target={inside}", "--mount", *back], check=True)
+        subprocess.run(enter(inside, *back), check=True)
         assert sum(f"{shared} " in line for line in host.mounts(inside)) == 2
         assert sum(f"{shared} " in line for line in host.mounts(outside)) == 1
         os.kill(runtime, signal.SIGTERM)
