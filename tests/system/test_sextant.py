@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import stat
 import subprocess
 import sys
@@ -238,3 +240,39 @@ def test_unpacking_without_privilege_tells_what_is_missing(work: Path):
     assert ".northstar-" not in done.stderr
     assert "more messages of unsquashfs" in done.stderr
     assert (work / "new/root/data/hello").exists()
+
+
+def test_the_same_salt_makes_the_same_signed_package(work: Path) -> None:
+    run("gen-key", "-n", "mine", "-o", work)
+    packing: list[str | Path] = ["pack", "-m", work / "manifest.yaml", "-r", work / "root"]
+    packing += ["-k", work / "mine.key"]
+    made = []
+    for name, salt in (("a", "ab" * 32), ("b", "ab" * 32), ("c", "cd" * 32)):
+        run(*packing, "--salt", salt, "-o", work / f"{name}.npk")
+        made.append((work / f"{name}.npk").read_bytes())
+    assert made[0] == made[1] != made[2]
+    assert "32 bytes" in run(*packing, "--salt", "ab", "-o", work / "d.npk", code=1).stderr
+    assert "hexadecimal" in run(*packing, "--salt", "x", "-o", work / "d.npk", code=2).stderr
+    assert not (work / "d.npk").exists()
+
+
+def test_a_bar_is_drawn_on_a_terminal_for_a_large_root(work: Path) -> None:
+    (work / "root/large").write_bytes(os.urandom(40_000_000))
+    words = ["pack", "-m", work / "manifest.yaml", "-r", work / "root", "-c", "xz"]
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", CODE, *map(str, words), "-o", str(work / "out")],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        env={**os.environ, "COLUMNS": "120", "TERM": "xterm"},
+    ) as process:
+        os.close(theirs)
+        drawn = b""
+        with contextlib.suppress(OSError):  # EIO: the other end is closed
+            while data := os.read(ours, 65536):
+                drawn += data
+    os.close(ours)
+    assert process.returncode == 0
+    assert b"packing" in drawn
+    assert b"40.0 MB" in drawn

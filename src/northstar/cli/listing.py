@@ -1,13 +1,11 @@
-"""What nstar shows: the table of containers, and the progress of an install.
+"""What nstar shows: the table of containers.
 
 rich takes 80 ms to import, so it is only loaded where there is a terminal to draw on.
 """
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from northstar.api import ContainerData
@@ -85,22 +83,3 @@ def _draw(rows: list[Row]) -> None:
         running = line.pid != _NONE
         table.add_row(*map(Text, line), style="green" if running else "")
     Console(no_color=not colours(sys.stdout), highlight=False).print(table)
-
-
-@contextlib.contextmanager
-def progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Draw a bar on stderr; what is yielded takes the bytes done and their total."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-    from rich.text import Text
-
-    console = Console(stderr=True, no_color=not colours(sys.stderr), highlight=False)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(Text(printable(title)).plain, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

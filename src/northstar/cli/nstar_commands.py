@@ -255,10 +255,10 @@ def install(session: Session, file: str, repository: str) -> None:
     """Install the package FILE into a repository."""
     with session.connect() as client:
         if sys.stderr.isatty() and not session.json_lines:
-            from northstar.cli import listing
+            from northstar.cli.progress import progress
 
-            with listing.progress(os.path.basename(file)) as progress:
-                client.install(file, repository, progress=progress)
+            with progress(os.path.basename(file)) as advance:
+                client.install(file, repository, progress=advance)
         else:
             client.install(file, repository)
         session.say(f"installed {file} into {repository}")

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Callable
+from typing import Final
+
 import click
 
 from northstar import __version__
 from northstar.cli.common import FAILED, printable, run, warn
+
+LARGE: Final = 16 * 2**20
+"""Bytes of a root from which on a bar is drawn."""
 
 # The package room is imported by each command: `--help` and completions do not wait for it.
 
@@ -36,8 +44,13 @@ def sextant() -> None:
     "--clones", type=int, metavar="N", help="Make N packages, NAME-0 and so on, in a directory."
 )
 @click.option(
+    "--salt",
+    metavar="HEX",
+    help="Salt of the hash tree, 32 bytes: the same one gives the same package; random without it.",
+)
+@click.option(
     "-f",
-    "--filesystem",
+    "--fs",
     type=click.Choice(["squashfs", "erofs"]),
     default="squashfs",
     show_default=True,
@@ -51,28 +64,55 @@ def pack(
     out: str,
     compression: str | None,
     block_size: int | None,
+    salt: str | None,
     clones: int | None,
-    filesystem: str,
+    fs: str,
     mksquashfs: str | None,
 ) -> None:
     """Make a package from a manifest and a root directory."""
     from northstar import npk
 
-    packed = npk.pack(
-        manifest_path,
-        root,
-        out,
-        key=None if key is None else npk.load_secret_key(key),
-        compression=compression,
-        block_size=block_size,
-        clones=clones,
-        mksquashfs=mksquashfs,
-        fs="erofs" if filesystem == "erofs" else "squashfs",
-    )
+    with contextlib.ExitStack() as stack:
+        packed = npk.pack(
+            manifest_path,
+            root,
+            out,
+            key=None if key is None else npk.load_secret_key(key),
+            salt=None if salt is None else _salt(salt),
+            compression=compression,
+            block_size=block_size,
+            clones=clones,
+            mksquashfs=mksquashfs,
+            fs="erofs" if fs == "erofs" else "squashfs",
+            progress=_bar(stack, f"packing {root}") if sys.stderr.isatty() else None,
+        )
     for warning in packed.warnings:
         warn(warning)
     for path in packed.paths:
         click.echo(f"packed {printable(path)}")
+
+
+def _salt(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise click.BadParameter("not hexadecimal", param_hint="--salt") from None
+
+
+def _bar(stack: contextlib.ExitStack, title: str) -> Callable[[int, int], None]:
+    """Return what draws a bar from its first call on, if it is about much."""
+    draw: Callable[[int, int], None] | None = None
+
+    def advance(done: int, total: int) -> None:
+        nonlocal draw
+        if draw is None and total >= LARGE:
+            from northstar.cli.progress import progress
+
+            draw = stack.enter_context(progress(title))
+        if draw is not None:
+            draw(done, total)
+
+    return advance
 
 
 @sextant.command()

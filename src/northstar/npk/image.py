@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from northstar.model import HostError, PackageError
@@ -33,6 +33,7 @@ class Recipe(NamedTuple):
         compression: one of the tool's `..._COMPRESSIONS`; None for its usual one.
         block_size: in bytes; None for the tool's own.
         selinux: the context that all files are labelled with, or None.
+        watch: called now and then with the bytes that the tool has read.
     """
 
     root: str | None
@@ -42,6 +43,7 @@ class Recipe(NamedTuple):
     compression: str | None = None
     block_size: int | None = None
     selinux: str | None = None
+    watch: Callable[[int], None] | None = None
 
 
 def squashfs(recipe: Recipe, path: str, offset: int, mksquashfs: str | None = None) -> list[str]:
@@ -88,7 +90,8 @@ def squashfs(recipe: Recipe, path: str, offset: int, mksquashfs: str | None = No
     timed = '"filename D time' in usage
     definitions = "".join(pseudo_definition(a, recipe, timed=timed) for a in recipe.additions)
     with _source(recipe.root) as source, _memory_file(definitions) as fd:
-        tools.run([tool, source, path, *arguments, "-pf", f"/proc/self/fd/{fd}"], pass_fds=[fd])
+        command = [tool, source, path, *arguments, "-pf", f"/proc/self/fd/{fd}"]
+        tools.run(command, pass_fds=[fd], watch=recipe.watch)
     return warnings
 
 
@@ -145,7 +148,7 @@ def erofs(recipe: Recipe, path: str, seed: bytes) -> list[str]:
             arguments.append(f"--file-contexts=/proc/self/fd/{fd}")
         root = os.path.join(stage, "root")
         warnings += _stage(recipe, root)
-        tools.run([tool, *arguments, path, root], pass_fds=[fd])
+        tools.run([tool, *arguments, path, root], pass_fds=[fd], watch=recipe.watch)
     return warnings
 
 

@@ -56,6 +56,7 @@ class _Image(NamedTuple):
 
 
 Fill = Callable[[str, int, int], _Image]
+Progress = Callable[[int, int], None]
 """`fill(path, fd, offset)` puts fs.img into the file, from `offset` on."""
 
 
@@ -71,6 +72,7 @@ def pack(
     clones: int | None = None,
     mksquashfs: str | None = None,
     fs: FileSystem = "squashfs",
+    progress: Progress | None = None,
 ) -> Packed:
     """Make a package, or `clones` of them; if that fails, nothing is left of any.
 
@@ -90,6 +92,8 @@ def pack(
             `out`; a resource is made once, under its own name.
         mksquashfs: path of the program; None for the one in PATH.
         fs: the file system of the image.
+        progress: called several times a second with the bytes of the root that were read, and
+            all of them.
 
     Raises:
         PackageError: input or options are refused, or the image tool failed.
@@ -101,6 +105,9 @@ def pack(
     if len(salt) != verity.SALT_SIZE:
         raise PackageError(f"a salt has {verity.SALT_SIZE} bytes, not {len(salt)}")
     source = None if root is None else _directory(root)
+    watch = None
+    if progress is not None and source is not None:
+        watch = _watch(progress, content_size(source))
     recipe = image.Recipe(
         root=source,
         additions=mountpoints.plan(mountpoints.mount_points(value), source),
@@ -109,6 +116,7 @@ def pack(
         compression=compression,
         block_size=block_size,
         selinux=value.selinux.mount_context if value.selinux is not None else None,
+        watch=watch,
     )
     maker = _Maker(recipe, fs, mksquashfs, salt if key is not None else None, value.name.encode())
     with _Destination() as destination:
@@ -118,6 +126,20 @@ def pack(
             destination.write(path, dumps(clone).encode(), maker.fill, key)
         paths = destination.commit()
     return Packed(paths, (*ignored, *maker.warnings))
+
+
+def content_size(root: str) -> int:
+    """Return the size of all files below a directory, in bytes."""
+    return sum(
+        os.lstat(os.path.join(directory, name)).st_size
+        for directory, _, names in os.walk(root)
+        for name in names
+    )
+
+
+def _watch(progress: Progress, total: int) -> Callable[[int], None]:
+    # A tool also reads what it has written (to find duplicates), so it may read more than that.
+    return lambda read: progress(min(read, total), total)
 
 
 class _Maker:

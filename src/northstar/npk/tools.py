@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -21,6 +21,7 @@ _PACKAGES: Final = {
 """The Debian package of each tool."""
 
 _MESSAGE_MAX: Final = 500
+_WATCH_PERIOD: Final = 0.1
 
 
 def find(tool: str, path: str | None = None) -> str:
@@ -64,6 +65,7 @@ def run(
     pass_fds: Sequence[int] = (),
     env: dict[str, str] | None = None,
     accept: Sequence[int] = (0,),
+    watch: Callable[[int], None] | None = None,
 ) -> tuple[str, str]:
     """Run a tool to its end and return what it wrote to stdout and stderr.
 
@@ -75,6 +77,7 @@ def run(
         pass_fds: descriptors that it inherits.
         env: environment variables that are added to ours.
         accept: exit codes that mean success.
+        watch: called several times a second with the bytes that the tool has read.
 
     Raises:
         PackageError: it failed, with its own last words.
@@ -91,7 +94,7 @@ def run(
     )
     with process:
         try:
-            out, err = process.communicate()
+            out, err = _communicate(process, watch)
         except BaseException:
             process.kill()
             # Popen's own exit gives up after a quarter of a second when it was Ctrl-C.
@@ -102,6 +105,26 @@ def run(
         name = os.path.basename(arguments[0])
         raise PackageError(f"{name} failed: {_reason(process.returncode, complaint or words)}")
     return words, complaint
+
+
+def _communicate(
+    process: subprocess.Popen[bytes], watch: Callable[[int], None] | None
+) -> tuple[bytes, bytes]:
+    while True:
+        try:
+            return process.communicate(timeout=None if watch is None else _WATCH_PERIOD)
+        except subprocess.TimeoutExpired:
+            assert watch is not None
+            watch(_bytes_read(process.pid))
+
+
+def _bytes_read(pid: int) -> int:
+    """Return what a process has read, by proc_pid_io(5): no tool tells it in the same way."""
+    try:
+        with open(f"/proc/{pid}/io", encoding="ascii") as file:
+            return int(file.readline().removeprefix("rchar:"))
+    except OSError:
+        return 0
 
 
 def _reason(code: int, output: str) -> str:
