@@ -282,10 +282,12 @@ def test_a_signal_at_any_time_of_the_start(setting: Setting, number: int) -> Non
         except subprocess.TimeoutExpired:
             process.send_signal(number)
         code = process.wait(TIMEOUT)
-        # Before the command is in charge, Python's own ends: by the signal.
-        assert code in {0, 128 + number, -number}, log_of(setting)
-        if code != -number:
-            assert "Traceback" not in log_of(setting), log_of(setting)
+        # Before the command is in charge, Python ends in its own ways: by the signal, or with 1
+        # where Ctrl-C meets its very first imports.
+        log = log_of(setting)
+        if code != -number and "Fatal Python error: init_import_site" not in log:
+            assert code in {0, 128 + number}, log
+            assert "Traceback" not in log, log
         assert host.cgroups(setting.cgroup) == []
         run = setting.directory / "run"
         assert not run.exists() or os.listdir(run) == []
