@@ -92,10 +92,14 @@ class Bench:
             directory, environment={"NORTHSTAR_LOG": "runtime=warn,container=warn"}, **options
         )
         self.runtime.start(wait=False)
-        self.client = connect(self.runtime, subscribe=True)
-        self.apps = [
-            str(self.client.install(package, "mem")) for package in packages(directory, count)
-        ]
+        try:
+            self.client = connect(self.runtime, subscribe=True)
+            self.apps = [
+                str(self.client.install(package, "mem")) for package in packages(directory, count)
+            ]
+        except BaseException:
+            self.runtime.close()
+            raise
         self.exits = exits(self.client)
 
     def __enter__(self) -> Self:
