@@ -46,7 +46,24 @@ def make_runtime(tmp_path: Path) -> Iterator[Callable[..., Any]]:
         runtime.close()
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One runtime for all tests of a file."""
+    from tests.system.containers import shared_runtime
+
+    yield from shared_runtime(tmp_path_factory)
+
+
 @pytest.fixture
-def runtime(make_runtime: Callable[..., Any]) -> Any:
-    """A runtime that is up, with a memory repository `mem` and all permissions on the console."""
-    return make_runtime()
+def runtime(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A runtime that is up, with a memory repository `mem` and all permissions on the console.
+
+    One of the test's own, or, where the file says `SHARED_RUNTIME = True`, the file's, which is
+    clean before and after each test.
+    """
+    if getattr(request.module, "SHARED_RUNTIME", False):
+        from tests.system.containers import cleaned
+
+        yield from cleaned(request.getfixturevalue("shared"))
+    else:
+        yield request.getfixturevalue("make_runtime")()

@@ -7,7 +7,7 @@ The limits and the closing of connections are tested with the console alone
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from northstar import api
 from northstar.api import error
 from northstar.client import PermissionDeniedError, RejectedError
 from northstar.model import Permission
-from tests.system.containers import cleaned, install, lines, refused, run, shared_runtime
+from tests.system.containers import install, lines, refused, run
 from tests.system.harness import RuntimeProcess, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
+
+SHARED_RUNTIME = True
 
 CONTAINER = {"container": "target:1.0.0"}
 START = {**CONTAINER, "arguments": [], "environment": {}}
@@ -47,16 +49,6 @@ REQUESTS: dict[Permission, list[Any]] = {
     Permission.UNINSTALL: [{"uninstall": {"container": "nope:1.0.0", "wipe": False}}],
 }
 """Harmless requests by the permission that they need; shutdown and notifications follow below."""
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RuntimeProcess]:
-    yield from shared_runtime(tmp_path_factory)
-
-
-@pytest.fixture
-def runtime(shared: RuntimeProcess) -> Iterator[RuntimeProcess]:
-    yield from cleaned(shared)
 
 
 def connect(subscribe: bool = False) -> str:

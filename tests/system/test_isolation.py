@@ -13,7 +13,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +23,19 @@ from northstar.model import Exited, Signalled
 from tests.system.containers import (
     OK,
     PROC,
-    cleaned,
     exit_of,
     install,
     pid_of,
     refused,
     run,
     run_new,
-    shared_runtime,
     wait_ready,
 )
 from tests.system.harness import PATIENCE, RuntimeProcess, wait_until
 
 pytestmark = pytest.mark.root
 
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RuntimeProcess]:
-    """The runtime of all tests of this file."""
-    yield from shared_runtime(tmp_path_factory)
-
-
-@pytest.fixture
-def runtime(shared: RuntimeProcess) -> Iterator[RuntimeProcess]:
-    """The same, clean before and after each test."""
-    yield from cleaned(shared)
+SHARED_RUNTIME = True
 
 
 DENIED = {errno.EACCES, errno.EPERM}

@@ -6,29 +6,18 @@ import errno
 import os
 import stat
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from northstar.api import error
-from tests.system.containers import PROC, cleaned, install, refused, run, run_new, shared_runtime
+from tests.system.containers import PROC, install, refused, run, run_new
 from tests.system.harness import RuntimeProcess
 
 pytestmark = pytest.mark.root
 
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RuntimeProcess]:
-    """The runtime of all tests of this file."""
-    yield from shared_runtime(tmp_path_factory)
-
-
-@pytest.fixture
-def runtime(shared: RuntimeProcess) -> Iterator[RuntimeProcess]:
-    """The same, clean before and after each test."""
-    yield from cleaned(shared)
+SHARED_RUNTIME = True
 
 
 DENIED = {errno.EACCES, errno.EPERM}

@@ -23,7 +23,6 @@ from northstar.api import error, notification
 from northstar.model import Container
 from tests.system.containers import (
     OK,
-    cleaned,
     exit_of,
     install,
     lines,
@@ -31,24 +30,13 @@ from tests.system.containers import (
     refused,
     run,
     run_new,
-    shared_runtime,
     wait_ready,
 )
 from tests.system.harness import RuntimeProcess, manifest, pack, wait_until
 
 pytestmark = pytest.mark.root
 
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RuntimeProcess]:
-    """The runtime of all tests of this file."""
-    yield from shared_runtime(tmp_path_factory)
-
-
-@pytest.fixture
-def runtime(shared: RuntimeProcess) -> Iterator[RuntimeProcess]:
-    """The same, clean before and after each test."""
-    yield from cleaned(shared)
+SHARED_RUNTIME = True
 
 
 C = Container.parse
