@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-VM_PYTEST := $(BIN)/pytest -m vm --timeout 360
+VM_PYTEST := $(BIN)/pytest -m 'vm and not long' --timeout 360
 
 LAUNCHER := $(wildcard launcher/*.[ch] launcher/*.def launcher/*.py)
 EXAMPLES := $(patsubst examples/%/manifest.yaml,%,$(wildcard examples/*/manifest.yaml))
