@@ -49,9 +49,3 @@ def read(pid: int | None = None) -> Capabilities:
     """
     with open(f"/proc/{'thread-self' if pid is None else pid}/status", encoding="utf-8") as file:
         return parse(file.read())
-
-
-def last_cap() -> int:
-    """Return the highest capability number that this kernel knows."""
-    with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
-        return int(file.read())
