@@ -18,3 +18,32 @@ def load(name: str) -> list[Any]:
         pytest.param(json.loads(line), id=f"{name}:{number}")
         for number, line in enumerate(lines, start=1)
     ]
+
+
+def statistics(version: int) -> dict[str, Any]:
+    """Return the statistics of the recorded inspect answer of a host with this cgroup version."""
+    answer = json.loads((DIRECTORY / f"inspect-cgroup-v{version}.json").read_text())
+    found: dict[str, Any] = answer["response"]["inspect"]["ok"]["data"]["process"]["statistics"]
+    return found
+
+
+def shape(value: Any) -> Any:
+    """Return names and types of statistics, without `raw`, which is the kernel's own list."""
+    if isinstance(value, dict):
+        return {key: shape(inner) for key, inner in value.items() if key != "raw"}
+    return type(value).__name__
+
+
+def missing(wanted: Any, got: Any, path: str = "") -> list[str]:
+    """Return what of a shape is absent in another, or of another type there."""
+    if not isinstance(wanted, dict):
+        return [] if wanted == got else [path]
+    if not isinstance(got, dict):
+        return [path]
+    return [
+        hole
+        for key, inner in wanted.items()
+        for hole in (
+            [f"{path}.{key}"] if key not in got else missing(inner, got[key], f"{path}.{key}")
+        )
+    ]

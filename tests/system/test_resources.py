@@ -21,6 +21,7 @@ import pytest
 from northstar import api
 from northstar.api import error, notification
 from northstar.model import Container
+from tests import vectors
 from tests.system.containers import (
     OK,
     exit_of,
@@ -154,6 +155,35 @@ def start(runtime: RuntimeProcess, container: str, failures: list[BaseException]
             client.start(container)
     except BaseException as failure:
         failures.append(failure)
+
+
+# ---- Cgroups
+
+
+@pytest.mark.vm
+def test_statistics_are_as_recorded_and_polling_leaves_nothing(
+    runtime: RuntimeProcess, payload: Path
+) -> None:
+    container = install(runtime, payload, args="ready ; pause", cgroups={"pids": {"max": 20}})
+    with runtime.client(subscribe=True) as client:
+        client.mount(container)
+        before = runtime.snapshot()
+        client.start(container)
+        wait_ready(runtime, container)
+        seen = []
+        for _ in range(3):
+            process = client.inspect(container).process
+            assert process is not None
+            seen.append(process.statistics)
+            assert process.statistics["pids"] == {"current": 2, "max": 20}
+        version = 1 if "kernel" not in seen[0]["memory"]["memory"]["stat"]["raw"] else 2
+        recorded = vectors.statistics(version)
+        assert vectors.missing(vectors.shape(recorded), vectors.shape(seen[0])) == []
+        assert vectors.shape(seen[0]) == vectors.shape(seen[-1])
+        client.kill(container, 9)
+        exit_of(client, container)
+        # At once, not when nobody has asked for a while.
+        assert "descriptors" not in before.difference(runtime.snapshot())
 
 
 # ---- Data

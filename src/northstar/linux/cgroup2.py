@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from northstar.linux.cgroupfs import flat_keyed, read, write
+from northstar.linux.cgroupfs import read, write
 
 
 def controllers(directory: str) -> frozenset[str]:
@@ -39,11 +39,6 @@ def kill(directory: str) -> None:
         OSError: ENOENT before Linux 5.14, and in the root.
     """
     write(f"{directory}/cgroup.kill", "1")
-
-
-def populated(directory: str) -> bool:
-    """Return whether any process is in a cgroup or below it (`cgroup.events`)."""
-    return flat_keyed(read(f"{directory}/cgroup.events")).get("populated", 0) != 0
 
 
 def open_directory(directory: str) -> int:

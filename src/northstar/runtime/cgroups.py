@@ -15,14 +15,15 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from northstar.linux import cgroup1, cgroup2, cgroupfs, mountinfo
 from northstar.manifest.cgroups import Cgroups
 from northstar.model.errors import HostError, LaunchError
-from northstar.runtime import cgroup_limits, cgroup_realtime, cgroup_stats, cgroup_tree
+from northstar.runtime import cgroup_limits, cgroup_realtime, cgroup_tree
 from northstar.runtime.cgroup_limits import UNSUPPORTED, Write
 from northstar.runtime.cgroup_oom import EventFile, OomControl, OomMonitor
+from northstar.runtime.cgroup_stats import Statistics
 from northstar.runtime.cgroup_tree import REMOVE_TIMEOUT, V2_NAMES, Hierarchy
 
 CONTROLLERS: Final = ("cpu", "cpuacct", "cpuset", "memory", "blkio", "pids")
@@ -216,10 +217,10 @@ class Cgroup:
     def open_tasks(self) -> list[int]:
         """Open the `tasks` files of the v1 hierarchies, for a process that joins by itself.
 
-        A process of one thread that writes `0` to each has joined in 0.1 ms altogether. `attach`
-        takes 50 times as long after idle time: to move *another* process the kernel must stop all
-        forks and exits of the machine, but a thread that moves itself cannot exit meanwhile. (Linux
-        6.0; older kernels do both in the slow way.)
+        A process of one thread that writes `0` to each has joined in 0.1 ms altogether. To move
+        *another* process takes 50 times as long after idle time: the kernel must stop all forks and
+        exits of the machine, but a thread that moves itself cannot exit meanwhile. (Linux 6.0;
+        older kernels do both in the slow way.)
 
         Returns:
             descriptors, which the caller owns; none on a v2 host, see `into_fd`.
@@ -238,36 +239,6 @@ class Cgroup:
                 os.close(fd)
             raise
         return opened
-
-    def attach(self, pid: int) -> None:
-        """Move a process with its threads into the cgroup, in all hierarchies.
-
-        The first write may wait 5 to 16 ms, see `cgroupfs.attach`; the others are cheap then.
-
-        Raises:
-            OSError: it is gone (ESRCH), or a controller does not take it.
-        """
-        for hierarchy in self._made:
-            cgroupfs.attach(self.directory(hierarchy), pid)
-
-    def pids(self) -> set[int]:
-        """Return the processes in the cgroup and below it; none if it is gone."""
-        found: set[int] = set()
-        for hierarchy in self._made:
-            for directory in cgroup_tree.tree(self.directory(hierarchy)):
-                found |= cgroup_tree.procs(directory)
-        return found
-
-    def kill_all(self) -> None:
-        """Send SIGKILL to every process in the cgroup and below it, new ones too.
-
-        Returns when it was sent; `destroy` waits for the ends.
-
-        Raises:
-            OSError: a process refuses (EPERM).
-        """
-        for hierarchy in self._made:
-            cgroup_tree.kill(hierarchy, self.directory(hierarchy))
 
     def destroy(self, timeout: float = REMOVE_TIMEOUT) -> None:
         """Kill what is left and remove the cgroup, with those that were made inside; idempotent.
@@ -293,12 +264,12 @@ class Cgroup:
         if failure:
             raise failure
 
-    def statistics(self) -> dict[str, Any]:
-        """Return what the cgroup has used, as an inspect answer shows it.
+    def statistics(self) -> Statistics:
+        """Return what reads how much the cgroup has used. The caller closes it.
 
         A controller that the host lacks, or that is gone meanwhile, is absent.
         """
-        return cgroup_stats.statistics(
+        return Statistics(
             {
                 controller: (hierarchy.version, self.directory(hierarchy))
                 for hierarchy in self._made

@@ -45,6 +45,7 @@ from northstar.runtime import process as processes
 from northstar.runtime.config import Config
 from northstar.runtime.containers import Installed, command_of, newest_match
 from northstar.runtime.events import Notifications
+from northstar.runtime.polling import Polling
 from northstar.runtime.process import Host, Process
 from northstar.runtime.repository import Package, Reception, Repository
 
@@ -102,6 +103,7 @@ class State:
         self._running: dict[Name, Container] = {}
         self._operations: set[asyncio.Task[Any]] = set()
         self._exits: set[asyncio.Task[Any]] = set()
+        self._polling = Polling()
         self._stopping = False
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -183,7 +185,7 @@ class State:
             process = response.Process(
                 pid=entry.process.pid,
                 uptime_ns=entry.process.uptime_ns,
-                statistics=entry.process.cgroup.statistics(),
+                statistics=self._polling.read(entry.process.cgroup),
             )
         return response.ContainerData(
             manifest=manifests.to_builtins(entry.manifest),
@@ -367,6 +369,7 @@ class State:
         container = entry.container
         status = await process.exited()
         self._log_exit(entry, process, status)
+        self._polling.forget(process.cgroup)
         try:
             await process.release()
         except Exception:

@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from northstar.linux import cgroupfs
 from northstar.manifest.cgroups import Cgroups, Cpu, Memory, Pids
+from northstar.runtime import cgroup_tree
 from northstar.runtime.cgroups import Cgroup, CgroupHost
 
 HOST = CgroupHost.detect()
@@ -26,6 +28,31 @@ def value(cgroup: Cgroup, controller: str, file: str) -> str:
 
 def directories(path: str) -> list[str]:
     return [f"{hierarchy.path}/{path}" for hierarchy in HOST.hierarchies]
+
+
+def attach(cgroup: Cgroup, pid: int) -> None:
+    """Move a process into a cgroup, in all hierarchies."""
+    for hierarchy in cgroup.host.hierarchies:
+        cgroupfs.write(f"{cgroup.directory(hierarchy)}/cgroup.procs", str(pid))
+
+
+def pids(cgroup: Cgroup) -> set[int]:
+    """Return the processes of a cgroup and of those below it."""
+    return {
+        pid
+        for hierarchy in cgroup.host.hierarchies
+        for directory in cgroup_tree.tree(cgroup.directory(hierarchy))
+        for pid in cgroup_tree.procs(directory)
+    }
+
+
+def used(cgroup: Cgroup) -> dict[str, Any]:
+    """Return the statistics, as of who asks once."""
+    statistics = cgroup.statistics()
+    try:
+        return statistics.read()
+    finally:
+        statistics.close()
 
 
 def eventually(condition: Callable[[], bool], timeout: float = 10) -> bool:

@@ -19,7 +19,18 @@ from northstar.manifest.cgroups import Cgroups, Cpu, Memory, Pids
 from northstar.model.errors import HostError, LaunchError
 from northstar.runtime.cgroup_oom import MemoryEvents
 from northstar.runtime.cgroups import Cgroup, CgroupHost, remove_top
-from tests.system.linux.cgroups import HOST, LIMITS, MIB, V1, directories, eventually, value
+from tests.system.linux.cgroups import (
+    HOST,
+    LIMITS,
+    MIB,
+    V1,
+    attach,
+    directories,
+    eventually,
+    pids,
+    used,
+    value,
+)
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 
@@ -32,7 +43,7 @@ def test_a_cgroup_is_made_and_removed_in_every_hierarchy(top: str) -> None:
     cgroup = Cgroup.create(HOST, top, "hello", None)
     assert all(os.path.isdir(path) for path in directories(f"{top}/hello"))
     assert not cgroup.warnings
-    assert cgroup.pids() == set()
+    assert pids(cgroup) == set()
     cgroup.destroy()
     cgroup.destroy()
     assert not any(os.path.exists(path) for path in directories(f"{top}/hello"))
@@ -75,44 +86,17 @@ def test_what_the_host_lacks_or_refuses_as_an_attribute_is_a_warning(top: str) -
     cgroup.destroy()
 
 
-def test_a_process_is_moved_into_every_hierarchy(
-    top: str, spawn: Callable[..., subprocess.Popen[str]]
-) -> None:
-    cgroup = Cgroup.create(HOST, top, "hello", None)
-    process = spawn()
-    cgroup.attach(process.pid)
-    assert cgroup.pids() == {process.pid}
-    for hierarchy in HOST.hierarchies:
-        assert cgroupfs.procs(cgroup.directory(hierarchy)) == [process.pid]
-    cgroup.kill_all()
-    assert process.wait(10) == -signal.SIGKILL
-    cgroup.destroy()
-    assert cgroup.pids() == set()
-
-
-def test_a_process_that_is_gone_cannot_be_moved(
-    top: str, spawn: Callable[..., subprocess.Popen[str]]
-) -> None:
-    cgroup = Cgroup.create(HOST, top, "hello", None)
-    process = spawn("pass")
-    process.wait(10)
-    with pytest.raises(ProcessLookupError) as caught:
-        cgroup.attach(process.pid)
-    assert str(caught.value.filename).endswith(f"/{top}/hello/cgroup.procs")
-    cgroup.destroy()
-
-
 def test_what_is_left_in_it_is_killed_at_the_end_nested_cgroups_too(
     top: str, spawn: Callable[..., subprocess.Popen[str]]
 ) -> None:
     cgroup = Cgroup.create(HOST, top, "hello", None)
     outer, inner = spawn(), spawn()
-    cgroup.attach(outer.pid)
+    attach(cgroup, outer.pid)
     directory = cgroup.controller("memory")
     assert directory is not None
     os.makedirs(f"{directory}/a/b")
-    cgroupfs.attach(f"{directory}/a/b", inner.pid)
-    assert cgroup.pids() == {outer.pid, inner.pid}
+    cgroupfs.write(f"{directory}/a/b/cgroup.procs", str(inner.pid))
+    assert pids(cgroup) == {outer.pid, inner.pid}
     # Nobody reaps them meanwhile: zombies do not keep a cgroup busy.
     cgroup.destroy()
     assert outer.wait(10) == inner.wait(10) == -signal.SIGKILL
@@ -141,10 +125,10 @@ def test_who_forks_without_end_is_killed(
     assert bomb.stdin is not None
     assert bomb.stdout is not None
     bomb.stdout.readline()
-    cgroup.attach(bomb.pid)
+    attach(cgroup, bomb.pid)
     bomb.stdin.write("\n")
     bomb.stdin.flush()
-    assert eventually(lambda: len(cgroup.pids()) > 20)
+    assert eventually(lambda: len(pids(cgroup)) > 20)
     cgroup.destroy(timeout=10)
     assert bomb.wait(10) == -signal.SIGKILL
 
@@ -154,11 +138,11 @@ def test_processes_and_limits_of_an_earlier_run_are_gone(
 ) -> None:
     before = Cgroup.create(HOST, top, "hello", LIMITS)
     left = spawn()
-    before.attach(left.pid)
+    attach(before, left.pid)
     # The runtime that made it was killed here; the next one knows nothing of it.
     cgroup = Cgroup.create(CgroupHost.detect(), top, "hello", None)
     assert left.wait(10) == -signal.SIGKILL
-    assert cgroup.pids() == set()
+    assert pids(cgroup) == set()
     assert value(cgroup, "pids", "pids.max") == "max"
     cgroup.destroy()
 
@@ -171,11 +155,11 @@ def test_a_cgroup_of_other_processes_is_neither_used_nor_emptied(
     service = Cgroup.create(HOST, parent, "sshd", None)
     stranger = spawn()
     try:
-        service.attach(stranger.pid)
+        attach(service, stranger.pid)
         with pytest.raises(HostError, match=r"has processes that are not the container's"):
             Cgroup.create(CgroupHost.detect(), top, "sshd", config)
         assert stranger.poll() is None
-        assert service.pids() == {stranger.pid}
+        assert pids(service) == {stranger.pid}
     finally:
         service.destroy()
     # Empty, it is taken.
@@ -201,7 +185,7 @@ def test_a_top_cgroup_with_processes_is_not_removed(
 ) -> None:
     cgroup = Cgroup.create(HOST, top, "hello", None)
     process = spawn()
-    cgroup.attach(process.pid)
+    attach(cgroup, process.pid)
     with pytest.raises(OSError, match="busy") as caught:
         remove_top(HOST, top)
     assert str(caught.value.filename).endswith(f"{top}/hello")
@@ -214,7 +198,7 @@ def test_a_busy_cgroup_does_not_keep_its_neighbours(
 ) -> None:
     names = ("a", "b", "c")
     made = [Cgroup.create(HOST, top, name, None) for name in names]
-    made[1].attach(spawn().pid)
+    attach(made[1], spawn().pid)
     with pytest.raises(OSError, match="busy"):
         remove_top(HOST, top)
     for name in ("a", "c"):
@@ -277,11 +261,11 @@ def test_a_process_limit_holds(top: str, spawn: Callable[..., subprocess.Popen[s
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdout.readline()
-    cgroup.attach(process.pid)
+    attach(cgroup, process.pid)
     process.stdin.write("\n")
     process.stdin.flush()
     assert process.stdout.readline().split() == ["9", str(errno.EAGAIN)]
-    assert cgroup.statistics()["pids"] == {"current": 10, "max": 10}
+    assert used(cgroup)["pids"] == {"current": 10, "max": 10}
     cgroup.destroy()
 
 
@@ -305,7 +289,7 @@ def test_out_of_memory_is_told(top: str, spawn: Callable[..., subprocess.Popen[s
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdout.readline()
-        cgroup.attach(process.pid)
+        attach(cgroup, process.pid)
         process.stdin.write("\n")
         process.stdin.flush()
         assert process.wait(30) == -signal.SIGKILL
@@ -327,7 +311,7 @@ def test_out_of_memory_is_told(top: str, spawn: Callable[..., subprocess.Popen[s
             assert last.low == 0
             assert last.max is not None
             assert last.max > 0
-        statistics = cgroup.statistics()["memory"]["memory"]
+        statistics = used(cgroup)["memory"]["memory"]
         assert statistics["limit_in_bytes"] == 32 * MIB
         assert statistics["max_usage_in_bytes"] > 16 * MIB
         assert statistics["fail_cnt"] > 0
@@ -348,11 +332,11 @@ def test_statistics_of_a_process_that_works(
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdout.readline()
-    cgroup.attach(process.pid)
+    attach(cgroup, process.pid)
     process.stdin.write("\n")
     process.stdin.flush()
     process.stdout.readline()
-    statistics = cgroup.statistics()
+    statistics = used(cgroup)
     assert set(statistics) == {"memory", "cpu", "blkio", "pids"}
     assert statistics["pids"] == {"current": 1, "max": 20}
     memory = statistics["memory"]["memory"]
@@ -362,7 +346,7 @@ def test_statistics_of_a_process_that_works(
     assert "nr_periods" in statistics["cpu"]["stat"]
     cgroup.destroy()
     process.wait(10)
-    assert cgroup.statistics() == {}
+    assert used(cgroup) == {}
 
 
 def test_a_host_without_hierarchies_has_no_cgroups(top: str) -> None:
@@ -372,10 +356,9 @@ def test_a_host_without_hierarchies_has_no_cgroups(top: str) -> None:
     assert (
         cgroup.warnings[0] == "this host has no cpuset controller: cpuset.cpus, cpuset.mems not set"
     )
-    cgroup.attach(os.getpid())
-    assert (cgroup.pids(), cgroup.statistics(), cgroup.oom_monitor()) == (set(), {}, None)
+    attach(cgroup, os.getpid())
+    assert (pids(cgroup), used(cgroup), cgroup.oom_monitor()) == (set(), {}, None)
     assert (cgroup.into_fd(), cgroup.open_tasks()) == (None, [])
-    cgroup.kill_all()
     cgroup.destroy()
     Cgroup.create(host, top, "hello", None).destroy()
     remove_top(host, top)
@@ -388,7 +371,8 @@ def test_the_runtimes_own_cgroup_is_not_a_containers(
 import os
 from northstar.model.errors import HostError
 from northstar.runtime.cgroups import Cgroup, CgroupHost
-Cgroup.create(CgroupHost.detect(), {top!r}, "hello", None).attach(os.getpid())
+from tests.system.linux.cgroups import attach
+attach(Cgroup.create(CgroupHost.detect(), {top!r}, "hello", None), os.getpid())
 try:
     Cgroup.create(CgroupHost.detect(), {top!r}, "hello", None)
 except HostError:

@@ -12,7 +12,7 @@ from northstar.linux import cgroupfs
 from northstar.manifest.cgroups import Cgroups, Cpu
 from northstar.model.errors import LaunchError
 from northstar.runtime.cgroups import Cgroup
-from tests.system.linux.cgroups import HOST, LIMITS, MIB, V1, eventually, value
+from tests.system.linux.cgroups import HOST, LIMITS, MIB, V1, attach, eventually, value
 
 MAY_SKIP = ("this host has cgroup version 2", "this kernel has no real-time groups")
 pytestmark = [
@@ -69,7 +69,7 @@ def test_a_process_joins_by_itself(top: str) -> None:
             )
         )
     finally:
-        cgroup.kill_all()
+        os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     cgroup.destroy()
 
@@ -103,7 +103,7 @@ def test_a_realtime_budget_is_given_on_every_level(
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdout.readline()
-        cgroup.attach(process.pid)
+        attach(cgroup, process.pid)
         process.stdin.write("\n")
         process.stdin.flush()
         return process.stdout.readline().strip()

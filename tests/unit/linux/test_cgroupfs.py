@@ -83,10 +83,8 @@ def test_children_are_directories_only(tmp_path: Path) -> None:
 def test_files_of_version_2(tmp_path: Path) -> None:
     (tmp_path / "cgroup.controllers").write_text("cpu io memory\n")
     (tmp_path / "cgroup.subtree_control").write_text("")
-    (tmp_path / "cgroup.events").write_text("populated 1\nfrozen 0\n")
     directory = str(tmp_path)
     assert cgroup2.controllers(directory) == {"cpu", "io", "memory"}
     assert cgroup2.subtree_control(directory) == frozenset()
-    assert cgroup2.populated(directory)
     cgroup2.enable(directory, ["cpu", "memory"])
     assert (tmp_path / "cgroup.subtree_control").read_text() == "+cpu +memory"

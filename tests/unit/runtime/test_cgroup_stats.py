@@ -1,6 +1,6 @@
 """The statistics of an inspect answer have the shape that clients know, whatever the files hold."""
 
-import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from northstar.runtime import cgroup_stats
-from tests.vectors import DIRECTORY
-
-
-def vector(version: int) -> dict[str, Any]:
-    """The statistics of a recorded answer."""
-    answer = json.loads((DIRECTORY / f"inspect-cgroup-v{version}.json").read_text())
-    process = answer["response"]["inspect"]["ok"]["data"]["process"]
-    statistics: dict[str, Any] = process["statistics"]
-    return statistics
+from tests import vectors
 
 
 def fill(directory: Path, files: dict[str, str]) -> str:
     for name, text in files.items():
         (directory / name).write_text(text)
     return str(directory)
+
+
+def used(directories: cgroup_stats.Directories) -> dict[str, Any]:
+    statistics = cgroup_stats.Statistics(directories)
+    try:
+        return statistics.read()
+    finally:
+        statistics.close()
 
 
 def flat(values: dict[str, int]) -> str:
@@ -67,23 +67,16 @@ def v1_files(statistics: dict[str, Any]) -> dict[str, str]:
 
 
 def test_version_1_gives_the_recorded_answer(tmp_path: Path) -> None:
-    recorded = vector(1)
+    recorded = vectors.statistics(1)
     directory = fill(tmp_path, v1_files(recorded))
     names = ("memory", "cpu", "blkio", "pids", "cpuset", "cpuacct")
-    result = cgroup_stats.statistics(dict.fromkeys(names, (1, directory)))
+    result = used(dict.fromkeys(names, (1, directory)))
     assert result.pop("pids") == {"current": 2, "max": None}
     assert result == recorded
 
 
-def shape(value: Any) -> Any:
-    """Names and types, without `raw`, which is the kernel's own list."""
-    if isinstance(value, dict):
-        return {key: shape(inner) for key, inner in value.items() if key != "raw"}
-    return type(value).__name__
-
-
 def test_version_2_has_the_recorded_shape_and_the_same_meaning(tmp_path: Path) -> None:
-    recorded = vector(2)
+    recorded = vectors.statistics(2)
     raw = recorded["memory"]["memory"]["stat"]["raw"]
     io_stat = "".join(
         f"{entry['major']}:{entry['minor']} "
@@ -109,9 +102,7 @@ def test_version_2_has_the_recorded_shape_and_the_same_meaning(tmp_path: Path) -
             "pids.max": "20\n",
         },
     )
-    result = cgroup_stats.statistics(
-        dict.fromkeys(("memory", "cpu", "blkio", "pids"), (2, directory))
-    )
+    result = used(dict.fromkeys(("memory", "cpu", "blkio", "pids"), (2, directory)))
     assert result.pop("pids") == {"current": 2, "max": 20}
     memory = result["memory"]["memory"]
     assert memory["limit_in_bytes"] == -1
@@ -133,23 +124,8 @@ def test_version_2_has_the_recorded_shape_and_the_same_meaning(tmp_path: Path) -
     assert blkio["throttle"]["read_bps_device"] == [{"major": 7, "minor": 0, "data": 1000}]
     assert blkio["throttle"]["write_bps_device"] == []
     assert blkio["throttle"]["write_iops_device"] == [{"major": 7, "minor": 0, "data": 5}]
-    wanted, got = shape(recorded), shape(result)
-    assert missing(wanted, got) == []
-
-
-def missing(wanted: Any, got: Any, path: str = "") -> list[str]:
-    """What of a recorded shape is absent or of another type."""
-    if not isinstance(wanted, dict):
-        return [] if wanted == got else [path]
-    if not isinstance(got, dict):
-        return [path]
-    return [
-        hole
-        for key, inner in wanted.items()
-        for hole in (
-            [f"{path}.{key}"] if key not in got else missing(inner, got[key], f"{path}.{key}")
-        )
-    ]
+    wanted, got = vectors.shape(recorded), vectors.shape(result)
+    assert vectors.missing(wanted, got) == []
 
 
 def test_the_counters_of_io_schedulers() -> None:
@@ -185,7 +161,7 @@ def test_bfq_files_stand_in_for_those_of_cfq(tmp_path: Path) -> None:
             "blkio.throttle.read_bps_device": "8:0 1000\n",
         },
     )
-    result = cgroup_stats.statistics({"blkio": (1, directory)})["blkio"]
+    result = used({"blkio": (1, directory)})["blkio"]
     assert result["weight"] == 100
     assert result["io_serviced_total"] == 3
     assert result["throttle"]["read_bps_device"] == [{"major": 8, "minor": 0, "data": 1000}]
@@ -195,8 +171,8 @@ def test_bfq_files_stand_in_for_those_of_cfq(tmp_path: Path) -> None:
 def test_a_cgroup_that_is_gone_is_absent(tmp_path: Path, version: int) -> None:
     gone = str(tmp_path / "gone")
     names = ("memory", "cpu", "blkio", "pids")
-    assert cgroup_stats.statistics(dict.fromkeys(names, (version, gone))) == {}
-    assert cgroup_stats.statistics({}) == {}
+    assert used(dict.fromkeys(names, (version, gone))) == {}
+    assert used({}) == {}
 
 
 @given(st.text())
@@ -204,3 +180,37 @@ def test_no_text_breaks_the_parsers(text: str) -> None:
     cgroup_stats.numa_stat_v1(text)
     cgroup_stats.io_service(text)
     cgroup_stats.device_data(text)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_open_files_tell_what_is_true_now(tmp_path: Path, version: int) -> None:
+    """Who polls sees every change: of values, of what is gone, and once closed of new files."""
+    names = {1: ("memory.usage_in_bytes", "blkio.throttle.read_bps_device"), 2: None}
+    usage, limits = names[version] or ("memory.current", "io.max")
+    line = "8:0 100\n" if version == 1 else "8:0 rbps=100 wbps=max\n"
+    fill(tmp_path, {"memory.stat": "cache 1\n", usage: "1\n", "pids.max": "5\n"})
+    directories = dict.fromkeys(("memory", "blkio", "pids"), (version, str(tmp_path)))
+    statistics = cgroup_stats.Statistics(directories)
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(3):
+        (tmp_path / usage).write_text(f"{number}\n")
+        (tmp_path / "memory.stat").write_text(f"cache {number}\n" + "x 1\n" * 10_000)
+        found = statistics.read()
+        assert found["memory"]["memory"]["usage_in_bytes"] == number
+        assert found["memory"]["memory"]["stat"]["raw"] == {"cache": number, "x": 1}
+        assert found["blkio"]["throttle"]["read_bps_device"] == []
+        assert len(os.listdir("/proc/self/fd")) > before
+    (tmp_path / limits).write_text(line)
+    statistics.close()
+    statistics.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+    wanted = [{"major": 8, "minor": 0, "data": 100}]
+    assert statistics.read()["blkio"]["throttle"]["read_bps_device"] == wanted
+    # One answer is not the next one's, nor the next container's.
+    assert used(directories | {"blkio": (version, str(tmp_path / "gone"))}).keys() == {
+        "memory",
+        "pids",
+    }
+    (tmp_path / limits).write_text("")
+    assert statistics.read()["blkio"]["throttle"]["read_bps_device"] == []
+    statistics.close()

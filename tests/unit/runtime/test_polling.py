@@ -1,0 +1,122 @@
+"""Who polls statistics has the files kept open, and only while polling."""
+
+import asyncio
+import os
+import resource
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from northstar.runtime import polling
+from northstar.runtime.cgroup_tree import Hierarchy
+from northstar.runtime.cgroups import Cgroup, CgroupHost
+from northstar.runtime.polling import Polling
+
+
+def cgroups(directory: Path, count: int) -> list[Cgroup]:
+    """Containers' cgroups in a directory that looks like a hierarchy of version 1."""
+    host = CgroupHost([Hierarchy(str(directory), 1, frozenset({"pids"}))])
+    made = [Cgroup.create(host, "top", f"app{number}", None) for number in range(count)]
+    for cgroup in made:
+        path = directory / cgroup.path
+        (path / "pids.max").write_text("max\n")
+        (path / "pids.current").write_text("0\n")
+    return made
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def run(test: Callable[[Polling], Awaitable[None]]) -> None:
+    async def main() -> None:
+        await test(Polling())
+
+    asyncio.run(main())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+def test_who_asks_once_keeps_nothing_open_and_who_polls_sees_every_change(tmp_path: Path) -> None:
+    (cgroup,) = cgroups(tmp_path, 1)
+
+    async def test(polled: Polling) -> None:
+        before = descriptors()
+        for number in range(5):
+            (tmp_path / cgroup.path / "pids.current").write_text(f"{number}\n")
+            assert polled.read(cgroup) == {"pids": {"current": number, "max": None}}
+            assert descriptors() == before + (2 if number else 0)
+        polled.forget(cgroup)
+        polled.forget(cgroup)
+        assert descriptors() == before
+        assert polled.read(cgroup) == {"pids": {"current": 4, "max": None}}
+
+    run(test)
+
+
+def test_files_are_closed_when_nobody_asks_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polling, "KEPT", 0.05)
+    first, second = cgroups(tmp_path, 2)
+
+    async def test(polled: Polling) -> None:
+        before = descriptors()
+        for cgroup in (first, first, second, second):
+            polled.read(cgroup)
+        assert descriptors() == before + 4
+
+        def one_is_polled() -> bool:
+            polled.read(second)
+            return descriptors() == before + 2
+
+        await until(one_is_polled)
+        await until(lambda: descriptors() == before)
+        # Nothing is remembered: this is again somebody who asks once.
+        polled.read(first)
+        assert descriptors() == before
+
+    run(test)
+
+
+def test_new_files_are_seen_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(polling, "RENEWED", 0.05)
+    (cgroup,) = cgroups(tmp_path, 1)
+    file = tmp_path / cgroup.path / "pids.current"
+    file.unlink()
+
+    async def test(polled: Polling) -> None:
+        for _ in range(2):
+            assert polled.read(cgroup)["pids"]["current"] == 0
+        file.write_text("7\n")
+        await until(lambda: polled.read(cgroup)["pids"]["current"] == 7)
+        polled.forget(cgroup)
+
+    run(test)
+
+
+def test_starts_are_not_left_without_descriptors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (320, 320))
+    made = cgroups(tmp_path, 3)
+
+    async def test(polled: Polling) -> None:
+        before = descriptors()
+        for _ in range(2):
+            for cgroup in made[:2]:
+                polled.read(cgroup)
+        assert descriptors() == before + 4
+        for _ in range(2):
+            for cgroup in made:
+                assert polled.read(cgroup) == {"pids": {"current": 0, "max": None}}
+        assert descriptors() == before
+        for cgroup in made:
+            polled.forget(cgroup)
+
+    run(test)
