@@ -276,23 +276,6 @@ def test_a_signal_during_the_boot_leaves_nothing(make: Any, stored: Any, number:
 # ---- What was there before
 
 
-def test_a_second_runtime_is_refused(make_runtime: Any, tmp_path: Path) -> None:
-    first = make_runtime()
-    text = first.configuration.read_text()
-    second = make_runtime(start=False)
-    second.configuration.write_text(text.replace("/console", "/other"))
-    second.log = tmp_path / "second"
-    second.start(wait=False)
-    second.wait_exit(code=1)
-    said = second.text()
-    assert re.search(
-        rf"^error: another runtime uses the run_dir {first.run_dir}$", said, re.MULTILINE
-    )
-    with first.client() as client:
-        assert client.list() == ()
-    first.stop()
-
-
 def test_mounts_of_a_killed_run_are_cleared_away(make_runtime: Any, payload: Path) -> None:
     """With -d the mounts of a killed run stay, where all runs share one namespace."""
     runtime = make_runtime(start=False, arguments=("-d",))

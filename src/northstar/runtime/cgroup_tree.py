@@ -129,7 +129,7 @@ def make_anew(hierarchy: Hierarchy, directory: str, *, own: bool) -> None:
     try:
         os.mkdir(directory)
     except FileExistsError:
-        if own and not _is_ours(directory):
+        if own and not is_ours(directory):
             remove(hierarchy, directory, time.monotonic() + REMOVE_TIMEOUT)
         else:
             try:
@@ -146,9 +146,14 @@ def make_anew(hierarchy: Hierarchy, directory: str, *, own: bool) -> None:
         _inherit_cpuset(os.path.dirname(directory), directory)
 
 
-def _is_ours(directory: str) -> bool:
+def is_ours(directory: str) -> bool:
     """Return whether this very process lives in a cgroup or below it."""
     return any(os.getpid() in procs(below) for below in tree(directory))
+
+
+def children(directory: str) -> list[str]:
+    """Return the cgroups right below one, in order; none if it is gone."""
+    return sorted(cgroupfs.children(directory))
 
 
 def tree(directory: str) -> Iterator[str]:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import fcntl
 import logging
 import os
 import resource
 import signal
 import socket
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -33,8 +31,8 @@ from northstar.model import (
     NorthstarError,
     Permissions,
 )
-from northstar.runtime import mounts, process
-from northstar.runtime.cgroups import CgroupHost, make_top, remove_top
+from northstar.runtime import directories, leftovers, process
+from northstar.runtime.cgroups import CgroupHost
 from northstar.runtime.config import Config, RepositoryConfig
 from northstar.runtime.console import Console
 from northstar.runtime.events import Notifications
@@ -45,7 +43,6 @@ from northstar.runtime.systemd import Manager
 log = logging.getLogger("northstar.runtime")
 
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_DIRECTORIES: Final = ("run_dir", "data_dir", "socket_dir")
 
 
 def run(config: Config, *, mount_namespace: bool = True) -> None:
@@ -59,12 +56,19 @@ def run(config: Config, *, mount_namespace: bool = True) -> None:
         NorthstarError, OSError: the runtime could not start, or ended for a failure.
     """
     check_host()
-    if mount_namespace:
-        # Before there is any other thread: unshare(2) is for the calling thread only.
-        mount.unshare(mount.CLONE_NEWNS)
-        mount.mount("", "/", "", mount.MS_REC | mount.MS_SLAVE, "")
-    before = _raise_descriptor_limit()
-    asyncio.run(_run(config, {RlimitResource.NOFILE: before}))
+    # Paths go into launch plans, which know no working directory.
+    absolute = {name: os.path.realpath(getattr(config, name)) for name in directories.OWN}
+    config = msgspec.structs.replace(config, **absolute)
+    with contextlib.ExitStack() as stack:
+        directories.make(config)
+        directories.lock(absolute.items(), stack)
+        unmounted = leftovers.unmount(config.run_dir)
+        if mount_namespace:
+            # Before there is any other thread: unshare(2) is for the calling thread only.
+            mount.unshare(mount.CLONE_NEWNS)
+            mount.mount("", "/", "", mount.MS_REC | mount.MS_SLAVE, "")
+        before = _raise_descriptor_limit()
+        asyncio.run(_run(config, {RlimitResource.NOFILE: before}, unmounted))
 
 
 def _raise_descriptor_limit() -> Rlimit:
@@ -94,8 +98,10 @@ def check_host() -> None:
         )
 
 
-async def _run(config: Config, rlimits: Mapping[RlimitResource, Rlimit]) -> None:
-    runtime = Runtime(config, rlimits)
+async def _run(
+    config: Config, rlimits: Mapping[RlimitResource, Rlimit], unmounted: Sequence[str]
+) -> None:
+    runtime = Runtime(config, rlimits, unmounted)
     async with contextlib.AsyncExitStack() as stack:
         await runtime.open(stack)
         await runtime.serve()
@@ -104,11 +110,22 @@ async def _run(config: Config, rlimits: Mapping[RlimitResource, Rlimit]) -> None
 class Runtime:
     """One run of the runtime."""
 
-    def __init__(self, config: Config, rlimits: Mapping[RlimitResource, Rlimit]) -> None:
-        # Paths go into launch plans, which know no working directory.
-        absolute = {name: os.path.realpath(getattr(config, name)) for name in _DIRECTORIES}
-        self._config = msgspec.structs.replace(config, **absolute)
+    def __init__(
+        self,
+        config: Config,
+        rlimits: Mapping[RlimitResource, Rlimit],
+        unmounted: Sequence[str] = (),
+    ) -> None:
+        """Run with `config`, whose own directories are absolute, there, and locked.
+
+        Args:
+            config: the configuration.
+            rlimits: limits of ours that are not the payloads'.
+            unmounted: what `leftovers.unmount` has found.
+        """
+        self._config = config
         self._rlimits = rlimits
+        self._unmounted = unmounted
         self._notifications = Notifications(config.notification_buffer_size)
         self._manager = Manager()
         self._stop = asyncio.Event()
@@ -124,17 +141,14 @@ class Runtime:
         config = self._config
         for warning in config.warnings:
             log.warning("%s", warning)
-        for name in _DIRECTORIES:
-            _make_directory(name, getattr(config, name))
-        _lock(config.run_dir, stack)
         repositories = [_repository(i, c) for i, c in config.repositories.items()]
-        mounts.clear(config.run_dir)
-
+        stored = [(f"dir of repositories.{i}", c.dir) for i, c in config.repositories.items()]
+        directories.lock([(key, path) for key, path in stored if path is not None], stack)
         cgroups = CgroupHost.detect()
-        stack.callback(remove_top, cgroups, config.cgroup)
-        for warning in make_top(cgroups, config.cgroup):
+        for warning in directories.claim_cgroup(cgroups, config.cgroup, stack):
             log.warning("%s", warning)
         log.info("cgroups: %s", cgroups.description)
+        leftovers.remove(config, cgroups, self._unmounted)
         launcher = Launcher.load()
         stack.callback(launcher.close)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -205,33 +219,6 @@ class Runtime:
                 task.cancel()
         if task.done():
             task.result()
-
-
-def _make_directory(key: str, path: str) -> None:
-    try:
-        os.makedirs(path, exist_ok=True)
-        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-        if os.statvfs(path).f_flag & os.ST_RDONLY:
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
-    except OSError as failure:
-        raise ConfigurationError(
-            f"{key} = {path!r} cannot be used: {failure.strerror}",
-            hint="name a directory that can be read and written",
-        ) from failure
-
-
-def _lock(run_dir: str, stack: contextlib.AsyncExitStack) -> None:
-    """Refuse a second runtime in the same directory; the lock ends with the process, flock(2)."""
-    descriptor = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    stack.callback(os.close, descriptor)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ConfigurationError(
-            f"another runtime uses the run_dir {run_dir}",
-            hint="shut it down, or name another run_dir",
-        ) from None
 
 
 def _repository(identifier: str, config: RepositoryConfig) -> Repository:

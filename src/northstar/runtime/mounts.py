@@ -7,12 +7,11 @@ no device-mapper device.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterator
 from typing import Final
 
-from northstar.linux import loop, mount, mountinfo, selinux
+from northstar.linux import loop, mount, selinux
 from northstar.npk import Npk
 from northstar.runtime import verity
 from northstar.runtime.config import Verity
@@ -92,27 +91,3 @@ def has_directory(root: str, path: str) -> bool:
     finally:
         os.close(base)
     return True
-
-
-def clear(run_dir: str) -> None:
-    """Unmount whatever a killed runtime left below `run_dir`, and remove its mount points.
-
-    A runtime in a mount namespace of its own leaves no mounts, since they end with it.
-    """
-    below = os.path.realpath(run_dir) + "/"
-    left = [entry.mount_point for entry in mountinfo.read() if entry.mount_point.startswith(below)]
-    for target in reversed(left):
-        mount.umount2(target, mount.MNT_DETACH)
-    verity.clear(run_dir)
-    with os.scandir(run_dir) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                _remove_empty(entry.path)
-
-
-def _remove_empty(path: str) -> None:
-    try:
-        os.rmdir(path)
-    except OSError as failure:
-        if failure.errno != errno.ENOTEMPTY:
-            raise

@@ -199,25 +199,28 @@ def _altered(package: Npk) -> VerificationError:
     )
 
 
-def clear(run_dir: str) -> None:
-    """Remove the devices of a runtime that was killed while it made them.
+def clear(run_dir: str) -> list[str]:
+    """Remove the devices of a runtime that was killed while it made them; return their names.
 
     Those that are mounted go when they are unmounted. What cannot be removed is a warning.
     """
     prefix = _prefix(run_dir)
+    removed: list[str] = []
     try:
         control = devicemapper.Control()
     except OSError:
-        return  # who cannot open it has never made a device
+        return removed  # who cannot open it has never made a device
     with control:
         for name in control.devices():
             if not name.startswith(prefix):
                 continue
             try:
                 control.remove(name, deferred=True)
+                removed.append(name)
             except OSError as failure:
                 if failure.errno != errno.ENXIO:  # just gone by itself
                     log.warning("Cannot remove the device of an earlier run: %s", failure)
+    return removed
 
 
 def _prefix(run_dir: str) -> str:

@@ -1,0 +1,151 @@
+"""What a runtime that was killed has left behind: found, told and removed before anything begins.
+
+Most of it ends with the process: its mounts with its mount namespace, loop and device-mapper
+devices with their last user, containers with their parent, locks with their descriptors. What does
+not is removed here: mount points, mounts of a runtime that had no namespace of its own, devices
+that were not finished, sockets and cgroups. Half-received packages are the repositories' business.
+
+Nobody else can be using any of it: the directories and the cgroup are locked by now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import stat
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from northstar.linux import mount, mountinfo
+from northstar.model import Container, InvalidValueError
+from northstar.runtime import cgroup_tree, verity
+from northstar.runtime.cgroups import CgroupHost
+from northstar.runtime.config import Config
+
+log = logging.getLogger("northstar.runtime")
+
+_NAMED: Final = 5
+"""How many of a kind are named in the log; the others are counted."""
+
+_PATIENCE: Final = 3.0
+"""How long, in seconds, the processes of a killed run may take to die, all together."""
+
+
+def unmount(run_dir: str) -> list[str]:
+    """Unmount the images of a runtime that had no mount namespace of its own; return which.
+
+    Must be done in the namespace they are in: in a slave of it they would only be hidden. So only
+    what is called as ours is unmounted, the rest below `run_dir` is somebody else's.
+
+    Args:
+        run_dir: an absolute path without symbolic links; we hold its lock.
+    """
+    below = run_dir + "/"
+    points = [entry.mount_point for entry in mountinfo.read()]
+    names = [point.removeprefix(below) for point in points if point.startswith(below)]
+    removed = []
+    for name in reversed(names):
+        if not _is_container(name):
+            continue
+        try:
+            mount.umount2(below + name, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
+        except OSError as failure:
+            log.warning("Cannot unmount what an earlier run left: %s", failure)
+        else:
+            removed.append(name)
+    return sorted(removed)
+
+
+def remove(config: Config, cgroups: CgroupHost, unmounted: Sequence[str]) -> None:
+    """Remove the rest, and log what it all was. What cannot be removed is a warning.
+
+    Blocks while processes of the killed run are still dying.
+
+    Args:
+        config: with absolute paths.
+        cgroups: of this host.
+        unmounted: what `unmount` has found.
+    """
+    found = {
+        "mount": unmounted,
+        "device": verity.clear(config.run_dir),
+        "mount point": _mount_points(config.run_dir),
+        "socket": _sockets(config.socket_dir),
+        "cgroup": _cgroups(cgroups, config.cgroup),
+    }
+    told = [_told(kind, names) for kind, names in found.items() if names]
+    if told:
+        log.warning("Removed what an earlier run left: %s", ", ".join(told))
+
+
+def _told(kind: str, names: Sequence[str]) -> str:
+    more = [f"{len(names) - _NAMED} more"] if len(names) > _NAMED else []
+    plural = "" if len(names) == 1 else "s"
+    return f"{len(names)} {kind}{plural} ({', '.join([*names[:_NAMED], *more])})"
+
+
+def _mount_points(run_dir: str) -> list[str]:
+    removed = []
+    with os.scandir(run_dir) as entries:
+        for entry in entries:
+            # What has content is not ours, or is what could not be unmounted.
+            if entry.is_dir(follow_symlinks=False):
+                with contextlib.suppress(OSError):
+                    os.rmdir(entry.path)
+                    removed.append(entry.name)
+    return sorted(removed)
+
+
+def _sockets(socket_dir: str) -> list[str]:
+    removed = []
+    with os.scandir(socket_dir) as entries:
+        for entry in entries:
+            # Called as listeners call theirs: NAME:VERSION:SOCKET.
+            container, colon, _ = entry.name.rpartition(":")
+            if not colon or not _is_container(container) or not _is_socket(entry):
+                continue
+            try:
+                os.unlink(entry.path)
+            except OSError as failure:
+                log.warning("Cannot remove the socket of an earlier run: %s", failure)
+            else:
+                removed.append(entry.name)
+    return sorted(removed)
+
+
+def _is_container(name: str) -> bool:
+    try:
+        Container.parse(name)
+    except InvalidValueError:
+        return False
+    return True
+
+
+def _is_socket(entry: os.DirEntry[str]) -> bool:
+    try:
+        return stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode)
+    except OSError:
+        return False
+
+
+def _cgroups(host: CgroupHost, top: str) -> list[str]:
+    """Remove the containers' cgroups below our own; one name for what is in several hierarchies.
+
+    What is below a `cgroups.parent` of a manifest is left to the next start of that container:
+    there nobody can tell ours from other people's.
+    """
+    removed: dict[str, None] = {}
+    deadline = time.monotonic() + _PATIENCE
+    for hierarchy in host.hierarchies:
+        for directory in cgroup_tree.children(f"{hierarchy.path}/{top}"):
+            if cgroup_tree.is_ours(directory):
+                continue
+            try:
+                cgroup_tree.remove(hierarchy, directory, deadline)
+            except OSError as failure:
+                log.warning("Cannot remove a cgroup of an earlier run: %s", failure)
+            else:
+                removed[os.path.basename(directory)] = None
+    return sorted(removed)
