@@ -154,6 +154,8 @@ class RuntimeProcess:
         tables: str = "",
         arguments: tuple[str, ...] = (),
         environment: Mapping[str, str] | None = None,
+        wrap: tuple[str, ...] = (),
+        pass_fds: tuple[int, ...] = (),
     ) -> None:
         """Write the configuration; nothing runs yet.
 
@@ -167,6 +169,8 @@ class RuntimeProcess:
             tables: more tables.
             arguments: more arguments of the command line.
             environment: added to the runtime's environment.
+            wrap: a command that becomes the program which is named behind it.
+            pass_fds: descriptors that it inherits.
         """
         self.directory = directory
         self.run_dir = directory / "run"
@@ -177,6 +181,8 @@ class RuntimeProcess:
         self.url = "tcp://127.0.0.1:4200" if tcp else f"unix://{directory}/console"
         self.arguments = arguments
         self.environment = dict(environment or {})
+        self.wrap = wrap
+        self.pass_fds = pass_fds
         self.process: subprocess.Popen[bytes] | Forked | None = None
         self._before: set[int] = set()
         self._probe: socket.socket | None = None
@@ -209,7 +215,7 @@ class RuntimeProcess:
         since = len(self.text()) if self.log.exists() else 0
         # Whatever the runtime leaves behind becomes a child of ours and is found as such.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        zygote = _zygote() if IN_VM else None
+        zygote = _zygote() if IN_VM and not self.wrap else None
         self._before = set(host.descendants(os.getpid()))
         arguments = ["-c", str(self.configuration), *self.arguments]
         program = [sys.executable, "-c", _COMMAND.format("northstar")]
@@ -219,7 +225,8 @@ class RuntimeProcess:
                 self.process = zygote.spawn(arguments, self.directory, environment, log)
             else:
                 self.process = subprocess.Popen(
-                    [*_UNSHARE, sys.executable, "-I", _ENTER, *program, *arguments],
+                    [*_UNSHARE, sys.executable, "-I", _ENTER, *self.wrap, *program, *arguments],
+                    pass_fds=self.pass_fds,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
