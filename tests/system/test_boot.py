@@ -279,8 +279,10 @@ def test_a_signal_during_the_boot_leaves_nothing(make: Any, stored: Any, number:
 def test_mounts_of_a_killed_run_are_cleared_away(make_runtime: Any, payload: Path) -> None:
     """With -d the mounts of a killed run stay, where all runs share one namespace."""
     runtime = make_runtime(start=False, arguments=("-d",))
-    holder = subprocess.Popen(["unshare", "--mount", "--propagation", "private", "sleep", "60"])
+    holder = subprocess.Popen(["unshare", "--mount", "--propagation", "private", "sleep", "600"])
     try:
+        # Until it has unshared, its namespace is everybody's.
+        wait_until(lambda: _namespace(holder.pid) != _namespace(os.getpid()), "it has its own")
         before = host.mounts(holder.pid)
         process = in_namespace(runtime, holder.pid)
         container = install(runtime, payload, args="pause")
@@ -303,6 +305,10 @@ def test_mounts_of_a_killed_run_are_cleared_away(make_runtime: Any, payload: Pat
         holder.kill()
         holder.wait()
     assert host.cgroups(runtime.cgroup) == []
+
+
+def _namespace(pid: int) -> str:
+    return os.readlink(f"/proc/{pid}/ns/mnt")
 
 
 def in_namespace(runtime: RuntimeProcess, pid: int) -> subprocess.Popen[bytes]:
@@ -333,7 +339,7 @@ def test_the_cgroups_of_an_earlier_run_are_taken_over(make_runtime: Any, payload
     # Somebody lives in them still: in a group like that of a container that was killed.
     stale = next(path for path in groups if path.endswith("/app"))
     os.makedirs(stale, exist_ok=True)
-    squatter = subprocess.Popen(["sleep", "60"])
+    squatter = subprocess.Popen(["sleep", "600"])
     try:
         Path(stale, "cgroup.procs").write_text(str(squatter.pid))
         runtime.start()
