@@ -36,6 +36,7 @@ from northstar.runtime.cgroups import CgroupHost
 from northstar.runtime.config import Config, RepositoryConfig
 from northstar.runtime.console import Console
 from northstar.runtime.events import Notifications
+from northstar.runtime.null import open_null
 from northstar.runtime.repository import FsRepository, MemRepository, Repository
 from northstar.runtime.state import State
 from northstar.runtime.systemd import Manager
@@ -151,7 +152,7 @@ class Runtime:
         leftovers.remove(config, cgroups, self._unmounted)
         launcher = Launcher.load()
         stack.callback(launcher.close)
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        null = open_null(config.run_dir)
         stack.callback(os.close, null)
         versions = [hierarchy.version for hierarchy in cgroups.hierarchies]
         facts = HostFacts(

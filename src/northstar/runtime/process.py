@@ -35,6 +35,7 @@ from northstar.runtime import debug, listeners, stdio
 from northstar.runtime.cgroups import Cgroup, CgroupHost
 from northstar.runtime.config import Config
 from northstar.runtime.events import Notifications
+from northstar.runtime.null import reopen
 from northstar.runtime.oom import OomWatch
 
 log = logging.getLogger("northstar.runtime")
@@ -65,7 +66,7 @@ class Host(msgspec.Struct, frozen=True):
         launcher: the C program.
         cgroups: the host's cgroup hierarchies.
         facts: what this machine has.
-        null: a descriptor of /dev/null, open for reading and writing.
+        null: a null device, see `null`.
         connect_console: serves a container's console.
         notifications: where a container's memory events go.
     """
@@ -224,11 +225,13 @@ async def _open_descriptors(
 
     What the container has until its end goes onto `stack`, what is only passed on onto `passed`.
     """
-    opened = {"stdin": host.null}
+    null = reopen(host.null)
+    passed.callback(os.close, null)
+    opened = {"stdin": null}
     io = manifest.io or _DISCARD
     for name, output in (("stdout", io.stdout), ("stderr", io.stderr)):
         if output is Output.DISCARD:
-            opened[name] = host.null
+            opened[name] = null
         else:
             reader, writer = os.pipe2(os.O_CLOEXEC)
             passed.callback(os.close, writer)
