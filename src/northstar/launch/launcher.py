@@ -6,6 +6,9 @@ init, whose parent is the runtime (CLONE_PARENT), and ends. Init reports READY, 
 reports STARTED when the payload's execve has succeeded, and EXITED when the payload has ended.
 Each of these may be FAILED instead, and init may die at any time: the end of its stream and its
 pidfd tell.
+
+From `go` on the payload may speak in init's place, if it has CAP_SYS_PTRACE (pidfd_getfd(2)). So a
+report out of turn, or one that init would not write, ends the container and has no other effect.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import array
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 import signal
 import socket
@@ -40,6 +44,21 @@ _STEPS: Final = {
     Step.FORK: "fork the payload",
 }
 _ALL_SIGNALS: Final = tuple(signal.valid_signals())
+
+_REPORTS_PER_TURN: Final = 16
+_REPORTS_AT_END: Final = 1000
+"""Reports read before the event loop has its turn, and after init's death: init writes few, but who
+took its place may write without end."""
+
+_AFTER: Final = {
+    Report.LAUNCHED: {Report.SKIPPED, Report.READY, Report.FAILED},
+    Report.SKIPPED: {Report.SKIPPED, Report.READY, Report.FAILED},
+    Report.READY: {Report.FAILED},
+    Report.STARTED: {Report.EXITED},
+}
+"""Which reports may follow on one; none on the others. Those that may follow on GO: see `go`."""
+
+log = logging.getLogger("northstar.launch")
 
 
 class Launcher:
@@ -152,6 +171,14 @@ def _send_plan(ours: socket.socket, plan: LaunchPlan, descriptors: Mapping[str, 
         os.close(content)
 
 
+def _exit_status(op: int, value: int) -> ExitStatus:
+    if op == 0 and 0 <= value <= 255:
+        return Exited(value)
+    if op == 1 and 1 <= value <= 64:
+        return Signalled(value)
+    raise ValueError(f"it says EXITED with {op}, {value}")
+
+
 class Init:
     """PID 1 of one container, seen from the runtime, from its launch to its end.
 
@@ -176,6 +203,7 @@ class Init:
         self._on_skipped = on_skipped
         self._pidfd = -1
         self._doomed = False
+        self._expected: set[Report] = {Report.LAUNCHED, Report.FAILED}
         self._status: ExitStatus | None = None
         self.pid = 0
         self.ready: asyncio.Future[None] = self._loop.create_future()
@@ -185,6 +213,8 @@ class Init:
 
     def go(self) -> None:
         """Let init go on after `ready`: it forks and executes the payload."""
+        if self._expected:
+            self._expected = {Report.STARTED, Report.FAILED}
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             # Init died meanwhile: its pidfd tells.
             self._stream.send(struct.pack("<I", GO))
@@ -197,8 +227,10 @@ class Init:
             # Not cloned yet. Its pid is needed to reap it, so wait for the launcher's report.
             self._doomed = True
 
-    def _on_report(self) -> None:
-        while not self._stream_closed:
+    def _on_report(self, most: int = _REPORTS_PER_TURN) -> None:
+        for _ in range(most):
+            if self._stream_closed:
+                return
             try:
                 data, passed, _, _ = socket.recv_fds(self._stream, _REPORT.size + TEXT_MAX, 1)
             except BlockingIOError:
@@ -206,19 +238,36 @@ class Init:
             except ConnectionResetError:
                 data, passed = b"", []
             if not data:
+                self._close_all(passed)
                 self._stop_reading()
                 if self._pidfd < 0:
                     # The launcher ended without a clone.
                     self._finish(self._reap_launcher())
                 return
-            self._handle(data, passed)
+            try:
+                self._handle(data, passed)
+            except (ValueError, IndexError, struct.error) as error:
+                log.error("The init with pid %d is not itself any more: %r", self.pid, error)
+                self._stop_reading()
+                self.kill()
+            finally:
+                self._close_all(passed)
 
     def _handle(self, data: bytes, passed: list[int]) -> None:
+        """Take a report in; a descriptor that is kept is taken out of `passed`.
+
+        Raises:
+            ValueError, IndexError, struct.error: it is out of turn, or none that init writes.
+        """
         kind, index, op, errno, value = _REPORT.unpack_from(data)
         text = data[_REPORT.size :].split(b"\0", 1)[0].decode(errors="backslashreplace")
-        match kind:
+        report = Report(kind)
+        if report not in self._expected:
+            raise ValueError(f"it says {report.name}")
+        match report:
             case Report.LAUNCHED:
-                self.pid, self._pidfd = value, passed[0]
+                self._pidfd = passed.pop()
+                self.pid = value
                 self._loop.add_reader(self._pidfd, self._on_death)
                 if self._doomed:
                     self.kill()
@@ -231,9 +280,15 @@ class Init:
                 if not self.started.done():
                     self.started.set_result(None)
             case Report.EXITED:
-                self._status = Exited(value) if op == 0 else Signalled(value)
+                self._status = _exit_status(op, value)
             case Report.FAILED:
                 self._fail(self._failure(index, op, errno, value, text))
+        self._expected = _AFTER.get(report, set())
+
+    @staticmethod
+    def _close_all(descriptors: list[int]) -> None:
+        for descriptor in descriptors:
+            os.close(descriptor)
 
     def _failure(self, index: int, op: int, errno: int, died_of: int, text: str) -> LaunchError:
         if index == NO_OPERATION:
@@ -253,7 +308,7 @@ class Init:
 
     def _on_death(self) -> None:
         # What init said before it died is still in the socket.
-        self._on_report()
+        self._on_report(_REPORTS_AT_END)
         self._stop_reading()
         self._loop.remove_reader(self._pidfd)
         status = pidfd.wait(self._pidfd)
