@@ -1,0 +1,310 @@
+"""A runtime that is killed at a moment of an operation, started again, and looked at."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from northstar.api import response
+from northstar.client import blocking
+from northstar.model import NorthstarError
+from tests.system import host
+from tests.system.containers import PIPES
+from tests.system.faults.intercept import Call, Interceptor, from_first
+from tests.system.harness import TIMEOUT, RuntimeProcess, enter, manifest, pack, wait_until
+
+CALLS = (
+    *("openat", "rename", "renameat", "renameat2", "unlink", "unlinkat", "mkdir", "mkdirat"),
+    *("rmdir", "write", "fsync", "flock", "chmod", "fchmod", "fchmodat", "fchown", "chown"),
+    *("mount", "umount2", "ioctl", "memfd_create", "clone3", "vfork", "kill", "sendmsg"),
+    *("socket", "socketpair", "bind", "pipe2", "fcntl", "pidfd_send_signal"),
+)
+"""What changes something outside of the process, or its descriptors: at which moment between two of
+these calls it is killed makes no difference."""
+
+APP, OTHER = "app:1.0.0", "other:1.0.0"
+REMOVED = re.compile(r"WARN  runtime: Removed what an earlier run left: (.*)")
+
+
+class Phase(NamedTuple):
+    """An operation that is interrupted, and how far the container's life is before and after it.
+
+    Levels: 0 not installed, 1 installed, 2 mounted, 3 started.
+    """
+
+    name: str
+    before: int
+    after: int
+
+
+PHASES = (
+    Phase("boot", 1, 1),
+    Phase("install", 0, 1),
+    Phase("mount", 1, 2),
+    Phase("start", 2, 3),
+    Phase("end", 3, 2),
+    Phase("umount", 2, 1),
+    Phase("uninstall", 1, 0),
+    Phase("shutdown", 3, 1),
+)
+
+
+class Moment(NamedTuple):
+    """When it is killed: before the phase's call of that number, or after so many seconds."""
+
+    phase: Phase
+    call: int = 0
+    seconds: float = 0.0
+
+
+class Extent(NamedTuple):
+    """How many calls a phase makes, and how long it takes, in seconds."""
+
+    calls: int
+    seconds: float
+
+
+class Victim:
+    """A directory with packages, in which a runtime is started and killed again and again.
+
+    One package is installed, mounted and so on by the phases; another one is there all the time,
+    started at each boot, and must never be lost.
+    """
+
+    def __init__(
+        self,
+        interceptor: Interceptor,
+        make_runtime: Callable[..., RuntimeProcess],
+        directory: Path,
+        payload: Path,
+        namespace: int | None = None,
+    ) -> None:
+        """Prepare; nothing runs yet.
+
+        Args:
+            interceptor: of CALLS.
+            make_runtime: the fixture.
+            directory: of the test.
+            payload: the program in the containers.
+            namespace: a process in whose mount namespace all runtimes are (`-d`), or None.
+        """
+        sockets = {name: {"type": "stream", "mode": 0o600} for name in "ab"}
+        mounts = {"/data": {"type": "persist"}}
+        common: dict[str, Any] = {"args": ["pause"], "io": PIPES}
+        text = manifest("app", **common, sockets=sockets, mounts=mounts)
+        self.package = pack(directory, text, {"payload": payload})
+        text = manifest("other", **common, autostart="relaxed")
+        self.other = pack(directory, text, {"payload": payload}).read_bytes()
+        self.store = directory / "store"
+        self.store.mkdir()
+        (self.store / "other.npk").write_bytes(self.other)
+        self._interceptor = interceptor
+        self._holder = namespace or os.getpid()
+        self.runtime = make_runtime(
+            start=False,
+            repositories={"fs": f'type = {{ fs = {{ dir = "{self.store}" }} }}'},
+            arguments=("-d",) if namespace else (),
+            wrap=("/usr/bin/env", *enter(namespace), *interceptor.wrap)
+            if namespace
+            else interceptor.wrap,
+            pass_fds=interceptor.pass_fds,
+        )
+        self._mounts = host.mounts(self._holder)
+        # Whether the app is installed: either, where that was interrupted.
+        self._installed = {False}
+
+    # The life.
+
+    def measure(self) -> dict[str, Extent]:
+        """Live through all phases without being killed."""
+        extents = {}
+        for phase in PHASES:
+            calls: list[str] = []
+
+            def count(call: Call, calls: list[str] = calls) -> None:
+                calls.append(call.name)
+
+            if phase.name == "boot":
+                self._interceptor.decide = from_first("flock", count)
+                begun = time.monotonic()
+                self.come_up()
+            else:
+                if phase.name == "shutdown":
+                    self._bring(phase.before)
+                with self.runtime.client() as client:
+                    self._interceptor.decide = count
+                    begun = time.monotonic()
+                    self._act(phase, client)
+            extents[phase.name] = Extent(len(calls), time.monotonic() - begun)
+            self._interceptor.decide = lambda _call: None
+        self.runtime.wait_exit()
+        self._installed = {True}
+        return extents
+
+    def live(self, moments: Sequence[Moment]) -> int:
+        """Start it, kill it at a moment, and so on; in the end it must go in order.
+
+        Returns:
+            How many moments were met. Others were later than the end of the operation, where it is
+            killed all the same.
+        """
+        met = 0
+        for moment in moments:
+            if moment.phase.name == "boot":
+                met += self._interrupt(moment, self._boot)
+                continue
+            self.come_up()
+            self._bring(moment.phase.before)
+            with contextlib.suppress(NorthstarError, OSError), self.runtime.client() as client:
+                met += self._interrupt(moment, lambda: self._act(moment.phase, client))  # noqa: B023
+        self.come_up()
+        self._bring(0)
+        self.runtime.stop()
+        assert host.mounts(self._holder) == self._mounts
+        assert os.listdir(self.store) == ["other.npk"]
+        return met
+
+    def _interrupt(self, moment: Moment, act: Callable[[], None]) -> bool:
+        """Do something, and kill the runtime meanwhile, or else afterwards."""
+        phase, seen, met = moment.phase, 0, threading.Event()
+
+        def decide(call: Call) -> None:
+            nonlocal seen
+            seen += 1
+            if seen == moment.call:
+                os.kill(call.pid, signal.SIGKILL)
+                met.set()
+
+        def kill() -> None:
+            process = self.runtime.process
+            if process is not None and process.poll() is None:
+                process.kill()
+                met.set()
+
+        self._installed = {phase.before > 0, phase.after > 0}
+        timer = threading.Timer(moment.seconds, kill)
+        if moment.call:
+            boot = phase.name == "boot"
+            self._interceptor.decide = from_first("flock", decide) if boot else decide
+        else:
+            timer.start()
+        try:
+            act()
+        except (NorthstarError, OSError):
+            assert met.wait(TIMEOUT), self.runtime.text()
+        else:
+            self._installed = {phase.after > 0}
+        finally:
+            timer.cancel()
+            timer.join() if moment.seconds else None
+            self._interceptor.decide = lambda _call: None
+        # Not the harness' own way, which waits until its containers have died as well.
+        assert self.runtime.process is not None
+        self.runtime.process.kill()
+        self.runtime.process.wait()
+        self.runtime._forget()
+        return met.is_set()
+
+    # What is done.
+
+    def _boot(self) -> None:
+        since = len(self.runtime.text()) if self.runtime.log.exists() else 0
+        process = self.runtime.start(wait=False).process
+        assert process is not None
+        wait_until(
+            lambda: process.poll() is not None or "up and running" in self.runtime.text()[since:],
+            "it is up, or killed",
+        )
+
+    def _act(self, phase: Phase, client: blocking.Client) -> None:
+        match phase.name:
+            case "install":
+                client.install(self.package, "fs")
+            case "mount":
+                assert client.mount(APP) == (response.Ok(client.list()[0]),)
+            case "start":
+                client.start(APP)
+            case "end":
+                client.kill(APP, signal.SIGKILL)
+                wait_until(lambda: client.inspect(APP).process is None, "it has ended")
+            case "umount":
+                assert client.umount(APP) == (response.Ok(client.list()[0]),)
+            case "uninstall":
+                client.uninstall(APP, wipe=True)
+            case "shutdown":
+                process = self.runtime.process
+                assert process is not None
+                process.send_signal(signal.SIGTERM)
+                wait_until(lambda: process.poll() is not None, "it has ended")
+
+    def _bring(self, wanted: int) -> None:
+        """Do what is needed to bring the app to a level."""
+        up = {phase.before: phase for phase in PHASES[1:4]}
+        down = {phase.before: phase for phase in PHASES[4:7]}
+        with self.runtime.client() as client:
+            while (level := self._level(client)) != wanted:
+                self._act(up[level] if level < wanted else down[level], client)
+
+    def _level(self, client: blocking.Client) -> int:
+        if APP not in map(str, client.list()):
+            return 0
+        data = client.inspect(APP)
+        return 3 if data.process else 2 if data.mounted else 1
+
+    # What must be true.
+
+    def come_up(self) -> None:
+        """Start it; it must come up by itself, tell what it found, and leave nothing of it."""
+        left = self._left() if self.runtime.run_dir.exists() else set()
+        half = [name for name in os.listdir(self.store) if name.startswith(".northstar-install-")]
+        since = len(self.runtime.text()) if self.runtime.log.exists() else 0
+        self.runtime.start()
+        said = self.runtime.text()[since:]
+        told = REMOVED.search(said)
+        named = set(re.findall(r"[^ ,()]+", told[1])) if told else set()
+        assert left <= named, f"{left - named} is not told:\n{said}"
+        for name in half:
+            assert f"Removing {self.store}/{name} of an interrupted install" in said
+        warnings = re.findall(r"^.*(?:WARN|ERROR).*$", said, re.MULTILINE)
+        assert all(map(REMOVED.search, warnings)), said
+        assert "Traceback" not in said
+        self._check_packages()
+        wait_until(
+            lambda: self._left() == {OTHER, "other"}, f"there is only what runs, not {self._left()}"
+        )
+        mounts = [line for line in host.mounts(self._holder) if line not in self._mounts]
+        points = [f"{self.runtime.run_dir}/{OTHER}"] if "-d" in self.runtime.arguments else []
+        assert [line.split(" ")[0] for line in mounts] == points
+        loops = [str(self.store / "other.npk")]
+        wait_until(lambda: host.loops(os.getpid(), self.store) == loops, "one loop device is left")
+
+    def _left(self) -> set[str]:
+        """Return the names of mount points, sockets and cgroups."""
+        runtime = self.runtime
+        groups = host.cgroups(runtime.cgroup, itself=False)
+        return {
+            *os.listdir(runtime.run_dir),
+            *os.listdir(runtime.socket_dir),
+            *(Path(path).name for path in groups if Path(path).parent.name == runtime.cgroup),
+        }
+
+    def _check_packages(self) -> None:
+        with self.runtime.client() as client:
+            listed = [str(container) for container in client.list()]
+            assert client.inspect(OTHER).process is not None
+        installed = APP in listed
+        assert listed == ([APP, OTHER] if installed else [OTHER])
+        assert installed in self._installed, "what was answered is not so"
+        self._installed = {installed}
+        files = {path.name: path.read_bytes() for path in self.store.iterdir()}
+        whole = {"other.npk": self.other}
+        if installed:
+            whole[f"{APP}.npk"] = self.package.read_bytes()
+        assert files == whole

@@ -1,0 +1,88 @@
+"""SIGKILL at any moment: the next start comes up by itself, and only what was going on is open.
+
+Moments are system calls: between two of them nothing happens that anybody could see. `make test`
+tries a few; all of them, and many instants that a clock chooses, are tried by
+
+    .venv/bin/pytest -m long tests/system/faults/test_killed.py
+
+A clock's instants are drawn with a seed that a failure prints; NORTHSTAR_FAULT_SEED sets it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.system.faults.intercept import Interceptor
+from tests.system.faults.killing import CALLS, PHASES, Extent, Moment, Victim
+
+pytestmark = pytest.mark.root
+
+INSTANTS = 300
+"""How many instants a clock chooses, in each of the two ways to run."""
+
+
+@pytest.fixture(params=["own namespace", "the host's"])
+def victim(
+    request: pytest.FixtureRequest,
+    make_runtime: Callable[..., Any],
+    tmp_path: Path,
+    payload: Path,
+) -> Iterator[Victim]:
+    """A runtime in a mount namespace of its own, which ends with it; or in one that stays."""
+    with Interceptor(CALLS) as interceptor:
+        if request.param == "own namespace":
+            yield Victim(interceptor, make_runtime, tmp_path, payload)
+            return
+        command = ["unshare", "--mount", "--propagation", "private", "sleep", "infinity"]
+        with subprocess.Popen(command) as holder:
+            try:
+                yield Victim(interceptor, make_runtime, tmp_path, payload, holder.pid)
+            finally:
+                holder.kill()
+
+
+def every(extents: dict[str, Extent]) -> list[Moment]:
+    """Return all moments, one after the last call of each phase too."""
+    return [
+        Moment(phase, call) for phase in PHASES for call in range(1, extents[phase.name].calls + 2)
+    ]
+
+
+def test_killed_at_a_few_moments(victim: Victim) -> None:
+    moments = every(victim.measure())
+    assert len(moments) > 100
+    chosen = random.Random(0).sample(moments, 8)
+    assert victim.live(chosen) >= 6
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_killed_before_every_call(victim: Victim) -> None:
+    moments = every(victim.measure())
+    met = victim.live(moments)
+    print(f"{met} of {len(moments)} moments were met")
+    assert met >= 0.9 * len(moments) - len(PHASES)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_killed_at_any_instant(victim: Victim) -> None:
+    seed = int(os.environ.get("NORTHSTAR_FAULT_SEED", random.randrange(2**32)))
+    print(f"NORTHSTAR_FAULT_SEED={seed}")
+    generator = random.Random(seed)
+    extents = victim.measure()
+    moments = []
+    for _ in range(INSTANTS):
+        phase = generator.choice(PHASES)
+        seconds = max(1e-6, generator.uniform(0, 1.1) * extents[phase.name].seconds)
+        moments.append(Moment(phase, seconds=seconds))
+    met = victim.live(moments)
+    print(f"{met} of {INSTANTS} instants were met")
+    assert met >= INSTANTS // 2
