@@ -126,6 +126,22 @@ static int await_go(void)
 	return -1;
 }
 
+/* Where the kernel cannot clone into a cgroup (before Linux 5.7) init goes there by itself. */
+static int late_cgroup = -1;
+
+static int join_late(void)
+{
+	int file;
+
+	if (late_cgroup < 0)
+		return 0;
+	ABOUT("cgroup.procs");
+	file = openat(late_cgroup, "cgroup.procs", O_WRONLY | O_CLOEXEC);
+	if (file < 0 || write(file, "0", 1) != 1)
+		return -1;
+	return close(file);
+}
+
 static int bind_or_skip(struct operation *operation)
 {
 	int result = step_bind(operation);
@@ -141,7 +157,7 @@ static int set_up(struct operation *operation)
 {
 	switch (operation->number) {
 	case OP_CLONE:
-		return 0; /* done: we are its result */
+		return join_late(); /* the rest is done: we are its result */
 	case OP_SETNS:
 		return step_setns(operation, &plan);
 	case OP_JOIN:
@@ -217,9 +233,9 @@ static void shield(int pipe)
 	if (step_no_new_privs() || step_caps(0))
 		fail();
 	ABOUT("descriptors");
-	if (syscall_close_range(0, SOCKET - 1, 0) ||
-	    (pipe > SOCKET + 1 && syscall_close_range(SOCKET + 1, (unsigned int)pipe - 1, 0)) ||
-	    syscall_close_range((unsigned int)pipe + 1, UINT_MAX, 0))
+	if (change_descriptors(0, SOCKET - 1, 0) ||
+	    (pipe > SOCKET + 1 && change_descriptors(SOCKET + 1, (unsigned int)pipe - 1, 0)) ||
+	    change_descriptors((unsigned int)pipe + 1, UINT_MAX, 0))
 		fail();
 	release_plan();
 }
@@ -345,6 +361,7 @@ static noreturn void init(int alive)
 			  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (last_words == MAP_FAILED || prctl(PR_SET_DUMPABLE, 0) || pipe2(pipes, O_CLOEXEC))
 		fail();
+	step_aside();
 	descriptors[plan.descriptor_count++] = pipes[1];
 	child = fork();
 	if (child < 0)
@@ -444,6 +461,12 @@ static void launch(void)
 	if (pipe2(alive, O_CLOEXEC))
 		fail();
 	pid = syscall_clone3(&arguments, sizeof arguments);
+	if (pid < 0 && cgroup >= 0 && (errno == E2BIG || errno == EINVAL)) {
+		late_cgroup = cgroup;
+		arguments.flags &= ~(uint64_t)CLONE_INTO_CGROUP;
+		arguments.cgroup = 0;
+		pid = syscall_clone3(&arguments, sizeof arguments);
+	}
 	if (pid < 0)
 		fail();
 	if (pid == 0) {

@@ -1,28 +1,22 @@
 /*
  * The mounts of a container. Nothing here follows a path out of the container's root: targets, and
- * sources inside an image, are opened with RESOLVE_IN_ROOT, so a symlink or `..` in an image means
- * what it means inside, and with RESOLVE_NO_MAGICLINKS, since the links of a mounted /proc lead
- * anywhere. The mount is then moved onto that very descriptor: no path is looked up twice.
+ * sources inside an image, are resolved inside it (resolve.h), so a symlink or `..` in an image means
+ * what it means inside. The mount is then moved onto that very descriptor: no path is looked up
+ * twice. Where the kernel has no calls for that, older.c does what can be done.
  */
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
+#include "older.h"
+#include "resolve.h"
 #include "steps.h"
 #include "syscalls.h"
 
 static const char *root_path;
 static int root = -1;
-
-static int open_inside(int directory, const char *path)
-{
-	struct open_how how = {
-		.flags = O_PATH | O_CLOEXEC,
-		.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
-	};
-	return syscall_openat2(directory, path, &how, sizeof how);
-}
+static bool newer; /* all of the mount API is there: decided once, so there are two ways, not 2^6 */
 
 static int open_root(void)
 {
@@ -38,9 +32,16 @@ int step_root(struct operation *operation)
 	ABOUT("/");
 	if (syscall_mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
 		return -1;
+	newer = has_mount_api();
 	root_path = take(operation);
 	ABOUT(root_path);
 	return open_root();
+}
+
+static int open_target(const char *target)
+{
+	ABOUT(target);
+	return open_in_root(root, target, O_PATH);
 }
 
 static int set_attributes(int mount, uint64_t set, uint64_t clear, unsigned int recursive)
@@ -53,76 +54,130 @@ static int set_attributes(int mount, uint64_t set, uint64_t clear, unsigned int 
 				     sizeof attributes);
 }
 
-/* The kernel says EINVAL to a directory on a file, as to many things; a person needs more. */
-static void append_mismatch(int mount, int at)
+/* The kernel says EINVAL or ENOTDIR to a directory on a file, as to many things: a person needs
+ * more. */
+static void explain_mismatch(bool directory, int at)
 {
 	int error = errno;
-	struct stat what, where;
+	struct stat where;
 
-	if (!fstat(mount, &what) && !fstat(at, &where) &&
-	    S_ISDIR(what.st_mode) != S_ISDIR(where.st_mode))
+	if (!fstat(at, &where) && S_ISDIR(where.st_mode) != directory) {
 		text_append(&progress->what,
 			    ": a directory goes on a directory only, anything else on what is none");
+		error = EINVAL;
+	}
 	errno = error;
+}
+
+static bool is_directory(int file)
+{
+	struct stat what;
+
+	return !fstat(file, &what) && S_ISDIR(what.st_mode);
+}
+
+/* If the target was `/`, the root that we hold is the one below; its path leads to the top. */
+static int look_at_root_again(void)
+{
+	ABOUT(root_path);
+	return open_root();
 }
 
 /* Mounts a detached mount inside the container and closes it. */
 static int attach(int mount, const char *target)
 {
-	int at, result;
+	int at = open_target(target);
 
-	ABOUT(target);
-	at = open_inside(root, target);
 	if (at < 0)
 		return -1;
-	result = syscall_move_mount(mount, "", at, "",
-				    MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
-	if (result) {
-		append_mismatch(mount, at);
+	if (syscall_move_mount(mount, "", at, "",
+			       MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH)) {
+		explain_mismatch(is_directory(mount), at);
 		return -1;
 	}
 	close(at);
 	close(mount);
-	/* If the target was `/`, the root that we hold is the one below; its path leads to the top. */
-	ABOUT(root_path);
-	return open_root();
+	return look_at_root_again();
 }
 
-static int clone_source(const char *inside, const char *source, unsigned int flags)
+/* The older way, after something was mounted on `at`: returns the mount's root, and closes `at`. */
+static int open_mounted(int at, const char *target)
 {
-	int directory, at, mount;
+	int top;
+
+	if (look_at_root_again())
+		return -1;
+	top = open_target(target);
+	if (top < 0 || older_verify(top, at))
+		return -1;
+	close(at);
+	return top;
+}
+
+/* ---- Bind mounts ---- */
+
+static int open_source(const char *inside, const char *source)
+{
+	int directory, at;
 
 	ABOUT(inside, source);
+	if (!*inside && newer) /* unlike open(2) it has what is mounted on demand mounted */
+		return syscall_open_tree(AT_FDCWD, source, OPEN_TREE_CLOEXEC);
 	if (!*inside)
-		return syscall_open_tree(AT_FDCWD, source, flags);
+		return open(source, O_PATH | O_CLOEXEC);
 	directory = open(inside, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (directory < 0)
 		return -1;
-	at = open_inside(directory, source);
+	at = open_in_root(directory, source, O_PATH);
+	close(directory);
+	return at;
+}
+
+static int bind_newer(int from, const char *target, uint64_t set, uint64_t clear, bool recursive)
+{
+	unsigned int below = recursive ? AT_RECURSIVE : 0;
+	int mount = syscall_open_tree(
+		from, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH | below);
+
+	if (mount < 0)
+		return -1;
+	/* Before anything can be seen of it; and of everything below it, if that comes along. */
+	ABOUT(target);
+	if (set_attributes(mount, set, clear, below))
+		return -1;
+	return attach(mount, target);
+}
+
+static int bind_older(int from, const char *target, uint64_t set, uint64_t clear, bool recursive)
+{
+	int at = open_target(target), top;
+
 	if (at < 0)
 		return -1;
-	mount = syscall_open_tree(at, "", flags | AT_EMPTY_PATH);
-	close(at);
-	close(directory);
-	return mount;
+	if (older_bind(from, at, recursive)) {
+		explain_mismatch(is_directory(from), at);
+		return -1;
+	}
+	top = open_mounted(at, target);
+	if (top < 0 || older_attributes(top, set, clear, recursive))
+		return -1;
+	return close(top);
 }
 
 int step_bind(struct operation *operation)
 {
 	const char *inside = take(operation), *source = take(operation), *target = take(operation);
 	uint64_t set = take_number(operation), clear = take_number(operation);
-	int flags = parse_bind_flags(take(operation)), mount;
-	unsigned int recursive = flags & BIND_RECURSIVE ? AT_RECURSIVE : 0;
+	int flags = parse_bind_flags(take(operation)), from = open_source(inside, source);
 
-	mount = clone_source(inside, source, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | recursive);
-	if (mount < 0)
+	if (from < 0)
 		return flags & BIND_OPTIONAL && (errno == ENOENT || errno == ENOTDIR) ? 1 : -1;
-	/* Before anything can be seen of it; and of everything below it, if that comes along. */
-	ABOUT(target);
-	if (set_attributes(mount, set, clear, recursive))
+	if ((newer ? bind_newer : bind_older)(from, target, set, clear, flags & BIND_RECURSIVE))
 		return -1;
-	return attach(mount, target);
+	return close(from);
 }
+
+/* ---- New file systems ---- */
 
 /* Adds the kernel's own words on a refused file system; only its context has them. */
 static void append_reason(int context)
@@ -185,13 +240,34 @@ refused:
 	return -1;
 }
 
+/* Mounts a new file system by mount(2), and returns its target. */
+static int mount_filesystem(const char *type, const char *source, struct operation *options,
+			    unsigned int attributes, const char *target)
+{
+	int at = open_target(target);
+
+	if (at >= 0 && older_filesystem(type, source, options, attributes, at)) {
+		explain_mismatch(true, at);
+		return -1;
+	}
+	return at;
+}
+
 int step_filesystem(struct operation *operation)
 {
 	const char *type = take(operation), *source = take(operation), *target = take(operation);
 	unsigned int attributes = (unsigned int)take_number(operation);
-	int mount = make_filesystem(type, source, operation, attributes, target);
+	int mount;
 
-	return mount < 0 ? -1 : attach(mount, target);
+	if (newer) {
+		mount = make_filesystem(type, source, operation, attributes, target);
+		return mount < 0 ? -1 : attach(mount, target);
+	}
+	mount = mount_filesystem(type, source, operation, attributes, target);
+	if (mount < 0)
+		return -1;
+	close(mount);
+	return look_at_root_again();
 }
 
 static int make_device(int directory, const struct device *device)
@@ -203,29 +279,46 @@ static int make_device(int directory, const struct device *device)
 		       makedev(device->major, device->minor));
 }
 
-int step_dev(struct operation *operation)
+static int make_devices(int directory, const char *target, struct operation *operation)
 {
-	static const char mode[] = "mode=755";
-	struct operation options = { .next = mode, .end = mode + sizeof mode };
-	const char *target = take(operation), *entry;
-	uint64_t attributes = take_number(operation);
-	int mount = make_filesystem("tmpfs", "none", &options, 0, target);
+	const char *entry;
 
-	if (mount < 0)
-		return -1;
 	while ((entry = take(operation))) {
 		struct device device;
 
 		parse_device(entry, &device);
 		ABOUT(target, "/", device.name);
-		if (make_device(mount, &device))
+		if (make_device(directory, &device))
 			return -1;
 	}
-	/* Only now: it is read only from here on. */
 	ABOUT(target);
-	if (set_attributes(mount, attributes, 0, 0))
+	return 0;
+}
+
+int step_dev(struct operation *operation)
+{
+	static const char mode[] = "mode=755";
+	struct operation options = { .next = mode, .end = mode + sizeof mode };
+	const char *target = take(operation);
+	uint64_t attributes = take_number(operation);
+	int mount;
+
+	/* Read only when the devices are made. */
+	if (newer) {
+		mount = make_filesystem("tmpfs", "none", &options, 0, target);
+		if (mount < 0 || make_devices(mount, target, operation) ||
+		    set_attributes(mount, attributes, 0, 0))
+			return -1;
+		return attach(mount, target);
+	}
+	mount = mount_filesystem("tmpfs", "none", &options, 0, target);
+	if (mount < 0)
 		return -1;
-	return attach(mount, target);
+	mount = open_mounted(mount, target);
+	if (mount < 0 || make_devices(mount, target, operation) ||
+	    older_attributes(mount, attributes, 0, false))
+		return -1;
+	return close(mount);
 }
 
 int step_pivot(void)

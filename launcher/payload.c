@@ -85,7 +85,8 @@ noreturn void payload(const struct plan *plan, struct operation operation,
 	umask(022);
 	program = exec.next;
 	/* With init's capabilities, so that a script that may be executed but not read is seen too. */
-	if (syscall_close_range(0, UINT_MAX, CLOSE_RANGE_CLOEXEC) || check_program(program))
+	if (step_back() || change_descriptors(0, UINT_MAX, CLOSE_RANGE_CLOEXEC) ||
+	    check_program(program))
 		fail_payload();
 	arguments = argument_vectors(exec, &environment);
 	if (!arguments)

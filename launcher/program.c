@@ -12,24 +12,18 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "resolve.h"
 #include "steps.h"
 #include "syscalls.h"
 
 /* The kernel reads so much of a script's first line, BINPRM_BUF_SIZE in linux/binfmts.h. */
 enum { SCRIPT_LINE = 256, LEVELS = 6, SEGMENTS_MAX = 128, INTERPRETER_MAX = 4096 };
 
-static int open_plainly(const char *path, uint64_t flags)
-{
-	struct open_how how = { .flags = flags | O_CLOEXEC, .resolve = RESOLVE_NO_MAGICLINKS };
-
-	return syscall_openat2(AT_FDCWD, path, &how, sizeof how);
-}
-
-/* Opens a program for reading, or fails as execve would. */
-static int open_program(const char *path)
+/* Opens a program for reading, or fails as execve would. `root` is the container's. */
+static int open_program(int root, const char *path)
 {
 	struct stat file;
-	int at = open_plainly(path, O_PATH);
+	int at = open_in_root(root, path, O_PATH);
 
 	if (at < 0 || fstat(at, &file))
 		return -1;
@@ -38,7 +32,7 @@ static int open_program(const char *path)
 		errno = EACCES;
 		return -1;
 	}
-	return open_plainly(path, O_RDONLY | O_NONBLOCK);
+	return open_in_root(root, path, O_RDONLY | O_NONBLOCK);
 }
 
 static bool script_interpreter(const char *line, char *interpreter)
@@ -85,14 +79,18 @@ static bool elf_interpreter(int program, const char *head, char *interpreter)
 int check_program(const char *path)
 {
 	static char interpreter[INTERPRETER_MAX + 1];
+	int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
 
+	ABOUT("/");
+	if (root < 0)
+		return -1;
 	for (int level = 0; level < LEVELS; level++) {
 		char head[SCRIPT_LINE + 1] = "";
 		int program;
 		bool more;
 
 		ABOUT(path);
-		program = open_program(path);
+		program = open_program(root, path);
 		if (program < 0)
 			return -1;
 		if (pread(program, head, SCRIPT_LINE, 0) < 0)
@@ -101,7 +99,7 @@ int check_program(const char *path)
 		       elf_interpreter(program, head, interpreter);
 		close(program);
 		if (!more)
-			return 0;
+			return close(root);
 		path = interpreter;
 	}
 	errno = ELOOP;

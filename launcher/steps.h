@@ -33,6 +33,14 @@ int step_no_new_privs(void);
 int step_caps(uint64_t mask);
 int step_seccomp(struct operation *operation, const struct plan *plan);
 
+/* close_range(2) on whatever kernel: closes a range of descriptors, or with CLOSE_RANGE_CLOEXEC
+ * marks them to be closed on exec. */
+int change_descriptors(unsigned int first, unsigned int last, unsigned int flags);
+
+/* So that init is not quite of the payload's ids, and that the payload is again. */
+void step_aside(void);
+int step_back(void);
+
 /* program.c */
 int check_program(const char *path);
 

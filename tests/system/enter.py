@@ -1,10 +1,14 @@
-"""Brings `lo` up in the network namespace that `unshare` made, then becomes the given program."""
+"""Brings `lo` up in the network namespace that `unshare` made, then becomes the given program.
+
+With `--older` before it, the program is on a kernel that lacks whatever there is a substitute for.
+"""
 
 import fcntl
 import os
 import socket
 import struct
 import sys
+from pathlib import Path
 
 # linux/sockios.h and linux/if.h; struct ifreq is a name of 16 bytes and a union of 24.
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 0x1
@@ -18,6 +22,18 @@ def loopback_up() -> None:
         fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", flags | IFF_UP))
 
 
+def older_kernel() -> None:
+    """Make the kernel an older one for this process."""
+    sys.path.insert(0, str(Path(__file__).parents[2]))  # this process runs with -I
+    from tests.system import filters
+
+    filters.install(filters.older_kernel())
+
+
 if __name__ == "__main__":
     loopback_up()
-    os.execv(sys.argv[1], sys.argv[1:])
+    program = sys.argv[1:]
+    if program[0] == "--older":
+        older_kernel()
+        del program[0]
+    os.execv(program[0], program)

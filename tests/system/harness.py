@@ -47,6 +47,9 @@ TIMEOUT = 15.0 * PATIENCE
 MEM: Mapping[str, str] = {"mem": 'type = "mem"'}
 """The repositories of a runtime unless the test names others: ID to lines of its TOML table."""
 
+OLDER = os.environ.get("NORTHSTAR_TEST_FALLBACK") == "1"
+"""Runtimes and launchers run as on a kernel that lacks whatever there is a substitute for."""
+
 VERITY = os.environ.get("NORTHSTAR_TEST_VERITY", "")
 """`dm` or `full`: tests that say nothing of keys use signed packages in repositories with a key."""
 
@@ -156,6 +159,7 @@ class RuntimeProcess:
         environment: Mapping[str, str] | None = None,
         wrap: tuple[str, ...] = (),
         pass_fds: tuple[int, ...] = (),
+        older: bool = OLDER,
     ) -> None:
         """Write the configuration; nothing runs yet.
 
@@ -171,6 +175,7 @@ class RuntimeProcess:
             environment: added to the runtime's environment.
             wrap: a command that becomes the program which is named behind it.
             pass_fds: descriptors that it inherits.
+            older: run it as on an older kernel.
         """
         self.directory = directory
         self.run_dir = directory / "run"
@@ -183,6 +188,7 @@ class RuntimeProcess:
         self.environment = dict(environment or {})
         self.wrap = wrap
         self.pass_fds = pass_fds
+        self.older = older
         self.process: subprocess.Popen[bytes] | Forked | None = None
         self._before: set[int] = set()
         self._probe: socket.socket | None = None
@@ -222,10 +228,13 @@ class RuntimeProcess:
         environment = _environment(self.environment)
         with self.log.open("ab") as log:
             if zygote is not None:
-                self.process = zygote.spawn(arguments, self.directory, environment, log)
+                self.process = zygote.spawn(
+                    arguments, self.directory, environment, log, older=self.older
+                )
             else:
+                helper = [sys.executable, "-I", _ENTER, *(["--older"] if self.older else [])]
                 self.process = subprocess.Popen(
-                    [*_UNSHARE, sys.executable, "-I", _ENTER, *self.wrap, *program, *arguments],
+                    [*_UNSHARE, *helper, *self.wrap, *program, *arguments],
                     pass_fds=self.pass_fds,
                     stdin=subprocess.DEVNULL,
                     stdout=log,

@@ -75,16 +75,28 @@ class Zygote:
         assert self._socket.recv(16) == b"ready"
 
     def spawn(
-        self, arguments: list[str], cwd: Path, environment: Mapping[str, str], log: BinaryIO
+        self,
+        arguments: list[str],
+        cwd: Path,
+        environment: Mapping[str, str],
+        log: BinaryIO,
+        *,
+        older: bool,
     ) -> Forked:
         """Fork a runtime with these arguments of its command line."""
-        request = {"arguments": arguments, "cwd": str(cwd), "environment": dict(environment)}
+        request = {
+            "arguments": arguments,
+            "cwd": str(cwd),
+            "environment": dict(environment),
+            "older": older,
+        }
         socket.send_fds(self._socket, [json.dumps(request).encode()], [log.fileno()])
         return Forked(int(self._socket.recv(16)))
 
 
 def _serve(connection: socket.socket) -> None:
     # Imported before the first fork: that is what the zygote is for.
+    import northstar.runtime.main  # noqa: F401
     from northstar.cli.northstar import main
 
     connection.send(b"ready")
@@ -100,6 +112,8 @@ def _serve(connection: socket.socket) -> None:
                 os._exit(0)
             request = json.loads(data)
             _settle(request["cwd"], request["environment"], *descriptors)
+            if request["older"]:
+                enter.older_kernel()
             sys.argv = ["northstar", *request["arguments"]]
             main()
             sys.exit()

@@ -12,7 +12,17 @@ from typing import Any
 
 import pytest
 
-from tests.system.launcher.driver import Image, Launch, Operation, encode, memfd, operations
+from tests.system import filters
+from tests.system.filters import Thread
+from tests.system.launcher.driver import (
+    Image,
+    Launch,
+    Operation,
+    children,
+    encode,
+    memfd,
+    operations,
+)
 
 ROOT = Path(__file__).parents[3]
 BUILD = ROOT / "launcher" / "build.py"
@@ -72,6 +82,14 @@ def image(tmp_path_factory: pytest.TempPathFactory, payload: Path) -> Image:
     return Image(directory / "root", payload)
 
 
+@pytest.fixture(scope="session")
+def older_kernel() -> Iterator[Thread]:
+    """What spawns launchers as on a kernel that lacks all that there is a substitute for."""
+    thread = Thread(filters.older_kernel())
+    yield thread
+    thread.close()
+
+
 class Launcher:
     """Launches `/payload` with commands; keywords as `operations` has them."""
 
@@ -88,11 +106,12 @@ class Launcher:
         *commands: str,
         plan: list[Operation] | None = None,
         extra: Sequence[int] = (),
+        thread: Thread | None = None,
         **options: Any,
     ) -> Launch:
         if plan is None:
             plan = self.operations(*commands, **options)
-        self.launches.append(Launch(self.program, encode(plan), extra))
+        self.launches.append(Launch(self.program, encode(plan), extra, thread))
         return self.launches[-1]
 
 
@@ -101,17 +120,12 @@ def launch(program: int, image: Image) -> Iterator[Launcher]:
     """What launches; whatever still runs after the test is ended, and nothing may be left."""
     launcher = Launcher(program, image)
     before = set(os.listdir("/proc/self/fd"))
-    children_before = _children()
+    children_before = children()
     yield launcher
     for launched in launcher.launches:
         launched.close()
     assert set(os.listdir("/proc/self/fd")) == before
-    assert _children() == children_before, "a launch left processes"
-
-
-def _children() -> list[str]:
-    with open(f"/proc/self/task/{os.getpid()}/children") as file:
-        return file.read().split()
+    assert children() == children_before, "a launch left processes"
 
 
 @pytest.fixture

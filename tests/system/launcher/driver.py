@@ -18,13 +18,17 @@ import socket
 import struct
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from northstar.launch.plan_ops import GO, PLAN_VERSION, Op, Report
+from tests.system import filters
 
 DEADLINE = 120.0 if os.environ.get("NORTHSTAR_VM") else 20.0
 """Seconds after which a wait is a failure, on however busy (or emulated) a machine."""
+
+OLDER = os.environ.get("NORTHSTAR_TEST_FALLBACK") == "1"
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x4000000, 0x8000000
 CLONE_NEWPID, CLONE_NEWNET = 0x20000000, 0x40000000
@@ -131,13 +135,27 @@ PROC: Operation = (Op.FILESYSTEM, "proc", "proc", "/proc", RDONLY | NOSUID | NOD
 TMP: Operation = (Op.FILESYSTEM, "tmpfs", "none", "/tmp", NOSUID | NODEV, "mode=1777", "size=1m")
 
 
+@cache
+def older_kernel() -> filters.Thread | None:
+    """Return the thread that spawns launchers on an older kernel, if all are to be."""
+    return filters.Thread(filters.older_kernel()) if OLDER else None
+
+
 class Launch:
     """One run of the launcher.
 
     Descriptors 1 and 2 of the plan are a pipe that the test reads, and /dev/null; more follow.
+    `thread` spawns it, if one is given.
     """
 
-    def __init__(self, program: int, plan: bytes, extra: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        program: int,
+        plan: bytes,
+        extra: Sequence[int] = (),
+        thread: filters.Thread | None = None,
+    ) -> None:
+        self._thread = thread or older_kernel()
         self.said: list[Said] = []
         self.pid = 0
         self.pidfd = -1
@@ -157,7 +175,8 @@ class Launch:
     def _spawn(self, program: int, theirs: socket.socket) -> None:
         # ASAN_OPTIONS and the like reach a program that was built for them.
         sanitizer = {k: v for k, v in os.environ.items() if k.endswith("SAN_OPTIONS")}
-        self.launcher = os.posix_spawn(
+        spawn = partial(
+            os.posix_spawn,
             f"/proc/self/fd/{program}",
             ["northstar-init"],
             sanitizer,
@@ -169,6 +188,7 @@ class Launch:
             setsigmask=(),
             setsigdef=signal.valid_signals(),
         )
+        self.launcher = self._thread(spawn) if self._thread else spawn()
 
     def send(self, descriptors: Sequence[int]) -> None:
         rights = array.array("i", descriptors)
@@ -291,6 +311,15 @@ class Launch:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def children() -> list[str]:
+    """Return the pids of the children of all threads of this process."""
+    found = []
+    for task in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{task}/children") as file:
+            found += file.read().split()
+    return sorted(found)
 
 
 def reap(pid: int) -> int:

@@ -16,6 +16,7 @@ from tests.system.launcher.driver import (
     PROC,
     TMP,
     Launch,
+    children,
     encode,
     eventually,
     operations,
@@ -51,19 +52,14 @@ def test_right_after_the_plan(launch):
         launched.ours.close()
         reap(launched.launcher)
         launched.launcher = 0
-        while (child := os.waitpid(-1, os.WNOHANG) if has_children() else (0, 0)) != (0, 0):
+        while (child := os.waitpid(-1, os.WNOHANG) if children() else (0, 0)) != (0, 0):
             assert os.waitstatus_to_exitcode(child[1]) == 1
         eventually(lambda: not reap_any(), "init ends")
 
 
-def has_children() -> bool:
-    with open(f"/proc/self/task/{os.getpid()}/children") as file:
-        return bool(file.read().split())
-
-
 def reap_any() -> bool:
     """Reap what has ended; whether something has not."""
-    while has_children():
+    while children():
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:
             return True

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from northstar.launch.plan_ops import Op, Report
+from tests.system.launcher import driver
 from tests.system.launcher.driver import (
     NODEV,
     NOEXEC,
@@ -235,9 +236,11 @@ def test_init_is_small(launch):
     launched = launch("pause").start()
     rollup = Path(f"/proc/{launched.pid}/smaps_rollup").read_text()
     kilobytes = {w[0]: int(w[1]) for w in map(str.split, rollup.splitlines()[1:])}
-    # The rest are the pages of the program, which all containers share: those of its memfd.
-    assert kilobytes["Anonymous:"] <= 24, rollup
-    assert kilobytes["Rss:"] <= 64, rollup
+    # The rest are the pages of the program, which all containers share: those of its memfd. To walk
+    # paths by hand takes two pages of the stack.
+    more = 8 if driver.OLDER else 0
+    assert kilobytes["Anonymous:"] <= 24 + more, rollup
+    assert kilobytes["Rss:"] <= 64 + more, rollup
 
 
 @pytest.mark.parametrize("uid", [0, 1000])
@@ -391,10 +394,17 @@ def test_the_runtimes_session_keyring_is_not_inherited(launch):
     libc = ctypes.CDLL(None, use_errno=True)
     add_key, keyctl_revoke = {"x86_64": (248, 250), "aarch64": (217, 219)}[os.uname().machine]
     name = f"northstar-test-{os.getpid()}".encode()
-    # A keyring of our own (1: KEYCTL_JOIN_SESSION_KEYRING), not the login session's.
-    assert libc.syscall(keyctl_revoke, 1, None) > 0
-    key = libc.syscall(add_key, b"user", name, b"secret", 6, -3)
-    assert key > 0, os.strerror(ctypes.get_errno())
+
+    def prepare() -> int:
+        # A keyring of our own (1: KEYCTL_JOIN_SESSION_KEYRING), not the login session's.
+        assert libc.syscall(keyctl_revoke, 1, None) > 0
+        added: int = libc.syscall(add_key, b"user", name, b"secret", 6, -3)
+        assert added > 0, os.strerror(ctypes.get_errno())
+        return added
+
+    # A thread has a keyring of its own: that of the one that spawns the launcher is meant.
+    thread = driver.older_kernel()
+    key = thread(prepare) if thread else prepare()
     said = run(launch("try", "keyctl-search", name.decode(), uid=0, gid=0))
     assert said["keyctl-search", name.decode()]["errno"] == errno.ENOKEY
     plan = launch.operations("try", "keyctl-search", name.decode(), uid=0, gid=0)

@@ -1,0 +1,232 @@
+#include "resolve.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+#include <linux/magic.h>
+
+#include "syscalls.h"
+
+enum {
+	LINKS_MAX = 40, /* MAXSYMLINKS, path_resolution(7) */
+	TRIES_MAX = 100,
+	PROC_ROOT_INODE = 1, /* PROC_ROOT_INO, linux/proc_ns.h */
+};
+
+/*
+ * Where a walk is. Nobody asks the kernel for `..`: a directory that is moved meanwhile may lead out
+ * of the root. The way is remembered, and `..` is that way again, without its last part.
+ */
+struct place {
+	int root;
+	int at; /* a directory, O_PATH */
+	char way[PATH_MAX]; /* to `at`: no links, no dots; empty for the root, else `/a/b` */
+};
+
+/* Goes to a directory below, and forgets where the walk was. */
+static void enter(struct place *place, int directory)
+{
+	if (place->at >= 0)
+		close(place->at);
+	place->at = directory;
+}
+
+static int enter_root(struct place *place)
+{
+	int directory = openat(place->root, ".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	if (directory < 0)
+		return -1;
+	enter(place, directory);
+	place->way[0] = '\0';
+	return 0;
+}
+
+static int enter_below(struct place *place, int directory, const char *name)
+{
+	size_t used = strlen(place->way), length = strlen(name);
+
+	enter(place, directory);
+	if (used + 1 + length >= sizeof place->way) {
+		errno = ENAMETOOLONG;
+		return -1;
+	}
+	place->way[used] = '/';
+	memcpy(place->way + used + 1, name, length + 1);
+	return 0;
+}
+
+/* Cuts the first part off a path: its name, and whether there is one. It may be too long. */
+static bool next_name(const char **path, char name[NAME_MAX + 2])
+{
+	size_t length;
+
+	*path += strspn(*path, "/");
+	length = strcspn(*path, "/");
+	memcpy(name, *path, length < NAME_MAX + 1 ? length : NAME_MAX + 1);
+	name[length < NAME_MAX + 1 ? length : NAME_MAX + 1] = '\0';
+	*path += length;
+	return length > 0;
+}
+
+static int enter_parent(struct place *place)
+{
+	char way[PATH_MAX], name[NAME_MAX + 2];
+	const char *rest = way;
+	char *last;
+
+	strcpy(way, place->way);
+	last = strrchr(way, '/');
+	if (last)
+		*last = '\0';
+	if (enter_root(place))
+		return -1;
+	while (next_name(&rest, name)) {
+		int directory =
+			openat(place->at, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+
+		if (directory < 0 || enter_below(place, directory, name))
+			return -1;
+	}
+	return 0;
+}
+
+/*
+ * The links of a process' directory in /proc are magic; those right below its root (self, mounts,
+ * net) are not. Nothing else tells them apart.
+ */
+static bool is_magic(int link, int directory)
+{
+	struct statfs system;
+	struct stat above;
+
+	return fstatfs(link, &system) || fstat(directory, &above) ||
+	       ((unsigned long)system.f_type == PROC_SUPER_MAGIC &&
+		above.st_ino != PROC_ROOT_INODE);
+}
+
+/* Puts what a link says before the rest of the path: 0, or -1 with errno. */
+static int follow(struct place *place, int link, const char *tail, char rest[PATH_MAX])
+{
+	char target[PATH_MAX];
+	size_t left = strlen(tail);
+	ssize_t length;
+
+	if (is_magic(link, place->at)) {
+		errno = ELOOP;
+		return -1;
+	}
+	length = readlinkat(link, "", target, sizeof target);
+	if (length < 0)
+		return -1;
+	if (length == 0) {
+		errno = ENOENT;
+		return -1;
+	}
+	if ((size_t)length + left >= PATH_MAX) {
+		errno = ENAMETOOLONG;
+		return -1;
+	}
+	memmove(rest + length, tail, left + 1);
+	memcpy(rest, target, (size_t)length);
+	return target[0] == '/' ? enter_root(place) : 0;
+}
+
+/* One walk, which leaves `place` to be closed. */
+static int walk(struct place *place, char rest[PATH_MAX], int flags)
+{
+	const char *tail = rest;
+	char name[NAME_MAX + 2];
+	int links = 0;
+
+	while (next_name(&tail, name)) {
+		struct stat file;
+		int found, error;
+
+		if (!strcmp(name, "."))
+			continue;
+		if (!strcmp(name, "..")) {
+			if (enter_parent(place))
+				return -1;
+			continue;
+		}
+		found = openat(place->at, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+		if (found < 0)
+			return -1;
+		error = fstat(found, &file);
+		if (!error && S_ISDIR(file.st_mode)) {
+			if (enter_below(place, found, name))
+				return -1;
+			continue;
+		}
+		if (!error && S_ISLNK(file.st_mode)) {
+			if (++links > LINKS_MAX) {
+				errno = ELOOP;
+				error = -1;
+			} else {
+				error = follow(place, found, tail, rest);
+				tail = rest;
+			}
+		} else if (!error && *tail) {
+			errno = ENOTDIR;
+			error = -1;
+		} else if (!error && flags & O_PATH) {
+			return found;
+		} else if (!error) {
+			close(found);
+			return openat(place->at, name, flags | O_NOFOLLOW | O_CLOEXEC);
+		}
+		close(found);
+		if (error)
+			return -1;
+	}
+	return openat(place->at, ".", flags | O_CLOEXEC);
+}
+
+int walk_in_root(int root, const char *path, int flags)
+{
+	struct place place = { .root = root, .at = -1 };
+	char rest[PATH_MAX];
+	int result = -1, error;
+
+	if (strlen(path) >= sizeof rest) {
+		errno = ENAMETOOLONG;
+		return -1;
+	}
+	if (!*path) {
+		errno = ENOENT;
+		return -1;
+	}
+	strcpy(rest, path);
+	if (!enter_root(&place))
+		result = walk(&place, rest, flags);
+	error = errno;
+	if (place.at >= 0)
+		close(place.at);
+	errno = error;
+	return result;
+}
+
+int open_in_root(int root, const char *path, int flags)
+{
+	struct open_how how = {
+		.flags = (unsigned int)(flags | O_CLOEXEC),
+		.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
+	};
+	int result;
+
+	/* A rename anywhere at the same time makes the kernel doubt a `..`: openat2(2), EAGAIN. */
+	for (int i = 0; i < TRIES_MAX; i++) {
+		result = syscall_openat2(root, path, &how, sizeof how);
+		if (result >= 0 || errno != EAGAIN)
+			break;
+	}
+	/* EPERM: a filter around us that is older than the system call. */
+	if (result < 0 && (errno == ENOSYS || errno == EPERM))
+		return walk_in_root(root, path, flags);
+	return result;
+}
