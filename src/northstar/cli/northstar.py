@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import sys
+from collections.abc import Callable
+
 import click
 
 from northstar import __version__
 from northstar.cli.common import run as run_command
 from northstar.runtime import logs
 from northstar.runtime.config import load
-from northstar.runtime.main import run
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -40,7 +43,27 @@ def northstar(path: str, disable_mount_namespace: bool, log_level: str | None) -
     """
     config = load(path)
     logs.setup(log_level)
-    run(config, mount_namespace=not disable_mount_namespace)
+    _load_runtime()(config, mount_namespace=not disable_mount_namespace)
+
+
+def _load_runtime() -> Callable[..., None]:
+    """Import the runtime: most of the start, which help and usage errors can do without."""
+    # Nothing of what comes in is garbage, however often the collector looks. And asyncio takes
+    # ssl along if it can, a megabyte for connections that we do not have.
+    gc.disable()
+    without_ssl = "ssl" not in sys.modules
+    if without_ssl:
+        sys.modules["ssl"] = None  # type: ignore[assignment]
+    try:
+        import asyncio  # noqa: F401
+    finally:
+        if without_ssl:
+            del sys.modules["ssl"]
+    from northstar.runtime.main import run
+
+    gc.freeze()
+    gc.enable()
+    return run
 
 
 def main() -> None:

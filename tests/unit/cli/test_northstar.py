@@ -1,0 +1,33 @@
+"""What the command `northstar` imports, and when: each module is time and memory."""
+
+import subprocess
+import sys
+
+
+def modules_after(statement: str) -> set[str]:
+    """Return the modules that a fresh interpreter has once it has executed `statement`."""
+    program = f"import sys\n{statement}\nprint(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60
+    )
+    return set(done.stdout.split())
+
+
+def test_help_needs_no_runtime() -> None:
+    found = modules_after("import northstar.cli.northstar")
+    assert "northstar.runtime.config" in found
+    assert not {"asyncio", "northstar.runtime.main", "yaml", "nacl"} & found
+
+
+def test_the_runtime_takes_no_more_than_it_uses() -> None:
+    found = modules_after("from northstar.cli import northstar; northstar._load_runtime()")
+    assert {"asyncio", "northstar.runtime.main"} <= found
+    assert not {"ssl", "rich", "nacl", "dataclasses"} & found
+
+
+def test_who_needs_ssl_all_the_same_gets_it() -> None:
+    load = "from northstar.cli import northstar; northstar._load_runtime()"
+    assert "ssl" in modules_after(f"{load}; import ssl")
+    assert "ssl" in modules_after(
+        f"import ssl; {load}; import asyncio; assert asyncio.base_events.ssl"
+    )
