@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, count
 from typing import Final
 
@@ -24,6 +24,10 @@ from northstar.model import Container, NorthstarError
 from northstar.runtime.config import RepositoryConfig
 
 log = logging.getLogger("northstar.runtime")
+
+_READERS: Final = 4
+"""Threads that read stored packages: enough to wait for a slow disk at several places. A thread
+for each package would cost as much as reading it, which is 0.2 ms of the interpreter's time."""
 
 _PARTIAL: Final = ".northstar-install-"
 """How the file of a package that is still being received begins: removed at the next start."""
@@ -201,8 +205,11 @@ class FsRepository(Repository):
     async def load(self, known: Callable[[Container], bool]) -> None:
         """Load every file of the directory, in parallel; the first by file name counts."""
         names = await asyncio.to_thread(self._file_names)
-        opened = await asyncio.gather(*(asyncio.to_thread(self._open, name) for name in names))
-        for package in opened:
+        shares = [names[first::_READERS] for first in range(min(_READERS, len(names)))]
+        opened: dict[str, Package | None] = {}
+        for read in await asyncio.gather(*(asyncio.to_thread(self._read, s) for s in shares)):
+            opened |= read
+        for package in map(opened.__getitem__, names):
             if package is None:
                 continue
             container = package.container
@@ -222,6 +229,9 @@ class FsRepository(Repository):
             else:
                 names.append(name)
         return names
+
+    def _read(self, names: Sequence[str]) -> dict[str, Package | None]:
+        return {name: self._open(name) for name in names}
 
     def _open(self, name: str) -> Package | None:
         path = self._path(name)
