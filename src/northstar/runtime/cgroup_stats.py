@@ -244,6 +244,8 @@ def io_service(text: str) -> tuple[list[dict[str, int]], int]:
     """
     devices: dict[str, dict[str, int]] = {}
     total = 0
+    if text == "Total 0\n":  # all of a cgroup that has not used a device: the usual case
+        return [], 0
     for line in text.splitlines():
         match line.split():
             case ["Total", count]:
