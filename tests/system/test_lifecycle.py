@@ -243,6 +243,8 @@ def test_refused_starts(runtime: RuntimeProcess, payload: Path) -> None:
         client.start(resource, init="/payload", arguments=("exit", "0"))
 
 
+LONG_RULE = {"args": {"index": 0, "values": list(range(50))}}
+
 FAILING = [
     pytest.param(
         {"init": "/nothing"}, r"execute /nothing: No such file .*ENOENT", id="no-such-init"
@@ -264,7 +266,12 @@ FAILING = [
         {"sched": {"policy": "deadline"}}, r"deadline: a manifest has no runtime", id="deadline"
     ),
     pytest.param(
-        {"seccomp": {"profile": "default"}}, r"seccomp filter, .*cannot install yet", id="seccomp"
+        {"init": "/nothing", "seccomp": {}}, r"execute /nothing: No such .*ENOENT", id="no-reporter"
+    ),
+    pytest.param(
+        {"seccomp": {"allow": {f"unknown_{n}": LONG_RULE for n in range(41)}}},
+        r"install the seccomp filter: it has 2050 values and masks, and at most 2000 are made",
+        id="long-filter",
     ),
     pytest.param(
         {"rlimits": {"nofile": {"soft": 10, "hard": 5}}},

@@ -88,7 +88,7 @@ class Launcher:
                 "the launcher program is missing from the installed package",
                 hint="install the package again, with a C compiler (gcc, musl-tools)",
             ) from None
-        writable = _sealed("northstar-init", content, mode=0o700, executable=True)
+        writable = memfd.sealed("northstar-init", content, mode=0o700, executable=True)
         try:
             # execve(2) of a file that somebody has open for writing: ETXTBSY.
             low = memfd.reopen_read_only(writable)
@@ -148,20 +148,8 @@ class Launcher:
         return Init(ours, pid, plan, on_skipped)
 
 
-def _sealed(name: str, content: bytes, *, mode: int = 0o600, executable: bool = False) -> int:
-    descriptor = memfd.create(name, mode=mode, executable=executable)
-    try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(content)
-        memfd.seal(descriptor)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
 def _send_plan(ours: socket.socket, plan: LaunchPlan, descriptors: Mapping[str, int]) -> None:
-    content = _sealed("northstar-plan", plan.encode())
+    content = memfd.sealed("northstar-plan", plan.encode())
     try:
         passed = array.array("i", [content, *(descriptors[name] for name in plan.descriptors)])
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, passed)]

@@ -161,11 +161,6 @@ def refuse_unsupported(manifest: Manifest, facts: HostFacts) -> None:
     Raises:
         HostError: with what is asked for and why it cannot be given.
     """
-    if manifest.seccomp is not None:
-        raise HostError(
-            "the manifest asks for a seccomp filter, which this runtime cannot install yet",
-            hint="remove `seccomp` from the manifest",
-        )
     missing = [c for c in manifest.capabilities if not facts.capabilities >> c.number & 1]
     if missing:
         raise HostError(
@@ -237,6 +232,8 @@ def build(
     descriptors += map(tasks_descriptor, range(facts.joins))
     if isinstance(manifest.network, NamedNetwork):
         descriptors.append("netns")
+    if manifest.seccomp is not None:
+        descriptors.append("seccomp")
     if len(descriptors) > DESCRIPTORS_MAX:
         raise LaunchError(
             f"pass {len(descriptors)} descriptors",
@@ -256,7 +253,7 @@ def build(
         Operation(Op.CGROUPNS),
         Operation(Op.PAYLOAD),
         *(Operation(Op.FD, (index[name], str(number))) for name, number in passed.items()),
-        *_restrictions(manifest, facts),
+        *_restrictions(manifest, index, facts),
         _exec(manifest, command),
     ]
     return LaunchPlan(tuple(operations), tuple(descriptors))
@@ -366,7 +363,9 @@ def _dev(target: str) -> Operation:
     return Operation(Op.DEV, (target, str(attributes), *nodes, *links))
 
 
-def _restrictions(manifest: Manifest, facts: HostFacts) -> Iterator[Operation]:
+def _restrictions(
+    manifest: Manifest, index: Mapping[str, str], facts: HostFacts
+) -> Iterator[Operation]:
     for limited, limit in {**facts.rlimits, **manifest.rlimits}.items():
         values = ("unlimited" if v is None else str(v) for v in (limit.soft, limit.hard))
         yield Operation(Op.RLIMIT, (str(limited.number), *values))
@@ -375,6 +374,9 @@ def _restrictions(manifest: Manifest, facts: HostFacts) -> Iterator[Operation]:
     yield Operation(Op.NO_NEW_PRIVS)
     mask = sum(1 << capability.number for capability in manifest.capabilities)
     yield Operation(Op.CAPS, (f"{mask:#x}",))
+    # Last, so that it has to allow nothing but execve.
+    if "seccomp" in index:
+        yield Operation(Op.SECCOMP, (index["seccomp"],))
 
 
 def _scheduling(policy: SchedPolicy) -> tuple[str, str]:

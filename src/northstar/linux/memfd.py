@@ -60,6 +60,23 @@ def seal(fd: int, seals: int = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEA
     fcntl.fcntl(fd, _F_ADD_SEALS, seals)
 
 
+def sealed(name: str, content: bytes, *, mode: int = 0o600, executable: bool = False) -> int:
+    """Return a file of this content that nobody can change; else as `create`. The caller owns it.
+
+    Raises:
+        OSError: as `create`.
+    """
+    fd = create(name, mode=mode, executable=executable)
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(content)
+        seal(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
 def seals(fd: int) -> int:
     """Return the seals of a file; files that can have none raise OSError EINVAL."""
     return fcntl.fcntl(fd, _F_GET_SEALS)

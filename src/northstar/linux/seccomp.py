@@ -1,12 +1,35 @@
-"""System calls by name: seccomp_syscall_resolve_name(3) of libseccomp 2.5."""
+"""System calls by name, and filters of them: libseccomp 2.5, as in its manual pages.
+
+Nothing of the library is loaded until it is used: it may be missing where nobody asks for filters.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-from typing import Any, Final
+import os
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+
+from northstar.linux import memfd
 
 LIBRARY: Final = "libseccomp.so.2"
+
+SCMP_ARCH_X86_64: Final = 0xC000003E
+SCMP_ARCH_AARCH64: Final = 0xC00000B7
+"""Architectures as the kernel names them to filters: AUDIT_ARCH_*, linux/audit.h."""
+
+SECCOMP_RET_KILL_PROCESS: Final = 0x80000000
+SECCOMP_RET_ERRNO: Final = 0x00050000
+"""With the error number in its low 16 bits."""
+SECCOMP_RET_ALLOW: Final = 0x7FFF0000
+"""What a filter answers: seccomp(2). libseccomp's SCMP_ACT_* are the same numbers."""
+
+_SCMP_FLTATR_ACT_BADARCH: Final = 2
+_SCMP_FLTATR_CTL_OPTIMIZE: Final = 8
+_SCMP_CMP_EQ: Final = 4
+_SCMP_CMP_MASKED_EQ: Final = 7
+_U64: Final = 2**64 - 1
 
 _ERROR: Final = -1
 """__NR_SCMP_ERROR in seccomp.h. Other negative numbers are calls of other architectures."""
@@ -36,13 +59,60 @@ NEWER: Final = {
 include/uapi/asm-generic/unistd.h."""
 
 
+class Comparison(NamedTuple):
+    """True if argument number `argument` (from 0), and `mask`, is `value`: all 64 bits."""
+
+    argument: int
+    mask: int
+    value: int
+
+
+class _ArgCmp(ctypes.Structure):
+    """struct scmp_arg_cmp; for MASKED_EQ the first datum is the mask."""
+
+    _fields_ = (
+        ("arg", ctypes.c_uint),
+        ("op", ctypes.c_int),
+        ("datum_a", ctypes.c_uint64),
+        ("datum_b", ctypes.c_uint64),
+    )
+
+
+_U32 = ctypes.c_uint32
+_CONTEXT = ctypes.c_void_p
+_FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
+    "seccomp_syscall_resolve_name": (ctypes.c_int, ctypes.c_char_p),
+    "seccomp_syscall_resolve_name_arch": (ctypes.c_int, _U32, ctypes.c_char_p),
+    "seccomp_arch_native": (_U32,),
+    "seccomp_init": (_CONTEXT, _U32),
+    "seccomp_release": (None, _CONTEXT),
+}
+"""Result and arguments; below those whose result is 0 or a negative error number."""
+
+_STEPS: Final[dict[str, tuple[Any, ...]]] = {
+    "seccomp_arch_add": (_CONTEXT, _U32),
+    "seccomp_arch_remove": (_CONTEXT, _U32),
+    "seccomp_attr_set": (_CONTEXT, ctypes.c_int, _U32),
+    "seccomp_rule_add_exact_array": (_CONTEXT, _U32, ctypes.c_int, ctypes.c_uint, _CONTEXT),
+    "seccomp_export_bpf": (_CONTEXT, ctypes.c_int),
+}
+
+
 @functools.cache
-def _resolve() -> Any:
-    # Not with the C library's functions: it may be missing where nobody asks for filters.
-    function = ctypes.CDLL(LIBRARY)["seccomp_syscall_resolve_name"]
-    function.restype = ctypes.c_int
-    function.argtypes = [ctypes.c_char_p]
+def _function(name: str) -> Any:
+    function: Any = ctypes.CDLL(LIBRARY)[name]
+    if name in _STEPS:
+        function.restype = ctypes.c_int
+        function.argtypes = _STEPS[name]
+        function.errcheck = functools.partial(_check, name)
+    else:
+        function.restype, *function.argtypes = _FUNCTIONS[name]
     return function
+
+
+def _check(name: str, result: Any, _function: Any, _arguments: Any) -> None:
+    if result < 0:
+        raise OSError(-result, f"{name}: {os.strerror(-result)}")
 
 
 def resolve_name(name: str) -> int | None:
@@ -56,5 +126,104 @@ def resolve_name(name: str) -> int | None:
     newer = NEWER.get(name)
     if newer is not None:
         return newer
-    number: int = _resolve()(name.encode())
+    number: int = _function("seccomp_syscall_resolve_name")(name.encode())
     return None if number == _ERROR else number
+
+
+def resolve_name_on(arch: int, name: str) -> int | None:
+    """Return the number that a system call has on an architecture; None if it has none there.
+
+    Args:
+        arch: one of SCMP_ARCH_*.
+        name: the name of the system call.
+
+    Raises:
+        OSError: the library is not installed.
+    """
+    newer = NEWER.get(name)
+    if newer is not None:
+        return newer
+    number: int = _function("seccomp_syscall_resolve_name_arch")(arch, name.encode())
+    return number if number >= 0 else None
+
+
+class Filter:
+    """A filter for one architecture: seccomp_init(3). Release it, or use it in a with block.
+
+    Calls that no rule is about, other architectures, and x32 on x86-64 end the process.
+    """
+
+    def __init__(self, arch: int) -> None:
+        """Begin a filter without rules, for one of SCMP_ARCH_*.
+
+        Raises:
+            OSError: the library is not installed, or too old.
+        """
+        native = _function("seccomp_arch_native")()
+        self._context = _function("seccomp_init")(SECCOMP_RET_KILL_PROCESS)
+        if self._context is None:
+            raise OSError("seccomp_init: it makes no filter that ends the process")
+        try:
+            if arch != native:
+                _function("seccomp_arch_add")(self._context, arch)
+                _function("seccomp_arch_remove")(self._context, native)
+            self._set(_SCMP_FLTATR_ACT_BADARCH, SECCOMP_RET_KILL_PROCESS)
+            # A tree instead of a list. The kernel tries a new filter on each system call, to
+            # remember which are always allowed: that takes half the time then.
+            self._set(_SCMP_FLTATR_CTL_OPTIMIZE, 2)
+        except BaseException:
+            self.close()
+            raise
+
+    def allow(self, name: str, *comparisons: Comparison) -> None:
+        """Allow a system call that exists on the filter's architecture: seccomp_rule_add(3).
+
+        It is allowed if all of the comparisons are true, and if any of its rules allows it.
+
+        Raises:
+            OSError: EINVAL for two comparisons of the same argument.
+        """
+        # The library wants the number on *this* machine, or the negative one that it has instead.
+        number = resolve_name(name)
+        assert number is not None, name
+        array = (_ArgCmp * len(comparisons))(*map(_arg_cmp, comparisons))
+        _function("seccomp_rule_add_exact_array")(
+            self._context, SECCOMP_RET_ALLOW, number, len(comparisons), array
+        )
+
+    def export_bpf(self) -> bytes:
+        """Return the filter as an array of struct sock_filter: seccomp_export_bpf(3)."""
+        # The library can write to a descriptor only.
+        file = memfd.create("seccomp-export")
+        try:
+            _function("seccomp_export_bpf")(self._context, file)
+            return os.pread(file, os.fstat(file).st_size, 0)
+        finally:
+            os.close(file)
+
+    def close(self) -> None:
+        """Release it; idempotent."""
+        context, self._context = self._context, None
+        if context is not None:
+            _function("seccomp_release")(context)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _set(self, attribute: int, value: int) -> None:
+        _function("seccomp_attr_set")(self._context, attribute, value)
+
+
+def _arg_cmp(comparison: Comparison) -> _ArgCmp:
+    argument, mask, value = comparison
+    if mask == _U64:
+        return _ArgCmp(argument, _SCMP_CMP_EQ, value, 0)
+    return _ArgCmp(argument, _SCMP_CMP_MASKED_EQ, mask, value)

@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from northstar.launch import seccomp
 from northstar.launch.launcher import Init, Launcher
 from northstar.launch.plan import (
     Command,
@@ -156,6 +157,7 @@ async def start(
         # getgrnam(3) may ask the network.
         groups = await asyncio.to_thread(_groups, manifest, container)
     plan = build(manifest, command, places, host.facts, groups)
+    system_calls = await _seccomp_filter(container, manifest)
     async with contextlib.AsyncExitStack() as stack:
         # Created first, so destroyed last: when nothing uses it any more.
         cgroup = await asyncio.to_thread(
@@ -172,6 +174,9 @@ async def start(
         # Ours only until the launcher has them; init has copies.
         with contextlib.ExitStack() as passed:
             descriptors = await _open_descriptors(host, container, manifest, cgroup, stack, passed)
+            if system_calls is not None:
+                descriptors["seccomp"] = system_calls.open()
+                passed.callback(os.close, descriptors["seccomp"])
             init = host.launcher.launch(
                 plan,
                 descriptors,
@@ -272,6 +277,18 @@ def _open_network(name: str) -> int:
     except OSError as failure:
         step = f"enter the network namespace {name}"
         raise LaunchError(step, failure.filename or "", failure.errno or 0) from failure
+
+
+async def _seccomp_filter(container: Container, manifest: Manifest) -> seccomp.Filter | None:
+    if manifest.seccomp is None:
+        return None
+    wanted = manifest.seccomp, manifest.capabilities
+    made = seccomp.made_filter(*wanted)
+    if made is None:
+        made = await asyncio.to_thread(seccomp.filter_for, *wanted)
+    for name in made.unknown:
+        log.warning("%s: there is no system call %s, it is left out", container, name)
+    return made
 
 
 def _groups(manifest: Manifest, container: Container) -> list[int]:

@@ -255,9 +255,14 @@ def test_a_capability_that_the_runtime_lacks_is_refused() -> None:
         plan(HostFacts(capabilities=0), capabilities=["CAP_KILL"])
 
 
-def test_what_is_not_built_is_refused_and_never_ignored() -> None:
-    with pytest.raises(HostError, match="seccomp"):
-        plan(seccomp={"profile": "default"})
+def test_the_filter_is_installed_last_of_all() -> None:
+    planned = plan(seccomp={"profile": "default"}, capabilities=["CAP_KILL"])
+    assert ops(planned)[-3:] == [Op.CAPS, Op.SECCOMP, Op.EXEC]
+    (index,) = only(planned, Op.SECCOMP)
+    assert planned.descriptors[int(index) - 1] == "seccomp"
+    assert "seccomp" not in plan().descriptors
+    assert Op.SECCOMP not in ops(plan())
+    assert Op.SECCOMP in ops(plan(seccomp={}))
 
 
 def test_the_selinux_context_is_set_where_selinux_is_enabled() -> None:

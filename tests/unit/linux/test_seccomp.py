@@ -34,10 +34,10 @@ def test_numbers_are_those_of_the_kernels_headers() -> None:
 
 def test_without_the_library_every_name_may_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seccomp, "LIBRARY", "libnorthstar-nothing.so")
-    seccomp._resolve.cache_clear()
+    seccomp._function.cache_clear()
     try:
         with pytest.raises(OSError, match="libnorthstar-nothing"):
             seccomp.resolve_name("read")
         assert is_syscall("nothing")
     finally:
-        seccomp._resolve.cache_clear()
+        seccomp._function.cache_clear()

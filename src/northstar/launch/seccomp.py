@@ -1,0 +1,203 @@
+"""Seccomp filters: what a manifest allows, decided as data, and made into what the kernel takes.
+
+`rules` is the decision: a rule for each system call that may be made. `compile_filter` has
+libseccomp make a BPF program of it, in front of which stands what it cannot express
+(seccomp_bpf.py). All else ends the process by SIGSYS.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from northstar.launch import seccomp_bpf as bpf
+from northstar.launch.seccomp_profile import (
+    ARCHITECTURES,
+    BASE,
+    BY_CAPABILITY,
+    CLONE_NAMESPACES,
+    KNOWN,
+    PERSONALITIES,
+    Architecture,
+)
+from northstar.linux import memfd
+from northstar.linux import seccomp as scmp
+from northstar.linux.seccomp import (
+    SECCOMP_RET_ALLOW,
+    SECCOMP_RET_ERRNO,
+    SECCOMP_RET_KILL_PROCESS,
+    Comparison,
+)
+from northstar.manifest import Capability, Seccomp, SeccompProfile, SyscallArgs, SyscallRule
+from northstar.model import HostError, LaunchError
+
+U64: Final = 2**64 - 1
+ENOSYS: Final = SECCOMP_RET_ERRNO | errno.ENOSYS
+
+ANY: Final = Comparison(0, 0, 0)
+"""Always true."""
+
+Admits = frozenset[Comparison]
+"""A system call is allowed if one of these is true."""
+
+_ALWAYS: Final[Admits] = frozenset({ANY})
+_NEVER: Final[Admits] = frozenset()
+
+COMPARISONS_MAX: Final = 2000
+"""Most values and masks in a filter. Some more would fit, but libseccomp takes seconds for them."""
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """A filter that is ready to be installed.
+
+    Attributes:
+        program: an array of struct sock_filter, seccomp(2).
+        unknown: names of the manifest that are no system call's anywhere.
+    """
+
+    program: bytes
+    unknown: tuple[str, ...] = ()
+
+    def open(self) -> int:
+        """Return a sealed file that holds the program. The caller owns it."""
+        return memfd.sealed("northstar-seccomp", self.program)
+
+
+def rules(seccomp: Seccomp, capabilities: frozenset[Capability]) -> dict[str, Admits]:
+    """Return which system calls a manifest allows, and when; the names may be unknown ones."""
+    allowed: dict[str, Admits] = {}
+    if seccomp.profile is SeccompProfile.DEFAULT:
+        allowed = dict.fromkeys(BASE, _ALWAYS)
+        allowed["clone"] = frozenset({Comparison(0, CLONE_NAMESPACES, 0)})
+        allowed["personality"] = frozenset(Comparison(0, U64, value) for value in PERSONALITIES)
+        for capability in capabilities:
+            allowed |= dict.fromkeys(BY_CAPABILITY.get(capability, ()), _ALWAYS)
+    for name, rule in (seccomp.allow or {}).items():
+        allowed[name] = allowed.get(name, _NEVER) | _admits(rule)
+    allowed["execve"] = _ALWAYS
+    return {name: _ALWAYS if ANY in admits else admits for name, admits in allowed.items()}
+
+
+def _admits(rule: SyscallRule) -> Admits:
+    if not isinstance(rule, SyscallArgs):
+        return _ALWAYS
+    admits = {Comparison(rule.index, U64, value) for value in rule.values or ()}
+    if rule.mask is not None:
+        outside = ~rule.mask & U64
+        admits.add(Comparison(rule.index, outside, 0) if outside else ANY)
+    return frozenset(admits)
+
+
+def filter_for(seccomp: Seccomp, capabilities: frozenset[Capability]) -> Filter:
+    """Make a manifest's filter for this machine; takes some milliseconds the first time.
+
+    Raises:
+        HostError: libseccomp is not installed, or knows too little; or filters cannot be made for
+            this machine's architecture.
+        LaunchError: the filter is larger than the kernel takes, or libseccomp makes in time.
+    """
+    key = _key(seccomp, capabilities)
+    if (made := _made.get(key)) is None:
+        made = compile_filter(seccomp, capabilities, native_architecture())
+        if len(_made) >= _MADE_MAX:
+            _made.clear()
+        _made[key] = made
+    return made
+
+
+def made_filter(seccomp: Seccomp, capabilities: frozenset[Capability]) -> Filter | None:
+    """Return the filter if it was made already, which needs no time."""
+    return _made.get(_key(seccomp, capabilities))
+
+
+_MADE_MAX: Final = 64
+_made: Final[dict[object, Filter]] = {}
+
+
+def _key(seccomp: Seccomp, capabilities: frozenset[Capability]) -> object:
+    return (
+        seccomp.profile,
+        frozenset((seccomp.allow or {}).items()),
+        capabilities.intersection(BY_CAPABILITY),
+    )
+
+
+def native_architecture() -> Architecture:
+    """Return this machine's architecture.
+
+    Raises:
+        HostError: filters cannot be made for it.
+    """
+    machine = os.uname().machine
+    try:
+        return ARCHITECTURES[machine]
+    except KeyError:
+        raise HostError(
+            f"there are no seccomp filters for {machine}, only for {', '.join(ARCHITECTURES)}",
+            hint="remove `seccomp` from the manifest",
+        ) from None
+
+
+def compile_filter(
+    seccomp: Seccomp, capabilities: frozenset[Capability], architecture: Architecture
+) -> Filter:
+    """Make the filter of a manifest for an architecture, whatever this machine's is.
+
+    Raises:
+        HostError, LaunchError: as `filter_for`.
+    """
+    table = rules(seccomp, capabilities)
+    comparisons = sum(map(len, table.values())) - list(table.values()).count(_ALWAYS)
+    if comparisons > COMPARISONS_MAX:
+        raise _too_large(f"{comparisons} values and masks", f"at most {COMPARISONS_MAX} are made")
+    try:
+        made = _compile(seccomp, table, architecture)
+    except OSError as failure:
+        raise HostError(
+            f"the manifest asks for a seccomp filter, which libseccomp cannot make: {failure}",
+            hint="install libseccomp 2.5 or newer (Debian: libseccomp2)",
+        ) from failure
+    count = len(made.program) // bpf.SIZE
+    if count > bpf.INSTRUCTIONS_MAX:
+        raise _too_large(f"{count} instructions", f"the kernel takes {bpf.INSTRUCTIONS_MAX}")
+    return made
+
+
+def _too_large(what: str, limit: str) -> LaunchError:
+    reason = f"it has {what}, and {limit}: give fewer rules and values"
+    return LaunchError("install the seccomp filter", reason=reason)
+
+
+def _compile(seccomp: Seccomp, table: Mapping[str, Admits], architecture: Architecture) -> Filter:
+    token, newer_from = architecture
+    newer: dict[int, bpf.Decision] = {}
+    unknown = []
+    with scmp.Filter(token) as older:
+        # What is known and has no rule is a decision too, where the answer is not the same for all.
+        for name in sorted(KNOWN | table.keys()):
+            admits = table.get(name, _NEVER)
+            number = scmp.resolve_name_on(token, name)
+            if number is None:
+                # Another architecture's is no mistake: a manifest may be for several.
+                if name in (seccomp.allow or ()) and scmp.resolve_name(name) is None:
+                    unknown.append(name)
+            elif number >= newer_from:
+                newer[number] = _decision(seccomp, name, admits)
+            else:
+                for comparison in sorted(admits):
+                    older.allow(name, *() if comparison == ANY else (comparison,))
+        program = bpf.newer(architecture, newer, ENOSYS) + older.export_bpf()
+    return Filter(program, tuple(unknown))
+
+
+def _decision(seccomp: Seccomp, name: str, admits: Admits) -> bpf.Decision:
+    """Return what happens to a newer call."""
+    if ANY in admits:
+        return bpf.Decision((), SECCOMP_RET_ALLOW)
+    # A C library that gets it from clone3 takes clone, whose flags a filter can see.
+    refused = name in KNOWN and not (name == "clone3" and seccomp.profile is not None)
+    return bpf.Decision(tuple(sorted(admits)), SECCOMP_RET_KILL_PROCESS if refused else ENOSYS)
