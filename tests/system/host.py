@@ -69,7 +69,7 @@ def descriptors(pid: int) -> list[str]:
 def mounts(pid: int) -> list[str]:
     """Return the mounts that `pid` sees, as `/run/x squashfs /dev/loop0`."""
     found = []
-    for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
+    for line in Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape").splitlines():
         left, _, right = line.partition(" - ")
         fstype, source, *_ = right.split(" ")
         found.append(f"{left.split(' ')[4]} {fstype} {source}")
@@ -85,7 +85,7 @@ def loops(pid: int, directory: Path) -> list[str]:
     found = []
     for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
         try:
-            path = backing.read_text().strip()
+            path = backing.read_text(errors="surrogateescape").strip()
             name = backing.parent.parent.name
             if path.startswith(f"{directory}/") or (
                 path.startswith("/memfd:") and _loop_identity(f"/dev/{name}") in held
@@ -98,7 +98,7 @@ def loops(pid: int, directory: Path) -> list[str]:
 
 def cgroup_roots() -> list[Path]:
     """Return the mount points of all cgroup hierarchies of this host."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
     return [
         Path(line.split(" ")[4])
         for line in lines
@@ -132,10 +132,10 @@ def descendants(pid: int) -> list[int]:
 def command(pid: int) -> str:
     """Return the command line of `pid`, or its state and name where it has none."""
     try:
-        line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+        line = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ").strip()
+        return line or Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
     except OSError:
         return "gone"
-    return line or Path(f"/proc/{pid}/comm").read_text().strip()
 
 
 def state(pid: int) -> str | None:
@@ -162,7 +162,7 @@ def _processes() -> Iterator[int]:
 def _stat(pid: int) -> list[str] | None:
     # The name is in parentheses and may itself hold blanks and parentheses.
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split(" ")
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].split(" ")
     except OSError:
         return None
 
