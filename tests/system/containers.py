@@ -165,9 +165,9 @@ def raw(runtime: RuntimeProcess) -> socket.socket:
 OK = Exited(0)
 
 
-def shared_runtime(factory: pytest.TempPathFactory) -> Iterator[RuntimeProcess]:
+def shared_runtime(factory: pytest.TempPathFactory, **options: Any) -> Iterator[RuntimeProcess]:
     """One runtime for all tests of a file, for a fixture: most tests need none of their own."""
-    runtime = RuntimeProcess(factory.mktemp("runtime"))
+    runtime = RuntimeProcess(factory.mktemp("runtime"), **options)
     try:
         yield runtime.start()
         runtime.stop()

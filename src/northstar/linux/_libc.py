@@ -1,8 +1,8 @@
 """The C library, opened once: every prototype is declared here and nowhere else.
 
 A foreign function without a prototype guesses its argument types, and one without a check loses
-its errno. So a call is declared by `function` or `syscall` below, which attach both: what comes
-back negative is raised as `OSError` with the errno and the paths among its arguments.
+its errno. So a call is declared by `function` below, which attaches both: what comes back negative
+is raised as `OSError` with the errno and the paths among its arguments.
 
 ctypes releases the interpreter's lock around each call, so a mount that takes long blocks only
 the thread that asked for it.
@@ -62,22 +62,3 @@ def function(name: str, *argtypes: Any, paths: tuple[int, ...] = ()) -> Callable
     pointer.errcheck = _check(paths)
     declared: Callable[..., int] = pointer
     return declared
-
-
-def syscall(number: int, *argtypes: Any, paths: tuple[int, ...] = ()) -> Callable[..., int]:
-    """Declare a system call by its number, for those that older C libraries have no function for.
-
-    Numbers from 424 on are the same on every architecture but alpha, which is why only calls
-    that new are made this way.
-    """
-    if number < 424:
-        raise ValueError(f"system call {number} has another number elsewhere: use function()")
-    pointer: Any = _libc["syscall"]
-    pointer.restype = ctypes.c_long
-    pointer.argtypes = (ctypes.c_long, *argtypes)
-    pointer.errcheck = _check(tuple(at + 1 for at in paths))
-
-    def call(*arguments: Any) -> int:
-        return int(pointer(number, *arguments))
-
-    return call

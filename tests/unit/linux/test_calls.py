@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from northstar.linux import caps, inotify, memfd, mount, netns, notify, pidfd
-from northstar.linux._libc import path_bytes, syscall
+from northstar.linux._libc import path_bytes
 from tests.unit.linux.refusals import refused
 
 
@@ -29,42 +29,6 @@ def test_a_name_with_a_nul_never_reaches_the_kernel(tmp_path: Path) -> None:
         mount.umount2(f"{tmp_path}\0/elsewhere", 0)
     with pytest.raises(ValueError, match="NUL"):
         path_bytes(b"a\0b")
-
-
-def test_old_system_calls_are_not_made_by_number() -> None:
-    with pytest.raises(ValueError, match="function"):
-        syscall(165)
-
-
-def test_openat2_stays_in_its_root(tmp_path: Path) -> None:
-    (tmp_path / "etc").mkdir()
-    (tmp_path / "etc/passwd").write_text("inside")
-    (tmp_path / "link").symlink_to("/etc/passwd")
-    (tmp_path / "up").symlink_to("../../../../etc/passwd")
-    root = os.open(tmp_path, os.O_PATH | os.O_CLOEXEC)
-    try:
-        for name in ("link", "up", "../../etc/passwd"):
-            fd = mount.openat2(root, name, os.O_RDONLY, resolve=mount.RESOLVE_IN_ROOT)
-            try:
-                assert os.read(fd, 100) == b"inside"
-                assert not os.get_inheritable(fd)
-            finally:
-                os.close(fd)
-        with refused(errno.EXDEV) as caught:
-            mount.openat2(root, "up", os.O_RDONLY, resolve=mount.RESOLVE_BENEATH)
-        assert caught.value.filename == "up"
-    finally:
-        os.close(root)
-
-
-def test_openat2_follows_no_magic_link() -> None:
-    with refused(errno.ELOOP):
-        mount.openat2(
-            mount.AT_FDCWD,
-            "/proc/self/exe",
-            os.O_RDONLY,
-            resolve=mount.RESOLVE_NO_MAGICLINKS,
-        )
 
 
 def test_a_sealed_memfd_cannot_change() -> None:

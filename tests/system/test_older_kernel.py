@@ -1,0 +1,26 @@
+"""The mounts of a manifest on an older kernel: the same tests, under a runtime that finds one.
+
+All system tests can be run so: NORTHSTAR_TEST_FALLBACK=1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.system import test_mounts
+from tests.system.containers import shared_runtime
+from tests.system.harness import RuntimeProcess
+
+pytestmark = pytest.mark.root
+
+SHARED_RUNTIME = True
+
+globals().update({name: t for name, t in vars(test_mounts).items() if name.startswith("test_")})
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RuntimeProcess]:
+    """One runtime for all tests of this file, which does without all newer system calls."""
+    yield from shared_runtime(tmp_path_factory, older=True)
