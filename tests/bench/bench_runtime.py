@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import queue
 import shutil
 import statistics
 import subprocess
@@ -191,40 +192,50 @@ def in_parallel(directory: Path) -> None:
     """Cycles of 50 apps, each with a client of its own."""
     with Bench(directory, APPS) as bench:
         container = list(map(Container.parse, bench.apps))
+        ended = {app: queue.SimpleQueue[None]() for app in bench.apps}
 
-        def cycle(client: blocking.Client, app: str, ended: Iterator[str]) -> None:
+        def listen() -> None:
+            for _ in range(15 * APPS):
+                ended[next(bench.exits)].put(None)
+
+        # One client for all: 50 subscribers would be told of each other's 50 apps.
+        listener = threading.Thread(target=listen)
+        listener.start()
+
+        def cycle(client: blocking.Client, app: str) -> None:
             client.start(app)
             client.kill(app, 9)
-            while next(ended) != app:
-                continue
+            ended[app].get()
 
-        def cold(client: blocking.Client, app: str, ended: Iterator[str]) -> None:
-            cycle(client, app, ended)
+        def cold(client: blocking.Client, app: str) -> None:
+            cycle(client, app)
             client.umount(app)
 
-        def mounts(client: blocking.Client, app: str, _: Iterator[str]) -> None:
+        def mounts(client: blocking.Client, app: str) -> None:
             client.mount(app)
             client.umount(app)
 
-        bench.client.mount(*container)
+        with bench.runtime.client() as client:
+            client.mount(*container)
         rate(bench, "start-kill cycles, 50 in parallel", cycle, 10)
-        bench.client.umount(*container)
+        with bench.runtime.client() as client:
+            client.umount(*container)
         rate(bench, "start-kill-umount cycles, 50 in parallel", cold, 5)
+        listener.join()
         rate(bench, "mount-umount, 50 in parallel", mounts, 10)
 
 
 def rate(
     bench: Bench,
     what: str,
-    work: Callable[[blocking.Client, str, Iterator[str]], None],
+    work: Callable[[blocking.Client, str], None],
     rounds: int,
 ) -> None:
-    clients = [bench.runtime.client(subscribe=True) for _ in bench.apps]
+    clients = [bench.runtime.client() for _ in bench.apps]
 
     def run(client: blocking.Client, app: str) -> None:
-        ended = exits(client)
         for _ in range(rounds):
-            work(client, app, ended)
+            work(client, app)
 
     threads = [
         threading.Thread(target=run, args=pair) for pair in zip(clients, bench.apps, strict=True)
