@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -698,6 +699,77 @@ static void do_try(char **arguments)
 	result(name, on, value);
 }
 
+/* ---- System calls under a filter ---- */
+
+/* What a child did: it may be ended at the call. */
+struct outcome {
+	long value;
+	int error;
+};
+
+static void print_outcome(const char *what, char **arguments, const struct outcome *outcome, int status)
+{
+	printf("{\"do\": \"%s\", \"on\": \"", what);
+	for (int i = 0; arguments[i]; i++)
+		printf("%s%s", i ? " " : "", arguments[i]);
+	printf("\", \"result\": %ld, \"errno\": %d, \"signal\": %d}\n", outcome->value,
+	       outcome->value < 0 ? outcome->error : 0, WIFSIGNALED(status) ? WTERMSIG(status) : 0);
+	fflush(stdout);
+}
+
+static void in_child(const char *what, char **arguments, long (*make)(const long *))
+{
+	struct outcome *outcome = mmap(NULL, sizeof *outcome, PROT_READ | PROT_WRITE,
+				       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	long numbers[7] = { 0 };
+	int status = 0;
+
+	for (int i = 0; i < 7 && arguments[i]; i++)
+		numbers[i] = (long)strtoull(arguments[i], NULL, 0);
+	pid_t child = fork();
+	if (child == 0) {
+		long value = make(numbers);
+		int error = errno;
+
+		if (numbers[0] == SYS_clone && value == 0) /* the child of our own */
+			_exit(0);
+		*outcome = (struct outcome){ value, error };
+		_exit(0);
+	}
+	waitpid(child, &status, 0);
+	print_outcome(what, arguments, outcome, status);
+	munmap(outcome, sizeof *outcome);
+}
+
+static long make_call(const long *n)
+{
+	return syscall(n[0], n[1], n[2], n[3], n[4], n[5], n[6]);
+}
+
+/* A call as a 32-bit program makes it. */
+static long make_foreign_call(const long *n)
+{
+	long value = -ENOSYS;
+
+#ifdef __x86_64__
+	__asm__ volatile("int $0x80" : "=a"(value) : "a"(n[0]), "b"(n[1]), "c"(n[2]), "d"(n[3])
+			 : "memory");
+#endif
+	errno = value < 0 ? (int)-value : 0;
+	return value < 0 ? -1 : value;
+}
+
+/* call NUMBER [ARGUMENTS]: in a child; `signal` tells what ended it, 0 if nothing did. */
+static void do_call(char **arguments)
+{
+	in_child("call", arguments, make_call);
+}
+
+static void do_foreign(char **arguments)
+{
+	in_child("foreign", arguments, make_foreign_call);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(char **arguments);
@@ -715,6 +787,7 @@ static const struct {
 	{ "connect", do_connect, 1 }, { "try", do_try, 1 },	    { "fill", do_fill, 2 },
 	{ "console", do_console, 1 }, { "socket", do_socket, 1 },
 	{ "unix", do_unix, 1 },
+	{ "call", do_call, 1 },	      { "foreign", do_foreign, 1 },
 };
 
 /* Runs one command; its arguments end with NULL. */

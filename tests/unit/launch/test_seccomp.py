@@ -25,7 +25,7 @@ from northstar.manifest import (
 )
 from northstar.model import HostError, LaunchError
 from tests.bpf import ALLOW, ERRNO, KILL, Data, decide
-from tests.unit.launch.syscall_numbers import numbers
+from tests.syscall_numbers import numbers
 
 DEFAULT = SeccompProfile.DEFAULT
 ENOSYS = ERRNO | errno.ENOSYS
