@@ -46,6 +46,7 @@ class CgroupHost:
         }
         self._lock = threading.Lock()
         self._claimed: set[str] = set()
+        self._prepared: set[tuple[str, str]] = set()
 
     @classmethod
     def detect(cls) -> CgroupHost:
@@ -87,6 +88,22 @@ class CgroupHost:
         """Give back what was claimed."""
         with self._lock:
             self._claimed.discard(path)
+
+    def prepare(self, hierarchy: Hierarchy, parent: str, *, again: bool = False) -> list[str]:
+        """Make the cgroups that containers are put into; return warnings.
+
+        Once is enough, unless there was a warning: then each start says so, and tries.
+
+        Raises:
+            OSError: a directory cannot be made.
+        """
+        key = (hierarchy.path, parent)
+        if key in self._prepared and not again:
+            return []
+        warnings = cgroup_tree.make_parents(hierarchy, parent)
+        if not warnings:
+            self._prepared.add(key)
+        return warnings
 
     @property
     def description(self) -> str:
@@ -181,8 +198,14 @@ class Cgroup:
         own = f"{parent}/".startswith(f"{top}/")
         try:
             for hierarchy in host.hierarchies:
-                self.warnings += cgroup_tree.make_parents(hierarchy, parent)
-                cgroup_tree.make_anew(hierarchy, self.directory(hierarchy), own=own)
+                self.warnings += host.prepare(hierarchy, parent)
+                directory = self.directory(hierarchy)
+                try:
+                    cgroup_tree.make_anew(hierarchy, directory, own=own)
+                except FileNotFoundError:
+                    # Somebody has removed the parent, which was prepared for an earlier start.
+                    self.warnings += host.prepare(hierarchy, parent, again=True)
+                    cgroup_tree.make_anew(hierarchy, directory, own=own)
                 self._made.append(hierarchy)
             if config:
                 self._apply(config)

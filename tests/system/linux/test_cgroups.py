@@ -180,6 +180,17 @@ def test_a_parent_is_made_on_every_level_and_left(top: str) -> None:
     assert not any(os.path.exists(path) for path in directories(top))
 
 
+def test_a_parent_that_somebody_has_removed_is_made_again(top: str) -> None:
+    host = CgroupHost.detect()
+    for _ in range(2):
+        for parent in (None, f"{top}/a/b"):
+            cgroup = Cgroup.create(host, top, "hello", Cgroups(parent=parent, pids=Pids(5)))
+            assert not cgroup.warnings
+            assert value(cgroup, "pids", "pids.max") == "5"
+            cgroup.destroy()
+        remove_top(host, top)
+
+
 def test_a_top_cgroup_with_processes_is_not_removed(
     top: str, spawn: Callable[..., subprocess.Popen[str]]
 ) -> None:
