@@ -222,6 +222,9 @@ async def _each(
     containers: Sequence[Container],
 ) -> tuple[Ok | Failed, ...]:
     """Run `operation` on all containers at once; the results are in their order."""
+    if len(containers) == 1:  # the usual case, which needs no further tasks
+        (container,) = containers
+        return (await _result(what, container, operation(container)),)
     results: list[Ok | Failed] = []
     for first in range(0, len(containers), MOUNTS_MAX):
         batch = containers[first : first + MOUNTS_MAX]
