@@ -58,6 +58,11 @@ class Installed:
         """Whether its image is mounted."""
         return self._mounted
 
+    @property
+    def ready(self) -> bool:
+        """Whether its image is mounted, and stays so for whoever uses it from now on."""
+        return self._mounted and not self._mount_lock.locked()
+
     async def mount(self, loop_timeout: float) -> None:
         """Mount the image, if it is not mounted.
 

@@ -329,9 +329,11 @@ class State:
 
     async def _mount_all(self, entries: Collection[Installed]) -> None:
         """Mount what is not mounted, in parallel; the first failure, if any, is raised."""
-        # Also what is mounted now: it may be about to be unmounted, by a request that came before
-        # this use of it. `Installed.mount` waits for that, and then decides.
-        mounting = (self._mount_image(entry) for entry in entries)
+        # Also what is mounted now but about to be unmounted, by a request that came before this use
+        # of it. `Installed.mount` waits for that, and then decides.
+        mounting = [self._mount_image(entry) for entry in entries if not entry.ready]
+        if not mounting:
+            return
         results = await asyncio.gather(*mounting, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
