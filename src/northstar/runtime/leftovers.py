@@ -29,7 +29,7 @@ log = logging.getLogger("northstar.runtime")
 _NAMED: Final = 5
 """How many of a kind are named in the log; the others are counted."""
 
-_PATIENCE: Final = 3.0
+_PATIENCE: Final = 1.5
 """How long, in seconds, the processes of a killed run may take to die, all together."""
 
 

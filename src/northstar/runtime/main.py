@@ -201,11 +201,16 @@ class Runtime:
         self._manager.stopping()
         self._console.stop_listening()
         self._notifications.publish(notification.Shutdown())
-        await self._state.stop(self._config.shutdown_timeout)
+        held = await self._state.stop(self._config.shutdown_timeout)
         await self._console.close()
         self._manager.close()
         if failure is not None:
             raise failure
+        if held:
+            raise HostError(
+                f"{', '.join(map(str, held))} could not be ended: the kernel holds its processes",
+                hint="look for a frozen cgroup, or a file system that does not answer",
+            )
         log.info("Shutdown complete")
 
     async def _until_stop(self, work: Coroutine[Any, Any, None]) -> None:

@@ -26,11 +26,12 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from northstar import manifest as manifests
 from northstar.api import RefusedError, error, notification, response
 from northstar.launch.plan import Command, Places
+from northstar.linux import procfs
 from northstar.manifest import Autostart, Resource
 from northstar.model import (
     Container,
@@ -52,6 +53,12 @@ from northstar.runtime.repository import Package, Reception, Repository
 log = logging.getLogger("northstar.runtime")
 
 T = TypeVar("T")
+
+_PATIENCE: Final = 10.0
+"""How long the shutdown waits for operations that have begun, in seconds."""
+
+_DEATH: Final = 5.0
+"""How long it waits for what was killed: some milliseconds, unless the kernel holds it."""
 
 
 class Installation:
@@ -477,20 +484,43 @@ class State:
         for repository in self._repositories.values():
             repository.close()
 
-    async def stop(self, grace: float) -> None:
-        """End all containers: TERM, and after `grace` seconds KILL; then unmount everything."""
+    async def stop(self, grace: float) -> Sequence[Container]:
+        """End all containers: TERM, and after `grace` seconds KILL; then unmount everything.
+
+        Returns:
+            Those that the kernel does not let go of, though they were killed: they are frozen, or
+            wait for a device or a file system that does not answer.
+        """
         self._stopping = True
-        # What is under way comes to its end first, so that it is seen below. What comes now is
-        # refused: clients that go on asking must not keep us here, nor mount anything again.
-        if self._operations:
-            await asyncio.wait(tuple(self._operations))
+        await self._finish_operations()
         await self._signal_all(signal.SIGTERM)
         if self._exits:
             await asyncio.wait(self._exits, timeout=grace)
         await self._signal_all(signal.SIGKILL)
         if self._exits:
-            await asyncio.wait(self._exits)
-        await asyncio.gather(*(self._umount_or_warn(e) for e in self._installed.values()))
+            await asyncio.wait(self._exits, timeout=_DEATH)
+        held = [entry for entry in self._installed.values() if entry.process is not None]
+        for entry in held:
+            assert entry.process is not None
+            members = await asyncio.to_thread(procfs.process_group, entry.process.pid)
+            states = ", ".join(f"{pid} ({state})" for pid, state in members.items())
+            log.error("Cannot end %s, processes and states: %s", entry.container, states)
+        # What those use stays mounted until they end.
+        idle = [e for e in self._installed.values() if e.process is None and not e.users]
+        await asyncio.gather(*(self._umount_or_warn(entry) for entry in idle))
+        return [entry.container for entry in held]
+
+    async def _finish_operations(self) -> None:
+        # What is under way comes to its end first, so that it is seen afterwards. What comes now
+        # is refused: clients that go on asking must not keep us here, nor mount anything again.
+        if self._operations:
+            _, late = await asyncio.wait(tuple(self._operations), timeout=_PATIENCE)
+            if late:
+                # A start whose init hangs kills it, and unwinds.
+                log.warning("%d operations do not come to an end, and are given up", len(late))
+                for task in late:
+                    task.cancel()
+                await asyncio.wait(late, timeout=_DEATH)
 
     async def _umount_or_warn(self, entry: Installed) -> None:
         try:

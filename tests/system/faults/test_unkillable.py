@@ -1,0 +1,190 @@
+"""Processes that the kernel does not let go of: frozen ones, and those that wait for a file system.
+
+In version 1 a frozen cgroup holds its processes against SIGKILL, as a device does that does not
+answer: they are in state D. A FUSE file system without a server holds whoever looks at it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from northstar import api
+from northstar.model import NorthstarError
+from tests.system import host
+from tests.system.containers import install, pid_of
+from tests.system.harness import PATIENCE, TIMEOUT, RuntimeProcess, wait_until
+
+FREEZER = Path("/sys/fs/cgroup/freezer")
+NONE = "this kernel has no freezer of cgroup version 1"
+
+MAY_SKIP = (NONE,)
+MAY_SKIP_IN_VM = (NONE,)
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def freeze() -> Iterator[Callable[..., Callable[[], None]]]:
+    """Freeze a process with all that it will start, and return what thaws it."""
+    if not (FREEZER / "tasks").exists():
+        pytest.skip(NONE)
+    cgroup = FREEZER / f"northstar-test-{os.getpid()}"
+    cgroup.mkdir()
+
+    def thaw() -> None:
+        (cgroup / "freezer.state").write_text("THAWED")
+
+    def freeze(*pids: int) -> Callable[[], None]:
+        for pid in pids:
+            (cgroup / "cgroup.procs").write_text(str(pid))
+        (cgroup / "freezer.state").write_text("FROZEN")
+        wait_until(lambda: (cgroup / "freezer.state").read_text() == "FROZEN\n", "it is frozen")
+        return thaw
+
+    try:
+        yield freeze
+    finally:
+        thaw()
+        wait_until(lambda: _rmdir(cgroup), "the cgroup is empty")
+
+
+def _rmdir(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        path.rmdir()
+    return not path.exists()
+
+
+def everything_of(runtime: RuntimeProcess, container: str) -> list[int]:
+    with runtime.client() as client:
+        init = pid_of(client, container)
+    return [init, *host.descendants(init)]
+
+
+def test_one_that_does_not_die_holds_up_nobody(
+    runtime: RuntimeProcess, payload: Path, freeze: Any
+) -> None:
+    frozen = install(runtime, payload, "frozen", args="fork ; pause")
+    other = install(runtime, payload, "other", args="pause")
+    before = runtime.snapshot()
+    with runtime.client() as client:
+        client.start(frozen)
+        thaw = freeze(*everything_of(runtime, frozen))
+        client.kill(frozen, signal.SIGKILL)
+        # It has not ended, so it is not to be started, unmounted or uninstalled.
+        assert client.inspect(frozen).process is not None
+        for refused in (client.start, client.uninstall):
+            with pytest.raises(api.RefusedError):
+                refused(frozen)
+        # Others live as ever.
+        client.start(other)
+        client.kill(other, signal.SIGKILL)
+        wait_until(lambda: client.inspect(other).process is None, "the other one has ended")
+        thaw()
+        wait_until(lambda: client.inspect(frozen).process is None, "it has ended")
+        assert "Process frozen:1.0.0 exited" in runtime.text()
+        client.umount(frozen)
+        client.umount(other)
+    runtime.assert_no_leak(before)
+
+
+@pytest.mark.long
+def test_the_shutdown_does_not_wait_for_it_for_ever(
+    make_runtime: Any, payload: Path, freeze: Any
+) -> None:
+    runtime = make_runtime(top='shutdown_timeout = "100ms"')
+    frozen = install(runtime, payload, "frozen", args="pause")
+    other = install(runtime, payload, "other", args="ignore TERM ; pause")
+    with runtime.client() as client:
+        client.start(frozen)
+        client.start(other)
+    init, *rest = everything_of(runtime, frozen)
+    thaw = freeze(init, *rest)
+    begun = time.monotonic()
+    assert runtime.process is not None
+    runtime.process.send_signal(signal.SIGTERM)
+    assert runtime.process.wait(TIMEOUT) == 1
+    assert time.monotonic() - begun < 8 * PATIENCE
+    text = runtime.text()
+    assert f"Cannot end frozen:1.0.0, processes and states: {init} (D), {rest[0]} (D)" in text
+    last = text.splitlines()[-2:]
+    assert last[0] == "error: frozen:1.0.0 could not be ended: the kernel holds its processes"
+    assert last[1].startswith("hint: look for a frozen cgroup")
+    assert "Container other:1.0.0 exited with status Signalled(SIGKILL)" in text
+    assert "Umounted other:1.0.0" in text
+    assert "Traceback" not in text
+    # The next run comes up while they are still there, and takes away what it can.
+    runtime._forget()
+    runtime.start()
+    text = runtime.text()[len(text) :]
+    assert "Cannot remove a cgroup of an earlier run" in text
+    thaw()
+    wait_until(lambda: host.state(init) in (None, "Z"), "it has ended")
+    again = install(runtime, payload, "frozen", args="pause")
+    with runtime.client() as client:
+        client.start(again)
+    runtime.stop()
+
+
+def hang(runtime: RuntimeProcess, target: Path) -> int:
+    """Mount a file system that never answers, for the runtime; return what ends it when closed."""
+    target.mkdir()
+    device = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={device},rootmode=40000,user_id=0,group_id=0"
+    mount = (
+        "import ctypes, sys; libc = ctypes.CDLL(None, use_errno=True); "
+        "sys.exit(libc.mount(b'hung', sys.argv[1].encode(), b'fuse', 0, sys.argv[2].encode()))"
+    )
+    command = runtime.enter("python3", "-Ic", mount, str(target), options)
+    subprocess.run(command, pass_fds=[device], check=True)
+    return device
+
+
+@pytest.mark.long
+def test_a_start_that_hangs_ends_with_the_shutdown(
+    runtime: RuntimeProcess, payload: Path, tmp_path: Path
+) -> None:
+    """Its init waits for a file system that does not answer."""
+    source = tmp_path / "hung"
+    bind = {"/data": {"type": "bind", "host": f"{source}/directory", "options": ""}}
+    container = install(runtime, payload, "hung", mounts=bind)
+    other = install(runtime, payload, "other", args="pause")
+    device = hang(runtime, source)
+    refusals: list[BaseException] = []
+
+    def start() -> None:
+        with runtime.client() as client:
+            try:
+                client.start(container)
+            except (NorthstarError, OSError) as failure:
+                refusals.append(failure)
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    try:
+        wait_until(lambda: any(map(waits_for_fuse, host.descendants(runtime.pid))), "it hangs")
+        with runtime.client() as client:
+            client.start(other)
+        runtime.stop(timeout=2 * TIMEOUT)
+    finally:
+        os.close(device)
+        thread.join()
+    assert "1 operations do not come to an end" in runtime.text()
+    assert "Container other:1.0.0 exited with status Signalled(SIGTERM)" in runtime.text()
+    assert len(refusals) == 1
+    assert "Traceback" not in runtime.text()
+
+
+def waits_for_fuse(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return "fuse" in Path(f"/proc/{pid}/stack").read_text()
+    return False
