@@ -20,7 +20,7 @@ from typing import Final
 
 from northstar.linux import mount, mountinfo
 from northstar.model import Container, InvalidValueError
-from northstar.runtime import cgroup_tree, verity
+from northstar.runtime import cgroup_tree, null, verity
 from northstar.runtime.cgroups import CgroupHost
 from northstar.runtime.config import Config
 
@@ -34,7 +34,7 @@ _PATIENCE: Final = 1.5
 
 
 def unmount(run_dir: str) -> list[str]:
-    """Unmount the images of a runtime that had no mount namespace of its own; return which.
+    """Unmount what a runtime mounted that had no mount namespace of its own; return which.
 
     Must be done in the namespace they are in: in a slave of it they would only be hidden. So only
     what is called as ours is unmounted, the rest below `run_dir` is somebody else's.
@@ -47,7 +47,7 @@ def unmount(run_dir: str) -> list[str]:
     names = [point.removeprefix(below) for point in points if point.startswith(below)]
     removed = []
     for name in reversed(names):
-        if not _is_container(name):
+        if name != null.NAME and not _is_container(name):
             continue
         try:
             mount.umount2(below + name, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)

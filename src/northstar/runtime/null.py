@@ -14,6 +14,10 @@ _DEVICE: Final = os.makedev(1, 3)
 """admin-guide/devices.rst: 1 = memory devices, 3 = /dev/null."""
 
 
+NAME: Final = "null"
+"""Of the mount point in the run directory, which is there for a moment."""
+
+
 def open_null(run_dir: str) -> int:
     """Open a null device for reading and writing that nothing can change.
 
@@ -28,7 +32,7 @@ def open_null(run_dir: str) -> int:
     Raises:
         OSError: with the path.
     """
-    directory = os.path.join(run_dir, "null")
+    directory = os.path.join(run_dir, NAME)
     node = os.path.join(directory, "null")
     with contextlib.suppress(FileExistsError):
         os.mkdir(directory, 0o700)

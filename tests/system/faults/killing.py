@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
@@ -157,19 +156,25 @@ class Victim:
         """
         met = 0
         for moment in moments:
-            if moment.phase.name == "boot":
-                met += self._interrupt(moment, self._boot)
-                continue
-            self.come_up()
-            self._bring(moment.phase.before)
-            with contextlib.suppress(NorthstarError, OSError), self.runtime.client() as client:
-                met += self._interrupt(moment, lambda: self._act(moment.phase, client))  # noqa: B023
+            try:
+                met += self._live_until(moment)
+            except BaseException as failure:
+                failure.add_note(f"it was to be killed at {moment}")
+                raise
         self.come_up()
         self._bring(0)
         self.runtime.stop()
         assert host.mounts(self._holder) == self._mounts
         assert os.listdir(self.store) == ["other.npk"]
         return met
+
+    def _live_until(self, moment: Moment) -> bool:
+        if moment.phase.name == "boot":
+            return self._interrupt(moment, self._boot)
+        self.come_up()
+        self._bring(moment.phase.before)
+        with self.runtime.client() as client:
+            return self._interrupt(moment, lambda: self._act(moment.phase, client))
 
     def _interrupt(self, moment: Moment, act: Callable[[], None]) -> bool:
         """Do something, and kill the runtime meanwhile, or else afterwards."""
