@@ -17,7 +17,7 @@ import click
 from northstar import __version__
 from northstar.api import notification, response
 from northstar.api.notification import Notification
-from northstar.cli.common import CommandError, printable
+from northstar.cli.common import CommandError, printable, warn
 from northstar.cli.parameters import ContainerType, DurationType, NameType, SignalType, UrlType
 from northstar.client import ConnectError, PermissionDeniedError
 from northstar.client.blocking import Client
@@ -401,3 +401,36 @@ def completion(context: click.Context, shell: str, output: str | None) -> None:
     else:
         with open(output, "w") as file:
             file.write(script + "\n")
+
+
+@nstar.command()
+@click.argument("log", metavar="STRACE-LOG")
+@click.option(
+    "--no-default-profile", is_flag=True, help="List every call, not only those beyond the profile."
+)
+def seccomp(log: str, no_default_profile: bool) -> None:
+    """Print the section `seccomp` that a program needs, from a log of its system calls.
+
+    Make the log with: strace -f -o STRACE-LOG PROGRAM
+    """
+    from northstar.cli import strace
+    from northstar.manifest import SeccompProfile
+
+    profile = None if no_default_profile else SeccompProfile.DEFAULT
+    with open(log, encoding="utf-8", errors="backslashreplace") as lines:
+        needs = strace.analyse(lines, profile)
+    if needs.unknown:
+        warn(f"left out, since no system call has this name: {', '.join(needs.unknown)}")
+    if needs.nameless:
+        warn(
+            f"left out, since strace has no name for them: {', '.join(needs.nameless)} (calls that "
+            "are so new answer ENOSYS in a container)"
+        )
+    if needs.foreign:
+        warn("the log has calls of a 32-bit program, which every filter ends at its first call")
+    if not needs.found:
+        raise CommandError(
+            f"{log}: there are no system calls in it",
+            hint="make it with: strace -f -o FILE PROGRAM",
+        )
+    print("\n".join(strace.section(needs.allow, profile)))
