@@ -16,13 +16,17 @@ PAYLOAD = Path(__file__).with_name("payload.c")
 @pytest.fixture(scope="session")
 def payload(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The static test program (payload.c) that serves all containers of the tests."""
-    out = tmp_path_factory.mktemp("payload") / "payload"
+    return compile_static(PAYLOAD, tmp_path_factory.mktemp("payload") / "payload")
+
+
+def compile_static(source: Path, out: Path) -> Path:
+    """Compile a C file into a static program at `out`, and return that."""
     compiler = shutil.which("musl-gcc") or "gcc"
     headers = ["/usr/include", "/usr/include/x86_64-linux-gnu", "/usr/include/aarch64-linux-gnu"]
     include = [f"-idirafter{path}" for path in headers if compiler != "gcc"]
     warnings = ["-Wall", "-Wextra", "-Werror"]
     command = [compiler, "-std=gnu11", "-O1", "-static", *warnings, *include]
-    subprocess.run([*command, "-o", str(out), str(PAYLOAD)], check=True)
+    subprocess.run([*command, "-o", str(out), str(source)], check=True)
     return out
 
 
