@@ -1,0 +1,391 @@
+"""The two runtimes that are compared, as processes, and a plain client that speaks to both.
+
+Neither side's client library plays a part: a line of JSON goes out, lines of JSON come back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from northstar import npk
+from tests.system import host
+from tests.system.harness import PATIENCE, manifest
+
+TIMEOUT = 20.0 * PATIENCE
+"""How long, in seconds, an answer may take before the measurement is given up."""
+
+PAYLOAD = """
+#include <unistd.h>
+int main(void) {
+    if (write(1, "x", 1) != 1)
+        return 1;
+    for (;;)
+        pause();
+}
+"""
+"""Says that it runs, for those who have no runtime to ask, and waits."""
+
+MOUNTS = {
+    "/dev": {"type": "dev"},
+    "/proc": {"type": "proc"},
+    "/tmp": {"type": "tmpfs", "size": "1M"},
+}
+IMAGE_BYTES = 1_000_000
+BIG_BYTES = 20_000_000
+
+# The peer opens device-mapper's control when it starts, and uses it for signed packages only. On a
+# machine without device-mapper an empty file lets it start, seen by nobody else: /dev is this
+# script's own, an overlay in a mount namespace.
+_STAND_IN = """
+[ -e /dev/mapper/control ] || {
+    mount -t tmpfs none "$0"
+    mkdir -p "$0/upper/mapper" "$0/work"
+    : > "$0/upper/mapper/control"
+    mount -t overlay -o "lowerdir=/dev,upperdir=$0/upper,workdir=$0/work" overlay /dev
+}
+"""
+_READY = "echo; exec sleep infinity"
+
+_LACKING = 2000
+"""The user that the peer runs as where root lacks capabilities.
+
+As root it gives each container's init all that there are, and fails if it cannot. As another user
+it leaves them as they are: those that the machine does have, ambient.
+"""
+
+
+class Packages(NamedTuple):
+    """Packed once, installed on both sides.
+
+    Attributes:
+        apps: 50 apps that differ in their names.
+        signed: one app, signed.
+        big: a resource of 20 MB.
+        key: the public key.
+        root: the directory that went into the images.
+    """
+
+    apps: list[Path]
+    signed: Path
+    big: Path
+    key: Path
+    root: Path
+
+
+def pack(directory: Path) -> Packages:
+    """Pack below `directory`, which is empty."""
+    root, apps, source = directory / "root", directory / "apps", directory / "pause.c"
+    for path in (root, apps, *(root / target.lstrip("/") for target in MOUNTS)):
+        path.mkdir()
+    source.write_text(PAYLOAD)
+    compiler = shutil.which("musl-gcc") or "gcc"
+    subprocess.run([compiler, "-static", "-Os", "-o", root / "pause", source], check=True)
+    (root / "ballast").write_bytes(os.urandom(IMAGE_BYTES))
+    text = directory / "manifest.yaml"
+    text.write_text(manifest("app", init="/pause", mounts=MOUNTS))
+    npk.pack(text, root, apps, clones=50)
+
+    npk.generate("key", directory)
+    text.write_text(manifest("signed", init="/pause", mounts=MOUNTS))
+    signed = directory / "signed.npk"
+    npk.pack(text, root, signed, key=npk.load_secret_key(directory / "key.key"))
+
+    (large := directory / "large").mkdir()
+    (large / "data").write_bytes(os.urandom(BIG_BYTES))
+    text.write_text(manifest("big", init=None))
+    npk.pack(text, large, directory / "big.npk", compression="none")
+    return Packages(
+        sorted(apps.iterdir()), signed, directory / "big.npk", directory / "key.pub", root
+    )
+
+
+def lacking_capabilities() -> list[int]:
+    """Return the numbers of the capabilities that the kernel knows and we do not have."""
+    last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapPrm:"):
+            have = int(line.split()[1], 16)
+            return [number for number in range(last + 1) if not have >> number & 1]
+    raise AssertionError("no CapPrm")
+
+
+class Side:
+    """One of the two: how it is started, and in which mount namespace.
+
+    Attributes:
+        name: as in the table.
+    """
+
+    def __init__(self, name: str, program: list[str]) -> None:
+        self.name = name
+        self._program = program
+        self._own_dev = tempfile.mkdtemp(prefix="northstar-compare-")
+        prepare = "" if name == "ours" else _STAND_IN
+        script = ["sh", "-euc", prepare + _READY, self._own_dev]
+        self._holder = subprocess.Popen(
+            ["unshare", "--mount", "--propagation", "private", *script],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        )
+        assert self._holder.stdout is not None
+        if not self._holder.stdout.readline():
+            self.close()
+            raise SystemExit("error: no mount namespace could be made; this needs root")
+
+    def command(self, configuration: Path) -> list[str]:
+        """Return the command line that starts it; both pay for nsenter and setpriv."""
+        space = f"--mount=/proc/{self._holder.pid}/ns/mnt"
+        privileges = ["--keep-groups"]
+        if self.name == "peer" and (lacking := lacking_capabilities()):
+            capabilities = ",".join(["+all", *(f"-cap_{number}" for number in lacking)])
+            privileges += [f"--reuid={_LACKING}", f"--inh-caps={capabilities}"]
+            privileges.append(f"--ambient-caps={capabilities}")
+        words = ["nsenter", space, "--", "setpriv", *privileges, "--"]
+        return [*words, *self._program, str(configuration)]
+
+    def close(self) -> None:
+        """End the mount namespace."""
+        self._holder.kill()
+        self._holder.communicate()
+        os.rmdir(self._own_dev)
+
+
+@contextlib.contextmanager
+def sides(peer: Path) -> Iterator[list[Side]]:
+    """Yield us and the peer, whose program is `peer`."""
+    ours = str(Path(sys.executable).with_name("northstar"))
+    with contextlib.ExitStack() as stack:
+        found = []
+        for name, program in (("ours", [ours, "-c"]), ("peer", [str(peer)])):
+            found.append(Side(name, program))
+            stack.callback(found[-1].close)
+        yield found
+
+
+class Runtime:
+    """A running runtime of a side, with directories and a cgroup of its own.
+
+    Attributes:
+        pid: its process.
+    """
+
+    def __init__(self, side: Side, directory: Path, repositories: Mapping[str, str]) -> None:
+        """Start it; nobody waits until it answers.
+
+        Args:
+            side: whose.
+            directory: does not exist.
+            repositories: ID to the lines of its TOML table.
+        """
+        for name in ("run", "data", "socket"):
+            (directory / name).mkdir(parents=True)
+            (directory / name).chmod(0o777)  # the peer may be another user, and looks at modes
+        self.name = side.name
+        self._console = directory / "console"
+        self._cgroup = f"northstar-compare-{os.getpid()}-{directory.name}"
+        configuration = directory / "northstar.toml"
+        configuration.write_text(
+            f'run_dir = "{directory}/run"\n'
+            f'data_dir = "{directory}/data"\n'
+            f'socket_dir = "{directory}/socket"\n'
+            f'cgroup = "{self._cgroup}"\n'
+            "[console.global]\n"
+            f'bind = "unix://{self._console}"\n'
+            'permissions = "full"\n'
+            "options = { max_requests_per_sec = 1000000 }\n"
+            + "".join(f"[repositories.{name}]\n{text}\n" for name, text in repositories.items())
+        )
+        self._log = (directory / "log").open("wb")
+        self._process = subprocess.Popen(
+            side.command(configuration),
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            # The peer's program has no log at all.
+            env={**os.environ, "NORTHSTAR_LOG": "runtime=warn,container=warn"},
+        )
+        self.pid = self._process.pid
+
+    def console(self, *, subscribe: bool = False) -> Console:
+        """Connect, as soon as it listens."""
+        deadline = time.monotonic() + TIMEOUT
+        while True:
+            try:
+                return Console(self._console, subscribe=subscribe)
+            except (FileNotFoundError, ConnectionRefusedError):
+                self.check()
+                assert time.monotonic() < deadline, "it does not listen"
+                time.sleep(0.0005)
+
+    def check(self) -> None:
+        """Fail with its last words if it has ended."""
+        if self._process.poll() is not None:
+            code = self._process.returncode
+            raise AssertionError(f"{self.name} ended with {code}:\n{self._words()}")
+
+    def _words(self) -> str:
+        # Its own offset: the runtime writes at the shared one.
+        return Path(self._log.name).read_text(errors="replace")
+
+    def pss(self) -> tuple[int, int]:
+        """Return the memory (KiB) of the runtime with its helpers, and of all but the payloads."""
+        itself = everything = 0
+        for pid in (self.pid, *host.descendants(self.pid)):
+            comm = Path(f"/proc/{pid}/comm").read_text().strip()
+            if comm == "pause" or host.state(pid) == "Z":
+                continue
+            size = pss(pid)
+            everything += size
+            # Both name the inits differently; what they have in common is a PID namespace.
+            if os.readlink(f"/proc/{pid}/ns/pid") == os.readlink("/proc/self/ns/pid"):
+                itself += size
+        return itself, everything
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Shut it down, or kill it and all below it if that fails; if all failed, say its words."""
+        if error is not None:
+            print(f"The log of {self.name}:", self._words(), file=sys.stderr)
+        below = host.descendants(self.pid)
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(TIMEOUT)
+        except subprocess.TimeoutExpired:
+            for pid in (self.pid, *below):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self._process.wait()
+        finally:
+            self._log.close()
+            for path in sorted(host.cgroups(self._cgroup), reverse=True):
+                with contextlib.suppress(OSError):
+                    os.rmdir(path)
+
+
+def pss(pid: int) -> int:
+    """Return the proportional set size of a process in KiB (proc_pid_smaps(5))."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1])
+    raise AssertionError("no Pss")
+
+
+class Console:
+    """A connection."""
+
+    def __init__(self, path: Path, *, subscribe: bool) -> None:
+        """Connect.
+
+        Raises:
+            FileNotFoundError: nobody has bound the socket yet.
+            ConnectionRefusedError: nobody listens.
+        """
+        self._socket = socket.socket(socket.AF_UNIX)
+        try:
+            self._socket.settimeout(TIMEOUT)
+            self._socket.connect(str(path))
+            self._lines = self._socket.makefile("rb")
+            hello = {"version": "0.9.2", "subscribe_notifications": subscribe}
+            self._send({"connect": hello})
+            assert b"connect_ack" in self._read()
+        except BaseException:
+            self._socket.close()
+            raise
+        self._exited: list[str] = []
+
+    def _send(self, message: object, data: bytes = b"") -> None:
+        self._socket.sendall(json.dumps(message).encode() + b"\n" + data)
+
+    def _read(self) -> bytes:
+        line = self._lines.readline()
+        assert line, "the runtime has closed the connection"
+        return line
+
+    def send(self, request: object, data: bytes = b"") -> None:
+        """Send a request, and raw data after it."""
+        self._send({"request": request}, data)
+
+    def response(self) -> bytes:
+        """Return the line of the next response, which must be a good one.
+
+        What is measured ends here, so a response is not parsed.
+        """
+        while not (line := self._read()).startswith(b'{"response":'):
+            self._note(line)
+        assert b'"error":' not in line, line
+        return line
+
+    def request(self, request: object, data: bytes = b"") -> bytes:
+        """Send a request and return the line of its response."""
+        self.send(request, data)
+        return self.response()
+
+    def wait_exit(self, container: str) -> None:
+        """Wait for the exit notification of a container."""
+        while container not in self._exited:
+            self._note(self._read())
+        self._exited.remove(container)
+
+    def _note(self, line: bytes) -> None:
+        notification = json.loads(line)["notification"]
+        if "exit" in notification:
+            self._exited.append(notification["exit"][0])
+
+    def install(self, package: bytes, repository: str) -> str:
+        """Install a package; return its container."""
+        request = {"install": {"repository": repository, "size": len(package)}}
+        response = json.loads(self.request(request, package))["response"]
+        container: str = response["install"]["ok"]["container"]
+        return container
+
+    def close(self) -> None:
+        self._lines.close()
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def start(container: str) -> dict[str, Any]:
+    """Return the request that starts a container."""
+    return {"start": {"container": container, "arguments": [], "environment": {}}}
+
+
+def kill(container: str) -> dict[str, Any]:
+    """Return the request that kills a container."""
+    return {"kill": {"container": container, "signal": 9}}
+
+
+def mounts(word: str, container: str) -> dict[str, Any]:
+    """Return the request that mounts or unmounts (`word`) a container."""
+    return {word: {"containers": [container]}}
+
+
+def summary(values: list[float]) -> tuple[float, float]:
+    """Return the median and the 95th percentile (the largest of few)."""
+    ordered = sorted(values)
+    return statistics.median(ordered), ordered[int(len(ordered) * 0.95)]
