@@ -48,6 +48,25 @@ interop: $(VENV)/.test ## against the published Rust client and package crates (
 	@CARGO_TARGET_DIR=$(INTEROP) cargo build -q --locked --manifest-path tests/interop/Cargo.toml
 	@NORTHSTAR_INTEROP=$(INTEROP)/debug $(BIN)/pytest tests/interop $(ARGS)
 
+.PHONY: sanitize
+sanitize: $(VENV)/.test ## the launcher's tests, on a launcher with sanitizers (root)
+	@NORTHSTAR_TEST_SANITIZE=1 $(BIN)/pytest tests/system/launcher $(ARGS)
+
+RUNS ?= 10000000
+.PHONY: fuzz
+fuzz: $(VENV)/.test ## libFuzzer on what the launcher reads; RUNS=1000 for fewer inputs
+	@scripts/install-packages fuzz
+	@for target in plan program; do \
+		$(BIN)/python -m tests.fuzz.launcher $$target --runs $(RUNS) || exit; \
+	done
+
+.PHONY: compare
+compare: $(VENV)/.test ## measure beside the published Rust runtime, here and in QEMU (root, cargo >= 1.74)
+	@scripts/install-packages interop compare
+	@CARGO_TARGET_DIR=$(INTEROP) cargo build -q --locked --manifest-path tests/interop/Cargo.toml \
+		--release --features runtime --bin runtime
+	@NORTHSTAR_COMPARE=$(INTEROP)/release $(BIN)/python -m tests.bench.compare $(ARGS)
+
 .PHONY: vm-shell
 vm-shell: $(VENV)/.test ## a shell in the virtual machine
 	@scripts/vm --shell

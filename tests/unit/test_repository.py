@@ -71,7 +71,7 @@ def test_package_list_is_well_formed():
     lines = (ROOT / "scripts/packages").read_text().splitlines()
     entries = [line.split() for line in lines if line and not line.startswith("#")]
     assert all(
-        entry[0] in ("run", "test", "interop", "fetch") and entry[2] == "#" for entry in entries
+        entry[0] in ("run", "test", "interop", "fuzz", "fetch") and entry[2] == "#" for entry in entries
     )
     names = [entry[1] for entry in entries]
     assert len(names) == len(set(names))

@@ -28,6 +28,12 @@ ROOT = Path(__file__).parents[3]
 BUILD = ROOT / "launcher" / "build.py"
 PROGRAM = ROOT / "src" / "northstar" / "launch" / "init"
 
+SANITIZE = os.environ.get("NORTHSTAR_TEST_SANITIZE") == "1"
+"""All tests use the launcher with the sanitizers, but those that use `not_sanitized`."""
+
+# Looking for leaks needs ptrace(2) on what asks not to be traced.
+os.environ.setdefault("ASAN_OPTIONS", "detect_leaks=0")
+
 
 def build(output: Path, *options: str) -> None:
     subprocess.run([sys.executable, str(BUILD), "--output", str(output), *options], check=True)
@@ -42,9 +48,26 @@ def program_descriptor(path: Path) -> int:
         os.close(low)
 
 
+@pytest.fixture
+def not_sanitized() -> None:
+    """For tests that the sanitizers' own memory, libraries and system calls would fail."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With the sanitizers, leave out what uses `not_sanitized`."""
+    if not SANITIZE:
+        return
+    out = [item for item in items if "not_sanitized" in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=out)
+    items[:] = [item for item in items if item not in out]
+
+
 @pytest.fixture(scope="session")
-def program_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def program_path(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """The launcher, from the source as it stands: the package's if it is, else built."""
+    if SANITIZE:
+        sanitized: Path = request.getfixturevalue("sanitized_path")
+        return sanitized
     sources = BUILD.parent.iterdir()
     if PROGRAM.exists() and PROGRAM.stat().st_mtime > max(s.stat().st_mtime for s in sources):
         return PROGRAM
@@ -62,11 +85,17 @@ def program(program_path: Path) -> Iterator[int]:
 
 
 @pytest.fixture(scope="session")
-def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def sanitized_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The launcher with the address and undefined behaviour sanitizers."""
     path = tmp_path_factory.mktemp("launcher-sanitized") / "init"
     build(path, "--sanitize")
-    descriptor = program_descriptor(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def sanitized(sanitized_path: Path) -> Iterator[int]:
+    """The same in a sealed memfd."""
+    descriptor = program_descriptor(sanitized_path)
     yield descriptor
     os.close(descriptor)
 

@@ -233,12 +233,14 @@ def under(launch, execve: int, others: int, **options) -> Launch:
 
 
 @pytest.mark.vm
+@pytest.mark.usefixtures("not_sanitized")
 def test_a_failing_execve_is_told_where_the_filter_kills_the_reporter(launch, image):
     image.add("plain", "x", 0o644)
     launched = under(launch, ALLOW, KILL_PROCESS, argv=["/plain"])
     expect(launched, Op.EXEC, errno.EACCES, "/plain")
 
 
+@pytest.mark.usefixtures("not_sanitized")
 def test_a_failing_execve_is_told_where_nothing_can_be_done_any_more(launch, image):
     # exit_group answers EPERM: the reporter cannot even end.
     image.add("plain", "x", 0o644)

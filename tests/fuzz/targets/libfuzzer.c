@@ -1,0 +1,10 @@
+/* A target, as libFuzzer calls it: https://llvm.org/docs/LibFuzzer.html */
+#include "target.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	accepts(data, size);
+	return 0;
+}
