@@ -23,6 +23,7 @@ from tests.soak.model import (
     ends,
     restarted,
     steps,
+    unmounted,
 )
 
 MOST: Final = 200_000
@@ -53,7 +54,7 @@ class Checker:
     Attributes:
         widest: most possibilities that there were at a time.
         slowest: seconds that the longest search took.
-        ending: the runtime shuts down: every container is sent TERM, and then KILL.
+        ending: the runtime shuts down: containers are sent TERM, and then KILL, and unmounted.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -196,3 +197,6 @@ class Checker:
                 yield Configuration(state, rest, notes)
         for state, note in ends(self.cluster, one.state, shutdown=self.ending):
             yield Configuration(state, one.pending, (*one.notes, note))
+        if self.ending:
+            for state in unmounted(one.state):
+                yield one._replace(state=state)

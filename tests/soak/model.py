@@ -234,6 +234,13 @@ def ends(cluster: Cluster, state: State, *, shutdown: bool) -> Iterator[tuple[St
             yield state.with_run(name, None), note
 
 
+def unmounted(state: State) -> Iterator[State]:
+    """Yield each unmount that a shutdown may do now."""
+    for number in state.mounted:
+        if state.user(number) is None:
+            yield state._replace(mounted=state.mounted - {number})
+
+
 def restarted(state: State) -> State:
     """Return what is left of a state when the runtime is a new one: what is in the directory."""
     return State(tuple(where if where == "fs" else "" for where in state.where))
