@@ -70,9 +70,8 @@ def test_shellcheck():
 def test_package_list_is_well_formed():
     lines = (ROOT / "scripts/packages").read_text().splitlines()
     entries = [line.split() for line in lines if line and not line.startswith("#")]
-    assert all(
-        entry[0] in ("run", "test", "interop", "fuzz", "fetch") and entry[2] == "#" for entry in entries
-    )
+    groups = ("run", "test", "interop", "fuzz", "compare", "fetch")
+    assert all(entry[0] in groups and entry[2] == "#" for entry in entries)
     names = [entry[1] for entry in entries]
     assert len(names) == len(set(names))
 
