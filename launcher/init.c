@@ -98,7 +98,7 @@ static bool runtime_is_gone(void)
 
 /*
  * The second line after the stream's end, for when this process hangs in a system call. A change
- * of ids clears it, so it is set twice. Whoever was gone before is not noticed by it: look.
+ * of ids clears it, so it is set after each. Whoever was gone before is not noticed by it: look.
  */
 static void die_with_runtime(void)
 {
@@ -224,8 +224,8 @@ static void ignore_signals(void)
 /* ---- init: watching over the payload ---- */
 
 /*
- * After the fork init needs nothing any more, so it holds nothing that a payload of the same user
- * could want: one descriptor besides the pipe, no capabilities, no plan.
+ * After the fork init needs nothing any more, so it holds nothing that a payload could want: one
+ * descriptor besides the pipe, no capabilities, no plan.
  */
 static void shield(int pipe)
 {
@@ -354,14 +354,17 @@ static noreturn void init(int alive)
 			fail();
 		}
 	}
-	/* Before the fork, so that there is no moment at which the payload could attach to init. Its
-	 * own execve makes the payload dumpable again. */
+	/* Before the fork, so that there is no moment at which the payload could get at init. Its own
+	 * execve makes the payload dumpable again. The change of ids undoes both calls that follow. */
+	set_progress(NO_OPERATION, STEP_SHIELD);
+	if (step_aside())
+		fail();
+	die_with_runtime();
 	set_progress(NO_OPERATION, STEP_FORK);
 	last_words = mmap(NULL, sizeof *last_words, PROT_READ | PROT_WRITE,
 			  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (last_words == MAP_FAILED || prctl(PR_SET_DUMPABLE, 0) || pipe2(pipes, O_CLOEXEC))
 		fail();
-	step_aside();
 	descriptors[plan.descriptor_count++] = pipes[1];
 	child = fork();
 	if (child < 0)

@@ -118,23 +118,52 @@ static struct __user_cap_header_struct capability_header(void)
 	return (struct __user_cap_header_struct){ .version = _LINUX_CAPABILITY_VERSION_3 };
 }
 
-int step_uid(struct operation *operation)
+/* What is left to do needs capabilities. A change away from uid 0 clears all sets, except, with the
+ * flag, the permitted one; capabilities(7). execve clears the flag. */
+static int set_user(uid_t real, uid_t saved)
 {
 	struct __user_cap_header_struct header = capability_header();
 	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
-	const char *text = operation->next;
-	uid_t uid = (uid_t)take_number(operation);
 
-	ABOUT(text);
-	/* What is left to do needs capabilities. A change away from uid 0 clears all sets, except,
-	 * with this flag, the permitted one; capabilities(7). execve clears the flag. */
-	if (prctl(PR_SET_KEEPCAPS, 1) || setresuid(uid, uid, uid))
+	if (prctl(PR_SET_KEEPCAPS, 1) || setresuid(real, real, saved))
 		return -1;
 	if (syscall_capget(&header, data))
 		return -1;
 	for (int i = 0; i < _LINUX_CAPABILITY_U32S_3; i++)
 		data[i].effective = data[i].permitted;
 	return syscall_capset(&header, data);
+}
+
+static uid_t payloads_user;
+
+int step_uid(struct operation *operation)
+{
+	const char *text = operation->next;
+
+	payloads_user = (uid_t)take_number(operation);
+	ABOUT(text);
+	return set_user(payloads_user, payloads_user);
+}
+
+/*
+ * A process may lower the limits, the priority and the scheduling policy of all others of its user,
+ * whatever they have in capabilities. RLIMIT_CPU ends even a PID 1, and an init that is only run
+ * when nobody else wants to neither reports nor can be killed. So it becomes a user that no manifest
+ * can name. prlimit(2) wants all three ids to be the caller's, and the saved one is another: so it
+ * is refused to a payload with CAP_SETUID as well. (EINVAL: a user namespace without these ids.)
+ */
+int step_aside(void)
+{
+	const uid_t nobodys = (uid_t)-2;
+
+	ABOUT("user ", decimal(nobodys));
+	return set_user(nobodys, nobodys - 1) && errno != EINVAL ? -1 : 0;
+}
+
+int step_back(void)
+{
+	ABOUT("user ", decimal(payloads_user));
+	return set_user(payloads_user, payloads_user);
 }
 
 int step_cgroupns(void)
@@ -273,25 +302,4 @@ int change_descriptors(unsigned int first, unsigned int last, unsigned int flags
 		gap = result ? gap + 1 : 0;
 	}
 	return 0;
-}
-
-/*
- * prlimit(2) asks for ids only: a payload of init's ids could give init an RLIMIT_CPU, whose SIGKILL
- * reaches even a PID 1. All three gids are compared, so one that differs will do. It is a bonus: a
- * runtime that may not set it, or in a user namespace without that id, does without.
- */
-void step_aside(void)
-{
-	enum { NOBODY = 65534 };
-	const gid_t same = (gid_t)-1;
-
-	if (setresgid(same, same, getgid() == NOBODY ? NOBODY - 1 : NOBODY))
-		return;
-}
-
-int step_back(void)
-{
-	const gid_t same = (gid_t)-1;
-
-	return setresgid(same, same, getgid());
 }

@@ -37,8 +37,8 @@ int step_seccomp(struct operation *operation, const struct plan *plan);
  * marks them to be closed on exec. */
 int change_descriptors(unsigned int first, unsigned int last, unsigned int flags);
 
-/* So that init is not quite of the payload's ids, and that the payload is again. */
-void step_aside(void);
+/* So that init is of another user than the payload, and that the payload is itself again. */
+int step_aside(void);
 int step_back(void);
 
 /* program.c */
