@@ -158,7 +158,7 @@ class Handler(logging.Handler):
         )
 
 
-_UNPRINTABLE: Final = re.compile(r"[\x00-\x08\n-\x1f\x7f-\x9f\u2028\u2029]")
+_UNPRINTABLE: Final = re.compile(r"[\x00-\x08\n-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 def printable(text: str) -> str:

@@ -29,6 +29,12 @@ LINES_PER_STEP: Final = 64
 LINE_COST: Final = 500
 """What a line costs beyond its bytes, in bytes: logging has a price per line."""
 
+ESCAPE_COST: Final = 30
+"""What each character costs that escaping adds: a `\\x1b` takes as long as a hundred plain ones."""
+
+STEP_COST: Final = 64 * 1024
+"""What a step costs, at most one line more: bytes that are no text take longer than lines of it."""
+
 RATE: Final = 2**20
 """Bytes a second of one pipe, costs of lines included; and how much may come at once."""
 
@@ -46,6 +52,9 @@ DRAIN_MAX: Final = 2**20
 
 DRAIN_LINES: Final = 1024
 """Lines of those that are logged, the last ones: what a program says last says why it ended."""
+
+DRAIN_KEPT: Final = 128 * 1024
+"""Bytes of those that are logged at most: they may be no text, which takes longer."""
 
 STEPS_AT_CLOSE: Final = 8
 """Steps that `OutputPipe.close` does before it returns: enough for what most leave behind."""
@@ -96,9 +105,11 @@ class LineSink:
             length = _boundary(self._buffer) if split else end
             if enabled:
                 line = self._buffer[:length]
-                self._emit(line if split else line.removesuffix(b"\r"))
+                cost += self._emit(line if split else line.removesuffix(b"\r"))
             del self._buffer[: length if split else length + 1]
             cost += length + LINE_COST
+            if cost >= STEP_COST:
+                break
         return cost, True
 
     def finish(self) -> None:
@@ -113,16 +124,24 @@ class LineSink:
         for _ in range(DRAIN_LINES + 1):
             start = self._buffer.rfind(b"\n", 0, start)
             if start < 0:
-                return
-        del self._buffer[: start + 1]
-        self._log.debug("(%d bytes of its output are left out here)", start + 1)
+                break
+        dropped = max(start + 1, len(self._buffer) - DRAIN_KEPT)
+        if not dropped:
+            return
+        del self._buffer[:dropped]
+        self._log.debug("(%d bytes of its output are left out here)", dropped)
 
     def backlog(self) -> int:
         """Return the bytes that wait for stderr."""
         return writer.shared(2).backlog
 
-    def _emit(self, line: bytearray) -> None:
-        self._log.debug("%s", line.decode(errors="backslashreplace"))
+    def _emit(self, line: bytearray) -> int:
+        """Log a line; return what escaping it has cost."""
+        text = line.decode(errors="backslashreplace")
+        self._log.debug("%s", text)
+        if text.isprintable():
+            return max(0, len(text) - len(line)) * ESCAPE_COST
+        return max(0, len(logs.printable(text)) - len(line)) * ESCAPE_COST
 
 
 def _boundary(buffer: bytearray) -> int:

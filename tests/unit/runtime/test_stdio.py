@@ -163,8 +163,37 @@ def test_long_lines_are_split(printed: bytes, lines_: list[str]) -> None:
     with collecting() as lines:
         sink = LineSink(A)
         sink.feed(printed)
-        sink.step()
+        while sink.step()[1]:
+            continue
         assert lines.texts == lines_
+
+
+@pytest.mark.parametrize("junk", [b"\x1bx" * 2048, b"\x80x" * 2048, "\x85x".encode() * 1365])
+def test_bytes_that_are_no_text_cost_what_they_take(junk: bytes) -> None:
+    """Escaping takes a hundred times as long: so a step does less of it, and the pipe waits."""
+    with collecting() as lines:
+        sink = LineSink(A)
+        sink.feed((junk + b"\n") * 4)
+        cost, more = sink.step()
+        assert more
+        assert len(lines.texts) == 1
+        assert cost > 20 * len(junk)
+        sink.feed(b"\n".join([b"\tplain"] * 10))
+        while sink.step()[1]:
+            continue
+        assert sink.step() == (0, False)
+
+
+def test_of_bytes_without_lines_the_end_is_kept() -> None:
+    with collecting() as lines:
+        sink = LineSink(A)
+        sink.feed(b"x" * 2**20 + b"the reason")
+        sink.trim()
+        while sink.step()[1]:
+            continue
+        sink.finish()
+        assert lines.texts[0].startswith(f"({2**20 + 10 - stdio.DRAIN_KEPT} bytes")
+        assert "".join(lines.texts).endswith("the reason")
 
 
 def test_an_endless_line_does_not_grow() -> None:
