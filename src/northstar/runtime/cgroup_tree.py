@@ -143,7 +143,11 @@ def make_anew(hierarchy: Hierarchy, directory: str, *, own: bool) -> None:
                 ) from None
         os.mkdir(directory)
     if hierarchy.version == 1 and "cpuset" in hierarchy.controllers:
-        _inherit_cpuset(os.path.dirname(directory), directory)
+        try:
+            _inherit_cpuset(os.path.dirname(directory), directory)
+        except BaseException:
+            os.rmdir(directory)
+            raise
 
 
 def is_ours(directory: str) -> bool:

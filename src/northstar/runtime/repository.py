@@ -224,8 +224,10 @@ class FsRepository(Repository):
         for name in sorted(os.listdir(self.directory)):
             if name.startswith(_PARTIAL):
                 log.info("Removing %s of an interrupted install", self._path(name))
-                with contextlib.suppress(OSError):
+                try:
                     os.unlink(self._path(name))
+                except OSError as failure:
+                    log.warning("Cannot remove it, leaving it alone: %s", failure)
             else:
                 names.append(name)
         return names
@@ -253,8 +255,14 @@ class FsRepository(Repository):
         package.npk.close()
 
     def _unlink(self, path: str) -> None:
-        with self.synced(), contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+        try:
+            with self.synced(), contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        except OSError as failure:
+            if os.path.lexists(path):
+                raise
+            # Removed it is, for all who look: only the disk may not know yet.
+            log.warning("%s is removed, but a power cut might bring it back: %s", path, failure)
 
     def free_path(self, container: Container) -> str:
         """Return the path for a package's file: `NAME:VERSION.npk`.

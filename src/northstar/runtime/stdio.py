@@ -192,7 +192,11 @@ def open_output(descriptor: int, container: Container, name: str, output: Output
     sink: Sink = LineSink(container)
     if output is Output.INHERIT:
         sink = CopySink(writer.shared(1 if name == "stdout" else 2))
-    return OutputPipe(descriptor, sink)
+    try:
+        return OutputPipe(descriptor, sink)
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 class OutputPipe:

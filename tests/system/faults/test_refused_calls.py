@@ -1,0 +1,252 @@
+"""The kernel refuses one system call: the operation fails in words, nothing of it is left, and the
+next one succeeds. Each call of an operation is refused in turn, with what it may fail with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from northstar import api
+from northstar.api import response
+from northstar.client import blocking
+from tests.system.containers import PIPES
+from tests.system.faults.intercept import Call, Interceptor
+from tests.system.harness import PATIENCE, RuntimeProcess, manifest, pack, wait_until
+from tests.system.host import Snapshot
+
+pytestmark = pytest.mark.root
+
+REFUSALS = {
+    "openat": (errno.EMFILE, errno.ENOMEM),
+    "write": (errno.ENOSPC, errno.EIO),
+    "fsync": (errno.EIO,),
+    "rename": (errno.ENOSPC,),
+    "mkdir": (errno.EROFS,),
+    "mount": (errno.ENOMEM, errno.EIO),
+    "ioctl": (errno.ENOMEM,),
+    "memfd_create": (errno.ENFILE,),
+    "clone3": (errno.EAGAIN, errno.ENOMEM),
+    "socket": (errno.EMFILE,),
+    "socketpair": (errno.ENFILE,),
+    "bind": (errno.EROFS,),
+    "pipe2": (errno.EMFILE,),
+    "chmod": (errno.EIO,),
+    "fchmod": (errno.EROFS,),
+    "fchown": (errno.EDQUOT,),
+    "sendmsg": (errno.ENOBUFS,),
+    "fcntl": (errno.EMFILE,),
+    "sendfile": (errno.EIO,),
+    "pread64": (errno.EIO,),
+    "umount2": (errno.EBUSY,),
+    "unlink": (errno.EROFS,),
+}
+"""What each call is refused with: calls that acquire something, or whose failure is told."""
+
+APP = "app:1.0.0"
+
+
+class Refusal(NamedTuple):
+    """The call of that number is refused with that errno."""
+
+    number: int
+    name: str
+    error: int
+
+
+class Setting(NamedTuple):
+    """A runtime whose system calls can be refused."""
+
+    runtime: RuntimeProcess
+    interceptor: Interceptor
+    package: bytes
+    store: Path
+
+
+@pytest.fixture
+def setting(make_runtime: Callable[..., Any], tmp_path: Path, payload: Path) -> Iterator[Setting]:
+    """A runtime that can do everything already, so that no operation is its first."""
+    store = tmp_path / "store"
+    store.mkdir()
+    text = manifest(
+        "app",
+        args=["pause"],
+        io=PIPES,
+        sockets={"a": {"type": "stream", "mode": 0o600}},
+        mounts={"/data": {"type": "persist"}},
+        console={"permissions": "full"},
+    )
+    package = pack(tmp_path, text, {"payload": payload}).read_bytes()
+    with Interceptor(REFUSALS) as interceptor:
+        runtime = make_runtime(
+            repositories={"fs": f'type = {{ fs = {{ dir = "{store}" }} }}'},
+            wrap=interceptor.wrap,
+            pass_fds=interceptor.pass_fds,
+        )
+        yield Setting(runtime, interceptor, package, store)
+        assert "Traceback" not in runtime.text()
+        runtime.stop()
+
+
+def install(setting: Setting, client: blocking.Client) -> None:
+    client.install(setting.package, "fs")
+
+
+def mount(_setting: Setting, client: blocking.Client) -> None:
+    told(client.mount(APP))
+
+
+def start(_setting: Setting, client: blocking.Client) -> None:
+    client.start(APP)
+
+
+def end(_setting: Setting, client: blocking.Client) -> None:
+    client.kill(APP, 9)
+    wait_until(lambda: client.inspect(APP).process is None, "it has ended")
+
+
+def umount(_setting: Setting, client: blocking.Client) -> None:
+    told(client.umount(APP))
+
+
+def uninstall(_setting: Setting, client: blocking.Client) -> None:
+    client.uninstall(APP)
+
+
+def told(results: tuple[response.Ok | response.Failed, ...]) -> None:
+    for result in results:
+        if isinstance(result, response.Failed):
+            raise api.RefusedError(result.error)
+
+
+Act = Callable[[Setting, blocking.Client], None]
+CYCLE: tuple[tuple[Act, Act], ...] = (
+    (install, uninstall),
+    (mount, umount),
+    (start, end),
+    (umount, mount),
+    (uninstall, install),
+)
+"""What is refused, and how it is undone."""
+
+
+@contextlib.contextmanager
+def calls(setting: Setting) -> Iterator[list[str]]:
+    """Collect the names of the calls that can be refused."""
+    seen: list[str] = []
+
+    def decide(call: Call) -> None:
+        if matters(call):
+            seen.append(call.name)
+
+    setting.interceptor.decide = decide
+    yield seen
+    setting.interceptor.decide = lambda _call: None
+
+
+@contextlib.contextmanager
+def refused(setting: Setting, refusal: Refusal) -> Iterator[None]:
+    seen = 0
+
+    def decide(call: Call) -> int | None:
+        nonlocal seen
+        seen += matters(call)
+        hit = matters(call) and seen == refusal.number and call.name == refusal.name
+        return refusal.error if hit else None
+
+    setting.interceptor.decide = decide
+    try:
+        yield
+    finally:
+        setting.interceptor.decide = lambda _call: None
+
+
+def matters(call: Call) -> bool:
+    """Leave out what a client or a log line costs."""
+    return call.name != "write" or call.arguments[0] != 2
+
+
+def possible(setting: Setting, act: Act, client: blocking.Client) -> list[Refusal]:
+    with calls(setting) as seen:
+        act(setting, client)
+    numbered = enumerate(seen, start=1)
+    return [Refusal(n, name, e) for n, name in numbered for e in REFUSALS[name]]
+
+
+def same(setting: Setting, before: Snapshot) -> None:
+    """Wait until the runtime holds what it held before, on whatever loop device."""
+
+    def anonymous(snapshot: Snapshot) -> Snapshot:
+        return snapshot._replace(mounts=[re.sub(r"loop\d+", "loop", m) for m in snapshot.mounts])
+
+    def difference() -> str:
+        return anonymous(before).difference(anonymous(setting.runtime.snapshot()))
+
+    deadline = time.monotonic() + 3 * PATIENCE
+    while left := difference():
+        assert time.monotonic() < deadline, left
+        time.sleep(0.005)
+
+
+def sweep(setting: Setting, choose: Callable[[list[Refusal]], list[Refusal]]) -> tuple[int, int]:
+    """Refuse calls of each operation; return how many there were, and how many made it fail."""
+    tried = failed = 0
+    with setting.runtime.client() as client:
+        # Once without a refusal, for what is made only once.
+        for step in (install, mount, start, end, umount, uninstall):
+            step(setting, client)
+        for act, undo in CYCLE:
+            before = setting.runtime.snapshot()
+            refusals = possible(setting, act, client)
+            undo(setting, client)
+            same(setting, before)
+            for refusal in choose(refusals):
+                tried += 1
+                try:
+                    with refused(setting, refusal):
+                        act(setting, client)
+                except api.RefusedError as answer:
+                    # Refused is not done: what was installed is still there, and works.
+                    failed += 1
+                    words = str(answer)
+                    assert os.strerror(refusal.error) in words, (
+                        f"{act.__name__}, {refusal}: {words}"
+                    )
+                else:
+                    undo(setting, client)
+                try:
+                    same(setting, before)
+                except AssertionError as failure:
+                    failure.add_note(f"after {act.__name__} with {refusal}")
+                    raise
+            act(setting, client)
+            if act is start:
+                end(setting, client)
+    return tried, failed
+
+
+def test_some_calls(setting: Setting) -> None:
+    """A few of each operation, the same ones each time."""
+    generator = random.Random(0)
+    tried, failed = sweep(setting, lambda all_: generator.sample(all_, min(len(all_), 5)))
+    assert failed >= 0.9 * tried
+    assert tried >= 18
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_every_call(setting: Setting) -> None:
+    tried, failed = sweep(setting, lambda all_: all_)
+    print(f"{tried} calls were refused, {failed} operations failed")
+    # What is removed but not yet on the disk is removed all the same.
+    assert failed >= 0.9 * tried
+    assert tried > 60
