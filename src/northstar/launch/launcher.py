@@ -23,6 +23,7 @@ import signal
 import socket
 import struct
 from collections.abc import Callable, Mapping
+from errno import EMFILE
 from typing import Final
 
 from northstar.launch.plan import LaunchPlan
@@ -252,6 +253,9 @@ class Init:
         report = Report(kind)
         if report not in self._expected:
             raise ValueError(f"it says {report.name}")
+        if report is Report.LAUNCHED and not passed:
+            self._give_up(value)
+            return
         match report:
             case Report.LAUNCHED:
                 self._pidfd = passed.pop()
@@ -272,6 +276,23 @@ class Init:
             case Report.FAILED:
                 self._fail(self._failure(index, op, errno, value, text))
         self._expected = _AFTER.get(report, set())
+
+    def _give_up(self, pid: int) -> None:
+        """End an init whose pidfd found no room among our descriptors: nothing tells of its end.
+
+        The kernel drops what it cannot install, and the report comes without it (cmsg(3)). The
+        child is not reaped yet, so the number is its own.
+        """
+        self.pid = pid
+        self._stop_reading()
+        os.kill(pid, signal.SIGKILL)
+        self._fail(LaunchError("launch init", errno=EMFILE))
+
+        def reaped(_: asyncio.Future[tuple[int, int]]) -> None:
+            self._reap_launcher()
+            self._finish(Signalled(signal.SIGKILL))
+
+        self._loop.run_in_executor(None, os.waitpid, pid, 0).add_done_callback(reaped)
 
     @staticmethod
     def _close_all(descriptors: list[int]) -> None:
