@@ -63,20 +63,28 @@ static void release_plan(void)
 
 /* ---- init: setting up ---- */
 
-/* While it is open, the launcher has not reported LAUNCHED yet, and nothing may be said before. */
-static int launcher_alive = -1;
+/*
+ * While it is open, the launcher may not have reported LAUNCHED yet, and nothing may be said before.
+ * It writes a byte when it has. If it is killed instead, the runtime does not know of this process,
+ * which then says so: who has sent a message is told by the kernel, unix(7), SCM_CREDENTIALS.
+ */
+static int launcher_speaks = -1;
 
 static void let_launcher_speak(void)
 {
 	int error = errno;
-	char none;
+	ssize_t length;
+	char byte;
 
-	if (launcher_alive < 0)
+	if (launcher_speaks < 0)
 		return;
-	while (read(launcher_alive, &none, 1) < 0 && errno == EINTR)
-		continue;
-	close(launcher_alive);
-	launcher_alive = -1;
+	do
+		length = read(launcher_speaks, &byte, 1);
+	while (length < 0 && errno == EINTR);
+	close(launcher_speaks);
+	launcher_speaks = -1;
+	if (length != 1)
+		fail_step(STEP_LAUNCH, "the launcher has died", EPIPE);
 	errno = error;
 }
 
@@ -335,14 +343,14 @@ static noreturn void watch(pid_t child, int pipe, struct progress *last_words)
  * init, PID 1 of the container: does the plan up to PAYLOAD and forks. It reports READY when the
  * container is made and waits for GO, so the runtime can put it into cgroups meanwhile.
  */
-static noreturn void init(int alive)
+static noreturn void init(int launcher)
 {
 	struct operation operation = before_first(&plan);
 	struct progress *last_words;
 	int pipes[2];
 	pid_t child;
 
-	launcher_alive = alive;
+	launcher_speaks = launcher;
 	prctl(PR_SET_NAME, "northstar-init");
 	ignore_signals();
 	umask(0);
@@ -443,13 +451,13 @@ static void map_plan(void)
 
 /*
  * Clones init. Its parent is the runtime (CLONE_PARENT), which gets its exit status, and the pidfd
- * with the report. The pipe ends when this process has ended.
+ * with the report. The pipe tells init that the report is made.
  */
 static void launch(void)
 {
 	struct operation operation = before_first(&plan);
 	struct clone_args arguments = { 0 };
-	int alive[2], pidfd = -1, cgroup;
+	int told[2], pidfd = -1, cgroup;
 	pid_t pid;
 
 	next_operation(&plan, &operation);
@@ -461,7 +469,7 @@ static void launch(void)
 		arguments.flags |= CLONE_INTO_CGROUP;
 		arguments.cgroup = (unsigned int)cgroup;
 	}
-	if (pipe2(alive, O_CLOEXEC))
+	if (pipe2(told, O_CLOEXEC))
 		fail();
 	pid = syscall_clone3(&arguments, sizeof arguments);
 	if (pid < 0 && cgroup >= 0 && (errno == E2BIG || errno == EINVAL)) {
@@ -473,11 +481,13 @@ static void launch(void)
 	if (pid < 0)
 		fail();
 	if (pid == 0) {
-		close(alive[1]);
-		init(alive[0]);
+		close(told[1]);
+		init(told[0]);
 	}
 	set_progress(NO_OPERATION, 0);
 	send_report(REPORT_LAUNCHED, 0, pid, pidfd);
+	if (write(told[1], "", 1) != 1) /* init is dead already, which its pidfd tells */
+		give_up();
 }
 
 /*

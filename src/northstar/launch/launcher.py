@@ -43,7 +43,11 @@ _STEPS: Final = {
     Step.PLAN: "carry out the launch plan",
     Step.SHIELD: "protect init from the payload",
     Step.FORK: "fork the payload",
+    Step.LAUNCH: "launch init",
 }
+_CREDENTIALS: Final = struct.Struct("=iII")
+"""struct ucred, unix(7): pid, uid, gid."""
+
 _ALL_SIGNALS: Final = tuple(signal.valid_signals())
 
 _REPORTS_PER_TURN: Final = 16
@@ -128,6 +132,7 @@ class Launcher:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             ours.setblocking(False)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             with theirs:
                 pid = os.posix_spawn(
                     f"/proc/self/fd/{self._descriptor}",
@@ -166,6 +171,20 @@ def _exit_status(op: int, value: int) -> ExitStatus:
     if op == 1 and 1 <= value <= 64:
         return Signalled(value)
     raise ValueError(f"it says EXITED with {op}, {value}")
+
+
+def _receive(stream: socket.socket) -> tuple[bytes, list[int], int]:
+    """Receive a report: its bytes, the descriptors, and the pid of its sender (0: not known)."""
+    room = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(4)
+    data, ancillary, _, _ = stream.recvmsg(_REPORT.size + TEXT_MAX, room)
+    passed = array.array("i")
+    sender = 0
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            passed.frombytes(content[: len(content) // 4 * 4])
+        elif (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+            sender, _, _ = _CREDENTIALS.unpack(content)
+    return data, list(passed), sender
 
 
 class Init:
@@ -221,20 +240,22 @@ class Init:
             if self._stream_closed:
                 return
             try:
-                data, passed, _, _ = socket.recv_fds(self._stream, _REPORT.size + TEXT_MAX, 1)
+                data, passed, sender = _receive(self._stream)
             except BlockingIOError:
                 return
             except ConnectionResetError:
-                data, passed = b"", []
+                data, passed, sender = b"", [], 0
             if not data:
                 self._close_all(passed)
                 self._stop_reading()
                 if self._pidfd < 0:
                     # The launcher ended without a clone.
-                    self._finish(self._reap_launcher())
+                    status = self._reap_launcher()
+                    self._fail(LaunchError("launch init", reason=f"its launcher ended: {status}"))
+                    self._finish(status)
                 return
             try:
-                self._handle(data, passed)
+                self._handle(data, passed, sender)
             except (ValueError, IndexError, struct.error) as error:
                 log.error("The init with pid %d is not itself any more: %r", self.pid, error)
                 self._stop_reading()
@@ -242,7 +263,7 @@ class Init:
             finally:
                 self._close_all(passed)
 
-    def _handle(self, data: bytes, passed: list[int]) -> None:
+    def _handle(self, data: bytes, passed: list[int], sender: int) -> None:
         """Take a report in; a descriptor that is kept is taken out of `passed`.
 
         Raises:
@@ -258,11 +279,7 @@ class Init:
             return
         match report:
             case Report.LAUNCHED:
-                self._pidfd = passed.pop()
-                self.pid = value
-                self._loop.add_reader(self._pidfd, self._on_death)
-                if self._doomed:
-                    self.kill()
+                self._adopt(value, passed.pop())
             case Report.SKIPPED:
                 self._on_skipped(text)
             case Report.READY:
@@ -274,8 +291,18 @@ class Init:
             case Report.EXITED:
                 self._status = _exit_status(op, value)
             case Report.FAILED:
+                if self._pidfd < 0 and sender not in (0, self._launcher_pid):
+                    # The launcher was killed between the clone and its report. This child is not
+                    # reaped yet, so the number is still its own.
+                    self._adopt(sender, pidfd.open(sender))
                 self._fail(self._failure(index, op, errno, value, text))
         self._expected = _AFTER.get(report, set())
+
+    def _adopt(self, pid: int, descriptor: int) -> None:
+        self.pid, self._pidfd = pid, descriptor
+        self._loop.add_reader(descriptor, self._on_death)
+        if self._doomed:
+            self.kill()
 
     def _give_up(self, pid: int) -> None:
         """End an init whose pidfd found no room among our descriptors: nothing tells of its end.
