@@ -1,0 +1,466 @@
+/*
+ * What the attack suite's containers do. It is the payload of all other system tests with more
+ * commands: those that only an attacker has a use for. See `attacks` below for all of them.
+ */
+#define main payload_main
+#include "../payload.c"
+#undef main
+
+#include <limits.h>
+#include <stddef.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/ipc.h>
+#include <sys/msg.h>
+#include <sys/shm.h>
+#include <sys/xattr.h>
+
+/* ---- Being somebody else ---- */
+
+/* become UID GID: with CAP_SETUID and CAP_SETGID; capabilities stay, as far as that is possible. */
+static void do_become(char **arguments)
+{
+	uid_t uid = (uid_t)strtoul(arguments[0], NULL, 0);
+	gid_t gid = (gid_t)strtoul(arguments[1], NULL, 0);
+	struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
+	struct __user_cap_data_struct data[2] = { { 0, 0, 0 }, { 0, 0, 0 } };
+
+	if (setresgid(gid, gid, gid) || prctl(PR_SET_KEEPCAPS, 1) || setresuid(uid, uid, uid))
+		return result("become", arguments[0], -1);
+	syscall(SYS_capget, &header, data);
+	data[0].effective = data[0].permitted;
+	data[1].effective = data[1].permitted;
+	result("become", arguments[0], syscall(SYS_capset, &header, data));
+}
+
+/* userns: a user namespace of its own, with mount, network, cgroup namespaces that belong to it. */
+static void do_userns(char **arguments)
+{
+	(void)arguments;
+	result("userns", "",
+	       unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWCGROUP));
+}
+
+/* ---- init ---- */
+
+/* on-init WHAT: everything that may be done to another process of one's own user */
+static void do_on_init(char **arguments)
+{
+	const char *what = arguments[0];
+	struct rlimit limit = { 1, 1 };
+	struct sched_param parameters = { 0 };
+	unsigned long processors = 1;
+	long value, pidfd = syscall(SYS_pidfd_open, 1, 0);
+	struct iovec local = { (char[8]){ 0 }, 8 }, remote = { (void *)0x400000, 8 };
+
+	if (!strcmp(what, "cpu-limit"))
+		value = syscall(SYS_prlimit64, 1, RLIMIT_CPU, &limit, NULL);
+	else if (!strcmp(what, "stack-limit"))
+		value = syscall(SYS_prlimit64, 1, RLIMIT_STACK, &limit, NULL);
+	else if (!strcmp(what, "nice"))
+		value = setpriority(PRIO_PROCESS, 1, 19);
+	else if (!strcmp(what, "idle"))
+		value = syscall(SYS_sched_setscheduler, 1, SCHED_IDLE, &parameters);
+	else if (!strcmp(what, "affinity"))
+		value = syscall(SYS_sched_setaffinity, 1, sizeof processors, &processors);
+	else if (!strcmp(what, "ioprio")) /* 1: IOPRIO_WHO_PROCESS, 3: the idle class */
+		value = syscall(SYS_ioprio_set, 1, 1, 3 << 13);
+	else if (!strcmp(what, "seize"))
+		value = ptrace(PTRACE_SEIZE, 1, NULL, NULL);
+	else if (!strcmp(what, "attach"))
+		value = ptrace(PTRACE_ATTACH, 1, NULL, NULL);
+	else if (!strcmp(what, "vm-read"))
+		value = syscall(SYS_process_vm_readv, 1, &local, 1, &remote, 1, 0);
+	else if (!strcmp(what, "vm-write"))
+		value = syscall(SYS_process_vm_writev, 1, &local, 1, &remote, 1, 0);
+	else if (!strcmp(what, "take-descriptor"))
+		value = syscall(SYS_pidfd_getfd, pidfd, 3, 0);
+	else if (!strcmp(what, "setns"))
+		value = setns((int)pidfd, CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC);
+	else if (!strcmp(what, "move-pages"))
+		value = syscall(SYS_move_pages, 1, 0UL, NULL, NULL, NULL, 0);
+	else if (!strcmp(what, "signal"))
+		value = syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+	else if (!strcmp(what, "group"))
+		value = setpgid(1, getpid());
+	else
+		_exit(96);
+	result("on-init", what, value);
+	close((int)pidfd);
+}
+
+/* forge HEX...: takes init's report socket (CAP_SYS_PTRACE) and sends messages of these bytes. */
+static void do_forge(char **arguments)
+{
+	int pidfd = (int)syscall(SYS_pidfd_open, 1, 0);
+	int stolen = (int)syscall(SYS_pidfd_getfd, pidfd, 3, 0);
+
+	if (stolen < 0)
+		return result("forge", "", -1);
+	for (; *arguments; arguments++) {
+		unsigned char message[4096];
+		size_t size = 0;
+
+		for (const char *digit = *arguments; digit[0] && digit[1]; digit += 2) {
+			unsigned int byte = 0;
+
+			sscanf(digit, "%2x", &byte);
+			message[size++] = (unsigned char)byte;
+		}
+		result("forge", *arguments, send(stolen, message, size, 0));
+	}
+}
+
+/* hogs N: that many processes in sessions of their own, on processor 0, that never wait. */
+static void do_hogs(char **arguments)
+{
+	unsigned long processors = 1;
+
+	for (int count = atoi(arguments[0]); count > 0; count--) {
+		if (fork() == 0) {
+			setsid();
+			syscall(SYS_sched_setaffinity, 0, sizeof processors, &processors);
+			for (;;)
+				continue;
+		}
+	}
+	result("hogs", arguments[0], 0);
+}
+
+/* ---- Descriptors ---- */
+
+/* on-fd FD WHAT: what an owner, or who has the capabilities of one, may do to a file */
+static void do_on_fd(char **arguments)
+{
+	int fd = atoi(arguments[0]);
+	const char *what = arguments[1];
+	char path[64];
+	long value;
+
+	snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+	if (!strcmp(what, "chmod"))
+		value = fchmod(fd, 0);
+	else if (!strcmp(what, "chown"))
+		value = fchown(fd, 1000, 1000);
+	else if (!strcmp(what, "chmod-path"))
+		value = chmod(path, 0);
+	else if (!strcmp(what, "chown-path"))
+		value = chown(path, 1000, 1000);
+	else if (!strcmp(what, "times"))
+		value = futimens(fd, NULL);
+	else if (!strcmp(what, "lock"))
+		value = flock(fd, LOCK_EX | LOCK_NB);
+	else if (!strcmp(what, "nonblock"))
+		value = fcntl(fd, F_SETFL, O_NONBLOCK);
+	else if (!strcmp(what, "flags"))
+		value = fcntl(fd, F_GETFL);
+	else if (!strcmp(what, "acl")) /* any attribute at all */
+		value = fsetxattr(fd, "trusted.northstar", "x", 1, 0);
+	else if (!strcmp(what, "parent"))
+		value = openat(fd, "..", O_PATH | O_CLOEXEC);
+	else if (!strcmp(what, "tty"))
+		value = ioctl(fd, TIOCSTI, "x");
+	else
+		_exit(96);
+	printf("{\"do\": \"on-fd\", \"on\": \"%d %s\", \"result\": %ld, \"errno\": %d}\n", fd, what,
+	       value, value < 0 ? errno : 0);
+	fflush(stdout);
+}
+
+/* ---- Files ---- */
+
+static long tried, opened;
+
+/* One thing that could be written to: said, as the test has a list of what may be. */
+static void writable(const char *how, const char *path)
+{
+	opened++;
+	result(how, path, 0);
+}
+
+/* Changes nothing where it succeeds: files are opened only, modes stay as they are. */
+static void try_to_write(const char *path)
+{
+	char inside[PATH_MAX + 16];
+	struct stat file;
+	int fd;
+
+	if (lstat(path, &file))
+		return;
+	tried++;
+	if (!S_ISLNK(file.st_mode) && !chmod(path, file.st_mode & 07777))
+		writable("chmod", path);
+	if (S_ISREG(file.st_mode)) {
+		fd = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+		if (fd >= 0)
+			writable("open", path);
+		close(fd);
+	} else if (S_ISDIR(file.st_mode)) {
+		snprintf(inside, sizeof inside, "%s/.attack", path);
+		fd = open(inside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+		if (fd >= 0)
+			writable("create", path);
+		close(fd);
+		unlink(inside);
+	}
+}
+
+static void walk(const char *path, int depth)
+{
+	char inside[PATH_MAX];
+	struct stat file;
+	DIR *directory;
+
+	try_to_write(path);
+	if (lstat(path, &file) || !S_ISDIR(file.st_mode) || depth > 40)
+		return;
+	directory = opendir(path);
+	if (!directory)
+		return;
+	for (struct dirent *entry; (entry = readdir(directory));) {
+		if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."))
+			continue;
+		if (snprintf(inside, sizeof inside, "%s/%s", strcmp(path, "/") ? path : "",
+			     entry->d_name) < (int)sizeof inside)
+			walk(inside, depth + 1);
+	}
+	closedir(directory);
+}
+
+/* walk PATH: tries to write to everything below it; the result is how much there was to try. */
+static void do_walk(char **arguments)
+{
+	tried = opened = 0;
+	walk(arguments[0], 0);
+	result("walk", arguments[0], tried);
+}
+
+/* same A B: 0 if both paths lead to the same file, 1 if they don't */
+static void do_same(char **arguments)
+{
+	struct stat a, b;
+
+	if (stat(arguments[0], &a) || stat(arguments[1], &b))
+		return result("same", arguments[0], -1);
+	result("same", arguments[0], a.st_dev != b.st_dev || a.st_ino != b.st_ino);
+}
+
+/* climb: up from the root and from the working directory; 0 if that stays at the root */
+static void do_climb(char **arguments)
+{
+	struct stat root, top;
+	int fd = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	(void)arguments;
+	for (int level = 0; level < 50; level++) {
+		int up = openat(fd, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+		close(fd);
+		fd = up;
+	}
+	if (stat("/", &root) || fstat(fd, &top) || fchdir(fd))
+		return result("climb", "", -1);
+	close(fd);
+	result("climb", "", root.st_dev != top.st_dev || root.st_ino != top.st_ino);
+}
+
+/* handle: the root by its file handle, which knows no container (open_by_handle_at(2)) */
+static void do_handle(char **arguments)
+{
+	struct {
+		struct file_handle head;
+		unsigned char rest[MAX_HANDLE_SZ];
+	} handle = { { MAX_HANDLE_SZ, 0 }, { 0 } };
+	int mount, root = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	long value = name_to_handle_at(root, ".", &handle.head, &mount, 0);
+
+	(void)arguments;
+	if (value == 0)
+		value = open_by_handle_at(root, &handle.head, O_RDONLY | O_CLOEXEC);
+	result("handle", "", value);
+	close(root);
+}
+
+/* terminal: the controlling terminal, and a keystroke for whoever reads from it */
+static void do_terminal(char **arguments)
+{
+	int tty = open("/dev/tty", O_RDWR | O_CLOEXEC);
+
+	(void)arguments;
+	result("terminal", "", tty < 0 ? -1 : ioctl(tty, TIOCSTI, "x"));
+}
+
+/* ---- Other ways to the host ---- */
+
+/* abstract NAME: connect to an abstract Unix socket; they belong to a network namespace */
+static void do_abstract(char **arguments)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int any = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	size_t length = strlen(arguments[0]);
+
+	memcpy(address.sun_path + 1, arguments[0], length);
+	result("abstract", arguments[0],
+	       connect(any, (struct sockaddr *)&address,
+		       (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + length)));
+	close(any);
+}
+
+/* shared-memory KEY, messages KEY: System V objects that exist */
+static void do_shared_memory(char **arguments)
+{
+	result("shared-memory", arguments[0], shmget(atoi(arguments[0]), 0, 0));
+}
+
+static void do_messages(char **arguments)
+{
+	result("messages", arguments[0], msgget(atoi(arguments[0]), 0));
+}
+
+/* key SERIAL: read a key of which only its number is known (11: KEYCTL_READ) */
+static void do_key(char **arguments)
+{
+	char content[64];
+
+	result("key", arguments[0],
+	       syscall(SYS_keyctl, 11, atoi(arguments[0]), content, sizeof content));
+}
+
+/* raw-socket: packets of any kind need CAP_NET_RAW */
+static void do_raw_socket(char **arguments)
+{
+	(void)arguments;
+	result("raw-socket", "", socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0));
+}
+
+/* ---- Being a nuisance ---- */
+
+/* rights FD TIMES: as many descriptors as fit into a message, to whoever reads there */
+static void do_rights(char **arguments)
+{
+	enum { MOST = 253 }; /* SCM_MAX_FD, unix(7) */
+	union {
+		char bytes[CMSG_SPACE(MOST * sizeof(int))];
+		struct cmsghdr align;
+	} control = { { 0 } };
+	struct iovec part = { "\n", 1 };
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control,
+				  .msg_controllen = sizeof control };
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+	int times = atoi(arguments[1]);
+	long last = 0;
+
+	header->cmsg_level = SOL_SOCKET;
+	header->cmsg_type = SCM_RIGHTS;
+	header->cmsg_len = CMSG_LEN(MOST * sizeof(int));
+	for (int i = 0; i < MOST; i++)
+		((int *)CMSG_DATA(header))[i] = 0;
+	while (times-- > 0 && last >= 0)
+		last = sendmsg(atoi(arguments[0]), &message, MSG_NOSIGNAL);
+	result("rights", arguments[0], last);
+}
+
+/* garbage BYTES: bytes of all values, without lines; 0: for ever */
+static void do_garbage(char **arguments)
+{
+	static unsigned char piece[4096];
+	long bytes = atol(arguments[0]);
+
+	for (size_t i = 0; i < sizeof piece; i++)
+		piece[i] = (unsigned char)(i * 7 + i / 256);
+	for (size_t i = 0; i < sizeof piece; i++)
+		if (piece[i] == '\n')
+			piece[i] = 0x1b;
+	for (long sent = 0; !bytes || sent < bytes; sent += (long)sizeof piece)
+		if (write(1, piece, sizeof piece) < 0)
+			_exit(98);
+	putchar('\n');
+	result("garbage", arguments[0], 0);
+}
+
+/* deaf FD: requests without end, and no answer is read */
+static void do_deaf(char **arguments)
+{
+	static const char request[] = "{\"request\":\"list\"}\n";
+	long sent = 0, length;
+
+	while ((length = send(atoi(arguments[0]), request, sizeof request - 1,
+			      MSG_NOSIGNAL | MSG_DONTWAIT)) > 0)
+		sent += length;
+	result("deaf", arguments[0], sent);
+}
+
+/* abandon: leaves a grandchild behind, in a session of its own, whose parent has ended. */
+static void do_abandon(char **arguments)
+{
+	pid_t child = fork();
+
+	(void)arguments;
+	if (child == 0) {
+		setsid();
+		if (fork() == 0)
+			do_pause(arguments);
+		_exit(0);
+	}
+	waitpid(child, NULL, 0);
+	result("abandon", "", child);
+}
+
+static const struct {
+	const char *name;
+	void (*run)(char **arguments);
+	int least; /* arguments */
+} attacks[] = {
+	{ "become", do_become, 2 },
+	{ "userns", do_userns, 0 },
+	{ "on-init", do_on_init, 1 },
+	{ "forge", do_forge, 1 },
+	{ "hogs", do_hogs, 1 },
+	{ "on-fd", do_on_fd, 2 },
+	{ "walk", do_walk, 1 },
+	{ "same", do_same, 2 },
+	{ "climb", do_climb, 0 },
+	{ "handle", do_handle, 0 },
+	{ "terminal", do_terminal, 0 },
+	{ "abstract", do_abstract, 1 },
+	{ "shared-memory", do_shared_memory, 1 },
+	{ "messages", do_messages, 1 },
+	{ "key", do_key, 1 },
+	{ "raw-socket", do_raw_socket, 0 },
+	{ "rights", do_rights, 2 },
+	{ "garbage", do_garbage, 1 },
+	{ "deaf", do_deaf, 1 },
+	{ "abandon", do_abandon, 0 },
+};
+
+static void attack(char **words)
+{
+	int count = 0;
+
+	while (words[count])
+		count++;
+	for (size_t i = 0; i < sizeof attacks / sizeof attacks[0]; i++)
+		if (!strcmp(words[0], attacks[i].name) && count > attacks[i].least)
+			return attacks[i].run(words + 1);
+	run(words);
+}
+
+int main(int argc, char **argv)
+{
+	char **word = argv + 1;
+
+	(void)argc;
+	all_arguments = argv; /* cut apart in place: `self` shows the first command only */
+	while (*word) {
+		char **end = word;
+
+		while (*end && strcmp(*end, ";"))
+			end++;
+		bool last = !*end;
+		*end = NULL;
+		if (end > word)
+			attack(word);
+		word = last ? end : end + 1;
+	}
+	return 0;
+}

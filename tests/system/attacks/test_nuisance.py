@@ -1,0 +1,168 @@
+"""Attempts to hold up the runtime or other containers, and to outlive what ends a container."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import signal
+import statistics
+import time
+from pathlib import Path
+
+import pytest
+
+from northstar.model import Exited, Signalled
+from tests.system import host
+from tests.system.attacks.enemy import Power, Victim, assault
+from tests.system.containers import exit_of, install, pid_of, run, wait_ready
+from tests.system.harness import PATIENCE, wait_until
+
+pytestmark = pytest.mark.root
+
+SHARED_RUNTIME = True
+
+# ---- Output
+
+
+def starts(victim: Victim, container: str, times: int = 9) -> list[float]:
+    """Start a container that ends at once, again and again; return the seconds of each start."""
+    taken = []
+    with victim.runtime.client(subscribe=True) as client:
+        for _ in range(times):
+            begun = time.monotonic()
+            client.start(container)
+            taken.append(time.monotonic() - begun)
+            assert exit_of(client, container) == Exited(0)
+    return taken
+
+
+FLOODS = {
+    "lines": "flood 0",
+    "no-lines": "garbage 0",
+    "forks": "bomb ; pause",
+    "console": "deaf 3 ; pause",
+}
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+def test_a_flood_and_the_starts_of_others(victim: Victim, attack: Path, kind: str) -> None:
+    """Side by side on the same machine: with the flood a start takes not much longer."""
+    innocent = install(victim.runtime, attack, "innocent", args="exit 0")
+    enemy = install(
+        victim.runtime,
+        attack,
+        "enemy",
+        args=FLOODS[kind],
+        cgroups={"pids": {"max": 30}},
+        console={"permissions": "full"},
+    )
+    quiet = statistics.median(starts(victim, innocent))
+    with victim.runtime.client(subscribe=True) as client:
+        client.start(enemy)
+        loud = statistics.median(starts(victim, innocent))
+        client.kill(enemy, signal.SIGKILL)
+        assert exit_of(client, enemy) == Signalled(9)
+    assert loud < 10 * quiet + 0.05 * PATIENCE, f"{loud:.4f} s instead of {quiet:.4f} s"
+
+
+def test_bytes_that_are_no_text(victim: Victim, attack: Path) -> None:
+    """They are escaped, so that they neither forge lines of the log nor command a terminal."""
+    said = run(
+        victim.runtime,
+        install(victim.runtime, attack, "enemy"),
+        "garbage 100000 ; ready ; exit 0",
+    )
+    assert said.status == Exited(0)
+    log = victim.runtime.log.read_bytes()
+    assert all(byte in b"\t\n" or byte >= 0x20 for byte in log)
+    assert log.decode().isprintable() or "\x1b" not in log.decode()
+    stray = [line for line in log.splitlines() if line and not line[:4].isdigit()]
+    assert stray == []
+
+
+# ---- The console
+
+
+def test_descriptors_to_the_console(victim: Victim, attack: Path) -> None:
+    """The runtime takes none, however many come along with a container's requests."""
+    runtime = victim.runtime
+    words = "rights 3 20 ; ready ; pause"
+    enemy = install(runtime, attack, "enemy", args=words, console={"permissions": "full"})
+    with runtime.client(subscribe=True) as client:
+        client.start(enemy)
+        wait_ready(runtime, enemy)
+        before = len(os.listdir(f"/proc/{runtime.pid}/fd"))
+        for _ in range(20):
+            client.list()
+        assert len(os.listdir(f"/proc/{runtime.pid}/fd")) <= before
+        assert before < 100
+        client.kill(enemy, signal.SIGKILL)
+        assert exit_of(client, enemy) == Signalled(9)
+
+
+def test_a_container_that_reads_no_answer(victim: Victim, attack: Path) -> None:
+    runtime = victim.runtime
+    words = "deaf 3 ; ready ; pause"
+    enemy = install(runtime, attack, "enemy", args=words, console={"permissions": "full"})
+    with runtime.client(subscribe=True) as client:
+        client.start(enemy)
+        wait_ready(runtime, enemy)
+        begun = time.monotonic()
+        for _ in range(20):
+            client.list()
+        assert time.monotonic() - begun < 5 * PATIENCE
+        client.kill(enemy, signal.SIGKILL)
+        assert exit_of(client, enemy) == Signalled(9)
+
+
+# ---- Not ending
+
+STUBBORN = {
+    "ignores": "ignore TERM INT HUP QUIT ; ready ; pause",
+    "stops-itself": "ready ; raise STOP",
+    "moves-away": "session ; fork ; ignore TERM ; ready ; pause",
+    "forks-away": "abandon ; abandon ; ready ; pause",
+    "floods": "ready ; flood 0",
+    "bombs": "bomb ; ready ; pause",
+    "burns": "hogs 10 ; ready ; pause",
+}
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize("kind", STUBBORN)
+def test_who_does_not_want_to_end(victim: Victim, attack: Path, kind: str) -> None:
+    """SIGTERM does what it may; SIGKILL ends all that there is, and soon."""
+    runtime = victim.runtime
+    enemy = install(runtime, attack, "enemy", args=STUBBORN[kind], cgroups={"pids": {"max": 20}})
+    with runtime.client(subscribe=True) as client:
+        client.start(enemy)
+        wait_ready(runtime, enemy)
+        init = pid_of(client, enemy)
+        processes = [init, *host.descendants(init)]
+        assert len(processes) > 1
+        # `burns` dies of this one, as whoever does nothing about it.
+        client.kill(enemy, signal.SIGCONT if kind == "burns" else signal.SIGSTOP)
+        begun = time.monotonic()
+        client.kill(enemy, signal.SIGKILL)
+        assert exit_of(client, enemy) == Signalled(9)
+        assert time.monotonic() - begun < 3 * PATIENCE
+    assert [pid for pid in processes if host.state(pid) not in (None, "Z")] == []
+
+
+@pytest.mark.parametrize("words", ["abandon ; exit 7", "hogs 5 ; exit 7", "orphans 5 ; exit 7"])
+def test_who_leaves_children_behind(victim: Victim, attack: Path, words: str) -> None:
+    """They end with the payload, and its exit code is reported."""
+    before = set(host.descendants(victim.runtime.pid))
+    said = run(victim.runtime, install(victim.runtime, attack, "enemy"), words)
+    assert said.status == Exited(7)
+    gone = functools.partial(lambda: set(host.descendants(victim.runtime.pid)) <= before)
+    wait_until(gone, "nothing of it is left")
+
+
+@pytest.mark.vm
+def test_a_fork_bomb(victim: Victim, attack: Path, power: Power) -> None:
+    said = assault(victim, attack, power, "bomb ; exit 4", cgroups={"pids": {"max": 20}})
+    assert said.of("bomb")["errno"] == errno.EAGAIN
+    assert said.of("bomb")["result"] == 18  # with the payload and init it is 20
+    assert said.status == Exited(4)
