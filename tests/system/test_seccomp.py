@@ -7,14 +7,17 @@ import functools
 import os
 import re
 import signal
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from northstar.model import Exited, Signalled
 from tests.syscall_numbers import numbers
-from tests.system.containers import OK, PROC, Said, exit_of, install, refused, run, run_new
+from tests.system.containers import OK, PROC, Said, exit_of, install, refused, run, run_new, split
 from tests.system.harness import RuntimeProcess
 
 pytestmark = pytest.mark.root
@@ -34,6 +37,10 @@ def call(name: str | int, *arguments: int) -> str:
     """Return the payload's command for a system call."""
     number = name if isinstance(name, int) else NUMBERS[name]
     return f"call {' '.join(map(hex, (number, *arguments)))}"
+
+
+KEYCTL = call("keyctl", 99)
+UNSUPPORTED = errno.errorcode[errno.EOPNOTSUPP]
 
 
 def outcome(said: Said, command: str) -> str:
@@ -140,7 +147,7 @@ def test_what_an_entry_allows(runtime: RuntimeProcess, payload: Path) -> None:
         "mount_setattr": {"args": {"index": 2, "mask": 0x3}},
     }
     expected = {
-        call("keyctl", 99): errno.errorcode[errno.EOPNOTSUPP],
+        KEYCTL: UNSUPPORTED,
         call("clone3"): "EINVAL",
         call("personality", 0x40000): "done",
         call("personality", 0x20000): "done",
@@ -225,6 +232,22 @@ def test_an_unknown_name_is_a_warning(runtime: RuntimeProcess, payload: Path) ->
     assert warnings == ["raed"]
 
 
+def test_without_libseccomp_only_those_who_ask_for_a_filter_fail(
+    make_runtime: Callable[..., RuntimeProcess], payload: Path
+) -> None:
+    runtime = make_runtime()
+    (library,) = Path("/usr/lib").glob(f"{os.uname().machine}-*/libseccomp.so.2")
+    hide = runtime.enter("mount", "--bind", "/dev/null", str(library.resolve()))
+    subprocess.run(hide, check=True)
+    container = install(runtime, payload, seccomp=DEFAULT)
+    with runtime.client() as client:
+        answer = str(refused(functools.partial(client.start, container)))
+    assert "which libseccomp cannot make" in answer
+    assert "install libseccomp 2.5 or newer (Debian: libseccomp2)" in answer
+    assert run_new(runtime, payload, "self", "other").of("self")["seccomp"] == 0
+    runtime.stop()
+
+
 def test_a_filter_that_was_made_is_used_again(runtime: RuntimeProcess, payload: Path) -> None:
     container = install(runtime, payload, seccomp=DEFAULT)
     run(runtime, container, "self")
@@ -232,3 +255,19 @@ def test_a_filter_that_was_made_is_used_again(runtime: RuntimeProcess, payload: 
     for _ in range(3):
         assert run(runtime, container, "self").of("self")["seccomp"] == 2
     runtime.assert_no_leak(before)
+
+
+def test_a_list_made_of_a_log_of_strace(runtime: RuntimeProcess, payload: Path) -> None:
+    log = runtime.directory / "traced" / "log"
+    log.parent.mkdir()
+    words = f"say hello ; orphans 2 ; {KEYCTL}"
+    subprocess.run(["strace", "-f", "-tt", "-o", log, payload, *split(words)], check=True)
+    section = runtime.nstar("seccomp", "--no-default-profile", str(log)).stdout
+    wanted = yaml.safe_load(section)["seccomp"]
+    said = run_new(runtime, payload, words, seccomp=wanted)
+    assert (said.status, outcome(said, KEYCTL)) == (OK, UNSUPPORTED)
+    del wanted["allow"]["keyctl"]
+    assert outcome(run_new(runtime, payload, words, seccomp=wanted), KEYCTL) == "killed"
+    # It is the only one that is not in the profile.
+    section = runtime.nstar("seccomp", str(log)).stdout
+    assert yaml.safe_load(section)["seccomp"] == {**DEFAULT, "allow": {"keyctl": "any"}}

@@ -47,6 +47,9 @@ Admits = frozenset[Comparison]
 _ALWAYS: Final[Admits] = frozenset({ANY})
 _NEVER: Final[Admits] = frozenset()
 
+_NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What says nothing of the library."""
+
 COMPARISONS_MAX: Final = 2000
 """Most values and masks in a filter. Some more would fit, but libseccomp takes seconds for them."""
 
@@ -96,8 +99,9 @@ def filter_for(seccomp: Seccomp, capabilities: frozenset[Capability]) -> Filter:
     """Make a manifest's filter for this machine; takes some milliseconds the first time.
 
     Raises:
-        HostError: libseccomp is not installed, or knows too little; or filters cannot be made for
-            this machine's architecture.
+        HostError: libseccomp is not installed, or too old; or filters cannot be made for this
+            machine's architecture.
+        OSError: there is no memory or no descriptor left.
         LaunchError: the filter is larger than the kernel takes, or libseccomp makes in time.
     """
     key = _key(seccomp, capabilities)
@@ -148,7 +152,7 @@ def compile_filter(
     """Make the filter of a manifest for an architecture, whatever this machine's is.
 
     Raises:
-        HostError, LaunchError: as `filter_for`.
+        HostError, OSError, LaunchError: as `filter_for`.
     """
     table = rules(seccomp, capabilities)
     comparisons = sum(map(len, table.values())) - list(table.values()).count(_ALWAYS)
@@ -157,6 +161,8 @@ def compile_filter(
     try:
         made = _compile(seccomp, table, architecture)
     except OSError as failure:
+        if failure.errno in _NO_ROOM:
+            raise
         raise HostError(
             f"the manifest asks for a seccomp filter, which libseccomp cannot make: {failure}",
             hint="install libseccomp 2.5 or newer (Debian: libseccomp2)",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -305,6 +306,18 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "libseccomp2" in str(caught.value)
     finally:
         scmp._function.cache_clear()
+
+
+def test_without_descriptors_the_library_is_not_blamed() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    program()  # so that the library is loaded
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(OSError, match="seccomp-export") as caught:
+            program()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert caught.value.errno == errno.EMFILE
 
 
 def test_another_architecture(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,8 @@ from northstar.launch.seccomp_profile import (
 )
 from northstar.linux.seccomp import NEWER, resolve_name
 from northstar.manifest import Capability, Seccomp, SeccompProfile
-from tests.unit.launch import engines
 from tests.syscall_numbers import numbers
+from tests.unit.launch import engines
 
 DOCUMENT = Path(__file__).parents[3] / "docs/seccomp.md"
 FACTS: dict[str, Any] = json.loads(engines.FACTS.read_text())
