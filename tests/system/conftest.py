@@ -31,17 +31,23 @@ def compile_static(source: Path, out: Path) -> Path:
 
 
 @pytest.fixture
-def make_runtime(tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Make runtimes (arguments: see RuntimeProcess), each started and in the end taken down."""
-    # Imported here: the launcher's and the kernel modules' tests need no runtime.
-    from tests.system.harness import RuntimeProcess
+def make_runtime(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Make runtimes (arguments: see RuntimeProcess), each started and in the end taken down.
 
+    They are forked from one that has its imports, unless the file says `EXECUTED_RUNTIME = True`:
+    most tests begin where a runtime is up, and an interpreter that imports it takes longer than
+    they do. What files share is executed, and so is what the tests of the start itself start.
+    """
+    # Imported here: the launcher's and the kernel modules' tests need no runtime.
+    from tests.system.harness import IN_VM, RuntimeProcess
+
+    forked = IN_VM or not getattr(request.module, "EXECUTED_RUNTIME", False)
     made: list[RuntimeProcess] = []
 
     def make(
         *, start: bool = True, directory: Path | None = None, **options: Any
     ) -> RuntimeProcess:
-        runtime = RuntimeProcess(directory or tmp_path, **options)
+        runtime = RuntimeProcess(directory or tmp_path, **{"forked": forked, **options})
         made.append(runtime)
         return runtime.start() if start else runtime
 

@@ -26,6 +26,8 @@ from tests.system.harness import PATIENCE, RuntimeProcess, enter, manifest, pack
 
 pytestmark = pytest.mark.root
 
+EXECUTED_RUNTIME = True
+
 C = Container.parse
 
 

@@ -1,4 +1,4 @@
-"""Runtimes by fork, for the virtual machine: there an interpreter needs 6 s to import one.
+"""Runtimes by fork: an interpreter needs 0.2 s to import one, in the virtual machine 6 s.
 
 The zygote is a process that has imported the runtime and waits. For each request it forks a
 process that enters namespaces of its own and calls the runtime's `main`, exactly what the program
