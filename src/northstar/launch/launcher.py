@@ -23,11 +23,11 @@ import signal
 import socket
 import struct
 from collections.abc import Callable, Mapping
-from errno import EMFILE
+from errno import EMFILE, EPERM
 from typing import Final
 
 from northstar.launch.plan import LaunchPlan
-from northstar.launch.plan_ops import GO, NO_OPERATION, TEXT_MAX, Report, Step
+from northstar.launch.plan_ops import GO, NO_OPERATION, TEXT_MAX, Op, Report, Step
 from northstar.linux import memfd, pidfd
 from northstar.model import Exited, ExitStatus, HostError, LaunchError, Signalled
 
@@ -48,6 +48,12 @@ _STEPS: Final = {
 _CREDENTIALS: Final = struct.Struct("=iII")
 """struct ucred, unix(7): pid, uid, gid."""
 
+_HINTS: Final = {
+    (Op.SCHED, EPERM): "where cgroups of version 1 govern real time, the manifest must ask for a "
+    "budget with cgroups.cpu.realtime_runtime",
+    (Op.RLIMIT, EPERM): "ask for no more than the runtime's own hard limit, or start the runtime "
+    "with CAP_SYS_RESOURCE",
+}
 _ALL_SIGNALS: Final = tuple(signal.valid_signals())
 
 _REPORTS_PER_TURN: Final = 16
@@ -327,13 +333,15 @@ class Init:
             os.close(descriptor)
 
     def _failure(self, index: int, op: int, errno: int, died_of: int, text: str) -> LaunchError:
+        hint = None
         if index == NO_OPERATION:
             step = _STEPS[Step(op)]
         else:
             step = self._plan.operations[index].describe()
+            hint = _HINTS.get((Op(op), errno))
         if died_of:
             return LaunchError(step, reason=f"it was ended by signal {died_of}")
-        return LaunchError(step, text, errno)
+        return LaunchError(step, text, errno, hint=hint)
 
     def _fail(self, error: LaunchError) -> None:
         for future in (self.ready, self.started):

@@ -106,12 +106,20 @@ class LaunchError(NorthstarError):
         errno: the kernel's error number, 0 if it was none.
     """
 
-    def __init__(self, step: str, path: str = "", errno: int = 0, reason: str = "") -> None:
+    def __init__(
+        self,
+        step: str,
+        path: str = "",
+        errno: int = 0,
+        reason: str = "",
+        *,
+        hint: str | None = None,
+    ) -> None:
         words = [f"cannot {step}"]
         if path and path not in step.split():
             words.append(path)
         words.append(f"{os.strerror(errno)} ({name_errno(errno)})" if errno else reason)
-        super().__init__(": ".join(words))
+        super().__init__(": ".join(words), hint=hint)
         self.step = step
         self.path = path
         self.errno = errno
