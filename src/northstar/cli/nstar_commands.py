@@ -19,8 +19,9 @@ from northstar.api import notification, response
 from northstar.api.notification import Notification
 from northstar.cli.common import CommandError, printable, warn
 from northstar.cli.parameters import ContainerType, DurationType, NameType, SignalType, UrlType
-from northstar.client import ConnectError, PermissionDeniedError
+from northstar.client import ConnectError, PermissionDeniedError, RejectedError
 from northstar.client.blocking import Client
+from northstar.client.session import STOP_TIMEOUT
 from northstar.model import Container, Exited, Name
 
 CANNOT_CONNECT: Final = 3
@@ -52,6 +53,16 @@ class Session:
                 exit_code=CANNOT_CONNECT,
             ) from None
         with client:
+            yield client
+
+    @contextlib.contextmanager
+    def connect_subscribed_if_permitted(self) -> Iterator[Client]:
+        """Connect, and ask for notifications if that is allowed."""
+        with contextlib.ExitStack() as stack:
+            try:
+                client = stack.enter_context(self.connect(subscribe=True))
+            except RejectedError:
+                client = stack.enter_context(self.connect())
             yield client
 
     def say(self, text: str) -> None:
@@ -245,6 +256,25 @@ def kill(session: Session, container: Container | Name, signal: int) -> None:
         [resolved] = resolve(client, [container])
         client.kill(resolved, signal)
         session.say(f"signalled {resolved} with signal {signal}")
+
+
+@nstar.command()
+@click.option(
+    "--timeout",
+    type=DurationType(),
+    default=STOP_TIMEOUT,
+    metavar="TIME",
+    help="How long it may take to end before it is killed, as 10s (the default).",
+)
+@_container
+@click.pass_obj
+def stop(session: Session, container: Container | Name, timeout: float) -> None:
+    """End a container: SIGTERM, and SIGKILL for one that has not ended in time."""
+    with session.connect_subscribed_if_permitted() as client:
+        [resolved] = resolve(client, [container])
+        killed = client.stop(resolved, timeout).killed
+        how = f", by SIGKILL: it did not end within {timeout:g} s of SIGTERM" if killed else ""
+        session.say(f"stopped {resolved}{how}")
 
 
 @nstar.command()

@@ -22,6 +22,7 @@ from northstar.client.errors import (
     PermissionDeniedError,
     RejectedError,
 )
+from northstar.client.session import Stopped
 
 if TYPE_CHECKING:
     from northstar.client.asynchronous import Client
@@ -35,6 +36,7 @@ __all__ = [
     "PermissionDeniedError",
     "RefusedError",
     "RejectedError",
+    "Stopped",
 ]
 
 

@@ -7,16 +7,29 @@ import contextlib
 import inspect
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from signal import SIGKILL, SIGTERM
 from typing import Any, Self, TypeVar
 
-from northstar.api import request, response
+from northstar.api import RefusedError, request, response
 from northstar.api.notification import Notification
 from northstar.api.response import ContainerData, TokenResult
 from northstar.client import address
 from northstar.client.errors import ConnectError, DisconnectedError, reason
 from northstar.client.package import CHUNK, AsyncReadable, Path, Progress, Readable, opened, short
-from northstar.client.session import TIMEOUT, Call, Session, Trace, container_of
+from northstar.client.session import (
+    POLL,
+    STOP_TIMEOUT,
+    TIMEOUT,
+    Call,
+    Session,
+    Stopped,
+    Trace,
+    Watch,
+    container_of,
+    has_ended,
+    is_gone,
+)
 from northstar.model import Container, InvalidValueError, Name, NorthstarError, ProtocolError
 
 R = TypeVar("R", bound=response.Response)
@@ -176,6 +189,67 @@ class Client:
     async def kill(self, container: Container | str, signal: int = 15) -> None:
         """Send a signal to all processes of a container."""
         await self._ask(request.Kill(container_of(container), int(signal)), response.Kill)
+
+    async def stop(
+        self,
+        container: Container | str,
+        timeout: float = STOP_TIMEOUT,  # noqa: ASYNC109 - a part of the request, as it were
+    ) -> Stopped:
+        """Ask a container to end (SIGTERM), and kill it (SIGKILL) if it does not.
+
+        Other than `kill`, this returns when it has ended. A client that subscribed waits for the
+        notification of the exit, which `notifications` yields all the same, and learns the exit
+        status; another one inspects the container until it has ended.
+
+        Args:
+            container: which.
+            timeout: how long it may take to end by SIGTERM, in seconds.
+
+        Raises:
+            RefusedError: it does not run.
+        """
+        target = container_of(container)
+        with self._session.watching(target) as watch:
+            first = None if self._session.subscribed else (await self.inspect(target)).process
+            await self.kill(target, SIGTERM)
+            ended = self._ended(watch, first)
+            try:
+                async with asyncio.timeout(timeout):
+                    await ended()
+            except TimeoutError:
+                killed = await self._kill_if_there(target)
+                await ended()
+                return Stopped(killed, watch.status)
+            return Stopped(False, watch.status)
+
+    def _ended(
+        self, watch: Watch, first: response.Process | None
+    ) -> Callable[[], Coroutine[Any, Any, None]]:
+        """Return what waits for the end, by notifications or else by inspects."""
+
+        async def announced() -> None:
+            await self._connection.wait(lambda: watch.ended)
+            if not watch.ended and self._session.error is not None:
+                raise self._session.error
+
+        async def inspected() -> None:
+            pause, most = POLL
+            with contextlib.suppress(RefusedError):
+                # One that is uninstalled has ended as well.
+                while first and not has_ended(first, (await self.inspect(watch.container)).process):
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, most)
+
+        return announced if self._session.subscribed else inspected
+
+    async def _kill_if_there(self, container: Container) -> bool:
+        try:
+            await self.kill(container, SIGKILL)
+        except RefusedError as refusal:
+            if is_gone(refusal):
+                return False
+            raise
+        return True
 
     async def uninstall(self, container: Container | str, wipe: bool = False) -> None:
         """Remove a package; `wipe` removes its persistent data too."""

@@ -6,8 +6,10 @@ import contextlib
 import itertools
 import select
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from signal import SIGKILL, SIGTERM
 from typing import Final, NoReturn, Self, TypeVar
 
 from northstar.api import RefusedError, request, response
@@ -22,7 +24,19 @@ from northstar.client.errors import (
     reason,
 )
 from northstar.client.package import CHUNK, Path, Progress, Readable, opened, short
-from northstar.client.session import TIMEOUT, Call, Session, Trace, container_of
+from northstar.client.session import (
+    POLL,
+    STOP_TIMEOUT,
+    TIMEOUT,
+    Call,
+    Session,
+    Stopped,
+    Trace,
+    Watch,
+    container_of,
+    has_ended,
+    is_gone,
+)
 from northstar.model import Container, InvalidValueError, Name, ProtocolError
 
 R = TypeVar("R", bound=response.Response)
@@ -210,6 +224,67 @@ class Client:
     def kill(self, container: Container | str, signal: int = 15) -> None:
         """Send a signal to all processes of a container."""
         self._ask(request.Kill(container_of(container), int(signal)), response.Kill)
+
+    def stop(self, container: Container | str, timeout: float = STOP_TIMEOUT) -> Stopped:
+        """Ask a container to end (SIGTERM), and kill it (SIGKILL) if it does not.
+
+        Other than `kill`, this returns when it has ended. A client that subscribed waits for the
+        notification of the exit, which `notifications` yields all the same, and learns the exit
+        status; another one inspects the container until it has ended.
+
+        Args:
+            container: which.
+            timeout: how long it may take to end by SIGTERM, in seconds.
+
+        Raises:
+            RefusedError: it does not run.
+            NoAnswerError: it did not even end by SIGKILL.
+        """
+        target = container_of(container)
+        with self._session.watching(target) as watch:
+            first = None if self._session.subscribed else self.inspect(target).process
+            self.kill(target, SIGTERM)
+            if self._ends(watch, first, timeout):
+                return Stopped(False, watch.status)
+            killed = self._kill_if_there(target)
+            if not self._ends(watch, first, self._timeout):
+                raise NoAnswerError(f"{target} has not ended within {self._timeout:g} s of SIGKILL")
+            return Stopped(killed, watch.status)
+
+    def _ends(self, watch: Watch, first: response.Process | None, timeout: float | None) -> bool:
+        """Wait for the end, by notifications or else by inspects; False if it does not come."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause, most = POLL
+        while not self._has_ended(watch, first):
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            if self._session.subscribed:
+                with contextlib.suppress(NoAnswerError):
+                    self._receive(left)
+            else:
+                time.sleep(pause if left is None else min(pause, left))
+                pause = min(2 * pause, most)
+        return True
+
+    def _has_ended(self, watch: Watch, first: response.Process | None) -> bool:
+        if not self._session.subscribed:
+            try:
+                return first is None or has_ended(first, self.inspect(watch.container).process)
+            except RefusedError:
+                return True  # one that is uninstalled has ended as well
+        if not watch.ended and self._session.error is not None:
+            raise self._session.error
+        return watch.ended
+
+    def _kill_if_there(self, container: Container) -> bool:
+        try:
+            self.kill(container, SIGKILL)
+        except RefusedError as refusal:
+            if is_gone(refusal):
+                return False
+            raise
+        return True
 
     def uninstall(self, container: Container | str, wipe: bool = False) -> None:
         """Remove a package; `wipe` removes its persistent data too."""

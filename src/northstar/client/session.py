@@ -6,22 +6,30 @@ waits for any longer is recognised by its place, and the stream stays in step.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from collections.abc import Callable
-from typing import Final, NoReturn, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple, NoReturn, TypeVar
 
 from northstar import api
 from northstar.api import notification, request, response
+from northstar.api.error import InvalidContainer, StopContainerNotStarted
 from northstar.client.errors import (
     DisconnectedError,
     NotificationsLostError,
     PermissionDeniedError,
     RejectedError,
 )
-from northstar.model import Container, InvalidValueError, NorthstarError, ProtocolError
+from northstar.model import Container, ExitStatus, InvalidValueError, NorthstarError, ProtocolError
+
+POLL: Final = (0.005, 0.1)
+"""Seconds between two inspects of a container that is being stopped: first, and at most."""
 
 TIMEOUT: Final = 10.0
 """Seconds that the runtime may take, unless the caller says otherwise."""
+
+STOP_TIMEOUT: Final = 10.0
+"""Seconds that a container has to end by SIGTERM, unless the caller says otherwise."""
 
 LINE_MAX: Final = 2**26
 """Longest line that is accepted from the runtime, in bytes."""
@@ -97,6 +105,41 @@ class Call:
         raise ProtocolError(f"the runtime answers after {sent} of {total} bytes of the package")
 
 
+class Stopped(NamedTuple):
+    """How a container was stopped.
+
+    Attributes:
+        killed: it did not end by SIGTERM in time, and was sent SIGKILL.
+        status: its exit status; None if the client did not subscribe to notifications, or came
+            too late for it.
+    """
+
+    killed: bool
+    status: ExitStatus | None
+
+
+class Watch:
+    """What the notifications say of one container, from now on.
+
+    Attributes:
+        ended: it has ended since, and was not started again.
+        status: with which status.
+    """
+
+    def __init__(self, container: Container) -> None:
+        self.container = container
+        self.ended = False
+        self.status: ExitStatus | None = None
+
+    def see(self, message: notification.Notification) -> None:
+        """Take a notification of whatever kind, about whatever container."""
+        # A start counts too: a signal was accepted by what was announced last before the answer.
+        if isinstance(message, notification.Exit) and message.container == self.container:
+            self.ended, self.status = True, message.status
+        elif isinstance(message, notification.Started) and message.container == self.container:
+            self.ended, self.status = False, None
+
+
 class Session:
     """The state of one connection.
 
@@ -115,6 +158,7 @@ class Session:
         self.notifications: deque[notification.Notification] = deque()
         self.lost: NotificationsLostError | None = None
         self._calls: deque[Call] = deque()
+        self._watches: list[Watch] = []
         self._buffer = bytearray()
         self._trace = trace
 
@@ -201,6 +245,16 @@ class Session:
             raise lost
         return None
 
+    @contextlib.contextmanager
+    def watching(self, container: Container) -> Iterator[Watch]:
+        """Watch a container, if this session is subscribed; who takes the queue misses nothing."""
+        watch = Watch(container)
+        self._watches.append(watch)
+        try:
+            yield watch
+        finally:
+            self._watches.remove(watch)
+
     def _take(self, line: bytes) -> None:
         if self._trace is not None:
             self._trace(line + b"\n")
@@ -230,12 +284,24 @@ class Session:
 
     def _notification(self, message: notification.Notification) -> None:
         self.shutting_down |= isinstance(message, notification.Shutdown)
+        for watch in self._watches:
+            watch.see(message)
         if self.lost is None and len(self.notifications) >= QUEUE_MAX:
             self.lost = NotificationsLostError(
                 f"more than {QUEUE_MAX} notifications were not taken; later ones are dropped"
             )
         if self.lost is None:
             self.notifications.append(message)
+
+
+def has_ended(first: response.Process, now: response.Process | None) -> bool:
+    """Compare what two inspects say: has the process of the first one ended?"""
+    return now is None or now.pid != first.pid or now.uptime_ns < first.uptime_ns
+
+
+def is_gone(error: api.RefusedError) -> bool:
+    """Tell whether a refusal says that the container does not run any more."""
+    return isinstance(error.error, StopContainerNotStarted | InvalidContainer)
 
 
 def container_of(container: Container | str) -> Container:
