@@ -177,6 +177,21 @@ def test_nothing_but_execve_without_a_rule(machine: str) -> None:
         assert {ask(made, machine, name) for name in others} == {KILL}
 
 
+@pytest.mark.parametrize("machine", MACHINES)
+def test_other_architectures_are_killed_whatever_they_call(machine: str) -> None:
+    allow = dict.fromkeys(["read", "getpid", "clone3", "mount_setattr"], ANY)
+    made = program(*Capability, machine=machine, allow=allow)
+    for token in {*FOREIGN} - {TOKENS[machine]}:
+        for number in [*range(640), 0x40000000, 2**32 - 1]:
+            assert decide(made, Data(number, token)) == KILL, (hex(token), number)
+
+
+def test_x32_is_killed() -> None:
+    made = program(*Capability, allow=dict.fromkeys(["read", "getpid"], ANY))
+    for number in range(640):
+        assert decide(made, Data(0x40000000 | number, TOKENS["x86_64"])) == KILL, number
+
+
 def test_clone_with_and_without_namespaces() -> None:
     made = program()
     threads = 0x3D0F00
