@@ -64,6 +64,11 @@ SMOKE = Rounds(life=2, parallel=1, bursts=1, installs=1, boots=1)
 """Only to see that it works."""
 
 
+def say(words: str) -> None:
+    """Tell who waits how far it is."""
+    print(f"  {words}", file=sys.stderr, flush=True)
+
+
 class Turn:
     """Notes what one side takes for a thing."""
 
@@ -119,6 +124,7 @@ def measure(peer: Path, rounds: Rounds) -> list[Row]:
     ):
         directory = Path(name)
         (work := directory / "packages").mkdir()
+        say("packing")
         packages = pack(work)
         repositories = {"plain": 'type = "mem"'}
         if IN_VM:
@@ -132,13 +138,16 @@ def measure(peer: Path, rounds: Rounds) -> list[Row]:
             ]
             both.append(Contestant(runtime, Turn(rows, side.name), console, apps))
 
+        say("one request at a time")
         for contestant in in_turn(rounds.life, both):
             life(contestant, contestant.apps[0], "")
         if IN_VM:
+            say("the same with a signed package")
             for contestant in both:
                 contestant.console.install(packages.signed.read_bytes(), "signed")
             for contestant in in_turn(rounds.life, both):
                 life(contestant, "signed:1.0.0", ", signed (dm-verity)")
+        say("bursts of requests")
         for contestant in both:
             contestant.start(contestant.apps[0])
         for contestant in in_turn(rounds.bursts, both):
@@ -146,16 +155,20 @@ def measure(peer: Path, rounds: Rounds) -> list[Row]:
         for contestant in both:
             contestant.end(contestant.apps[0])
             contestant.umount(contestant.apps[0])
+        say("installations")
         package = packages.big.read_bytes()
         for contestant in in_turn(rounds.installs, both):
             install(contestant, package)
+        say(f"{PARALLEL} at once")
         for contestant in in_turn(rounds.parallel, both):
             parallel(contestant)
         for contestant in both:
             memory(contestant)
         if not IN_VM:
+            say("single starts")
             with single.programs(directory, packages.root) as others:
                 bare_starts(rows, rounds.life, both, others)
+        say("boots")
         for side in in_turn(1, found):  # reads the programs from the disk
             boot(Turn({}, side.name), side, directory, packages)
         for side in in_turn(rounds.boots, found):
@@ -259,11 +272,11 @@ def memory(contestant: Contestant) -> None:
         contestant.start(app)
     itself, everything = contestant.runtime.pss()
     for words, kilobytes in (
-        ("runtime and helpers", itself),
+        ("the runtime and helpers", itself),
         ("each init", (everything - itself) / PARALLEL),
-        ("in all", everything),
+        ("all processes", everything),
     ):
-        contestant.turn.note(f"memory, {PARALLEL} running: {words}", "MB", kilobytes / 1024)
+        contestant.turn.note(f"memory of {words}, {PARALLEL} running", "MB", kilobytes / 1024)
     for app in contestant.apps:
         contestant.end(app)
         contestant.umount(app)

@@ -17,6 +17,7 @@ from tests.system.harness import IN_VM
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs/comparison.md"
 COMMAND = "make compare"
+SLOWER = "Where we need more:"
 EVEN = 1.05
 """A ratio up to this is no difference that a sentence could explain."""
 
@@ -101,12 +102,16 @@ def run(arguments: list[str], *, in_vm: bool) -> Result:
     command = ["env", program, *measure]
     if in_vm:
         command = ["scripts/vm", "--timeout", "3000", "--", *command]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    # The machine gives us the error's words on stdout too.
-    if done.returncode != 0:
-        print(done.stdout, file=sys.stderr)
+    # The virtual machine has one stream: what is said on the way, and in the end the result.
+    last = ""
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for last in process.stdout:
+            if not last.startswith("{"):
+                print(last, end="", file=sys.stderr, flush=True)
+    if process.returncode != 0:
         raise SystemExit(f"error: nothing was measured {place}, see above")
-    return msgspec.json.decode(done.stdout.splitlines()[-1], type=Result)
+    return msgspec.json.decode(last, type=Result)
 
 
 def render(result: Result) -> str:
@@ -147,7 +152,7 @@ def render(result: Result) -> str:
 
 def _slower(rows: list[Row]) -> list[str]:
     lines = [f"- {row.what}: {WHY.get(row.what, '')}" for row in rows if row.ratio > EVEN]
-    return ["", "Where we are slower:", "", *lines] if lines else []
+    return ["", SLOWER, "", *lines] if lines else []
 
 
 def _number(value: float) -> str:
