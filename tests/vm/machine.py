@@ -40,6 +40,8 @@ MODULES = (
     "overlay",
     "loop",
     "squashfs",
+    "virtio_blk",
+    "ext4",
     "crc32c_generic",  # erofs asks the crypto API for it by name
     "erofs",
     "dm-mod",
@@ -74,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         image = prepare(cache_directory() / "vm")
         if options.shell or not options.command:
             return shell(image)
-        return run(image, options.command, options.timeout)
+        disk = _disk(*options.disk) if options.disk else []
+        return run(image, options.command, options.timeout, disk)
     except MachineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -91,8 +94,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--shell", action="store_true", help="a shell on this terminal")
     parser.add_argument("--timeout", type=float, default=600, help="seconds (default %(default)s)")
+    parser.add_argument(
+        "--disk",
+        nargs=2,
+        metavar=("IMAGE", "LOG"),
+        help="a file to be the disk /dev/vda, and one to log all writes to it in",
+    )
     parser.add_argument("command", nargs="*", metavar="COMMAND", help="after --, with arguments")
     return parser
+
+
+def _disk(image: str, log: str) -> list[str]:
+    """Return QEMU's options for a disk of which each write and flush is logged, in their order."""
+    log_driver = "driver=blklogwrites,node-name=disk,file=disk-image,log=disk-log"
+    return [
+        *("-blockdev", f"driver=file,node-name=disk-image,filename={image.replace(',', ',,')}"),
+        *("-blockdev", f"driver=file,node-name=disk-log,filename={log.replace(',', ',,')}"),
+        *("-blockdev", log_driver),
+        *("-device", "virtio-blk-pci,drive=disk"),
+    ]
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -108,8 +128,8 @@ def cache_directory() -> Path:
     return Path(base) / "northstar"
 
 
-def run(image: Path, command: Sequence[str], timeout: float) -> int:
-    """Run `command` in the machine, its output on our stdout.
+def run(image: Path, command: Sequence[str], timeout: float, devices: Sequence[str] = ()) -> int:
+    """Run `command` in the machine, its output on our stdout; `devices` are options of QEMU.
 
     Returns:
         Its exit code; TIMED_OUT or NO_ANSWER with the console's last lines on stderr.
@@ -127,6 +147,7 @@ def run(image: Path, command: Sequence[str], timeout: float) -> int:
             *("-chardev", f"file,id=status,path={directory / 'status'}"),
             *("-device", "virtserialport,chardev=status,nr=2"),
             *("-serial", f"file:{directory / 'console'}"),
+            *devices,
         ]
         with _machine(image, directory, job, ports, descriptor=write) as process:
             os.close(write)
