@@ -144,3 +144,16 @@ def test_real_time_where_nothing_speaks_against_it(runtime: RuntimeProcess, payl
         sched = {"policy": {policy: {"priority": 7}}}
         me = run_new(runtime, payload, "self", name=policy, sched=sched).of("self")
         assert (me["policy"], me["priority"]) == (number, 7)
+
+
+@pytest.mark.parametrize("mask", ["000", "077"])
+def test_the_runtimes_directories(make_runtime: Any, mask: str) -> None:
+    """Open to all are the sockets; nobody else comes through to what containers keep."""
+    wrap = ("/bin/sh", "-c", f'umask {mask}; exec "$0" "$@"')
+    runtime = make_runtime(wrap=wrap)
+    own = (runtime.run_dir, runtime.data_dir, runtime.socket_dir)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in own] == [0o755, 0o700, 0o755]
+    runtime.stop()
+    runtime.data_dir.chmod(0o711)
+    runtime.start()
+    assert stat.S_IMODE(runtime.data_dir.stat().st_mode) == 0o711  # somebody's decision

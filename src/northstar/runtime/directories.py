@@ -23,7 +23,15 @@ from northstar.runtime.config import Config
 
 log = logging.getLogger("northstar.runtime")
 
-OWN: Final = ("run_dir", "data_dir", "socket_dir")
+_MODES: Final = {"run_dir": 0o755, "data_dir": 0o700, "socket_dir": 0o755}
+"""What they get where we make them, whatever the umask is.
+
+Containers of all users must come through to their sockets. Nobody must come through to their data:
+the owner of a persistent directory may open it to everybody, and with CAP_SETUID or CAP_CHOWN leave
+a set-user-id program of root there, for any user of the host.
+"""
+
+OWN: Final = tuple(_MODES)
 """The directories that every runtime has, by their keys in the configuration."""
 
 Stack = contextlib.ExitStack | contextlib.AsyncExitStack
@@ -45,7 +53,9 @@ def make(config: Config) -> None:
 
 def _make(key: str, path: str) -> None:
     try:
-        os.makedirs(path, exist_ok=True)
+        if not os.path.isdir(path):
+            os.makedirs(path, exist_ok=True)
+            os.chmod(path, _MODES[key])
         if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
         if os.statvfs(path).f_flag & os.ST_RDONLY:
