@@ -6,14 +6,19 @@ import errno
 import os
 import stat
 import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from northstar.api import error
+from northstar.api import error, response
+from northstar.linux import loop
 from tests.system.containers import PROC, install, refused, run, run_new
-from tests.system.harness import RuntimeProcess
+from tests.system.faults.intercept import Call, Interceptor
+from tests.system.harness import PATIENCE, TIMEOUT, RuntimeProcess
 
 pytestmark = pytest.mark.root
 
@@ -247,3 +252,34 @@ def test_dev(runtime: RuntimeProcess, payload: Path) -> None:
     assert said.of("read", "/dev/zero")["result"] > 0
     assert said.errno("write", "/dev/new") in {errno.EROFS, *DENIED}
     assert said.errno("chmod", "/dev/null") in {errno.EROFS, *DENIED}
+
+
+# ---- Loop devices
+
+
+def test_a_shutdown_does_not_wait_for_a_loop_device(make_runtime: Any, payload: Path) -> None:
+    # To each device that is called free somebody else is always quicker.
+    fought = threading.Event()
+
+    def snatch(call: Call) -> int | None:
+        if call.arguments[1] != loop.LOOP_CONFIGURE:
+            return None
+        fought.set()
+        return errno.EBUSY
+
+    with Interceptor(["ioctl"]) as interceptor:
+        runtime = make_runtime(
+            top='loop_device_timeout = "60s"', wrap=interceptor.wrap, pass_fds=interceptor.pass_fds
+        )
+        names = [install(runtime, payload, f"app{number}") for number in range(3)]
+        interceptor.decide = snatch
+        with runtime.client() as client, ThreadPoolExecutor(1) as pool:
+            answers = pool.submit(client.mount, *names)
+            assert fought.wait(TIMEOUT)
+            begun = time.monotonic()
+            runtime.stop()
+            assert time.monotonic() - begun < 5 * PATIENCE
+            failed = [a for a in answers.result(TIMEOUT) if isinstance(a, response.Failed)]
+        assert len(failed) == len(names)
+        reasons = [str(answer.error) for answer in failed]
+        assert all("no loop device" in reason for reason in reasons), reasons

@@ -15,7 +15,7 @@ import stat
 import struct
 import threading
 import time
-from typing import Final
+from typing import Final, Protocol
 
 from northstar.linux.descriptor import Descriptor
 
@@ -81,7 +81,21 @@ class Loop(Descriptor):
         return f"Loop({self.path!r})"
 
 
-def attach(fd: int, *, offset: int = 0, sizelimit: int = 0, timeout: float = 10.0) -> Loop:
+class Attach(Protocol):
+    """`attach`, with its patience settled."""
+
+    def __call__(self, fd: int, *, offset: int = 0, sizelimit: int = 0) -> Loop:
+        """Bind a loop device to the file `fd`."""
+
+
+def attach(
+    fd: int,
+    *,
+    offset: int = 0,
+    sizelimit: int = 0,
+    timeout: float = 10.0,
+    give_up: threading.Event | None = None,
+) -> Loop:
     """Bind a loop device to the file `fd`, read only, to be unbound when it is last closed.
 
     Direct I/O stays off: it measured no better on images in the page cache, and files in memory
@@ -93,10 +107,11 @@ def attach(fd: int, *, offset: int = 0, sizelimit: int = 0, timeout: float = 10.
         sizelimit: bytes, the size of the image; 0 is all to the end. The device ends at the last
             whole sector (512 bytes) of it.
         timeout: seconds to fight others for a device.
+        give_up: ends the fight when it is set; what can be had without one is had all the same.
 
     Raises:
         OSError: of the step that failed, with the path of the node; `TimeoutError` if all
-            devices were snatched away until the time was up.
+            devices were snatched away until the time was up, ECANCELED if until `give_up`.
     """
     os.fstat(fd)  # EBADF now: the files opened below could get the number of a closed one
     deadline = time.monotonic() + timeout
@@ -106,7 +121,7 @@ def attach(fd: int, *, offset: int = 0, sizelimit: int = 0, timeout: float = 10.
     try:
         control = os.open(CONTROL, os.O_RDWR | os.O_CLOEXEC)
         try:
-            return _attach(control, fd, offset, sizelimit, deadline, timeout)
+            return _attach(control, fd, offset, sizelimit, deadline, timeout, give_up)
         finally:
             os.close(control)
     finally:
@@ -114,8 +129,15 @@ def attach(fd: int, *, offset: int = 0, sizelimit: int = 0, timeout: float = 10.
 
 
 def _attach(
-    control: int, fd: int, offset: int, sizelimit: int, deadline: float, timeout: float
+    control: int,
+    fd: int,
+    offset: int,
+    sizelimit: int,
+    deadline: float,
+    timeout: float,
+    give_up: threading.Event | None,
 ) -> Loop:
+    give_up = give_up or threading.Event()
     pause = _FIRST_PAUSE
     stuck_at: tuple[int, float] | None = None
     while True:
@@ -134,7 +156,8 @@ def _attach(
         left = deadline - time.monotonic()
         if left <= 0:
             raise _timed_out(timeout)
-        time.sleep(min(pause, left))
+        if give_up.wait(min(pause, left)):
+            raise OSError(errno.ECANCELED, "no loop device became free until the end", CONTROL)
         pause = min(pause * 2, _LONGEST_PAUSE)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from northstar.api import RefusedError, error
 from northstar.launch.plan import Command
+from northstar.linux import loop
 from northstar.manifest import RESERVED_ENV, Manifest, Resource
 from northstar.model import Container
 from northstar.runtime import mounts
@@ -63,11 +64,11 @@ class Installed:
         """Whether its image is mounted, and stays so for whoever uses it from now on."""
         return self._mounted and not self._mount_lock.locked()
 
-    async def mount(self, loop_timeout: float) -> None:
+    async def mount(self, attach: loop.Attach) -> None:
         """Mount the image, if it is not mounted.
 
         Args:
-            loop_timeout: seconds to fight for a loop device.
+            attach: binds a loop device.
 
         Raises:
             HostError, PackageError, OSError: it cannot be mounted; nothing is left behind.
@@ -79,7 +80,7 @@ class Installed:
                 mounts.mount_image,
                 self.package.npk,
                 self.target,
-                loop_timeout=loop_timeout,
+                attach=attach,
                 how=self.repository.config.verity,
             )
             self._mounted = True

@@ -23,7 +23,9 @@ _LINKS_MAX: Final = 40
 _FLAGS: Final = mount.MS_RDONLY | mount.MS_NOSUID | mount.MS_NODEV
 
 
-def mount_image(package: Npk, target: str, *, loop_timeout: float, how: Verity = "dm") -> None:
+def mount_image(
+    package: Npk, target: str, *, attach: loop.Attach = loop.attach, how: Verity = "dm"
+) -> None:
     """Mount the image of `package` on `target`, which is made if it is missing.
 
     A package that was opened with a key is never mounted unverified.
@@ -31,7 +33,7 @@ def mount_image(package: Npk, target: str, *, loop_timeout: float, how: Verity =
     Args:
         package: an open package; its descriptor is only used during the call.
         target: the mount point, in the run directory.
-        loop_timeout: seconds to fight for a loop device.
+        attach: binds a loop device.
         how: in which way a package that was opened with a key is verified.
 
     Raises:
@@ -46,7 +48,7 @@ def mount_image(package: Npk, target: str, *, loop_timeout: float, how: Verity =
     try:
         # From the mount on it holds the device, and its end frees it (LO_FLAGS_AUTOCLEAR,
         # DM_DEFERRED_REMOVE).
-        with _device(package, os.path.dirname(target), how, loop_timeout) as device:
+        with _device(package, os.path.dirname(target), how, attach) as device:
             mount.mount(device, target, package.filesystem, _FLAGS, _options(package))
     except BaseException:
         os.rmdir(target)
@@ -54,16 +56,13 @@ def mount_image(package: Npk, target: str, *, loop_timeout: float, how: Verity =
 
 
 @contextlib.contextmanager
-def _device(package: Npk, run_dir: str, how: Verity, loop_timeout: float) -> Iterator[str]:
+def _device(package: Npk, run_dir: str, how: Verity, attach: loop.Attach) -> Iterator[str]:
     if package.hashes is not None:
-        with verity.device(package, run_dir, how, loop_timeout=loop_timeout) as path:
+        with verity.device(package, run_dir, how, attach) as path:
             yield path
         return
-    with loop.attach(
-        package.fileno(),
-        offset=package.fsimg_offset,
-        sizelimit=package.fsimg_size,
-        timeout=loop_timeout,
+    with attach(
+        package.fileno(), offset=package.fsimg_offset, sizelimit=package.fsimg_size
     ) as unverified:
         yield unverified.path
 

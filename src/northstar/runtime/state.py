@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import (
     AsyncIterator,
@@ -31,7 +33,7 @@ from typing import Any, Final, TypeVar
 from northstar import manifest as manifests
 from northstar.api import RefusedError, error, notification, response
 from northstar.launch.plan import Command, Places
-from northstar.linux import procfs
+from northstar.linux import loop, procfs
 from northstar.manifest import Autostart, Resource
 from northstar.model import (
     Container,
@@ -111,6 +113,10 @@ class State:
         self._operations: set[asyncio.Task[Any]] = set()
         self._exits: set[asyncio.Task[Any]] = set()
         self._polling = Polling()
+        self._give_up = threading.Event()
+        self._attach = functools.partial(
+            loop.attach, timeout=config.loop_device_timeout, give_up=self._give_up
+        )
         self._stopping = False
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -240,7 +246,7 @@ class State:
             await entry.umount()
 
     async def _mount_image(self, entry: Installed) -> None:
-        await entry.mount(self._config.loop_device_timeout)
+        await entry.mount(self._attach)
 
     # Starting and killing.
 
@@ -492,6 +498,8 @@ class State:
             wait for a device or a file system that does not answer.
         """
         self._stopping = True
+        # Who fights for a loop device may do so for longer than the shutdown may take.
+        self._give_up.set()
         await self._finish_operations()
         await self._signal_all(signal.SIGTERM)
         if self._exits:

@@ -35,7 +35,7 @@ _COPY_MAX: Final = 1 << 30
 
 
 @contextlib.contextmanager
-def device(package: Npk, run_dir: str, how: Verity, *, loop_timeout: float) -> Iterator[str]:
+def device(package: Npk, run_dir: str, how: Verity, attach: loop.Attach) -> Iterator[str]:
     """Make a block device of the verified image of `package`; yield the path of its node.
 
     It is there while the block runs, and then as long as it is mounted. An OSError that leaves
@@ -45,7 +45,7 @@ def device(package: Npk, run_dir: str, how: Verity, *, loop_timeout: float) -> I
         package: opened with a key.
         run_dir: whose runtime this is.
         how: which way.
-        loop_timeout: seconds to fight for a loop device.
+        attach: binds a loop device.
 
     Raises:
         HostError: the kernel lacks what `how` needs.
@@ -55,26 +55,21 @@ def device(package: Npk, run_dir: str, how: Verity, *, loop_timeout: float) -> I
     if package.hashes is None or package.superblock is None:
         raise PackageError(f"{package.container} was opened without a key: nothing vouches for it")
     if how == "full":
-        with _full(package, package.hashes, package.superblock, loop_timeout) as path:
+        with _full(package, package.hashes, package.superblock, attach) as path:
             yield path
     else:
-        with _dm(package, package.hashes, package.superblock, run_dir, loop_timeout) as path:
+        with _dm(package, package.hashes, package.superblock, run_dir, attach) as path:
             yield path
 
 
 @contextlib.contextmanager
 def _dm(
-    package: Npk, hashes: Hashes, superblock: Superblock, run_dir: str, loop_timeout: float
+    package: Npk, hashes: Hashes, superblock: Superblock, run_dir: str, attach: loop.Attach
 ) -> Iterator[str]:
     name = f"{_prefix(run_dir)}{os.urandom(8).hex()}"
     with contextlib.ExitStack() as stack:
         backing = stack.enter_context(
-            loop.attach(
-                package.fileno(),
-                offset=package.fsimg_offset,
-                sizelimit=package.fsimg_size,
-                timeout=loop_timeout,
-            )
+            attach(package.fileno(), offset=package.fsimg_offset, sizelimit=package.fsimg_size)
         )
         target = table(hashes, superblock, f"{loop.LOOP_MAJOR}:{backing.minor}")
         try:
@@ -144,7 +139,7 @@ def _is_absence(failure: OSError) -> bool:
 
 @contextlib.contextmanager
 def _full(
-    package: Npk, hashes: Hashes, superblock: Superblock, loop_timeout: float
+    package: Npk, hashes: Hashes, superblock: Superblock, attach: loop.Attach
 ) -> Iterator[str]:
     size = hashes.verity_offset
     with contextlib.ExitStack() as stack:
@@ -154,9 +149,7 @@ def _full(
             stack.callback(os.close, image)
         # Only now, when nobody can change it any more.
         _verify(package, hashes, superblock, image, offset)
-        yield stack.enter_context(
-            loop.attach(image, offset=offset, sizelimit=size, timeout=loop_timeout)
-        ).path
+        yield stack.enter_context(attach(image, offset=offset, sizelimit=size)).path
 
 
 def _is_sealed(fd: int) -> bool:

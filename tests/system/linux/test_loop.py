@@ -187,6 +187,31 @@ def test_time_runs_out_while_another_thread_holds_the_devices(image: int) -> Non
     assert caught.value.filename == loop.CONTROL
 
 
+def test_who_fights_for_a_device_can_be_called_off(
+    image: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_up = threading.Event()
+    fights = threading.Event()
+
+    def snatched(number: int, *_: object) -> loop.Loop:
+        fights.set()
+        raise OSError(errno.EBUSY, "busy", f"/dev/loop{number}")
+
+    with monkeypatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setattr(loop, "_bind", snatched)
+        # The second one waits for the first one's lock.
+        futures = [pool.submit(loop.attach, image, timeout=60, give_up=give_up) for _ in range(2)]
+        assert fights.wait(10)
+        begun = time.monotonic()
+        give_up.set()
+        for future in futures:
+            with pytest.raises(OSError, match="no loop device") as caught:
+                future.result(timeout=10)
+            assert caught.value.errno == errno.ECANCELED
+        assert time.monotonic() - begun < 5
+    loop.attach(image, give_up=give_up).close()  # without a fight
+
+
 # Runs a program whose ioctls are answered by the kernel of another time or place: a seccomp filter
 # returns an errno for one request. struct sock_filter is code, jt, jf, k; offsets are those of
 # struct seccomp_data (number at 0, low half of the second argument at 24).
