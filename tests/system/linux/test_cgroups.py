@@ -52,6 +52,68 @@ def test_a_cgroup_is_made_and_removed_in_every_hierarchy(top: str) -> None:
     assert not any(os.path.exists(path) for path in directories(top))
 
 
+def test_limits_are_what_the_kernel_says(top: str) -> None:
+    wanted = {"pids.max": "20", "cpuset.cpus": "0", "cpuset.mems": "0"}
+    if V1:
+        wanted |= {
+            "cpu.shares": "512",
+            "cpu.cfs_quota_us": "10000",
+            "cpu.cfs_period_us": "20000",
+            "memory.limit_in_bytes": str(64 * MIB),
+            "memory.soft_limit_in_bytes": str(32 * MIB),
+        }
+    else:
+        wanted |= {
+            "cpu.weight": "50",
+            "cpu.max": "10000 20000",
+            "memory.max": str(64 * MIB),
+            "memory.low": str(32 * MIB),
+        }
+    cgroup = Cgroup.create(HOST, top, "hello", LIMITS)
+    assert not cgroup.warnings
+    assert {name: value(cgroup, name.partition(".")[0], name) for name in wanted} == wanted
+    cgroup.destroy()
+
+
+def test_what_lets_a_process_in(top: str) -> None:
+    """A descriptor for clone3(2) in version 2; files to write `0` to in version 1."""
+    cgroup = Cgroup.create(HOST, top, "hello", None)
+    tasks, directory = cgroup.open_tasks(), cgroup.into_fd()
+    versions = [hierarchy.version for hierarchy in HOST.hierarchies]
+    assert len(tasks) == versions.count(1)
+    assert (directory is None) == (2 not in versions)
+    assert not any(map(os.get_inheritable, tasks))
+    if directory is not None:
+        (path,) = [cgroup.directory(h) for h in HOST.hierarchies if h.version == 2]
+        assert os.path.samestat(os.fstat(directory), os.stat(path))
+        assert not os.get_inheritable(directory)
+        os.close(directory)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            for fd in tasks:
+                os.write(fd, b"0")
+            status = 0
+            signal.pause()
+        finally:
+            os._exit(status)
+    try:
+        for fd in tasks:
+            os.close(fd)
+        assert eventually(
+            lambda: all(
+                cgroupfs.procs(cgroup.directory(hierarchy)) == [pid]
+                for hierarchy in HOST.hierarchies
+                if hierarchy.version == 1
+            )
+        )
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    cgroup.destroy()
+
+
 @pytest.mark.parametrize(
     ("config", "wrong"),
     [

@@ -1,77 +1,22 @@
-"""What is special about version 1."""
+"""Real-time budgets, which only version 1 has."""
 
 import errno
 import os
-import signal
 import subprocess
 from collections.abc import Callable
 
 import pytest
 
-from northstar.linux import cgroupfs
 from northstar.manifest.cgroups import Cgroups, Cpu
 from northstar.model.errors import LaunchError
 from northstar.runtime.cgroups import Cgroup
-from tests.system.linux.cgroups import HOST, LIMITS, MIB, V1, attach, eventually, value
+from tests.system.linux.cgroups import HOST, V1, attach
 
 MAY_SKIP = ("this host has cgroup version 2", "this kernel has no real-time groups")
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(not V1, reason="this host has cgroup version 2"),
 ]
-
-
-def test_limits_are_what_the_kernel_says(top: str) -> None:
-    cgroup = Cgroup.create(HOST, top, "hello", LIMITS)
-    assert not cgroup.warnings
-    assert {
-        name: value(cgroup, name.partition(".")[0], name)
-        for name in (
-            *("pids.max", "cpuset.cpus", "cpuset.mems", "cpu.shares"),
-            *("cpu.cfs_quota_us", "cpu.cfs_period_us"),
-            *("memory.limit_in_bytes", "memory.soft_limit_in_bytes"),
-        )
-    } == {
-        "pids.max": "20",
-        "cpuset.cpus": "0",
-        "cpuset.mems": "0",
-        "cpu.shares": "512",
-        "cpu.cfs_quota_us": "10000",
-        "cpu.cfs_period_us": "20000",
-        "memory.limit_in_bytes": str(64 * MIB),
-        "memory.soft_limit_in_bytes": str(32 * MIB),
-    }
-    cgroup.destroy()
-
-
-def test_a_process_joins_by_itself(top: str) -> None:
-    cgroup = Cgroup.create(HOST, top, "hello", None)
-    assert cgroup.into_fd() is None
-    tasks = cgroup.open_tasks()
-    assert len(tasks) == len(HOST.hierarchies)
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            for fd in tasks:
-                os.write(fd, b"0")
-            status = 0
-            signal.pause()
-        finally:
-            os._exit(status)
-    try:
-        for fd in tasks:
-            os.close(fd)
-        assert eventually(
-            lambda: all(
-                cgroupfs.procs(cgroup.directory(hierarchy)) == [pid]
-                for hierarchy in HOST.hierarchies
-            )
-        )
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    cgroup.destroy()
 
 
 def has_realtime_groups() -> bool:
