@@ -97,7 +97,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         run_dir, data_dir, socket_dir: mount points; persistent data; Unix sockets.
         cgroup: the top cgroup, a path relative to each hierarchy's root.
-        event_buffer_size, notification_buffer_size: bounds of queues, in entries.
+        event_buffer_size: known for the sake of older configurations: no events queue here.
+        notification_buffer_size: how many notifications a subscriber may be behind.
         loop_device_timeout: seconds to fight for a loop device.
         shutdown_timeout: seconds between TERM and KILL at shutdown.
         console: the global console, or None.
