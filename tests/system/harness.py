@@ -380,7 +380,9 @@ class RuntimeProcess:
         return host.loops(os.getpid(), self.directory)
 
     def _orphans(self) -> list[int]:
-        found = [pid for pid in host.descendants(os.getpid()) if pid not in self._before]
+        # What forks the runtimes of later tests may have begun after this one, and stays.
+        others = {*self._before, *([_zygote().pid] if _zygote.cache_info().currsize else [])}
+        found = [pid for pid in host.descendants(os.getpid()) if pid not in others]
         for pid in found:
             if host.state(pid) == "Z":
                 try:

@@ -74,6 +74,11 @@ class Zygote:
             )
         assert self._socket.recv(16) == b"ready"
 
+    @property
+    def pid(self) -> int:
+        """The zygote itself."""
+        return self._process.pid
+
     def spawn(
         self,
         arguments: list[str],
