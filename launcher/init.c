@@ -373,6 +373,8 @@ static noreturn void init(int launcher)
 			  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (last_words == MAP_FAILED || prctl(PR_SET_DUMPABLE, 0) || pipe2(pipes, O_CLOEXEC))
 		fail();
+	last_words->index = progress->index; /* it may die before it has said a word */
+	last_words->number = progress->number;
 	descriptors[plan.descriptor_count++] = pipes[1];
 	child = fork();
 	if (child < 0)

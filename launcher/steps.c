@@ -248,7 +248,8 @@ int step_caps(uint64_t mask)
 				errno = present < 0 ? EINVAL : EPERM;
 				return -1;
 			}
-		} else if (present == 1 && prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)) {
+		} else if (present == 1 ? prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) :
+					  present < 0 && errno != EINVAL /* one it does not know */) {
 			return -1;
 		}
 	}

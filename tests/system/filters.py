@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import select
+import socket
 import struct
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -124,11 +125,19 @@ def install(program: Sequence[Instruction], *, listener: bool = False) -> int:
 
 
 class Call(NamedTuple):
-    """A system call that waits to be answered."""
+    """A system call that waits to be answered.
+
+    Attributes:
+        id: of the question.
+        pid: who makes it, a process of this process' PID namespace.
+        number: of the call.
+        first: its first argument.
+    """
 
     id: int
     pid: int
     number: int
+    first: int
 
 
 class Listener:
@@ -153,7 +162,7 @@ class Listener:
             if error.errno != errno.ENOENT:  # its process has just ended
                 raise
             return None
-        return Call(*struct.unpack_from("QI4xi", data))
+        return Call(*struct.unpack_from("QI4xi12xQ", data))
 
     def answer(self, call: Call, error: int = 0) -> None:
         """Let the call be done, or make it fail; it may be that of a process that is gone."""
@@ -191,6 +200,18 @@ class Thread:
             self.listener.close()
 
 
+def listened(descriptor: int) -> tuple[str, ...]:
+    """Return a command that becomes the program named behind it, after it has sent a listener.
+
+    The system calls of the launchers that the program starts wait for an answer of whoever has the
+    other end of the socket `descriptor`.
+    """
+    return (sys.executable, "-I", __file__, str(descriptor))
+
+
 if __name__ == "__main__":
-    install(older_kernel())
-    os.execvp(sys.argv[1], sys.argv[1:])
+    with socket.socket(fileno=int(sys.argv[1])) as other:
+        listening = install(in_launcher(USER_NOTIF), listener=True)
+        socket.send_fds(other, [b"listener"], [listening])
+        os.close(listening)
+    os.execv(sys.argv[2], sys.argv[2:])

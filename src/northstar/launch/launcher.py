@@ -134,6 +134,7 @@ class Launcher:
 
         Raises:
             OSError: the program could not be spawned.
+            LaunchError: it has ended at once.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -150,6 +151,8 @@ class Launcher:
                 )
             try:
                 _send_plan(ours, plan, descriptors)
+            except (BrokenPipeError, ConnectionResetError):
+                raise _launcher_ended(_reap(pid)) from None
             except BaseException:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
@@ -177,6 +180,16 @@ def _exit_status(op: int, value: int) -> ExitStatus:
     if op == 1 and 1 <= value <= 64:
         return Signalled(value)
     raise ValueError(f"it says EXITED with {op}, {value}")
+
+
+def _reap(pid: int) -> ExitStatus:
+    _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return Exited(code) if code >= 0 else Signalled(-code)
+
+
+def _launcher_ended(status: ExitStatus) -> LaunchError:
+    return LaunchError("launch init", reason=f"its launcher ended with {status}")
 
 
 def _receive(stream: socket.socket) -> tuple[bytes, list[int], int]:
@@ -229,8 +242,10 @@ class Init:
         """Let init go on after `ready`: it forks and executes the payload."""
         if self._expected:
             self._expected = {Report.STARTED, Report.FAILED}
+        if self._stream_closed:
+            return  # init died meanwhile: its pidfd has told
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            # Init died meanwhile: its pidfd tells.
+            # Or it will.
             self._stream.send(struct.pack("<I", GO))
 
     def kill(self) -> None:
@@ -256,12 +271,20 @@ class Init:
                 self._stop_reading()
                 if self._pidfd < 0:
                     # The launcher ended without a clone.
-                    status = self._reap_launcher()
-                    self._fail(LaunchError("launch init", reason=f"its launcher ended: {status}"))
+                    status = _reap(self._launcher_pid)
+                    self._fail(_launcher_ended(status))
                     self._finish(status)
                 return
+            if self._pidfd < 0 and sender not in (0, self._launcher_pid):
+                # The launcher was killed between the clone and its report, and this is init. It is
+                # our child, and not reaped yet, so the number is still its own.
+                try:
+                    self._adopt(sender, pidfd.open(sender))
+                except OSError:
+                    self._give_up(sender)
+                    return
             try:
-                self._handle(data, passed, sender)
+                self._handle(data, passed)
             except (ValueError, IndexError, struct.error) as error:
                 log.error("The init with pid %d is not itself any more: %r", self.pid, error)
                 self._stop_reading()
@@ -269,7 +292,7 @@ class Init:
             finally:
                 self._close_all(passed)
 
-    def _handle(self, data: bytes, passed: list[int], sender: int) -> None:
+    def _handle(self, data: bytes, passed: list[int]) -> None:
         """Take a report in; a descriptor that is kept is taken out of `passed`.
 
         Raises:
@@ -297,10 +320,6 @@ class Init:
             case Report.EXITED:
                 self._status = _exit_status(op, value)
             case Report.FAILED:
-                if self._pidfd < 0 and sender not in (0, self._launcher_pid):
-                    # The launcher was killed between the clone and its report. This child is not
-                    # reaped yet, so the number is still its own.
-                    self._adopt(sender, pidfd.open(sender))
                 self._fail(self._failure(index, op, errno, value, text))
         self._expected = _AFTER.get(report, set())
 
@@ -322,7 +341,7 @@ class Init:
         self._fail(LaunchError("launch init", errno=EMFILE))
 
         def reaped(_: asyncio.Future[tuple[int, int]]) -> None:
-            self._reap_launcher()
+            _reap(self._launcher_pid)
             self._finish(Signalled(signal.SIGKILL))
 
         self._loop.run_in_executor(None, os.waitpid, pid, 0).add_done_callback(reaped)
@@ -359,15 +378,10 @@ class Init:
         assert status is not None
         os.close(self._pidfd)
         self._pidfd = -1
-        self._reap_launcher()
+        # Not right after its report, where it would be waited for: by now it has long ended.
+        _reap(self._launcher_pid)
         ended = Exited(status.code) if status.code is not None else Signalled(status.signal or 0)
         self._finish(self._status or ended)
-
-    def _reap_launcher(self) -> ExitStatus:
-        # Not right after its report, where it would be waited for: by now it has long ended.
-        _, status = os.waitpid(self._launcher_pid, 0)
-        code = os.waitstatus_to_exitcode(status)
-        return Exited(code) if code >= 0 else Signalled(-code)
 
     def _finish(self, status: ExitStatus) -> None:
         self._fail(LaunchError("start the container", reason=f"its init ended with {status}"))

@@ -1,0 +1,118 @@
+"""Strikes at a launch: one chosen system call of the launcher, init or payload fails, or kills.
+
+A `Watch` answers the system calls of all launches (see `filters.listened`), counts them, and tells
+what it has seen. A call is named by who makes it, its number, and how often that was made before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections import Counter
+from typing import Final, NamedTuple
+
+from tests.system import filters
+from tests.system.filters import Call, Listener
+
+ROLES: Final = ("launcher", "init", "payload")
+"""In the order in which they make their first call: each comes out of the one before it."""
+
+EXECVE: Final = {"x86_64": 59, "aarch64": 221}[filters.MACHINE]
+PRCTL: Final = {"x86_64": 157, "aarch64": 167}[filters.MACHINE]
+KILL: Final = 0
+"""In the place of an errno."""
+
+
+class Point(NamedTuple):
+    """A system call of a launch.
+
+    Attributes:
+        role: who makes it.
+        number: of the call.
+        operation: of prctl(2), which is many calls in one; else 0.
+        before: how many such calls this process has made before it.
+    """
+
+    role: str
+    number: int
+    operation: int
+    before: int
+
+
+class Watch:
+    """Answers system calls in a thread of its own, until it is closed."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._lock = threading.Lock()
+        self._strangers: set[int] = set()
+        self._known: dict[int, str] = {}
+        self._counts: Counter[tuple[int, int, int]] = Counter()
+        self._target: tuple[Point, int] | None = None
+        self._seen: list[Point] = []
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop answering: only when nobody is left to ask."""
+        self._closing.set()
+        self._thread.join()
+        self._listener.close()
+
+    def begin(self, point: Point | None = None, error: int = KILL) -> None:
+        """The next launch is the one to watch; at `point` it is struck, with an errno or killed."""
+        with self._lock:
+            self._strangers.update(self._known)
+            self._known.clear()
+            self._counts.clear()
+            self._seen.clear()
+            self._target = None if point is None else (point, error)
+
+    def seen(self) -> list[Point]:
+        """Return the calls of the launch so far, up to its execve."""
+        with self._lock:
+            return list(self._seen)
+
+    def struck(self) -> bool:
+        """Tell whether the point of `begin` was reached."""
+        with self._lock:
+            return self._target is None
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            call = self._listener.next(0.1)
+            if call is None:
+                continue
+            with self._lock:
+                error = self._judge(call)
+            if error is None:
+                self._listener.answer(call)
+            elif error == KILL:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(call.pid, signal.SIGKILL)
+            else:
+                self._listener.answer(call, error)
+
+    def _judge(self, call: Call) -> int | None:
+        if call.pid in self._strangers:
+            return None
+        if call.pid not in self._known:
+            if len(self._known) == len(ROLES):
+                return None
+            self._known[call.pid] = ROLES[len(self._known)]
+        operation = call.first if call.number == PRCTL else 0
+        key = (call.pid, call.number, operation)
+        point = Point(self._known[call.pid], call.number, operation, self._counts[key])
+        self._counts[key] += 1
+        self._seen.append(point)
+        if self._target is not None and self._target[0] == point:
+            error = self._target[1]
+            self._target = None
+            return error
+        if call.number == EXECVE:
+            # What follows is the container's program, at the same addresses.
+            self._strangers.add(call.pid)
+        return None

@@ -1,0 +1,215 @@
+"""A launch that is struck at any system call between the runtime's spawn and the payload's execve.
+
+Each call fails once, and at each the process that makes it is killed once. The client is told, in
+words, or the start has succeeded all the same; nobody else notices, and nothing is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from northstar.api import RefusedError, error
+from northstar.client import blocking
+from northstar.linux import seccomp
+from tests.system import filters, host
+from tests.system.containers import PROC, install, wait_ready
+from tests.system.filters import Listener
+from tests.system.harness import RuntimeProcess, wait_until
+from tests.system.strikes import KILL, PRCTL, Point, Watch
+
+pytestmark = pytest.mark.root
+
+# Nobody answers this by himself: where it is told, it is told of this call.
+ERRNO = errno.ESTALE
+
+BYSTANDER, TARGET = "bystander:1.0.0", "target:1.0.0"
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RuntimeProcess, Watch]]:
+    """A runtime whose launches are watched."""
+    ours, theirs = socket.socketpair()
+    runtime = RuntimeProcess(
+        tmp_path_factory.mktemp("runtime"),
+        wrap=filters.listened(theirs.fileno()),
+        pass_fds=(theirs.fileno(),),
+    )
+    try:
+        runtime.start()
+        _, (listener,), _, _ = socket.recv_fds(ours, 16, 1)
+        watch = Watch(Listener(listener))
+        yield runtime, watch
+        runtime.stop()
+        watch.close()
+    finally:
+        runtime.close()
+        ours.close()
+        theirs.close()
+
+
+@pytest.fixture(scope="module")
+def bystander(watched: tuple[RuntimeProcess, Watch], payload: Path) -> int:
+    """The pid of a container that runs all the time; another one, the target, is installed."""
+    runtime, _ = watched
+    install(runtime, payload, "bystander", args="ready ; pause")
+    install(runtime, payload, "res", init=None)
+    mounts = {
+        **PROC,
+        "/dev": {"type": "dev"},
+        "/tmp": {"type": "tmpfs", "size": "1MiB"},
+        "/bind": {"type": "bind", "host": "/usr", "options": "rec"},
+        "/res": {"type": "resource", "name": "res", "version": "1", "dir": "/"},
+    }
+    install(
+        runtime,
+        payload,
+        "target",
+        args="pause",
+        mounts=mounts,
+        rlimits={"nofile": {"soft": 100, "hard": 100}},
+        sched={"policy": {"batch": {"nice": 1}}},
+        capabilities=["CAP_KILL"],
+    )
+    with runtime.client() as client:
+        client.start(BYSTANDER)
+    wait_ready(runtime, BYSTANDER)
+    # Not by inspect: for a while that keeps files of the container's cgroup open.
+    return int(runtime.wait_log(rf"Started {BYSTANDER} \((\d+)\)")[1])
+
+
+def start(client: blocking.Client, container: str) -> str:
+    """Start a container and end it again; return what the client was told, empty for success."""
+    try:
+        client.start(container)
+    except RefusedError as refused:
+        assert isinstance(refused.error, error.StartContainerFailed), refused
+        return refused.error.error
+    with contextlib.suppress(RefusedError):  # it may have ended by the strike
+        client.kill(container, 9)
+    return ""
+
+
+def points(watch: Watch, client: blocking.Client, container: str, often: int) -> list[Point]:
+    """Return the calls of one launch, of equal ones the first few."""
+    watch.begin()
+    assert start(client, container) == ""
+    wait_ended(client, container)
+    return [point for point in dict.fromkeys(watch.seen()) if point.before < often]
+
+
+def wait_ended(client: blocking.Client, container: str) -> None:
+    wait_until(lambda: client.inspect(container).process is None, f"{container} has ended")
+
+
+def strike(
+    runtime: RuntimeProcess, watch: Watch, bystander: int, answer: int, often: int
+) -> dict[Point, str]:
+    """Strike at one call after the other; return what the client was told of each."""
+    told = {}
+    with runtime.client() as client:
+        targets = points(watch, client, TARGET, often)
+        before = runtime.snapshot()
+        for number, point in enumerate(targets):
+            watch.begin(point, answer)
+            told[point] = start(client, TARGET)
+            wait_ended(client, TARGET)
+            # Two processes at a time make them in any order: one may not be needed this time.
+            assert watch.struck() or told[point] == "", point
+            assert host.state(bystander) == "S", point
+            if number % 20 == 0:
+                runtime.assert_no_leak(before)
+        watch.begin()
+        runtime.assert_no_leak(before)
+        assert start(client, TARGET) == ""
+        wait_ended(client, TARGET)
+    assert {point.role for point in targets} == {"launcher", "init", "payload"}
+    assert len(targets) > 80
+    return told
+
+
+OFTEN = [1, pytest.param(5, marks=[pytest.mark.long, pytest.mark.timeout(600)])]
+
+
+@pytest.mark.parametrize("often", OFTEN)
+def test_the_process_is_killed(watched, bystander, often):
+    runtime, watch = watched
+    for point, words in strike(runtime, watch, bystander, KILL, often).items():
+        match point.role:
+            case "launcher":
+                # Its last call is its exit.
+                assert LAUNCHER_KILLED.fullmatch(words) or point.number == EXIT_GROUP, point
+            case "init":
+                assert words == INIT_KILLED or point.number in WATCHING, (point, words)
+            case "payload":
+                assert PAYLOAD_KILLED.fullmatch(words), (point, words)
+
+
+LAUNCHER_KILLED = re.compile(
+    r"cannot launch init: (its launcher ended with Signalled\(SIGKILL\)"
+    r"|the launcher has died: Broken pipe \(EPIPE\))"
+)
+INIT_KILLED = "cannot start the container: its init ended with Signalled(SIGKILL)"
+PAYLOAD_KILLED = re.compile(r"cannot (?!clone|start).*: it was ended by signal 9")
+
+
+def numbers(*names: str) -> set[int]:
+    """Return the numbers of system calls; some have no such call on some architectures."""
+    found = {seccomp.resolve_name(name) for name in names}
+    return {number for number in found if number is not None}
+
+
+(EXIT_GROUP,) = numbers("exit_group")
+WATCHING = numbers(
+    *("ppoll", "waitid", "setpgid", "getpgrp", "getpgid", "wait4", "munmap", "close", "sendmsg")
+)
+"""init's calls at a time when the payload may run already."""
+
+TOLD = re.compile(r"cannot .*: Stale file handle \(ESTALE\)")
+ENDED = {
+    "launcher": "cannot launch init: its launcher ended with ",
+    "init": "cannot start the container: its init ended with Exit(1)",
+}
+BROKEN_PIPE = "cannot launch init: the launcher has died: Broken pipe (EPIPE)"
+
+# Of these, what fails is of no consequence, or cannot fail with the arguments that it has.
+TOLERATED = numbers(
+    "set_tid_address",
+    "gettid",
+    "rt_sigaction",
+    "rt_sigprocmask",
+    "umask",
+    "close",
+    "fcntl",
+    "munmap",
+    "poll",
+    "exit_group",
+)
+# PDEATHSIG is the second line only, and the name for people.
+TOLERATED_PRCTL = {1, 15}
+# First asked whether they are there: any other error than ENOSYS is a yes.
+PROBED = set(filters.NEWER.values())
+
+
+@pytest.mark.parametrize("often", OFTEN)
+def test_the_call_fails(watched, bystander, often):
+    runtime, watch = watched
+    for point, words in strike(runtime, watch, bystander, ERRNO, often).items():
+        if words == "":
+            assert (
+                point.number in TOLERATED | (WATCHING if point.role == "init" else set())
+                or (point.number == PRCTL and point.operation in TOLERATED_PRCTL)
+                or (point.number in PROBED and point.before == 0)
+            ), point
+        else:
+            assert (
+                TOLD.fullmatch(words)
+                or words == BROKEN_PIPE
+                or words.startswith(ENDED.get(point.role, "-"))
+            ), (point, words)
