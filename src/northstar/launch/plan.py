@@ -91,7 +91,7 @@ class Operation(msgspec.Struct, frozen=True):
 
     def encode(self) -> bytes:
         """Return the operation as in the plan: u32 op, u32 length, NUL-terminated strings."""
-        text = b"".join(argument.encode() + b"\0" for argument in self.arguments)
+        text = "\0".join((*self.arguments, "")).encode()
         return struct.pack("<II", self.op, len(text)) + text
 
 
