@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from northstar import manifest
 from northstar.launch import seccomp
 from northstar.launch.seccomp_profile import (
     BASE,
@@ -84,6 +86,17 @@ def test_every_difference_is_explained() -> None:
         assert all(found.get(name, pair) == pair for name, pair in different.items())
         found |= different
     assert table() == found
+
+
+def test_the_section_in_the_document_is_one() -> None:
+    (block,) = re.findall(r"^    seccomp:\n(?:    .*\n)+", DOCUMENT.read_text(), re.MULTILINE)
+    app = "name: a\nversion: 1.0.0\ninit: /a\nuid: 1\ngid: 1\n" + textwrap.dedent(block)
+    section = manifest.loads(app).seccomp
+    assert section is not None
+    profile = seccomp.rules(Seccomp(profile=SeccompProfile.DEFAULT), frozenset())
+    allowed = seccomp.rules(section, frozenset())
+    # Each of its entries adds something.
+    assert all(allowed[name] != profile.get(name) for name in section.allow or ())
 
 
 def test_arguments_are_as_the_engines_have_them() -> None:
