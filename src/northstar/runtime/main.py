@@ -31,7 +31,7 @@ from northstar.model import (
     NorthstarError,
     Permissions,
 )
-from northstar.runtime import directories, leftovers, process
+from northstar.runtime import directories, leftovers, process, threads
 from northstar.runtime.cgroups import CgroupHost
 from northstar.runtime.config import Config, RepositoryConfig
 from northstar.runtime.console import Console
@@ -102,6 +102,7 @@ def check_host() -> None:
 async def _run(
     config: Config, rlimits: Mapping[RlimitResource, Rlimit], unmounted: Sequence[str]
 ) -> None:
+    asyncio.get_running_loop().set_default_executor(threads.start())
     runtime = Runtime(config, rlimits, unmounted)
     async with contextlib.AsyncExitStack() as stack:
         await runtime.open(stack)

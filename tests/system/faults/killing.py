@@ -270,7 +270,9 @@ class Victim:
         left = self._left() if self.runtime.run_dir.exists() else set()
         half = [name for name in os.listdir(self.store) if name.startswith(".northstar-install-")]
         since = len(self.runtime.text()) if self.runtime.log.exists() else 0
-        self.runtime.start()
+        self.runtime.start(wait=False)
+        # Hundreds of starts meet a moment in which the machine is busy with something else.
+        self.runtime.wait_log("Runtime up and running", since=since, timeout=8 * TIMEOUT)
         said = self.runtime.text()[since:]
         told = REMOVED.search(said)
         named = set(re.findall(r"[^ ,()]+", told[1])) if told else set()
