@@ -14,10 +14,20 @@ from typing import Any, Final
 
 from northstar.model import NorthstarError
 from northstar.runtime.config import TcpAddress, UnixAddress
+from northstar.runtime.ratelimit import Budget
 
 log = logging.getLogger("northstar.runtime.console")
 
-BACKLOG: Final = 128
+BACKLOG: Final = 1024
+"""Connections that wait at the door. With no more room, clients that may not block fail."""
+
+PER_TURN: Final = 8
+"""Connections accepted before those who are in have their turn."""
+
+RATE: Final = 200.0
+BURST: Final = 256.0
+"""Connections in a second, and at once. One that comes and goes costs as much as twenty requests,
+and the limits of connections end with them: without this one they would mean nothing."""
 
 RETRY: Final = 1.0
 """Seconds until accept is tried again when there are no descriptors or memory left for it."""
@@ -42,6 +52,7 @@ class Acceptor:
         self._accepted = accepted
         self._loop = asyncio.get_running_loop()
         self._retry: asyncio.TimerHandle | None = None
+        self._budget = Budget(RATE, BURST)
         self._begin()
 
     def close(self) -> None:
@@ -56,8 +67,7 @@ class Acceptor:
         self._loop.add_reader(self._listener, self._accept)
 
     def _accept(self) -> None:
-        # Bounded, so that a crowd at the door does not hold up those who are in.
-        for _ in range(BACKLOG):
+        for _ in range(PER_TURN):
             try:
                 sock, _address = self._listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
@@ -65,8 +75,7 @@ class Acceptor:
             except OSError as error:
                 # The listener stays readable: without a pause we would spin.
                 log.error("Cannot accept a connection: %s", error.strerror)
-                self._loop.remove_reader(self._listener)
-                self._retry = self._loop.call_later(RETRY, self._begin)
+                self._pause(RETRY)
                 return
             sock.setblocking(False)
             if sock.family != socket.AF_UNIX:
@@ -75,6 +84,14 @@ class Acceptor:
                 # An answer right behind a notification must not wait for the peer's delayed ACK.
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._accepted(sock)
+            delay = self._budget.spend(1.0, self._loop.time())
+            if delay > 0.0:
+                self._pause(delay)
+                return
+
+    def _pause(self, seconds: float) -> None:
+        self._loop.remove_reader(self._listener)
+        self._retry = self._loop.call_later(seconds, self._begin)
 
 
 async def open_listener(bind: TcpAddress | UnixAddress) -> socket.socket:

@@ -33,7 +33,8 @@ from northstar.model.permission import describe
 from northstar.runtime.config import ConsoleOptions
 from northstar.runtime.dispatch import Dispatcher, Peer, install_result, wire_error
 from northstar.runtime.events import Notifications, Subscription
-from northstar.runtime.ratelimit import RateLimit
+from northstar.runtime.ratelimit import Budget, RateLimit
+from northstar.runtime.turns import Turn, Turns
 from northstar.runtime.upload import StreamEndedError, Upload
 
 log = logging.getLogger("northstar.runtime.console")
@@ -50,8 +51,13 @@ READ_AHEAD: Final = 64 * 1024
 WRITE_BUFFER: Final = 64 * 1024
 """Bytes that the peer has not read from which on requests wait and notifications queue."""
 
-TURN: Final = 32
+TURN: Final = 16
 """Requests in a row, before other connections have their turn."""
+
+BYTES_RATE: Final = 4.0 * 2**20
+BYTES_BURST: Final = 4.0 * 2**20
+"""Bytes of requests in a second, and at once: a single long one takes as long as hundreds of the
+usual ones, which never come near this. What is above waits; packages do not count."""
 
 _REQUESTS: Final = frozenset(get_args(Request))
 
@@ -72,6 +78,7 @@ class Service(NamedTuple):
     """What all connections share.
 
     Attributes:
+        turns: who works off many requests waits there for the next ones.
         running: tells whether requests are worked off: not while the runtime still starts.
         came: called with a connection that is made now.
         gone: called with a connection when it is over.
@@ -79,6 +86,7 @@ class Service(NamedTuple):
 
     dispatcher: Dispatcher
     notifications: Notifications
+    turns: Turns
     running: Callable[[], bool]
     came: Callable[[Connection], object]
     gone: Callable[[Connection], object]
@@ -94,6 +102,7 @@ class Connection(asyncio.Protocol):
         self.peer = peer or Peer(None)
         self._loop = asyncio.get_running_loop()
         self._rate = RateLimit(access.options.max_requests_per_sec)
+        self._bytes = Budget(BYTES_RATE, BYTES_BURST)
         self._buffer = bytearray()
         self._searched = 0
         self._connected = False
@@ -105,7 +114,7 @@ class Connection(asyncio.Protocol):
         self._upload: Upload | None = None
         self._subscription: Subscription | None = None
         self._timeout: asyncio.TimerHandle | None = None
-        self._turn: asyncio.Handle | None = None
+        self._turn: asyncio.Handle | Turn | None = None
         self._closed = self._loop.create_future()
         self._transport: asyncio.Transport
 
@@ -218,10 +227,10 @@ class Connection(asyncio.Protocol):
             self._turn = None
         if self._turn is None and not self._closing:
             for _ in range(TURN):
-                if self._blocked() or not self._take_line():
+                if self._blocked() or not self._take_line() or self._turn is not None:
                     break
             else:
-                self._turn = self._loop.call_soon(self._my_turn)
+                self._turn = self._service.turns.wait(self._my_turn)
         self._regulate()
 
     def _my_turn(self) -> None:
@@ -256,6 +265,9 @@ class Connection(asyncio.Protocol):
         line = bytes(self._buffer[:length])
         del self._buffer[: length + 1]
         self._searched = 0
+        delay = self._bytes.spend(length, self._loop.time())
+        if delay > 0.0:
+            self._turn = self._loop.call_later(delay, self._my_turn)
         try:
             self._handle(api.decode(line))
         except ProtocolError as error:

@@ -13,6 +13,7 @@ from northstar.runtime.connection import CONNECT_TIMEOUT, Access, Connection, Se
 from northstar.runtime.dispatch import Dispatcher, Installation, Operations, Peer
 from northstar.runtime.events import Notifications
 from northstar.runtime.tokens import Tokens
+from northstar.runtime.turns import Turns
 
 __all__ = ["Console", "ConsoleError", "Installation", "Operations"]
 
@@ -40,7 +41,7 @@ class Console:
         """
         dispatcher = Dispatcher(operations, tokens or Tokens())
         self._service = Service(
-            dispatcher, notifications, lambda: self._running, self._came, self._gone
+            dispatcher, notifications, Turns(), lambda: self._running, self._came, self._gone
         )
         self._connect_timeout = connect_timeout
         self._running = False

@@ -21,7 +21,7 @@ EXTERN: Final = Container(Name("extern"), Version(0, 0, 0))
 """How connections from outside are called: containers have names of their own."""
 
 SIGNALS: Final = range(1, 32)
-MOUNTS_MAX: Final = 64
+MOUNTS_MAX: Final = 32
 """Mounts of one request that run at the same time: a request may name a hundred thousand."""
 
 T = TypeVar("T")

@@ -221,6 +221,26 @@ def test_a_line_longer_than_the_read_ahead_arrives_whole() -> None:
     run(test())
 
 
+def test_long_lines_wait_when_they_are_too_much_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "BYTES_RATE", 1e6)
+    monkeypatch.setattr(connection, "BYTES_BURST", 2e5)
+
+    async def test() -> None:
+        async with serving() as bench:
+            greedy, modest = await bench.connected(), await bench.connected()
+            loop = asyncio.get_running_loop()
+            begun = loop.time()
+            greedy.send(*[padded(100_000)] * 6)
+            modest.send(REQUEST + b"\n")
+            # Each has an account of its own.
+            assert await modest.receive() == IDENT
+            assert [await greedy.receive() for _ in range(6)] == [IDENT] * 6
+            # 600 kB less the burst; what the last one has overdrawn is not waited for.
+            assert loop.time() - begun > 0.29
+
+    run(test())
+
+
 def test_a_long_row_of_requests_does_not_hold_up_others() -> None:
     async def test() -> None:
         async with serving() as bench:
