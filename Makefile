@@ -43,9 +43,10 @@ vm-smoke: $(VENV)/.test ## those of them that other machines may skip, and one c
 # Where the crates are built: outside of the clone, since it takes minutes and changes rarely.
 INTEROP := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/northstar/interop
 .PHONY: interop
-interop: $(VENV)/.test ## against the published Rust client and package crates (root, cargo >= 1.74)
+interop: $(VENV)/.test ## against the published Rust crates: client, packages, runtime (root, cargo >= 1.74)
 	@scripts/install-packages interop
-	@CARGO_TARGET_DIR=$(INTEROP) cargo build -q --locked --manifest-path tests/interop/Cargo.toml
+	@CARGO_TARGET_DIR=$(INTEROP) cargo build -q --locked --manifest-path tests/interop/Cargo.toml \
+		--features runtime
 	@NORTHSTAR_INTEROP=$(INTEROP)/debug $(BIN)/pytest tests/interop $(ARGS)
 
 .PHONY: sanitize

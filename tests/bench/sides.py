@@ -86,14 +86,21 @@ class Packages(NamedTuple):
     root: Path
 
 
-def pack(directory: Path) -> Packages:
-    """Pack below `directory`, which is empty."""
-    root, apps, source = directory / "root", directory / "apps", directory / "pause.c"
-    for path in (root, apps, *(root / target.lstrip("/") for target in MOUNTS)):
-        path.mkdir()
+def compile_payload(directory: Path) -> Path:
+    """Return the program `pause`, made in `directory`."""
+    source, program = directory / "pause.c", directory / "pause"
     source.write_text(PAYLOAD)
     compiler = shutil.which("musl-gcc") or "gcc"
-    subprocess.run([compiler, "-static", "-Os", "-o", root / "pause", source], check=True)
+    subprocess.run([compiler, "-static", "-Os", "-o", program, source], check=True)
+    return program
+
+
+def pack(directory: Path) -> Packages:
+    """Pack below `directory`, which is empty."""
+    root, apps = directory / "root", directory / "apps"
+    for path in (root, apps, *(root / target.lstrip("/") for target in MOUNTS)):
+        path.mkdir()
+    compile_payload(root)
     (root / "ballast").write_bytes(os.urandom(IMAGE_BYTES))
     text = directory / "manifest.yaml"
     text.write_text(manifest("app", init="/pause", mounts=MOUNTS))
@@ -312,6 +319,8 @@ class Console:
         except BaseException:
             self._socket.close()
             raise
+        self.notifications: list[Any] = []
+        """All that came while something else was waited for."""
         self._exited: list[str] = []
 
     def _send(self, message: object, data: bytes = b"") -> None:
@@ -341,6 +350,13 @@ class Console:
         self.send(request, data)
         return self.response()
 
+    def ask(self, request: object, data: bytes = b"") -> Any:
+        """Send a request; return the response, good or bad."""
+        self.send(request, data)
+        while not (line := self._read()).startswith(b'{"response":'):
+            self._note(line)
+        return json.loads(line)["response"]
+
     def wait_exit(self, container: str) -> None:
         """Wait for the exit notification of a container."""
         while container not in self._exited:
@@ -349,6 +365,7 @@ class Console:
 
     def _note(self, line: bytes) -> None:
         notification = json.loads(line)["notification"]
+        self.notifications.append(notification)
         if "exit" in notification:
             self._exited.append(notification["exit"][0])
 

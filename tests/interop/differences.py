@@ -28,6 +28,15 @@ STRICTER: Final = [
 ]
 """Our messages about manifests that the peer accepts and we refuse on purpose."""
 
+ANSWERS: Final[dict[str, Any]] = {
+    # The peer says so too where the other package is in another repository.
+    "install twice": (
+        {"install": {"error": {"error": {"install_duplicate": {"container": "app:1.0.0"}}}}},
+        {"install": {"error": {"error": {"unexpected": ["error"]}}}},
+    ),
+}
+"""Steps of `test_runtime` with our answer and the peer's, where they differ on purpose."""
+
 _NO_NUMBER: Final = re.compile(r"is not [a-z ]+ \(-?\d+ to \d+\)|is not a boolean")
 _TAGGED: Final = re.compile(r"![^ \n]* +[-+0-9a-zA-Z]+")
 _ONE_KEY: Final = re.compile(
