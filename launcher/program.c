@@ -16,8 +16,16 @@
 #include "steps.h"
 #include "syscalls.h"
 
-/* The kernel reads so much of a script's first line, BINPRM_BUF_SIZE in linux/binfmts.h. */
-enum { SCRIPT_LINE = 256, LEVELS = 6, SEGMENTS_MAX = 128, INTERPRETER_MAX = 4096 };
+/*
+ * As much as the kernel reads of a script's first line (BINPRM_BUF_SIZE in linux/binfmts.h) and of an
+ * ELF file's program headers (64 KiB, load_elf_phdrs in fs/binfmt_elf.c).
+ */
+enum {
+	SCRIPT_LINE = 256,
+	LEVELS = 6,
+	SEGMENTS_MAX = 65536 / sizeof(ElfW(Phdr)),
+	INTERPRETER_MAX = 4096,
+};
 
 /* Opens a program for reading, or fails as execve would. `root` is the container's. */
 static int open_program(int root, const char *path)
