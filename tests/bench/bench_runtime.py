@@ -312,21 +312,26 @@ def boot(directory: Path) -> None:
     store.mkdir()
     for package in packages(directory, APPS):
         package.rename(store / package.name)
-    seen = []
+    seen, cpu = [], []
     for number in range(5):
         home = directory / f"run{number}"
         home.mkdir()
+        # What the harness has before the program, an interpreter of its own, is not counted.
+        begun = f'date +%s.%N > {home}/begun; exec "$0" "$@"'
         runtime = RuntimeProcess(
-            home, repositories={"fs": f'type = {{ fs = {{ dir = "{store}" }} }}'}
+            home,
+            repositories={"fs": f'type = {{ fs = {{ dir = "{store}" }} }}'},
+            wrap=("/bin/sh", "-c", begun),
         )
-        begun = time.perf_counter()
         runtime.start(wait=False)
         with connect(runtime) as client:
             assert len(client.list()) == APPS
-        seen.append(time.perf_counter() - begun)
+        seen.append(time.time() - float((home / "begun").read_text()))
+        cpu.append(cpu_time(runtime.pid))
         runtime.stop()
         runtime.close()
     times("boot with 50 packages to the first list answer", seen)
+    times("the same in CPU time, the harness included", cpu)
 
 
 @case
