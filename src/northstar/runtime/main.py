@@ -240,9 +240,17 @@ def _repository(identifier: str, config: RepositoryConfig) -> Repository:
             ) from failure
     if config.dir is None:
         return MemRepository(identifier, config, key)
-    if not os.path.isdir(config.dir):
+    try:
+        os.scandir(config.dir).close()
+    except FileNotFoundError:
         raise ConfigurationError(
             f"repositories.{identifier}: the directory {config.dir} does not exist",
             hint="make it, or correct `dir`",
-        )
+        ) from None
+    except OSError as failure:
+        raise ConfigurationError(
+            f"repositories.{identifier}: the directory {config.dir} cannot be read: "
+            f"{failure.strerror}",
+            hint="repair or mount its file system, or correct `dir`",
+        ) from failure
     return FsRepository(identifier, config, key, config.dir)

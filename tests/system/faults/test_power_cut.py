@@ -5,12 +5,15 @@ Then the disk is made as it would have been after each of them, with the writes 
 flushed and with a part of them, and is looked at with the repository's own code.
 
     .venv/bin/pytest -m long tests/system/faults/test_power_cut.py
+
+NORTHSTAR_FAULT_RECORDING names the temporary directory of an earlier run, to look again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import platform
 import random
 import shutil
@@ -111,30 +114,34 @@ class Recording(NamedTuple):
 
 @pytest.fixture
 def recording(tmp_path: Path, payload: Path) -> Recording:
-    """Let a runtime in the machine go through STEPS."""
-    packages = {}
+    """Let a runtime in the machine go through STEPS, or take what an earlier run has recorded."""
+    earlier = os.environ.get("NORTHSTAR_FAULT_RECORDING")
+    directory = Path(earlier) if earlier else tmp_path
+    if not earlier:
+        record(directory, payload)
+    image, log = (directory / "before").read_bytes(), (directory / "log").read_bytes()
+    packages = {name: (directory / f"{name}.npk").read_bytes() for _, name in STEPS}
+    return Recording(image, blocklog.parse(log), packages)
+
+
+def record(directory: Path, payload: Path) -> None:
     generator = random.Random(0)
-    for name in sorted({which for _, which in STEPS}):
-        files: dict[str, Path | bytes | str] = {
-            "payload": payload,
-            "noise": generator.randbytes(200_000),
-        }
-        path = pack(tmp_path, manifest(name), files)
-        shutil.copy(path, tmp_path / f"{name}.npk")
-        packages[name] = path.read_bytes()
-    (tmp_path / "steps").write_text(json.dumps(STEPS))
-    disk, log = tmp_path / "disk", tmp_path / "log"
+    for name in sorted({name for _, name in STEPS}):
+        noise = generator.randbytes(200_000)
+        path = pack(directory, manifest(name), {"payload": payload, "noise": noise})
+        shutil.copy(path, directory / f"{name}.npk")
+    (directory / "steps").write_text(json.dumps(STEPS))
+    disk, log = directory / "disk", directory / "log"
     disk.write_bytes(bytes(DISK))
     subprocess.run(["mkfs.ext4", "-q", "-F", str(disk), f"{FILE_SYSTEM >> 10}k"], check=True)
-    image = disk.read_bytes()
+    shutil.copy(disk, directory / "before")
     log.touch()
     program = [sys.executable, str(ROOT / "tests/system/faults/recorded.py")]
     command = ["scripts/vm", "--timeout", "1200", "--disk", str(disk), str(log), "--", *program]
     done = subprocess.run(
-        [*command, str(tmp_path), str(FILE_SYSTEM)], cwd=ROOT, stdin=subprocess.DEVNULL
+        [*command, str(directory), str(FILE_SYSTEM)], cwd=ROOT, stdin=subprocess.DEVNULL
     )
     assert done.returncode == 0
-    return Recording(image, blocklog.parse(log.read_bytes()), packages)
 
 
 @pytest.mark.root
@@ -186,7 +193,8 @@ def noted(write: Write) -> int | None:
 @contextmanager
 def mounted(state: State, tmp_path: Path) -> Iterator[Path]:
     """Mount a disk, whose journal is worked off, and return the packages' directory."""
-    image, target = tmp_path / "state", tmp_path / "target"
+    # A file of its own: mount(8) takes the loop device that still is on one of the same name.
+    image, target = tmp_path / f"{state.which}-{state.number}", tmp_path / "target"
     image.write_bytes(state.image)
     target.mkdir(exist_ok=True)
     subprocess.run(["mount", "-o", "loop", "-t", "ext4", str(image), str(target)], check=True)
@@ -194,6 +202,7 @@ def mounted(state: State, tmp_path: Path) -> Iterator[Path]:
         yield target / "packages"
     finally:
         subprocess.run(["umount", str(target)], check=True)
+        image.unlink()
 
 
 def load(store: Path) -> list[str]:

@@ -52,6 +52,9 @@ REFUSALS = {
 }
 """What each call is refused with: calls that acquire something, or whose failure is told."""
 
+LOOP_CONFIGURE, LOOP_CTL_ADD = 0x4C0A, 0x4C80
+"""linux/loop.h."""
+
 APP = "app:1.0.0"
 
 
@@ -232,6 +235,32 @@ def sweep(setting: Setting, choose: Callable[[list[Refusal]], list[Refusal]]) ->
             if act is start:
                 end(setting, client)
     return tried, failed
+
+
+def test_no_free_loop_device(make_runtime: Any, tmp_path: Path, payload: Path) -> None:
+    """Each one that is called free is taken by somebody else, and there are no more."""
+    taken = {LOOP_CONFIGURE: errno.EBUSY, LOOP_CTL_ADD: errno.EBUSY}
+    with Interceptor(["ioctl"]) as interceptor:
+        runtime = make_runtime(
+            top='loop_device_timeout = "150ms"',
+            wrap=interceptor.wrap,
+            pass_fds=interceptor.pass_fds,
+        )
+        package = pack(tmp_path, manifest("app", args=["pause"]), {"payload": payload})
+        with runtime.client() as client:
+            client.install(package, "mem")
+            before = runtime.snapshot()
+            interceptor.decide = lambda call: taken.get(call.arguments[1])
+            (result,) = client.mount(APP)
+            assert isinstance(result, response.Failed)
+            with pytest.raises(api.RefusedError) as caught:
+                client.start(APP)
+            for answer in (result.error, caught.value):
+                assert "no loop device became free in 0.15 s" in str(answer)
+            interceptor.decide = lambda _call: None
+            runtime.assert_no_leak(before)
+            client.start(APP)
+        runtime.stop()
 
 
 def test_some_calls(setting: Setting) -> None:

@@ -1,0 +1,201 @@
+"""Disks and directories that fail: huge files, read-only ones, those that vanish or give errors."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from northstar.api import error, response
+from northstar.npk import archive
+from tests.system import host
+from tests.system.containers import OK, exit_of, refused
+from tests.system.harness import RuntimeProcess, manifest, pack
+
+pytestmark = pytest.mark.root
+
+APP = "app:1.0.0"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """The directory of the repository `fs`."""
+    path = tmp_path / "store"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def make(make_runtime: Callable[..., Any], store: Path) -> Callable[..., RuntimeProcess]:
+    """Make a runtime with the repositories `fs`, in `store`, and `mem`."""
+
+    def fs(**options: Any) -> RuntimeProcess:
+        table = f'type = {{ fs = {{ dir = "{store}" }} }}'
+        runtime: RuntimeProcess = make_runtime(
+            repositories={"fs": table, "mem": 'type = "mem"'}, **options
+        )
+        return runtime
+
+    return fs
+
+
+@pytest.fixture
+def package(tmp_path: Path, payload: Path) -> Path:
+    """A package with persistent data and a socket."""
+    sockets = {"a": {"type": "stream", "mode": 0o600}}
+    mounts = {"/data": {"type": "persist"}}
+    text = manifest("app", args=["exit", "0"], sockets=sockets, mounts=mounts)
+    return pack(tmp_path, text, {"payload": payload})
+
+
+def giant(path: Path, size: int) -> None:
+    """Make a package with an image of so many bytes, none of which is on the disk."""
+    text = manifest("giant").encode()
+    with path.open("wb") as file:
+        entry = put(file, archive.MANIFEST_NAME, len(text), text)
+        image = put(file, archive.FS_IMG_NAME, size, b"hsqs")
+        file.seek(image.end)
+        file.write(archive.trailer([entry, image], b"version: 0.9.2\n"))
+
+
+def put(file: Any, name: str, size: int, data: bytes) -> archive.Entry:
+    header = file.tell()
+    offset = header + archive.header_size(name)
+    extra = b""
+    if name == archive.FS_IMG_NAME:
+        aligned = -(-(offset + archive.PADDING_MIN) // archive.ALIGNMENT) * archive.ALIGNMENT
+        extra, offset = archive.padding(offset, aligned), aligned
+    crc = zlib.crc32(data) if len(data) == size else 0
+    file.write(archive.local_header(name, crc, size, extra) + data)
+    return archive.Entry(name, 0, crc, size, header, offset)
+
+
+def test_huge_files_cost_nothing(make: Any, store: Path, package: Path) -> None:
+    shutil.copy(package, store / "app.npk")
+    runtime = make()
+    usual = cost(runtime)
+    runtime.stop()
+    (store / "junk").touch()
+    os.truncate(store / "junk", 2**40)
+    shutil.copy(package, store / "cut.npk")
+    os.truncate(store / "cut.npk", 3 * 2**30)
+    giant(store / "giant.npk", 4 * 2**30 - 2**20)
+    runtime = make()
+    memory, read = cost(runtime)
+    assert memory - usual[0] < 8 * 2**20
+    assert read - usual[1] < 2**20
+    for name, why in (("junk", "larger than 4 GiB"), ("cut.npk", "not a package")):
+        runtime.wait_log(rf"WARN\w* .*Cannot load {store}/{name}, leaving it alone: .*{why}")
+    with runtime.client(subscribe=True) as client:
+        assert [str(container) for container in client.list()] == [APP, "giant:1.0.0"]
+        (result,) = client.mount("giant:1.0.0")
+        assert isinstance(result, response.Failed)
+        assert "cannot mount giant:1.0.0" in str(result.error)
+        client.start(APP)
+        assert exit_of(client, APP) == OK
+        client.uninstall("giant:1.0.0")
+    assert not (store / "giant.npk").exists()
+    runtime.stop()
+
+
+def cost(runtime: RuntimeProcess) -> tuple[int, int]:
+    """Return the most memory it ever had, and what it has read, in bytes."""
+    status = Path(f"/proc/{runtime.pid}/status").read_text()
+    memory = re.findall(r"VmHWM:\s+(\d+) kB", status)[0]
+    read = re.findall(r"rchar: (\d+)", Path(f"/proc/{runtime.pid}/io").read_text())[0]
+    return 1024 * int(memory), int(read)
+
+
+def test_a_read_only_repository(make: Any, store: Path, package: Path) -> None:
+    shutil.copy(package, store / "app.npk")
+    half = store / ".northstar-install-0123456789abcdef"
+    half.write_bytes(b"half a package")
+    subprocess.run(["mount", "--bind", "-o", "ro", str(store), str(store)], check=True)
+    try:
+        runtime = make()
+        runtime.wait_log("WARN .*Cannot remove it, leaving it alone: .*Read-only file system")
+        with runtime.client(subscribe=True) as client:
+            assert [str(container) for container in client.list()] == [APP]
+            client.start(APP)
+            assert exit_of(client, APP) == OK
+            for act in (lambda: client.uninstall(APP), lambda: client.install(package, "fs")):
+                answer = refused(act)
+                if not isinstance(answer, error.InstallDuplicate):
+                    assert "Read-only file system" in str(answer)
+            # It is still there, and works.
+            client.start(APP)
+            assert exit_of(client, APP) == OK
+        assert "Traceback" not in runtime.text()
+    finally:
+        subprocess.run(["umount", "-l", str(store)], check=True)
+    runtime.stop()
+    assert sorted(os.listdir(store)) == [half.name, "app.npk"]
+
+
+def test_directories_that_vanish(make: Any, store: Path, package: Path) -> None:
+    """Each operation that needs one is refused in words; when it is back, all is well."""
+    runtime = make()
+    needs: dict[Path, Callable[[Any], None]] = {
+        store: lambda client: client.install(package, "fs"),
+        runtime.run_dir: lambda client: client.start(APP),
+        runtime.data_dir: lambda client: client.start(APP),
+        runtime.socket_dir: lambda client: client.start(APP),
+    }
+    with runtime.client(subscribe=True) as client:
+        for path, act in needs.items():
+            if path != store and APP not in map(str, client.list()):
+                client.install(package, "mem")
+            before = runtime.snapshot()
+            path.rename(f"{path}.gone")
+            answer = refused(lambda: act(client))  # noqa: B023
+            assert "No such file or directory" in str(answer)
+            assert str(path) in str(answer)
+            Path(f"{path}.gone").rename(path)
+            if APP in map(str, client.list()) and client.inspect(APP).mounted:
+                client.umount(APP)
+            shutil.rmtree(runtime.data_dir / "app", ignore_errors=True)
+            runtime.assert_no_leak(before)
+        client.start(APP)
+        assert exit_of(client, APP) == OK
+        client.uninstall(APP)
+        client.install(package, "fs")
+    assert "Traceback" not in runtime.text()
+    runtime.stop()
+
+
+def test_a_disk_that_gives_errors_says_so(make: Any, store: Path, tmp_path: Path) -> None:
+    """A FUSE file system whose server has ended: each access is ENOTCONN."""
+    device = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={device},rootmode=40000,user_id=0,group_id=0"
+    mount = (
+        "import ctypes, sys; libc = ctypes.CDLL(None, use_errno=True); "
+        "sys.exit(libc.mount(b'dead', sys.argv[1].encode(), b'fuse', 0, sys.argv[2].encode()))"
+    )
+    command = ["python3", "-Ic", mount, str(store), options]
+    try:
+        subprocess.run(command, pass_fds=[device], check=True)
+    finally:
+        os.close(device)
+    try:
+        runtime = make(start=False)
+        runtime.start(wait=False)
+        assert runtime.process is not None
+        assert runtime.process.wait(15) == 1
+        said = runtime.text()
+        assert (
+            f"error: repositories.fs: the directory {store} cannot be read: "
+            "Transport endpoint is not connected\nhint: repair or mount its file system" in said
+        )
+        assert "Traceback" not in said
+    finally:
+        subprocess.run(["umount", str(store)], check=True)
+    runtime._forget()
+    runtime.assert_nothing_left()
+    assert host.files(tmp_path / "store") == []
