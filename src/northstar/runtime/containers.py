@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from northstar.api import RefusedError, error
 from northstar.launch.plan import Command
@@ -53,6 +55,11 @@ class Installed:
     def manifest(self) -> Manifest:
         """Its manifest."""
         return self.package.npk.manifest
+
+    @functools.cached_property
+    def serialised(self) -> dict[str, Any]:
+        """Its manifest as an inspect answer has it: made when that is asked for first."""
+        return self.manifest.to_builtins()
 
     @property
     def mounted(self) -> bool:

@@ -30,7 +30,6 @@ from collections.abc import (
 )
 from typing import Any, Final, TypeVar
 
-from northstar import manifest as manifests
 from northstar.api import RefusedError, error, notification, response
 from northstar.launch.plan import Command, Places
 from northstar.linux import loop, procfs
@@ -201,7 +200,7 @@ class State:
                 statistics=self._polling.read(entry.process.cgroup),
             )
         return response.ContainerData(
-            manifest=manifests.to_builtins(entry.manifest),
+            manifest=entry.serialised,
             repository=entry.repository.identifier,
             mounted=entry.mounted,
             process=process,
