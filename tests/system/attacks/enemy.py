@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import resource
 import threading
@@ -12,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from tests.system import host
-from tests.system.containers import PROC, Said, install, run
-from tests.system.harness import RuntimeProcess
+from tests.system.containers import PIPES, PROC, Said, install, run
+from tests.system.harness import RuntimeProcess, manifest, pack
 
 T = TypeVar("T")
 
@@ -129,7 +130,7 @@ def manifest_of(power: Power, victim: Victim, attack: Path) -> dict[str, Any]:
     """Return the fields of a manifest with this power; a resource that it uses is installed."""
     if not power.generous:
         return {}
-    install(victim.runtime, attack, "library", init=None)
+    _install_again(victim, attack, manifest("library", init=None))
     mounts = {
         **PROC,
         "/sys": {"type": "sysfs"},
@@ -149,11 +150,25 @@ def assault(
 ) -> Said:
     """Run the attacker's commands in a container with this power; fields in `more` win."""
     fields = {**manifest_of(power, victim, attack), **more}
-    container = install(victim.runtime, attack, "enemy", root=root, **fields)
+    if root is None:
+        container = _install_again(victim, attack, manifest("enemy", io=PIPES, **fields))
+    else:
+        container = install(victim.runtime, attack, "enemy", root=root, **fields)
     said = run(victim.runtime, container, power.before + words)
     if power.before:
         assert said.of("become", "0")["result"] == 0
     return said
+
+
+def _install_again(victim: Victim, attack: Path, text: str) -> str:
+    """Install a package that another test may have made already: most need no other image."""
+    with victim.runtime.client() as client:
+        return str(client.install(_packed(attack, text), "mem"))
+
+
+@functools.cache
+def _packed(attack: Path, text: str) -> Path:
+    return pack(attack.parent, text, {"payload": attack})
 
 
 def refusals(said: Said, do: str) -> dict[str, int]:
