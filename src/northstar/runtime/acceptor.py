@@ -24,7 +24,7 @@ BACKLOG: Final = 1024
 PER_TURN: Final = 8
 """Connections accepted before those who are in have their turn."""
 
-RATE: Final = 200.0
+RATE: Final = 100.0
 BURST: Final = 256.0
 """Connections in a second, and at once. One that comes and goes costs as much as twenty requests,
 and the limits of connections end with them: without this one they would mean nothing."""

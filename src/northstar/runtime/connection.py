@@ -54,6 +54,9 @@ WRITE_BUFFER: Final = 64 * 1024
 TURN: Final = 16
 """Requests in a row, before other connections have their turn."""
 
+LEAST_WAIT: Final = 0.01
+"""Seconds that too many requests wait at least: those that are let through then go together."""
+
 BYTES_RATE: Final = 4.0 * 2**20
 BYTES_BURST: Final = 4.0 * 2**20
 """Bytes of requests in a second, and at once: a single long one takes as long as hundreds of the
@@ -230,8 +233,11 @@ class Connection(asyncio.Protocol):
                 if self._blocked() or not self._take_line() or self._turn is not None:
                     break
             else:
-                self._turn = self._service.turns.wait(self._my_turn)
+                self._queue()
         self._regulate()
+
+    def _queue(self) -> None:
+        self._turn = self._service.turns.wait(self._my_turn)
 
     def _my_turn(self) -> None:
         self._advance(own_turn=True)
@@ -260,14 +266,14 @@ class Connection(asyncio.Protocol):
             return False
         delay = self._rate.delay(self._loop.time())
         if delay > 0.0:
-            self._turn = self._loop.call_later(delay, self._my_turn)
+            self._turn = self._loop.call_later(max(delay, LEAST_WAIT), self._queue)
             return False
         line = bytes(self._buffer[:length])
         del self._buffer[: length + 1]
         self._searched = 0
         delay = self._bytes.spend(length, self._loop.time())
         if delay > 0.0:
-            self._turn = self._loop.call_later(delay, self._my_turn)
+            self._turn = self._loop.call_later(delay, self._queue)
         try:
             self._handle(api.decode(line))
         except ProtocolError as error:
