@@ -31,6 +31,7 @@ def plan() -> Plan:
     parser.add_argument("--faults", type=float, default=0.02, help="part of the operations")
     parser.add_argument("--restarts", type=int, default=10, help="in the first third")
     parser.add_argument("--round", type=int, default=1000, help="operations between two checks")
+    parser.add_argument("--stall", type=float, default=20.0, help="the runtime's stream timeout")
     return Plan(**vars(parser.parse_args()))
 
 

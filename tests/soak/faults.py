@@ -166,6 +166,9 @@ async def silent_within_a_package(soak: Soak, worker: Worker) -> None:
     operation = worker.operation("install", group)
     package = soak.package(group, operation)
     part = worker.chance.randrange(len(package))
+    if soak.stalled:
+        return  # the end of the round waits for it
+    soak.stalled = True
 
     async def stall() -> None:
         async with raw(soak) as connection:

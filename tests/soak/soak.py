@@ -39,7 +39,7 @@ REPOSITORIES: Final = {
     "mem": 'type = "mem"',
     "full": 'type = "mem"\ncapacity_num = 0',
 }
-OPTIONS: Final = 'options = { npk_stream_timeout = "5s" }'
+OPTIONS: Final = 'options = {{ npk_stream_timeout = "{:g}s" }}'
 REMEMBERED: Final = 50
 
 # A package that is none is our doing; an unused wipe is as well.
@@ -57,6 +57,8 @@ class Plan(NamedTuple):
         faults: the part of the steps that are faults.
         restarts: how often the runtime is killed or shut down, all in the first third.
         round: steps between two complete checks.
+        stall: seconds of silence within a package that the runtime allows. On a busy machine we are
+            as silent ourselves.
     """
 
     seed: int
@@ -65,10 +67,11 @@ class Plan(NamedTuple):
     faults: float = 0.02
     restarts: int = 0
     round: int = 1000
+    stall: float = 20.0
 
 
 class Memory(NamedTuple):
-    """What the runtime needed after a round: PSS in KiB."""
+    """PSS of the runtime after a round, in KiB."""
 
     life: int
     step: int
@@ -84,6 +87,7 @@ class Soak:
         waiting: requests whose answer a worker waits for.
         lenient: requests may fail for want of descriptors, or since the runtime shuts down.
         counts: requests by kind and answer, and faults, by name.
+        stalled: no client is to fall silent within a package, in this round.
         junk: files that faults have put into the runtime's directories.
         stream: all notifications of this round, in their order.
     """
@@ -97,7 +101,7 @@ class Soak:
         self.runtime = RuntimeProcess(
             directory,
             repositories=repositories,
-            console=OPTIONS,
+            console=OPTIONS.format(plan.stall),
             top="notification_buffer_size = 1024",
         )
         self.pid = 0
@@ -112,6 +116,7 @@ class Soak:
         self.waiting = 0
         self.lenient = False
         self.squeezed = False
+        self.stalled = False
         self.counts: collections.Counter[str] = collections.Counter()
         self.faults: collections.Counter[str] = collections.Counter()
         self.junk: set[Path] = set()
@@ -375,6 +380,8 @@ class Soak:
             raise Violation("the pinger has met something that it must not")
         self.memory.append(Memory(self.life, self.done, pss(self.pid)))
         self.stream.clear()
+        # In every fourth round, since it takes so long.
+        self.stalled = self.done // self.plan.round % 4 != 0
 
     async def _until_ended(self, worker: Worker, every: list[tuple[Checker, int]]) -> None:
         deadline = time.monotonic() + PATIENCE

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.root, pytest.mark.vm]
 def test_a_short_soak(tmp_path: Path, payload: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home := tmp_path / "r").mkdir()
     operations = 200 if IN_VM else 400
-    plan = Plan(1, operations, clients=4, faults=0.05, restarts=1, round=operations // 2)
+    plan = Plan(1, operations, clients=4, faults=0.05, restarts=1, round=operations // 2, stall=4)
     soak = Soak(plan, home, payload)
     try:
         asyncio.run(soak.run())
