@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from northstar.api.notification import Exit
 from northstar.model import Exited
-from tests.system.harness import RuntimeProcess
+from tests.system.harness import NO_KEY
 
-pytestmark = [pytest.mark.root, pytest.mark.vm]
+# It may compile the launcher and six programs, in an emulated machine.
+pytestmark = [pytest.mark.root, pytest.mark.vm, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.parent.name for path in ROOT.glob("examples/*/manifest.yaml"))
@@ -38,7 +41,8 @@ def packages() -> list[Path]:
     return [ROOT / package for package in PACKAGES]
 
 
-def test_the_examples(runtime: RuntimeProcess, packages: list[Path]) -> None:
+def test_the_examples(make_runtime: Callable[..., Any], packages: list[Path]) -> None:
+    runtime = make_runtime(repositories={"mem": f'type = "mem"\n{NO_KEY}'})
     with runtime.client(subscribe=True) as client:
         for package in packages:
             client.install(package, "mem")

@@ -22,7 +22,7 @@ from northstar.api import error, notification
 from northstar.client import blocking
 from northstar.model import Container
 from tests.system.containers import OK, exit_of, raw, refused
-from tests.system.harness import PATIENCE, RuntimeProcess, manifest, pack, wait_until
+from tests.system.harness import NO_KEY, PATIENCE, RuntimeProcess, manifest, pack, wait_until
 
 pytestmark = pytest.mark.root
 
@@ -41,10 +41,10 @@ def store(tmp_path: Path) -> Path:
 def make(make_runtime: Callable[..., Any], store: Path) -> Callable[..., Any]:
     """Make a runtime with the repositories `mem`, and `fs` in `store`."""
 
-    def fs(lines: str = "", **options: Any) -> RuntimeProcess:
+    def fs(lines: str = "", mem: str = "", **options: Any) -> RuntimeProcess:
         table = f'type = {{ fs = {{ dir = "{store}" }} }}\n{lines}'
         runtime: RuntimeProcess = make_runtime(
-            repositories={"fs": table, "mem": 'type = "mem"'}, **options
+            repositories={"fs": table, "mem": f'type = "mem"\n{mem}'}, **options
         )
         return runtime
 
@@ -414,7 +414,7 @@ def test_a_keyed_repository(
     shutil.copy(packages("unsigned:1.0.0"), store)
     shutil.copy(signed("stored", "good"), store)
     shutil.copy(signed("foreign", "other"), store)
-    runtime = make(f'key = "{keys}/good.pub"\nmount_on_start = true')
+    runtime = make(f'key = "{keys}/good.pub"\nmount_on_start = true', mem=NO_KEY)
     with runtime.client() as client:
         assert names(client) == ["stored:1.0.0"]
         runtime.wait_log(r"WARN\w* .*unsigned-1\.0\.0\.npk")
