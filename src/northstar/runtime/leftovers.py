@@ -20,7 +20,7 @@ from typing import Final
 
 from northstar.linux import mount, mountinfo
 from northstar.model import Container, InvalidValueError
-from northstar.runtime import cgroup_tree, null, verity
+from northstar.runtime import cgroup_tree, null, verity, wiping
 from northstar.runtime.cgroups import CgroupHost
 from northstar.runtime.config import Config
 
@@ -74,6 +74,7 @@ def remove(config: Config, cgroups: CgroupHost, unmounted: Sequence[str]) -> Non
         "mount point": _mount_points(config.run_dir),
         "socket": _sockets(config.socket_dir),
         "cgroup": _cgroups(cgroups, config.cgroup),
+        "unfinished wipe": wiping.finish(config.data_dir),
     }
     told = [_told(kind, names) for kind, names in found.items() if names]
     if told:

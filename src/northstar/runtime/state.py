@@ -15,7 +15,6 @@ import contextlib
 import functools
 import logging
 import os
-import shutil
 import signal
 import threading
 import time
@@ -42,7 +41,7 @@ from northstar.model import (
     NorthstarError,
     signal_name,
 )
-from northstar.runtime import mounts
+from northstar.runtime import mounts, wiping
 from northstar.runtime import process as processes
 from northstar.runtime.config import Config
 from northstar.runtime.containers import Installed, command_of, newest_match
@@ -471,7 +470,7 @@ class State:
         path = os.path.join(self._config.data_dir, container.name)
         log.info("Wiping persistent data dir %s of %s", path, container)
         try:
-            await asyncio.to_thread(shutil.rmtree, path)
+            await asyncio.to_thread(wiping.wipe, path)
         except FileNotFoundError:
             return
         except OSError as failure:

@@ -283,6 +283,7 @@ class Victim:
         assert all(map(REMOVED.search, warnings)), said
         assert "Traceback" not in said
         self._check_packages()
+        assert set(os.listdir(self.runtime.data_dir)) <= {"app"}
         wait_until(
             lambda: self._left() == {OTHER, "other"}, f"there is only what runs, not {self._left()}"
         )
