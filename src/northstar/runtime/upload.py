@@ -29,8 +29,9 @@ class Upload:
         self._timeout = timeout
         self._throttle = throttle
         self._throttled = False
-        # One array and no list of pieces: a peer may send bytes one by one.
-        self._data = bytearray()
+        # What came at once is passed on as it is. What joins it makes an array and no list of
+        # pieces: a peer may send bytes one by one.
+        self._data: bytes | bytearray = b""
         self._ended = False
         self._wakeup: asyncio.Future[None] | None = None
 
@@ -44,7 +45,7 @@ class Upload:
         mine, rest = data[: self._missing], data[self._missing :]
         if mine:
             self._missing -= len(mine)
-            self._data += mine
+            self._join(mine)
             if len(self._data) >= BUFFER and not self._throttled:
                 self._throttled = True
                 self._throttle(True)
@@ -55,6 +56,14 @@ class Upload:
         """No more bytes will come."""
         self._ended = True
         self._wake()
+
+    def _join(self, data: bytes) -> None:
+        if not self._data:
+            self._data = data
+            return
+        if isinstance(self._data, bytes):
+            self._data = bytearray(self._data)
+        self._data += data
 
     async def chunk(self) -> bytes:
         """Return the next bytes, empty after the last.
@@ -71,8 +80,7 @@ class Upload:
                 self._wakeup = asyncio.get_running_loop().create_future()
                 await self._wakeup
             return await self.chunk()
-        data = bytes(self._data)
-        self._data.clear()
+        data, self._data = bytes(self._data), b""  # of bytes, no copy
         if self._throttled:
             self._throttled = False
             self._throttle(False)
