@@ -59,7 +59,7 @@ class Rounds(NamedTuple):
 
 
 FULL = Rounds(life=100, parallel=15, bursts=20, installs=15, boots=11)
-IN_EMULATION = Rounds(life=40, parallel=7, bursts=6, installs=7, boots=5)
+IN_EMULATION = Rounds(life=30, parallel=5, bursts=4, installs=5, boots=3)
 SMOKE = Rounds(life=2, parallel=1, bursts=1, installs=1, boots=1)
 """Only to see that it works."""
 
@@ -114,6 +114,19 @@ def in_turn(rounds: int, both: list[T]) -> Iterator[T]:
         yield from both if number % 2 else reversed(both)
 
 
+@contextlib.contextmanager
+def processor_time(what: str, both: list[Contestant], times: int) -> Iterator[None]:
+    """Note what each side has used in the block, in which it did something so many `times`.
+
+    Other than times it says the same on a busy machine.
+    """
+    before = [contestant.runtime.processor_time() for contestant in both]
+    yield
+    for contestant, used in zip(both, before, strict=True):
+        taken = contestant.runtime.processor_time() - used
+        contestant.turn.note(f"processor time of {what}", "ms", taken / times)
+
+
 def measure(peer: Path, rounds: Rounds) -> list[Row]:
     """Play everything; return the rows."""
     rows: dict[str, Row] = {}
@@ -139,29 +152,34 @@ def measure(peer: Path, rounds: Rounds) -> list[Row]:
             both.append(Contestant(runtime, Turn(rows, side.name), console, apps))
 
         say("one request at a time")
-        for contestant in in_turn(rounds.life, both):
-            life(contestant, contestant.apps[0], "")
+        with processor_time("such a life", both, rounds.life):
+            for contestant in in_turn(rounds.life, both):
+                life(contestant, contestant.apps[0], "")
         if IN_VM:
             say("the same with a signed package")
             for contestant in both:
                 contestant.console.install(packages.signed.read_bytes(), "signed")
-            for contestant in in_turn(rounds.life, both):
-                life(contestant, "signed:1.0.0", ", signed (dm-verity)")
+            with processor_time("such a life, signed", both, rounds.life):
+                for contestant in in_turn(rounds.life, both):
+                    life(contestant, "signed:1.0.0", ", signed (dm-verity)")
         say("bursts of requests")
         for contestant in both:
             contestant.start(contestant.apps[0])
-        for contestant in in_turn(rounds.bursts, both):
-            burst(contestant)
+        with processor_time(f"{BURST} of each of these four", both, rounds.bursts):
+            for contestant in in_turn(rounds.bursts, both):
+                burst(contestant)
         for contestant in both:
             contestant.end(contestant.apps[0])
             contestant.umount(contestant.apps[0])
         say("installations")
         package = packages.big.read_bytes()
-        for contestant in in_turn(rounds.installs, both):
-            install(contestant, package)
+        with processor_time("such an installation", both, rounds.installs):
+            for contestant in in_turn(rounds.installs, both):
+                install(contestant, package)
         say(f"{PARALLEL} at once")
-        for contestant in in_turn(rounds.parallel, both):
-            parallel(contestant)
+        with processor_time(f"all that, {PARALLEL} apps", both, rounds.parallel):
+            for contestant in in_turn(rounds.parallel, both):
+                parallel(contestant)
         for contestant in both:
             memory(contestant)
         if not IN_VM:
