@@ -15,7 +15,8 @@ import tempfile
 from pathlib import Path
 
 from tests.soak.checker import Violation
-from tests.soak.soak import Memory, Plan, Soak
+from tests.soak.plan import Memory, Plan
+from tests.soak.soak import Soak
 from tests.system.conftest import PAYLOAD, compile_static
 
 TAIL = 40

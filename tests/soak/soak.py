@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from northstar.api import notification, response
 from northstar.client import Client, ConnectError, DisconnectedError
@@ -31,6 +31,7 @@ from tests.soak import world
 from tests.soak.checker import Checker, Violation
 from tests.soak.faults import LostError
 from tests.soak.model import OK, Answer, Operation
+from tests.soak.plan import Memory, Plan
 from tests.soak.worker import PATIENCE, Worker, answer_of
 from tests.system import host
 from tests.system.harness import RuntimeProcess
@@ -42,40 +43,12 @@ REPOSITORIES: Final = {
 OPTIONS: Final = 'options = {{ npk_stream_timeout = "{:g}s" }}'
 REMEMBERED: Final = 50
 
+MOST: Final = 4
+"""Requests about one cluster at the same time."""
+
 # A package that is none is our doing; an unused wipe is as well.
 _EXPECTED: Final = re.compile(r"Failed to install into |its data is not wiped")
 _SQUEEZED: Final = re.compile(r"Failed to |Cannot accept a connection|Too many open files")
-
-
-class Plan(NamedTuple):
-    """What to do.
-
-    Attributes:
-        seed: determines what each client does. With one client the run is always the same.
-        operations: steps of the clients, in all.
-        clients: how many work at the same time.
-        faults: the part of the steps that are faults.
-        restarts: how often the runtime is killed or shut down, all in the first third.
-        round: steps between two complete checks.
-        stall: seconds of silence within a package that the runtime allows. On a busy machine we are
-            as silent ourselves.
-    """
-
-    seed: int
-    operations: int
-    clients: int = 6
-    faults: float = 0.02
-    restarts: int = 0
-    round: int = 1000
-    stall: float = 20.0
-
-
-class Memory(NamedTuple):
-    """PSS of the runtime after a round, in KiB."""
-
-    life: int
-    step: int
-    pss: int
 
 
 class Soak:
@@ -309,6 +282,14 @@ class Soak:
             if time.monotonic() > deadline:
                 raise Violation(f"a subscriber got other notifications than the observer: {got}")
             await asyncio.sleep(0.01)
+
+    async def room(self, *groups: Checker) -> None:
+        """Wait until few enough requests are about one of these: the search grows with them."""
+        while any(self._crowded(group) for group in groups):  # noqa: ASYNC110 - a count
+            await asyncio.sleep(0.001)
+
+    def _crowded(self, group: Checker) -> bool:
+        return sum(its is group for its in self._pending.values()) >= MOST
 
     def abandoned(self, group: Checker) -> int:
         """Return how many requests of a cluster nobody waits for."""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.soak.soak import Plan, Soak
+from tests.soak.plan import Plan
+from tests.soak.soak import Soak
 from tests.system.conftest import payload
 from tests.system.harness import IN_VM
 

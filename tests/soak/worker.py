@@ -122,6 +122,7 @@ class Worker:
         Raises:
             LostError: the runtime was taken down meanwhile.
         """
+        await self.soak.room(group)
         client = await self.connect()
         self.soak.sent(self.number, group, operation)
         answer = await self._answer(lambda: self._call(client, group, operation))
@@ -169,6 +170,7 @@ class Worker:
 
     async def list(self) -> None:
         """Ask for the list: each cluster's part of it is judged by itself."""
+        await self.soak.room(*self.soak.groups)
         client = await self.connect()
         operations = [(group, Operation("list")) for group in self.soak.groups]
         for group, operation in operations:
@@ -189,12 +191,13 @@ class Worker:
 
     async def _mounts(self, kind: str) -> None:
         """Mount or unmount several containers with one request: each one's result is judged."""
-        client = await self.connect()
         chosen = {}
         for _ in range(self.chance.randint(1, 3)):
             group = self.soak.any_group(self.chance)
             operation = self.operation(kind, group)
             chosen[group.cluster.containers[operation.container]] = (group, operation)
+        await self.soak.room(*(group for group, _ in chosen.values()))
+        client = await self.connect()
         for group, operation in chosen.values():
             self.soak.sent(self.number, group, operation)
 
