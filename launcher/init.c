@@ -439,7 +439,7 @@ static void map_plan(void)
 	size_t size;
 
 	if (seals < 0 || (seals & wanted) != wanted)
-		fail_step(STEP_RECEIVE, "the plan is not sealed", EINVAL);
+		fail_step(STEP_RECEIVE, "the plan is not sealed", seals < 0 ? errno : EINVAL);
 	if (fstat(descriptors[0], &file))
 		fail_step(STEP_RECEIVE, "the plan", errno);
 	if (file.st_size == 0 || file.st_size > PLAN_BYTES_MAX)

@@ -57,30 +57,34 @@ static bool script_interpreter(const char *line, char *interpreter)
 	return length > 0;
 }
 
-/* The loader that an ELF file of this machine's word size asks for; no other can load ours. */
-static bool elf_interpreter(int program, const char *head, char *interpreter)
+/* The loader that an ELF file of this machine's word size asks for; no other can load ours. Returns
+ * 1, 0 if there is none, or -1 if the file cannot be read: it is not passed unseen. */
+static int elf_interpreter(int program, const char *head, char *interpreter)
 {
 	ElfW(Ehdr) header;
 	ElfW(Phdr) segment;
 
 	memcpy(&header, head, sizeof header);
 	if (memcmp(header.e_ident, ELFMAG, SELFMAG) || header.e_phentsize != sizeof segment)
-		return false;
+		return 0;
 	for (int i = 0; i < header.e_phnum && i < SEGMENTS_MAX; i++) {
 		off_t at = (off_t)header.e_phoff + i * (off_t)sizeof segment;
 		ssize_t length;
 
-		if (pread(program, &segment, sizeof segment, at) != sizeof segment)
-			return false;
+		length = pread(program, &segment, sizeof segment, at);
+		if (length != sizeof segment)
+			return length < 0 && errno != EINVAL ? -1 : 0; /* EINVAL: a negative offset */
 		if (segment.p_type != PT_INTERP)
 			continue;
 		if (segment.p_filesz > INTERPRETER_MAX) /* more than the kernel takes, PATH_MAX */
-			return false;
+			return 0;
 		length = pread(program, interpreter, segment.p_filesz, (off_t)segment.p_offset);
-		interpreter[length < 0 ? 0 : length] = '\0';
-		return length > 0 && *interpreter;
+		if (length < 0)
+			return errno != EINVAL ? -1 : 0;
+		interpreter[length] = '\0';
+		return *interpreter != '\0';
 	}
-	return false;
+	return 0;
 }
 
 /* Checks the program, its interpreter, that one's, and so on. The path stays in `what`. */
@@ -94,8 +98,7 @@ int check_program(const char *path)
 		return -1;
 	for (int level = 0; level < LEVELS; level++) {
 		char head[SCRIPT_LINE + 1] = "";
-		int program;
-		bool more;
+		int program, more;
 
 		ABOUT(path);
 		program = open_program(root, path);
@@ -103,8 +106,11 @@ int check_program(const char *path)
 			return -1;
 		if (pread(program, head, SCRIPT_LINE, 0) < 0)
 			return -1;
-		more = script_interpreter(head, interpreter) ||
-		       elf_interpreter(program, head, interpreter);
+		more = script_interpreter(head, interpreter) ?
+			       1 :
+			       elf_interpreter(program, head, interpreter);
+		if (more < 0)
+			return -1;
 		close(program);
 		if (!more)
 			return close(root);

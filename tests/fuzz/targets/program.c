@@ -23,7 +23,8 @@ bool accepts(const uint8_t *data, size_t size)
 	assert(pwrite(file, data, size, 0) == (ssize_t)size);
 	assert(pread(file, head, SCRIPT_LINE, 0) >= 0);
 	memset(interpreter, 'x', INTERPRETER_MAX + 1);
-	found = script_interpreter(head, interpreter) || elf_interpreter(file, head, interpreter);
+	found = script_interpreter(head, interpreter) ||
+		elf_interpreter(file, head, interpreter) > 0;
 	if (found) {
 		char *end = memchr(interpreter, '\0', INTERPRETER_MAX + 1);
 
