@@ -155,3 +155,20 @@ def test_no_descriptors_left_is_survived(
     assert {r.getMessage() for r in caplog.records} == {
         f"Cannot accept a connection: {os.strerror(errno.EMFILE)}"
     }
+
+
+def test_strangers_are_let_in_at_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acceptor, "RATE", 20.0)
+    monkeypatch.setattr(acceptor, "BURST", 3.0)
+
+    async def test() -> None:
+        async with serving() as bench:
+            loop = asyncio.get_running_loop()
+            begun = loop.time()
+            clients = await asyncio.gather(*(bench.connected() for _ in range(8)))
+            # Three at once; the last one does not wait for what it has overdrawn itself.
+            assert loop.time() - begun > 4 / 20.0 - 0.01
+            # Who is in is not held up by who is not.
+            assert await clients[0].ask("ident") == {"ident": "extern:0.0.0"}
+
+    run(test())
