@@ -44,7 +44,7 @@ class Phase(NamedTuple):
 
 
 PHASES = (
-    Phase("boot", 1, 1),
+    Phase("boot", 0, 0),
     Phase("install", 0, 1),
     Phase("mount", 1, 2),
     Phase("start", 2, 3),
@@ -193,11 +193,12 @@ class Victim:
                 process.kill()
                 met.set()
 
-        self._installed = {phase.before > 0, phase.after > 0}
+        is_boot = phase.name == "boot"  # which changes nothing that is stored
+        before = self._installed
+        self._installed = before if is_boot else {phase.before > 0, phase.after > 0}
         timer = threading.Timer(moment.seconds, kill)
         if moment.call:
-            boot = phase.name == "boot"
-            self._interceptor.decide = from_first("flock", decide) if boot else decide
+            self._interceptor.decide = from_first("flock", decide) if is_boot else decide
         else:
             timer.start()
         try:
@@ -205,7 +206,7 @@ class Victim:
         except (NorthstarError, OSError):
             assert met.wait(TIMEOUT), self.runtime.text()
         else:
-            self._installed = {phase.after > 0}
+            self._installed = before if is_boot else {phase.after > 0}
         finally:
             timer.cancel()
             timer.join() if moment.seconds else None
