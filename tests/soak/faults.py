@@ -367,7 +367,8 @@ async def killed_from_the_host(soak: Soak, worker: Worker) -> None:
                 if still == pid and (init or _child(pid) == target):
                     strike = Operation("strike", number, signal=9)
                     soak.sent(worker.number, group, strike)
-                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+                    with contextlib.suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(handle, signal.SIGKILL)
                     soak.answered(group, strike, ("ok",))
             finally:
                 os.close(handle)

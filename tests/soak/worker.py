@@ -67,8 +67,13 @@ class Worker:
             except LostError:
                 await self.soak.up.wait()
 
-    async def connect(self) -> Client:
-        """Return the client of this worker's connection, a new one if the last was lost."""
+    async def connect(self, *, early: bool = False) -> Client:
+        """Return the client of this worker's connection, a new one if the last was lost.
+
+        Only who starts the runtime may connect `early`.
+        """
+        if not early and not self.soak.up.is_set():
+            raise LostError
         if self._client is None:
             self._client = await attempt(
                 self.soak, lambda: Client.connect(self.soak.runtime.url, timeout=PATIENCE)
