@@ -10,7 +10,7 @@ import pytest
 from tests.soak.plan import Plan
 from tests.soak.soak import Soak
 from tests.system.conftest import payload
-from tests.system.harness import IN_VM
+from tests.system.harness import IN_VM, PATIENCE
 
 __all__ = ["payload"]  # a fixture of the system tests
 
@@ -20,7 +20,9 @@ pytestmark = [pytest.mark.root, pytest.mark.vm]
 def test_a_short_soak(tmp_path: Path, payload: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home := tmp_path / "r").mkdir()
     operations = 200 if IN_VM else 400
-    plan = Plan(1, operations, clients=4, faults=0.05, restarts=1, round=operations // 2, stall=4)
+    plan = Plan(
+        1, operations, clients=4, faults=0.05, restarts=1, round=operations // 2, stall=4 * PATIENCE
+    )
     soak = Soak(plan, home, payload)
     try:
         asyncio.run(soak.run())

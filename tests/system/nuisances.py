@@ -118,9 +118,9 @@ def crowd(path: str, package: bytes) -> None:
 
 @nuisance
 def half_a_line(path: str, package: bytes) -> None:
-    """A hundred connections that say half a word, and nothing more."""
+    """Forty connections that say half a word, and nothing more."""
     del package
-    streams = [connected(path) for _ in range(100)]
+    streams = [connected(path) for _ in range(40)]
     for stream in streams:
         stream.sendall(b'{"request":{"uninst')
     ready()
