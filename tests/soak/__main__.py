@@ -38,13 +38,13 @@ def plan() -> Plan:
 
 def flat(memory: list[Memory]) -> tuple[str, bool]:
     """Compare the memory after the last start with that at the end; the first fifth warms up."""
-    last = [row.pss for row in memory if row.life == memory[-1].life]
+    last = [row.own for row in memory if row.life == memory[-1].life]
     settled = last[len(last) // 5 :]
     half = len(settled) // 2 or 1
     # Medians of the two halves: a single round may end with a thread more or less.
     first, second = sorted(settled[:half]), sorted(settled[-half:])
     begin, end = first[len(first) // 2], second[len(second) // 2]
-    text = f"PSS after warm-up {begin} KiB, at the end {end} KiB ({end / begin - 1:+.1%}), "
+    text = f"memory after warm-up {begin} KiB, at the end {end} KiB ({end / begin - 1:+.1%}), "
     return text + f"lowest {min(settled)}, highest {max(settled)}", end <= begin * FLAT
 
 

@@ -29,8 +29,11 @@ class Plan(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """PSS of the runtime after a round, in KiB."""
+    """The runtime's own (anonymous) memory after a round, in KiB.
+
+    Not its PSS: programs that share its libraries change that as they come and go.
+    """
 
     life: int
     step: int
-    pss: int
+    own: int

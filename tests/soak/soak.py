@@ -26,7 +26,6 @@ from typing import Any, Final
 
 from northstar.api import notification, response
 from northstar.client import Client, ConnectError, DisconnectedError
-from tests.bench.bench_runtime import pss
 from tests.soak import world
 from tests.soak.checker import Checker, Violation
 from tests.soak.faults import LostError
@@ -153,7 +152,7 @@ class Soak:
         slowest = max(group.slowest for group in self.groups)
         return (
             f"step {self.done:7}  faults {self.faults.total():5}  life {self.life}  "
-            f"{self.done / took:5.1f}/s  PSS {self.memory[-1].pss} KiB  "
+            f"{self.done / took:5.1f}/s  memory {self.memory[-1].own} KiB  "
             f"descriptors {descriptors}  possible states {widest} ({slowest:.2f} s)"
         )
 
@@ -356,7 +355,7 @@ class Soak:
         await self._until_nothing_leaks()
         if self.pinger.poll() is not None:
             raise Violation("the pinger has met something that it must not")
-        self.memory.append(Memory(self.life, self.done, pss(self.pid)))
+        self.memory.append(Memory(self.life, self.done, _own_memory(self.pid)))
         self.stream.clear()
         # In every fourth round, since it takes so long.
         self.stalled = self.done // self.plan.round % 4 != 0
@@ -490,6 +489,12 @@ def _pinger(url: str) -> subprocess.Popen[bytes]:
     """Start it, before the runtime: what came later would be taken for a process of that."""
     command = [sys.executable, "-m", "tests.soak.pinger", url]
     return subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE)
+
+
+def _own_memory(pid: int) -> int:
+    """Return RssAnon of a process in KiB (proc_pid_status(5))."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(text.partition("RssAnon:")[2].split()[0])
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
