@@ -14,13 +14,17 @@ import os
 import random
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.system import host
+from tests.system.containers import install
 from tests.system.faults.intercept import Interceptor
 from tests.system.faults.killing import CALLS, PHASES, Extent, Moment, Victim
+from tests.system.harness import enter, wait_until
 
 pytestmark = pytest.mark.root
 
@@ -40,12 +44,20 @@ def victim(
         if request.param == "own namespace":
             yield Victim(interceptor, make_runtime, tmp_path, payload)
             return
-        command = ["unshare", "--mount", "--propagation", "private", "sleep", "infinity"]
-        with subprocess.Popen(command) as holder:
-            try:
-                yield Victim(interceptor, make_runtime, tmp_path, payload, holder.pid)
-            finally:
-                holder.kill()
+        with mount_namespace() as holder:
+            yield Victim(interceptor, make_runtime, tmp_path, payload, holder)
+
+
+@contextmanager
+def mount_namespace() -> Iterator[int]:
+    """Make a mount namespace that stays, and yield a process in it."""
+    command = ["unshare", "--mount", "--propagation", "shared", "sleep", "infinity"]
+    with subprocess.Popen(command) as holder:
+        try:
+            wait_until(lambda: host.command(holder.pid).startswith("sleep"), "it is there")
+            yield holder.pid
+        finally:
+            holder.kill()
 
 
 def every(extents: dict[str, Extent]) -> list[Moment]:
@@ -62,6 +74,27 @@ def test_killed_at_a_few_moments(victim: Victim) -> None:
     assert len(moments) > 100
     chosen = random.Random(0).sample(moments, 6)
     assert victim.live(chosen) >= 4
+
+
+def test_mounts_go_from_the_namespace_they_are_in(
+    make_runtime: Callable[..., Any], payload: Path
+) -> None:
+    """A killed runtime had none of its own, the next one has: there they would only be hidden."""
+    with mount_namespace() as holder:
+        wrap = ("/usr/bin/env", *enter(holder))
+        runtime = make_runtime(start=False, arguments=("-d",), wrap=wrap)
+        before = host.mounts(holder)
+        runtime.start()
+        container = install(runtime, payload, args="pause")
+        with runtime.client() as client:
+            client.start(container)
+        runtime.kill()
+        assert len(host.mounts(holder)) == len(before) + 1
+        runtime.arguments = ()
+        runtime.start()
+        runtime.wait_log(rf"Removed what an earlier run left: 1 mount \({container}\)")
+        assert host.mounts(holder) == before
+        runtime.stop()
 
 
 @pytest.mark.long
