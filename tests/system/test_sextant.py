@@ -269,10 +269,13 @@ def test_a_bar_is_drawn_on_a_terminal_for_a_large_root(work: Path) -> None:
     ) as process:
         os.close(theirs)
         drawn = b""
-        with contextlib.suppress(OSError):  # EIO: the other end is closed
-            while data := os.read(ours, 65536):
+        # Inside, so that it is closed before the wait: who writes to it then is not held up by us.
+        with (
+            open(ours, "rb", buffering=0) as terminal,
+            contextlib.suppress(OSError),
+        ):  # EIO: its end
+            while data := terminal.read(65536):
                 drawn += data
-    os.close(ours)
     assert process.returncode == 0
     assert b"packing" in drawn
     assert b"17.0 MB" in drawn
