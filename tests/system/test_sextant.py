@@ -270,10 +270,8 @@ def test_a_bar_is_drawn_on_a_terminal_for_a_large_root(work: Path) -> None:
         os.close(theirs)
         drawn = b""
         # Inside, so that it is closed before the wait: who writes to it then is not held up by us.
-        with (
-            open(ours, "rb", buffering=0) as terminal,
-            contextlib.suppress(OSError),
-        ):  # EIO: its end
+        # EIO: the other end is closed.
+        with open(ours, "rb", buffering=0) as terminal, contextlib.suppress(OSError):
             while data := terminal.read(65536):
                 drawn += data
     assert process.returncode == 0
