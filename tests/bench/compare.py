@@ -27,6 +27,8 @@ import msgspec
 from tests.bench import report, single
 from tests.bench.report import Row
 from tests.bench.sides import (
+    BURST,
+    PARALLEL,
     Console,
     Packages,
     Runtime,
@@ -43,9 +45,6 @@ T = TypeVar("T")
 
 IDLE = 0.01
 """How long, in seconds, a runtime has rested before a request that is measured."""
-
-PARALLEL = 20
-BURST = 50
 
 
 class Rounds(NamedTuple):
@@ -285,10 +284,10 @@ def parallel(contestant: Contestant) -> None:
 
 
 def memory(contestant: Contestant) -> None:
-    """PSS with all apps running."""
+    """With all apps running."""
     for app in contestant.apps:
         contestant.start(app)
-    itself, everything = contestant.runtime.pss()
+    itself, everything = contestant.runtime.memory()
     for words, kilobytes in (
         ("the runtime and helpers", itself),
         ("each init", (everything - itself) / PARALLEL),

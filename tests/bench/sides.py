@@ -5,6 +5,7 @@ Neither side's client library plays a part: a line of JSON goes out, lines of JS
 
 from __future__ import annotations
 
+import array
 import contextlib
 import json
 import os
@@ -44,6 +45,11 @@ MOUNTS = {
     "/proc": {"type": "proc"},
     "/tmp": {"type": "tmpfs", "size": "1M"},
 }
+PARALLEL = 20
+"""How many apps are used at once."""
+BURST = 50
+"""How many small requests follow each other without a pause."""
+
 IMAGE_BYTES = 1_000_000
 BIG_BYTES = 20_000_000
 
@@ -59,6 +65,8 @@ _STAND_IN = """
 }
 """
 _READY = "echo; exec sleep infinity"
+
+_FRAME = (1 << 55) - 1
 
 _LACKING = 2000
 """The user that the peer runs as where root lacks capabilities.
@@ -257,19 +265,19 @@ class Runtime:
             ticks += sum(map(int, fields[11:15]))
         return ticks * 1e3 / os.sysconf("SC_CLK_TCK")
 
-    def pss(self) -> tuple[int, int]:
+    def memory(self) -> tuple[int, int]:
         """Return the memory (KiB) of the runtime with its helpers, and of all but the payloads."""
-        itself = everything = 0
+        itself: set[int] = set()
+        inits: set[int] = set()
         for pid in (self.pid, *host.descendants(self.pid)):
             comm = Path(f"/proc/{pid}/comm").read_text().strip()
             if comm == "pause" or host.state(pid) == "Z":
                 continue
-            size = pss(pid)
-            everything += size
             # Both name the inits differently; what they have in common is a PID namespace.
-            if os.readlink(f"/proc/{pid}/ns/pid") == os.readlink("/proc/self/ns/pid"):
-                itself += size
-        return itself, everything
+            other = os.readlink(f"/proc/{pid}/ns/pid") != os.readlink("/proc/self/ns/pid")
+            (inits if other else itself).update(pages(pid))
+        size = os.sysconf("SC_PAGE_SIZE") // 1024
+        return len(itself) * size, len(itself | inits) * size
 
     def __enter__(self) -> Self:
         return self
@@ -299,12 +307,24 @@ class Runtime:
                     os.rmdir(path)
 
 
-def pss(pid: int) -> int:
-    """Return the proportional set size of a process in KiB (proc_pid_smaps(5))."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1])
-    raise AssertionError("no Pss")
+def pages(pid: int) -> set[int]:
+    """Return the numbers of all page frames that a process has mapped (proc_pid_pagemap(5)).
+
+    What is shared among the processes of one side counts once, and what others share with them
+    (the C library, and with us this interpreter) counts in full. That is what a device would need;
+    the proportional set size would have us pay for half of an interpreter.
+    """
+    size = os.sysconf("SC_PAGE_SIZE")
+    found: set[int] = set()
+    with Path(f"/proc/{pid}/pagemap").open("rb", buffering=0) as pagemap:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            if line.endswith("[vsyscall]"):
+                continue
+            begin, end = (int(number, 16) // size for number in line.split()[0].split("-"))
+            pagemap.seek(begin * 8)
+            entries = array.array("Q", pagemap.read((end - begin) * 8))
+            found.update(entry & _FRAME for entry in entries if entry >> 63)
+    return found
 
 
 class Console:

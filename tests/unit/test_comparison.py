@@ -1,0 +1,66 @@
+"""What the comparison makes of its values; that it measures is seen when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.bench import report
+from tests.bench.report import Result, Row
+
+FACTS = {"machine": "A machine", "kernel": "6.1"}
+
+
+def row(what: str, ours: list[float], peer: list[float]) -> Row:
+    return Row(what, "ms", {"ours": ours, "peer": peer})
+
+
+def test_a_row_has_medians_and_their_ratio():
+    text = report.render(Result(FACTS, [row("mount", [1.0, 2.0, 9.0], [8.0, 4.0, 3.0])]))
+    assert "## A machine\n\n- kernel: 6.1\n" in text
+    assert "| mount | 3 | 2.00 ms | 9.00 | 4.00 ms | 8.00 | 0.50 | 0.33 |" in text
+    assert report.SLOWER not in text
+
+
+def test_others_have_a_table_of_their_own():
+    others = Row("start", "ms", {"ours": [10.0], "peer": [20.0], "crun": [123.4]})
+    text = report.render(Result(FACTS, [row("mount", [1.0], [1.0]), others]))
+    assert "| mount | 1 | 1.00 ms |  | 1.00 ms |  | 1.00 |  |" in text
+    assert "| 0.9.2 | 1 | 20.0 ms | 20.0 | 0.50 |" in text
+    assert "| crun | 1 | 123 ms | 123 | 0.08 |" in text
+
+
+@pytest.mark.parametrize(
+    ("ours", "code"), [([1.0], 0), ([1.04], 0), ([1.2], 1), ([1.2, 0.9, 0.8], 0), ([1.4, 0.9], 1)]
+)
+def test_a_slower_row_needs_a_reason(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    ours: list[float],
+    code: int,
+):
+    monkeypatch.setattr(report, "DOCUMENT", tmp_path / "comparison.md")
+    result = Result(FACTS, [row("mount", ours, [1.0])])
+    monkeypatch.setattr(report, "WHY", {})
+    assert report.write([result]) == code
+    assert ("does not say why: mount" in capsys.readouterr().err) == bool(code)
+    monkeypatch.setattr(report, "WHY", {"mount": "It is so."})
+    assert report.write([result]) == 0
+    written = (tmp_path / "comparison.md").read_text()
+    assert ("- *mount*: It is so." in written) == bool(code)
+
+
+def test_the_document_is_what_the_command_writes():
+    """But for the values: a reason that was changed must be in the document as well."""
+    text = report.DOCUMENT.read_text()
+    assert text.startswith(report.PREFACE)
+    _, *parts = text.split(report.SLOWER)
+    assert parts
+    for part in parts:
+        lines = part.strip().split("\n\n")[0].splitlines()
+        assert lines
+        for line in lines:
+            names, reason = line.removeprefix("- *").split("*: ", 1)
+            assert {report.why(name) for name in names.split("; ")} == {reason}
