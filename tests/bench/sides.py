@@ -191,6 +191,14 @@ def sides(peer: Path) -> Iterator[list[Side]]:
         yield found
 
 
+def _environment() -> dict[str, str]:
+    kept = dict(os.environ)
+    # An installed command has its modules compiled.
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)
+    # The peer's program has no log at all.
+    return {**kept, "NORTHSTAR_LOG": "runtime=warn,container=warn"}
+
+
 class Runtime:
     """A running runtime of a side, with directories and a cgroup of its own.
 
@@ -230,8 +238,7 @@ class Runtime:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
-            # The peer's program has no log at all.
-            env={**os.environ, "NORTHSTAR_LOG": "runtime=warn,container=warn"},
+            env=_environment(),
         )
         self.pid = self._process.pid
 
