@@ -231,3 +231,36 @@ def _ioctl(fd: int, request: int, argument: int | bytes, path: str) -> int:
 
 def _timed_out(timeout: float) -> TimeoutError:
     return TimeoutError(errno.ETIMEDOUT, f"no loop device became free in {timeout:g} s", CONTROL)
+
+
+def detach_unfinished(directory: str) -> list[str]:
+    """Unbind devices on files of a directory that were bound and never set up; return their paths.
+
+    Linux before 5.8 binds in two steps. Who is killed in between leaves a device without autoclear:
+    nothing else would ever free it.
+
+    Args:
+        directory: an absolute path; files that were removed since count too.
+    """
+    found = []
+    for name in os.listdir("/sys/block"):
+        loop = f"/sys/block/{name}/loop"
+        try:
+            backing, autoclear, offset = (
+                _attribute(f"{loop}/{key}") for key in ("backing_file", "autoclear", "offset")
+            )
+            if autoclear == offset == "0" and os.path.dirname(backing) == directory:
+                fd = os.open(f"/dev/{name}", os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    _ioctl(fd, LOOP_CLR_FD, 0, f"/dev/{name}")
+                finally:
+                    os.close(fd)
+                found.append(f"/dev/{name}")
+        except OSError:
+            continue  # no loop device, or not bound, or just gone
+    return found
+
+
+def _attribute(path: str) -> str:
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        return file.read().rstrip("\n")

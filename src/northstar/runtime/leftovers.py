@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from northstar.linux import mount, mountinfo
+from northstar.linux import loop, mount, mountinfo
 from northstar.model import Container, InvalidValueError
 from northstar.runtime import cgroup_tree, null, verity, wiping
 from northstar.runtime.cgroups import CgroupHost
@@ -71,6 +71,7 @@ def remove(config: Config, cgroups: CgroupHost, unmounted: Sequence[str]) -> Non
     found = {
         "mount": unmounted,
         "device": verity.clear(config.run_dir),
+        "loop device": _loops(config),
         "mount point": _mount_points(config.run_dir),
         "socket": _sockets(config.socket_dir),
         "cgroup": _cgroups(cgroups, config.cgroup),
@@ -85,6 +86,11 @@ def _told(kind: str, names: Sequence[str]) -> str:
     more = [f"{len(names) - _NAMED} more"] if len(names) > _NAMED else []
     plural = "" if len(names) == 1 else "s"
     return f"{len(names)} {kind}{plural} ({', '.join([*names[:_NAMED], *more])})"
+
+
+def _loops(config: Config) -> list[str]:
+    stores = [c.dir for c in config.repositories.values() if c.dir is not None]
+    return [path for store in stores for path in loop.detach_unfinished(os.path.realpath(store))]
 
 
 def _mount_points(run_dir: str) -> list[str]:

@@ -113,6 +113,25 @@ def cost(runtime: RuntimeProcess) -> tuple[int, int]:
     return 1024 * int(memory), int(read)
 
 
+def test_a_loop_device_that_was_never_set_up(make: Any, store: Path, package: Path) -> None:
+    """On Linux before 5.8 a runtime can be killed between the two steps of binding one."""
+    shutil.copy(package, store / "app.npk")
+    listed = ["losetup", "--noheadings", "--output", "NAME", "--associated", str(store / "app.npk")]
+    device = subprocess.run(
+        ["losetup", "--find", "--show", str(store / "app.npk")],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    try:
+        runtime = make()
+        runtime.wait_log(rf"Removed what an earlier run left: 1 loop device \({device}\)")
+        assert subprocess.run(listed, capture_output=True, check=True).stdout == b""
+        runtime.stop()
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=False, stderr=subprocess.DEVNULL)
+
+
 def test_a_read_only_repository(make: Any, store: Path, package: Path) -> None:
     shutil.copy(package, store / "app.npk")
     half = store / ".northstar-install-0123456789abcdef"
