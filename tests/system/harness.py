@@ -197,6 +197,7 @@ class RuntimeProcess:
         self.older = older
         self.forked = forked and not wrap and not pass_fds
         self.process: subprocess.Popen[bytes] | Forked | None = None
+        self._last = 0
         self._before: set[int] = set()
         self._probe: socket.socket | None = None
         self.configuration = directory / "northstar.toml"
@@ -249,6 +250,7 @@ class RuntimeProcess:
                     cwd=self.directory,
                     env=environment,
                 )
+        self._last = self.process.pid
         if wait:
             self.wait_log("Runtime up and running", since=since)
         return self
@@ -319,7 +321,7 @@ class RuntimeProcess:
         self.process.wait()
         self._forget()
         wait_until(lambda: not self._orphans(), "processes of the killed runtime are gone")
-        wait_until(lambda: not self._loops(), "loop devices of the killed runtime are gone")
+        wait_until(lambda: not self.loops(), "loop devices of the killed runtime are gone")
 
     def _forget(self) -> None:
         self.process = None
@@ -365,7 +367,7 @@ class RuntimeProcess:
     def assert_nothing_left(self) -> None:
         """After its end: no process, loop device, mount, cgroup or mount point may be there."""
         wait_until(lambda: not self._orphans(), "no processes left", 3 * PATIENCE)
-        wait_until(lambda: not self._loops(), "no loop devices left", 3 * PATIENCE)
+        wait_until(lambda: not self.loops(), "no loop devices left", 3 * PATIENCE)
         assert host.cgroups(self.cgroup) == []
         assert not [line for line in host.mounts(os.getpid()) if f"{self.directory}/" in line]
         if self.run_dir.exists():
@@ -379,8 +381,9 @@ class RuntimeProcess:
             wait_until(functools.partial(_rmdir, path), f"cgroup {path} is empty", 3 * PATIENCE)
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
-    def _loops(self) -> list[str]:
-        return host.loops(os.getpid(), self.directory)
+    def loops(self) -> list[str]:
+        """Return what loop devices of this runtime, or of the one that was, stand on."""
+        return host.loops(self._last, self.directory)
 
     def _orphans(self) -> list[int]:
         # What forks the runtimes of later tests may have begun after this one, and stays.

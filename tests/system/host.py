@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import os
 import re
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Self
-
-LOOP_GET_STATUS64 = 0x4C05
-"""linux/loop.h; struct loop_info64 begins with the device and the inode of the backing file."""
 
 
 class Snapshot(NamedTuple):
@@ -20,7 +16,7 @@ class Snapshot(NamedTuple):
     Attributes:
         descriptors: what the process' descriptors point to, numbers of inodes left out.
         mounts: mount points of its namespace, with type and source.
-        loops: loop devices on files below its directory or on files it has open.
+        loops: loop devices on files below its directory or on memory of its own.
         cgroups: directories below its cgroup in all hierarchies. Its own is made with the first
             container, and stays until the end.
         processes: its descendants.
@@ -77,22 +73,17 @@ def mounts(pid: int) -> list[str]:
 
 
 def loops(pid: int, directory: Path) -> list[str]:
-    """Return the loop devices that stand on files of `directory` or on files that `pid` has open.
+    """Return what the loop devices on files of `directory` and on the memory of `pid` stand on.
 
     Other programs' loop devices are none of ours: they come and go while a test runs.
     """
-    held = {_identity(f"/proc/{pid}/fd/{number}") for number, _ in _links(pid)}
+    memory = re.compile(rf"/memfd:northstar-(image|npk)-{pid} ")
     found = []
     for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
-        try:
+        with contextlib.suppress(OSError):  # detached meanwhile
             path = backing.read_text(errors="surrogateescape").strip()
-            name = backing.parent.parent.name
-            if path.startswith(f"{directory}/") or (
-                path.startswith("/memfd:") and _loop_identity(f"/dev/{name}") in held
-            ):
+            if path.startswith(f"{directory}/") or memory.match(path):
                 found.append(path)
-        except OSError:
-            continue  # it was detached meanwhile
     return sorted(found)
 
 
@@ -175,21 +166,3 @@ def _links(pid: int) -> list[tuple[int, str]]:
         except FileNotFoundError:
             continue  # it was closed meanwhile
     return found
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        info = os.stat(path)
-    except OSError:
-        return None
-    return info.st_dev, info.st_ino
-
-
-def _loop_identity(device: str) -> tuple[int, int]:
-    fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        status = fcntl.ioctl(fd, LOOP_GET_STATUS64, bytes(232))
-    finally:
-        os.close(fd)
-    number, inode = struct.unpack_from("QQ", status)
-    return number, inode

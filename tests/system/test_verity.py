@@ -107,20 +107,11 @@ def package(tmp_path_factory: pytest.TempPathFactory, payload: Path) -> Pack:
 
 
 @pytest.fixture
-def no_leftovers() -> Iterator[None]:
-    """For tests that mount in this process: no loop device may be left that was not there."""
-    before = backings()
+def no_leftovers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """For tests that mount in this process: no loop device may be left."""
     yield
-    wait_until(lambda: backings() <= before, "no loop devices are left")
-
-
-def backings() -> set[tuple[int, int]]:
-    """Return the files (device and inode) on which all loop devices of this machine stand."""
-    found = set()
-    for path in Path("/sys/block").glob("loop*/loop"):
-        with contextlib.suppress(OSError):  # detached meanwhile
-            found.add(host._loop_identity(f"/dev/{path.parent.name}"))
-    return found
+    ours = functools.partial(host.loops, os.getpid(), tmp_path_factory.getbasetemp())
+    wait_until(lambda: not ours(), "no loop devices are left")
 
 
 def devices(run_dir: Path) -> list[str]:
@@ -215,7 +206,6 @@ def test_a_signed_container_runs(
 ) -> None:
     runtime = make()
     before = runtime.snapshot()
-    known = backings()
     install(runtime, package(fs), repository)
     with runtime.client(subscribe=True) as client:
         client.start(APP)
@@ -231,11 +221,11 @@ def test_a_signed_container_runs(
         assert not [link for link in host.descriptors(runtime.pid) if "northstar-image" in link]
     elif how == "full":
         # What is in sealed memory already is not copied.
-        held = {os.stat(f"/proc/{runtime.pid}/fd/{n}").st_ino for n, _ in host._links(runtime.pid)}
-        assert host._loop_identity(found.source)[1] in held
+        (backing,) = runtime.loops()
+        assert "northstar-npk" in backing
 
     umount(runtime)
-    wait_until(lambda: backings() <= known, "the loop device is gone")
+    wait_until(lambda: not runtime.loops(), "the loop device is gone")
     wait_until(lambda: devices(runtime.run_dir) == [], "the device-mapper device is gone")
     with runtime.client() as client:
         client.uninstall(APP)
@@ -245,11 +235,9 @@ def test_a_signed_container_runs(
 
 def test_what_is_mounted_at_shutdown_is_freed(make: Make, package: Pack, store: Path) -> None:
     shutil.copy(package(), store)
-    known = backings()
     runtime = make("mount_on_start = true")
     assert inside(runtime, "blob").read_bytes() == BLOB
     runtime.stop()
-    wait_until(lambda: backings() <= known, "the loop device is gone")
     wait_until(lambda: devices(runtime.run_dir) == [], "the device-mapper device is gone")
 
 
@@ -284,7 +272,6 @@ def test_many_mounts_in_parallel(make: Make, how: Verity, store: Path, tmp_path:
         text.write_text(manifest(f"app-{clone}", init=None))
         npk.pack(text, root, store, key=KEY, compression="none")
     runtime = make()
-    known = backings()
     before = runtime.snapshot()
     with runtime.client() as client:
         containers = client.list()
@@ -292,14 +279,14 @@ def test_many_mounts_in_parallel(make: Make, how: Verity, store: Path, tmp_path:
         every = tuple(api.response.Ok(container) for container in containers)
         for _ in range(2):
             assert client.mount(*containers) == every
-            assert len(backings() - known) == number
+            assert len(runtime.loops()) == number
             assert len(devices(runtime.run_dir)) == (number if how == "dm" else 0)
             sources = {mount_of(runtime, container).source for container in containers}
             assert len(sources) == number
             for container in containers[:: number // 10]:
                 assert inside(runtime, "blob", container).read_bytes() == BLOB
             assert client.umount(*containers) == every
-            wait_until(lambda: backings() <= known, "all loop devices are gone")
+            wait_until(lambda: not runtime.loops(), "all loop devices are gone")
             wait_until(lambda: devices(runtime.run_dir) == [], "all devices are gone")
     runtime.assert_no_leak(before)
     runtime.stop()

@@ -166,7 +166,8 @@ class MemRepository(Repository):
 
     async def receive(self) -> Reception:
         """Begin to receive a package into a memfd."""
-        return _MemReception(self, memfd.create("northstar-npk"))
+        # The name is what losetup(8) shows: whose loop device it is.
+        return _MemReception(self, memfd.create(f"northstar-npk-{os.getpid()}"))
 
     async def remove(self, container: Container) -> None:
         """Remove a package; its memory is freed when the last mount of it is gone."""

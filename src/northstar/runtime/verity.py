@@ -160,7 +160,8 @@ def _is_sealed(fd: int) -> bool:
 
 
 def _sealed_copy(fd: int, offset: int, size: int) -> int:
-    copy = memfd.create("northstar-image")
+    # The name is what losetup(8) shows: whose loop device it is.
+    copy = memfd.create(f"northstar-image-{os.getpid()}")
     try:
         end = offset + size
         while offset < end:

@@ -47,24 +47,24 @@ def test_before_the_plan(program):
 
 def test_right_after_the_plan(launch):
     # The launcher may have cloned init or not, and can tell nobody: it is a child of this process.
+    others = set(children())
     for _ in range(50):
         launched = launch("pause", mounts=[PROC, TMP])
         launched.ours.close()
         reap(launched.launcher)
         launched.launcher = 0
-        while (child := os.waitpid(-1, os.WNOHANG) if children() else (0, 0)) != (0, 0):
-            assert os.waitstatus_to_exitcode(child[1]) == 1
-        eventually(lambda: not reap_any(), "init ends")
+        eventually(lambda: not set(children()) - others - reaped(others), "init ends")
 
 
-def reap_any() -> bool:
-    """Reap what has ended; whether something has not."""
-    while children():
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if pid == 0:
-            return True
-        assert os.waitstatus_to_exitcode(status) == 1
-    return False
+def reaped(others: set[str]) -> set[str]:
+    """Reap each child but `others` that has ended, which must be with 1; return which."""
+    found = set()
+    for child in set(children()) - others:
+        pid, status = os.waitpid(int(child), os.WNOHANG)
+        if pid:
+            assert os.waitstatus_to_exitcode(status) == 1
+            found.add(child)
+    return found
 
 
 def test_when_init_is_launched(launch):
