@@ -22,7 +22,7 @@ from northstar import npk
 from northstar.api import notification
 from northstar.launch.launcher import Launcher
 from northstar.launch.plan import HostFacts
-from northstar.linux import caps, loop, mount, selinux
+from northstar.linux import caps, loop, malloc, mount, selinux
 from northstar.manifest import Rlimit, RlimitResource
 from northstar.model import (
     ConfigurationError,
@@ -56,6 +56,7 @@ def run(config: Config, *, mount_namespace: bool = True) -> None:
     Raises:
         NorthstarError, OSError: the runtime could not start, or ended for a failure.
     """
+    malloc.save_memory()
     check_host()
     # Paths go into launch plans, which know no working directory.
     absolute = {name: os.path.realpath(getattr(config, name)) for name in directories.OWN}
