@@ -15,12 +15,12 @@ import tempfile
 from pathlib import Path
 
 from tests.soak.checker import Violation
-from tests.soak.plan import Memory, Plan
+from tests.soak.memory import compare
+from tests.soak.plan import Plan
 from tests.soak.soak import Soak
 from tests.system.conftest import PAYLOAD, compile_static
 
 TAIL = 40
-FLAT = 1.05
 
 
 def plan() -> Plan:
@@ -34,18 +34,6 @@ def plan() -> Plan:
     parser.add_argument("--round", type=int, default=1000, help="operations between two checks")
     parser.add_argument("--stall", type=float, default=20.0, help="the runtime's stream timeout")
     return Plan(**vars(parser.parse_args()))
-
-
-def flat(memory: list[Memory]) -> tuple[str, bool]:
-    """Compare the memory after the last start with that at the end; the first fifth warms up."""
-    last = [row.own for row in memory if row.life == memory[-1].life]
-    settled = last[len(last) // 5 :]
-    half = len(settled) // 2 or 1
-    # Medians of the two halves: a single round may end with a thread more or less.
-    first, second = sorted(settled[:half]), sorted(settled[-half:])
-    begin, end = first[len(first) // 2], second[len(second) // 2]
-    text = f"memory after warm-up {begin} KiB, at the end {end} KiB ({end / begin - 1:+.1%}), "
-    return text + f"lowest {min(settled)}, highest {max(settled)}", end <= begin * FLAT
 
 
 def main() -> int:
@@ -70,11 +58,13 @@ def main() -> int:
         return 1
     for name, count in sorted({**soak.counts, **soak.faults}.items()):
         print(f"{count:8} {name}")
-    text, good = flat(soak.memory)
     print(f"{soak.done} operations, {soak.counts.total()} requests, {soak.faults.total()} faults")
-    print(text)
     shutil.rmtree(directory)
-    return 0 if good else 1
+    grown = False
+    for text, grows in compare(soak.memory):
+        print(f"{text}: IT GROWS" if grows else text)
+        grown |= grows
+    return 1 if grown else 0
 
 
 if __name__ == "__main__":

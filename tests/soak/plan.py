@@ -1,4 +1,4 @@
-"""What a soak is to do, and what it notes of the memory."""
+"""What a soak is to do."""
 
 from __future__ import annotations
 
@@ -26,14 +26,3 @@ class Plan(NamedTuple):
     restarts: int = 0
     round: int = 1000
     stall: float = 20.0
-
-
-class Memory(NamedTuple):
-    """The runtime's own (anonymous) memory after a round, in KiB.
-
-    Not its PSS: programs that share its libraries change that as they come and go.
-    """
-
-    life: int
-    step: int
-    own: int

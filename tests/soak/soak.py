@@ -24,13 +24,16 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from northstar.api import notification, response
 from northstar.client import Client, ConnectError, DisconnectedError
-from tests.soak import world
+from tests.soak import counted, world
 from tests.soak.checker import Checker, Violation
 from tests.soak.faults import LostError
+from tests.soak.memory import Memory
 from tests.soak.model import OK, Answer, Operation
-from tests.soak.plan import Memory, Plan
+from tests.soak.plan import Plan
 from tests.soak.worker import PATIENCE, Worker, answer_of
 from tests.system import host
 from tests.system.harness import RuntimeProcess
@@ -75,6 +78,7 @@ class Soak:
             repositories=repositories,
             console=OPTIONS.format(plan.stall),
             top="notification_buffer_size = 1024",
+            wrap=(sys.executable, counted.__file__, str(directory / "counts")),
         )
         self.pid = 0
         self.up = asyncio.Event()
@@ -148,11 +152,13 @@ class Soak:
 
     def _line(self, took: float) -> str:
         descriptors = len(os.listdir(f"/proc/{self.pid}/fd"))
+        counts = self.memory[-1].counts
         widest = max(group.widest for group in self.groups)
         slowest = max(group.slowest for group in self.groups)
         return (
             f"step {self.done:7}  faults {self.faults.total():5}  life {self.life}  "
             f"{self.done / took:5.1f}/s  memory {self.memory[-1].own} KiB  "
+            f"blocks {counts.blocks}  objects {counts.objects}  heap {counts.heap // 1024} KiB  "
             f"descriptors {descriptors}  possible states {widest} ({slowest:.2f} s)"
         )
 
@@ -355,10 +361,24 @@ class Soak:
         await self._until_nothing_leaks()
         if self.pinger.poll() is not None:
             raise Violation("the pinger has met something that it must not")
-        self.memory.append(Memory(self.life, self.done, _own_memory(self.pid)))
+        counts = await self._count()
+        self.memory.append(Memory(self.life, self.done, _own_memory(self.pid), counts))
         self.stream.clear()
         # In every fourth round, since it takes so long.
         self.stalled = self.done // self.plan.round % 4 != 0
+
+    async def _count(self) -> counted.Counts:
+        """Return what the runtime has allocated."""
+        file = self.runtime.directory / "counts"
+        os.kill(self.pid, signal.SIGUSR2)
+        deadline = time.monotonic() + PATIENCE
+        while not file.exists():
+            if time.monotonic() > deadline:
+                raise Violation("the runtime does not count its memory")
+            await asyncio.sleep(0.005)
+        counts = msgspec.json.decode(file.read_bytes(), type=counted.Counts)
+        file.unlink()
+        return counts
 
     async def _until_nothing_leaks(self) -> None:
         deadline = time.monotonic() + PATIENCE
