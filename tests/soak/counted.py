@@ -65,8 +65,10 @@ def answer(file: Path) -> None:
     partial = file.with_name(f"{file.name}.partial")
 
     def count(_number: int, _frame: object) -> None:
-        # The garbage, and with it the free lists of the interpreter.
+        # The garbage, and with it the free lists of the interpreter; and its table of 4096
+        # attributes that were looked up last, each with the name by which it was.
         gc.collect()
+        sys._clear_type_cache()
         blocks = sys.getallocatedblocks()
         objects = len(gc.get_objects())
         heap = mallinfo() if mallinfo is not None else None

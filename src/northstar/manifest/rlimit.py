@@ -36,7 +36,11 @@ class RlimitResource(enum.Enum):
         import resource
 
         # The one that the module lacks is 10 everywhere (include/uapi/asm-generic/resource.h).
-        return 10 if self is RlimitResource.LOCKS else getattr(resource, f"RLIMIT_{self.name}")
+        if self is RlimitResource.LOCKS:
+            return 10
+        # Not getattr: the interpreter would remember each of these strings, in one of 4096 places.
+        number: int = vars(resource)[f"RLIMIT_{self.name}"]
+        return number
 
 
 class Rlimit(msgspec.Struct, frozen=True):
