@@ -321,7 +321,8 @@ class RuntimeProcess:
         self.process.wait()
         self._forget()
         wait_until(lambda: not self._orphans(), "processes of the killed runtime are gone")
-        wait_until(lambda: not self.loops(), "loop devices of the killed runtime are gone")
+        if "-d" not in self.arguments:  # else its mounts stay, and what they stand on
+            wait_until(lambda: not self.loops(), "loop devices of the killed runtime are gone")
 
     def _forget(self) -> None:
         self.process = None

@@ -262,7 +262,7 @@ def test_a_shutdown_does_not_wait_for_a_loop_device(make_runtime: Any, payload: 
     fought = threading.Event()
 
     def snatch(call: Call) -> int | None:
-        if call.arguments[1] != loop.LOOP_CONFIGURE:
+        if call.arguments[1] not in (loop.LOOP_CONFIGURE, loop.LOOP_SET_FD):
             return None
         fought.set()
         return errno.EBUSY

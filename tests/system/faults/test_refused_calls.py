@@ -52,7 +52,7 @@ REFUSALS = {
 }
 """What each call is refused with: calls that acquire something, or whose failure is told."""
 
-LOOP_CONFIGURE, LOOP_CTL_ADD = 0x4C0A, 0x4C80
+LOOP_SET_FD, LOOP_CONFIGURE, LOOP_CTL_ADD = 0x4C00, 0x4C0A, 0x4C80
 """linux/loop.h."""
 
 APP = "app:1.0.0"
@@ -239,7 +239,7 @@ def sweep(setting: Setting, choose: Callable[[list[Refusal]], list[Refusal]]) ->
 
 def test_no_free_loop_device(make_runtime: Any, tmp_path: Path, payload: Path) -> None:
     """Each one that is called free is taken by somebody else, and there are no more."""
-    taken = {LOOP_CONFIGURE: errno.EBUSY, LOOP_CTL_ADD: errno.EBUSY}
+    taken = dict.fromkeys((LOOP_SET_FD, LOOP_CONFIGURE, LOOP_CTL_ADD), errno.EBUSY)
     with Interceptor(["ioctl"]) as interceptor:
         runtime = make_runtime(
             top='loop_device_timeout = "150ms"',
