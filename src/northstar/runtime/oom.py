@@ -14,7 +14,11 @@ log = logging.getLogger("northstar.runtime")
 
 
 class OomWatch:
-    """A container's monitor in the event loop, until it is closed."""
+    """A container's monitor in the event loop, from `begin` until it is closed.
+
+    It begins when the container has started, so that nobody is told of the memory of a container
+    before its start. What came meanwhile is not lost: the monitor stays readable.
+    """
 
     def __init__(
         self, container: Container, monitor: OomMonitor, notifications: Notifications
@@ -23,7 +27,10 @@ class OomWatch:
         self._monitor = monitor
         self._notifications = notifications
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(monitor.fileno(), self._report)
+
+    def begin(self) -> None:
+        """Report from the next turn of the event loop on."""
+        self._loop.add_reader(self._monitor.fileno(), self._report)
 
     def _report(self) -> None:
         events = self._monitor.read()

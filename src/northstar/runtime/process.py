@@ -166,8 +166,9 @@ async def start(
         stack.push_async_callback(asyncio.to_thread, cgroup.destroy)
         for warning in cgroup.warnings:
             log.warning("%s: %s", container, warning)
+        memory = None
         if _wants_oom(manifest):
-            await _watch_memory(host, container, cgroup, stack)
+            memory = await _watch_memory(host, container, cgroup, stack)
         if any(isinstance(mount, Persist) for mount in manifest.mounts.values()):
             await asyncio.to_thread(_make_persist, places.persist, manifest.uid, manifest.gid)
 
@@ -190,6 +191,8 @@ async def start(
             init.kill()
             await asyncio.shield(init.exited)
             raise
+        if memory is not None:
+            memory.begin()
         return Process(container, init, cgroup, stack.pop_all())
 
 
@@ -200,15 +203,18 @@ def _wants_oom(manifest: Manifest) -> bool:
 
 async def _watch_memory(
     host: Host, container: Container, cgroup: Cgroup, stack: contextlib.AsyncExitStack
-) -> None:
+) -> OomWatch | None:
     try:
         monitor = await asyncio.to_thread(cgroup.oom_monitor)
     except OSError as failure:
         # No more inotify instances, or a real-time kernel: the container can do without.
         log.warning("%s: its memory is not monitored: %s", container, failure)
-        return
-    if monitor is not None:
-        stack.callback(OomWatch(container, monitor, host.notifications).close)
+        return None
+    if monitor is None:
+        return None
+    watch = OomWatch(container, monitor, host.notifications)
+    stack.callback(watch.close)
+    return watch
 
 
 async def _bring_up(host: Host, container: Container, init: Init) -> None:
