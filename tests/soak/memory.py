@@ -38,8 +38,10 @@ machine has less of. It grows as well where what is in use lies scattered, since
 gives back what is not wholly free (Python's takes a mebibyte at a time, a twentieth of all).
 """
 
-JUDGED: Final = 20
-"""Rounds of a life from which on it is judged: until then caches fill."""
+JUDGED: Final = 20_000
+"""Operations of a life from which on it is judged: until then caches fill, last of all those that
+malloc has for each thread, which count as in use.
+"""
 
 
 def compare(memory: Sequence[Memory]) -> Iterator[tuple[str, bool]]:
@@ -61,4 +63,4 @@ def compare(memory: Sequence[Memory]) -> Iterator[tuple[str, bool]]:
             f"{name}: {every[0]} after the first round, {begin} after warm-up, {end} at the end "
             f"({growth:+.2%} of {limit:.1%}), lowest {min(every)}, highest {max(every)}"
         )
-        yield text, growth > limit and len(last) >= JUDGED
+        yield text, growth > limit and last[-1].step - last[0].step >= JUDGED
