@@ -24,6 +24,7 @@ import socket
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -130,6 +131,25 @@ def sign_again(document: bytes, manifest_text: str) -> bytes:
     hashes = signature.verify(document, _KEY.with_suffix(".pub").read_bytes())
     digest = hashlib.sha256(manifest_text.encode()).hexdigest()
     return signature.render(hashes._replace(manifest=digest), _KEY.read_bytes())
+
+
+def exchange_manifest(package: Path, text: str) -> None:
+    """Put another manifest, with any content, into a package of `pack`; signed again if it was."""
+    with zipfile.ZipFile(package) as archive:
+        image, comment = archive.read("fs.img"), archive.comment
+        entries = {"manifest.yaml": text.encode()}
+        if "signature.yaml" in archive.namelist():
+            entries["signature.yaml"] = sign_again(archive.read("signature.yaml"), text)
+    with zipfile.ZipFile(package, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+        entry = zipfile.ZipInfo("fs.img")
+        start = archive.fp.tell() + 30 + len("fs.img")  # type: ignore[union-attr]
+        padding = -(start + 4) % 4096
+        entry.extra = (0xD935).to_bytes(2, "little") + padding.to_bytes(2, "little")
+        entry.extra += bytes(padding)
+        archive.writestr(entry, image)
+        archive.comment = comment
 
 
 def enter(pid: int, *command: str, spaces: tuple[str, ...] = ("--mount",)) -> list[str]:

@@ -18,7 +18,7 @@ from northstar import api
 from northstar.api import error, notification
 from northstar.model import Container, Exited, Signalled
 from tests.system.containers import exit_of, install, refused, until_closed
-from tests.system.harness import RuntimeProcess, manifest, pack, sign_again, wait_until
+from tests.system.harness import RuntimeProcess, exchange_manifest, manifest, pack, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 
@@ -332,27 +332,10 @@ def _has_capability(number: int) -> bool:
 
 def pack_without_mount_points(directory: Path, text: str, root: Path, payload: Path) -> Path:
     """Pack an image that lacks what the manifest's mounts need, as a foreign packer may."""
-    import zipfile
-
     bare = json.loads(text)
     bare.pop("mounts", None)
     package = pack(directory, json.dumps(bare), {"payload": payload}, root=root)
-    # Exchange the manifest in place: same archive, another first entry.
-    with zipfile.ZipFile(package) as archive:
-        image, comment = archive.read("fs.img"), archive.comment
-        signed = "signature.yaml" in archive.namelist()
-        signature = sign_again(archive.read("signature.yaml"), text) if signed else b""
-    with zipfile.ZipFile(package, "w") as archive:
-        archive.writestr("manifest.yaml", text)
-        if signed:
-            archive.writestr("signature.yaml", signature)
-        entry = zipfile.ZipInfo("fs.img")
-        start = archive.fp.tell() + 30 + len("fs.img")  # type: ignore[union-attr]
-        padding = -(start + 4) % 4096
-        entry.extra = (0xD935).to_bytes(2, "little") + padding.to_bytes(2, "little")
-        entry.extra += bytes(padding)
-        archive.writestr(entry, image)
-        archive.comment = comment
+    exchange_manifest(package, text)
     return package
 
 

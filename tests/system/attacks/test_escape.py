@@ -9,8 +9,6 @@ import os
 import re
 import socket
 import struct
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,7 @@ from tests.system.attacks.enemy import (
     refusals,
 )
 from tests.system.containers import PROC, install, pid_of, refused, run
-from tests.system.harness import manifest, pack
+from tests.system.harness import exchange_manifest, manifest, pack
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 
@@ -148,19 +146,6 @@ def test_a_resource_directory_that_leads_out(victim: Victim, attack: Path) -> No
 # ---- Names that lead out
 
 
-def altered(package: Path, old: str, new: str) -> Path:
-    """Replace bytes of a package's manifest by as many others, with the right checksum."""
-    assert len(old) == len(new)
-    with zipfile.ZipFile(package) as archive:
-        content = archive.read("manifest.yaml")
-    assert content.count(old.encode()) == 1
-    changed = content.replace(old.encode(), new.encode())
-    data = package.read_bytes().replace(content, changed)
-    before, after = (struct.pack("<I", zlib.crc32(text)) for text in (content, changed))
-    package.write_bytes(data.replace(before, after))
-    return package
-
-
 def resource(name: str, directory: str) -> dict[str, Any]:
     mount = {"type": "resource", "name": name, "version": "1", "dir": directory}
     return {"mounts": {"/r": mount}}
@@ -189,8 +174,10 @@ CLIMBING: dict[str, tuple[dict[str, Any], str, str]] = {
 def test_names_that_climb(victim: Victim, attack: Path, case: str) -> None:
     fields, innocent, climbing = CLIMBING[case]
     fields = {"name": "enemy", **fields}
-    package = pack(victim.runtime.directory, manifest(**fields), {"payload": attack})
-    altered(package, innocent, climbing)
+    text = manifest(**fields)
+    assert text.count(innocent) == 1
+    package = pack(victim.runtime.directory, text, {"payload": attack})
+    exchange_manifest(package, text.replace(innocent, climbing))
     with victim.runtime.client() as client:
         answer = refused(lambda: client.install(package, "mem"))
         assert re.search(rf"manifest.yaml: .*'{re.escape(climbing)}' is not an? ", str(answer))

@@ -291,8 +291,7 @@ class Victim:
         mounts = [line for line in host.mounts(self._holder) if line not in self._mounts]
         points = [f"{self.runtime.run_dir}/{OTHER}"] if "-d" in self.runtime.arguments else []
         assert [line.split(" ")[0] for line in mounts] == points
-        loops = [str(self.store / "other.npk")]
-        wait_until(lambda: host.loops(os.getpid(), self.store) == loops, "one loop device is left")
+        wait_until(lambda: len(self.runtime.loops()) == 1, "the other's loop device is left")
 
     def _left(self) -> set[str]:
         """Return the names of mount points, sockets and cgroups."""

@@ -17,7 +17,7 @@ from northstar.api import error, response
 from northstar.npk import archive
 from tests.system import host
 from tests.system.containers import OK, exit_of, refused
-from tests.system.harness import RuntimeProcess, manifest, pack
+from tests.system.harness import NO_KEY, RuntimeProcess, manifest, pack
 
 pytestmark = pytest.mark.root
 
@@ -37,7 +37,8 @@ def make(make_runtime: Callable[..., Any], store: Path) -> Callable[..., Runtime
     """Make a runtime with the repositories `fs`, in `store`, and `mem`."""
 
     def fs(**options: Any) -> RuntimeProcess:
-        table = f'type = {{ fs = {{ dir = "{store}" }} }}'
+        # A giant cannot be packed, so it cannot be signed.
+        table = f'type = {{ fs = {{ dir = "{store}" }} }}\n{NO_KEY}'
         runtime: RuntimeProcess = make_runtime(
             repositories={"fs": table, "mem": 'type = "mem"'}, **options
         )
