@@ -82,7 +82,8 @@ def loops(pid: int, directory: Path) -> list[str]:
     for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
         with contextlib.suppress(OSError):  # detached meanwhile
             path = backing.read_text(errors="surrogateescape").strip()
-            if path.startswith(f"{directory}/") or memory.match(path):
+            # From within a chroot(2) what another mount namespace has open shows a longer path.
+            if f"{directory}/" in path or memory.match(path):
                 found.append(path)
     return sorted(found)
 

@@ -8,6 +8,7 @@ the time is up.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -240,8 +241,16 @@ def detach_unfinished(directory: str) -> list[str]:
     nothing else would ever free it.
 
     Args:
-        directory: an absolute path; files that were removed since count too.
+        directory: an absolute path; files that were removed since count too, if the device shows
+            that path: from within a chroot(2) it may show another one.
     """
+    files = set()
+    # A directory that cannot be read is for somebody else to complain of.
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                status = entry.stat()
+                files.add((status.st_dev, status.st_ino))
     found = []
     for name in os.listdir("/sys/block"):
         loop = f"/sys/block/{name}/loop"
@@ -249,16 +258,26 @@ def detach_unfinished(directory: str) -> list[str]:
             backing, autoclear, offset = (
                 _attribute(f"{loop}/{key}") for key in ("backing_file", "autoclear", "offset")
             )
-            if autoclear == offset == "0" and os.path.dirname(backing) == directory:
-                fd = os.open(f"/dev/{name}", os.O_RDONLY | os.O_CLOEXEC)
-                try:
+            if autoclear != "0" or offset != "0":
+                continue
+            fd = os.open(f"/dev/{name}", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if os.path.dirname(backing) == directory or _backing_file(fd) in files:
                     _ioctl(fd, LOOP_CLR_FD, 0, f"/dev/{name}")
-                finally:
-                    os.close(fd)
-                found.append(f"/dev/{name}")
+                    found.append(f"/dev/{name}")
+            finally:
+                os.close(fd)
         except OSError:
             continue  # no loop device, or not bound, or just gone
     return found
+
+
+def _backing_file(fd: int) -> tuple[int, int]:
+    """Return device and inode of the file that a loop device stands on."""
+    info = bytearray(_INFO.size)
+    fcntl.ioctl(fd, LOOP_GET_STATUS64, info)
+    device, inode, *_ = _INFO.unpack(info)
+    return device, inode
 
 
 def _attribute(path: str) -> str:
