@@ -338,6 +338,38 @@ def test_any_altered_byte_is_an_error_and_never_wrong_data(
     runtime.stop()
 
 
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_a_thousand_altered_bytes(make: Make, package: Pack, how: Verity, store: Path) -> None:
+    """Each is caught, when it is mounted or when the block that it is in is read."""
+    runtime = make()
+    install(runtime, package())
+    (stored,) = store.iterdir()
+    with npk.open(stored, KEY_PUBLIC) as opened:
+        assert opened.hashes is not None
+        start, size, data = opened.fsimg_offset, opened.fsimg_size, opened.hashes.verity_offset
+    # Nobody reads the padding of the superblock's block, and with `full` nobody reads the tree.
+    places = list(range(data))
+    if how == "dm":
+        places += range(data + verity.SUPERBLOCK_SIZE, size)
+    caught = 0
+    for offset in random.Random(3).sample(places, 1000):
+        with flipped(stored, start + offset):
+            reason = mount(runtime)
+            if reason is not None:
+                assert ALTERED in reason, reason
+                caught += 1
+                continue
+            device = Path(mount_of(runtime).source)
+            with pytest.raises(OSError, match="Input/output error"):
+                device.read_bytes()
+            caught += 1
+            umount(runtime)
+    assert caught == 1000
+    assert mount(runtime) is None
+    runtime.stop()
+
+
 def outcome(runtime: RuntimeProcess) -> str:
     """Mount, read everything, unmount: say what came of it."""
     reason = mount(runtime)
