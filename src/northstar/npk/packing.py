@@ -56,8 +56,10 @@ class _Image(NamedTuple):
 
 
 Fill = Callable[[str, int, int], _Image]
-Progress = Callable[[int, int], None]
 """`fill(path, fd, offset)` puts fs.img into the file, from `offset` on."""
+
+Progress = Callable[[int, int], None]
+"""`progress(done, total)` is told of the bytes of the root that were read, and of all of them."""
 
 
 def pack(
