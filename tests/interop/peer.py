@@ -7,12 +7,12 @@ import os
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from northstar.linux.descriptor import Closing
 from tests.system.harness import TIMEOUT, RuntimeProcess
 
 T = TypeVar("T")
@@ -94,7 +94,7 @@ class CallError(Exception):
         self.what = what
 
 
-class Client:
+class Client(Closing):
     """The peer's client, connected to a runtime (in whose namespaces it runs)."""
 
     def __init__(self, runtime: RuntimeProcess, *, capacity: int | None = None) -> None:
@@ -169,14 +169,3 @@ class Client:
             self._process.kill()
             self._process.communicate()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

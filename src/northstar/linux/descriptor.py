@@ -1,4 +1,4 @@
-"""A descriptor that somebody owns: what every object that stands on one has in common."""
+"""What somebody owns and closes, a descriptor above all: what such objects have in common."""
 
 from __future__ import annotations
 
@@ -7,7 +7,26 @@ from types import TracebackType
 from typing import Self
 
 
-class Descriptor:
+class Closing:
+    """What has a `close` that may be called again, and is closed at the end of a with block."""
+
+    def close(self) -> None:
+        """Give back what it holds; idempotent."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Descriptor(Closing):
     """An open descriptor, closed by `close`, or at the end of a with block."""
 
     def __init__(self, fd: int) -> None:
@@ -29,14 +48,3 @@ class Descriptor:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

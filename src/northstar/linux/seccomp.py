@@ -8,10 +8,10 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple
 
 from northstar.linux import memfd
+from northstar.linux.descriptor import Closing
 
 LIBRARY: Final = "libseccomp.so.2"
 
@@ -147,7 +147,7 @@ def resolve_name_on(arch: int, name: str) -> int | None:
     return number if number >= 0 else None
 
 
-class Filter:
+class Filter(Closing):
     """A filter for one architecture: seccomp_init(3). Release it, or use it in a with block.
 
     Calls that no rule is about, other architectures, and x32 on x86-64 end the process.
@@ -206,17 +206,6 @@ class Filter:
         context, self._context = self._context, None
         if context is not None:
             _function("seccomp_release")(context)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _set(self, attribute: int, value: int) -> None:
         _function("seccomp_attr_set")(self._context, attribute, value)

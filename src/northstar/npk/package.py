@@ -9,9 +9,9 @@ import re
 import stat
 import zlib
 from collections.abc import Iterator
-from types import TracebackType
-from typing import BinaryIO, Final, Self, final
+from typing import BinaryIO, Final, final
 
+from northstar.linux.descriptor import Closing
 from northstar.manifest import Manifest, loads_with_warnings
 from northstar.model import Container, ManifestError, PackageError, VerificationError, Version
 from northstar.npk import archive, filesystem, signature, verity
@@ -33,7 +33,7 @@ Source = str | os.PathLike[str] | int | BinaryIO
 
 
 @final
-class Npk:
+class Npk(Closing):
     """An open package. It owns a descriptor: close it, or use it as a context manager.
 
     Attributes:
@@ -170,17 +170,6 @@ class Npk:
             crc = zlib.crc32(chunk, crc)
         if crc != self._entries[archive.FS_IMG_NAME].crc:
             raise PackageError(f"{self._label}: fs.img is damaged (its CRC does not fit)")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<Npk {self.container} of {self._label}>"
