@@ -117,7 +117,7 @@ class Runtime:
         self,
         config: Config,
         rlimits: Mapping[RlimitResource, Rlimit],
-        unmounted: Sequence[str] = (),
+        unmounted: Sequence[str],
     ) -> None:
         """Run with `config`, whose own directories are absolute, there, and locked.
 
