@@ -31,6 +31,14 @@ def compile_static(source: Path, out: Path) -> Path:
 
 
 @pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """An empty directory for the packages of a repository."""
+    path = tmp_path / "store"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
 def make_runtime(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Make runtimes (arguments: see RuntimeProcess), each started and in the end taken down.
 

@@ -770,11 +770,13 @@ static void do_foreign(char **arguments)
 	in_child("foreign", arguments, make_foreign_call);
 }
 
-static const struct {
+struct command {
 	const char *name;
 	void (*run)(char **arguments);
 	int least; /* arguments */
-} commands[] = {
+};
+
+static const struct command commands[] = {
 	{ "self", do_self, 0 },	      { "mounts", do_mounts, 0 },   { "exit", do_exit, 1 },
 	{ "raise", do_raise, 1 },     { "ready", do_ready, 0 },	    { "pause", do_pause, 0 },
 	{ "sleep", do_sleep, 1 },     { "ignore", do_ignore, 1 },   { "catch", do_catch, 1 },
@@ -790,21 +792,31 @@ static const struct {
 	{ "call", do_call, 1 },	      { "foreign", do_foreign, 1 },
 };
 
-/* Runs one command; its arguments end with NULL. */
-static void run(char **words)
+/* Runs one command, if the table has it; its arguments end with NULL. */
+static int run_of(const struct command *table, size_t length, char **words)
 {
 	int count = 0;
 
 	while (words[count])
 		count++;
-	for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
-		if (!strcmp(words[0], commands[i].name) && count > commands[i].least)
-			return commands[i].run(words + 1);
-	fprintf(stderr, "payload: no command %s with %d arguments\n", words[0], count - 1);
+	for (size_t i = 0; i < length; i++)
+		if (!strcmp(words[0], table[i].name) && count > table[i].least) {
+			table[i].run(words + 1);
+			return 1;
+		}
+	return 0;
+}
+
+static void run(char **words)
+{
+	if (run_of(commands, sizeof commands / sizeof commands[0], words))
+		return;
+	fprintf(stderr, "payload: no command %s with these arguments\n", words[0]);
 	_exit(97);
 }
 
-int main(int argc, char **argv)
+/* Has each command of the arguments run, which are parted by `;`. */
+static int run_all(int argc, char **argv, void (*run_one)(char **words))
 {
 	static char *kept[1024]; /* the commands are cut apart in place */
 	char **word = argv + 1;
@@ -820,8 +832,13 @@ int main(int argc, char **argv)
 		bool last = !*end;
 		*end = NULL;
 		if (end > word)
-			run(word);
+			run_one(word);
 		word = last ? end : end + 1;
 	}
 	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	return run_all(argc, argv, run);
 }

@@ -30,14 +30,6 @@ C = Container.parse
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
-    """The directory of the repository `fs`."""
-    path = tmp_path / "store"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
 def make(make_runtime: Callable[..., Any], store: Path) -> Callable[..., Any]:
     """Make a runtime with the repositories `mem`, and `fs` in `store`."""
 

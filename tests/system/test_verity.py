@@ -66,14 +66,6 @@ def how(request: pytest.FixtureRequest) -> Verity:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
-    """The directory of the repository `fs`."""
-    path = tmp_path / "store"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
 def make(make_runtime: Callable[..., Any], store: Path, how: Verity) -> Make:
     """Make a runtime with repositories `mem` and `fs` (in `store`), both with the key."""
 

@@ -406,11 +406,7 @@ static void do_abandon(char **arguments)
 	result("abandon", "", child);
 }
 
-static const struct {
-	const char *name;
-	void (*run)(char **arguments);
-	int least; /* arguments */
-} attacks[] = {
+static const struct command attacks[] = {
 	{ "become", do_become, 2 },
 	{ "userns", do_userns, 0 },
 	{ "on-init", do_on_init, 1 },
@@ -435,32 +431,11 @@ static const struct {
 
 static void attack(char **words)
 {
-	int count = 0;
-
-	while (words[count])
-		count++;
-	for (size_t i = 0; i < sizeof attacks / sizeof attacks[0]; i++)
-		if (!strcmp(words[0], attacks[i].name) && count > attacks[i].least)
-			return attacks[i].run(words + 1);
-	run(words);
+	if (!run_of(attacks, sizeof attacks / sizeof attacks[0], words))
+		run(words);
 }
 
 int main(int argc, char **argv)
 {
-	char **word = argv + 1;
-
-	(void)argc;
-	all_arguments = argv; /* cut apart in place: `self` shows the first command only */
-	while (*word) {
-		char **end = word;
-
-		while (*end && strcmp(*end, ";"))
-			end++;
-		bool last = !*end;
-		*end = NULL;
-		if (end > word)
-			attack(word);
-		word = last ? end : end + 1;
-	}
-	return 0;
+	return run_all(argc, argv, attack);
 }

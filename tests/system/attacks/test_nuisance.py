@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
 import signal
 import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from northstar.client import blocking
 from northstar.model import Exited, Signalled
 from tests.system import host
 from tests.system.attacks.enemy import Power, Victim, assault
@@ -84,36 +87,37 @@ def test_bytes_that_are_no_text(victim: Victim, attack: Path) -> None:
 # ---- The console
 
 
-def test_descriptors_to_the_console(victim: Victim, attack: Path) -> None:
-    """The runtime takes none, however many come along with a container's requests."""
+@contextlib.contextmanager
+def at_the_console(victim: Victim, attack: Path, words: str) -> Iterator[blocking.Client]:
+    """Have a container do this with its console; it must go on until it is killed."""
     runtime = victim.runtime
-    words = "rights 3 20 ; ready ; pause"
+    words = f"{words} ; ready ; pause"
     enemy = install(runtime, attack, "enemy", args=words, console={"permissions": "full"})
     with runtime.client(subscribe=True) as client:
         client.start(enemy)
         wait_ready(runtime, enemy)
-        before = len(os.listdir(f"/proc/{runtime.pid}/fd"))
-        for _ in range(20):
-            client.list()
-        assert len(os.listdir(f"/proc/{runtime.pid}/fd")) <= before
-        assert before < 100
+        yield client
         client.kill(enemy, signal.SIGKILL)
         assert exit_of(client, enemy) == Signalled(9)
 
 
+def test_descriptors_to_the_console(victim: Victim, attack: Path) -> None:
+    """The runtime takes none, however many come along with a container's requests."""
+    with at_the_console(victim, attack, "rights 3 20") as client:
+        descriptors = f"/proc/{victim.runtime.pid}/fd"
+        before = len(os.listdir(descriptors))
+        for _ in range(20):
+            client.list()
+        assert len(os.listdir(descriptors)) <= before
+        assert before < 100
+
+
 def test_a_container_that_reads_no_answer(victim: Victim, attack: Path) -> None:
-    runtime = victim.runtime
-    words = "deaf 3 ; ready ; pause"
-    enemy = install(runtime, attack, "enemy", args=words, console={"permissions": "full"})
-    with runtime.client(subscribe=True) as client:
-        client.start(enemy)
-        wait_ready(runtime, enemy)
+    with at_the_console(victim, attack, "deaf 3") as client:
         begun = time.monotonic()
         for _ in range(20):
             client.list()
         assert time.monotonic() - begun < 5 * PATIENCE
-        client.kill(enemy, signal.SIGKILL)
-        assert exit_of(client, enemy) == Signalled(9)
 
 
 # ---- Not ending

@@ -27,14 +27,6 @@ APP = "app:1.0.0"
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
-    """The directory of the repository `fs`."""
-    path = tmp_path / "store"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
 def make(make_runtime: Callable[..., Any], store: Path) -> Callable[..., RuntimeProcess]:
     """Make a runtime with the repositories `fs`, in `store`, and `mem`."""
 

@@ -1,5 +1,6 @@
 """What the tests of cgroups share."""
 
+import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,16 @@ def attach(cgroup: Cgroup, pid: int) -> None:
     """Move a process into a cgroup, in all hierarchies."""
     for hierarchy in cgroup.host.hierarchies:
         cgroupfs.write(f"{cgroup.directory(hierarchy)}/cgroup.procs", str(pid))
+
+
+def let_go(cgroup: Cgroup, process: subprocess.Popen[str]) -> None:
+    """Move a program that has said a line and waits for one into a cgroup, and let it go on."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdout.readline()
+    attach(cgroup, process.pid)
+    process.stdin.write("\n")
+    process.stdin.flush()
 
 
 def pids(cgroup: Cgroup) -> set[int]:

@@ -27,6 +27,7 @@ from tests.system.linux.cgroups import (
     attach,
     directories,
     eventually,
+    let_go,
     pids,
     used,
     value,
@@ -184,12 +185,7 @@ def test_who_forks_without_end_is_killed(
 ) -> None:
     cgroup = Cgroup.create(HOST, top, "hello", Cgroups(pids=Pids(50)))
     bomb = spawn(FORKING)
-    assert bomb.stdin is not None
-    assert bomb.stdout is not None
-    bomb.stdout.readline()
-    attach(cgroup, bomb.pid)
-    bomb.stdin.write("\n")
-    bomb.stdin.flush()
+    let_go(cgroup, bomb)
     assert eventually(lambda: len(pids(cgroup)) > 20)
     cgroup.destroy(timeout=10)
     assert bomb.wait(10) == -signal.SIGKILL

@@ -10,7 +10,7 @@ import pytest
 from northstar.manifest.cgroups import Cgroups, Cpu
 from northstar.model.errors import LaunchError
 from northstar.runtime.cgroups import Cgroup
-from tests.system.linux.cgroups import HOST, V1, attach
+from tests.system.linux.cgroups import HOST, V1, let_go
 
 MAY_SKIP = ("this host has cgroup version 2", "this kernel has no real-time groups")
 pytestmark = [
@@ -45,12 +45,8 @@ def test_a_realtime_budget_is_given_on_every_level(
 ) -> None:
     def outcome(cgroup: Cgroup) -> str:
         process = spawn(REALTIME)
-        assert process.stdin is not None
+        let_go(cgroup, process)
         assert process.stdout is not None
-        process.stdout.readline()
-        attach(cgroup, process.pid)
-        process.stdin.write("\n")
-        process.stdin.flush()
         return process.stdout.readline().strip()
 
     plain = Cgroup.create(HOST, top, "plain", None)
