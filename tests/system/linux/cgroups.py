@@ -3,7 +3,7 @@
 import subprocess
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any
 
 from northstar.linux import cgroupfs
 from northstar.manifest.cgroups import Cgroups, Cpu, Memory, Pids
@@ -37,14 +37,19 @@ def attach(cgroup: Cgroup, pid: int) -> None:
         cgroupfs.write(f"{cgroup.directory(hierarchy)}/cgroup.procs", str(pid))
 
 
-def let_go(cgroup: Cgroup, process: subprocess.Popen[str]) -> None:
-    """Move a program that has said a line and waits for one into a cgroup, and let it go on."""
+def let_go(cgroup: Cgroup, process: subprocess.Popen[str]) -> IO[str]:
+    """Move a program that has said a line and waits for one into a cgroup, and let it go on.
+
+    Returns:
+        What it says from then on.
+    """
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdout.readline()
     attach(cgroup, process.pid)
     process.stdin.write("\n")
     process.stdin.flush()
+    return process.stdout
 
 
 def pids(cgroup: Cgroup) -> set[int]:

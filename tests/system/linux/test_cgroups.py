@@ -327,13 +327,8 @@ except OSError as error:
 def test_a_process_limit_holds(top: str, spawn: Callable[..., subprocess.Popen[str]]) -> None:
     cgroup = Cgroup.create(HOST, top, "hello", Cgroups(pids=Pids(10)))
     process = spawn(FORKS)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdout.readline()
-    attach(cgroup, process.pid)
-    process.stdin.write("\n")
-    process.stdin.flush()
-    assert process.stdout.readline().split() == ["9", str(errno.EAGAIN)]
+    said = let_go(cgroup, process)
+    assert said.readline().split() == ["9", str(errno.EAGAIN)]
     assert used(cgroup)["pids"] == {"current": 10, "max": 10}
     cgroup.destroy()
 
@@ -355,12 +350,7 @@ def test_out_of_memory_is_told(top: str, spawn: Callable[..., subprocess.Popen[s
     with monitor:
         assert monitor.read() is None
         process = spawn(GREEDY)
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdout.readline()
-        attach(cgroup, process.pid)
-        process.stdin.write("\n")
-        process.stdin.flush()
+        let_go(cgroup, process)
         assert process.wait(30) == -signal.SIGKILL
 
         seen: list[MemoryEvents] = []
@@ -398,13 +388,8 @@ def test_statistics_of_a_process_that_works(
     process = spawn(
         "print(flush=True); input(); x = bytearray(8 << 20); print(flush=True); input()"
     )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdout.readline()
-    attach(cgroup, process.pid)
-    process.stdin.write("\n")
-    process.stdin.flush()
-    process.stdout.readline()
+    said = let_go(cgroup, process)
+    said.readline()
     statistics = used(cgroup)
     assert set(statistics) == {"memory", "cpu", "blkio", "pids"}
     assert statistics["pids"] == {"current": 1, "max": 20}

@@ -45,9 +45,7 @@ def test_a_realtime_budget_is_given_on_every_level(
 ) -> None:
     def outcome(cgroup: Cgroup) -> str:
         process = spawn(REALTIME)
-        let_go(cgroup, process)
-        assert process.stdout is not None
-        return process.stdout.readline().strip()
+        return let_go(cgroup, process).readline().strip()
 
     plain = Cgroup.create(HOST, top, "plain", None)
     assert outcome(plain) == str(errno.EPERM)
