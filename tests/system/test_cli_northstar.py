@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -291,6 +292,52 @@ def test_a_signal_at_any_time_of_the_start(setting: Setting, number: int) -> Non
         assert host.cgroups(setting.cgroup) == []
         run = setting.directory / "run"
         assert not run.exists() or os.listdir(run) == []
+
+
+SIGNALLED_IN_CALLBACK = """
+import os, signal, sys, weakref
+from importlib.abc import MetaPathFinder
+
+NUMBER = int(sys.argv.pop())
+
+class Finder(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "northstar.runtime.main":
+            watched = type("Watched", (), {})()
+            reference = weakref.ref(watched, lambda _: os.kill(os.getpid(), NUMBER))
+            del watched
+        return None
+
+sys.meta_path.insert(0, Finder())
+"""
+"""The signal comes where the interpreter drops each exception, as it does in importlib's own
+callbacks."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_no_signal_of_the_start_is_lost(setting: Setting, number: int) -> None:
+    program = SIGNALLED_IN_CALLBACK + PROGRAM
+    command = [sys.executable, "-c", program, "-c", str(setting.file), str(int(number))]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=TIMEOUT)
+    assert done.returncode == 0, done.stderr
+    assert "Shutdown complete" in done.stderr
+    assert "up and running" not in done.stderr
+
+
+def test_ignored_signals_stay_ignored(setting: Setting) -> None:
+    """As below nohup, and for what a script runs in the background."""
+    command = [sys.executable, "-c", PROGRAM, "-c", str(setting.file)]
+    process = subprocess.Popen(
+        ["nohup", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    with process:
+        wait_until((setting.directory / "console").exists, "it listens")
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.1)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT) == 0
 
 
 @pytest.mark.vm

@@ -10,7 +10,7 @@ import click
 
 from northstar import __version__
 from northstar.cli.common import run as run_command
-from northstar.runtime import logs
+from northstar.runtime import logs, signals
 from northstar.runtime.config import load
 
 
@@ -43,6 +43,7 @@ def northstar(path: str, disable_mount_namespace: bool, log_level: str | None) -
     """
     config = load(path)
     logs.setup(log_level)
+    signals.hold()
     _load_runtime()(config, mount_namespace=not disable_mount_namespace)
 
 

@@ -11,10 +11,9 @@ import contextlib
 import logging
 import os
 import resource
-import signal
 import socket
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -31,7 +30,7 @@ from northstar.model import (
     NorthstarError,
     Permissions,
 )
-from northstar.runtime import directories, leftovers, process, threads
+from northstar.runtime import debug, directories, leftovers, process, signals, threads
 from northstar.runtime.cgroups import CgroupHost
 from northstar.runtime.config import Config, RepositoryConfig
 from northstar.runtime.console import Console
@@ -42,8 +41,6 @@ from northstar.runtime.state import State
 from northstar.runtime.systemd import Manager
 
 log = logging.getLogger("northstar.runtime")
-
-_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run(config: Config, *, mount_namespace: bool = True) -> None:
@@ -141,6 +138,7 @@ class Runtime:
         Raises:
             NorthstarError, OSError: something could not be had.
         """
+        stack.enter_context(signals.taken(asyncio.get_running_loop(), self._stop.set))
         config = self._config
         for warning in config.warnings:
             log.warning("%s", warning)
@@ -154,6 +152,7 @@ class Runtime:
         leftovers.remove(config, cgroups, self._unmounted)
         launcher = Launcher.load()
         stack.callback(launcher.close)
+        stack.callback(debug.end_all)
         null = open_null(config.run_dir)
         stack.callback(os.close, null)
         versions = [hierarchy.version for hierarchy in cgroups.hierarchies]
@@ -172,8 +171,6 @@ class Runtime:
         self._console = Console(self._state, self._notifications)
         stack.push_async_callback(self._console.close)
 
-        for number in _STOP_SIGNALS:
-            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         if config.console is not None:
             await self._console.listen(config.console)
         await self._state.load(repositories)
@@ -191,7 +188,8 @@ class Runtime:
         """
         failure: Exception | None = None
         try:
-            await self._until_stop(self._state.boot())
+            if not self._stop.is_set():
+                await self._until_stop(self._state.boot())
             if not self._stop.is_set():
                 self._console.run()
                 log.info("Runtime up and running")
