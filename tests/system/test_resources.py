@@ -448,6 +448,26 @@ def test_debug_commands(make_runtime: Any, payload: Path) -> None:
     runtime.stop()
 
 
+def test_a_debug_command_outlives_its_container_and_not_the_runtime(
+    make_runtime: Any, payload: Path, tmp_path: Path
+) -> None:
+    told = tmp_path / "pid"
+    script = tmp_path / "command"
+    script.write_text(f"#!/bin/sh\necho $$ > {told}.new\nmv {told}.new {told}\nexec sleep 1000\n")
+    script.chmod(0o700)
+    runtime = make_runtime(tables=f'[debug]\ncommands = ["{script}"]\n')
+    container = install(runtime, payload, args="ready ; pause")
+    with runtime.client(subscribe=True) as client:
+        client.start(container)
+        wait_until(told.exists, "the command runs")
+        client.kill(container, 9)
+        exit_of(client, container)
+        command = Path(f"/proc/{int(told.read_text())}/cmdline")
+        assert command.read_bytes() == b"sleep\x001000\0"
+    runtime.stop()
+    wait_until(lambda: not command.exists(), "the command has ended")
+
+
 def test_a_socket_passes_credentials(runtime: RuntimeProcess, payload: Path) -> None:
     sockets = {"s": {"type": "datagram", "mode": 0o666, "passcred": True}}
     container = install(runtime, payload, args="ready ; pause", sockets=sockets)

@@ -78,28 +78,16 @@ class ContainerLog:
     def __init__(self, container: Container) -> None:
         self._name = str(container)
 
-    def debug(self, message: str, *args: object) -> None:
-        """Log a line at debug."""
-        self._log(logging.DEBUG, message, args)
-
-    def info(self, message: str, *args: object) -> None:
-        """Log a line at info."""
-        self._log(logging.INFO, message, args)
-
     def enabled(self, level: int) -> bool:
         """Tell whether lines of this level are printed."""
         return _container_logger.isEnabledFor(level)
 
-    def _log(self, level: int, message: str, args: tuple[object, ...]) -> None:
+    def log(self, level: int, message: str, *args: object) -> None:
+        """Log a line."""
         if _container_logger.isEnabledFor(level):
             record = logging.LogRecord(_container_logger.name, level, "", 0, message, args, None)
             record.container = self._name
             _container_logger.handle(record)
-
-
-def for_container(container: Container) -> ContainerLog:
-    """Return the log of a container."""
-    return ContainerLog(container)
 
 
 def is_journal(descriptor: int, environment: Mapping[str, str]) -> bool:

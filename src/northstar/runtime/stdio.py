@@ -82,10 +82,11 @@ class Sink(Protocol):
 
 
 class LineSink:
-    """Logs each line at debug, under the container's name."""
+    """Logs each line under a container's name."""
 
-    def __init__(self, container: Container) -> None:
-        self._log = logs.for_container(container)
+    def __init__(self, container: Container, level: int = logging.DEBUG) -> None:
+        self._log = logs.ContainerLog(container)
+        self._level = level
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> None:
@@ -95,7 +96,7 @@ class LineSink:
     def step(self) -> tuple[int, bool]:
         """Log some lines."""
         cost = 0
-        enabled = self._log.enabled(logging.DEBUG)
+        enabled = self._log.enabled(self._level)
         for _ in range(LINES_PER_STEP):
             # A line end may stand right behind the longest line.
             end = self._buffer.find(b"\n", 0, LINE_MAX + 1)
@@ -129,7 +130,7 @@ class LineSink:
         if not dropped:
             return
         del self._buffer[:dropped]
-        self._log.debug("(%d bytes of its output are left out here)", dropped)
+        self._log.log(self._level, "(%d bytes of its output are left out here)", dropped)
 
     def backlog(self) -> int:
         """Return the bytes that wait for stderr."""
@@ -138,7 +139,7 @@ class LineSink:
     def _emit(self, line: bytearray) -> int:
         """Log a line; return what escaping it has cost."""
         text = line.decode(errors="backslashreplace")
-        self._log.debug("%s", text)
+        self._log.log(self._level, "%s", text)
         if text.isprintable():
             return max(0, len(text) - len(line)) * ESCAPE_COST
         return max(0, len(logs.printable(text)) - len(line)) * ESCAPE_COST
@@ -256,10 +257,15 @@ class OutputPipe:
         if self.ended:
             return
         if delay is None:
-            self._loop.add_reader(self._descriptor, self._readable)
-        else:
-            self._pause()
-            self._timer = self._loop.call_later(delay, self._pump)
+            try:
+                self._loop.add_reader(self._descriptor, self._readable)
+            except OSError:
+                # After a pause epoll_ctl(2) adds the pipe anew, and may have no room for it now.
+                delay = BACKLOG_PAUSE
+            else:
+                return
+        self._pause()
+        self._timer = self._loop.call_later(delay, self._pump)
 
     def _pause(self) -> None:
         self._loop.remove_reader(self._descriptor)

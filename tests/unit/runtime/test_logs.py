@@ -55,7 +55,7 @@ def test_form(setup: Setup) -> None:
     lines = setup()
     runtime.info("Started %s", A)
     runtime.warning("so so")
-    logs.for_container(A).debug("hello %d", 1)
+    logs.ContainerLog(A).log(logging.DEBUG, "hello %d", 1)
     logging.getLogger("asyncio").error("oh")
     stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
     patterns = [
@@ -113,8 +113,8 @@ def test_levels(setup: Setup, level: str | None, environment: str, shown: list[s
     lines = setup(level, NORTHSTAR_LOG=environment)
     runtime.info("r info")
     runtime.debug("r debug")
-    logs.for_container(A).info("c info")
-    logs.for_container(A).debug("c debug")
+    logs.ContainerLog(A).log(logging.INFO, "c info")
+    logs.ContainerLog(A).log(logging.DEBUG, "c debug")
     assert [line.partition(": ")[2] for line in lines()] == shown
 
 
