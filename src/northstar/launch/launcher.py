@@ -137,11 +137,16 @@ class Launcher:
             LaunchError: it has ended at once.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            ours.setblocking(False)
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        with contextlib.ExitStack() as undo:
+            undo.callback(ours.close)
             with theirs:
-                pid = os.posix_spawn(
+                ours.setblocking(False)
+                ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+                # The event loop first, whose epoll_ctl(2) can fail: of an init that is there
+                # already nothing would tell.
+                init = Init(ours, plan, on_skipped)
+                undo.callback(init.abandon)
+                pid = init.launcher_pid = os.posix_spawn(
                     f"/proc/self/fd/{self._descriptor}",
                     ["northstar-init"],
                     {},
@@ -157,10 +162,8 @@ class Launcher:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
                 raise
-        except BaseException:
-            ours.close()
-            raise
-        return Init(ours, pid, plan, on_skipped)
+            undo.pop_all()
+        return init
 
 
 def _send_plan(ours: socket.socket, plan: LaunchPlan, descriptors: Mapping[str, int]) -> None:
@@ -210,6 +213,7 @@ class Init:
     """PID 1 of one container, seen from the runtime, from its launch to its end.
 
     Attributes:
+        launcher_pid: the process that clones it.
         pid: its process id on the host, 0 before `ready` is done.
         ready: done when init waits for `go`; fails with LaunchError.
         started: done when the payload runs; fails with LaunchError.
@@ -219,24 +223,32 @@ class Init:
     def __init__(
         self,
         stream: socket.socket,
-        launcher_pid: int,
         plan: LaunchPlan,
         on_skipped: Callable[[str], None],
     ) -> None:
+        """Listen on `stream`; what has the other end is to be spawned next.
+
+        Raises:
+            OSError: the event loop cannot watch the stream.
+        """
         self._loop = asyncio.get_running_loop()
         self._stream = stream
-        self._launcher_pid = launcher_pid
         self._plan = plan
         self._on_skipped = on_skipped
         self._pidfd = -1
         self._doomed = False
         self._expected: set[Report] = {Report.LAUNCHED, Report.FAILED}
         self._status: ExitStatus | None = None
+        self.launcher_pid = 0
         self.pid = 0
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.started: asyncio.Future[None] = self._loop.create_future()
         self.exited: asyncio.Future[ExitStatus] = self._loop.create_future()
         self._loop.add_reader(stream.fileno(), self._on_report)
+
+    def abandon(self) -> None:
+        """Listen no longer: there is no launcher."""
+        self._stop_reading()
 
     def go(self) -> None:
         """Let init go on after `ready`: it forks and executes the payload."""
@@ -271,17 +283,19 @@ class Init:
                 self._stop_reading()
                 if self._pidfd < 0:
                     # The launcher ended without a clone.
-                    status = _reap(self._launcher_pid)
+                    status = _reap(self.launcher_pid)
                     self._fail(_launcher_ended(status))
                     self._finish(status)
                 return
-            if self._pidfd < 0 and sender not in (0, self._launcher_pid):
+            if self._pidfd < 0 and sender not in (0, self.launcher_pid):
                 # The launcher was killed between the clone and its report, and this is init. It is
                 # our child, and not reaped yet, so the number is still its own.
                 try:
                     self._adopt(sender, pidfd.open(sender))
-                except OSError:
-                    self._give_up(sender)
+                except OSError as failure:
+                    self._give_up(sender, failure.errno or 0)
+                if self._pidfd < 0:
+                    self._close_all(passed)
                     return
             try:
                 self._handle(data, passed)
@@ -303,12 +317,13 @@ class Init:
         report = Report(kind)
         if report not in self._expected:
             raise ValueError(f"it says {report.name}")
-        if report is Report.LAUNCHED and not passed:
-            self._give_up(value)
-            return
         match report:
-            case Report.LAUNCHED:
+            case Report.LAUNCHED if passed:
                 self._adopt(value, passed.pop())
+            case Report.LAUNCHED:
+                # The kernel drops what it cannot install, and the report comes without (cmsg(3)).
+                self._give_up(value, EMFILE)
+                return
             case Report.SKIPPED:
                 self._on_skipped(text)
             case Report.READY:
@@ -324,24 +339,29 @@ class Init:
         self._expected = _AFTER.get(report, set())
 
     def _adopt(self, pid: int, descriptor: int) -> None:
+        """Take over an init and its pidfd, or end it."""
+        try:
+            self._loop.add_reader(descriptor, self._on_death)
+        except OSError as failure:
+            os.close(descriptor)
+            self._give_up(pid, failure.errno or 0)
+            return
         self.pid, self._pidfd = pid, descriptor
-        self._loop.add_reader(descriptor, self._on_death)
         if self._doomed:
             self.kill()
 
-    def _give_up(self, pid: int) -> None:
-        """End an init whose pidfd found no room among our descriptors: nothing tells of its end.
+    def _give_up(self, pid: int, errno: int) -> None:
+        """End an init whose pidfd we cannot have or watch: nothing would tell of its end.
 
-        The kernel drops what it cannot install, and the report comes without it (cmsg(3)). The
-        child is not reaped yet, so the number is its own.
+        It is not reaped yet, so the number is its own.
         """
         self.pid = pid
         self._stop_reading()
         os.kill(pid, signal.SIGKILL)
-        self._fail(LaunchError("launch init", errno=EMFILE))
+        self._fail(LaunchError("launch init", errno=errno))
 
         def reaped(_: asyncio.Future[tuple[int, int]]) -> None:
-            _reap(self._launcher_pid)
+            _reap(self.launcher_pid)
             self._finish(Signalled(signal.SIGKILL))
 
         self._loop.run_in_executor(None, os.waitpid, pid, 0).add_done_callback(reaped)
@@ -379,7 +399,7 @@ class Init:
         os.close(self._pidfd)
         self._pidfd = -1
         # Not right after its report, where it would be waited for: by now it has long ended.
-        _reap(self._launcher_pid)
+        _reap(self.launcher_pid)
         ended = Exited(status.code) if status.code is not None else Signalled(status.signal or 0)
         self._finish(self._status or ended)
 

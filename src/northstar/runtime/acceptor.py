@@ -64,7 +64,11 @@ class Acceptor:
 
     def _begin(self) -> None:
         self._retry = None
-        self._loop.add_reader(self._listener, self._accept)
+        try:
+            self._loop.add_reader(self._listener, self._accept)
+        except OSError as error:
+            log.error("Cannot watch for connections: %s", error.strerror)
+            self._retry = self._loop.call_later(RETRY, self._begin)
 
     def _accept(self) -> None:
         for _ in range(PER_TURN):

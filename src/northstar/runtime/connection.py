@@ -96,7 +96,11 @@ class Service(NamedTuple):
 
 
 class Connection(asyncio.Protocol):
-    """The protocol of one connection, from the first byte to the last."""
+    """The protocol of one connection, from the first byte to the last.
+
+    Attributes:
+        unwatched: why the kernel would not tell us of its bytes (epoll_ctl(2)), so that it is over.
+    """
 
     def __init__(self, service: Service, access: Access, peer: Peer | None = None) -> None:
         """Serve a connection; `peer` is known for containers, else the socket tells it."""
@@ -112,7 +116,8 @@ class Connection(asyncio.Protocol):
         self._closing = False
         self._eof = False
         self._writable = True
-        self._reading = True
+        self._reading = False
+        self.unwatched: OSError | None = None
         self._task: asyncio.Task[None] | None = None
         self._upload: Upload | None = None
         self._subscription: Subscription | None = None
@@ -127,6 +132,8 @@ class Connection(asyncio.Protocol):
         """Begin."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER)
+        # asyncio would begin to read by itself, where nobody sees that fail.
+        self._transport.pause_reading()
         permissions = describe(self._access.permissions)
         if self.peer.container is None:
             self.peer = Peer(None, address(transport.get_extra_info("peername")))
@@ -140,6 +147,7 @@ class Connection(asyncio.Protocol):
                 self._access.connect_timeout, self._connect_timed_out
             )
         self._service.came(self)
+        self._read(True)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes: of a package, or of lines."""
@@ -296,10 +304,15 @@ class Connection(asyncio.Protocol):
     def _read(self, wanted: bool) -> None:
         if wanted != self._reading and not self._transport.is_closing():
             self._reading = wanted
-            if wanted:
-                self._transport.resume_reading()
-            else:
+            if not wanted:
                 self._transport.pause_reading()
+                return
+            try:
+                self._transport.resume_reading()
+            except OSError as error:
+                log.error("%s: cannot watch the connection: %s", self.peer, error.strerror)
+                self.unwatched = error
+                self.abort()
 
     def _throttle(self, full: bool) -> None:
         if not self._eof:

@@ -81,10 +81,15 @@ class Console:
         """Serve a container on the runtime's end of a connected stream socket, which is ours now.
 
         The connection ends with the socket, or by its `close`.
+
+        Raises:
+            OSError: there is no room for it.
         """
         access = Access(permissions, options, None)
         connection = Connection(self._service, access, Peer(container))
         await self._attach(sock, connection)
+        if connection.unwatched is not None:
+            raise connection.unwatched
         return connection
 
     def run(self) -> None:

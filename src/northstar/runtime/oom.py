@@ -29,7 +29,11 @@ class OomWatch:
         self._loop = asyncio.get_running_loop()
 
     def begin(self) -> None:
-        """Report from the next turn of the event loop on."""
+        """Report from the next turn of the event loop on.
+
+        Raises:
+            OSError: the event loop cannot watch the monitor.
+        """
         self._loop.add_reader(self._monitor.fileno(), self._report)
 
     def _report(self) -> None:

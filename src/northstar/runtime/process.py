@@ -187,12 +187,12 @@ async def start(
             )
         try:
             await _bring_up(host, container, init)
+            if memory is not None:
+                memory.begin()
         except BaseException:
             init.kill()
             await asyncio.shield(init.exited)
             raise
-        if memory is not None:
-            memory.begin()
         return Process(container, init, cgroup, stack.pop_all())
 
 
@@ -219,7 +219,7 @@ async def _watch_memory(
 
 async def _bring_up(host: Host, container: Container, init: Init) -> None:
     await init.ready
-    await debug.run_commands(host.config.debug_commands, init.pid, container)
+    debug.run_commands(host.config.debug_commands, init.pid, container)
     init.go()
     await init.started
 

@@ -18,7 +18,7 @@ import pytest
 
 from northstar import api
 from northstar.api import response
-from northstar.client import blocking
+from northstar.client import ConnectError, DisconnectedError, blocking
 from tests.system.containers import PIPES
 from tests.system.faults.intercept import Call, Interceptor
 from tests.system.harness import PATIENCE, RuntimeProcess, manifest, pack, wait_until
@@ -49,8 +49,12 @@ REFUSALS = {
     "pread64": (errno.EIO,),
     "umount2": (errno.EBUSY,),
     "unlink": (errno.EROFS,),
+    "epoll_ctl": (errno.ENOSPC,),
 }
 """What each call is refused with: calls that acquire something, or whose failure is told."""
+
+EPOLL_CTL_ADD = 1
+"""linux/eventpoll.h."""
 
 LOOP_SET_FD, LOOP_CONFIGURE, LOOP_CTL_ADD = 0x4C00, 0x4C0A, 0x4C80
 """linux/loop.h."""
@@ -174,7 +178,9 @@ def refused(setting: Setting, refusal: Refusal) -> Iterator[None]:
 
 
 def matters(call: Call) -> bool:
-    """Leave out what a client or a log line costs."""
+    """Leave out what a log line costs, and what gives back."""
+    if call.name == "epoll_ctl":
+        return call.arguments[1] == EPOLL_CTL_ADD
     return call.name != "write" or call.arguments[0] != 2
 
 
@@ -260,6 +266,48 @@ def test_no_free_loop_device(make_runtime: Any, tmp_path: Path, payload: Path) -
             interceptor.decide = lambda _call: None
             runtime.assert_no_leak(before)
             client.start(APP)
+        runtime.stop()
+
+
+def test_a_connection_that_cannot_be_watched(setting: Setting) -> None:
+    """It is closed at once, instead of being open and deaf."""
+    setting.runtime.client().close()
+    before = setting.runtime.snapshot()
+
+    def decide(call: Call) -> int | None:
+        adds = call.name == "epoll_ctl" and matters(call)
+        return errno.ENOSPC if adds else None
+
+    setting.interceptor.decide = decide
+    for _ in range(3):
+        with pytest.raises((ConnectError, DisconnectedError)):
+            setting.runtime.client()
+    setting.interceptor.decide = lambda _call: None
+    setting.runtime.client().close()
+    same(setting, before)
+    assert setting.runtime.text().count("cannot watch the connection: No space left") == 3
+
+
+def test_no_process_or_descriptor_for_a_debug_command(make_runtime: Any, payload: Path) -> None:
+    """The container starts without it, and a warning says so."""
+    refusals = {"vfork": errno.EAGAIN, "clone": errno.EAGAIN, "pidfd_open": errno.EMFILE}
+    with Interceptor(refusals) as interceptor:
+        runtime = make_runtime(
+            tables='[debug]\ncommands = ["sleep 1000"]\n',
+            wrap=interceptor.wrap,
+            pass_fds=interceptor.pass_fds,
+        )
+        package = pack(runtime.directory, manifest("app", args=["pause"]), {"payload": payload})
+        with runtime.client() as client:
+            client.install(package, "mem")
+            client.mount(APP)
+            before = runtime.snapshot()
+            for names, error in (("vfork clone", errno.EAGAIN), ("pidfd_open", errno.EMFILE)):
+                interceptor.decide = lambda call: error if call.name in names else None  # noqa: B023
+                client.start(APP)
+                runtime.wait_log(f"WARN.*debug command 'sleep 1000'.*{os.strerror(error)}")
+                client.kill(APP, 9)
+                runtime.assert_no_leak(before)
         runtime.stop()
 
 
