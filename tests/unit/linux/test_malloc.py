@@ -10,7 +10,9 @@ import pytest
 
 MAY_SKIP = ("not glibc",)
 
-PROGRAM = """
+GLIBC = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="not glibc")
+
+THREADS = """
 import ctypes, threading
 from northstar.linux import malloc
 if {saved}:
@@ -33,13 +35,37 @@ libc.fflush(None)
 """
 
 
-def heaps(*, saved: bool) -> int:
-    command = [sys.executable, "-c", PROGRAM.format(saved=saved)]
+ONE_LARGE_BLOCK = """
+import gc, re
+from northstar.linux import malloc
+if {saved}:
+    malloc.save_memory()
+def own():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1])
+before = own()
+large = bytearray(b"x") * 4_000_000
+del large
+many = [bytearray(b"x") * 100_000 for _ in range(60)]
+del many
+gc.collect()
+print(own() - before)
+"""
+
+
+def run(program: str, *, saved: bool) -> str:
+    command = [sys.executable, "-c", program.format(saved=saved)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
-    return done.stdout.count("<heap nr=")
+    return done.stdout
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="not glibc")
+@GLIBC
 def test_one_heap_serves_all_threads() -> None:
-    assert heaps(saved=False) > 1
-    assert heaps(saved=True) == 1
+    assert run(THREADS, saved=False).count("<heap nr=") > 1
+    assert run(THREADS, saved=True).count("<heap nr=") == 1
+
+
+@GLIBC
+def test_a_large_block_does_not_change_what_is_kept() -> None:
+    """By default glibc keeps twice as much as the largest block that was ever freed."""
+    assert int(run(ONE_LARGE_BLOCK, saved=False)) > 4000
+    assert int(run(ONE_LARGE_BLOCK, saved=True)) < 1000
