@@ -15,7 +15,7 @@ CONSOLE: Final = "NORTHSTAR_CONSOLE"
 """Names the descriptor of a container's console connection."""
 
 _TCP: Final = re.compile(
-    r"tcp://(?:\[(?P<v6>[^\[\]/]+)\]|(?P<host>[^:\[\]/]+))(?::(?P<port>\d{1,5}))?/?\Z"
+    r"tcp://(?:\[(?P<v6>[^\[\]/]+)\]|(?P<host>[^:\[\]/]+))(?::(?P<port>[0-9]{1,5}))?/?\Z"
 )
 
 

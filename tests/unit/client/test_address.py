@@ -40,6 +40,7 @@ def test_url(url: str, place: Tcp | Unix) -> None:
         "tcp://a:0",
         "tcp://a:65536",
         "tcp://a:b",
+        "tcp://a:\u0661",
         "tcp://::1",
         "tcp://a/b",
         "tcp://[::1",
