@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "api": {"model", "manifest"},
     "npk": {"model", "manifest", "linux"},
     "launch": {"model", "manifest", "linux"},
-    "runtime": {"model", "linux", "manifest", "api", "npk", "launch"},
+    "cgroups": {"model", "manifest", "linux"},
+    "runtime": {"model", "linux", "manifest", "api", "npk", "launch", "cgroups"},
     "client": {"api", "model"},
     "cli": {"model", "manifest", "api", "npk", "launch", "runtime", "client"},
 }

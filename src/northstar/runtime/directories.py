@@ -16,9 +16,10 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
+from northstar.cgroups import CgroupHost
+from northstar.cgroups.host import make_top, remove_top
 from northstar.linux import flock
 from northstar.model import ConfigurationError
-from northstar.runtime.cgroups import CgroupHost, make_top, remove_top
 from northstar.runtime.config import Config
 
 log = logging.getLogger("northstar.runtime")

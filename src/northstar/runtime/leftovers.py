@@ -18,10 +18,10 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from northstar.cgroups import CgroupHost, tree
 from northstar.linux import loop, mount, mountinfo
 from northstar.model import Container, InvalidValueError
-from northstar.runtime import cgroup_tree, null, verity, wiping
-from northstar.runtime.cgroups import CgroupHost
+from northstar.runtime import null, verity, wiping
 from northstar.runtime.config import Config
 
 log = logging.getLogger("northstar.runtime")
@@ -146,11 +146,11 @@ def _cgroups(host: CgroupHost, top: str) -> list[str]:
     removed: dict[str, None] = {}
     deadline = time.monotonic() + _PATIENCE
     for hierarchy in host.hierarchies:
-        for directory in cgroup_tree.children(f"{hierarchy.path}/{top}"):
-            if cgroup_tree.is_ours(directory):
+        for directory in tree.children(f"{hierarchy.path}/{top}"):
+            if tree.is_ours(directory):
                 continue
             try:
-                cgroup_tree.remove(hierarchy, directory, deadline)
+                tree.remove(hierarchy, directory, deadline)
             except OSError as failure:
                 log.warning("Cannot remove a cgroup of an earlier run: %s", failure)
             else:

@@ -19,6 +19,7 @@ import msgspec
 
 from northstar import npk
 from northstar.api import notification
+from northstar.cgroups import CgroupHost
 from northstar.launch.launcher import Launcher
 from northstar.launch.plan import HostFacts
 from northstar.linux import caps, loop, malloc, mount, selinux
@@ -31,7 +32,6 @@ from northstar.model import (
     Permissions,
 )
 from northstar.runtime import debug, directories, leftovers, process, signals, threads
-from northstar.runtime.cgroups import CgroupHost
 from northstar.runtime.config import Config, RepositoryConfig
 from northstar.runtime.console import Console
 from northstar.runtime.events import Notifications

@@ -6,8 +6,8 @@ import asyncio
 import logging
 
 from northstar.api import notification
+from northstar.cgroups.oom import OomMonitor
 from northstar.model import Container
-from northstar.runtime.cgroup_oom import OomMonitor
 from northstar.runtime.events import Notifications
 
 log = logging.getLogger("northstar.runtime")

@@ -7,8 +7,8 @@ import resource
 import time
 from typing import Any, Final
 
-from northstar.runtime.cgroup_stats import Statistics
-from northstar.runtime.cgroups import Cgroup
+from northstar.cgroups import Cgroup
+from northstar.cgroups.stats import Statistics
 
 KEPT: Final = 1.0
 """Seconds without a question after which files are closed."""

@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from northstar.cgroups import Cgroup, CgroupHost
 from northstar.launch import seccomp
 from northstar.launch.launcher import Init, Launcher
 from northstar.launch.plan import (
@@ -33,7 +34,6 @@ from northstar.linux import netns, procfs
 from northstar.manifest import Io, Manifest, NamedNetwork, Output, Persist
 from northstar.model import Container, ExitStatus, LaunchError, Permissions
 from northstar.runtime import debug, listeners, stdio
-from northstar.runtime.cgroups import Cgroup, CgroupHost
 from northstar.runtime.config import Config
 from northstar.runtime.events import Notifications
 from northstar.runtime.null import reopen

@@ -5,10 +5,9 @@ import time
 from collections.abc import Callable
 from typing import IO, Any
 
+from northstar.cgroups import Cgroup, CgroupHost, tree
 from northstar.linux import cgroupfs
 from northstar.manifest.cgroups import Cgroups, Cpu, Memory, Pids
-from northstar.runtime import cgroup_tree
-from northstar.runtime.cgroups import Cgroup, CgroupHost
 
 HOST = CgroupHost.detect()
 V1 = HOST.usable.get("memory") == 1
@@ -57,8 +56,8 @@ def pids(cgroup: Cgroup) -> set[int]:
     return {
         pid
         for hierarchy in cgroup.host.hierarchies
-        for directory in cgroup_tree.tree(cgroup.directory(hierarchy))
-        for pid in cgroup_tree.procs(directory)
+        for directory in tree.tree(cgroup.directory(hierarchy))
+        for pid in tree.procs(directory)
     }
 
 

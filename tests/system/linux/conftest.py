@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from northstar.runtime import cgroup_tree
-from northstar.runtime.cgroups import CgroupHost
+from northstar.cgroups import CgroupHost, tree
 
 numbers = itertools.count()
 
@@ -22,7 +21,7 @@ def top() -> Iterator[str]:
     yield name
     deadline = time.monotonic() + 5
     for hierarchy in CgroupHost.detect().hierarchies:
-        cgroup_tree.remove(hierarchy, f"{hierarchy.path}/{name}", deadline)
+        tree.remove(hierarchy, f"{hierarchy.path}/{name}", deadline)
 
 
 @pytest.fixture

@@ -14,11 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from northstar.cgroups import Cgroup, CgroupHost
+from northstar.cgroups.host import remove_top
+from northstar.cgroups.oom import MemoryEvents
 from northstar.linux import cgroupfs
 from northstar.manifest.cgroups import Cgroups, Cpu, Memory, Pids
 from northstar.model.errors import HostError, LaunchError
-from northstar.runtime.cgroup_oom import MemoryEvents
-from northstar.runtime.cgroups import Cgroup, CgroupHost, remove_top
 from tests.system.linux.cgroups import (
     HOST,
     LIMITS,
@@ -424,7 +425,7 @@ def test_the_runtimes_own_cgroup_is_not_a_containers(
     script = f"""
 import os
 from northstar.model.errors import HostError
-from northstar.runtime.cgroups import Cgroup, CgroupHost
+from northstar.cgroups import Cgroup, CgroupHost
 from tests.system.linux.cgroups import attach
 attach(Cgroup.create(CgroupHost.detect(), {top!r}, "hello", None), os.getpid())
 try:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
+from northstar.cgroups import Cgroup
 from northstar.manifest.cgroups import Cgroups, Cpu
 from northstar.model.errors import LaunchError
-from northstar.runtime.cgroups import Cgroup
 from tests.system.linux.cgroups import HOST, V1, let_go
 
 MAY_SKIP = ("this host has cgroup version 2", "this kernel has no real-time groups")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from northstar.cgroups import Cgroup, CgroupHost
+from northstar.cgroups.tree import Hierarchy
 from northstar.runtime import polling
-from northstar.runtime.cgroup_tree import Hierarchy
-from northstar.runtime.cgroups import Cgroup, CgroupHost
 from northstar.runtime.polling import Polling
 
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from northstar.linux import cgroup2, cgroupfs, pidfd
-from northstar.model.errors import HostError
+from northstar.model import HostError
 
 # Version 2 calls blkio `io`. We keep the older name, which is the manifest's.
 V2_NAMES: Final = {

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from northstar.runtime import cgroup_stats
+from northstar.cgroups import stats
 from tests import vectors
 
 
@@ -18,8 +18,8 @@ def fill(directory: Path, files: dict[str, str]) -> str:
     return str(directory)
 
 
-def used(directories: cgroup_stats.Directories) -> dict[str, Any]:
-    statistics = cgroup_stats.Statistics(directories)
+def used(directories: stats.Directories) -> dict[str, Any]:
+    statistics = stats.Statistics(directories)
     try:
         return statistics.read()
     finally:
@@ -133,7 +133,7 @@ def test_the_counters_of_io_schedulers() -> None:
         "8:0 Read 1\n8:0 Write 2\n8:0 Sync 3\n8:0 Async 0\n8:0 Discard 4\n8:0 Total 7\n"
         "8:16 Read 5\n8:16 Total 5\nTotal 12\n"
     )
-    assert cgroup_stats.io_service(text) == (
+    assert stats.io_service(text) == (
         [
             {
                 "major": 8,
@@ -149,7 +149,7 @@ def test_the_counters_of_io_schedulers() -> None:
         ],
         12,
     )
-    assert cgroup_stats.io_service("Total 0\n") == ([], 0)
+    assert stats.io_service("Total 0\n") == ([], 0)
 
 
 def test_bfq_files_stand_in_for_those_of_cfq(tmp_path: Path) -> None:
@@ -177,9 +177,9 @@ def test_a_cgroup_that_is_gone_is_absent(tmp_path: Path, version: int) -> None:
 
 @given(st.text())
 def test_no_text_breaks_the_parsers(text: str) -> None:
-    cgroup_stats.numa_stat_v1(text)
-    cgroup_stats.io_service(text)
-    cgroup_stats.device_data(text)
+    stats.numa_stat_v1(text)
+    stats.io_service(text)
+    stats.device_data(text)
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -190,7 +190,7 @@ def test_open_files_tell_what_is_true_now(tmp_path: Path, version: int) -> None:
     line = "8:0 100\n" if version == 1 else "8:0 rbps=100 wbps=max\n"
     fill(tmp_path, {"memory.stat": "cache 1\n", usage: "1\n", "pids.max": "5\n"})
     directories = dict.fromkeys(("memory", "blkio", "pids"), (version, str(tmp_path)))
-    statistics = cgroup_stats.Statistics(directories)
+    statistics = stats.Statistics(directories)
     before = len(os.listdir("/proc/self/fd"))
     for number in range(3):
         (tmp_path / usage).write_text(f"{number}\n")

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from northstar.cgroups.limits import Plan, cpu_weight, plan
 from northstar.manifest.cgroups import (
     Blkio,
     Cgroups,
@@ -13,7 +14,6 @@ from northstar.manifest.cgroups import (
     ThrottleDevice,
     WeightDevice,
 )
-from northstar.runtime.cgroup_limits import Plan, cpu_weight, plan
 
 ALL = ("cpu", "cpuacct", "cpuset", "memory", "blkio", "pids")
 V1 = dict.fromkeys(ALL, 1)

@@ -13,10 +13,10 @@ import os
 import threading
 import time
 
+from northstar.cgroups import tree
+from northstar.cgroups.limits import UNSUPPORTED
 from northstar.linux import cgroupfs
-from northstar.model.errors import LaunchError
-from northstar.runtime import cgroup_tree
-from northstar.runtime.cgroup_limits import UNSUPPORTED
+from northstar.model import LaunchError
 
 # A removed cgroup's budget is in use until the kernel has really freed it.
 _RECLAIM_TIMEOUT = 0.5
@@ -40,7 +40,7 @@ def grant(root: str, path: str, budget: tuple[int, int]) -> None:
         LaunchError: the kernel refuses, as when the root has no more.
     """
     runtime, period = budget
-    levels = list(cgroup_tree.levels(root, os.path.dirname(path)))
+    levels = list(tree.levels(root, os.path.dirname(path)))
     if runtime <= 0:
         return
     with _lock:
@@ -83,7 +83,7 @@ def write(path: str, value: str) -> None:
         time.sleep(_PAUSE)
 
 
-def give_back(hierarchy: cgroup_tree.Hierarchy, directory: str, deadline: float) -> None:
+def give_back(hierarchy: tree.Hierarchy, directory: str, deadline: float) -> None:
     """Take a cgroup's own budget away before it is removed: kill what uses it.
 
     A removed cgroup lives on in the kernel, with its budget, until its last zombie is reaped.
@@ -95,7 +95,7 @@ def give_back(hierarchy: cgroup_tree.Hierarchy, directory: str, deadline: float)
             # EBUSY: real-time processes are in it.
             if error.errno != errno.EBUSY or time.monotonic() >= deadline:
                 return None
-        cgroup_tree.kill(hierarchy, directory)
+        tree.kill(hierarchy, directory)
         time.sleep(_PAUSE)
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
+from northstar.cgroups.host import CgroupHost, choose_hierarchies
+from northstar.cgroups.tree import Hierarchy
 from northstar.linux.mountinfo import MountInfo, parse_line
-from northstar.runtime.cgroup_tree import Hierarchy
-from northstar.runtime.cgroups import CgroupHost, choose_hierarchies
 
 
 def v1(path: str, options: str, flags: str = "rw") -> tuple[MountInfo, tuple[str, ...]]:

@@ -1,0 +1,176 @@
+"""Which cgroup hierarchies the host has, and the runtime's own cgroup in each.
+
+Both versions, and mixtures of them, are one thing here: a host has hierarchies, each with a version
+and some controllers.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import Final
+
+from northstar.cgroups import tree
+from northstar.cgroups.tree import V2_NAMES, Hierarchy
+from northstar.linux import cgroup2, mountinfo
+from northstar.model import HostError
+
+CONTROLLERS: Final = ("cpu", "cpuacct", "cpuset", "memory", "blkio", "pids")
+
+
+class CgroupHost:
+    """The hierarchies of this host that containers have a place in.
+
+    Attributes:
+        hierarchies: no controller is in two of them.
+        usable: the version of each controller's hierarchy.
+    """
+
+    def __init__(self, hierarchies: Iterable[Hierarchy]) -> None:
+        self.hierarchies = tuple(hierarchies)
+        self.usable: Mapping[str, int] = {
+            controller: hierarchy.version
+            for hierarchy in self.hierarchies
+            for controller in sorted(hierarchy.controllers)
+        }
+        self._lock = threading.Lock()
+        self._claimed: set[str] = set()
+        self._prepared: set[tuple[str, str]] = set()
+
+    @classmethod
+    def detect(cls) -> CgroupHost:
+        """Find the hierarchies that are mounted, visible and writable.
+
+        Raises:
+            OSError: the mounts cannot be read.
+        """
+        found = []
+        for mount in mountinfo.read():
+            if mount.fstype not in ("cgroup", "cgroup2") or not _visible(mount):
+                continue
+            offered: Iterable[str] = ()
+            if mount.fstype == "cgroup2":
+                with suppress(OSError):
+                    offered = cgroup2.controllers(mount.mount_point)
+            found.append((mount, offered))
+        return cls(choose_hierarchies(found))
+
+    def claim(self, path: str) -> None:
+        """Take a path for one container, until `release`.
+
+        A cgroup inside another container's would end with that one, and in version 2 would keep it
+        from having processes.
+
+        Raises:
+            HostError: another container has this cgroup, one above or one below it.
+        """
+        with self._lock:
+            for other in self._claimed:
+                if f"{path}/".startswith(f"{other}/") or f"{other}/".startswith(f"{path}/"):
+                    raise HostError(
+                        f"the cgroup {path} is not free: another container has {other}",
+                        hint="choose another cgroups.parent in the manifest",
+                    )
+            self._claimed.add(path)
+
+    def release(self, path: str) -> None:
+        """Give back what was claimed."""
+        with self._lock:
+            self._claimed.discard(path)
+
+    def prepare(self, hierarchy: Hierarchy, parent: str, *, again: bool = False) -> list[str]:
+        """Make the cgroups that containers are put into; return warnings.
+
+        Once is enough, unless there was a warning: then each start says so, and tries.
+
+        Raises:
+            OSError: a directory cannot be made.
+        """
+        key = (hierarchy.path, parent)
+        if key in self._prepared and not again:
+            return []
+        warnings = tree.make_parents(hierarchy, parent)
+        if not warnings:
+            self._prepared.add(key)
+        return warnings
+
+    @property
+    def description(self) -> str:
+        """What was found, for the log: `v1 (cpu, memory)`."""
+        parts = []
+        for version in (1, 2):
+            names = [name for name in CONTROLLERS if self.usable.get(name) == version]
+            if names or any(hierarchy.version == version for hierarchy in self.hierarchies):
+                parts.append(f"v{version} ({', '.join(names) or 'no controllers'})")
+        return ", ".join(parts) or "none"
+
+
+def choose_hierarchies(
+    mounts: Iterable[tuple[mountinfo.MountInfo, Iterable[str]]],
+) -> list[Hierarchy]:
+    """Choose from the mounts of cgroup file systems: pure.
+
+    The unified hierarchy of a hybrid host counts if it has a controller of ours: without one it
+    would only be one more place to attach to. Where nothing else is mounted it counts all the same,
+    for processes can be started in it and killed together.
+
+    Args:
+        mounts: each with the controllers that it offers, if it is of version 2.
+    """
+    chosen: list[Hierarchy] = []
+    unified: Hierarchy | None = None
+    taken: set[str] = set()
+    for mount, offered in mounts:
+        if "rw" not in mount.options or "rw" not in mount.super_options:
+            continue
+        if mount.fstype == "cgroup2":
+            names = frozenset(V2_NAMES[name] for name in offered if name in V2_NAMES)
+            unified = unified or Hierarchy(mount.mount_point, 2, names)
+        else:
+            names = frozenset(CONTROLLERS) & frozenset(mount.super_options) - taken
+            if names:
+                chosen.append(Hierarchy(mount.mount_point, 1, names))
+                taken |= names
+    if unified and (not chosen or unified.controllers - taken):
+        chosen.append(unified._replace(controllers=unified.controllers - taken))
+    return chosen
+
+
+def _visible(mount: mountinfo.MountInfo) -> bool:
+    """Return whether the mount point shows this mount, and not another one on top of it."""
+    try:
+        device = os.stat(mount.mount_point).st_dev
+    except OSError:
+        return False
+    return (os.major(device), os.minor(device)) == (mount.major, mount.minor)
+
+
+def make_top(host: CgroupHost, top: str) -> list[str]:
+    """Make the runtime's own cgroup, with what is above it; return warnings.
+
+    Raises:
+        OSError: a directory cannot be made.
+    """
+    return [
+        warning for hierarchy in host.hierarchies for warning in tree.make_parents(hierarchy, top)
+    ]
+
+
+def remove_top(host: CgroupHost, top: str) -> None:
+    """Remove the runtime's own cgroup with everything below it that has no processes.
+
+    Directories above it, where `top` is a path, stay.
+
+    Raises:
+        OSError: EBUSY if something below it is in use. Other hierarchies are done all the same.
+    """
+    failure: OSError | None = None
+    for hierarchy in host.hierarchies:
+        try:
+            tree.remove_tree(f"{hierarchy.path}/{top}")
+        except OSError as error:
+            failure = failure or error
+    if failure:
+        raise failure
