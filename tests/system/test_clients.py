@@ -1,6 +1,6 @@
 """Clients among themselves: what one does costs no other anything.
 
-What each kind of misbehaviour is answered with is tested in tests/unit/runtime/test_console_*.py;
+What each kind of misbehaviour is answered with is tested in tests/unit/runtime/console;
 here it is done at full speed to a real runtime that has other things to do.
 """
 

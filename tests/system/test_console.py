@@ -1,7 +1,7 @@
 """Every request, permission and error of the console, over real connections to a real runtime.
 
 The limits and the closing of connections are tested with the console alone
-(tests/unit/runtime/test_console_*.py), over real sockets as well.
+(tests/unit/runtime/console), over real sockets as well.
 """
 
 from __future__ import annotations

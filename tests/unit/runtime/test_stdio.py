@@ -18,7 +18,7 @@ from northstar.runtime import stdio, writer
 from northstar.runtime.ratelimit import Budget
 from northstar.runtime.stdio import LINE_MAX, CopySink, LineSink, OutputPipe
 from northstar.runtime.writer import Writer
-from tests.unit.runtime.console_harness import run, until
+from tests.unit.runtime.console.harness import run, until
 
 A = Container.parse("a:1.0.0")
 

@@ -12,10 +12,10 @@ import pytest
 
 from northstar.api import notification
 from northstar.model import FULL, Permission
-from northstar.runtime import connection
 from northstar.runtime.config import ConsoleOptions
-from northstar.runtime.connection import Connection
-from tests.unit.runtime.console_harness import (
+from northstar.runtime.console import connection
+from northstar.runtime.console.connection import Connection
+from tests.unit.runtime.console.harness import (
     ACK,
     CONNECT,
     NO_LIMIT,

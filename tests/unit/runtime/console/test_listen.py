@@ -13,13 +13,12 @@ from pathlib import Path
 import pytest
 
 from northstar.model import FULL
-from northstar.runtime import acceptor
-from northstar.runtime.acceptor import ConsoleError
 from northstar.runtime.config import GlobalConsole, TcpAddress, UnixAddress
-from northstar.runtime.connection import address
-from northstar.runtime.console import Console
+from northstar.runtime.console import Console, acceptor
+from northstar.runtime.console.acceptor import ConsoleError
+from northstar.runtime.console.connection import address
 from northstar.runtime.events import Notifications
-from tests.unit.runtime.console_harness import Runtime, run, serving, until
+from tests.unit.runtime.console.harness import Runtime, run, serving, until
 
 
 async def listen(bind: TcpAddress | UnixAddress) -> tuple[Console, TcpAddress | UnixAddress]:

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.runtime.console_harness import CONNECT, Bench, run, serving
+from tests.unit.runtime.console.harness import CONNECT, Bench, run, serving
 
 few = settings(
     max_examples=60,

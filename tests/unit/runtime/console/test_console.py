@@ -13,7 +13,7 @@ import pytest
 from northstar.api import RefusedError, error, notification
 from northstar.model import FULL, Container, Exited, NorthstarError, Permission
 from northstar.runtime.config import ConsoleOptions
-from tests.unit.runtime.console_harness import (
+from tests.unit.runtime.console.harness import (
     ACK,
     CONNECT,
     NO_LIMIT,

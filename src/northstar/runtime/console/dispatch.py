@@ -13,7 +13,7 @@ from northstar.api.error import Error, RefusedError, Unexpected
 from northstar.api.request import Request
 from northstar.api.response import ContainerData, Failed, InspectOk, InstallFailed, Ok, Response
 from northstar.model import Container, Name, NorthstarError, Version
-from northstar.runtime.tokens import Tokens
+from northstar.runtime.console.tokens import Tokens
 
 log = logging.getLogger("northstar.runtime.console")
 

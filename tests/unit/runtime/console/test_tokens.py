@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from northstar.api import TokenResult
-from northstar.runtime.tokens import TOKEN_SIZE, Tokens
+from northstar.runtime.console.tokens import TOKEN_SIZE, Tokens
 
 
 class Clock:

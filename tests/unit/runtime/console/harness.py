@@ -15,8 +15,8 @@ from northstar.api import ContainerData, RefusedError, error
 from northstar.model import FULL, Container, Permissions
 from northstar.runtime.config import ConsoleOptions, GlobalConsole, TcpAddress, UnixAddress
 from northstar.runtime.console import Console
+from northstar.runtime.console.tokens import Tokens
 from northstar.runtime.events import Notifications
-from northstar.runtime.tokens import Tokens
 
 DEADLINE = 20.0
 LINE_LIMIT = 2**24

@@ -31,11 +31,11 @@ from northstar.api.request import Request
 from northstar.model import Permission, Permissions, ProtocolError
 from northstar.model.permission import describe
 from northstar.runtime.config import ConsoleOptions
-from northstar.runtime.dispatch import Dispatcher, Peer, install_result, wire_error
+from northstar.runtime.console.dispatch import Dispatcher, Peer, install_result, wire_error
+from northstar.runtime.console.turns import Turn, Turns
+from northstar.runtime.console.upload import StreamEndedError, Upload
 from northstar.runtime.events import Notifications, Subscription
 from northstar.runtime.ratelimit import Budget, RateLimit
-from northstar.runtime.turns import Turn, Turns
-from northstar.runtime.upload import StreamEndedError, Upload
 
 log = logging.getLogger("northstar.runtime.console")
 

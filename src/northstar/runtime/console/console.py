@@ -7,15 +7,13 @@ import logging
 import socket
 
 from northstar.model import Container, Permissions
-from northstar.runtime.acceptor import Acceptor, ConsoleError, open_listener
 from northstar.runtime.config import ConsoleOptions, GlobalConsole, TcpAddress, UnixAddress
-from northstar.runtime.connection import CONNECT_TIMEOUT, Access, Connection, Service
-from northstar.runtime.dispatch import Dispatcher, Installation, Operations, Peer
+from northstar.runtime.console.acceptor import Acceptor, open_listener
+from northstar.runtime.console.connection import CONNECT_TIMEOUT, Access, Connection, Service
+from northstar.runtime.console.dispatch import Dispatcher, Operations, Peer
+from northstar.runtime.console.tokens import Tokens
+from northstar.runtime.console.turns import Turns
 from northstar.runtime.events import Notifications
-from northstar.runtime.tokens import Tokens
-from northstar.runtime.turns import Turns
-
-__all__ = ["Console", "ConsoleError", "Installation", "Operations"]
 
 log = logging.getLogger("northstar.runtime.console")
 

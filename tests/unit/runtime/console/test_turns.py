@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from northstar.runtime.turns import Turns
+from northstar.runtime.console.turns import Turns
 
 
 async def passes(count: int) -> None:

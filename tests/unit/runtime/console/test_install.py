@@ -12,8 +12,8 @@ import pytest
 from northstar.api import RefusedError, error
 from northstar.model import FULL, Permission
 from northstar.runtime.config import ConsoleOptions
-from northstar.runtime.upload import BUFFER
-from tests.unit.runtime.console_harness import (
+from northstar.runtime.console.upload import BUFFER
+from tests.unit.runtime.console.harness import (
     NO_LIMIT,
     A,
     Bench,
