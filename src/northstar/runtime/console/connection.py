@@ -10,8 +10,9 @@ output (requests are not worked off while answers are not read), notifications (
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple, cast, get_args
 
 from northstar import api
@@ -28,6 +29,7 @@ from northstar.api.message import (
     PermissionDenied,
 )
 from northstar.api.request import Request
+from northstar.api.response import Response
 from northstar.model import Permission, Permissions, ProtocolError
 from northstar.model.permission import describe
 from northstar.runtime.config import ConsoleOptions
@@ -387,11 +389,15 @@ class Connection(asyncio.Protocol):
             if response is not None:
                 self._send(response)
             else:
-                self._task = self._loop.create_task(self._serve(request))
+                dispatcher = self._service.dispatcher
+                self._task = self._loop.create_task(self._serve(lambda: dispatcher.run(request)))
 
-    async def _serve(self, request: Request) -> None:
+    async def _serve(self, answer: Callable[[], Awaitable[Response | None]]) -> None:
+        """Send an answer as soon as it is there; None if the connection is closed instead."""
         try:
-            self._send(await self._service.dispatcher.run(request))
+            response = await answer()
+            if response is not None:
+                self._send(response)
         except asyncio.CancelledError:
             # Without this answer the next one would be taken for it.
             self.close()
@@ -419,18 +425,18 @@ class Connection(asyncio.Protocol):
         self._buffer[:] = rest
         if self._eof:
             upload.end()
-        self._task = self._loop.create_task(self._serve_install(request, upload, allowed))
+        answer = functools.partial(self._take_upload, request, upload, allowed)
+        self._task = self._loop.create_task(self._serve(answer))
 
-    async def _serve_install(
+    async def _take_upload(
         self, request: requests.Install, upload: Upload, allowed: bool
-    ) -> None:
+    ) -> Response | None:
         try:
             if allowed:
-                self._send(responses.Install(await self._install(request, upload)))
-            else:
-                while await upload.chunk():
-                    pass
-                self._send(responses.PermissionDenied(request))
+                return responses.Install(await self._install(request, upload))
+            while await upload.chunk():
+                pass
+            return responses.PermissionDenied(request)
         except TimeoutError:
             timeout = self._access.options.npk_stream_timeout
             self._refuse(f"no byte of a package for {timeout:g} s")
@@ -440,16 +446,9 @@ class Connection(asyncio.Protocol):
             if allowed:
                 self._send(responses.Install(responses.InstallFailed(errors.Unexpected(text))))
             self.close()
-        except asyncio.CancelledError:
-            self.close()
-            raise
-        except Exception:
-            log.exception("%s: internal error, closing the connection", self.peer)
-            self.close()
         finally:
             self._upload = None
-            self._task = None
-            self._advance()
+        return None
 
     async def _install(
         self, request: requests.Install, upload: Upload
