@@ -324,19 +324,19 @@ def test_no_signal_of_the_start_is_lost(setting: Setting, number: int) -> None:
     assert "up and running" not in done.stderr
 
 
-def test_ignored_signals_stay_ignored(setting: Setting) -> None:
-    """As below nohup, and for what a script runs in the background."""
-    command = [sys.executable, "-c", PROGRAM, "-c", str(setting.file)]
-    process = subprocess.Popen(
-        ["nohup", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_hangup_that_is_ignored_stays_ignored(setting: Setting, number: int) -> None:
+    """Below nohup, in a script that has it run in the background: SIGINT is ignored there too."""
+    command = ["nohup", sys.executable, "-c", PROGRAM, "-c", str(setting.file)]
+    script = ["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
+    process = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     with process:
         wait_until((setting.directory / "console").exists, "it listens")
         process.send_signal(signal.SIGHUP)
         process.send_signal(signal.SIGHUP)
         time.sleep(0.1)
         assert process.poll() is None
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         assert process.wait(TIMEOUT) == 0
 
 

@@ -33,12 +33,16 @@ def hold() -> None:
 def taken(loop: asyncio.AbstractEventLoop, stop: Callable[[], object]) -> Iterator[None]:
     """Have `loop` call `stop` for each stop signal, also for one that was held.
 
-    One that is ignored, as SIGHUP below nohup(1), stays ignored. Afterwards they are held for good:
-    the runtime is about to end, and must not be interrupted at that. Needs the main thread.
+    A SIGHUP that is ignored stays so: that is what nohup(1) is for. (A shell without job control
+    ignores SIGINT for what it runs in the background, but who sends one to us means it.)
+    Afterwards they are held for good: the runtime is about to end, and must not be interrupted at
+    that.
+
+    Needs the main thread.
     """
-    wanted = [number for number in STOP if signal.getsignal(number) is not signal.SIG_IGN]
-    for number in wanted:
-        loop.add_signal_handler(number, stop)
+    for number in STOP:
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, stop)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
     try:
         yield
