@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+LOAD = "from northstar.cli.northstar_command import _load_runtime; _load_runtime()"
+
 
 def modules_after(statement: str) -> set[str]:
     """Return the modules that a fresh interpreter has once it has executed `statement`."""
@@ -14,20 +16,19 @@ def modules_after(statement: str) -> set[str]:
 
 
 def test_help_needs_no_runtime() -> None:
-    found = modules_after("import northstar.cli.northstar")
+    found = modules_after("import northstar.cli.northstar_command")
     assert "northstar.runtime.config" in found
     assert not {"asyncio", "northstar.runtime.main", "yaml", "nacl"} & found
 
 
 def test_the_runtime_takes_no_more_than_it_uses() -> None:
-    found = modules_after("from northstar.cli import northstar; northstar._load_runtime()")
+    found = modules_after(LOAD)
     assert {"asyncio", "northstar.runtime.main"} <= found
     assert not {"ssl", "rich", "nacl", "dataclasses"} & found
 
 
 def test_who_needs_ssl_all_the_same_gets_it() -> None:
-    load = "from northstar.cli import northstar; northstar._load_runtime()"
-    assert "ssl" in modules_after(f"{load}; import ssl")
+    assert "ssl" in modules_after(f"{LOAD}; import ssl")
     assert "ssl" in modules_after(
-        f"import ssl; {load}; import asyncio; assert asyncio.base_events.ssl"
+        f"import ssl; {LOAD}; import asyncio; assert asyncio.base_events.ssl"
     )

@@ -1,0 +1,65 @@
+"""`northstar`: the runtime as a command."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable
+
+import click
+
+from northstar import __version__
+from northstar.runtime import logs, signals
+from northstar.runtime.config import load
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "-c",
+    "--config",
+    "path",
+    default="northstar.toml",
+    show_default=True,
+    metavar="FILE",
+    help="The configuration.",
+)
+@click.option(
+    "-d",
+    "--disable-mount-namespace",
+    is_flag=True,
+    help="Stay in the host's mount namespace: mounts are seen outside, and outlive a crash.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(logs.LEVELS),
+    help="What the runtime logs at least; NORTHSTAR_LOG=runtime=info,container=debug sets both.",
+)
+@click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
+def northstar(path: str, disable_mount_namespace: bool, log_level: str | None) -> None:
+    """Run the Northstar container runtime until it is told to shut down.
+
+    SIGINT, SIGTERM and SIGHUP, or a `shutdown` request over the console, end it in order.
+    """
+    config = load(path)
+    logs.setup(log_level)
+    signals.hold()
+    _load_runtime()(config, mount_namespace=not disable_mount_namespace)
+
+
+def _load_runtime() -> Callable[..., None]:
+    """Import the runtime: most of the start, which help and usage errors can do without."""
+    # asyncio takes ssl along if it can, a megabyte for connections that we do not have.
+    without_ssl = "ssl" not in sys.modules
+    if without_ssl:
+        sys.modules["ssl"] = None  # type: ignore[assignment]
+    try:
+        import asyncio  # noqa: F401
+    finally:
+        if without_ssl:
+            del sys.modules["ssl"]
+    from northstar.runtime.main import run
+
+    # What has come in stays, so it need not be looked at either.
+    gc.freeze()
+    gc.enable()
+    return run
