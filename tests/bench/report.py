@@ -24,7 +24,7 @@ EVEN = 1.05
 
 PREFACE = f"""\
 # Beside Northstar 0.9.2
-Made by `{COMMAND}` (root; cargo >= 1.74; some 15 minutes once the crates are built), which replaces
+Made by `{COMMAND}` (root; cargo >= 1.74; some 5 minutes once the crates are built), which replaces
 this page. What both answer is compared by `make interop`.
 
 The crate `northstar-runtime` 0.9.2 is started by a program of a few lines
