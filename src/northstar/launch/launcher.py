@@ -138,14 +138,14 @@ class Launcher:
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with contextlib.ExitStack() as undo:
-            undo.callback(ours.close)
+            undo.enter_context(ours)
             with theirs:
                 ours.setblocking(False)
                 ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
                 # The event loop first, whose epoll_ctl(2) can fail: of an init that is there
                 # already nothing would tell.
                 init = Init(ours, plan, on_skipped)
-                undo.callback(init.abandon)
+                undo.callback(init.stop_reading)
                 pid = init.launcher_pid = os.posix_spawn(
                     f"/proc/self/fd/{self._descriptor}",
                     ["northstar-init"],
@@ -246,9 +246,11 @@ class Init:
         self.exited: asyncio.Future[ExitStatus] = self._loop.create_future()
         self._loop.add_reader(stream.fileno(), self._on_report)
 
-    def abandon(self) -> None:
-        """Listen no longer: there is no launcher."""
-        self._stop_reading()
+    def stop_reading(self) -> None:
+        """Take no more reports, and close the stream; idempotent."""
+        if not self._stream_closed:
+            self._loop.remove_reader(self._stream.fileno())
+            self._stream.close()
 
     def go(self) -> None:
         """Let init go on after `ready`: it forks and executes the payload."""
@@ -280,7 +282,7 @@ class Init:
                 data, passed, sender = b"", [], 0
             if not data:
                 self._close_all(passed)
-                self._stop_reading()
+                self.stop_reading()
                 if self._pidfd < 0:
                     # The launcher ended without a clone.
                     status = _reap(self.launcher_pid)
@@ -301,7 +303,7 @@ class Init:
                 self._handle(data, passed)
             except (ValueError, IndexError, struct.error) as error:
                 log.error("The init with pid %d is not itself any more: %r", self.pid, error)
-                self._stop_reading()
+                self.stop_reading()
                 self.kill()
             finally:
                 self._close_all(passed)
@@ -356,7 +358,7 @@ class Init:
         It is not reaped yet, so the number is its own.
         """
         self.pid = pid
-        self._stop_reading()
+        self.stop_reading()
         os.kill(pid, signal.SIGKILL)
         self._fail(LaunchError("launch init", errno=errno))
 
@@ -392,7 +394,7 @@ class Init:
     def _on_death(self) -> None:
         # What init said before it died is still in the socket.
         self._on_report(_REPORTS_AT_END)
-        self._stop_reading()
+        self.stop_reading()
         self._loop.remove_reader(self._pidfd)
         status = pidfd.wait(self._pidfd)
         assert status is not None
@@ -411,8 +413,3 @@ class Init:
     @property
     def _stream_closed(self) -> bool:
         return self._stream.fileno() < 0
-
-    def _stop_reading(self) -> None:
-        if not self._stream_closed:
-            self._loop.remove_reader(self._stream.fileno())
-            self._stream.close()

@@ -68,7 +68,7 @@ class Acceptor:
             self._loop.add_reader(self._listener, self._accept)
         except OSError as error:
             log.error("Cannot watch for connections: %s", error.strerror)
-            self._retry = self._loop.call_later(RETRY, self._begin)
+            self._pause(RETRY)
 
     def _accept(self) -> None:
         for _ in range(PER_TURN):
