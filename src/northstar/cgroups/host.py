@@ -96,6 +96,35 @@ class CgroupHost:
             self._prepared.add(key)
         return warnings
 
+    def make_top(self, top: str) -> list[str]:
+        """Make the runtime's own cgroup, with what is above it; return warnings.
+
+        Raises:
+            OSError: a directory cannot be made.
+        """
+        return [
+            warning
+            for hierarchy in self.hierarchies
+            for warning in tree.make_parents(hierarchy, top)
+        ]
+
+    def remove_top(self, top: str) -> None:
+        """Remove the runtime's own cgroup with everything below it that has no processes.
+
+        Directories above it, where `top` is a path, stay.
+
+        Raises:
+            OSError: EBUSY if something below it is in use. Other hierarchies are done all the same.
+        """
+        failure: OSError | None = None
+        for hierarchy in self.hierarchies:
+            try:
+                tree.remove_tree(f"{hierarchy.path}/{top}")
+            except OSError as error:
+                failure = failure or error
+        if failure:
+            raise failure
+
     @property
     def description(self) -> str:
         """What was found, for the log: `v1 (cpu, memory)`."""
@@ -145,32 +174,3 @@ def _visible(mount: mountinfo.MountInfo) -> bool:
     except OSError:
         return False
     return (os.major(device), os.minor(device)) == (mount.major, mount.minor)
-
-
-def make_top(host: CgroupHost, top: str) -> list[str]:
-    """Make the runtime's own cgroup, with what is above it; return warnings.
-
-    Raises:
-        OSError: a directory cannot be made.
-    """
-    return [
-        warning for hierarchy in host.hierarchies for warning in tree.make_parents(hierarchy, top)
-    ]
-
-
-def remove_top(host: CgroupHost, top: str) -> None:
-    """Remove the runtime's own cgroup with everything below it that has no processes.
-
-    Directories above it, where `top` is a path, stay.
-
-    Raises:
-        OSError: EBUSY if something below it is in use. Other hierarchies are done all the same.
-    """
-    failure: OSError | None = None
-    for hierarchy in host.hierarchies:
-        try:
-            tree.remove_tree(f"{hierarchy.path}/{top}")
-        except OSError as error:
-            failure = failure or error
-    if failure:
-        raise failure

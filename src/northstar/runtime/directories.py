@@ -17,7 +17,6 @@ from collections.abc import Iterable
 from typing import Final
 
 from northstar.cgroups import CgroupHost
-from northstar.cgroups.host import make_top, remove_top
 from northstar.linux import flock
 from northstar.model import ConfigurationError
 from northstar.runtime.config import Config
@@ -129,7 +128,7 @@ def claim_cgroup(host: CgroupHost, top: str, stack: Stack) -> list[str]:
     """
     paths = [f"{hierarchy.path}/{top}" for hierarchy in host.hierarchies]
     while True:
-        warnings = make_top(host, top)
+        warnings = host.make_top(top)
         with contextlib.ExitStack() as held, contextlib.suppress(FileNotFoundError):
             descriptors = lock([("cgroup", path) for path in paths], held)
             # Whoever had it may have removed it while we waited: then ours is a lock on nothing.
@@ -145,6 +144,6 @@ def _is_still(path: str, descriptor: int) -> bool:
 
 def _remove_cgroup(host: CgroupHost, top: str) -> None:
     try:
-        remove_top(host, top)
+        host.remove_top(top)
     except OSError as failure:
         log.warning("Cannot remove the cgroup %s: %s", top, failure)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from northstar.api import notification
-from northstar.cgroups.oom import OomMonitor
+from northstar.cgroups import OomMonitor
 from northstar.model import Container
 from northstar.runtime.events import Notifications
 

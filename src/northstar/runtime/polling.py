@@ -7,8 +7,7 @@ import resource
 import time
 from typing import Any, Final
 
-from northstar.cgroups import Cgroup
-from northstar.cgroups.stats import Statistics
+from northstar.cgroups import Cgroup, Statistics
 
 KEPT: Final = 1.0
 """Seconds without a question after which files are closed."""

@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from northstar.cgroups import Cgroup, CgroupHost
-from northstar.cgroups.host import remove_top
 from northstar.cgroups.oom import MemoryEvents
 from northstar.linux import cgroupfs
 from northstar.manifest.cgroups import Cgroups, Cpu, Memory, Pids
@@ -49,8 +48,8 @@ def test_a_cgroup_is_made_and_removed_in_every_hierarchy(top: str) -> None:
     cgroup.destroy()
     cgroup.destroy()
     assert not any(os.path.exists(path) for path in directories(f"{top}/hello"))
-    remove_top(HOST, top)
-    remove_top(HOST, top)
+    HOST.remove_top(top)
+    HOST.remove_top(top)
     assert not any(os.path.exists(path) for path in directories(top))
 
 
@@ -225,7 +224,7 @@ def test_a_cgroup_of_other_processes_is_neither_used_nor_emptied(
     cgroup = Cgroup.create(HOST, top, "sshd", config)
     cgroup.destroy()
     assert all(os.path.isdir(path) for path in directories(parent))
-    remove_top(HOST, parent)
+    HOST.remove_top(parent)
 
 
 def test_a_parent_is_made_on_every_level_and_left(top: str) -> None:
@@ -235,7 +234,7 @@ def test_a_parent_is_made_on_every_level_and_left(top: str) -> None:
     assert value(cgroup, "pids", "pids.max") == "5"
     cgroup.destroy()
     assert all(os.path.isdir(path) for path in directories(f"{top}/a/b"))
-    remove_top(HOST, top)
+    HOST.remove_top(top)
     assert not any(os.path.exists(path) for path in directories(top))
 
 
@@ -247,7 +246,7 @@ def test_a_parent_that_somebody_has_removed_is_made_again(top: str) -> None:
             assert not cgroup.warnings
             assert value(cgroup, "pids", "pids.max") == "5"
             cgroup.destroy()
-        remove_top(host, top)
+        host.remove_top(top)
 
 
 def test_a_top_cgroup_with_processes_is_not_removed(
@@ -257,7 +256,7 @@ def test_a_top_cgroup_with_processes_is_not_removed(
     process = spawn()
     attach(cgroup, process.pid)
     with pytest.raises(OSError, match="busy") as caught:
-        remove_top(HOST, top)
+        HOST.remove_top(top)
     assert str(caught.value.filename).endswith(f"{top}/hello")
     assert process.poll() is None
     cgroup.destroy()
@@ -270,7 +269,7 @@ def test_a_busy_cgroup_does_not_keep_its_neighbours(
     made = [Cgroup.create(HOST, top, name, None) for name in names]
     attach(made[1], spawn().pid)
     with pytest.raises(OSError, match="busy"):
-        remove_top(HOST, top)
+        HOST.remove_top(top)
     for name in ("a", "c"):
         assert not any(os.path.exists(path) for path in directories(f"{top}/{name}"))
     for cgroup in made:
@@ -308,7 +307,7 @@ def test_many_at_the_same_time(top: str) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(cycle, range(8)))
-    remove_top(HOST, top)
+    HOST.remove_top(top)
 
 
 FORKS = """
@@ -416,7 +415,7 @@ def test_a_host_without_hierarchies_has_no_cgroups(top: str) -> None:
     assert (cgroup.into_fd(), cgroup.open_tasks()) == (None, [])
     cgroup.destroy()
     Cgroup.create(host, top, "hello", None).destroy()
-    remove_top(host, top)
+    host.remove_top(top)
 
 
 def test_the_runtimes_own_cgroup_is_not_a_containers(

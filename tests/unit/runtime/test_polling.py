@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from northstar.cgroups import Cgroup, CgroupHost
-from northstar.cgroups.tree import Hierarchy
+from northstar.cgroups import Cgroup, CgroupHost, Hierarchy
 from northstar.runtime import polling
 from northstar.runtime.polling import Polling
 
