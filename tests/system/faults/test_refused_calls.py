@@ -10,7 +10,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from northstar import api
 from northstar.api import response
 from northstar.client import ConnectError, DisconnectedError, blocking
 from tests.system.containers import PIPES
-from tests.system.faults.intercept import Call, Interceptor
+from tests.system.faults.intercept import Call, Decide, Interceptor
 from tests.system.harness import PATIENCE, RuntimeProcess, manifest, pack, wait_until
 from tests.system.host import Snapshot
 
@@ -177,6 +177,11 @@ def refused(setting: Setting, refusal: Refusal) -> Iterator[None]:
         setting.interceptor.decide = lambda _call: None
 
 
+def refusing(errors: Mapping[str, int]) -> Decide:
+    """Return what refuses the calls of these names."""
+    return lambda call: errors.get(call.name)
+
+
 def matters(call: Call) -> bool:
     """Leave out what a log line costs, and what gives back."""
     if call.name == "epoll_ctl":
@@ -302,10 +307,11 @@ def test_no_process_or_descriptor_for_a_debug_command(make_runtime: Any, payload
             client.install(package, "mem")
             client.mount(APP)
             before = runtime.snapshot()
-            for names, error in (("vfork clone", errno.EAGAIN), ("pidfd_open", errno.EMFILE)):
-                interceptor.decide = lambda call: error if call.name in names else None  # noqa: B023
+            for names in (("vfork", "clone"), ("pidfd_open",)):
+                interceptor.decide = refusing({name: refusals[name] for name in names})
                 client.start(APP)
-                runtime.wait_log(f"WARN.*debug command 'sleep 1000'.*{os.strerror(error)}")
+                reason = os.strerror(refusals[names[0]])
+                runtime.wait_log(f"WARN.*debug command 'sleep 1000'.*{reason}")
                 client.kill(APP, 9)
                 runtime.assert_no_leak(before)
         runtime.stop()
