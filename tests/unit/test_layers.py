@@ -19,10 +19,11 @@ MAY_IMPORT = {
     "linux": set[str](),
     "manifest": {"model"},
     "api": {"model", "manifest"},
+    "core": {"model", "api", "manifest"},
     "npk": {"model", "manifest", "linux"},
     "launch": {"model", "manifest", "linux"},
     "cgroups": {"model", "manifest", "linux"},
-    "runtime": {"model", "linux", "manifest", "api", "npk", "launch", "cgroups"},
+    "runtime": {"model", "linux", "manifest", "api", "core", "npk", "launch", "cgroups"},
     "client": {"api", "model"},
     "cli": {"model", "manifest", "api", "npk", "launch", "runtime", "client"},
 }

@@ -17,6 +17,7 @@ from northstar.launch.plan_ops import PLAN_VERSION, Op
 from northstar.linux import mount as lm
 from northstar.manifest import (
     Bind,
+    Command,
     Dev,
     Manifest,
     MountOption,
@@ -145,14 +146,6 @@ class Places(msgspec.Struct, frozen=True):
     persist: str
     sockets: str
     resources: Mapping[str, str] = {}
-
-
-class Command(msgspec.Struct, frozen=True):
-    """What the payload is: its program, its arguments after argv[0], its own environment."""
-
-    init: str
-    arguments: tuple[str, ...]
-    environment: Mapping[str, str]
 
 
 def refuse_unsupported(manifest: Manifest, facts: HostFacts) -> None:

@@ -9,9 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from northstar.api import RefusedError, error
-from northstar.launch.plan import Command
 from northstar.linux import loop
-from northstar.manifest import RESERVED_ENV, Manifest, Resource
+from northstar.manifest import RESERVED_ENV, Command, Manifest, Resource
 from northstar.model import Container
 from northstar.runtime import mounts
 from northstar.runtime.process import Process

@@ -23,7 +23,6 @@ from northstar.cgroups import Cgroup, CgroupHost
 from northstar.launch import seccomp
 from northstar.launch.launcher import Init, Launcher
 from northstar.launch.plan import (
-    Command,
     HostFacts,
     Places,
     build,
@@ -31,7 +30,7 @@ from northstar.launch.plan import (
     tasks_descriptor,
 )
 from northstar.linux import netns, procfs
-from northstar.manifest import Io, Manifest, NamedNetwork, Output, Persist
+from northstar.manifest import Command, Io, Manifest, NamedNetwork, Output, Persist
 from northstar.model import Container, ExitStatus, LaunchError, Permissions
 from northstar.runtime import debug, listeners, stdio
 from northstar.runtime.config import Config

@@ -30,9 +30,9 @@ from collections.abc import (
 from typing import Any, Final, TypeVar
 
 from northstar.api import RefusedError, error, notification, response
-from northstar.launch.plan import Command, Places
+from northstar.launch.plan import Places
 from northstar.linux import loop, procfs
-from northstar.manifest import Autostart, Resource
+from northstar.manifest import Autostart, Command, Resource
 from northstar.model import (
     Container,
     Exited,

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from northstar.launch.plan import (
-    Command,
     HostFacts,
     LaunchPlan,
     Operation,
@@ -20,7 +19,7 @@ from northstar.launch.plan import (
 )
 from northstar.launch.plan_ops import PLAN_VERSION, Op
 from northstar.linux import mount as lm
-from northstar.manifest import Manifest, Rlimit, RlimitResource, from_builtins
+from northstar.manifest import Command, Manifest, Rlimit, RlimitResource, from_builtins
 from northstar.model import HostError, LaunchError
 
 FACTS = HostFacts(capabilities=(1 << 41) - 1)
