@@ -31,7 +31,7 @@ from northstar.launch.plan import (
     tasks_descriptor,
 )
 from northstar.linux import netns, procfs
-from northstar.manifest import Io, Manifest, NamedNetwork, Output, Persist
+from northstar.manifest import Capability, Io, Manifest, NamedNetwork, Output, Persist
 from northstar.model import Container, ExitStatus, LaunchError, Permissions
 from northstar.runtime import debug, listeners, stdio
 from northstar.runtime.config import Config
@@ -157,6 +157,7 @@ async def start(
         # getgrnam(3) may ask the network.
         groups = await asyncio.to_thread(_groups, manifest, container)
     plan = build(manifest, command, places, host.facts, groups)
+    _warn_of_getfd(container, manifest)
     system_calls = await _seccomp_filter(container, manifest)
     async with contextlib.AsyncExitStack() as stack:
         # Created first, so destroyed last: when nothing uses it any more.
@@ -174,7 +175,7 @@ async def start(
 
         # Ours only until the launcher has them; init has copies.
         with contextlib.ExitStack() as passed:
-            descriptors = await _open_descriptors(host, container, manifest, cgroup, stack, passed)
+            descriptors = _open_descriptors(host, container, manifest, cgroup, stack, passed)
             if system_calls is not None:
                 descriptors["seccomp"] = system_calls.open()
                 passed.callback(os.close, descriptors["seccomp"])
@@ -186,7 +187,7 @@ async def start(
                 ),
             )
         try:
-            await _bring_up(host, container, init)
+            await _bring_up(host, container, manifest, init, stack)
             if memory is not None:
                 memory.begin()
         except BaseException:
@@ -217,14 +218,24 @@ async def _watch_memory(
     return watch
 
 
-async def _bring_up(host: Host, container: Container, init: Init) -> None:
+async def _bring_up(
+    host: Host,
+    container: Container,
+    manifest: Manifest,
+    init: Init,
+    stack: contextlib.AsyncExitStack,
+) -> None:
     await init.ready
+    if manifest.console is not None:
+        permissions = manifest.console.permissions
+        connection = await host.connect_console(init.take_console(), container, permissions)
+        stack.callback(connection.close)
     debug.run_commands(host.config.debug_commands, init.pid, container)
     init.go()
     await init.started
 
 
-async def _open_descriptors(
+def _open_descriptors(
     host: Host,
     container: Container,
     manifest: Manifest,
@@ -250,11 +261,7 @@ async def _open_descriptors(
             stack.callback(pipe.close)
             opened[name] = writer
     if manifest.console is not None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        passed.callback(theirs.close)
-        connection = await host.connect_console(ours, container, manifest.console.permissions)
-        stack.callback(connection.close)
-        opened["console"] = theirs.fileno()
+        opened["console"] = null  # its place: init makes the console, see Init.take_console
     for name in sorted(manifest.sockets):
         listener = listeners.open_listener(
             host.config.socket_dir, container, name, manifest.sockets[name]
@@ -295,6 +302,16 @@ async def _seccomp_filter(container: Container, manifest: Manifest) -> seccomp.F
     for name in made.unknown:
         log.warning("%s: there is no system call %s, it is left out", container, name)
     return made
+
+
+def _warn_of_getfd(container: Container, manifest: Manifest) -> None:
+    allowed = manifest.seccomp.allow if manifest.seccomp is not None else None
+    if Capability.CAP_SYS_PTRACE in manifest.capabilities and "pidfd_getfd" in (allowed or ()):
+        log.warning(
+            "%s: pidfd_getfd is refused (EPERM) although seccomp.allow has it: with CAP_SYS_PTRACE "
+            "it would open the host's files",
+            container,
+        )
 
 
 def _groups(manifest: Manifest, container: Container) -> list[int]:
