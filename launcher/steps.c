@@ -315,7 +315,7 @@ int step_caps(uint64_t mask)
 
 int step_deny_getfd(void)
 {
-	static struct sock_filter instructions[] = {
+	static const struct sock_filter instructions[] = {
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
 		BPF_STMT(BPF_ALU | BPF_AND | BPF_K, ~0x40000000U), /* __X32_SYSCALL_BIT */
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, GETFD_NUMBER, 0, 1),
@@ -324,7 +324,7 @@ int step_deny_getfd(void)
 	};
 	const struct sock_fprog program = {
 		.len = sizeof instructions / sizeof instructions[0],
-		.filter = instructions,
+		.filter = (struct sock_filter *)(uintptr_t)instructions,
 	};
 
 	return syscall_seccomp(SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, &program);
