@@ -205,9 +205,7 @@ def _receive(stream: socket.socket) -> tuple[bytes, list[int], int]:
     """Receive a report: its bytes, the descriptors, and the pid of its sender (0: not known)."""
     room = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(4)
     # Python sets no flag: without this one the next launcher would inherit what comes.
-    data, ancillary, _, _ = stream.recvmsg(
-        _REPORT.size + TEXT_MAX, room, socket.MSG_CMSG_CLOEXEC
-    )
+    data, ancillary, _, _ = stream.recvmsg(_REPORT.size + TEXT_MAX, room, socket.MSG_CMSG_CLOEXEC)
     passed = array.array("i")
     sender = 0
     for level, kind, content in ancillary:

@@ -6,8 +6,10 @@ whoever made a socket, or has sent a message: of processes of the host, the runt
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import re
 import socket
 import struct
 from pathlib import Path
@@ -108,6 +110,23 @@ def test_the_peer_of_its_descriptors_is_the_container(victim: Victim, attack: Pa
     for number in "45":
         peer = said.of("peer", number)
         assert [peer["pid"], peer["uid"], peer["gid"]] == [peer["self"], 1000, 1000]
+
+
+def test_the_runtime_hands_down_none_of_its_descriptors(victim: Victim, attack: Path) -> None:
+    """All are close-on-exec: pidfds of other containers too, which come by a message."""
+    runtime = victim.runtime
+    container = install(runtime, attack, "enemy", args="pause", **ENDPOINTS)
+    with runtime.client() as client:
+        client.start(container)
+        handed_down = []
+        for number in os.listdir(f"/proc/{runtime.pid}/fd"):
+            info = Path(f"/proc/{runtime.pid}/fdinfo/{number}")
+            with contextlib.suppress(FileNotFoundError):
+                flags = re.search(r"^flags:\s*(\d+)", info.read_text(), re.MULTILINE)
+                assert flags is not None
+                if int(number) > 2 and not int(flags[1], 8) & os.O_CLOEXEC:
+                    handed_down.append(os.readlink(f"/proc/{runtime.pid}/fd/{number}"))
+    assert handed_down == []
 
 
 def test_clients_of_a_socket_see_the_container_that_serves_it(victim: Victim, attack: Path) -> None:
