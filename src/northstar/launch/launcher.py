@@ -288,6 +288,14 @@ class Init:
             # Not cloned yet. Its pid is needed to reap it, so wait for the launcher's report.
             self._doomed = True
 
+    def duplicate_pidfd(self) -> int:
+        """Return another pidfd of init, which is not reaped yet; the caller owns it.
+
+        Raises:
+            OSError: there is no descriptor left.
+        """
+        return fcntl.fcntl(self._pidfd, fcntl.F_DUPFD_CLOEXEC, 0)
+
     def _on_report(self, most: int = _REPORTS_PER_TURN) -> None:
         for _ in range(most):
             if self._stream_closed:

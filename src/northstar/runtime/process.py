@@ -30,7 +30,7 @@ from northstar.launch.plan import (
     socket_descriptor,
     tasks_descriptor,
 )
-from northstar.linux import netns, procfs
+from northstar.linux import netns, pidfd, procfs
 from northstar.manifest import Capability, Io, Manifest, NamedNetwork, Output, Persist
 from northstar.model import Container, ExitStatus, LaunchError, Permissions
 from northstar.runtime import debug, listeners, stdio
@@ -122,26 +122,63 @@ class Process:
         if self._init.exited.done():
             return
         if number == signal.SIGSTOP:
-            await asyncio.to_thread(self._stop)
+            init = self._init.duplicate_pidfd()
+            try:
+                stopping = asyncio.get_running_loop().run_in_executor(
+                    None, stop_members, self.pid, init
+                )
+            except BaseException:
+                os.close(init)
+                raise
+            # The thread goes on if nobody waits any more.
+            stopping.add_done_callback(lambda _: os.close(init))
+            await asyncio.shield(stopping)
             return
         # The group exists, and its number is nobody else's, while init is not reaped.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
-    def _stop(self) -> None:
-        # SIGSTOP from outside stops init as well (pid_namespaces(7)), and a stopped init neither
-        # reaps nor reports. So every other member is stopped by itself, until all are seen so.
-        for _ in range(_STOP_ROUNDS):
-            running = [
-                pid
-                for pid, state in procfs.process_group(self.pid).items()
-                if pid != self.pid and state not in "TZXt"
-            ]
-            if not running:
-                return
-            for pid in running:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGSTOP)
+
+def stop_members(group: int, init: int) -> None:
+    """Send SIGSTOP to all of a container's process group but its init. Blocks for a while.
+
+    SIGSTOP from outside stops init as well (pid_namespaces(7)), and a stopped init neither reaps
+    nor reports. So every other member is stopped by itself, until all are seen so.
+
+    Args:
+        group: the process group, whose number is init's pid.
+        init: a pidfd of init.
+    """
+    for _ in range(_STOP_ROUNDS):
+        running = [
+            pid
+            for pid, state in procfs.process_group(group).items()
+            if pid != group and state not in "TZXt"
+        ]
+        if not running:
+            return
+        for pid in running:
+            with contextlib.suppress(ProcessLookupError):
+                _stop_member(pid, group, init)
+
+
+def _stop_member(pid: int, group: int, init: int) -> None:
+    """Stop a process if it is in the group now, and the group is the container's.
+
+    The number may be another process's by now: so the process is held, and asked for its group
+    after that. The group's number may be another group's once init is reaped: so init is looked at
+    last. If it is not reaped then, it was not before.
+
+    Raises:
+        ProcessLookupError: the process is gone, or init.
+    """
+    held = pidfd.open(pid)
+    try:
+        if procfs.group_of(pid) == group:
+            pidfd.send_signal(init, 0)
+            pidfd.send_signal(held, signal.SIGSTOP)
+    finally:
+        os.close(held)
 
 
 async def start(
@@ -318,9 +355,18 @@ def _groups(manifest: Manifest, container: Container) -> list[int]:
     numbers = []
     for name in sorted(manifest.suppl_groups):
         try:
-            numbers.append(grp.getgrnam(name).gr_gid)
+            number = grp.getgrnam(name).gr_gid
         except KeyError:
             log.warning("%s: this host has no group %s, it is left out", container, name)
+            continue
+        if number == 0:
+            # What `gid: 0` would give, which no manifest may have: the host's files of that group.
+            raise LaunchError(
+                f"give the container the supplementary group {name}",
+                reason="on this host its id is 0, root's group, which no container gets",
+                hint="remove it from suppl_groups in the manifest",
+            )
+        numbers.append(number)
     return numbers
 
 
