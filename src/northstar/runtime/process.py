@@ -29,8 +29,8 @@ from northstar.launch.plan import (
     socket_descriptor,
     tasks_descriptor,
 )
-from northstar.linux import netns, procfs
-from northstar.manifest import Command, Io, Manifest, NamedNetwork, Output, Persist
+from northstar.linux import netns, pidfd, procfs
+from northstar.manifest import Capability, Command, Io, Manifest, NamedNetwork, Output, Persist
 from northstar.model import Container, ExitStatus, LaunchError, Permissions
 from northstar.runtime import debug, listeners, stdio
 from northstar.runtime.config import Config
@@ -121,26 +121,63 @@ class Process:
         if self._init.exited.done():
             return
         if number == signal.SIGSTOP:
-            await asyncio.to_thread(self._stop)
+            init = self._init.duplicate_pidfd()
+            try:
+                stopping = asyncio.get_running_loop().run_in_executor(
+                    None, stop_members, self.pid, init
+                )
+            except BaseException:
+                os.close(init)
+                raise
+            # The thread goes on if nobody waits any more.
+            stopping.add_done_callback(lambda _: os.close(init))
+            await asyncio.shield(stopping)
             return
         # The group exists, and its number is nobody else's, while init is not reaped.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
-    def _stop(self) -> None:
-        # SIGSTOP from outside stops init as well (pid_namespaces(7)), and a stopped init neither
-        # reaps nor reports. So every other member is stopped by itself, until all are seen so.
-        for _ in range(_STOP_ROUNDS):
-            running = [
-                pid
-                for pid, state in procfs.process_group(self.pid).items()
-                if pid != self.pid and state not in "TZXt"
-            ]
-            if not running:
-                return
-            for pid in running:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGSTOP)
+
+def stop_members(group: int, init: int) -> None:
+    """Send SIGSTOP to all of a container's process group but its init. Blocks for a while.
+
+    SIGSTOP from outside stops init as well (pid_namespaces(7)), and a stopped init neither reaps
+    nor reports. So every other member is stopped by itself, until all are seen so.
+
+    Args:
+        group: the process group, whose number is init's pid.
+        init: a pidfd of init.
+    """
+    for _ in range(_STOP_ROUNDS):
+        running = [
+            pid
+            for pid, state in procfs.process_group(group).items()
+            if pid != group and state not in "TZXt"
+        ]
+        if not running:
+            return
+        for pid in running:
+            with contextlib.suppress(ProcessLookupError):
+                _stop_member(pid, group, init)
+
+
+def _stop_member(pid: int, group: int, init: int) -> None:
+    """Stop a process if it is in the group now, and the group is the container's.
+
+    The number may be another process's by now: so the process is held, and asked for its group
+    after that. The group's number may be another group's once init is reaped: so init is looked at
+    last. If it is not reaped then, it was not before.
+
+    Raises:
+        ProcessLookupError: the process is gone, or init.
+    """
+    held = pidfd.open(pid)
+    try:
+        if procfs.group_of(pid) == group:
+            pidfd.send_signal(init, 0)
+            pidfd.send_signal(held, signal.SIGSTOP)
+    finally:
+        os.close(held)
 
 
 async def start(
@@ -156,6 +193,7 @@ async def start(
         # getgrnam(3) may ask the network.
         groups = await asyncio.to_thread(_groups, manifest, container)
     plan = build(manifest, command, places, host.facts, groups)
+    _warn_of_getfd(container, manifest)
     system_calls = await _seccomp_filter(container, manifest)
     async with contextlib.AsyncExitStack() as stack:
         # Created first, so destroyed last: when nothing uses it any more.
@@ -173,7 +211,7 @@ async def start(
 
         # Ours only until the launcher has them; init has copies.
         with contextlib.ExitStack() as passed:
-            descriptors = await _open_descriptors(host, container, manifest, cgroup, stack, passed)
+            descriptors = _open_descriptors(host, container, manifest, cgroup, stack, passed)
             if system_calls is not None:
                 descriptors["seccomp"] = system_calls.open()
                 passed.callback(os.close, descriptors["seccomp"])
@@ -185,7 +223,7 @@ async def start(
                 ),
             )
         try:
-            await _bring_up(host, container, init)
+            await _bring_up(host, container, manifest, init, stack)
             if memory is not None:
                 memory.begin()
         except BaseException:
@@ -216,14 +254,24 @@ async def _watch_memory(
     return watch
 
 
-async def _bring_up(host: Host, container: Container, init: Init) -> None:
+async def _bring_up(
+    host: Host,
+    container: Container,
+    manifest: Manifest,
+    init: Init,
+    stack: contextlib.AsyncExitStack,
+) -> None:
     await init.ready
+    if manifest.console is not None:
+        permissions = manifest.console.permissions
+        connection = await host.connect_console(init.take_console(), container, permissions)
+        stack.callback(connection.close)
     debug.run_commands(host.config.debug_commands, init.pid, container)
     init.go()
     await init.started
 
 
-async def _open_descriptors(
+def _open_descriptors(
     host: Host,
     container: Container,
     manifest: Manifest,
@@ -249,11 +297,7 @@ async def _open_descriptors(
             stack.callback(pipe.close)
             opened[name] = writer
     if manifest.console is not None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        passed.callback(theirs.close)
-        connection = await host.connect_console(ours, container, manifest.console.permissions)
-        stack.callback(connection.close)
-        opened["console"] = theirs.fileno()
+        opened["console"] = null  # its place: init makes the console, see Init.take_console
     for name in sorted(manifest.sockets):
         listener = listeners.open_listener(
             host.config.socket_dir, container, name, manifest.sockets[name]
@@ -296,13 +340,32 @@ async def _seccomp_filter(container: Container, manifest: Manifest) -> seccomp.F
     return made
 
 
+def _warn_of_getfd(container: Container, manifest: Manifest) -> None:
+    allowed = manifest.seccomp.allow if manifest.seccomp is not None else None
+    if Capability.CAP_SYS_PTRACE in manifest.capabilities and "pidfd_getfd" in (allowed or ()):
+        log.warning(
+            "%s: pidfd_getfd is refused (EPERM) although seccomp.allow has it: with CAP_SYS_PTRACE "
+            "it would open the host's files",
+            container,
+        )
+
+
 def _groups(manifest: Manifest, container: Container) -> list[int]:
     numbers = []
     for name in sorted(manifest.suppl_groups):
         try:
-            numbers.append(grp.getgrnam(name).gr_gid)
+            number = grp.getgrnam(name).gr_gid
         except KeyError:
             log.warning("%s: this host has no group %s, it is left out", container, name)
+            continue
+        if number == 0:
+            # What `gid: 0` would give, which no manifest may have: the host's files of that group.
+            raise LaunchError(
+                f"give the container the supplementary group {name}",
+                reason="on this host its id is 0, root's group, which no container gets",
+                hint="remove it from suppl_groups in the manifest",
+            )
+        numbers.append(number)
     return numbers
 
 

@@ -10,7 +10,7 @@ from northstar.model import Container, Permissions
 from northstar.runtime.config import ConsoleOptions, GlobalConsole, TcpAddress, UnixAddress
 from northstar.runtime.console.acceptor import Acceptor, open_listener
 from northstar.runtime.console.connection import CONNECT_TIMEOUT, Access, Connection, Service
-from northstar.runtime.console.dispatch import Dispatcher, Operations, Peer
+from northstar.runtime.console.dispatch import EXTERN, Dispatcher, Operations, Peer
 from northstar.runtime.console.tokens import Tokens
 from northstar.runtime.console.turns import Turns
 from northstar.runtime.events import Notifications
@@ -83,6 +83,12 @@ class Console:
         Raises:
             OSError: there is no room for it.
         """
+        if container.name == EXTERN.name:
+            log.warning(
+                "%s: its tokens are not valid: to others `%s` means clients from outside",
+                container,
+                EXTERN.name,
+            )
         access = Access(permissions, options, None)
         connection = Connection(self._service, access, Peer(container))
         await self._attach(sock, connection)
