@@ -23,6 +23,7 @@ import signal
 import socket
 import struct
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from errno import EINVAL, EMFILE, ENOSYS, EPERM
 from typing import Final
 
@@ -85,12 +86,16 @@ class Launcher:
     /proc/*/exe nor execute it.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, executor: Executor | None = None) -> None:
         self._descriptor = descriptor
+        self._executor = executor
 
     @classmethod
-    def load(cls) -> Launcher:
+    def load(cls, executor: Executor | None = None) -> Launcher:
         """Read the program out of the package.
+
+        Args:
+            executor: waits for an init that cannot be watched; by default that of the event loop.
 
         Raises:
             HostError: the package was installed without it.
@@ -112,7 +117,7 @@ class Launcher:
         finally:
             os.close(writable)
         try:
-            return cls(fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, _PROGRAM_NUMBER_MIN))
+            return cls(fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, _PROGRAM_NUMBER_MIN), executor)
         finally:
             os.close(low)
 
@@ -150,7 +155,7 @@ class Launcher:
                 ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
                 # The event loop first, whose epoll_ctl(2) can fail: of an init that is there
                 # already nothing would tell.
-                init = Init(ours, plan, on_skipped)
+                init = Init(ours, plan, on_skipped, self._executor)
                 undo.callback(init.stop_reading)
                 pid = init.launcher_pid = os.posix_spawn(
                     f"/proc/self/fd/{self._descriptor}",
@@ -232,6 +237,7 @@ class Init:
         stream: socket.socket,
         plan: LaunchPlan,
         on_skipped: Callable[[str], None],
+        executor: Executor | None = None,
     ) -> None:
         """Listen on `stream`; what has the other end is to be spawned next.
 
@@ -242,6 +248,7 @@ class Init:
         self._stream = stream
         self._plan = plan
         self._on_skipped = on_skipped
+        self._executor = executor
         self._pidfd = -1
         self._doomed = False
         self._expected: set[Report] = {Report.LAUNCHED, Report.FAILED}
@@ -398,7 +405,8 @@ class Init:
             _reap(self.launcher_pid)
             self._finish(Signalled(signal.SIGKILL))
 
-        self._loop.run_in_executor(None, os.waitpid, pid, 0).add_done_callback(reaped)
+        waiting = self._loop.run_in_executor(self._executor, os.waitpid, pid, 0)
+        waiting.add_done_callback(reaped)
 
     @staticmethod
     def _close_all(descriptors: list[int]) -> None:

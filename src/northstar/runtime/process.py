@@ -34,9 +34,11 @@ from northstar.manifest import Capability, Command, Io, Manifest, NamedNetwork, 
 from northstar.model import Container, ExitStatus, LaunchError, Permissions
 from northstar.runtime import debug, listeners, stdio
 from northstar.runtime.config import Config
+from northstar.runtime.directories import Held, Own
 from northstar.runtime.events import Notifications
 from northstar.runtime.null import reopen
 from northstar.runtime.oom import OomWatch
+from northstar.runtime.threads import Pools
 
 log = logging.getLogger("northstar.runtime")
 
@@ -63,8 +65,11 @@ class Host(msgspec.Struct, frozen=True):
 
     Attributes:
         config: the configuration.
+        own: the runtime's own directories.
+        pools: for what blocks.
         launcher: the C program.
         cgroups: the host's cgroup hierarchies.
+        cgroup_directories: the runtime's own cgroup in each of them.
         facts: what this machine has.
         null: a null device, see `null`.
         connect_console: serves a container's console.
@@ -72,8 +77,11 @@ class Host(msgspec.Struct, frozen=True):
     """
 
     config: Config
+    own: Own
+    pools: Pools
     launcher: Launcher
     cgroups: CgroupHost
+    cgroup_directories: tuple[Held, ...]
     facts: HostFacts
     null: int
     connect_console: ConnectConsole
@@ -94,12 +102,14 @@ class Process:
         container: Container,
         init: Init,
         cgroup: Cgroup,
+        pools: Pools,
         resources: contextlib.AsyncExitStack,
     ) -> None:
         self.container = container
         self.pid = init.pid
         self.cgroup = cgroup
         self._init = init
+        self._pools = pools
         self._resources = resources
         self._started = time.monotonic_ns()
 
@@ -124,7 +134,7 @@ class Process:
             init = self._init.duplicate_pidfd()
             try:
                 stopping = asyncio.get_running_loop().run_in_executor(
-                    None, stop_members, self.pid, init
+                    self._pools.other, stop_members, self.pid, init
                 )
             except BaseException:
                 os.close(init)
@@ -191,23 +201,25 @@ async def start(
     groups: list[int] = []
     if manifest.suppl_groups:
         # getgrnam(3) may ask the network.
-        groups = await asyncio.to_thread(_groups, manifest, container)
+        groups = await host.pools.names.run(_groups, manifest, container)
     plan = build(manifest, command, places, host.facts, groups)
     _warn_of_getfd(container, manifest)
-    system_calls = await _seccomp_filter(container, manifest)
+    system_calls = await _seccomp_filter(host, container, manifest)
     async with contextlib.AsyncExitStack() as stack:
         # Created first, so destroyed last: when nothing uses it any more.
-        cgroup = await asyncio.to_thread(
-            Cgroup.create, host.cgroups, host.config.cgroup, str(container.name), manifest.cgroups
-        )
-        stack.push_async_callback(asyncio.to_thread, cgroup.destroy)
+        cgroup = await host.pools.cgroups.run(_make_cgroup, host, container, manifest)
+        stack.push_async_callback(host.pools.cgroups.run, cgroup.destroy)
         for warning in cgroup.warnings:
             log.warning("%s: %s", container, warning)
         memory = None
         if _wants_oom(manifest):
             memory = await _watch_memory(host, container, cgroup, stack)
         if any(isinstance(mount, Persist) for mount in manifest.mounts.values()):
-            await asyncio.to_thread(_make_persist, places.persist, manifest.uid, manifest.gid)
+            await host.pools.data.run(
+                _make_persist, host.own.data_dir, places.persist, manifest.uid, manifest.gid
+            )
+        # A socket of its own, or all of them as a mount: what is in there is made by the runtime.
+        host.own.socket_dir.restore()
 
         # Ours only until the launcher has them; init has copies.
         with contextlib.ExitStack() as passed:
@@ -230,7 +242,13 @@ async def start(
             init.kill()
             await asyncio.shield(init.exited)
             raise
-        return Process(container, init, cgroup, stack.pop_all())
+        return Process(container, init, cgroup, host.pools, stack.pop_all())
+
+
+def _make_cgroup(host: Host, container: Container, manifest: Manifest) -> Cgroup:
+    for directory in host.cgroup_directories:
+        directory.restore()
+    return Cgroup.create(host.cgroups, host.config.cgroup, str(container.name), manifest.cgroups)
 
 
 def _wants_oom(manifest: Manifest) -> bool:
@@ -242,7 +260,7 @@ async def _watch_memory(
     host: Host, container: Container, cgroup: Cgroup, stack: contextlib.AsyncExitStack
 ) -> OomWatch | None:
     try:
-        monitor = await asyncio.to_thread(cgroup.oom_monitor)
+        monitor = await host.pools.cgroups.run(cgroup.oom_monitor)
     except OSError as failure:
         # No more inotify instances, or a real-time kernel: the container can do without.
         log.warning("%s: its memory is not monitored: %s", container, failure)
@@ -328,13 +346,15 @@ def _open_network(name: str) -> int:
         raise LaunchError(step, failure.filename or "", failure.errno or 0) from failure
 
 
-async def _seccomp_filter(container: Container, manifest: Manifest) -> seccomp.Filter | None:
+async def _seccomp_filter(
+    host: Host, container: Container, manifest: Manifest
+) -> seccomp.Filter | None:
     if manifest.seccomp is None:
         return None
     wanted = manifest.seccomp, manifest.capabilities
     made = seccomp.made_filter(*wanted)
     if made is None:
-        made = await asyncio.to_thread(seccomp.filter_for, *wanted)
+        made = await host.pools.other.run(seccomp.filter_for, *wanted)
     for name in made.unknown:
         log.warning("%s: there is no system call %s, it is left out", container, name)
     return made
@@ -369,8 +389,9 @@ def _groups(manifest: Manifest, container: Container) -> list[int]:
     return numbers
 
 
-def _make_persist(path: str, uid: int, gid: int) -> None:
+def _make_persist(data_dir: Held, path: str, uid: int, gid: int) -> None:
     """Make the persistent directory of a container: mode 0700, its own user's."""
+    data_dir.restore()
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700)
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

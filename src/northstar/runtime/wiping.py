@@ -24,14 +24,41 @@ def wipe(path: str) -> None:
     Raises:
         OSError: ENOENT if there is none; it is a link, or something in it cannot be removed.
     """
+    rest = detach(path)
+    if rest is not None:
+        remove(rest)
+
+
+def detach(path: str) -> str | None:
+    """Take the data away from its container: afterwards it is nobody's, and the path is free.
+
+    Nothing may use the path meanwhile.
+
+    Returns:
+        The path of what is left to be removed; None if it is all removed already, as is what is in
+        a mount point, which cannot be renamed.
+
+    Raises:
+        OSError: as `wipe`.
+    """
     doomed = os.path.join(os.path.dirname(path), f"{_DOOMED}{os.urandom(8).hex()}")
     if not os.path.islink(path):  # which rmtree refuses, and which stays where it is
         try:
             os.rename(path, doomed)
-            path = doomed
+            return doomed
         except OSError as failure:
-            if failure.errno not in (errno.EBUSY, errno.EXDEV):  # a mount point
+            if failure.errno not in (errno.EBUSY, errno.EXDEV):
                 raise
+    shutil.rmtree(path)
+    return None
+
+
+def remove(path: str) -> None:
+    """Remove what `detach` has left.
+
+    Raises:
+        OSError: something in it cannot be removed.
+    """
     shutil.rmtree(path)
 
 
