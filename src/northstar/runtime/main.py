@@ -31,7 +31,7 @@ from northstar.model import (
     NorthstarError,
     Permissions,
 )
-from northstar.runtime import debug, directories, leftovers, process, signals, threads
+from northstar.runtime import debug, directories, leftovers, process, signals, threads, wiping
 from northstar.runtime.config import Config, RepositoryConfig
 from northstar.runtime.console import Console
 from northstar.runtime.events import Notifications
@@ -150,6 +150,7 @@ class Runtime:
             log.warning("%s", warning)
         log.info("cgroups: %s", cgroups.description)
         leftovers.remove(config, cgroups, self._unmounted)
+        await stack.enter_async_context(wiping.finishing(config.data_dir))
         launcher = Launcher.load()
         stack.callback(launcher.close)
         stack.callback(debug.end_all)

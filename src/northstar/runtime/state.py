@@ -470,7 +470,7 @@ class State:
         path = os.path.join(self._config.data_dir, container.name)
         log.info("Wiping persistent data dir %s of %s", path, container)
         try:
-            await asyncio.to_thread(wiping.wipe, path)
+            await asyncio.to_thread(wiping.wipe, path, self._give_up)
         except FileNotFoundError:
             return
         except OSError as failure:
@@ -496,7 +496,7 @@ class State:
             wait for a device or a file system that does not answer.
         """
         self._stopping = True
-        # Who fights for a loop device may do so for longer than the shutdown may take.
+        # An attempt to get a loop device, or a wipe, may take longer than the shutdown may.
         self._give_up.set()
         await self._finish_operations()
         await self._signal_all(signal.SIGTERM)
