@@ -17,8 +17,8 @@ from northstar.launch.plan_ops import PLAN_VERSION, Op
 from northstar.linux import mount as lm
 from northstar.manifest import (
     Bind,
-    Command,
     Capability,
+    Command,
     Dev,
     Manifest,
     MountOption,

@@ -46,7 +46,7 @@ _PAUSE: Final = 0.01
 def _make(key: str, path: str) -> None:
     try:
         if not os.path.isdir(path):
-            os.makedirs(path, exist_ok=True)
+            _make_all(path)
             os.chmod(path, _MODES[key])
         if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
@@ -57,6 +57,16 @@ def _make(key: str, path: str) -> None:
             f"{key} = {path!r} cannot be used: {failure.strerror}",
             hint="name a directory that can be read and written",
         ) from failure
+
+
+def _make_all(path: str) -> None:
+    """Make a directory and those above it. os.makedirs calls itself for each of them."""
+    missing = [path]
+    while not os.path.isdir(above := os.path.dirname(missing[-1])):
+        missing.append(above)
+    for directory in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory)
 
 
 class Held:

@@ -31,7 +31,7 @@ from northstar.model import (
     NorthstarError,
     Permissions,
 )
-from northstar.runtime import debug, directories, leftovers, process, signals, threads
+from northstar.runtime import debug, directories, leftovers, process, signals, threads, wiping
 from northstar.runtime.config import Config, RepositoryConfig
 from northstar.runtime.console import Console
 from northstar.runtime.events import Notifications
@@ -173,6 +173,7 @@ class Runtime:
             log.warning("%s", warning)
         log.info("cgroups: %s", cgroups.description)
         leftovers.remove(config, cgroups, self._unmounted)
+        await stack.enter_async_context(wiping.finishing(config.data_dir, self._pools.wipes))
         launcher = Launcher.load(self._pools.other)
         stack.callback(launcher.close)
         stack.callback(debug.end_all)

@@ -15,6 +15,8 @@ import contextlib
 import errno
 import logging
 import os
+import re
+import stat
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -36,8 +38,19 @@ _READERS: Final = 4
 """Threads that read stored packages: enough to wait for a slow disk at several places. A thread
 for each package would cost as much as reading it, which is 0.2 ms of the interpreter's time."""
 
-_PARTIAL: Final = ".northstar-install-"
-"""How the file of a package that is still being received begins: removed at the next start."""
+_PARTIAL: Final = ".northstar-install:"
+"""How the file of a package that is still being received begins: removed at the next start.
+
+Any file name is loaded, and an installed package is called `NAME:VERSION.npk`. What comes after the
+colon here is no version, so no package has such a name, whatever NAME is."""
+_IS_PARTIAL: Final = re.compile(re.escape(_PARTIAL) + r"[0-9a-f]{16}\Z")
+
+_OLDER_PARTIAL: Final = re.compile(r"\.northstar-install-[0-9a-f]{16}\Z")
+"""What earlier releases called it. A package may be called so too, and one that is whole stays."""
+
+_ZIP_END: Final = b"PK\x05\x06"
+_ZIP_END_SPAN: Final = 22 + 0xFFFF
+"""Signature of a ZIP archive's end record, and how far from the end of the file it can be."""
 
 
 class Package(msgspec.Struct, frozen=True):
@@ -254,15 +267,18 @@ class FsRepository(Repository):
 
     def _file_names(self) -> list[str]:
         names = []
-        for name in sorted(os.listdir(self.directory)):
-            if name.startswith(_PARTIAL):
-                log.info("Removing %s of an interrupted install", self._path(name))
-                try:
-                    os.unlink(self._path(name))
-                except OSError as failure:
-                    log.warning("Cannot remove it, leaving it alone: %s", failure)
-            else:
+        # What an earlier release had not finished comes last: it may be a package that was refused
+        # because another one has its name and version, and the first one of them counts.
+        listed = os.listdir(self.directory)
+        for name in sorted(listed, key=lambda name: (bool(_OLDER_PARTIAL.match(name)), name)):
+            if not _is_partial(self._path(name)):
                 names.append(name)
+                continue
+            log.info("Removing %s of an interrupted install", self._path(name))
+            try:
+                os.unlink(self._path(name))
+            except OSError as failure:
+                log.warning("Cannot remove it, leaving it alone: %s", failure)
         return names
 
     def _read(self, names: Sequence[str]) -> dict[str, Package | None]:
@@ -476,6 +492,21 @@ class _FileState(NamedTuple):
 def _file_state(path: str) -> _FileState:
     status = os.lstat(path)
     return _FileState(status.st_dev, status.st_ino, status.st_ctime_ns)
+
+
+def _is_partial(path: str) -> bool:
+    """Tell whether a file is what is left of an interrupted install."""
+    name = os.path.basename(path)
+    if not _OLDER_PARTIAL.match(name):
+        return _IS_PARTIAL.match(name) is not None
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return False
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _ZIP_END_SPAN))
+            return _ZIP_END not in file.read()
+    except OSError:
+        return False
 
 
 def _is_directory(path: str) -> bool:

@@ -50,6 +50,7 @@ from northstar.runtime.events import Notifications
 from northstar.runtime.polling import Polling
 from northstar.runtime.process import Host, Process
 from northstar.runtime.repository import Package, Reception, Repository
+from northstar.runtime.threads import Pool
 
 log = logging.getLogger("northstar.runtime")
 
@@ -472,9 +473,9 @@ class State:
                 await self._remove(entry)
                 path = self._data_path(container)
                 log.info("Wiping persistent data dir %s of %s", path, container)
-                rest = await self._wiping(container, wiping.detach, path)
+                rest = await self._wiping(container, self._host.pools.data, wiping.detach, path)
         if rest is not None:
-            await self._wiping(container, wiping.remove, rest)
+            await self._wiping(container, self._host.pools.wipes, wiping.remove, rest)
 
     def _refuse_if_data_used(self, entry: Installed) -> None:
         """Refuse what must not happen while any version of a container starts or runs."""
@@ -502,10 +503,16 @@ class State:
     def _data_path(self, container: Container) -> str:
         return os.path.join(self._config.data_dir, container.name)
 
-    async def _wiping(self, container: Container, step: Callable[[str], T], path: str) -> T | None:
+    async def _wiping(
+        self,
+        container: Container,
+        pool: Pool,
+        step: Callable[[str, threading.Event], T],
+        path: str,
+    ) -> T | None:
         """Do a step of the removal of a container's data."""
         try:
-            return await self._host.pools.data.run(step, path)
+            return await pool.run(step, path, self._give_up)
         except FileNotFoundError:
             return None
         except OSError as failure:
@@ -531,7 +538,7 @@ class State:
             wait for a device or a file system that does not answer.
         """
         self._stopping = True
-        # Who fights for a loop device may do so for longer than the shutdown may take.
+        # An attempt to get a loop device, or a wipe, may take longer than the shutdown may.
         self._give_up.set()
         await self._finish_operations()
         await self._signal_all(signal.SIGTERM)

@@ -162,7 +162,8 @@ class Pools(msgspec.Struct, frozen=True):
         mounts: by repository: mounts and unmounts its images, and looks into them. Not one with
             `storage`: where a file system takes no writes, its images can be read all the same.
         cgroups: makes and removes cgroups.
-        data: makes and removes persistent data.
+        data: makes directories of persistent data, and takes them away from their containers.
+        wipes: removes such data, which may take minutes: no start waits for that.
         names: looks up names of groups and hosts, for which a server may be asked.
         other: the rest, of which nothing waits for a device.
     """
@@ -171,6 +172,7 @@ class Pools(msgspec.Struct, frozen=True):
     mounts: Mapping[str, Pool]
     cgroups: Pool
     data: Pool
+    wipes: Pool
     names: Pool
     other: Pool
 
@@ -205,6 +207,7 @@ class Pools(msgspec.Struct, frozen=True):
                 mounts=mounts,
                 cgroups=pool("cgroups"),
                 data=pool("persistent data"),
+                wipes=pool("the removal of persistent data", 1),
                 names=pool("names of groups and hosts", 1),
                 other=pool("processes"),
             )
@@ -221,7 +224,9 @@ class Pools(msgspec.Struct, frozen=True):
     def __iter__(self) -> Iterator[Pool]:
         """Yield each pool once."""
         named = (*self.storage.values(), *self.mounts.values())
-        return iter(dict.fromkeys((*named, self.cgroups, self.data, self.names, self.other)))
+        return iter(
+            dict.fromkeys((*named, self.cgroups, self.data, self.wipes, self.names, self.other))
+        )
 
     def stop(self, timeout: float) -> list[Pool]:
         """End all threads; return the pools with threads that the kernel does not let go of.
