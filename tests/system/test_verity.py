@@ -23,10 +23,9 @@ import pytest
 from northstar import api, npk
 from northstar.api import error
 from northstar.linux import devicemapper, mountinfo
-from northstar.model import Container, HostError, NorthstarError, VerificationError
+from northstar.model import Container, HostError, NorthstarError, VerificationError, Verity
 from northstar.npk import signature, verity
 from northstar.runtime import mounts
-from northstar.runtime.config import Verity
 from tests import vectors
 from tests.system import host
 from tests.system.containers import OK, exit_of, refused

@@ -1,9 +1,12 @@
-"""Facts about processes: proc(5)."""
+"""Facts about processes, and about the kernel's drivers: proc(5)."""
 
 from __future__ import annotations
 
 import os
 from typing import Final
+
+MISC_MAJOR: Final = 10
+"""Major number of the drivers in /proc/misc: MISC_MAJOR of include/uapi/linux/major.h."""
 
 _STATE: Final = 0
 _PGRP: Final = 2
@@ -27,3 +30,14 @@ def process_group(group: int) -> dict[int, str]:
         if int(fields[_PGRP]) == group:
             members[int(name)] = fields[_STATE].decode()
     return members
+
+
+def misc() -> dict[str, int]:
+    """Return the minor numbers of the drivers that share major number 10, by name: /proc/misc.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with open("/proc/misc", encoding="ascii") as file:
+        lines = (line.split() for line in file)
+        return {name: int(minor) for minor, name in lines}

@@ -10,11 +10,11 @@ import bisect
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Any, Final, NamedTuple, get_args
 
 import msgspec
 
-from northstar.model import FULL, ConfigurationError, Permission, Permissions
+from northstar.model import FULL, ConfigurationError, Permission, Permissions, Verity
 from northstar.runtime.units import U64_MAX, parse_duration, parse_size
 
 DEFAULT_PORT: Final = 4200
@@ -64,11 +64,6 @@ class GlobalConsole(msgspec.Struct, frozen=True):
     bind: TcpAddress | UnixAddress
     permissions: Permissions
     options: ConsoleOptions = ConsoleOptions()
-
-
-Verity = Literal["dm", "full"]
-"""How signed packages are verified: by the kernel, block by block when it is read, or as a whole
-when they are mounted, from a copy in memory."""
 
 
 class RepositoryConfig(msgspec.Struct, frozen=True):

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from northstar.api import RefusedError, error
+from northstar.devices.loop_device import Attach
 from northstar.launch.plan import Command
-from northstar.linux import loop
 from northstar.manifest import RESERVED_ENV, Manifest, Resource
 from northstar.model import Container
 from northstar.runtime import mounts
@@ -71,7 +71,7 @@ class Installed:
         """Whether its image is mounted, and stays so for whoever uses it from now on."""
         return self._mounted and not self._mount_lock.locked()
 
-    async def mount(self, attach: loop.Attach) -> None:
+    async def mount(self, attach: Attach) -> None:
         """Mount the image, if it is not mounted.
 
         Args:

@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from northstar.cgroups import CgroupHost, tree
-from northstar.linux import loop, mount, mountinfo
+from northstar.devices import loop_device
+from northstar.linux import mount, mountinfo
 from northstar.model import Container, InvalidValueError
 from northstar.runtime import null, verity, wiping
 from northstar.runtime.config import Config
@@ -90,7 +91,8 @@ def _told(kind: str, names: Sequence[str]) -> str:
 
 def _loops(config: Config) -> list[str]:
     stores = [c.dir for c in config.repositories.values() if c.dir is not None]
-    return [path for store in stores for path in loop.detach_unfinished(os.path.realpath(store))]
+    detach = loop_device.detach_unfinished
+    return [path for store in stores for path in detach(os.path.realpath(store))]
 
 
 def _mount_points(run_dir: str) -> list[str]:

@@ -12,10 +12,12 @@ import stat
 from collections.abc import Iterator
 from typing import Final
 
-from northstar.linux import loop, mount, selinux
+from northstar.devices import loop_device
+from northstar.devices.loop_device import Attach
+from northstar.linux import mount, selinuxfs
+from northstar.model import Verity
 from northstar.npk import Npk
 from northstar.runtime import verity
-from northstar.runtime.config import Verity
 
 _LINKS_MAX: Final = 40
 """Symbolic links that one path may lead through: path_resolution(7)."""
@@ -24,7 +26,7 @@ _FLAGS: Final = mount.MS_RDONLY | mount.MS_NOSUID | mount.MS_NODEV
 
 
 def mount_image(
-    package: Npk, target: str, *, attach: loop.Attach = loop.attach, how: Verity = "dm"
+    package: Npk, target: str, *, attach: Attach = loop_device.attach, how: Verity = "dm"
 ) -> None:
     """Mount the image of `package` on `target`, which is made if it is missing.
 
@@ -56,7 +58,7 @@ def mount_image(
 
 
 @contextlib.contextmanager
-def _device(package: Npk, run_dir: str, how: Verity, attach: loop.Attach) -> Iterator[str]:
+def _device(package: Npk, run_dir: str, how: Verity, attach: Attach) -> Iterator[str]:
     if package.hashes is not None:
         with verity.device(package, run_dir, how, attach) as path:
             yield path
@@ -69,7 +71,7 @@ def _device(package: Npk, run_dir: str, how: Verity, attach: loop.Attach) -> Ite
 
 def _options(package: Npk) -> str:
     context = package.manifest.selinux and package.manifest.selinux.mount_context
-    return f"context={context}" if context and selinux.enabled() else ""
+    return f"context={context}" if context and selinuxfs.enabled() else ""
 
 
 def umount_image(target: str) -> None:

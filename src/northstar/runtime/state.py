@@ -30,8 +30,9 @@ from collections.abc import (
 from typing import Any, Final, TypeVar
 
 from northstar.api import RefusedError, error, notification, response
+from northstar.devices import loop_device
 from northstar.launch.plan import Command, Places
-from northstar.linux import loop, procfs
+from northstar.linux import procfs
 from northstar.manifest import Autostart, Resource
 from northstar.model import (
     Container,
@@ -113,7 +114,7 @@ class State:
         self._polling = Polling()
         self._give_up = threading.Event()
         self._attach = functools.partial(
-            loop.attach, timeout=config.loop_device_timeout, give_up=self._give_up
+            loop_device.attach, timeout=config.loop_device_timeout, give_up=self._give_up
         )
         self._stopping = False
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -19,12 +19,14 @@ import os
 from collections.abc import Iterator
 from typing import Final
 
+from northstar.devices import mapped_device
+from northstar.devices.loop_device import Attach
+from northstar.devices.mapped_device import MappedDevice
 from northstar.linux import devicemapper, loop, memfd
 from northstar.linux.devicemapper import Target
-from northstar.model import HostError, PackageError, VerificationError
+from northstar.model import HostError, PackageError, VerificationError, Verity
 from northstar.npk import Hashes, Npk, Superblock
 from northstar.npk import verity as tree
-from northstar.runtime.config import Verity
 
 log = logging.getLogger("northstar.runtime")
 
@@ -35,7 +37,7 @@ _COPY_MAX: Final = 1 << 30
 
 
 @contextlib.contextmanager
-def device(package: Npk, run_dir: str, how: Verity, attach: loop.Attach) -> Iterator[str]:
+def device(package: Npk, run_dir: str, how: Verity, attach: Attach) -> Iterator[str]:
     """Make a block device of the verified image of `package`; yield the path of its node.
 
     It is there while the block runs, and then as long as it is mounted. An OSError that leaves
@@ -64,7 +66,7 @@ def device(package: Npk, run_dir: str, how: Verity, attach: loop.Attach) -> Iter
 
 @contextlib.contextmanager
 def _dm(
-    package: Npk, hashes: Hashes, superblock: Superblock, run_dir: str, attach: loop.Attach
+    package: Npk, hashes: Hashes, superblock: Superblock, run_dir: str, attach: Attach
 ) -> Iterator[str]:
     name = f"{_prefix(run_dir)}{os.urandom(8).hex()}"
     with contextlib.ExitStack() as stack:
@@ -73,7 +75,7 @@ def _dm(
         )
         target = table(hashes, superblock, f"{loop.LOOP_MAJOR}:{backing.minor}")
         try:
-            mapped = stack.enter_context(devicemapper.attach(name, target))
+            mapped = stack.enter_context(mapped_device.attach(name, target))
         except OSError as failure:
             if _is_absence(failure):
                 raise _lacking(failure) from failure
@@ -111,7 +113,7 @@ def table(hashes: Hashes, superblock: Superblock, backing: str) -> Target:
     return Target(0, length, "verity", " ".join(map(str, parameters)))
 
 
-def _read_first_block(mapped: devicemapper.Device) -> None:
+def _read_first_block(mapped: MappedDevice) -> None:
     """Prove that the device works: its way from the root down to the data is verified here."""
     # One block is asked for: reading ahead would cost more, and prove no more.
     os.posix_fadvise(mapped.fd, 0, 0, os.POSIX_FADV_RANDOM)
@@ -138,9 +140,7 @@ def _is_absence(failure: OSError) -> bool:
 
 
 @contextlib.contextmanager
-def _full(
-    package: Npk, hashes: Hashes, superblock: Superblock, attach: loop.Attach
-) -> Iterator[str]:
+def _full(package: Npk, hashes: Hashes, superblock: Superblock, attach: Attach) -> Iterator[str]:
     size = hashes.verity_offset
     with contextlib.ExitStack() as stack:
         image, offset = package.fileno(), package.fsimg_offset
@@ -198,22 +198,9 @@ def clear(run_dir: str) -> list[str]:
 
     Those that are mounted go when they are unmounted. What cannot be removed is a warning.
     """
-    prefix = _prefix(run_dir)
-    removed: list[str] = []
-    try:
-        control = devicemapper.Control()
-    except OSError:
-        return removed  # who cannot open it has never made a device
-    with control:
-        for name in control.devices():
-            if not name.startswith(prefix):
-                continue
-            try:
-                control.remove(name, deferred=True)
-                removed.append(name)
-            except OSError as failure:
-                if failure.errno != errno.ENXIO:  # just gone by itself
-                    log.warning("Cannot remove the device of an earlier run: %s", failure)
+    removed, failures = mapped_device.remove_all(_prefix(run_dir))
+    for failure in failures:
+        log.warning("Cannot remove the device of an earlier run: %s", failure)
     return removed
 
 
