@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from northstar.cgroups import CgroupHost, tree
-from northstar.devices import loop_device
+from northstar.devices import loop_device, verified_device
 from northstar.linux import mount, mountinfo
 from northstar.model import Container, InvalidValueError
-from northstar.runtime import null, verity, wiping
+from northstar.runtime import null, wiping
 from northstar.runtime.config import Config
 
 log = logging.getLogger("northstar.runtime")
@@ -71,7 +71,7 @@ def remove(config: Config, cgroups: CgroupHost, unmounted: Sequence[str]) -> Non
     """
     found = {
         "mount": unmounted,
-        "device": verity.clear(config.run_dir),
+        "device": _devices(config.run_dir),
         "loop device": _loops(config),
         "mount point": _mount_points(config.run_dir),
         "socket": _sockets(config.socket_dir),
@@ -87,6 +87,13 @@ def _told(kind: str, names: Sequence[str]) -> str:
     more = [f"{len(names) - _NAMED} more"] if len(names) > _NAMED else []
     plural = "" if len(names) == 1 else "s"
     return f"{len(names)} {kind}{plural} ({', '.join([*names[:_NAMED], *more])})"
+
+
+def _devices(run_dir: str) -> list[str]:
+    removed, failures = verified_device.remove_stale(run_dir)
+    for failure in failures:
+        log.warning("Cannot remove the device of an earlier run: %s", failure)
+    return removed
 
 
 def _loops(config: Config) -> list[str]:

@@ -12,12 +12,11 @@ import stat
 from collections.abc import Iterator
 from typing import Final
 
-from northstar.devices import loop_device
+from northstar.devices import loop_device, verified_device
 from northstar.devices.loop_device import Attach
 from northstar.linux import mount, selinuxfs
 from northstar.model import Verity
 from northstar.npk import Npk
-from northstar.runtime import verity
 
 _LINKS_MAX: Final = 40
 """Symbolic links that one path may lead through: path_resolution(7)."""
@@ -60,7 +59,7 @@ def mount_image(
 @contextlib.contextmanager
 def _device(package: Npk, run_dir: str, how: Verity, attach: Attach) -> Iterator[str]:
     if package.hashes is not None:
-        with verity.device(package, run_dir, how, attach) as path:
+        with verified_device.attached(package, run_dir, how, attach) as path:
             yield path
         return
     with attach(
