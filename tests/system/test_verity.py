@@ -22,10 +22,10 @@ import pytest
 
 from northstar import api, npk
 from northstar.api import error
+from northstar.devices import image_mount
 from northstar.linux import devicemapper, mountinfo
 from northstar.model import Container, HostError, NorthstarError, VerificationError, Verity
 from northstar.npk import hash_tree, signature
-from northstar.runtime import mounts
 from tests import vectors
 from tests.system import host
 from tests.system.containers import OK, exit_of, refused
@@ -444,7 +444,7 @@ def test_a_wrong_root_salt_or_offset(package: Pack, how: Verity, tmp_path: Path,
     with npk.open(package(), KEY_PUBLIC) as opened:
         opened.hashes, opened.superblock = FORGED[case](opened.hashes, opened.superblock)
         with pytest.raises((NorthstarError, OSError)) as caught:
-            mounts.mount_image(opened, str(tmp_path / "target"), how=how)
+            image_mount.mount_image(opened, str(tmp_path / "target"), how=how)
     if case != "offset at the end":
         assert isinstance(caught.value, VerificationError), caught.value
     assert not (tmp_path / "target").exists()
@@ -462,7 +462,7 @@ def test_a_signed_image_that_cannot_be_mounted(how: Verity, tmp_path: Path) -> N
         npk.open(path, KEY_PUBLIC) as opened,
         pytest.raises(OSError, match="Invalid argument") as caught,
     ):
-        mounts.mount_image(opened, str(tmp_path / "target"), how=how)
+        image_mount.mount_image(opened, str(tmp_path / "target"), how=how)
     assert caught.value.filename2 == str(tmp_path / "target")
     assert not (tmp_path / "target").exists()
     wait_until(lambda: devices(tmp_path) == [], "no device-mapper device is left")
@@ -521,7 +521,7 @@ def test_without_device_mapper_the_error_says_what_to_do(
     assert host.files(runtime.run_dir) == []
     runtime.stop()
     with npk.open(package(), KEY_PUBLIC) as opened, pytest.raises(HostError):
-        mounts.mount_image(opened, str(store / "target"))
+        image_mount.mount_image(opened, str(store / "target"))
 
 
 def test_a_signed_example_runs(make: Make, tmp_path: Path) -> None:

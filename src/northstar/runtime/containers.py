@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from northstar.api import RefusedError, error
+from northstar.devices import image_mount
 from northstar.devices.loop_device import Attach
 from northstar.launch.plan import Command
 from northstar.manifest import RESERVED_ENV, Manifest, Resource
 from northstar.model import Container
-from northstar.runtime import mounts
 from northstar.runtime.process import Process
 from northstar.runtime.repository import Package, Repository
 
@@ -84,7 +84,7 @@ class Installed:
             if self._mounted:
                 return
             await asyncio.to_thread(
-                mounts.mount_image,
+                image_mount.mount_image,
                 self.package.npk,
                 self.target,
                 attach=attach,
@@ -104,7 +104,7 @@ class Installed:
             if not self._mounted:
                 return
             try:
-                await asyncio.to_thread(mounts.umount_image, self.target)
+                await asyncio.to_thread(image_mount.umount_image, self.target)
             except OSError as failure:
                 reason = f"cannot unmount {self.container}: {failure}"
                 raise RefusedError(error.Unexpected(reason)) from failure

@@ -30,7 +30,7 @@ from collections.abc import (
 from typing import Any, Final, TypeVar
 
 from northstar.api import RefusedError, error, notification, response
-from northstar.devices import loop_device
+from northstar.devices import image_mount, loop_device
 from northstar.launch.plan import Command, Places
 from northstar.linux import procfs
 from northstar.manifest import Autostart, Resource
@@ -42,8 +42,8 @@ from northstar.model import (
     NorthstarError,
     signal_name,
 )
-from northstar.runtime import mounts, wiping
 from northstar.runtime import process as processes
+from northstar.runtime import wiping
 from northstar.runtime.config import Config
 from northstar.runtime.containers import Installed, command_of, newest_match
 from northstar.runtime.events import Notifications
@@ -357,7 +357,7 @@ class State:
         for target, resource in resources.items():
             mount = entry.manifest.mounts[target]
             assert isinstance(mount, Resource)
-            if not await asyncio.to_thread(mounts.has_directory, resource.target, mount.dir):
+            if not await asyncio.to_thread(image_mount.has_directory, resource.target, mount.dir):
                 version = str(resource.container.version)
                 raise _missing(entry.container, mount.name, version)
 
