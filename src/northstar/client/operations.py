@@ -348,6 +348,17 @@ class AsyncOperations(Operations):
         raise NotImplementedError
 
 
+def container_or_name(container: Container | str) -> Container | Name:
+    """Return a container, or the name alone, from what a caller may give.
+
+    Raises:
+        InvalidValueError: a text is neither a name nor `name:version`.
+    """
+    if isinstance(container, Container):
+        return container
+    return Container.parse(container) if ":" in container else Name(container)
+
+
 def container_in(answer: response.Install) -> Container:
     """Return the container that was installed, from an answer that is no failure."""
     assert isinstance(answer.result, response.Ok)
@@ -431,7 +442,7 @@ def _resolved_one(container: Container | str) -> Steps[Container]:
 
 def _resolved(containers: Iterable[Container | str]) -> Steps[tuple[Container, ...]]:
     """Return the containers that are meant: see `Operations.resolve`."""
-    named = [_named(container) for container in containers]
+    named = [container_or_name(container) for container in containers]
     names = [one for one in named if not isinstance(one, Container)]
     if not names:
         return tuple(one for one in named if isinstance(one, Container))
@@ -446,12 +457,6 @@ def _resolved(containers: Iterable[Container | str]) -> Steps[tuple[Container, .
     return tuple(
         one if isinstance(one, Container) else _only_version(one, installed) for one in named
     )
-
-
-def _named(container: Container | str) -> Container | Name:
-    if isinstance(container, Container):
-        return container
-    return Container.parse(container) if ":" in container else Name(container)
 
 
 def _only_version(name: Name, installed: Iterable[Container]) -> Container:

@@ -131,7 +131,8 @@ class Watch:
         # A start counts too: a signal was accepted by what was announced last before the answer.
         if isinstance(message, notification.Exit) and message.container == self.container:
             self.ended, self.status = True, message.status
-            self.first = self.first or message.status
+            if self.first is None:
+                self.first = message.status
         elif isinstance(message, notification.Started) and message.container == self.container:
             self.ended, self.status = False, None
 

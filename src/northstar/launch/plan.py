@@ -45,9 +45,6 @@ HOSTNAME_MAX: Final = 64
 DESCRIPTORS_MAX: Final = 252
 """Most descriptors of one launch: SCM_MAX_FD (unix(7)) less the plan itself."""
 
-NETNS_DIRECTORIES: Final = ("/var/run/netns", "/run/netns")
-"""Where named network namespaces are, ip-netns(8); the first that has the name counts."""
-
 
 _DESCRIPTIONS: Final = {
     Op.CLONE: "clone the namespaces",
