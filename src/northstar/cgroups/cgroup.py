@@ -10,7 +10,7 @@ from contextlib import suppress
 from northstar.cgroups import limits, realtime, tree
 from northstar.cgroups.host import CgroupHost
 from northstar.cgroups.limits import UNSUPPORTED, Write
-from northstar.cgroups.oom import EventFile, OomControl, OomMonitor
+from northstar.cgroups.oom_monitor import EventFile, OomControl, OomMonitor
 from northstar.cgroups.stats import Statistics
 from northstar.cgroups.tree import REMOVE_TIMEOUT, Hierarchy
 from northstar.linux import cgroup1, cgroup2, cgroupfs

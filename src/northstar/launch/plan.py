@@ -51,9 +51,6 @@ DESCRIPTORS_MAX: Final = 252
 BACKLOG: Final = 128
 """Clients that may wait on a container's socket until it accepts them: listen(2)."""
 
-NETNS_DIRECTORIES: Final = ("/var/run/netns", "/run/netns")
-"""Where named network namespaces are, ip-netns(8); the first that has the name counts."""
-
 
 _DESCRIPTIONS: Final = {
     Op.CLONE: "clone the namespaces",

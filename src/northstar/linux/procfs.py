@@ -1,10 +1,13 @@
-"""Facts about processes: proc(5)."""
+"""Facts about processes, and about the kernel's drivers: proc(5)."""
 
 from __future__ import annotations
 
 import errno
 import os
 from typing import Final
+
+MISC_MAJOR: Final = 10
+"""Major number of the drivers in /proc/misc: MISC_MAJOR of include/uapi/linux/major.h."""
 
 _STATE: Final = 0
 _PGRP: Final = 2
@@ -44,3 +47,14 @@ def _stat(pid: str) -> list[bytes]:
             return file.read().rpartition(b") ")[2].split()
     except FileNotFoundError:
         raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), pid) from None
+
+
+def misc() -> dict[str, int]:
+    """Return the minor numbers of the drivers that share major number 10, by name: /proc/misc.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with open("/proc/misc", encoding="ascii") as file:
+        lines = (line.split() for line in file)
+        return {name: int(minor) for minor, name in lines}

@@ -10,12 +10,12 @@ import bisect
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Any, Final, NamedTuple, get_args
 
 import msgspec
 
 from northstar.manifest.cgroups import LEVELS_MAX
-from northstar.model import FULL, ConfigurationError, Permission, Permissions
+from northstar.model import FULL, ConfigurationError, Permission, Permissions, Verity
 from northstar.runtime.units import U64_MAX, parse_duration, parse_size
 
 DEFAULT_PORT: Final = 4200
@@ -65,11 +65,6 @@ class GlobalConsole(msgspec.Struct, frozen=True):
     bind: TcpAddress | UnixAddress
     permissions: Permissions
     options: ConsoleOptions = ConsoleOptions()
-
-
-Verity = Literal["dm", "full"]
-"""How signed packages are verified: by the kernel, block by block when it is read, or as a whole
-when they are mounted, from a copy in memory."""
 
 
 class RepositoryConfig(msgspec.Struct, frozen=True):

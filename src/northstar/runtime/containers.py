@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from northstar.api import RefusedError, error
-from northstar.linux import loop
+from northstar.devices import image_mount
+from northstar.devices.loop_device import Attach
 from northstar.manifest import RESERVED_ENV, Command, Manifest, Resource
 from northstar.model import Container, NorthstarError
-from northstar.runtime import mounts
 from northstar.runtime.directories import Held
 from northstar.runtime.process import Process
 from northstar.runtime.repository import Package, Repository
@@ -47,7 +47,7 @@ class Installed:
         self.removed = False
         self._run_dir = run_dir
         # What we have mounted and not unmounted. Another program may have ended the mount.
-        self._root: mounts.Root | None = None
+        self._root: image_mount.Root | None = None
         # A lock of its own, since a start also mounts what it uses, whose own operations may be
         # going on: two apps that use each other would wait for each other's `lock` for ever.
         self._mount_lock = asyncio.Lock()
@@ -70,7 +70,7 @@ class Installed:
     @property
     def mounted(self) -> bool:
         """Whether its image is mounted, now and where it belongs."""
-        return self._root is not None and mounts.is_mounted(self.target, self._root)
+        return self._root is not None and image_mount.is_mounted(self.target, self._root)
 
     @property
     def has_mount(self) -> bool:
@@ -82,7 +82,7 @@ class Installed:
         """Whether its image is mounted, and stays so for whoever uses it from now on."""
         return self.mounted and not self._mount_lock.locked()
 
-    async def mount(self, attach: loop.Attach) -> None:
+    async def mount(self, attach: Attach) -> None:
         """Mount the image, if it is not mounted; anew, if another program has ended the mount.
 
         Who runs already keeps what it has: its mount namespace has mounts of its own.
@@ -102,7 +102,7 @@ class Installed:
                 self._root = None
                 log.warning("The mount %s is gone, mounting it anew: %s", self.target, _REMOVED)
             self._root = await self.repository.mounts.run(
-                mounts.mount_image,
+                image_mount.mount_image,
                 self.package.npk,
                 self.target,
                 attach=attach,
@@ -122,7 +122,7 @@ class Installed:
                 return
             try:
                 self._run_dir.refuse_if_moved()
-                found = await self.repository.mounts.run(mounts.umount_image, self.target)
+                found = await self.repository.mounts.run(image_mount.umount_image, self.target)
             except (NorthstarError, OSError) as failure:
                 reason = f"cannot unmount {self.container}: {failure}"
                 raise RefusedError(error.Unexpected(reason)) from failure

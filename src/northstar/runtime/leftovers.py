@@ -20,9 +20,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from northstar.cgroups import CgroupHost, tree
-from northstar.linux import loop, mount, mountinfo
+from northstar.devices import loop_device, verified_device
+from northstar.linux import mount, mountinfo
 from northstar.model import Container, InvalidValueError
-from northstar.runtime import null, verity
+from northstar.runtime import null
 from northstar.runtime.config import Config
 
 log = logging.getLogger("northstar.runtime")
@@ -71,7 +72,7 @@ def remove(config: Config, cgroups: CgroupHost, unmounted: Sequence[str]) -> Non
     """
     found = {
         "mount": unmounted,
-        "device": verity.clear(config.run_dir),
+        "device": _devices(config.run_dir),
         "loop device": _loops(config),
         "mount point": _mount_points(config.run_dir),
         "socket": _sockets(config.socket_dir),
@@ -88,9 +89,17 @@ def _told(kind: str, names: Sequence[str]) -> str:
     return f"{len(names)} {kind}{plural} ({', '.join([*names[:_NAMED], *more])})"
 
 
+def _devices(run_dir: str) -> list[str]:
+    removed, failures = verified_device.remove_stale(run_dir)
+    for failure in failures:
+        log.warning("Cannot remove the device of an earlier run: %s", failure)
+    return removed
+
+
 def _loops(config: Config) -> list[str]:
     stores = [c.dir for c in config.repositories.values() if c.dir is not None]
-    return [path for store in stores for path in loop.detach_unfinished(os.path.realpath(store))]
+    detach = loop_device.detach_unfinished
+    return [path for store in stores for path in detach(os.path.realpath(store))]
 
 
 def _mount_points(run_dir: str) -> list[str]:

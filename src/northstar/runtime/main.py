@@ -22,7 +22,7 @@ from northstar.api import notification
 from northstar.cgroups import CgroupHost
 from northstar.launch.launcher import Launcher
 from northstar.launch.plan import HostFacts
-from northstar.linux import caps, loop, malloc, mount, selinux
+from northstar.linux import caps, loop, mount, selinuxfs
 from northstar.manifest import Rlimit, RlimitResource
 from northstar.model import (
     ConfigurationError,
@@ -31,7 +31,16 @@ from northstar.model import (
     NorthstarError,
     Permissions,
 )
-from northstar.runtime import debug, directories, leftovers, process, signals, threads, wiping
+from northstar.runtime import (
+    debug,
+    directories,
+    leftovers,
+    malloc_settings,
+    process,
+    signals,
+    threads,
+    wiping,
+)
 from northstar.runtime.config import Config, RepositoryConfig
 from northstar.runtime.console import Console
 from northstar.runtime.events import Notifications
@@ -56,7 +65,7 @@ def run(config: Config, *, mount_namespace: bool = True) -> None:
     Raises:
         NorthstarError, OSError: the runtime could not start, or ended for a failure.
     """
-    malloc.save_memory()
+    malloc_settings.save_memory()
     check_host()
     # Paths go into launch plans, which know no working directory.
     absolute = {name: os.path.realpath(getattr(config, name)) for name in directories.OWN}
@@ -184,7 +193,7 @@ class Runtime:
             capabilities=caps.read().permitted,
             into_cgroup=2 in versions,
             joins=versions.count(1),
-            selinux=selinux.enabled(),
+            selinux=selinuxfs.enabled(),
             rlimits=self._rlimits,
         )
         host = process.Host(

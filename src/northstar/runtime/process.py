@@ -37,7 +37,7 @@ from northstar.runtime.config import Config
 from northstar.runtime.directories import Held, Own
 from northstar.runtime.events import Notifications
 from northstar.runtime.null import reopen
-from northstar.runtime.oom import OomWatch
+from northstar.runtime.oom_watch import OomWatch
 from northstar.runtime.threads import Pools
 
 log = logging.getLogger("northstar.runtime")

@@ -31,8 +31,9 @@ from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
 from northstar.api import RefusedError, error, notification, response
+from northstar.devices import image_mount, loop_device
 from northstar.launch.plan import Places
-from northstar.linux import loop, procfs
+from northstar.linux import procfs
 from northstar.manifest import Autostart, Command, Resource
 from northstar.model import (
     Container,
@@ -42,8 +43,8 @@ from northstar.model import (
     NorthstarError,
     signal_name,
 )
-from northstar.runtime import mounts, wiping
 from northstar.runtime import process as processes
+from northstar.runtime import wiping
 from northstar.runtime.config import Config
 from northstar.runtime.containers import Installed, command_of, newest_match
 from northstar.runtime.events import Notifications
@@ -116,7 +117,7 @@ class State:
         self._polling = Polling()
         self._give_up = threading.Event()
         self._attach = functools.partial(
-            loop.attach, timeout=config.loop_device_timeout, give_up=self._give_up
+            loop_device.attach, timeout=config.loop_device_timeout, give_up=self._give_up
         )
         self._stopping = False
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -371,7 +372,7 @@ class State:
             mount = entry.manifest.mounts[target]
             assert isinstance(mount, Resource)
             threads = resource.repository.mounts
-            if not await threads.run(mounts.has_directory, resource.target, mount.dir):
+            if not await threads.run(image_mount.has_directory, resource.target, mount.dir):
                 version = str(resource.container.version)
                 raise _missing(entry.container, mount.name, version)
 

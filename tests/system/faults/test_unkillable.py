@@ -19,10 +19,12 @@ from typing import Any
 import pytest
 
 from northstar import api
-from northstar.model import NorthstarError
+from northstar.client import StillRunningError
+from northstar.model import NorthstarError, Signalled
 from tests.system import host
 from tests.system.containers import install, pid_of
 from tests.system.harness import PATIENCE, TIMEOUT, RuntimeProcess, wait_until
+from tests.unit.client.peer import CLIENTS
 
 FREEZER = Path("/sys/fs/cgroup/freezer")
 NONE = "this kernel has no freezer of cgroup version 1"
@@ -94,6 +96,28 @@ def test_one_that_does_not_die_holds_up_nobody(
         assert "Process frozen:1.0.0 exited" in runtime.text()
         client.umount(frozen)
         client.umount(other)
+    runtime.assert_no_leak(before)
+
+
+@pytest.mark.parametrize("kind", CLIENTS, ids=["blocking", "asyncio"])
+@pytest.mark.parametrize("subscribe", [True, False])
+def test_stopping_it_ends_with_an_error_that_names_its_process(
+    runtime: RuntimeProcess, payload: Path, freeze: Any, kind: Any, subscribe: bool
+) -> None:
+    frozen = install(runtime, payload, "frozen", args="pause")
+    before = runtime.snapshot()
+    with kind.connect(runtime.url, subscribe=subscribe) as client:
+        client.start("frozen")
+        init, *rest = everything_of(runtime, frozen)
+        thaw = freeze(init, *rest)
+        with pytest.raises(StillRunningError, match=f"still holds its process {init}") as caught:
+            client.stop("frozen", 0.05, kill_timeout=0.05)
+        assert caught.value.pid == init
+        thaw()
+        wait_until(lambda: client.inspect(frozen).process is None, "it has ended")
+        if subscribe:
+            assert client.wait("frozen", TIMEOUT) == Signalled(9)
+        client.umount("frozen")
     runtime.assert_no_leak(before)
 
 

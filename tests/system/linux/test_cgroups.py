@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from northstar.cgroups import Cgroup, CgroupHost
-from northstar.cgroups.oom import MemoryEvents
+from northstar.cgroups.oom_monitor import MemoryEvents
 from northstar.linux import cgroupfs
 from northstar.manifest.cgroups import Cgroups, Cpu, Memory, Pids
 from northstar.model.errors import HostError, LaunchError

@@ -308,7 +308,10 @@ def test_what_the_runtime_would_not_understand_is_not_sent(kind: Any, tmp_path: 
             ("start", (A, "/x\0")),
             ("start", (A, "/\udcff")),
             ("token_verify", (b"short", "u", b"")),
-            ("inspect", ("a",)),
+            ("inspect", ("a:1",)),
+            ("inspect", ("a b",)),
+            ("mount", ("", "a:1.0.0")),
+            ("start", (A, "/sh", "-c")),
         ):
             with pytest.raises(InvalidValueError):
                 getattr(c, method)(*arguments)

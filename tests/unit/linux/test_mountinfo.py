@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from northstar.linux import mountinfo, selinux
+from northstar.linux import mountinfo, selinuxfs
 from northstar.linux.mountinfo import MountInfo
 
 
@@ -104,6 +104,6 @@ def test_a_missing_file_is_named() -> None:
 
 def test_selinux_is_enabled_where_its_file_system_is_mounted() -> None:
     plain = mountinfo.parse_line("22 27 0:21 / /proc rw - proc proc rw")
-    selinuxfs = mountinfo.parse_line("23 27 0:22 / /sys/fs/selinux rw - selinuxfs selinuxfs rw")
-    assert selinux.enabled([plain, selinuxfs])
-    assert not selinux.enabled([plain])
+    labels = mountinfo.parse_line("23 27 0:22 / /sys/fs/selinux rw - selinuxfs selinuxfs rw")
+    assert selinuxfs.enabled([plain, labels])
+    assert not selinuxfs.enabled([plain])

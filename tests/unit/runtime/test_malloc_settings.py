@@ -14,9 +14,9 @@ GLIBC = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason
 
 THREADS = """
 import ctypes, threading
-from northstar.linux import malloc
+from northstar.runtime import malloc_settings
 if {saved}:
-    malloc.save_memory()
+    malloc_settings.save_memory()
 libc = ctypes.CDLL(None)
 together = threading.Barrier(4)
 def work():
@@ -37,9 +37,9 @@ libc.fflush(None)
 
 ONE_LARGE_BLOCK = """
 import gc, re
-from northstar.linux import malloc
+from northstar.runtime import malloc_settings
 if {saved}:
-    malloc.save_memory()
+    malloc_settings.save_memory()
 def own():
     return int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1])
 before = own()

@@ -14,19 +14,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 from collections.abc import Iterator
 from typing import Final
 
+from northstar.devices import mapped_device
+from northstar.devices.loop_device import Attach
+from northstar.devices.mapped_device import MappedDevice
 from northstar.linux import devicemapper, loop, memfd
 from northstar.linux.devicemapper import Target
-from northstar.model import HostError, PackageError, VerificationError
-from northstar.npk import Hashes, Npk, Superblock
-from northstar.npk import verity as tree
-from northstar.runtime.config import Verity
-
-log = logging.getLogger("northstar.runtime")
+from northstar.model import HostError, PackageError, VerificationError, Verity
+from northstar.npk import Hashes, Npk, Superblock, hash_tree
 
 _SEALED: Final = memfd.F_SEAL_WRITE | memfd.F_SEAL_SHRINK | memfd.F_SEAL_GROW
 _CORRUPTED: Final = "C"
@@ -35,7 +33,7 @@ _COPY_MAX: Final = 1 << 30
 
 
 @contextlib.contextmanager
-def device(package: Npk, run_dir: str, how: Verity, attach: loop.Attach) -> Iterator[str]:
+def attached(package: Npk, run_dir: str, how: Verity, attach: Attach) -> Iterator[str]:
     """Make a block device of the verified image of `package`; yield the path of its node.
 
     It is there while the block runs, and then as long as it is mounted. An OSError that leaves
@@ -64,7 +62,7 @@ def device(package: Npk, run_dir: str, how: Verity, attach: loop.Attach) -> Iter
 
 @contextlib.contextmanager
 def _dm(
-    package: Npk, hashes: Hashes, superblock: Superblock, run_dir: str, attach: loop.Attach
+    package: Npk, hashes: Hashes, superblock: Superblock, run_dir: str, attach: Attach
 ) -> Iterator[str]:
     name = f"{_prefix(run_dir)}{os.urandom(8).hex()}"
     with contextlib.ExitStack() as stack:
@@ -73,7 +71,7 @@ def _dm(
         )
         target = table(hashes, superblock, f"{loop.LOOP_MAJOR}:{backing.minor}")
         try:
-            mapped = stack.enter_context(devicemapper.attach(name, target))
+            mapped = stack.enter_context(mapped_device.attach(name, target))
         except OSError as failure:
             if _is_absence(failure):
                 raise _lacking(failure) from failure
@@ -99,24 +97,24 @@ def table(hashes: Hashes, superblock: Superblock, backing: str) -> Target:
         superblock: the one that was checked when the package was opened.
         backing: `major:minor` of the device that holds data, superblock and tree.
     """
-    blocks = hashes.verity_offset // tree.BLOCK_SIZE
+    blocks = hashes.verity_offset // hash_tree.BLOCK_SIZE
     parameters = (
-        *(1, backing, backing, tree.BLOCK_SIZE, tree.BLOCK_SIZE, blocks),
+        *(1, backing, backing, hash_tree.BLOCK_SIZE, hash_tree.BLOCK_SIZE, blocks),
         # The tree begins behind the superblock. Over a single block there is none, and the kernel
         # compares that block with the root digest.
-        (hashes.verity_offset + tree.SUPERBLOCK_SIZE) // tree.BLOCK_SIZE,
+        (hashes.verity_offset + hash_tree.SUPERBLOCK_SIZE) // hash_tree.BLOCK_SIZE,
         *("sha256", hashes.verity, superblock.salt.hex() or "-"),
     )
     length = hashes.verity_offset // devicemapper.SECTOR
     return Target(0, length, "verity", " ".join(map(str, parameters)))
 
 
-def _read_first_block(mapped: devicemapper.Device) -> None:
+def _read_first_block(mapped: MappedDevice) -> None:
     """Prove that the device works: its way from the root down to the data is verified here."""
     # One block is asked for: reading ahead would cost more, and prove no more.
     os.posix_fadvise(mapped.fd, 0, 0, os.POSIX_FADV_RANDOM)
     try:
-        os.pread(mapped.fd, tree.BLOCK_SIZE, 0)
+        os.pread(mapped.fd, hash_tree.BLOCK_SIZE, 0)
     except OSError as failure:
         raise OSError(failure.errno, failure.strerror, mapped.path) from None
     if mapped.status() == _CORRUPTED:
@@ -138,9 +136,7 @@ def _is_absence(failure: OSError) -> bool:
 
 
 @contextlib.contextmanager
-def _full(
-    package: Npk, hashes: Hashes, superblock: Superblock, attach: loop.Attach
-) -> Iterator[str]:
+def _full(package: Npk, hashes: Hashes, superblock: Superblock, attach: Attach) -> Iterator[str]:
     size = hashes.verity_offset
     with contextlib.ExitStack() as stack:
         image, offset = package.fileno(), package.fsimg_offset
@@ -179,9 +175,9 @@ def _sealed_copy(fd: int, offset: int, size: int) -> int:
 
 def _verify(package: Npk, hashes: Hashes, superblock: Superblock, image: int, offset: int) -> None:
     # The tree itself plays no part: nobody will read it.
-    chunks = tree.read_chunks(image, offset, hashes.verity_offset)
-    blocks = hashes.verity_offset // tree.BLOCK_SIZE
-    root = tree.build(chunks, blocks, superblock.salt, lambda _offset, _block: None)
+    chunks = hash_tree.read_chunks(image, offset, hashes.verity_offset)
+    blocks = hashes.verity_offset // hash_tree.BLOCK_SIZE
+    root = hash_tree.build(chunks, blocks, superblock.salt, lambda _offset, _block: None)
     if root.hex() != hashes.verity:
         raise _altered(package)
 
@@ -193,28 +189,15 @@ def _altered(package: Npk) -> VerificationError:
     )
 
 
-def clear(run_dir: str) -> list[str]:
-    """Remove the devices of a runtime that was killed while it made them; return their names.
+def remove_stale(run_dir: str) -> tuple[list[str], list[OSError]]:
+    """Remove the devices of a runtime that was killed while it made them.
 
-    Those that are mounted go when they are unmounted. What cannot be removed is a warning.
+    Those that are mounted go when they are unmounted.
+
+    Returns:
+        The names of what is removed, and why others cannot be.
     """
-    prefix = _prefix(run_dir)
-    removed: list[str] = []
-    try:
-        control = devicemapper.Control()
-    except OSError:
-        return removed  # who cannot open it has never made a device
-    with control:
-        for name in control.devices():
-            if not name.startswith(prefix):
-                continue
-            try:
-                control.remove(name, deferred=True)
-                removed.append(name)
-            except OSError as failure:
-                if failure.errno != errno.ENXIO:  # just gone by itself
-                    log.warning("Cannot remove the device of an earlier run: %s", failure)
-    return removed
+    return mapped_device.remove_all(_prefix(run_dir))
 
 
 def _prefix(run_dir: str) -> str:

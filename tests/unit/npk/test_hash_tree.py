@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from northstar.model import PackageError, VerificationError
-from northstar.npk import verity
+from northstar.npk import hash_tree
 
 VERITYSETUP = "/usr/sbin/veritysetup"
 # One level more from 2, 129 and 16385 blocks on.
@@ -30,22 +30,22 @@ def image(path: Path, blocks: int) -> Path:
 
 def append_tree(path: Path, blocks: int, salt: bytes = SALT) -> str:
     """Put superblock and tree behind the image, and return the root digest in hex."""
-    size = blocks * verity.BLOCK_SIZE
+    size = blocks * hash_tree.BLOCK_SIZE
     with path.open("r+b") as file:
         fd = file.fileno()
-        tree = size + verity.SUPERBLOCK_SIZE
-        root = verity.build(
-            verity.read_chunks(fd, 0, size),
+        tree = size + hash_tree.SUPERBLOCK_SIZE
+        root = hash_tree.build(
+            hash_tree.read_chunks(fd, 0, size),
             blocks,
             salt,
             lambda offset, block: os.pwrite(fd, block, tree + offset),
         )
-        os.pwrite(fd, verity.Superblock(bytes(16), blocks, salt).encode(), size)
+        os.pwrite(fd, hash_tree.Superblock(bytes(16), blocks, salt).encode(), size)
     return root.hex()
 
 
 def veritysetup(action: str, path: Path, blocks: int, *arguments: str) -> str:
-    command = [VERITYSETUP, action, f"--hash-offset={blocks * verity.BLOCK_SIZE}"]
+    command = [VERITYSETUP, action, f"--hash-offset={blocks * hash_tree.BLOCK_SIZE}"]
     done = subprocess.run(
         [*command, str(path), str(path), *arguments], check=True, capture_output=True, text=True
     )
@@ -56,7 +56,7 @@ def veritysetup(action: str, path: Path, blocks: int, *arguments: str) -> str:
 def test_veritysetup_accepts_ours(tmp_path: Path, blocks: int):
     path = image(tmp_path / "image", blocks)
     root = append_tree(path, blocks)
-    size = blocks * verity.BLOCK_SIZE + verity.SUPERBLOCK_SIZE + verity.tree_size(blocks)
+    size = blocks * hash_tree.BLOCK_SIZE + hash_tree.SUPERBLOCK_SIZE + hash_tree.tree_size(blocks)
     assert path.stat().st_size == size
     veritysetup("verify", path, blocks, root)
 
@@ -65,18 +65,18 @@ def test_veritysetup_accepts_ours(tmp_path: Path, blocks: int):
 def test_ours_is_veritysetups(tmp_path: Path, blocks: int):
     """Superblock and tree are the same to the byte, but for the random UUID."""
     theirs, ours = image(tmp_path / "theirs", blocks), image(tmp_path / "ours", blocks)
-    size = blocks * verity.BLOCK_SIZE
+    size = blocks * hash_tree.BLOCK_SIZE
     output = veritysetup("format", theirs, blocks, f"--data-blocks={blocks}")
     with theirs.open("rb") as file:
         file.seek(size)
-        superblock = verity.Superblock.decode(file.read(verity.SUPERBLOCK_SIZE))
+        superblock = hash_tree.Superblock.decode(file.read(hash_tree.SUPERBLOCK_SIZE))
         tree = file.read()
     assert superblock.data_blocks == blocks
     root = re.search(r"Root hash:\s+([0-9a-f]{64})", output)
     assert root is not None
     assert append_tree(ours, blocks, superblock.salt) == root[1]
     with ours.open("rb") as file:
-        file.seek(size + verity.SUPERBLOCK_SIZE)
+        file.seek(size + hash_tree.SUPERBLOCK_SIZE)
         assert file.read() == tree
 
 
@@ -93,13 +93,13 @@ def test_veritysetup_refuses_a_changed_tree(tmp_path: Path):
 
 @given(st.integers(1, 1 << 40))
 def test_levels_lie_behind_each_other(blocks: int):
-    shape = verity.levels(blocks)
+    shape = hash_tree.levels(blocks)
     # From the root, which is a single block, down: no gaps.
     position = 0
     for level in reversed(shape):
         assert level.offset == position
-        position += level.blocks * verity.BLOCK_SIZE
-    assert position == verity.tree_size(blocks)
+        position += level.blocks * hash_tree.BLOCK_SIZE
+    assert position == hash_tree.tree_size(blocks)
     assert not shape or shape[-1].blocks == 1
     below = blocks
     for level in shape:
@@ -109,16 +109,16 @@ def test_levels_lie_behind_each_other(blocks: int):
 
 @given(st.binary(min_size=16, max_size=16), st.integers(1, 2**52 - 1), st.binary(max_size=256))
 def test_superblock_round_trip(uuid: bytes, blocks: int, salt: bytes):
-    superblock = verity.Superblock(uuid, blocks, salt)
+    superblock = hash_tree.Superblock(uuid, blocks, salt)
     block = superblock.encode()
-    assert len(block) == verity.SUPERBLOCK_SIZE
-    assert verity.Superblock.decode(block) == superblock
+    assert len(block) == hash_tree.SUPERBLOCK_SIZE
+    assert hash_tree.Superblock.decode(block) == superblock
 
 
 @given(st.binary(max_size=600))
 def test_superblock_of_any_bytes(block: bytes):
     with pytest.raises(VerificationError):
-        verity.Superblock.decode(block)
+        hash_tree.Superblock.decode(block)
 
 
 @pytest.mark.parametrize(
@@ -137,16 +137,16 @@ def test_superblock_of_any_bytes(block: bytes):
     ],
 )
 def test_superblock_with_a_changed_byte(offset: int, value: int, reason: str):
-    block = bytearray(verity.Superblock(bytes(16), 6, SALT).encode())
+    block = bytearray(hash_tree.Superblock(bytes(16), 6, SALT).encode())
     block[offset] = value
     with pytest.raises(VerificationError, match=reason):
-        verity.Superblock.decode(bytes(block))
+        hash_tree.Superblock.decode(bytes(block))
 
 
 def test_short_file_is_noticed(tmp_path: Path):
     path = image(tmp_path / "image", 3)
     with path.open("rb") as file, pytest.raises(PackageError, match="became shorter"):
-        list(verity.read_chunks(file.fileno(), 0, 4 * verity.BLOCK_SIZE))
+        list(hash_tree.read_chunks(file.fileno(), 0, 4 * hash_tree.BLOCK_SIZE))
 
 
 def test_one_thread_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -166,4 +166,4 @@ def test_a_failing_sink_ends_the_threads(tmp_path: Path):
         raise VerificationError("no")
 
     with path.open("rb") as file, pytest.raises(VerificationError, match="no"):
-        verity.build(verity.read_chunks(file.fileno(), 0, 4096 * 4096), 4096, SALT, sink)
+        hash_tree.build(hash_tree.read_chunks(file.fileno(), 0, 4096 * 4096), 4096, SALT, sink)

@@ -14,10 +14,11 @@ import stat
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from northstar.linux import loop, mount, selinux
+from northstar.devices import loop_device, verified_device
+from northstar.devices.loop_device import Attach
+from northstar.linux import mount, selinuxfs
+from northstar.model import Verity
 from northstar.npk import Npk
-from northstar.runtime import verity
-from northstar.runtime.config import Verity
 
 log = logging.getLogger("northstar.runtime")
 
@@ -40,7 +41,7 @@ class Root(NamedTuple):
 
 
 def mount_image(
-    package: Npk, target: str, *, attach: loop.Attach = loop.attach, how: Verity = "dm"
+    package: Npk, target: str, *, attach: Attach = loop_device.attach, how: Verity = "dm"
 ) -> Root:
     """Mount the image of `package` on `target`, which is made if it is missing.
 
@@ -77,9 +78,9 @@ def mount_image(
 
 
 @contextlib.contextmanager
-def _device(package: Npk, run_dir: str, how: Verity, attach: loop.Attach) -> Iterator[str]:
+def _device(package: Npk, run_dir: str, how: Verity, attach: Attach) -> Iterator[str]:
     if package.hashes is not None:
-        with verity.device(package, run_dir, how, attach) as path:
+        with verified_device.attached(package, run_dir, how, attach) as path:
             yield path
         return
     with attach(
@@ -90,7 +91,7 @@ def _device(package: Npk, run_dir: str, how: Verity, attach: loop.Attach) -> Ite
 
 def _options(package: Npk) -> str:
     context = package.manifest.selinux and package.manifest.selinux.mount_context
-    return f"context={context}" if context and selinux.enabled() else ""
+    return f"context={context}" if context and selinuxfs.enabled() else ""
 
 
 def _root(target: str) -> Root:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from northstar.devices import verified_device
 from northstar.linux import memfd
 from northstar.model import PackageError
 from northstar.npk import Hashes, Superblock
-from northstar.runtime import verity
 
 ROOT = "ab" * 32
 
@@ -20,7 +20,7 @@ ROOT = "ab" * 32
 def parameters(blocks: int, salt: bytes = b"\1\2") -> tuple[int, list[str]]:
     hashes = Hashes("0" * 64, "0" * 64, ROOT, blocks * 4096)
     # The number of blocks in the superblock is not signed: it must play no part.
-    target = verity.table(hashes, Superblock(bytes(16), 2**40, salt), "7:3")
+    target = verified_device.table(hashes, Superblock(bytes(16), 2**40, salt), "7:3")
     assert (target.start, target.kind) == (0, "verity")
     return target.length, target.text.split(" ")
 
@@ -43,30 +43,30 @@ def test_any_table_has_ten_words_and_no_options(blocks: int, salt: bytes) -> Non
 def test_only_what_nobody_can_change_is_used_without_a_copy(tmp_path: Path) -> None:
     fd = memfd.create("northstar-test")
     try:
-        assert not verity._is_sealed(fd)
+        assert not verified_device._is_sealed(fd)
         memfd.seal(fd, memfd.F_SEAL_SHRINK | memfd.F_SEAL_GROW)
-        assert not verity._is_sealed(fd)
+        assert not verified_device._is_sealed(fd)
         memfd.seal(fd)
-        assert verity._is_sealed(fd)
+        assert verified_device._is_sealed(fd)
     finally:
         os.close(fd)
     with (tmp_path / "file").open("wb") as file:
-        assert not verity._is_sealed(file.fileno())
+        assert not verified_device._is_sealed(file.fileno())
 
 
 def test_a_copy_is_the_part_that_was_asked_for_and_sealed(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"a" * 4096 + b"b" * 8192 + b"c" * 100)
     with path.open("rb") as file:
-        copy = verity._sealed_copy(file.fileno(), 4096, 8192)
+        copy = verified_device._sealed_copy(file.fileno(), 4096, 8192)
         try:
             assert os.pread(copy, 20000, 0) == b"b" * 8192
-            assert verity._is_sealed(copy)
+            assert verified_device._is_sealed(copy)
             with pytest.raises(PermissionError):
                 os.pwrite(copy, b"x", 0)
         finally:
             os.close(copy)
         descriptors = len(os.listdir("/proc/self/fd"))
         with pytest.raises(PackageError, match="became shorter"):
-            verity._sealed_copy(file.fileno(), 4096, 20000)
+            verified_device._sealed_copy(file.fileno(), 4096, 20000)
         assert len(os.listdir("/proc/self/fd")) == descriptors
