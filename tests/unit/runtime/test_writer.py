@@ -78,6 +78,11 @@ def read(descriptor: int, size: int) -> bytes:
     return data
 
 
+def write_lines(out: Writer, line: bytes, count: int) -> None:
+    for _ in range(count):
+        out.write(line)
+
+
 def ended(out: Writer) -> None:
     out.close(PATIENCE)
     until(lambda: not out._running)
@@ -123,7 +128,7 @@ def test_the_shared_description_stays_as_it_is(tmp_path: Path) -> None:
                 # What waits is refused now, so that the thread ends.
                 os.close(reader)
                 out.close(PATIENCE)
-            until(lambda out=out: not out._running)
+            ended(out)
             if output != ours.fileno():
                 os.close(output)
 
@@ -157,9 +162,9 @@ def test_a_terminal_that_stops_in_the_middle_of_a_write_is_not_waited_for() -> N
     """A terminal that has some room reports POLLOUT, and a larger write(2) to it blocks."""
     controller, terminal = pty.openpty()
     out = Writer(terminal)
-    promptly(lambda: [out.write(b"y" * 100_000) for _ in range(3)])
+    promptly(lambda: write_lines(out, b"y" * 100_000, 3))
     termios.tcflow(terminal, termios.TCOOFF)
-    promptly(lambda: [out.write(LINE) for _ in range(100)])
+    promptly(lambda: write_lines(out, LINE, 100))
     assert out.backlog
     begun = time.monotonic()
     promptly(lambda: out.close(0.1))
