@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -24,7 +25,8 @@ def configuration(tmp_path: Path) -> Iterator[config.Config]:
 
 
 def test_only_what_is_named_as_ours_is_removed(configuration: config.Config) -> None:
-    directories.make(configuration)
+    with contextlib.ExitStack() as locks:
+        directories.own(configuration, locks)
     run, sockets = Path(configuration.run_dir), Path(configuration.socket_dir)
     ours = ["app:1.0.0", ".northstar-install:1.0.0", "null:1.0.0-a.b+c", "null"]
     theirs = ["other", "app", "app:1", ":1.0.0", "app:1.0.0:x"]
