@@ -81,11 +81,11 @@ def test_imports(path: Path):
     [
         "import northstar.runtime",
         "from northstar import runtime",
-        "from northstar.runtime.state import State",
+        "from northstar.runtime.executor import Executor",
         "from ..runtime import state",
         "from .. import runtime",
         "def f():\n    from northstar.runtime import state",
-        "if TYPE_CHECKING:\n    import northstar.runtime.state as state",
+        "if TYPE_CHECKING:\n    import northstar.runtime.executor as executor",
     ],
 )
 def test_a_forbidden_import_is_found(source: str):

@@ -116,31 +116,25 @@ class Cgroup:
                 return cgroup2.open_directory(self.directory(hierarchy))
         return None
 
-    def open_tasks(self) -> list[int]:
-        """Open the `tasks` files of the v1 hierarchies, for a process that joins by itself.
+    def open_tasks(self, number: int) -> int:
+        """Open the `tasks` file of a v1 hierarchy, for a process that joins by itself.
 
         A process of one thread that writes `0` to each has joined in 0.1 ms altogether. To move
         *another* process takes 50 times as long after idle time: the kernel must stop all forks and
         exits of the machine, but a thread that moves itself cannot exit meanwhile. (Linux 6.0;
         older kernels do both in the slow way.)
 
+        Args:
+            number: which of the v1 hierarchies, from 0.
+
         Returns:
-            descriptors, which the caller owns; none on a v2 host, see `into_fd`.
+            a descriptor, which the caller owns.
 
         Raises:
             OSError: the cgroup is gone, or there are too many descriptors.
         """
-        opened: list[int] = []
-        try:
-            for hierarchy in self._made:
-                if hierarchy.version == 1:
-                    # A comprehension would lose what it had opened when it fails.
-                    opened.append(cgroup1.open_tasks(self.directory(hierarchy)))  # noqa: PERF401
-        except BaseException:
-            for fd in opened:
-                os.close(fd)
-            raise
-        return opened
+        hierarchies = [hierarchy for hierarchy in self._made if hierarchy.version == 1]
+        return cgroup1.open_tasks(self.directory(hierarchies[number]))
 
     def destroy(self, timeout: float = REMOVE_TIMEOUT) -> None:
         """Kill what is left and remove the cgroup, with those that were made inside; idempotent.

@@ -58,7 +58,10 @@ class RemovePackage(msgspec.Struct, frozen=True):
 
 
 class WipeData(msgspec.Struct, frozen=True):
-    """Remove the persistent data. Ends in `DataWiped` or `WipeFailed`."""
+    """Remove the persistent data. Ends in `DataWiped` or `WipeFailed`.
+
+    Perhaps after `DataDetached`.
+    """
 
     container: Container
 

@@ -187,6 +187,12 @@ class RemovalFailed(msgspec.Struct, frozen=True):
     reason: str
 
 
+class DataDetached(msgspec.Struct, frozen=True):
+    """Persistent data has another name now, from which it is being removed."""
+
+    container: Container
+
+
 class DataWiped(msgspec.Struct, frozen=True):
     """The persistent data is removed, or there was none."""
 
@@ -238,6 +244,7 @@ Event = (
     | Released
     | PackageRemoved
     | RemovalFailed
+    | DataDetached
     | DataWiped
     | WipeFailed
     | ShutdownBegan

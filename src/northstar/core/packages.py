@@ -77,10 +77,10 @@ def stored(draft: Draft, event: events.PackageStored) -> None:
     """Make an installed container known."""
     container = event.manifest.container
     draft.put(Entry(event.manifest, event.repository, draft.now))
-    draft.act(
-        Log(logging.INFO, f"Successfully installed {container}"),
-        Publish(notification.Install(container)),
-    )
+    draft.act(Log(logging.INFO, f"Successfully installed {container}"))
+    # What was verified before the shutdown is stored; subscribers hear of no install after it.
+    if not draft.state.stopping:
+        draft.act(Publish(notification.Install(container)))
 
 
 def store_failed(draft: Draft, event: events.StoreFailed) -> None:
@@ -124,7 +124,7 @@ def removed(draft: Draft, event: events.PackageRemoved) -> None:
     draft.drop(container)
     draft.act(Publish(notification.Uninstall(container)))
     if entry.wipe:
-        draft.set(wiping=draft.state.wiping | {container})
+        draft.set(wiping={**draft.state.wiping, container: True})
         draft.act(WipeData(container))
     else:
         draft.act(Complete(container))
@@ -144,6 +144,13 @@ def removal_failed(draft: Draft, event: events.RemovalFailed) -> None:
         complete(draft, container, Operation.UNINSTALL, failure)
 
 
+def data_detached(draft: Draft, event: events.DataDetached) -> None:
+    """Go on with a start of the same name that waited."""
+    if draft.state.wiping.get(event.container):
+        draft.set(wiping={**draft.state.wiping, event.container: False})
+        runs.data_settled(draft, event.container)
+
+
 def data_wiped(draft: Draft, event: events.DataWiped) -> None:
     """Answer, and go on with a start of the same name that waited."""
     _wipe_ended(draft, event.container, None)
@@ -158,6 +165,6 @@ def wipe_failed(draft: Draft, event: events.WipeFailed) -> None:
 
 def _wipe_ended(draft: Draft, container: Container, failure: error.Error | None) -> None:
     if container in draft.state.wiping:
-        draft.set(wiping=draft.state.wiping - {container})
+        draft.set(wiping=without(draft.state.wiping, container))
         draft.act(Complete(container, failure))
         runs.data_settled(draft, container)

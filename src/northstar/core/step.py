@@ -56,6 +56,7 @@ _HANDLERS: Final[dict[type, Callable[[Draft, Any], None]]] = {
     events.UninstallRequested: packages.uninstall_requested,
     events.PackageRemoved: packages.removed,
     events.RemovalFailed: packages.removal_failed,
+    events.DataDetached: packages.data_detached,
     events.DataWiped: packages.data_wiped,
     events.WipeFailed: packages.wipe_failed,
     events.ShutdownBegan: shutdown.began,

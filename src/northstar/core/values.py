@@ -147,7 +147,8 @@ class State(msgspec.Struct, frozen=True):
         running: the container that starts or runs under each name.
         users: the containers that start or run with a container as a resource, by the resource.
         repositories: by identifier, in the order of the configuration.
-        wiping: uninstalled containers whose persistent data is still being removed.
+        wiping: uninstalled containers whose persistent data is being removed, and whether it is
+            still in its place: then no version of the same name can use that.
         stopping: the shutdown has begun.
         failed: a critical container has failed; the runtime ends.
     """
@@ -156,7 +157,7 @@ class State(msgspec.Struct, frozen=True):
     running: Mapping[Name, Container] = {}
     users: Mapping[Container, frozenset[Container]] = {}
     repositories: Mapping[str, Repository] = {}
-    wiping: frozenset[Container] = frozenset()
+    wiping: Mapping[Container, bool] = {}
     stopping: bool = False
     failed: bool = False
 
@@ -165,8 +166,8 @@ class State(msgspec.Struct, frozen=True):
         return self.users.get(container, NOBODY)
 
     def is_wiping(self, name: Name) -> bool:
-        """Tell whether persistent data under this name is still being removed."""
-        return any(container.name == name for container in self.wiping)
+        """Tell whether persistent data that is being removed is in the place of this name."""
+        return any(there and container.name == name for container, there in self.wiping.items())
 
 
 class Draft:

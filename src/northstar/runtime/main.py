@@ -35,8 +35,8 @@ from northstar.runtime import (
     debug,
     directories,
     leftovers,
+    lifecycle,
     malloc_settings,
-    process,
     signals,
     threads,
     wiping,
@@ -44,9 +44,12 @@ from northstar.runtime import (
 from northstar.runtime.config import Config, RepositoryConfig
 from northstar.runtime.console import Console
 from northstar.runtime.events import Notifications
+from northstar.runtime.executor import Executor
 from northstar.runtime.null import open_null
+from northstar.runtime.operations import ContainerOperations
 from northstar.runtime.repository import FsRepository, MemRepository, Repository
-from northstar.runtime.state import State
+from northstar.runtime.running import ConsoleConnection
+from northstar.runtime.start import StartContext
 from northstar.runtime.systemd import Manager
 
 log = logging.getLogger("northstar.runtime")
@@ -156,7 +159,7 @@ class Runtime:
         self._notifications = Notifications(config.notification_buffer_size)
         self._manager = Manager()
         self._stop = asyncio.Event()
-        self._state: State
+        self._executor: Executor
         self._console: Console
 
     async def open(self, stack: contextlib.AsyncExitStack) -> None:
@@ -169,7 +172,10 @@ class Runtime:
         config = self._config
         for warning in config.warnings:
             log.warning("%s", warning)
-        repositories = [_repository(i, c, self._pools) for i, c in config.repositories.items()]
+        repositories = {
+            identifier: _repository(identifier, repository, self._pools)
+            for identifier, repository in config.repositories.items()
+        }
         self._stored = {
             identifier: directories.Held(f"dir of repositories.{identifier}", repository.dir)
             for identifier, repository in config.repositories.items()
@@ -196,7 +202,7 @@ class Runtime:
             selinux=selinuxfs.enabled(),
             rlimits=self._rlimits,
         )
-        host = process.Host(
+        context = StartContext(
             config=config,
             own=self._own,
             pools=self._pools,
@@ -208,18 +214,20 @@ class Runtime:
             connect_console=self._connect,
             notifications=self._notifications,
         )
-        self._state = State(config, host, self._notifications, self._stop.set)
-        stack.callback(self._state.close)
-        self._console = Console(self._state, self._notifications)
+        for repository in repositories.values():
+            stack.callback(repository.close)
+        self._executor = Executor(context, repositories, self._notifications)
+        operations = ContainerOperations(self._executor, repositories, self._stop.set)
+        self._console = Console(operations, self._notifications)
         stack.push_async_callback(self._console.close)
 
         if config.console is not None:
             await self._console.listen(config.console, self._pools.names.run)
-        await self._state.load(repositories)
+        await lifecycle.load(self._executor, repositories)
 
     async def _connect(
         self, sock: socket.socket, container: Container, permissions: Permissions
-    ) -> process.ConsoleConnection:
+    ) -> ConsoleConnection:
         return await self._console.adopt(sock, container, permissions, self._config.console_options)
 
     async def serve(self) -> None:
@@ -231,19 +239,19 @@ class Runtime:
         failure: Exception | None = None
         try:
             if not self._stop.is_set():
-                await self._until_stop(self._state.boot())
+                await self._until_stop(lifecycle.boot(self._executor))
             if not self._stop.is_set():
                 self._console.run()
                 log.info("Runtime up and running")
                 self._manager.ready()
-                await self._until_stop(self._state.wait_failed())
+                await self._until_stop()
         except Exception as error:
             # Even one of our own: containers get their SIGTERM, and what is mounted is unmounted.
             failure = error
         self._manager.stopping()
         self._console.stop_listening()
         self._notifications.publish(notification.Shutdown())
-        held = await self._state.stop(self._config.shutdown_timeout)
+        held = await lifecycle.shut_down(self._executor, self._config.shutdown_timeout)
         await self._console.close()
         self._manager.close()
         stalled = self._end_threads()
@@ -272,18 +280,23 @@ class Runtime:
                 directory.keep()
         return [pool.name for pool in stalled]
 
-    async def _until_stop(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do `work` until it is done, or until the shutdown is asked for."""
-        task = asyncio.create_task(work)
+    async def _until_stop(self, work: Coroutine[Any, Any, None] | None = None) -> None:
+        """Wait until `work` is done, or the shutdown is requested.
+
+        Raises:
+            RefusedError: a critical container has failed.
+        """
         stop = asyncio.create_task(self._stop.wait())
+        tasks = [stop] if work is None else [stop, asyncio.create_task(work)]
+        failed = self._executor.failed
         try:
-            await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((failed, *tasks), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            stop.cancel()
-            if not task.done():
+            for task in tasks:
                 task.cancel()
-        if task.done():
-            task.result()
+        for ended in (failed, *tasks):
+            if ended.done():
+                ended.result()
 
 
 def _repository(identifier: str, config: RepositoryConfig, pools: threads.Pools) -> Repository:

@@ -19,14 +19,13 @@ import re
 import stat
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, count, cycle
 from typing import Final, NamedTuple
 
 import msgspec
 
 from northstar import npk
-from northstar.api import RefusedError, error
 from northstar.linux import memfd
 from northstar.model import Container, NorthstarError
 from northstar.runtime.config import RepositoryConfig
@@ -70,14 +69,11 @@ class Package(msgspec.Struct, frozen=True):
         return self.npk.container
 
 
-Admit = Callable[[Container], None]
-"""Refuses (RefusedError) a container that must not be added; called just before it is kept."""
-
-
 class Repository(ABC):
-    """One repository: its packages by their container, and the capacity it may use.
+    """Where one repository stores its packages. What it may contain is decided by the core.
 
     Attributes:
+        packages: the open packages, by container.
         storage: the threads that read and write its packages.
         mounts: the threads that mount its images, and look into them.
     """
@@ -97,40 +93,31 @@ class Repository(ABC):
         self.mounts = mounts
         self.packages: dict[Container, Package] = {}
 
-    @property
-    def size(self) -> int:
-        """Sum of the sizes of all package files, in bytes."""
-        return sum(package.npk.size for package in self.packages.values())
-
-    def check_capacity(self, incoming: int) -> None:
-        """Refuse a package that would exceed the capacity.
-
-        Args:
-            incoming: its size in bytes, or the part of it that is known.
-
-        Raises:
-            RefusedError: the repository is full.
-        """
-        number, size = self.config.capacity_num, self.config.capacity_size
-        if number is not None and len(self.packages) >= number:
-            raise _full(self.identifier, f"{number} packages")
-        if size is not None and self.size + incoming > size:
-            raise _full(self.identifier, f"{size} bytes")
-
     @abstractmethod
-    async def load(self, known: Callable[[Container], bool]) -> None:
-        """Load what is stored; what cannot be loaded is reported and left alone.
+    async def load(self) -> Sequence[Package]:
+        """Open what is stored; what cannot be opened is reported and left alone.
 
-        Args:
-            known: tells whether a container is in another repository already.
-
-        Raises:
-            ConfigurationError: the repository itself is not usable.
+        Returns:
+            The packages by file name, for `keep` or to be closed: some may be of one container.
         """
 
     @abstractmethod
-    async def receive(self) -> Reception:
-        """Begin to receive a package."""
+    async def receive(self) -> IncomingFile:
+        """Begin to receive a package.
+
+        Raises:
+            OSError: it cannot be stored.
+        """
+
+    def keep(self, package: Package) -> None:
+        """Make an open package one of this repository, and log what its manifest has in vain."""
+        self.packages[package.container] = package
+        for warning in package.npk.warnings:
+            log.warning("%s: %s", package.container, warning)
+
+    def forget(self, container: Container) -> None:
+        """Take back `keep`, and close the package."""
+        self.packages.pop(container).npk.close()
 
     @abstractmethod
     async def remove(self, container: Container) -> None:
@@ -147,87 +134,78 @@ class Repository(ABC):
         self.packages.clear()
 
 
-class Reception(ABC):
-    """A package that is being received into a repository. `commit` or `abort` ends it."""
+class IncomingFile(ABC):
+    """The file of a package that is being received. `discard` ends it, unless it was stored."""
 
     def __init__(self, repository: Repository, descriptor: int) -> None:
         self._repository = repository
         self._descriptor = descriptor
-        self._received = 0
 
+    @abstractmethod
     async def write(self, chunk: bytes) -> None:
-        """Take the next bytes.
+        """Store the next bytes.
 
         Raises:
-            RefusedError: the repository's capacity is exceeded.
-            OSError: the bytes could not be stored.
+            OSError: they could not be stored.
         """
-        self._received += len(chunk)
-        self._repository.check_capacity(self._received)
-        await self._store(chunk)
 
     @abstractmethod
-    async def _store(self, chunk: bytes) -> None: ...
-
-    @abstractmethod
-    async def commit(self, admit: Admit) -> Package:
-        """Verify what was received and keep it.
+    async def verify(self) -> Package:
+        """Open what was received; the caller closes it, or has the repository keep it.
 
         Raises:
-            RefusedError: it is not admitted.
             PackageError: it is no valid package.
+            OSError: it could not be read.
+        """
+
+    @abstractmethod
+    async def store(self, package: Package) -> None:
+        """Make what `verify` returned durable, under its own name.
+
+        Raises:
             OSError: it could not be stored.
         """
 
-    async def abort(self) -> None:
-        """Forget what was received; idempotent."""
+    async def discard(self) -> None:
+        """Forget what was received and not stored; idempotent."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-    def _keep(self, package: Package, admit: Admit) -> None:
-        # Between these checks and the entry there is no await: no other install comes in between.
-        admit(package.container)
-        self._repository.check_capacity(package.npk.size)
-        self._repository.packages[package.container] = package
 
 
 class MemRepository(Repository):
     """Packages in sealed memfds: gone with the runtime."""
 
-    async def load(self, known: Callable[[Container], bool]) -> None:
+    async def load(self) -> Sequence[Package]:
         """Nothing is stored."""
+        return ()
 
-    async def receive(self) -> Reception:
+    async def receive(self) -> IncomingFile:
         """Begin to receive a package into a memfd."""
         # The name is what losetup(8) shows: whose loop device it is.
-        return _MemReception(self, memfd.create(f"northstar-npk-{os.getpid()}"))
+        return _IncomingMemfd(self, memfd.create(f"northstar-npk-{os.getpid()}"))
 
     async def remove(self, container: Container) -> None:
         """Remove a package; its memory is freed when the last mount of it is gone."""
-        self.packages.pop(container).npk.close()
+        self.forget(container)
 
 
-class _MemReception(Reception):
-    async def _store(self, chunk: bytes) -> None:
+class _IncomingMemfd(IncomingFile):
+    async def write(self, chunk: bytes) -> None:
         # A copy into memory: quicker than handing it to a thread.
         view = memoryview(chunk)
         while view:
             view = view[os.write(self._descriptor, view) :]
 
-    async def commit(self, admit: Admit) -> Package:
+    async def verify(self) -> Package:
         memfd.seal(self._descriptor)
-        opened = await self._repository.storage.run(
-            npk.open, self._descriptor, self._repository.key
-        )
-        package = Package(opened, None)
-        try:
-            self._keep(package, admit)
-        except BaseException:
-            opened.close()
-            raise
-        await self.abort()
-        return package
+        key = self._repository.key
+        opened = await self._repository.storage.run(npk.open, self._descriptor, key)
+        return Package(opened, None)
+
+    async def store(self, package: Package) -> None:  # noqa: ARG002
+        # The package has a descriptor of its own.
+        await self.discard()
 
 
 class FsRepository(Repository):
@@ -246,8 +224,8 @@ class FsRepository(Repository):
         self.directory = directory
         self._refused: dict[str, _FileState] = {}
 
-    async def load(self, known: Callable[[Container], bool]) -> None:
-        """Load every file of the directory, in parallel; the first by file name counts."""
+    async def load(self) -> Sequence[Package]:
+        """Open every file of the directory, in parallel."""
         names = await self.storage.run(self._file_names)
         shares = [names[first::_READERS] for first in range(min(_READERS, len(names)))]
         # Nothing is mounted yet: all threads can read.
@@ -255,15 +233,7 @@ class FsRepository(Repository):
         opened: dict[str, Package | None] = {}
         for read in await asyncio.gather(*(next(pools).run(self._read, s) for s in shares)):
             opened |= read
-        for package in map(opened.__getitem__, names):
-            if package is None:
-                continue
-            container = package.container
-            if container in self.packages or known(container):
-                log.warning("Skipping %s: %s is already known", package.path, container)
-                package.npk.close()
-            else:
-                self.packages[container] = package
+        return [package for package in map(opened.__getitem__, names) if package is not None]
 
     def _file_names(self) -> list[str]:
         names = []
@@ -294,9 +264,9 @@ class FsRepository(Repository):
                 self._refused[path] = _file_state(path)
             return None
 
-    async def receive(self) -> Reception:
+    async def receive(self) -> IncomingFile:
         """Begin to receive a package into a temporary file of the directory."""
-        return await self.storage.run(_FsReception, self)
+        return await self.storage.run(_TemporaryFile, self)
 
     async def remove(self, container: Container) -> None:
         """Remove the very file that the package was loaded from."""
@@ -365,11 +335,11 @@ class FsRepository(Repository):
         return os.path.join(self.directory, name)
 
 
-class _FsReception(Reception):
+class _TemporaryFile(IncomingFile):
     _repository: FsRepository
 
     def __init__(self, repository: FsRepository) -> None:
-        # Names of receptions must differ within one process only: leftovers go at the start.
+        # Names must differ within one process only: what an earlier one left is removed at start.
         name = f"{_PARTIAL}{os.urandom(8).hex()}"
         self._temporary = os.path.join(repository.directory, name)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -377,7 +347,7 @@ class _FsReception(Reception):
         # A write that was given up may still be going on when the descriptor is to be closed.
         self._using = threading.Lock()
 
-    async def _store(self, chunk: bytes) -> None:
+    async def write(self, chunk: bytes) -> None:
         await self._repository.storage.run(self._write, chunk)
 
     def _write(self, chunk: bytes) -> None:
@@ -386,34 +356,19 @@ class _FsReception(Reception):
             while view:
                 view = view[os.write(self._descriptor, view) :]
 
-    async def commit(self, admit: Admit) -> Package:
-        opened, path = await self._repository.storage.run(self._verify)
-        package = Package(opened, path)
-        try:
-            # Held from here, so that a second stream of the same container is refused.
-            self._keep(package, admit)
-        except BaseException:
-            opened.close()
-            raise
-        try:
-            await self._repository.storage.run(self._rename, path)
-        except BaseException:
-            try:
-                # While its entry is there nobody else gets the name of the file.
-                await self.abort()
-            finally:
-                del self._repository.packages[opened.container]
-                opened.close()
-            raise
-        await self.abort()
-        return package
+    async def verify(self) -> Package:
+        return await self._repository.storage.run(self._verify)
 
-    def _verify(self) -> tuple[npk.Npk, str]:
+    async def store(self, package: Package) -> None:
+        await self._repository.storage.run(self._rename, package.path or "")
+        await self.discard()
+
+    def _verify(self) -> Package:
         with self._using:
             os.fsync(self._descriptor)
         opened = npk.open(self._temporary, self._repository.key)
         try:
-            return opened, self._repository.free_path(opened.container)
+            return Package(opened, self._repository.free_path(opened.container))
         except BaseException:
             opened.close()
             raise
@@ -428,7 +383,7 @@ class _FsReception(Reception):
             self._temporary = path
         self._temporary = ""
 
-    async def abort(self) -> None:
+    async def discard(self) -> None:
         if self._descriptor >= 0:
             await self._repository.storage.run(self._discard)
 
@@ -511,8 +466,3 @@ def _is_partial(path: str) -> bool:
 
 def _is_directory(path: str) -> bool:
     return os.path.isdir(path) and not os.path.islink(path)
-
-
-def _full(identifier: str, capacity: str) -> RefusedError:
-    reason = f"repository {identifier} is full (capacity: {capacity}); uninstall something first"
-    return RefusedError(error.Unexpected(reason))

@@ -79,9 +79,9 @@ def test_limits_are_what_the_kernel_says(top: str) -> None:
 def test_what_lets_a_process_in(top: str) -> None:
     """A descriptor for clone3(2) in version 2; files to write `0` to in version 1."""
     cgroup = Cgroup.create(HOST, top, "hello", None)
-    tasks, directory = cgroup.open_tasks(), cgroup.into_fd()
     versions = [hierarchy.version for hierarchy in HOST.hierarchies]
-    assert len(tasks) == versions.count(1)
+    tasks = [cgroup.open_tasks(number) for number in range(versions.count(1))]
+    directory = cgroup.into_fd()
     assert (directory is None) == (2 not in versions)
     assert not any(map(os.get_inheritable, tasks))
     if directory is not None:
@@ -472,7 +472,7 @@ def test_a_host_without_hierarchies_has_no_cgroups(top: str) -> None:
     )
     attach(cgroup, os.getpid())
     assert (pids(cgroup), used(cgroup), cgroup.oom_monitor()) == (set(), {}, None)
-    assert (cgroup.into_fd(), cgroup.open_tasks()) == (None, [])
+    assert cgroup.into_fd() is None
     cgroup.destroy()
     Cgroup.create(host, top, "hello", None).destroy()
     host.remove_top(top)

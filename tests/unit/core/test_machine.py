@@ -118,6 +118,8 @@ class Registry(RuleBasedStateMachine):
             case actions.RemovePackage(c):
                 return events.PackageRemoved(c) if well else events.RemovalFailed(c, "why")
             case actions.WipeData(c):
+                if well:
+                    self.give(events.DataDetached(c))
                 return events.DataWiped(c) if well else events.WipeFailed(c, "why")
             case _:
                 raise AssertionError(action)

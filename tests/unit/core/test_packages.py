@@ -82,6 +82,12 @@ def test_nothing_is_installed_during_the_shutdown():
     assert there.refused(events.PackageVerified("one", APP, 1)) == later
 
 
+def test_what_is_being_stored_when_the_shutdown_begins_is_installed_silently():
+    there = World().also(events.PackageVerified("one", APP, 100), events.ShutdownBegan())
+    decided = there.changed(events.PackageStored("one", manifest(APP)))
+    assert decided == (Log(logging.INFO, "Successfully installed app:1.0.0"),)
+
+
 def test_a_container_that_two_repositories_contain_is_that_of_the_first():
     there = World().load(manifest(APP))
     refusal = there.refused(events.PackageLoaded("two", manifest(APP), 100))
@@ -107,14 +113,28 @@ def test_data_that_cannot_be_wiped():
     assert decided == (Complete(OTHER, error.Unexpected(text)),)
 
 
-@pytest.mark.parametrize("well", [True, False])
-def test_a_start_of_another_version_waits_until_the_data_is_wiped(well: bool):
+@pytest.mark.parametrize(
+    ("event", "decided"),
+    [
+        (events.DataDetached(APP), [Launch]),
+        (events.DataWiped(APP), [Complete, Launch]),
+        (events.WipeFailed(APP, "why"), [Complete, Launch]),
+    ],
+)
+def test_a_start_of_another_version_waits_until_the_data_is_gone(
+    event: events.Event, decided: list[type]
+):
     there = world().also(events.UninstallRequested(APP, wipe=True), events.PackageRemoved(APP))
     there.launch(NEWER)
     assert there.entry(NEWER).phase is core.Phase.STARTING
-    ended = events.DataWiped(APP) if well else events.WipeFailed(APP, "why")
-    decided = there.changed(ended)
-    assert [type(action) for action in decided] == [Complete, Launch]
+    assert [type(action) for action in there.changed(event)] == decided
+
+
+def test_a_start_does_not_wait_for_the_rest_of_a_wipe():
+    there = world().also(events.UninstallRequested(APP, wipe=True), events.PackageRemoved(APP))
+    there.also(events.DataDetached(APP), events.StartRequested(NEWER))
+    assert type(there.changed(events.ImageMounted(NEWER))[-1]) is Launch
+    assert there.changed(events.DataWiped(APP)) == (Complete(APP),)
 
 
 @pytest.mark.parametrize("while_starting", [True, False])

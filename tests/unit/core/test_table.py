@@ -67,6 +67,10 @@ def wiping() -> World:
     return removing().also(events.PackageRemoved(APP))
 
 
+def detached() -> World:
+    return wiping().also(events.DataDetached(APP))
+
+
 def unknown() -> World:
     return removing().also(events.PackageRemoved(APP), events.DataWiped(APP))
 
@@ -104,6 +108,7 @@ EVENTS: dict[str, Event] = {
     "released": events.Released(APP),
     "removed": events.PackageRemoved(APP),
     "removal failed": events.RemovalFailed(APP, "why"),
+    "detached": events.DataDetached(APP),
     "wiped": events.DataWiped(APP),
     "wipe failed": events.WipeFailed(APP, "why"),
     "end all": events.EndAll(9),
@@ -223,6 +228,12 @@ TABLE: dict[Callable[[], World], dict[str, str]] = {
         "removal failed": "installed down unmounted -: Complete app:1.0.0 unexpected",
     },
     wiping: NOT_THERE
+    | {
+        "detached": "gone:",
+        "wiped": "gone: Complete app:1.0.0",
+        "wipe failed": "gone: Complete app:1.0.0 unexpected",
+    },
+    detached: NOT_THERE
     | {
         "wiped": "gone: Complete app:1.0.0",
         "wipe failed": "gone: Complete app:1.0.0 unexpected",

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from northstar.linux import pidfd, procfs
-from northstar.runtime.process import stop_members
+from northstar.runtime.stopping import stop_members
 
 PATIENCE = 20.0
 
