@@ -19,6 +19,7 @@ from northstar.model.name import Name
 from northstar.model.permission import FULL, Permission, Permissions
 from northstar.model.requirement import VersionReq
 from northstar.model.status import Exited, ExitStatus, Signalled, signal_name
+from northstar.model.text import printable, printable_json
 from northstar.model.version import Version
 
 __all__ = [
@@ -46,5 +47,7 @@ __all__ = [
     "Version",
     "VersionReq",
     "name_errno",
+    "printable",
+    "printable_json",
     "signal_name",
 ]

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import time
 from collections.abc import Mapping
 from typing import Final
 
-from northstar.model import ConfigurationError, Container
+from northstar.model import ConfigurationError, Container, printable
 from northstar.runtime import writer
 from northstar.runtime.writer import Writer
 
@@ -144,16 +143,6 @@ class Handler(logging.Handler):
         return self._lines(
             logging.LogRecord("northstar.runtime", logging.WARNING, "", 0, text, None, None)
         )
-
-
-_UNPRINTABLE: Final = re.compile(r"[\x00-\x08\n-\x1f\x7f-\x9f\u2028\u2029]+")
-
-
-def printable(text: str) -> str:
-    """Escape what would break a line in two, or command a terminal: a container may print it."""
-    if text.isprintable():
-        return text
-    return _UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def _priority(level: int) -> int:
