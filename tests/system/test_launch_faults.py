@@ -187,6 +187,7 @@ TOLERATED = numbers(
     "umask",
     "close",
     "fcntl",
+    "futex",
     "munmap",
     "poll",
     "exit_group",

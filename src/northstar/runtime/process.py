@@ -265,8 +265,13 @@ async def _bring_up(
     await init.ready
     if manifest.console is not None:
         permissions = manifest.console.permissions
-        connection = await host.connect_console(init.take_console(), container, permissions)
+        ours = init.take_socket("console")
+        connection = await host.connect_console(ours, container, permissions)
         stack.callback(connection.close)
+    for name, config in sorted(manifest.sockets.items()):
+        with init.take_socket(socket_descriptor(name)) as made:
+            path = listeners.bind(made, host.config.socket_dir, container, name, config)
+        stack.callback(listeners.unlink, path)
     debug.run_commands(host.config.debug_commands, init.pid, container)
     init.go()
     await init.started
@@ -298,14 +303,9 @@ def _open_descriptors(
             stack.callback(pipe.close)
             opened[name] = writer
     if manifest.console is not None:
-        opened["console"] = null  # its place: init makes the console, see Init.take_console
-    for name in sorted(manifest.sockets):
-        listener = listeners.open_listener(
-            host.config.socket_dir, container, name, manifest.sockets[name]
-        )
-        passed.callback(listener.socket.close)
-        stack.callback(listener.unlink)
-        opened[socket_descriptor(name)] = listener.socket.fileno()
+        opened["console"] = null
+    # In the place of these init puts sockets of its own making, see Init.take_socket.
+    opened |= dict.fromkeys(map(socket_descriptor, manifest.sockets), null)
     if host.facts.into_cgroup:
         directory = cgroup.into_fd()
         assert directory is not None
