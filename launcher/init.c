@@ -115,13 +115,18 @@ static void die_with_runtime(void)
 		give_up();
 }
 
-/* The runtime's end of the console, until READY has brought it there. */
-static int console = -1;
-
-static int make_console(struct operation *operation)
+static int make_socket(struct operation *operation)
 {
-	console = step_console(operation, &plan);
-	return console < 0 ? -1 : 0;
+	struct operation arguments = *operation;
+	int index = (int)take_integer(&arguments);
+	int runtimes = operation->number == OP_CONSOLE ? step_console(operation, &plan) :
+							 step_socket(operation, &plan);
+
+	if (runtimes < 0)
+		return -1;
+	let_launcher_speak();
+	send_report(REPORT_MADE, 0, index, runtimes);
+	return close(runtimes);
 }
 
 static int await_go(void)
@@ -131,9 +136,7 @@ static int await_go(void)
 
 	die_with_runtime();
 	let_launcher_speak();
-	send_report(REPORT_READY, 0, 0, console);
-	if (console >= 0)
-		close(console);
+	send_report(REPORT_READY, 0, 0, -1);
 	do
 		length = recv(SOCKET, &word, sizeof word, MSG_TRUNC);
 	while (length < 0 && errno == EINTR);
@@ -208,7 +211,8 @@ static int set_up(struct operation *operation)
 	case OP_UID:
 		return step_uid(operation);
 	case OP_CONSOLE:
-		return make_console(operation);
+	case OP_SOCKET:
+		return make_socket(operation);
 	case OP_AWAIT:
 		return await_go();
 	case OP_CGROUPNS:

@@ -183,6 +183,22 @@ int step_console(struct operation *operation, const struct plan *plan)
 	return pair[0];
 }
 
+/*
+ * A socket of any family belongs to the network namespace in which it was made: netdevice(7) calls
+ * on it read, and with CAP_NET_ADMIN change, the interfaces of that one. So init makes those of the
+ * payload, in the container's; the runtime only gives them their names.
+ */
+int step_socket(struct operation *operation, const struct plan *plan)
+{
+	int descriptor = take_descriptor(operation, plan);
+	int made = socket(AF_UNIX, (int)take_number(operation) | SOCK_CLOEXEC, 0);
+
+	ABOUT("a socket");
+	if (made < 0 || dup3(made, descriptor, O_CLOEXEC) < 0)
+		return -1;
+	return made;
+}
+
 int step_cgroupns(void)
 {
 	if (!syscall_unshare(CLONE_NEWCGROUP))
@@ -346,9 +362,13 @@ int step_seccomp(struct operation *operation, const struct plan *plan)
 
 void await_shield(struct progress *shared)
 {
-	/* If init ends instead, the kernel ends this process with it: pid_namespaces(7). */
+	/* The kernel's own timespec: musl's is another one on 32-bit machines. */
+	const long a_while[] = { 0, 10000000 };
+
+	/* If init ends instead, the kernel ends this process with it: pid_namespaces(7). It looks again
+	 * after a while, so that nothing hangs on the one call that wakes it. */
 	while (!__atomic_load_n(&shared->shielded, __ATOMIC_ACQUIRE))
-		syscall(__NR_futex, &shared->shielded, FUTEX_WAIT, 0, NULL);
+		syscall(__NR_futex, &shared->shielded, FUTEX_WAIT, 0, a_while);
 }
 
 void announce_shield(struct progress *shared)

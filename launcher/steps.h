@@ -27,8 +27,9 @@ int step_gid(struct operation *operation);
 int step_uid(struct operation *operation);
 int step_cgroupns(void);
 
-/* Returns the runtime's end of the new pair, which the caller closes; or -1. */
+/* Both return the runtime's own descriptor, which the caller closes; or -1. */
 int step_console(struct operation *operation, const struct plan *plan);
+int step_socket(struct operation *operation, const struct plan *plan);
 int step_fd(struct operation *operation, const struct plan *plan);
 int step_listen(struct operation *operation, const struct plan *plan);
 int step_deny_getfd(void);

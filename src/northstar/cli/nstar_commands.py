@@ -17,12 +17,12 @@ import click
 from northstar import __version__
 from northstar.api import notification, response
 from northstar.api.notification import Notification
-from northstar.cli.common import CommandError, printable, warn
+from northstar.cli.common import CommandError, warn
 from northstar.cli.parameters import ContainerType, DurationType, NameType, SignalType, UrlType
 from northstar.client import ConnectError, RejectedError
 from northstar.client.blocking import Client
 from northstar.client.operations import STOP_TIMEOUT
-from northstar.model import Container, Exited, Name
+from northstar.model import Container, Exited, Name, printable, printable_json
 
 CANNOT_CONNECT: Final = 3
 """Exit code: there is no runtime at the URL."""
@@ -65,13 +65,15 @@ class Session:
                 client = stack.enter_context(self.connect())
             yield client
 
-    def say(self, text: str) -> None:
-        """Print a result, unless the lines of the protocol are printed instead."""
+    def say(self, text: str, *, lines: bool = False) -> None:
+        """Print a result, of several lines or of one, unless those of the protocol are printed."""
         if not self.json_lines:
-            print(printable(text))
+            print(printable(text, lines=lines))
 
 
 def _write_line(line: bytes) -> None:
+    if sys.stdout.isatty():
+        line = printable_json(line.decode(errors="backslashreplace")).encode()
     # At once: who reads them may wait for a notification.
     sys.stdout.buffer.write(line)
     sys.stdout.buffer.flush()
@@ -284,7 +286,7 @@ def inspect(session: Session, container: Container | Name) -> None:
     with session.connect() as client:
         [resolved] = client.resolve(container)
         data = msgspec.to_builtins(client.inspect(resolved))
-        session.say(json.dumps(data, indent=2))
+        session.say(json.dumps(data, indent=2), lines=True)
 
 
 @nstar.command()

@@ -69,8 +69,9 @@ _REPORTS_AT_END: Final = 1000
 took its place may write without end."""
 
 _AFTER: Final = {
-    Report.LAUNCHED: {Report.SKIPPED, Report.READY, Report.FAILED},
-    Report.SKIPPED: {Report.SKIPPED, Report.READY, Report.FAILED},
+    Report.LAUNCHED: {Report.SKIPPED, Report.MADE, Report.READY, Report.FAILED},
+    Report.SKIPPED: {Report.SKIPPED, Report.MADE, Report.READY, Report.FAILED},
+    Report.MADE: {Report.MADE, Report.READY, Report.FAILED},
     Report.READY: {Report.FAILED},
     Report.STARTED: {Report.EXITED},
 }
@@ -253,7 +254,7 @@ class Init:
         self._doomed = False
         self._expected: set[Report] = {Report.LAUNCHED, Report.FAILED}
         self._status: ExitStatus | None = None
-        self._console: socket.socket | None = None
+        self._sockets: dict[str, socket.socket] = {}
         self.launcher_pid = 0
         self.pid = 0
         self.ready: asyncio.Future[None] = self._loop.create_future()
@@ -267,15 +268,20 @@ class Init:
             self._loop.remove_reader(self._stream.fileno())
             self._stream.close()
 
-    def take_console(self) -> socket.socket:
-        """Return the runtime's end of the console, once, after `ready`; the caller owns it.
+    def take_socket(self, name: str) -> socket.socket:
+        """Return the runtime's descriptor of a socket that init has made; the caller owns it.
 
-        init has made the pair: the kernel names its maker as the peer to both sides, and a payload
-        must not get the runtime by it (SO_PEERPIDFD, unix(7)).
+        Each can be taken once, when `ready` is done.
+
+        Args:
+            name: in the plan's descriptors; of the console it is the runtime's end.
+
+        Raises:
+            LaunchError: init has ended since.
         """
-        console, self._console = self._console, None
-        assert console is not None, "the plan has no console, or it was taken"
-        return console
+        if name not in self._sockets:
+            raise LaunchError("start the container", reason="its init has ended")
+        return self._sockets.pop(name)
 
     def go(self) -> None:
         """Let init go on after `ready`: it forks and executes the payload."""
@@ -361,13 +367,15 @@ class Init:
                 return
             case Report.SKIPPED:
                 self._on_skipped(text)
+            case Report.MADE if value < 1:
+                raise ValueError(f"it says MADE with {value}")
+            case Report.MADE if passed:
+                name = self._plan.descriptors[value - 1]
+                self._sockets[name] = socket.socket(fileno=passed.pop())
+            case Report.MADE:  # as above
+                self._fail(LaunchError("receive a socket of the container", errno=EMFILE))
+                self.kill()
             case Report.READY:
-                if Op.CONSOLE in (operation.op for operation in self._plan.operations):
-                    if not passed:  # dropped by the kernel, as above
-                        self._fail(LaunchError("receive the console", errno=EMFILE))
-                        self.kill()
-                        return
-                    self._console = socket.socket(fileno=passed.pop())
                 if not self.ready.done():
                     self.ready.set_result(None)
             case Report.STARTED:
@@ -446,9 +454,8 @@ class Init:
         self._finish(self._status or ended)
 
     def _finish(self, status: ExitStatus) -> None:
-        if self._console is not None:
-            self._console.close()
-            self._console = None
+        while self._sockets:
+            self._sockets.popitem()[1].close()
         self._fail(LaunchError("start the container", reason=f"its init ended with {status}"))
         if not self.exited.done():
             self.exited.set_result(status)

@@ -7,6 +7,7 @@ are those of launcher/plan.def; the C program performs them in order and names t
 from __future__ import annotations
 
 import posixpath
+import socket
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
@@ -70,6 +71,7 @@ _DESCRIPTIONS: Final = {
     Op.GID: "set the group id {0}",
     Op.UID: "set the user id {0}",
     Op.CONSOLE: "make the console",
+    Op.SOCKET: "make a socket",
     Op.AWAIT: "wait for the runtime",
     Op.CGROUPNS: "unshare the cgroup namespace",
     Op.PAYLOAD: "fork the payload",
@@ -247,7 +249,7 @@ def build(
         Operation(Op.GID, (str(manifest.gid),)),
         Operation(Op.UID, (str(manifest.uid),)),
         Operation(Op.GROUPS, (",".join(map(str, groups)),)),
-        *(Operation(Op.CONSOLE, (index[name],)) for name in passed if name == "console"),
+        *_sockets(manifest, index),
         Operation(Op.AWAIT),
         Operation(Op.CGROUPNS),
         Operation(Op.PAYLOAD),
@@ -361,6 +363,22 @@ def _dev(target: str) -> Operation:
     links = (f"l {name} {to}" for name, to in DEVICE_LINKS)
     attributes = _READ_ONLY | lm.MOUNT_ATTR_NOSUID | lm.MOUNT_ATTR_NOEXEC
     return Operation(Op.DEV, (target, str(attributes), *nodes, *links))
+
+
+_SOCKET_TYPES: Final = {
+    SocketType.STREAM: socket.SOCK_STREAM,
+    SocketType.DATAGRAM: socket.SOCK_DGRAM,
+    SocketType.SEQ_PACKET: socket.SOCK_SEQPACKET,
+}
+
+
+def _sockets(manifest: Manifest, index: Mapping[str, str]) -> Iterator[Operation]:
+    # By init: a socket names who has made it, and belongs to that one's network namespace.
+    if manifest.console is not None:
+        yield Operation(Op.CONSOLE, (index["console"],))
+    for name, config in sorted(manifest.sockets.items()):
+        number = str(int(_SOCKET_TYPES[config.type]))
+        yield Operation(Op.SOCKET, (index[socket_descriptor(name)], number))
 
 
 def _listening(manifest: Manifest, index: Mapping[str, str]) -> Iterator[Operation]:

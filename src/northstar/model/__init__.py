@@ -19,7 +19,7 @@ from northstar.model.name import Name
 from northstar.model.permission import FULL, Permission, Permissions
 from northstar.model.requirement import VersionReq
 from northstar.model.status import Exited, ExitStatus, Signalled, signal_name
-from northstar.model.text import cut, listed, quote
+from northstar.model.text import cut, listed, printable, printable_json, quote
 from northstar.model.verification import Verity
 from northstar.model.version import Version
 
@@ -51,6 +51,8 @@ __all__ = [
     "cut",
     "listed",
     "name_errno",
+    "printable",
+    "printable_json",
     "quote",
     "signal_name",
 ]

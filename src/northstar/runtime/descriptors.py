@@ -19,7 +19,7 @@ from northstar.launch.seccomp import Filter
 from northstar.linux import netns
 from northstar.manifest import Io, Manifest, NamedNetwork, Output
 from northstar.model import LaunchError
-from northstar.runtime import listeners, stdio
+from northstar.runtime import stdio
 from northstar.runtime.null import reopen
 from northstar.runtime.running import HeldResources
 
@@ -35,7 +35,6 @@ class Source:
         cgroup: its cgroup, which was made.
         system_calls: its filter, if it has one.
         null: a null device of its own, which is closed at the end.
-        socket_dir: where its sockets are made.
         held: what it holds until its end is added here.
         passed: closes what only the launcher needs.
     """
@@ -44,7 +43,6 @@ class Source:
     cgroup: Cgroup
     system_calls: Filter | None
     null: int
-    socket_dir: str
     held: HeldResources
     passed: ExitStack
 
@@ -76,15 +74,6 @@ def _output(source: Source, stream: str, output: Output, argument: str) -> int:
     return writer
 
 
-def _socket(source: Source, argument: str) -> int:
-    manifest = source.manifest
-    config = manifest.sockets[argument]
-    listener = listeners.open_listener(source.socket_dir, manifest.container, argument, config)
-    source.held.sockets.append(listener)
-    source.passed.callback(listener.socket.close)
-    return listener.socket.fileno()
-
-
 def _cgroup(source: Source, argument: str) -> int:  # noqa: ARG001
     directory = source.cgroup.into_fd()
     assert directory is not None, "the plan enters a cgroup of version 2, and the host has none"
@@ -114,9 +103,9 @@ _OPENERS: Final[Mapping[str, Callable[[Source, str], int]]] = {
     "stdin": _null,
     "stdout": _stdout,
     "stderr": _stderr,
-    # Its place only: init makes the console, see Init.take_console.
+    # In the place of these init puts sockets of its own making, see Init.take_socket.
     "console": _null,
-    "socket": _socket,
+    "socket": _null,
     "cgroup": _cgroup,
     "tasks": _tasks,
     "netns": _network,
@@ -131,7 +120,6 @@ def opened(
     cgroup: Cgroup,
     system_calls: Filter | None,
     null: int,
-    socket_dir: str,
     held: HeldResources,
 ) -> Iterator[dict[str, int]]:
     """Open all descriptors of a plan, by their names; at the end those are closed that are passed.
@@ -142,7 +130,6 @@ def opened(
         cgroup: of the container.
         system_calls: the filter, if the manifest has one.
         null: the runtime's null device.
-        socket_dir: where sockets are made.
         held: what the container has until its end is added here; the caller releases it.
 
     Raises:
@@ -151,7 +138,7 @@ def opened(
     with ExitStack() as passed:
         own_null = reopen(null)
         passed.callback(os.close, own_null)
-        source = Source(manifest, cgroup, system_calls, own_null, socket_dir, held, passed)
+        source = Source(manifest, cgroup, system_calls, own_null, held, passed)
         descriptors = {}
         for name in plan.descriptors:
             kind, _, argument = name.partition(":")

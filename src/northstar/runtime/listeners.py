@@ -1,7 +1,7 @@
-"""The Unix sockets that a manifest declares: bound by the runtime, passed to the payload.
+"""The Unix sockets that a manifest declares: bound here, made and listened on by the container.
 
-Here nobody calls listen(2): whoever does is the peer that clients see, with its pidfd and its user.
-The payload's process does it, see launch/plan.py.
+Who calls socket(2) and listen(2) is seen by others: the network namespace is the maker's, the peer
+of clients, with its pidfd and its user, is the listener. So it is the container: launch/plan.py.
 """
 
 from __future__ import annotations
@@ -10,58 +10,39 @@ import contextlib
 import os
 import socket
 import stat
-from typing import Final
 
-import msgspec
-
-from northstar.manifest import Socket, SocketType
+from northstar.manifest import Socket
 from northstar.model import Container, LaunchError
 
-_TYPES: Final = {
-    SocketType.STREAM: socket.SOCK_STREAM,
-    SocketType.DATAGRAM: socket.SOCK_DGRAM,
-    SocketType.SEQ_PACKET: socket.SOCK_SEQPACKET,
-}
 
-
-class Listener(msgspec.Struct, frozen=True):
-    """A bound socket and its file."""
-
-    socket: socket.socket
-    path: str
-
-    def unlink(self) -> None:
-        """Remove the socket's file; one that is gone is no error."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
-
-
-def open_listener(directory: str, container: Container, name: str, config: Socket) -> Listener:
-    """Make one socket of a container: bound, with the mode and owner it asks for.
+def bind(
+    sock: socket.socket, directory: str, container: Container, name: str, config: Socket
+) -> str:
+    """Bind one socket of a container, with the mode and owner it asks for; return its path.
 
     Raises:
         LaunchError: a step failed; no file is left.
     """
     path = os.path.join(directory, f"{container}:{name}")
-    sock = socket.socket(socket.AF_UNIX, _TYPES[config.type])
-    listener = Listener(sock, path)
     try:
         _remove_stale(path)
         sock.bind(path)
         try:
             _configure(sock, path, config)
         except BaseException:
-            listener.unlink()
+            unlink(path)
             raise
     except OSError as failure:
-        sock.close()
         # Python refuses a path that does not fit into sockaddr_un without an errno.
         reason = "" if failure.errno else str(failure)
         raise LaunchError("make the socket", path, failure.errno or 0, reason) from failure
-    except BaseException:
-        sock.close()
-        raise
-    return listener
+    return path
+
+
+def unlink(path: str) -> None:
+    """Remove a socket's file; one that is gone is no error."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _remove_stale(path: str) -> None:

@@ -15,7 +15,6 @@ import atexit
 import io
 import logging
 import os
-import re
 import sys
 import threading
 import time
@@ -23,7 +22,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Final
 
-from northstar.model import ConfigurationError, Container, cut, quote
+from northstar.model import ConfigurationError, Container, cut, printable, quote
 from northstar.model.text import MESSAGE_MAX
 from northstar.runtime import writer
 from northstar.runtime.writer import Loss, Writer
@@ -266,16 +265,6 @@ def _uncaught_in_thread(arguments: threading.ExceptHookArgs) -> None:
     error = arguments.exc_value or arguments.exc_type()
     name = arguments.thread.name if arguments.thread is not None else "a thread"
     log.error("Uncaught exception in %s", name, exc_info=(type(error), error, error.__traceback__))
-
-
-_UNPRINTABLE: Final = re.compile(r"[\x00-\x08\n-\x1f\x7f-\x9f\u2028\u2029]+")
-
-
-def printable(text: str) -> str:
-    """Escape what would break a line in two, or command a terminal: a container may print it."""
-    if text.isprintable():
-        return text
-    return _UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def _priority(level: int) -> int:

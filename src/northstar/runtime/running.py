@@ -12,7 +12,7 @@ from typing import Protocol
 from northstar.cgroups import Cgroup
 from northstar.launch.launcher import Init
 from northstar.model import Container, ExitStatus
-from northstar.runtime.listeners import Listener
+from northstar.runtime import listeners
 from northstar.runtime.oom_watch import OomWatch
 from northstar.runtime.stdio import OutputPipe
 from northstar.runtime.stopping import stop_members
@@ -38,7 +38,7 @@ class HeldResources:
         cgroup: its cgroup.
         memory: reports memory events of the cgroup.
         outputs: the runtime's ends of its output pipes.
-        sockets: the files of its Unix sockets.
+        sockets: the paths of its Unix sockets.
         console: the runtime's side of its console connection.
     """
 
@@ -47,7 +47,7 @@ class HeldResources:
     cgroup: Cgroup | None = None
     memory: OomWatch | None = None
     outputs: list[OutputPipe] = field(default_factory=list)
-    sockets: list[Listener] = field(default_factory=list)
+    sockets: list[str] = field(default_factory=list)
     console: ConsoleConnection | None = None
 
     def describe(self) -> str:
@@ -60,7 +60,7 @@ class HeldResources:
         if self.outputs:
             parts.append(f"{len(self.outputs)} output pipes")
         if self.sockets:
-            parts.append(f"sockets {', '.join(listener.path for listener in self.sockets)}")
+            parts.append(f"sockets {', '.join(self.sockets)}")
         if self.console is not None:
             parts.append("a console connection")
         return "; ".join(parts)
@@ -86,8 +86,8 @@ class HeldResources:
                 stack.callback(self.memory.close)
             for pipe in self.outputs:
                 stack.callback(pipe.close)
-            for listener in self.sockets:
-                stack.callback(listener.unlink)
+            for path in self.sockets:
+                stack.callback(listeners.unlink, path)
             if self.console is not None:
                 stack.callback(self.console.close)
 

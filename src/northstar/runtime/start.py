@@ -19,10 +19,10 @@ import msgspec
 from northstar.cgroups import Cgroup, CgroupHost
 from northstar.launch import seccomp
 from northstar.launch.launcher import Init, Launcher
-from northstar.launch.plan import HostFacts, Places, build
+from northstar.launch.plan import HostFacts, Places, build, socket_descriptor
 from northstar.manifest import Capability, Command, Manifest, Persist
 from northstar.model import Container, LaunchError, Permissions
-from northstar.runtime import debug
+from northstar.runtime import debug, listeners
 from northstar.runtime.config import Config
 from northstar.runtime.descriptors import opened
 from northstar.runtime.directories import Held, Own
@@ -93,7 +93,6 @@ async def start(
             held.cgroup,
             system_calls,
             context.null,
-            context.config.socket_dir,
             held,
         ) as descriptors:
             init = context.launcher.launch(
@@ -162,8 +161,9 @@ async def _bring_up(
         await init.ready
         if manifest.console is not None:
             held.console = await context.connect_console(
-                init.take_console(), manifest.container, manifest.console.permissions
+                init.take_socket("console"), manifest.container, manifest.console.permissions
             )
+        _bind_sockets(context, manifest, init, held)
         debug.run_commands(context.config.debug_commands, init.pid, manifest.container)
         init.go()
         await init.started
@@ -173,6 +173,16 @@ async def _bring_up(
         init.kill()
         await asyncio.shield(init.exited)
         raise
+
+
+def _bind_sockets(
+    context: StartContext, manifest: Manifest, init: Init, held: HeldResources
+) -> None:
+    directory = context.config.socket_dir
+    for name, config in sorted(manifest.sockets.items()):
+        with init.take_socket(socket_descriptor(name)) as made:
+            path = listeners.bind(made, directory, manifest.container, name, config)
+        held.sockets.append(path)
 
 
 async def _seccomp_filter(context: StartContext, manifest: Manifest) -> seccomp.Filter | None:

@@ -13,7 +13,7 @@ import os
 from typing import Final, Protocol
 
 from northstar.manifest import Output
-from northstar.model import Container
+from northstar.model import Container, printable
 from northstar.runtime import logs, writer
 from northstar.runtime.ratelimit import Budget
 
@@ -140,9 +140,7 @@ class LineSink:
         """Log a line; return what escaping it has cost."""
         text = line.decode(errors="backslashreplace")
         self._log.log(self._level, "%s", text)
-        if text.isprintable():
-            return max(0, len(text) - len(line)) * ESCAPE_COST
-        return max(0, len(logs.printable(text)) - len(line)) * ESCAPE_COST
+        return max(0, len(printable(text)) - len(line)) * ESCAPE_COST
 
 
 def _boundary(buffer: bytearray) -> int:

@@ -8,6 +8,7 @@
 
 #include <elf.h>
 #include <limits.h>
+#include <net/if.h>
 #include <stddef.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
@@ -559,6 +560,35 @@ static void do_key(char **arguments)
 	       syscall(SYS_keyctl, 11, atoi(arguments[0]), content, sizeof content));
 }
 
+/* addresses FD: of the network namespace that a socket is of, whatever its family, netdevice(7) */
+static void do_addresses(char **arguments)
+{
+	struct ifreq found[64];
+	struct ifconf all = { .ifc_len = sizeof found, .ifc_req = found };
+	int fd = atoi(arguments[0]);
+	long value = ioctl(fd, SIOCGIFCONF, &all);
+
+	printf("{\"do\": \"addresses\", \"on\": \"%d\", \"result\": %ld, \"errno\": %d, ", fd,
+	       value, value < 0 ? errno : 0);
+	printf("\"addresses\": [");
+	for (int i = 0; value == 0 && i < all.ifc_len / (int)sizeof found[0]; i++) {
+		struct sockaddr_in address;
+
+		memcpy(&address, &found[i].ifr_addr, sizeof address);
+		printf("%s%u", i ? ", " : "", ntohl(address.sin_addr.s_addr));
+	}
+	printf("]}\n");
+	fflush(stdout);
+}
+
+/* down FD: switches the loopback interface of that namespace off (CAP_NET_ADMIN) */
+static void do_down(char **arguments)
+{
+	struct ifreq request = { .ifr_name = "lo" };
+
+	result("down", arguments[0], ioctl(atoi(arguments[0]), SIOCSIFFLAGS, &request));
+}
+
 /* raw-socket: packets of any kind need CAP_NET_RAW */
 static void do_raw_socket(char **arguments)
 {
@@ -675,6 +705,8 @@ static const struct command attacks[] = {
 	{ "messages", do_messages, 1 },
 	{ "key", do_key, 1 },
 	{ "raw-socket", do_raw_socket, 0 },
+	{ "addresses", do_addresses, 1 },
+	{ "down", do_down, 1 },
 	{ "rights", do_rights, 2 },
 	{ "garbage", do_garbage, 1 },
 	{ "deaf", do_deaf, 1 },

@@ -210,8 +210,8 @@ def load(store: Path) -> list[str]:
     """Load a repository as the runtime does at its start, and return the packages' names."""
     pool = Pool("packages", 2)
     repository = FsRepository("fs", RepositoryConfig(dir=str(store)), None, pool, pool, str(store))
-    asyncio.run(repository.load(lambda _container: False))
+    packages = asyncio.run(repository.load())
     pool.shutdown()
-    names = [str(container.name) for container in repository.packages]
-    repository.close()
-    return names
+    for package in packages:
+        package.npk.close()
+    return [str(package.container.name) for package in packages]

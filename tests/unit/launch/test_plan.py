@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 from typing import Any
 
@@ -287,6 +288,14 @@ def test_the_container_makes_its_console_and_listens_itself() -> None:
     listening = [o.arguments for o in planned.operations if o.op is Op.LISTEN]
     names = [planned.descriptors[int(index) - 1] for index, _ in listening]
     assert names == ["socket:a", "socket:c"]
+    made = [o.arguments for o in planned.operations if o.op is Op.SOCKET]
+    names = [planned.descriptors[int(index) - 1] for index, _ in made]
+    assert names == ["socket:a", "socket:b", "socket:c"]
+    assert [int(kind) for _, kind in made] == [
+        socket.SOCK_STREAM,
+        socket.SOCK_DGRAM,
+        socket.SOCK_SEQPACKET,
+    ]
     assert Op.CONSOLE not in ops(plan())
     assert Op.LISTEN not in ops(plan())
 

@@ -10,8 +10,6 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from northstar.model import ConfigurationError, Container
 from northstar.runtime import logs
@@ -160,13 +158,16 @@ def test_a_message_stays_one_line(setup: Setup) -> None:
     assert line.endswith(": a\\nb\\r\\x1b[31mred\\x07\\x9b\\x7f\tü€\\u2028\\udcff")
 
 
-@given(st.text())
-def test_printable(text: str) -> None:
-    shown = logs.printable(text)
-    assert len(f"{shown}|".splitlines()) == 1
-    assert not re.search(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]", shown)
-    if text.isprintable():
-        assert shown == text
+def test_a_message_keeps_its_order(setup: Setup) -> None:
+    lines = setup()
+    logs.ContainerLog(A).log(logging.INFO, "%s", "\u202eoken\u2066 \u200b\U000e0041")
+    try:
+        raise ValueError("\u202ebad")
+    except ValueError:
+        runtime.exception("it failed")
+    line, *trace = lines()
+    assert line.endswith(" a:1.0.0: \\u202eoken\\u2066 \\u200b\\U000e0041")
+    assert trace[-1].endswith("ValueError: \\u202ebad")
 
 
 def test_a_process_ends_while_its_stderr_is_stuck() -> None:
