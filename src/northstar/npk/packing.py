@@ -131,12 +131,21 @@ def pack(
 
 
 def content_size(root: str) -> int:
-    """Return the size of all files below a directory, in bytes."""
-    return sum(
-        os.lstat(os.path.join(directory, name)).st_size
-        for directory, _, names in os.walk(root)
-        for name in names
-    )
+    """Return the size of all files below a directory, in bytes.
+
+    What cannot be read does not count: the image tool says so.
+    """
+    # Not by os.walk, which calls itself for each level.
+    size = 0
+    pending = [root]
+    while pending:
+        with contextlib.suppress(OSError), os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                else:
+                    size += entry.stat(follow_symlinks=False).st_size
+    return size
 
 
 def _watch(progress: Progress, total: int) -> Callable[[int], None]:

@@ -65,8 +65,11 @@ def _make_all(path: str) -> None:
     while not os.path.isdir(above := os.path.dirname(missing[-1])):
         missing.append(above)
     for directory in reversed(missing):
-        with contextlib.suppress(FileExistsError):
+        try:
             os.mkdir(directory)
+        except FileExistsError:
+            if not os.path.isdir(directory):
+                raise
 
 
 class Held:
