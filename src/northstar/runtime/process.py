@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import grp
 import logging
 import os
@@ -30,7 +31,7 @@ from northstar.launch.plan import (
     socket_descriptor,
     tasks_descriptor,
 )
-from northstar.linux import netns, procfs
+from northstar.linux import mountinfo, netns, procfs
 from northstar.manifest import Io, Manifest, NamedNetwork, Output, Persist
 from northstar.model import Container, ExitStatus, LaunchError, Permissions
 from northstar.runtime import debug, listeners, stdio
@@ -282,7 +283,28 @@ def _open_network(name: str) -> int:
         return netns.open_named(name)
     except OSError as failure:
         step = f"enter the network namespace {name}"
-        raise LaunchError(step, failure.filename or "", failure.errno or 0) from failure
+        path = failure.filename or ""
+        hint = None
+        if failure.errno == errno.EINVAL:
+            with contextlib.suppress(OSError):
+                hint = _why_no_network(name, path)
+        raise LaunchError(step, path, failure.errno or 0, hint=hint) from failure
+
+
+def _why_no_network(name: str, path: str) -> str:
+    """Return why a file may be no network namespace for the runtime, and the next step.
+
+    The file is an ordinary one, on which ip-netns(8) mounts the namespace. If that happens in the
+    host's mount namespace it reaches the runtime's own only by propagation, from a shared mount.
+    """
+    on = mountinfo.containing(path)
+    if on is None or any(field.startswith(("shared:", "master:")) for field in on.fields):
+        return f"no namespace is mounted on this file: ip netns add {name}"
+    return (
+        "no namespace is mounted on this file as the runtime sees it, and it sees no mount that "
+        f"the host makes after the start of the runtime, since {on.mount_point} is private: "
+        f"restart the runtime, or run `mount --make-shared {on.mount_point}` before its start"
+    )
 
 
 async def _seccomp_filter(container: Container, manifest: Manifest) -> seccomp.Filter | None:
