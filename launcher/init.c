@@ -115,6 +115,15 @@ static void die_with_runtime(void)
 		give_up();
 }
 
+/* The runtime's end of the console, until READY has brought it there. */
+static int console = -1;
+
+static int make_console(struct operation *operation)
+{
+	console = step_console(operation, &plan);
+	return console < 0 ? -1 : 0;
+}
+
 static int await_go(void)
 {
 	uint32_t word = 0;
@@ -122,7 +131,9 @@ static int await_go(void)
 
 	die_with_runtime();
 	let_launcher_speak();
-	send_report(REPORT_READY, 0, 0, -1);
+	send_report(REPORT_READY, 0, 0, console);
+	if (console >= 0)
+		close(console);
 	do
 		length = recv(SOCKET, &word, sizeof word, MSG_TRUNC);
 	while (length < 0 && errno == EINTR);
@@ -196,6 +207,8 @@ static int set_up(struct operation *operation)
 		return step_gid(operation);
 	case OP_UID:
 		return step_uid(operation);
+	case OP_CONSOLE:
+		return make_console(operation);
 	case OP_AWAIT:
 		return await_go();
 	case OP_CGROUPNS:
@@ -233,9 +246,9 @@ static void ignore_signals(void)
 
 /*
  * After the fork init needs nothing any more, so it holds nothing that a payload could want: one
- * descriptor besides the pipe, no capabilities, no plan.
+ * descriptor besides the pipe, no capabilities, no plan. The payload waits for this before it execs.
  */
-static void shield(int pipe)
+static void shield(int pipe, struct progress *shared)
 {
 	set_progress(NO_OPERATION, STEP_SHIELD);
 	if (step_no_new_privs() || step_caps(0))
@@ -246,6 +259,7 @@ static void shield(int pipe)
 	    change_descriptors((unsigned int)pipe + 1, UINT_MAX, 0))
 		fail();
 	release_plan();
+	announce_shield(shared);
 }
 
 /*
@@ -385,7 +399,7 @@ static noreturn void init(int launcher)
 	pipes[0] = fcntl(pipes[0], F_DUPFD_CLOEXEC, SOCKET + 1);
 	if (pipes[0] < 0)
 		fail();
-	shield(pipes[0]);
+	shield(pipes[0], last_words);
 	watch(child, pipes[0], last_words);
 }
 

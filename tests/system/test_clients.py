@@ -53,7 +53,7 @@ def package(busy: RuntimeProcess, payload: Path, tmp_path_factory: pytest.TempPa
 
 @pytest.mark.parametrize("name", nuisances.NUISANCES)
 def test_a_nuisance_does_not_hold_up_others(busy: RuntimeProcess, package: Path, name: str) -> None:
-    """Loose: a machine has other things to do. tests/bench/bench_clients.py measures."""
+    """Loose: a machine has other things to do. bench/clients.py measures."""
     quiet: list[float] = []
     loud: list[float] = []
     with busy.client(subscribe=True) as innocent:

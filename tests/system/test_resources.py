@@ -251,6 +251,23 @@ def test_supplementary_groups(runtime: RuntimeProcess, payload: Path) -> None:
     assert run_new(runtime, payload, "self").of("self")["groups"] == []
 
 
+@pytest.mark.parametrize("name", ["root", "northstar-alias"])
+def test_a_supplementary_group_with_the_id_of_root(
+    runtime: RuntimeProcess, payload: Path, tmp_path: Path, name: str
+) -> None:
+    """A manifest cannot have `gid: 0`; neither can a name give it, whatever the name is."""
+    groups = tmp_path / "group"
+    groups.write_text(f"{Path('/etc/group').read_text()}northstar-alias:x:0:\n")
+    subprocess.run(runtime.enter("mount", "--bind", str(groups), "/etc/group"), check=True)
+    try:
+        container = install(runtime, payload, suppl_groups=["audio", name])
+        with runtime.client() as client:
+            answer = refused(lambda: client.start(container))
+    finally:
+        subprocess.run(runtime.enter("umount", "/etc/group"), check=True)
+    assert f"the supplementary group {name}: on this host its id is 0" in str(answer)
+
+
 def test_a_named_network_namespace(runtime: RuntimeProcess, payload: Path) -> None:
     name = f"northstar-{os.getpid()}"
     with network(runtime, name):

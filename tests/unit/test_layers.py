@@ -19,11 +19,12 @@ MAY_IMPORT = {
     "linux": set[str](),
     "manifest": {"model"},
     "api": {"model", "manifest"},
+    "core": {"model", "api", "manifest"},
     "npk": {"model", "manifest", "linux"},
     "devices": {"model", "linux", "npk"},
     "launch": {"model", "manifest", "linux"},
     "cgroups": {"model", "manifest", "linux"},
-    "runtime": {"model", "linux", "manifest", "api", "npk", "devices", "launch", "cgroups"},
+    "runtime": {"model", "linux", "manifest", "api", "core", "npk", "devices", "launch", "cgroups"},
     "client": {"api", "model"},
     "cli": {"model", "manifest", "api", "npk", "devices", "launch", "runtime", "client"},
 }

@@ -17,6 +17,9 @@ from northstar.linux import cgroup1, cgroup2, cgroupfs
 from northstar.manifest.cgroups import Cgroups
 from northstar.model import LaunchError
 
+_ATTEMPTS = 5
+"""How often a cgroup is made whose parent is removed meanwhile."""
+
 
 class Cgroup:
     """A container's cgroup: a directory in each hierarchy of the host.
@@ -52,30 +55,44 @@ class Cgroup:
         Raises:
             OSError: a directory cannot be made.
             HostError: the cgroup is used by other processes or another container.
-            LaunchError: the kernel refuses a limit; nothing is left behind.
+            LaunchError: the kernel refuses a limit.
+
+        Nothing is left behind then, no parent either that was made for it.
         """
         parent = "/".join(filter(None, ((config and config.parent) or top).split("/")))
         self = cls(host, f"{parent}/{name}")
         host.claim(self.path)
         own = f"{parent}/".startswith(f"{top}/")
+        parents: list[str] = []
         try:
             for hierarchy in host.hierarchies:
-                self.warnings += host.prepare(hierarchy, parent)
-                directory = self.directory(hierarchy)
-                try:
-                    tree.make_anew(hierarchy, directory, own=own)
-                except FileNotFoundError:
-                    # Somebody has removed the parent, which was prepared for an earlier start.
-                    self.warnings += host.prepare(hierarchy, parent, again=True)
-                    tree.make_anew(hierarchy, directory, own=own)
+                self._make(hierarchy, parent, parents, own=own)
                 self._made.append(hierarchy)
             if config:
                 self._apply(config)
         except BaseException:
             with suppress(OSError):
                 self.destroy()
+            # Another container that was to be put there finds them missing, and makes them anew.
+            tree.unmake(parents)
             raise
         return self
+
+    def _make(self, hierarchy: Hierarchy, parent: str, made: list[str], *, own: bool) -> None:
+        """Make the directory in one hierarchy; add to `made` what had to be made above it."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                parents = self.host.prepare(hierarchy, parent, again=attempt > 0)
+                self.warnings += parents.warnings
+                made += parents.made
+                tree.make_anew(hierarchy, self.directory(hierarchy), own=own)
+            except FileNotFoundError:
+                # Somebody has removed the parent, which was prepared for an earlier start; or it
+                # was made by another start, which has failed.
+                if attempt == _ATTEMPTS - 1:
+                    raise
+            else:
+                return
 
     def directory(self, hierarchy: Hierarchy) -> str:
         """Return the path of this cgroup in a hierarchy."""

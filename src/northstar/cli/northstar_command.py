@@ -41,8 +41,10 @@ def northstar(path: str, disable_mount_namespace: bool, log_level: str | None) -
     SIGINT, SIGTERM and SIGHUP, or a `shutdown` request over the console, end it in order.
     """
     config = load(path)
-    logs.setup(log_level)
+    # Before any thread is there: each takes the mask of the one that starts it.
     signals.hold()
+    logs.setup(log_level)
+    logs.capture_streams()
     _load_runtime()(config, mount_namespace=not disable_mount_namespace)
 
 

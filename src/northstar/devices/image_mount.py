@@ -7,10 +7,12 @@ no device-mapper device.
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import stat
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from northstar.devices import loop_device, verified_device
 from northstar.devices.loop_device import Attach
@@ -18,15 +20,29 @@ from northstar.linux import mount, selinuxfs
 from northstar.model import Verity
 from northstar.npk import Npk
 
+log = logging.getLogger("northstar.runtime")
+
 _LINKS_MAX: Final = 40
 """Symbolic links that one path may lead through: path_resolution(7)."""
 
 _FLAGS: Final = mount.MS_RDONLY | mount.MS_NOSUID | mount.MS_NODEV
 
 
+class Root(NamedTuple):
+    """The root directory of a mounted image: what tells its mount from what else is at its path.
+
+    Attributes:
+        device: `st_dev`, which no other mounted file system has.
+        inode: `st_ino`.
+    """
+
+    device: int
+    inode: int
+
+
 def mount_image(
     package: Npk, target: str, *, attach: Attach = loop_device.attach, how: Verity = "dm"
-) -> None:
+) -> Root:
     """Mount the image of `package` on `target`, which is made if it is missing.
 
     A package that was opened with a key is never mounted unverified.
@@ -36,6 +52,9 @@ def mount_image(
         target: the mount point, in the run directory.
         attach: binds a loop device.
         how: in which way a package that was opened with a key is verified.
+
+    Returns:
+        What is mounted now, for `is_mounted`.
 
     Raises:
         HostError: a verified mount on a kernel that lacks what it needs.
@@ -52,8 +71,10 @@ def mount_image(
         with _device(package, os.path.dirname(target), how, attach) as device:
             mount.mount(device, target, package.filesystem, _FLAGS, _options(package))
     except BaseException:
-        os.rmdir(target)
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(target)
         raise
+    return _root(target)
 
 
 @contextlib.contextmanager
@@ -73,14 +94,55 @@ def _options(package: Npk) -> str:
     return f"context={context}" if context and selinuxfs.enabled() else ""
 
 
-def umount_image(target: str) -> None:
+def _root(target: str) -> Root:
+    status = os.stat(target)
+    return Root(status.st_dev, status.st_ino)
+
+
+def is_mounted(target: str, root: Root) -> bool:
+    """Tell whether the mount that `mount_image` made on `target` is still there.
+
+    Another program can remove the mount point: outside of our mount namespace it is an empty
+    directory, and rmdir(2) there ends the mount in all other namespaces (Linux 3.18, commit
+    8ed936b5671b "vfs: Lazily remove mounts on unlinked files and directories").
+
+    Costs one stat(2) of what the kernel has in memory: it does not wait for the image's device.
+
+    Args:
+        target: the mount point.
+        root: what `mount_image` returned.
+    """
+    try:
+        return _root(target) == root
+    except OSError:
+        return False
+
+
+def umount_image(target: str) -> bool:
     """Unmount what `mount_image` mounted on `target`, and remove the directory.
+
+    Returns:
+        False if another program had ended the mount already.
 
     Raises:
         OSError: EBUSY where something still uses it.
     """
-    mount.umount2(target, mount.UMOUNT_NOFOLLOW)
-    os.rmdir(target)
+    try:
+        mount.umount2(target, mount.UMOUNT_NOFOLLOW)
+        mounted = True
+    except OSError as failure:
+        # No such path, or no mount point.
+        if failure.errno not in (errno.ENOENT, errno.EINVAL):
+            raise
+        mounted = False
+    # It is unmounted, whatever becomes of the directory.
+    try:
+        os.rmdir(target)
+    except FileNotFoundError:
+        pass
+    except OSError as failure:
+        log.warning("Cannot remove a mount point, leaving it alone: %s", failure)
+    return mounted
 
 
 def has_directory(root: str, path: str) -> bool:

@@ -23,7 +23,8 @@ import signal
 import socket
 import struct
 from collections.abc import Callable, Mapping
-from errno import EMFILE, EPERM
+from concurrent.futures import Executor
+from errno import EINVAL, EMFILE, ENOSYS, EPERM
 from typing import Final
 
 from northstar.launch.plan import LaunchPlan
@@ -48,7 +49,13 @@ _STEPS: Final = {
 _CREDENTIALS: Final = struct.Struct("=iII")
 """struct ucred, unix(7): pid, uid, gid."""
 
+_NO_FILTERS: Final = (
+    "a container with CAP_SYS_PTRACE needs a kernel with CONFIG_SECCOMP_FILTER: remove it from the "
+    "manifest, or use another kernel"
+)
 _HINTS: Final = {
+    (Op.DENY_GETFD, EINVAL): _NO_FILTERS,
+    (Op.DENY_GETFD, ENOSYS): _NO_FILTERS,
     (Op.SCHED, EPERM): "where cgroups of version 1 govern real time, the manifest must ask for a "
     "budget with cgroups.cpu.realtime_runtime",
     (Op.RLIMIT, EPERM): "ask for no more than the runtime's own hard limit, or start the runtime "
@@ -79,12 +86,16 @@ class Launcher:
     /proc/*/exe nor execute it.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, executor: Executor | None = None) -> None:
         self._descriptor = descriptor
+        self._executor = executor
 
     @classmethod
-    def load(cls) -> Launcher:
+    def load(cls, executor: Executor | None = None) -> Launcher:
         """Read the program out of the package.
+
+        Args:
+            executor: waits for an init that cannot be watched; by default that of the event loop.
 
         Raises:
             HostError: the package was installed without it.
@@ -106,7 +117,7 @@ class Launcher:
         finally:
             os.close(writable)
         try:
-            return cls(fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, _PROGRAM_NUMBER_MIN))
+            return cls(fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, _PROGRAM_NUMBER_MIN), executor)
         finally:
             os.close(low)
 
@@ -144,7 +155,7 @@ class Launcher:
                 ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
                 # The event loop first, whose epoll_ctl(2) can fail: of an init that is there
                 # already nothing would tell.
-                init = Init(ours, plan, on_skipped)
+                init = Init(ours, plan, on_skipped, self._executor)
                 undo.callback(init.stop_reading)
                 pid = init.launcher_pid = os.posix_spawn(
                     f"/proc/self/fd/{self._descriptor}",
@@ -198,7 +209,8 @@ def _launcher_ended(status: ExitStatus) -> LaunchError:
 def _receive(stream: socket.socket) -> tuple[bytes, list[int], int]:
     """Receive a report: its bytes, the descriptors, and the pid of its sender (0: not known)."""
     room = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(4)
-    data, ancillary, _, _ = stream.recvmsg(_REPORT.size + TEXT_MAX, room)
+    # Python sets no flag: without this one the next launcher would inherit what comes.
+    data, ancillary, _, _ = stream.recvmsg(_REPORT.size + TEXT_MAX, room, socket.MSG_CMSG_CLOEXEC)
     passed = array.array("i")
     sender = 0
     for level, kind, content in ancillary:
@@ -225,6 +237,7 @@ class Init:
         stream: socket.socket,
         plan: LaunchPlan,
         on_skipped: Callable[[str], None],
+        executor: Executor | None = None,
     ) -> None:
         """Listen on `stream`; what has the other end is to be spawned next.
 
@@ -235,10 +248,12 @@ class Init:
         self._stream = stream
         self._plan = plan
         self._on_skipped = on_skipped
+        self._executor = executor
         self._pidfd = -1
         self._doomed = False
         self._expected: set[Report] = {Report.LAUNCHED, Report.FAILED}
         self._status: ExitStatus | None = None
+        self._console: socket.socket | None = None
         self.launcher_pid = 0
         self.pid = 0
         self.ready: asyncio.Future[None] = self._loop.create_future()
@@ -251,6 +266,16 @@ class Init:
         if not self._stream_closed:
             self._loop.remove_reader(self._stream.fileno())
             self._stream.close()
+
+    def take_console(self) -> socket.socket:
+        """Return the runtime's end of the console, once, after `ready`; the caller owns it.
+
+        init has made the pair: the kernel names its maker as the peer to both sides, and a payload
+        must not get the runtime by it (SO_PEERPIDFD, unix(7)).
+        """
+        console, self._console = self._console, None
+        assert console is not None, "the plan has no console, or it was taken"
+        return console
 
     def go(self) -> None:
         """Let init go on after `ready`: it forks and executes the payload."""
@@ -269,6 +294,14 @@ class Init:
         else:
             # Not cloned yet. Its pid is needed to reap it, so wait for the launcher's report.
             self._doomed = True
+
+    def duplicate_pidfd(self) -> int:
+        """Return another pidfd of init, which is not reaped yet; the caller owns it.
+
+        Raises:
+            OSError: there is no descriptor left.
+        """
+        return fcntl.fcntl(self._pidfd, fcntl.F_DUPFD_CLOEXEC, 0)
 
     def _on_report(self, most: int = _REPORTS_PER_TURN) -> None:
         for _ in range(most):
@@ -329,6 +362,12 @@ class Init:
             case Report.SKIPPED:
                 self._on_skipped(text)
             case Report.READY:
+                if Op.CONSOLE in (operation.op for operation in self._plan.operations):
+                    if not passed:  # dropped by the kernel, as above
+                        self._fail(LaunchError("receive the console", errno=EMFILE))
+                        self.kill()
+                        return
+                    self._console = socket.socket(fileno=passed.pop())
                 if not self.ready.done():
                     self.ready.set_result(None)
             case Report.STARTED:
@@ -366,7 +405,8 @@ class Init:
             _reap(self.launcher_pid)
             self._finish(Signalled(signal.SIGKILL))
 
-        self._loop.run_in_executor(None, os.waitpid, pid, 0).add_done_callback(reaped)
+        waiting = self._loop.run_in_executor(self._executor, os.waitpid, pid, 0)
+        waiting.add_done_callback(reaped)
 
     @staticmethod
     def _close_all(descriptors: list[int]) -> None:
@@ -406,6 +446,9 @@ class Init:
         self._finish(self._status or ended)
 
     def _finish(self, status: ExitStatus) -> None:
+        if self._console is not None:
+            self._console.close()
+            self._console = None
         self._fail(LaunchError("start the container", reason=f"its init ended with {status}"))
         if not self.exited.done():
             self.exited.set_result(status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Final
 
@@ -23,13 +24,29 @@ def process_group(group: int) -> dict[int, str]:
         if not name.isdigit():
             continue
         try:
-            with open(f"/proc/{name}/stat", "rb") as file:
-                fields = file.read().rpartition(b") ")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
+            fields = _stat(name)
+        except ProcessLookupError:
             continue
         if int(fields[_PGRP]) == group:
             members[int(name)] = fields[_STATE].decode()
     return members
+
+
+def group_of(pid: int) -> int:
+    """Return the process group of a process, a dead one that is not reaped included.
+
+    Raises:
+        ProcessLookupError: there is no such process (any more).
+    """
+    return int(_stat(str(pid))[_PGRP])
+
+
+def _stat(pid: str) -> list[bytes]:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2].split()
+    except FileNotFoundError:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), pid) from None
 
 
 def misc() -> dict[str, int]:

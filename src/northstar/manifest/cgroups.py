@@ -26,6 +26,11 @@ from northstar.manifest.records import ListOf, MapOf, Record
 PIDS_MAX: Final = 4 * 1024 * 1024
 """Most processes that a limit can name: PID_MAX_LIMIT of include/linux/threads.h."""
 
+LEVELS_MAX: Final = 32
+"""Most levels that the path of a cgroup may have.
+
+The kernel counts what a process uses on every level above it, and sets no limit by itself."""
+
 Attrs = Mapping[str, str]
 """Files of a controller, by name, and what is written to them as it is."""
 
@@ -147,6 +152,8 @@ class Cgroups(msgspec.Struct, frozen=True):
 def _parent_rule(text: str) -> str | None:
     if text.startswith("/") or not text or {".", ".."} & set(text.split("/")):
         return "is not a relative path without '.' and '..'"
+    if len(list(filter(None, text.split("/")))) > LEVELS_MAX:
+        return f"has more than {LEVELS_MAX} levels"
     return None
 
 

@@ -19,6 +19,7 @@ from northstar.model.name import Name
 from northstar.model.permission import FULL, Permission, Permissions
 from northstar.model.requirement import VersionReq
 from northstar.model.status import Exited, ExitStatus, Signalled, signal_name
+from northstar.model.text import cut, listed, quote
 from northstar.model.verification import Verity
 from northstar.model.version import Version
 
@@ -47,6 +48,9 @@ __all__ = [
     "Verity",
     "Version",
     "VersionReq",
+    "cut",
+    "listed",
     "name_errno",
+    "quote",
     "signal_name",
 ]

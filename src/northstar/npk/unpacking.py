@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Final
 
+from northstar.linux import removal
 from northstar.model import PackageError
 from northstar.npk import archive, staging, tools
 from northstar.npk.package import Npk
@@ -147,6 +148,6 @@ def _image_file(npk: Npk) -> Iterator[str]:
 
 def _remove(path: str) -> None:
     if os.path.isdir(path) and not os.path.islink(path):
-        staging.remove(path)
+        removal.remove(path)
     else:
         os.unlink(path)

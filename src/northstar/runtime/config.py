@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, get_args
 
 import msgspec
 
+from northstar.manifest.cgroups import LEVELS_MAX
 from northstar.model import FULL, ConfigurationError, Permission, Permissions, Verity
 from northstar.runtime.units import U64_MAX, parse_duration, parse_size
 
@@ -343,6 +344,8 @@ def _cgroup(document: _Document, path: Path, value: Any) -> str:
     # It is joined to each hierarchy's root, where it must lead downwards.
     if not all(part not in ("", ".", "..") for part in text.split("/")):
         raise _Refused(f"{text!r} is not the name of a cgroup", 'write a name, as "northstar"')
+    if text.count("/") >= LEVELS_MAX:
+        raise _Refused(f"a cgroup with more than {LEVELS_MAX} levels", "write a shorter path")
     return text
 
 

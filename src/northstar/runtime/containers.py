@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from northstar.api import RefusedError, error
 from northstar.devices import image_mount
 from northstar.devices.loop_device import Attach
-from northstar.launch.plan import Command
-from northstar.manifest import RESERVED_ENV, Manifest, Resource
-from northstar.model import Container
+from northstar.manifest import RESERVED_ENV, Command, Manifest, Resource
+from northstar.model import Container, NorthstarError
+from northstar.runtime.directories import Held
 from northstar.runtime.process import Process
 from northstar.runtime.repository import Package, Repository
 
 log = logging.getLogger("northstar.runtime")
+
+
+_REMOVED: Final = "another program has removed its directory, or unmounted it"
 
 
 class Installed:
@@ -33,15 +37,17 @@ class Installed:
         removed: it is being uninstalled: nobody may begin to use it.
     """
 
-    def __init__(self, package: Package, repository: Repository, target: str) -> None:
+    def __init__(self, package: Package, repository: Repository, run_dir: Held) -> None:
         self.package = package
         self.repository = repository
-        self.target = target
+        self.target = os.path.join(run_dir.path, str(package.container))
         self.lock = asyncio.Lock()
         self.users: set[Container] = set()
         self.process: Process | None = None
         self.removed = False
-        self._mounted = False
+        self._run_dir = run_dir
+        # What we have mounted and not unmounted. Another program may have ended the mount.
+        self._root: image_mount.Root | None = None
         # A lock of its own, since a start also mounts what it uses, whose own operations may be
         # going on: two apps that use each other would wait for each other's `lock` for ever.
         self._mount_lock = asyncio.Lock()
@@ -63,16 +69,23 @@ class Installed:
 
     @property
     def mounted(self) -> bool:
-        """Whether its image is mounted."""
-        return self._mounted
+        """Whether its image is mounted, now and where it belongs."""
+        return self._root is not None and image_mount.is_mounted(self.target, self._root)
+
+    @property
+    def has_mount(self) -> bool:
+        """Whether we have mounted its image, and not unmounted it: another program may have."""
+        return self._root is not None
 
     @property
     def ready(self) -> bool:
         """Whether its image is mounted, and stays so for whoever uses it from now on."""
-        return self._mounted and not self._mount_lock.locked()
+        return self.mounted and not self._mount_lock.locked()
 
     async def mount(self, attach: Attach) -> None:
-        """Mount the image, if it is not mounted.
+        """Mount the image, if it is not mounted; anew, if another program has ended the mount.
+
+        Who runs already keeps what it has: its mount namespace has mounts of its own.
 
         Args:
             attach: binds a loop device.
@@ -81,16 +94,20 @@ class Installed:
             HostError, PackageError, OSError: it cannot be mounted; nothing is left behind.
         """
         async with self._mount_lock:
-            if self._mounted:
+            if self.mounted:
                 return
-            await asyncio.to_thread(
+            # Before anything is given up: a run_dir that was moved away has our mounts in it.
+            self._run_dir.restore()
+            if self._root is not None:
+                self._root = None
+                log.warning("The mount %s is gone, mounting it anew: %s", self.target, _REMOVED)
+            self._root = await self.repository.mounts.run(
                 image_mount.mount_image,
                 self.package.npk,
                 self.target,
                 attach=attach,
                 how=self.repository.config.verity,
             )
-            self._mounted = True
             log.info("Mounted %s", self.container)
 
     async def umount(self) -> None:
@@ -101,15 +118,19 @@ class Installed:
         """
         async with self._mount_lock:
             self.refuse_if_used()
-            if not self._mounted:
+            if self._root is None:
                 return
             try:
-                await asyncio.to_thread(image_mount.umount_image, self.target)
-            except OSError as failure:
+                self._run_dir.refuse_if_moved()
+                found = await self.repository.mounts.run(image_mount.umount_image, self.target)
+            except (NorthstarError, OSError) as failure:
                 reason = f"cannot unmount {self.container}: {failure}"
                 raise RefusedError(error.Unexpected(reason)) from failure
-            self._mounted = False
-            log.info("Umounted %s", self.container)
+            self._root = None
+            if found:
+                log.info("Umounted %s", self.container)
+            else:
+                log.warning("The mount %s was gone already: %s", self.target, _REMOVED)
 
     def refuse_if_used(self) -> None:
         """Refuse what must not happen while the image is in use.

@@ -3,7 +3,8 @@
 Most of it ends with the process: its mounts with its mount namespace, loop and device-mapper
 devices with their last user, containers with their parent, locks with their descriptors. What does
 not is removed here: mount points, mounts of a runtime that had no namespace of its own, devices
-that were not finished, sockets and cgroups. Half-received packages are the repositories' business.
+that were not finished, sockets and cgroups. Half-received packages are the repositories' business,
+unfinished wipes that of `wiping`, which takes longer than a start may.
 
 Nobody else can be using any of it: the directories and the cgroup are locked by now.
 """
@@ -22,7 +23,7 @@ from northstar.cgroups import CgroupHost, tree
 from northstar.devices import loop_device, verified_device
 from northstar.linux import mount, mountinfo
 from northstar.model import Container, InvalidValueError
-from northstar.runtime import null, wiping
+from northstar.runtime import null
 from northstar.runtime.config import Config
 
 log = logging.getLogger("northstar.runtime")
@@ -48,7 +49,7 @@ def unmount(run_dir: str) -> list[str]:
     names = [point.removeprefix(below) for point in points if point.startswith(below)]
     removed = []
     for name in reversed(names):
-        if name != null.NAME and not _is_container(name):
+        if not _is_mount_point(name):
             continue
         try:
             mount.umount2(below + name, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
@@ -76,7 +77,6 @@ def remove(config: Config, cgroups: CgroupHost, unmounted: Sequence[str]) -> Non
         "mount point": _mount_points(config.run_dir),
         "socket": _sockets(config.socket_dir),
         "cgroup": _cgroups(cgroups, config.cgroup),
-        "unfinished wipe": wiping.finish(config.data_dir),
     }
     told = [_told(kind, names) for kind, names in found.items() if names]
     if told:
@@ -106,8 +106,8 @@ def _mount_points(run_dir: str) -> list[str]:
     removed = []
     with os.scandir(run_dir) as entries:
         for entry in entries:
-            # What has content is not ours, or is what could not be unmounted.
-            if entry.is_dir(follow_symlinks=False):
+            # What has content could not be unmounted; what has another name is somebody else's.
+            if _is_mount_point(entry.name) and entry.is_dir(follow_symlinks=False):
                 with contextlib.suppress(OSError):
                     os.rmdir(entry.path)
                     removed.append(entry.name)
@@ -118,9 +118,9 @@ def _sockets(socket_dir: str) -> list[str]:
     removed = []
     with os.scandir(socket_dir) as entries:
         for entry in entries:
-            # Called as listeners call theirs: NAME:VERSION:SOCKET.
-            container, colon, _ = entry.name.rpartition(":")
-            if not colon or not _is_container(container) or not _is_socket(entry):
+            # Called as listeners call theirs: NAME:VERSION:SOCKET, and a SOCKET may have colons.
+            parts = entry.name.split(":", 2)
+            if len(parts) < 3 or not _is_container(":".join(parts[:2])) or not _is_socket(entry):
                 continue
             try:
                 os.unlink(entry.path)
@@ -129,6 +129,11 @@ def _sockets(socket_dir: str) -> list[str]:
             else:
                 removed.append(entry.name)
     return sorted(removed)
+
+
+def _is_mount_point(name: str) -> bool:
+    """Tell whether a mount point in the run directory that is called so is ours."""
+    return name == null.NAME or _is_container(name)
 
 
 def _is_container(name: str) -> bool:
@@ -156,9 +161,9 @@ def _cgroups(host: CgroupHost, top: str) -> list[str]:
     deadline = time.monotonic() + _PATIENCE
     for hierarchy in host.hierarchies:
         for directory in tree.children(f"{hierarchy.path}/{top}"):
-            if tree.is_ours(directory):
-                continue
             try:
+                if tree.is_ours(directory):
+                    continue
                 tree.remove(hierarchy, directory, deadline)
             except OSError as failure:
                 log.warning("Cannot remove a cgroup of an earlier run: %s", failure)

@@ -1,4 +1,8 @@
-"""The Unix sockets that a manifest declares: made by the runtime, passed to the payload."""
+"""The Unix sockets that a manifest declares: bound by the runtime, passed to the payload.
+
+Here nobody calls listen(2): whoever does is the peer that clients see, with its pidfd and its user.
+The payload's process does it, see launch/plan.py.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,6 @@ import msgspec
 
 from northstar.manifest import Socket, SocketType
 from northstar.model import Container, LaunchError
-
-_BACKLOG: Final = 128
 
 _TYPES: Final = {
     SocketType.STREAM: socket.SOCK_STREAM,
@@ -35,7 +37,7 @@ class Listener(msgspec.Struct, frozen=True):
 
 
 def open_listener(directory: str, container: Container, name: str, config: Socket) -> Listener:
-    """Make one socket of a container: bound, with the mode and owner it asks for, listening.
+    """Make one socket of a container: bound, with the mode and owner it asks for.
 
     Raises:
         LaunchError: a step failed; no file is left.
@@ -80,5 +82,3 @@ def _configure(sock: socket.socket, path: str, config: Socket) -> None:
     os.chmod(path, config.mode)
     if config.passcred:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-    if config.type is not SocketType.DATAGRAM:
-        sock.listen(_BACKLOG)

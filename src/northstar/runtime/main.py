@@ -13,7 +13,7 @@ import os
 import resource
 import socket
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -39,6 +39,7 @@ from northstar.runtime import (
     process,
     signals,
     threads,
+    wiping,
 )
 from northstar.runtime.config import Config, RepositoryConfig
 from northstar.runtime.console import Console
@@ -50,6 +51,9 @@ from northstar.runtime.state import State
 from northstar.runtime.systemd import Manager
 
 log = logging.getLogger("northstar.runtime")
+
+_THREADS: Final = 1.0
+"""How long, in seconds, the end waits for threads that still work on something."""
 
 
 def run(config: Config, *, mount_namespace: bool = True) -> None:
@@ -68,13 +72,14 @@ def run(config: Config, *, mount_namespace: bool = True) -> None:
     absolute = {name: os.path.realpath(getattr(config, name)) for name in directories.OWN}
     config = msgspec.structs.replace(config, **absolute)
     with contextlib.ExitStack() as stack:
-        directories.make(config)
-        directories.lock(absolute.items(), stack)
+        own = directories.own(config, stack)
         unmounted = leftovers.unmount(config.run_dir)
         if mount_namespace:
             enter_mount_namespace()
         before = _raise_descriptor_limit()
-        asyncio.run(_run(config, {RlimitResource.NOFILE: before}, unmounted))
+        # There is no default executor: at its end asyncio would wait for that without a limit, in
+        # one more thread, for which there may be no room.
+        asyncio.run(_run(config, own, {RlimitResource.NOFILE: before}, unmounted))
 
 
 def _raise_descriptor_limit() -> Rlimit:
@@ -105,10 +110,17 @@ def check_host() -> None:
 
 
 async def _run(
-    config: Config, rlimits: Mapping[RlimitResource, Rlimit], unmounted: Sequence[str]
+    config: Config,
+    own: directories.Own,
+    rlimits: Mapping[RlimitResource, Rlimit],
+    unmounted: Sequence[str],
 ) -> None:
-    asyncio.get_running_loop().set_default_executor(threads.start())
-    runtime = Runtime(config, rlimits, unmounted)
+    stored = config.repositories.items()
+    pools = threads.Pools.start(
+        [identifier for identifier, repository in stored if repository.dir is not None],
+        [identifier for identifier, repository in stored if repository.dir is None],
+    )
+    runtime = Runtime(config, own, pools, rlimits, unmounted)
     async with contextlib.AsyncExitStack() as stack:
         await runtime.open(stack)
         await runtime.serve()
@@ -120,17 +132,24 @@ class Runtime:
     def __init__(
         self,
         config: Config,
+        own: directories.Own,
+        pools: threads.Pools,
         rlimits: Mapping[RlimitResource, Rlimit],
         unmounted: Sequence[str],
     ) -> None:
-        """Run with `config`, whose own directories are absolute, there, and locked.
+        """Run with `config`, whose own directories are absolute.
 
         Args:
             config: the configuration.
+            own: those directories, locked.
+            pools: for what blocks; `serve` ends them.
             rlimits: limits of ours that are not the payloads'.
             unmounted: what `leftovers.unmount` has found.
         """
         self._config = config
+        self._own = own
+        self._pools = pools
+        self._stored: dict[str, directories.Held] = {}
         self._rlimits = rlimits
         self._unmounted = unmounted
         self._notifications = Notifications(config.notification_buffer_size)
@@ -149,15 +168,21 @@ class Runtime:
         config = self._config
         for warning in config.warnings:
             log.warning("%s", warning)
-        repositories = [_repository(i, c) for i, c in config.repositories.items()]
-        stored = [(f"dir of repositories.{i}", c.dir) for i, c in config.repositories.items()]
-        directories.lock([(key, path) for key, path in stored if path is not None], stack)
+        repositories = [_repository(i, c, self._pools) for i, c in config.repositories.items()]
+        self._stored = {
+            identifier: directories.Held(f"dir of repositories.{identifier}", repository.dir)
+            for identifier, repository in config.repositories.items()
+            if repository.dir is not None
+        }
+        directories.lock(self._stored.values(), stack)
         cgroups = CgroupHost.detect()
-        for warning in directories.claim_cgroup(cgroups, config.cgroup, stack):
+        claimed = directories.claim_cgroup(cgroups, config.cgroup, stack)
+        for warning in claimed.warnings:
             log.warning("%s", warning)
         log.info("cgroups: %s", cgroups.description)
         leftovers.remove(config, cgroups, self._unmounted)
-        launcher = Launcher.load()
+        await stack.enter_async_context(wiping.finishing(config.data_dir, self._pools.wipes))
+        launcher = Launcher.load(self._pools.other)
         stack.callback(launcher.close)
         stack.callback(debug.end_all)
         null = open_null(config.run_dir)
@@ -171,7 +196,16 @@ class Runtime:
             rlimits=self._rlimits,
         )
         host = process.Host(
-            config, launcher, cgroups, facts, null, self._connect, self._notifications
+            config=config,
+            own=self._own,
+            pools=self._pools,
+            launcher=launcher,
+            cgroups=cgroups,
+            cgroup_directories=claimed.directories,
+            facts=facts,
+            null=null,
+            connect_console=self._connect,
+            notifications=self._notifications,
         )
         self._state = State(config, host, self._notifications, self._stop.set)
         stack.callback(self._state.close)
@@ -179,7 +213,7 @@ class Runtime:
         stack.push_async_callback(self._console.close)
 
         if config.console is not None:
-            await self._console.listen(config.console)
+            await self._console.listen(config.console, self._pools.names.run)
         await self._state.load(repositories)
 
     async def _connect(
@@ -211,6 +245,7 @@ class Runtime:
         held = await self._state.stop(self._config.shutdown_timeout)
         await self._console.close()
         self._manager.close()
+        stalled = self._end_threads()
         if failure is not None:
             raise failure
         if held:
@@ -218,7 +253,23 @@ class Runtime:
                 f"{', '.join(map(str, held))} could not be ended: the kernel holds its processes",
                 hint="look for a frozen cgroup, or a file system that does not answer",
             )
+        if stalled:
+            raise HostError(
+                f"the kernel holds threads of the runtime that wait for {', '.join(stalled)}",
+                hint="look at that file system and its device: this process ends when it answers",
+            )
         log.info("Shutdown complete")
+
+    def _end_threads(self) -> list[str]:
+        """End all threads; return what those wait for that the kernel does not let go of."""
+        stalled = self._pools.stop(_THREADS)
+        for pool in stalled:
+            log.error("The threads for %s cannot be ended: the kernel holds them", pool.name)
+        for identifier, directory in self._stored.items():
+            if self._pools.storage[identifier] in stalled:
+                # What such a thread does may still happen, and must not happen to a next runtime.
+                directory.keep()
+        return [pool.name for pool in stalled]
 
     async def _until_stop(self, work: Coroutine[Any, Any, None]) -> None:
         """Do `work` until it is done, or until the shutdown is asked for."""
@@ -234,7 +285,7 @@ class Runtime:
             task.result()
 
 
-def _repository(identifier: str, config: RepositoryConfig) -> Repository:
+def _repository(identifier: str, config: RepositoryConfig, pools: threads.Pools) -> Repository:
     key = None
     if config.key is not None:
         try:
@@ -244,8 +295,9 @@ def _repository(identifier: str, config: RepositoryConfig) -> Repository:
                 f"repositories.{identifier}.key: {failure.message}",
                 hint=failure.hint or "name the .pub file that `sextant gen-key` made",
             ) from failure
+    storage, mounts = pools.storage[identifier], pools.mounts[identifier]
     if config.dir is None:
-        return MemRepository(identifier, config, key)
+        return MemRepository(identifier, config, key, storage, mounts)
     try:
         os.scandir(config.dir).close()
     except FileNotFoundError:
@@ -259,4 +311,4 @@ def _repository(identifier: str, config: RepositoryConfig) -> Repository:
             f"{failure.strerror}",
             hint="repair or mount its file system, or correct `dir`",
         ) from failure
-    return FsRepository(identifier, config, key, config.dir)
+    return FsRepository(identifier, config, key, storage, mounts, config.dir)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -44,7 +45,9 @@ def open_null(run_dir: str) -> int:
             mount.mount("none", directory, "tmpfs", flags, "")
             return os.open(node, os.O_RDWR | os.O_CLOEXEC)
     finally:
-        os.rmdir(directory)
+        # Another program that removes empty directories may have been quicker.
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(directory)
 
 
 @contextlib.contextmanager
@@ -54,7 +57,12 @@ def _tmpfs(directory: str) -> Iterator[None]:
         yield
     finally:
         # What is open keeps the file system alive, without a place.
-        mount.umount2(directory, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
+        try:
+            mount.umount2(directory, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
+        except OSError as failure:
+            # To remove the directory, outside of our mount namespace, ends the mount as well.
+            if failure.errno not in (errno.ENOENT, errno.EINVAL):
+                raise
 
 
 def reopen(null: int) -> int:

@@ -1,19 +1,27 @@
 """Repositories: where packages are stored, in memory or in a directory.
 
 A package comes in as a stream, into a memfd or a temporary file; it is verified, checked against
-what is known, and only then kept. Every call that may block is made in the thread pool.
+what is known, and only then kept. Every call that may block is made in the repository's own
+threads, also close(2): that of a file which was removed frees its blocks, and waits for the disk.
+
+Other programs may change the directory at any time. What they put there is never removed or
+replaced, whatever it is called: a file is ours if it is the very inode that we have open.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
+import re
+import stat
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, count
-from typing import Final
+from itertools import chain, count, cycle
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -22,6 +30,7 @@ from northstar.api import RefusedError, error
 from northstar.linux import memfd
 from northstar.model import Container, NorthstarError
 from northstar.runtime.config import RepositoryConfig
+from northstar.runtime.threads import Pool
 
 log = logging.getLogger("northstar.runtime")
 
@@ -29,8 +38,19 @@ _READERS: Final = 4
 """Threads that read stored packages: enough to wait for a slow disk at several places. A thread
 for each package would cost as much as reading it, which is 0.2 ms of the interpreter's time."""
 
-_PARTIAL: Final = ".northstar-install-"
-"""How the file of a package that is still being received begins: removed at the next start."""
+_PARTIAL: Final = ".northstar-install:"
+"""How the file of a package that is still being received begins: removed at the next start.
+
+Any file name is loaded, and an installed package is called `NAME:VERSION.npk`. What comes after the
+colon here is no version, so no package has such a name, whatever NAME is."""
+_IS_PARTIAL: Final = re.compile(re.escape(_PARTIAL) + r"[0-9a-f]{16}\Z")
+
+_OLDER_PARTIAL: Final = re.compile(r"\.northstar-install-[0-9a-f]{16}\Z")
+"""What earlier releases called it. A package may be called so too, and one that is whole stays."""
+
+_ZIP_END: Final = b"PK\x05\x06"
+_ZIP_END_SPAN: Final = 22 + 0xFFFF
+"""Signature of a ZIP archive's end record, and how far from the end of the file it can be."""
 
 
 class Package(msgspec.Struct, frozen=True):
@@ -55,12 +75,26 @@ Admit = Callable[[Container], None]
 
 
 class Repository(ABC):
-    """One repository: its packages by their container, and the capacity it may use."""
+    """One repository: its packages by their container, and the capacity it may use.
 
-    def __init__(self, identifier: str, config: RepositoryConfig, key: bytes | None) -> None:
+    Attributes:
+        storage: the threads that read and write its packages.
+        mounts: the threads that mount its images, and look into them.
+    """
+
+    def __init__(
+        self,
+        identifier: str,
+        config: RepositoryConfig,
+        key: bytes | None,
+        storage: Pool,
+        mounts: Pool,
+    ) -> None:
         self.identifier = identifier
         self.config = config
         self.key = key
+        self.storage = storage
+        self.mounts = mounts
         self.packages: dict[Container, Package] = {}
 
     @property
@@ -100,7 +134,7 @@ class Repository(ABC):
 
     @abstractmethod
     async def remove(self, container: Container) -> None:
-        """Remove a package for good.
+        """Remove a package for good; a file that another program has put in its place stays.
 
         Raises:
             OSError: its file could not be removed; the package is still there.
@@ -183,7 +217,9 @@ class _MemReception(Reception):
 
     async def commit(self, admit: Admit) -> Package:
         memfd.seal(self._descriptor)
-        opened = await asyncio.to_thread(npk.open, self._descriptor, self._repository.key)
+        opened = await self._repository.storage.run(
+            npk.open, self._descriptor, self._repository.key
+        )
         package = Package(opened, None)
         try:
             self._keep(package, admit)
@@ -198,17 +234,26 @@ class FsRepository(Repository):
     """Packages as files of a directory."""
 
     def __init__(
-        self, identifier: str, config: RepositoryConfig, key: bytes | None, directory: str
+        self,
+        identifier: str,
+        config: RepositoryConfig,
+        key: bytes | None,
+        storage: Pool,
+        mounts: Pool,
+        directory: str,
     ) -> None:
-        super().__init__(identifier, config, key)
+        super().__init__(identifier, config, key, storage, mounts)
         self.directory = directory
+        self._refused: dict[str, _FileState] = {}
 
     async def load(self, known: Callable[[Container], bool]) -> None:
         """Load every file of the directory, in parallel; the first by file name counts."""
-        names = await asyncio.to_thread(self._file_names)
+        names = await self.storage.run(self._file_names)
         shares = [names[first::_READERS] for first in range(min(_READERS, len(names)))]
+        # Nothing is mounted yet: all threads can read.
+        pools = cycle((self.storage, self.mounts))
         opened: dict[str, Package | None] = {}
-        for read in await asyncio.gather(*(asyncio.to_thread(self._read, s) for s in shares)):
+        for read in await asyncio.gather(*(next(pools).run(self._read, s) for s in shares)):
             opened |= read
         for package in map(opened.__getitem__, names):
             if package is None:
@@ -222,15 +267,18 @@ class FsRepository(Repository):
 
     def _file_names(self) -> list[str]:
         names = []
-        for name in sorted(os.listdir(self.directory)):
-            if name.startswith(_PARTIAL):
-                log.info("Removing %s of an interrupted install", self._path(name))
-                try:
-                    os.unlink(self._path(name))
-                except OSError as failure:
-                    log.warning("Cannot remove it, leaving it alone: %s", failure)
-            else:
+        # What an earlier release had not finished comes last: it may be a package that was refused
+        # because another one has its name and version, and the first one of them counts.
+        listed = os.listdir(self.directory)
+        for name in sorted(listed, key=lambda name: (bool(_OLDER_PARTIAL.match(name)), name)):
+            if not _is_partial(self._path(name)):
                 names.append(name)
+                continue
+            log.info("Removing %s of an interrupted install", self._path(name))
+            try:
+                os.unlink(self._path(name))
+            except OSError as failure:
+                log.warning("Cannot remove it, leaving it alone: %s", failure)
         return names
 
     def _read(self, names: Sequence[str]) -> dict[str, Package | None]:
@@ -242,40 +290,63 @@ class FsRepository(Repository):
             return Package(npk.open(path, self.key), path)
         except (NorthstarError, OSError) as failure:
             log.warning("Cannot load %s, leaving it alone: %s", path, failure)
+            with contextlib.suppress(OSError):
+                self._refused[path] = _file_state(path)
             return None
 
     async def receive(self) -> Reception:
         """Begin to receive a package into a temporary file of the directory."""
-        return await asyncio.to_thread(_FsReception, self)
+        return await self.storage.run(_FsReception, self)
 
     async def remove(self, container: Container) -> None:
         """Remove the very file that the package was loaded from."""
         package = self.packages[container]
-        await asyncio.to_thread(self._unlink, package.path or "")
+        await self.storage.run(self._remove, package)
         del self.packages[container]
-        package.npk.close()
 
-    def _unlink(self, path: str) -> None:
+    def _remove(self, package: Package) -> None:
+        path, descriptor = package.path or "", package.npk.fileno()
         try:
-            with self.synced(), contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+            with self.synced():
+                if not unlink_same(path, descriptor):
+                    log.warning(
+                        "%s is not the file that was loaded: another program has removed or "
+                        "replaced it. What is there is left alone",
+                        path,
+                    )
         except OSError as failure:
-            if os.path.lexists(path):
+            if is_same(path, descriptor):
                 raise
             # Removed it is, for all who look: only the disk may not know yet.
             log.warning("%s is removed, but a power cut might bring it back: %s", path, failure)
+        package.npk.close()
 
     def free_path(self, container: Container) -> str:
-        """Return the path for a package's file: `NAME:VERSION.npk`.
+        """Return the path for a package's file: `NAME:VERSION.npk`, or with a number.
 
-        Any file name is loaded, so another package may sit on that name; it must not be lost. A
-        file that could not be loaded is in nobody's use: the new package replaces it, unless it
-        is a directory, which no file can replace.
+        Blocking. Any file name is loaded, so another package may sit on that name; it must not be
+        lost.
         """
-        taken = {package.path for package in self.packages.values()}
+        # All at once: the event loop's thread adds packages meanwhile.
+        packages = tuple(self.packages.values())
+        taken = {package.path for package in packages}
         names = chain([f"{container}.npk"], (f"{container}.{n}.npk" for n in count(1)))
         paths = map(self._path, names)
-        return next(path for path in paths if path not in taken and not _is_directory(path))
+        return next(path for path in paths if path not in taken and self.may_replace(path))
+
+    def may_replace(self, path: str) -> bool:
+        """Tell whether a new package may have this path: what is there now would be lost.
+
+        A file that could not be loaded is in nobody's use, unless it was changed since: then it is
+        something new. A directory no file can replace. Blocking.
+        """
+        try:
+            state = _file_state(path)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return state == self._refused.get(path) and not _is_directory(path)
 
     @contextlib.contextmanager
     def synced(self) -> Iterator[None]:
@@ -303,18 +374,20 @@ class _FsReception(Reception):
         self._temporary = os.path.join(repository.directory, name)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         super().__init__(repository, os.open(self._temporary, flags, 0o644))
+        # A write that was given up may still be going on when the descriptor is to be closed.
+        self._using = threading.Lock()
 
     async def _store(self, chunk: bytes) -> None:
-        await asyncio.to_thread(self._write, chunk)
+        await self._repository.storage.run(self._write, chunk)
 
     def _write(self, chunk: bytes) -> None:
         view = memoryview(chunk)
-        while view:
-            view = view[os.write(self._descriptor, view) :]
+        with self._using:
+            while view:
+                view = view[os.write(self._descriptor, view) :]
 
     async def commit(self, admit: Admit) -> Package:
-        opened = await asyncio.to_thread(self._verify)
-        path = self._repository.free_path(opened.container)
+        opened, path = await self._repository.storage.run(self._verify)
         package = Package(opened, path)
         try:
             # Held from here, so that a second stream of the same container is refused.
@@ -323,7 +396,7 @@ class _FsReception(Reception):
             opened.close()
             raise
         try:
-            await asyncio.to_thread(self._rename, path)
+            await self._repository.storage.run(self._rename, path)
         except BaseException:
             try:
                 # While its entry is there nobody else gets the name of the file.
@@ -335,26 +408,105 @@ class _FsReception(Reception):
         await self.abort()
         return package
 
-    def _verify(self) -> npk.Npk:
-        os.fsync(self._descriptor)
-        return npk.open(self._temporary, self._repository.key)
+    def _verify(self) -> tuple[npk.Npk, str]:
+        with self._using:
+            os.fsync(self._descriptor)
+        opened = npk.open(self._temporary, self._repository.key)
+        try:
+            return opened, self._repository.free_path(opened.container)
+        except BaseException:
+            opened.close()
+            raise
 
     def _rename(self, path: str) -> None:
         with self._repository.synced():
+            # Right before the rename, which would replace what another program puts there.
+            if not self._repository.may_replace(path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
             os.rename(self._temporary, path)
             # From here on this is the file to remove should anything fail.
             self._temporary = path
         self._temporary = ""
 
     async def abort(self) -> None:
-        if self._temporary:
-            await asyncio.to_thread(self._remove_temporary)
-        await super().abort()
+        if self._descriptor >= 0:
+            await self._repository.storage.run(self._discard)
 
-    def _remove_temporary(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._temporary)
-        self._temporary = ""
+    def _discard(self) -> None:
+        with self._using:
+            if self._descriptor < 0:
+                return
+            try:
+                if self._temporary:
+                    unlink_same(self._temporary, self._descriptor)
+            finally:
+                descriptor, self._descriptor = self._descriptor, -1
+                os.close(descriptor)
+
+
+def is_same(path: str, descriptor: int) -> bool:
+    """Tell whether what is at `path`, or where a link there leads to, is this open file.
+
+    While it is open its inode is no other file's.
+
+    Raises:
+        OSError: nobody can tell.
+    """
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except OSError as failure:
+        if failure.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return False
+        raise
+
+
+def unlink_same(path: str, descriptor: int) -> bool:
+    """Unlink `path` if it is this open file; tell whether it was.
+
+    Linux has no call that unlinks what a descriptor stands for. So another program can still put a
+    file there between the comparison and unlink(2), which are two system calls in a row: then that
+    file is removed. (To rename the file to a name of ours first would close this gap, and open
+    another one: that needs room for one more name, and a full disk must not keep anybody from
+    removing a package.)
+
+    Raises:
+        OSError: it is this file, and cannot be removed.
+    """
+    if not is_same(path, descriptor):
+        return False
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+class _FileState(NamedTuple):
+    """A file, and when it was last changed."""
+
+    device: int
+    inode: int
+    changed_ns: int
+
+
+def _file_state(path: str) -> _FileState:
+    status = os.lstat(path)
+    return _FileState(status.st_dev, status.st_ino, status.st_ctime_ns)
+
+
+def _is_partial(path: str) -> bool:
+    """Tell whether a file is what is left of an interrupted install."""
+    name = os.path.basename(path)
+    if not _OLDER_PARTIAL.match(name):
+        return _IS_PARTIAL.match(name) is not None
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return False
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _ZIP_END_SPAN))
+            return _ZIP_END not in file.read()
+    except OSError:
+        return False
 
 
 def _is_directory(path: str) -> bool:

@@ -28,12 +28,13 @@ from collections.abc import (
     Sequence,
 )
 from typing import Any, Final, TypeVar
+from weakref import WeakValueDictionary
 
 from northstar.api import RefusedError, error, notification, response
 from northstar.devices import image_mount, loop_device
-from northstar.launch.plan import Command, Places
+from northstar.launch.plan import Places
 from northstar.linux import procfs
-from northstar.manifest import Autostart, Resource
+from northstar.manifest import Autostart, Command, Resource
 from northstar.model import (
     Container,
     Exited,
@@ -50,6 +51,7 @@ from northstar.runtime.events import Notifications
 from northstar.runtime.polling import Polling
 from northstar.runtime.process import Host, Process
 from northstar.runtime.repository import Package, Reception, Repository
+from northstar.runtime.threads import Pool
 
 log = logging.getLogger("northstar.runtime")
 
@@ -109,6 +111,7 @@ class State:
         self._repositories: dict[str, Repository] = {}
         self._installed: dict[Container, Installed] = {}
         self._running: dict[Name, Container] = {}
+        self._data_locks: WeakValueDictionary[Name, asyncio.Lock] = WeakValueDictionary()
         self._operations: set[asyncio.Task[Any]] = set()
         self._exits: set[asyncio.Task[Any]] = set()
         self._polling = Polling()
@@ -135,8 +138,7 @@ class State:
 
     def _add(self, package: Package, repository: Repository) -> None:
         container = package.container
-        target = os.path.join(self._config.run_dir, str(container))
-        self._installed[container] = Installed(package, repository, target)
+        self._installed[container] = Installed(package, repository, self._host.own.run_dir)
         for warning in package.npk.warnings:
             log.warning("%s: %s", container, warning)
 
@@ -240,7 +242,7 @@ class State:
 
     async def _umount(self, container: Container) -> None:
         async with self._exclusively(container) as entry:
-            if not entry.mounted:
+            if not entry.has_mount:
                 raise RefusedError(error.UmountBusy(container))
             await entry.umount()
 
@@ -277,11 +279,12 @@ class State:
         # A second version is refused at once, even while the first one is still starting.
         self._refuse_if_running(self._get(container))
         async with self._exclusively(container) as entry:
-            self._refuse_if_running(entry)
-            command = command_of(entry.manifest, init, arguments, environment)
-            if self._stopping:
-                raise _failed(container, "the runtime is shutting down")
-            self._running[container.name] = container
+            async with self._data_lock(container.name):
+                self._refuse_if_running(entry)
+                command = command_of(entry.manifest, init, arguments, environment)
+                if self._stopping:
+                    raise _failed(container, "the runtime is shutting down")
+                self._running[container.name] = container
             try:
                 with contextlib.ExitStack() as held:
                     resources = self._hold_resources(entry, held)
@@ -295,6 +298,17 @@ class State:
         log.info("Started %s (%d) in %.3fs", container, process.pid, took)
         self._notifications.publish(notification.Started(container))
         self._watch(self._await_exit(entry, process, uses))
+
+    def _data_lock(self, name: Name) -> asyncio.Lock:
+        """Return the lock on the persistent data of a name, which all its versions share.
+
+        An uninstall with `wipe` holds it from the check that nobody uses the data until the data
+        is nobody's any more. A start holds it while it becomes the one that uses the data. So a
+        start that comes during a wipe waits, and gets a directory of its own. It is always the last
+        lock that is taken.
+        """
+        # There while somebody has it or waits for it.
+        return self._data_locks.setdefault(name, asyncio.Lock())
 
     def _refuse_if_running(self, entry: Installed) -> None:
         running = self._running.get(entry.container.name)
@@ -324,7 +338,7 @@ class State:
     ) -> Process:
         places = Places(
             root=entry.target,
-            persist=os.path.join(self._config.data_dir, entry.container.name),
+            persist=self._data_path(entry.container),
             sockets=self._config.socket_dir,
             resources={target: resource.target for target, resource in resources.items()},
         )
@@ -357,7 +371,8 @@ class State:
         for target, resource in resources.items():
             mount = entry.manifest.mounts[target]
             assert isinstance(mount, Resource)
-            if not await asyncio.to_thread(image_mount.has_directory, resource.target, mount.dir):
+            threads = resource.repository.mounts
+            if not await threads.run(image_mount.has_directory, resource.target, mount.dir):
                 version = str(resource.container.version)
                 raise _missing(entry.container, mount.name, version)
 
@@ -451,29 +466,56 @@ class State:
 
     async def _uninstall(self, container: Container, wipe: bool) -> None:
         async with self._exclusively(container) as entry:
-            entry.refuse_if_used()
-            entry.removed = True
-            try:
-                await entry.umount()
-                await entry.repository.remove(container)
-            except OSError as failure:
-                reason = f"cannot uninstall {container}: {failure}"
-                raise RefusedError(error.Unexpected(reason)) from failure
-            finally:
-                entry.removed = False
-            del self._installed[container]
-        # First: it is uninstalled, whatever becomes of its data.
-        self._notifications.publish(notification.Uninstall(container))
-        if wipe:
-            await self._wipe(container)
+            if not wipe:
+                await self._remove(entry)
+                return
+            async with self._data_lock(container.name):
+                self._refuse_if_data_used(entry)
+                await self._remove(entry)
+                path = self._data_path(container)
+                log.info("Wiping persistent data dir %s of %s", path, container)
+                rest = await self._wiping(container, self._host.pools.data, wiping.detach, path)
+        if rest is not None:
+            await self._wiping(container, self._host.pools.wipes, wiping.remove, rest)
 
-    async def _wipe(self, container: Container) -> None:
-        path = os.path.join(self._config.data_dir, container.name)
-        log.info("Wiping persistent data dir %s of %s", path, container)
+    def _refuse_if_data_used(self, entry: Installed) -> None:
+        """Refuse what must not happen while any version of a container starts or runs."""
+        entry.refuse_if_used()
+        running = self._running.get(entry.container.name)
+        if running is not None:
+            raise RefusedError(error.UmountBusy(running))
+
+    async def _remove(self, entry: Installed) -> None:
+        container = entry.container
+        entry.refuse_if_used()
+        entry.removed = True
         try:
-            await asyncio.to_thread(wiping.wipe, path)
+            await entry.umount()
+            await entry.repository.remove(container)
+        except OSError as failure:
+            reason = f"cannot uninstall {container}: {failure}"
+            raise RefusedError(error.Unexpected(reason)) from failure
+        finally:
+            entry.removed = False
+        del self._installed[container]
+        # Now: it is uninstalled, whatever becomes of its data.
+        self._notifications.publish(notification.Uninstall(container))
+
+    def _data_path(self, container: Container) -> str:
+        return os.path.join(self._config.data_dir, container.name)
+
+    async def _wiping(
+        self,
+        container: Container,
+        pool: Pool,
+        step: Callable[[str, threading.Event], T],
+        path: str,
+    ) -> T | None:
+        """Do a step of the removal of a container's data."""
+        try:
+            return await pool.run(step, path, self._give_up)
         except FileNotFoundError:
-            return
+            return None
         except OSError as failure:
             reason = f"{container} is uninstalled, but its data is not wiped: {failure}"
             raise RefusedError(error.Unexpected(reason)) from failure
@@ -497,7 +539,7 @@ class State:
             wait for a device or a file system that does not answer.
         """
         self._stopping = True
-        # Who fights for a loop device may do so for longer than the shutdown may take.
+        # An attempt to get a loop device, or a wipe, may take longer than the shutdown may.
         self._give_up.set()
         await self._finish_operations()
         await self._signal_all(signal.SIGTERM)
@@ -509,13 +551,24 @@ class State:
         held = [entry for entry in self._installed.values() if entry.process is not None]
         for entry in held:
             assert entry.process is not None
-            members = await asyncio.to_thread(procfs.process_group, entry.process.pid)
+            members = procfs.process_group(entry.process.pid)
             states = ", ".join(f"{pid} ({state})" for pid, state in members.items())
             log.error("Cannot end %s, processes and states: %s", entry.container, states)
         # What those use stays mounted until they end.
         idle = [e for e in self._installed.values() if e.process is None and not e.users]
-        await asyncio.gather(*(self._umount_or_warn(entry) for entry in idle))
+        await self._umount_all(idle)
         return [entry.container for entry in held]
+
+    async def _umount_all(self, entries: Sequence[Installed]) -> None:
+        umounting = {asyncio.create_task(self._umount_or_warn(e)): e for e in entries}
+        if not umounting:
+            return
+        _, late = await asyncio.wait(umounting, timeout=_PATIENCE)
+        for task in late:
+            # The mount ends with our mount namespace, when the kernel lets go of the thread.
+            name = umounting[task].container
+            log.error("Cannot unmount %s in %g s: its file system does not answer", name, _PATIENCE)
+            task.cancel()
 
     async def _finish_operations(self) -> None:
         # What is under way comes to its end first, so that it is seen afterwards. What comes now

@@ -158,17 +158,19 @@ class CopySink:
 
     def __init__(self, out: writer.Writer) -> None:
         self._out = out
-        self._buffer = b""
+        self._buffer = bytearray()
 
     def feed(self, data: bytes) -> None:
         """Take bytes."""
         self._buffer += data
 
     def step(self) -> tuple[int, bool]:
-        """Write all."""
-        data, self._buffer = self._buffer, b""
+        """Write some."""
+        # In pieces: what the writer has no room for it loses as a whole.
+        data = bytes(self._buffer[:CHUNK])
+        del self._buffer[:CHUNK]
         self._out.write(data)
-        return len(data), False
+        return len(data), bool(self._buffer)
 
     def finish(self) -> None:
         """Do nothing: bytes are never incomplete."""

@@ -269,14 +269,13 @@ class Victim:
     def come_up(self) -> None:
         """Start it; it must come up by itself, tell what it found, and leave nothing of it."""
         left = self._left() if self.runtime.run_dir.exists() else set()
-        half = [name for name in os.listdir(self.store) if name.startswith(".northstar-install-")]
+        half = [name for name in os.listdir(self.store) if name.startswith(".northstar-install:")]
         since = len(self.runtime.text()) if self.runtime.log.exists() else 0
         self.runtime.start(wait=False)
         # Hundreds of starts meet a moment in which the machine is busy with something else.
         self.runtime.wait_log("Runtime up and running", since=since, timeout=8 * TIMEOUT)
         said = self.runtime.text()[since:]
-        told = REMOVED.search(said)
-        named = set(re.findall(r"[^ ,()]+", told[1])) if told else set()
+        named = set(re.findall(r"[^ ,()]+", " ".join(REMOVED.findall(said))))
         assert left <= named, f"{left - named} is not told:\n{said}"
         for name in half:
             assert f"Removing {self.store}/{name} of an interrupted install" in said
@@ -284,7 +283,10 @@ class Victim:
         assert all(map(REMOVED.search, warnings)), said
         assert "Traceback" not in said
         self._check_packages()
-        assert set(os.listdir(self.runtime.data_dir)) <= {"app"}
+        wait_until(
+            lambda: set(os.listdir(self.runtime.data_dir)) <= {"app"},
+            "there is only the app's data",
+        )
         wait_until(
             lambda: self._left() == {OTHER, "other"}, f"there is only what runs, not {self._left()}"
         )

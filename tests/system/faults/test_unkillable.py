@@ -93,7 +93,7 @@ def test_one_that_does_not_die_holds_up_nobody(
         wait_until(lambda: client.inspect(other).process is None, "the other one has ended")
         thaw()
         wait_until(lambda: client.inspect(frozen).process is None, "it has ended")
-        assert "Process frozen:1.0.0 exited" in runtime.text()
+        runtime.wait_log("Process frozen:1.0.0 exited")
         client.umount(frozen)
         client.umount(other)
     runtime.assert_no_leak(before)

@@ -535,7 +535,7 @@ def test_from_env(kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             kind.from_env()
 
 
-def test_tcp(kind: Any) -> None:
+def test_tcp(kind: Any, localhost: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor() as pool:
 
         def script() -> None:
@@ -547,7 +547,7 @@ def test_tcp(kind: Any) -> None:
 
         done = pool.submit(script)
         # localhost may have a second address, where nobody listens.
-        with kind.connect(f"tcp://localhost:{listener.getsockname()[1]}") as c:
+        with kind.connect(f"tcp://{localhost}:{listener.getsockname()[1]}") as c:
             assert c.ident() == A
         done.result()
 

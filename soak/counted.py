@@ -82,7 +82,7 @@ def answer(file: Path) -> None:
 def main() -> None:
     """Become the program."""
     # The product of this tree, not one that happens to be installed.
-    sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
     _, file, _, _, code, *arguments = sys.argv
     sys.argv = ["-c", *arguments]
     answer(Path(file))

@@ -1,4 +1,4 @@
-"""How fast packages are read, packed and verified: `python -m tests.bench.bench_packages`.
+"""How fast packages are read, packed and verified: `python -m bench.packages`.
 
 Packing is compared with the bare tools on the same input: mksquashfs, then `veritysetup format`
 on its image. Each side syncs its result, the sides take turns, and the median of the ratios

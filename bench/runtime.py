@@ -1,4 +1,4 @@
-"""How fast is the runtime? Run as root: python -m tests.bench.bench_runtime [CASE ...]
+"""How fast is the runtime? Run as root: python -m bench.runtime [CASE ...]
 
 Each case drives a real runtime over its Unix socket and prints a row: what, how often, median and
 95th percentile (ms), or a rate. Compare ratios on the same machine only; docs/targets.md has what

@@ -18,13 +18,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from northstar import api
-from tests.soak.checker import Checker, Violation
-from tests.soak.model import Operation
+from soak.checker import Checker, Violation
+from soak.model import Operation
 from tests.system import host
 
 if TYPE_CHECKING:
-    from tests.soak.soak import Soak
-    from tests.soak.worker import Worker
+    from soak.soak import Soak
+    from soak.worker import Worker
 
 Fault = Callable[["Soak", "Worker"], Awaitable[None]]
 

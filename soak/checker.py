@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
-from tests.soak.model import (
+from soak.model import (
     BEGIN,
     Answer,
     Cluster,

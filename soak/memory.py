@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import median_low
 from typing import Final, NamedTuple
 
-from tests.soak.counted import Counts
+from soak.counted import Counts
 
 
 class Memory(NamedTuple):

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.soak import model
-from tests.soak.checker import Checker, Configuration, Violation
-from tests.soak.model import OK, Answer, Operation, Program, State, refused
+from soak import model
+from soak.checker import Checker, Configuration, Violation
+from soak.model import OK, Answer, Operation, Program, State, refused
 
 CLUSTER = model.Cluster(
     ("app:1.0.0", "app:2.0.0", "plain:1.0.0", "res:1.0.0", "res:2.0.0"),

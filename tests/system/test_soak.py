@@ -1,4 +1,4 @@
-"""A short soak, always with the same seed; `python -m tests.soak` is the long one."""
+"""A short soak, always with the same seed; `python -m soak` is the long one."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.soak.plan import Plan
-from tests.soak.soak import Soak
+from soak.plan import Plan
+from soak.soak import Soak
 from tests.system.conftest import payload
 from tests.system.harness import IN_VM, PATIENCE
 

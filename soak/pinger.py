@@ -1,6 +1,6 @@
 """A client in a process of its own, which the soak stops and lets go on.
 
-    python -m tests.soak.pinger URL
+    python -m soak.pinger URL
 
 It subscribes and asks small things until it is ended; it may be disconnected (the runtime is taken
 down, or it was stopped for so long that it fell behind), but never be told anything wrong.

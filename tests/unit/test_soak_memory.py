@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.soak.counted import Counts
-from tests.soak.memory import Memory, compare
+from soak.counted import Counts
+from soak.memory import Memory, compare
 
 ROUNDS = 70
 OPERATIONS = 1000

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import msgspec
 
-from tests.bench.sides import BURST, PARALLEL, lacking_capabilities, summary
+from bench.sides import BURST, PARALLEL, lacking_capabilities, summary
 from tests.system import host
 from tests.system.harness import IN_VM
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs/comparison.md"
 COMMAND = "make compare"
 SLOWER = "Where we need more:"
@@ -168,7 +168,7 @@ def run(arguments: list[str], *, in_vm: bool) -> Result:
     place = "in the virtual machine" if in_vm else "on this machine"
     print(f"Measuring {place}", file=sys.stderr, flush=True)
     program = f"NORTHSTAR_COMPARE={os.environ['NORTHSTAR_COMPARE']}"
-    measure = [sys.executable, "-m", "tests.bench.compare", "--json", *arguments]
+    measure = [sys.executable, "-m", "bench.compare", "--json", *arguments]
     command = ["env", program, *measure]
     if in_vm:
         command = ["scripts/vm", "--timeout", "3000", "--", *command]

@@ -1,4 +1,4 @@
-"""Have the runtime do what clients ask at random, for long: python -m tests.soak --seed 1
+"""Have the runtime do what clients ask at random, for long: python -m soak --seed 1
 
 Needs root. See docs/soak.md.
 """
@@ -14,10 +14,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.soak.checker import Violation
-from tests.soak.memory import compare
-from tests.soak.plan import Plan
-from tests.soak.soak import Soak
+from soak.checker import Violation
+from soak.memory import compare
+from soak.plan import Plan
+from soak.soak import Soak
 from tests.system.conftest import PAYLOAD, compile_static
 
 TAIL = 40
@@ -25,7 +25,7 @@ TAIL = 40
 
 def plan() -> Plan:
     """Return what the command line asks for."""
-    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m soak", description=__doc__)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--operations", type=int, default=100_000)
     parser.add_argument("--clients", type=int, default=6, help="1: every run is the same")

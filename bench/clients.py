@@ -1,4 +1,4 @@
-"""What do clients cost each other? Run as root: python -m tests.bench.bench_clients [NUISANCE ...]
+"""What do clients cost each other? Run as root: python -m bench.clients [NUISANCE ...]
 
 One client starts and ends a container again and again, while another process is a nuisance
 (tests/system/nuisances.py) for some tenths of a second, and then is stopped for as long; so both
@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tests.bench.bench_runtime import Bench, row, timed
+from bench.runtime import Bench, row, timed
 from tests.system import nuisances
 
 ROUNDS: Final = 12

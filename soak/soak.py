@@ -28,13 +28,13 @@ import msgspec
 
 from northstar.api import notification, response
 from northstar.client import Client, ConnectError, DisconnectedError
-from tests.soak import counted, world
-from tests.soak.checker import Checker, Violation
-from tests.soak.faults import LostError
-from tests.soak.memory import Memory
-from tests.soak.model import OK, Answer, Operation
-from tests.soak.plan import Plan
-from tests.soak.worker import PATIENCE, Worker, answer_of
+from soak import counted, world
+from soak.checker import Checker, Violation
+from soak.faults import LostError
+from soak.memory import Memory
+from soak.model import OK, Answer, Operation
+from soak.plan import Plan
+from soak.worker import PATIENCE, Worker, answer_of
 from tests.system import host
 from tests.system.harness import RuntimeProcess
 
@@ -507,8 +507,8 @@ class Soak:
 
 def _pinger(url: str) -> subprocess.Popen[bytes]:
     """Start it, before the runtime: what came later would be taken for a process of that."""
-    command = [sys.executable, "-m", "tests.soak.pinger", url]
-    return subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE)
+    command = [sys.executable, "-m", "soak.pinger", url]
+    return subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE)
 
 
 def _own_memory(pid: int) -> int:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from northstar.api import RefusedError, response
 from northstar.api.error import Error
 from northstar.client import Client, ConnectError, DisconnectedError
-from tests.soak import faults, world
-from tests.soak.checker import Checker, Violation
-from tests.soak.faults import LostError
-from tests.soak.model import OK, Answer, Operation, refused
+from soak import faults, world
+from soak.checker import Checker, Violation
+from soak.faults import LostError
+from soak.model import OK, Answer, Operation, refused
 
 if TYPE_CHECKING:
-    from tests.soak.soak import Soak
+    from soak.soak import Soak
 
 T = TypeVar("T")
 

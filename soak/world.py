@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from northstar.model import Exited, Signalled
-from tests.soak.model import Cluster, Program
+from soak.model import Cluster, Program
 from tests.system.harness import manifest, pack
 
 VERSIONS: Final = ("1.0.0", "2.0.0")

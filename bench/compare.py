@@ -1,7 +1,7 @@
 """Us and Northstar 0.9.2 side by side: the same packages, the same requests, in turn.
 
     make compare                                        both machines, writes docs/comparison.md
-    .venv/bin/python -m tests.bench.compare --native    prints the tables of this machine only
+    .venv/bin/python -m bench.compare --native    prints the tables of this machine only
 
 Both runtimes run at the same time and take turns request by request, so that the machine's moods
 are theirs alike; who begins changes with each round. Only ratios mean something.
@@ -24,9 +24,9 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from tests.bench import report, single
-from tests.bench.report import Row
-from tests.bench.sides import (
+from bench import report, single
+from bench.report import Row
+from bench.sides import (
     BURST,
     PARALLEL,
     Console,
@@ -315,7 +315,7 @@ def boot(turn: Turn, side: Side, directory: Path, packages: Packages) -> None:
 
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.compare", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--native", action="store_true", help="print this machine's tables")
     where.add_argument("--json", action="store_true", help="print what was measured here")
