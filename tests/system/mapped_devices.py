@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,10 @@ from northstar.linux.devicemapper import Target
 LACKS = "this kernel has no device-mapper"
 
 PRESENT = "device-mapper" in Path("/proc/misc").read_text()
+
+ABSENT = (errno.ENOENT, errno.ENODEV, errno.ENXIO)
+"""Errors of opening the control node where the kernel has no device-mapper: ENOENT without a node,
+which another program may have made all the same (libdevmapper makes it)."""
 
 BLOCK = 4096
 SECTORS = 8 * BLOCK // devicemapper.SECTOR

@@ -12,7 +12,7 @@ import stat
 import struct
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +282,41 @@ def test_a_named_network_namespace(runtime: RuntimeProcess, payload: Path) -> No
             wait_until(lambda: client.inspect(container).process is None, "its end")
             # It is not the runtime's to remove.
             subprocess.run(inode, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("propagation", ["private", "shared"])
+def test_a_network_namespace_that_the_runtime_cannot_see(
+    make_runtime: Callable[..., RuntimeProcess], payload: Path, propagation: str
+) -> None:
+    """Where mounts do not propagate, one made later on the host is an ordinary file for it."""
+    runtime = make_runtime()
+    name = f"northstar-{os.getpid()}"
+    path = Path("/run/netns", name)
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    try:
+        # Only in the runtime's own mount namespace.
+        for point in ("/", "/run", "/run/netns"):
+            change = runtime.enter("mount", f"--make-{propagation}", point)
+            subprocess.run(change, check=False, stderr=subprocess.DEVNULL)
+        # The host's: in a mount namespace of its own here, so that nothing is left of it.
+        made = ["unshare", "--mount", "unshare", f"--net={path}", "true"]
+        subprocess.run(made, check=True)
+        container = install(runtime, payload, args="pause", network={"namespace": name})
+        with runtime.client() as client:
+            client.mount(container)
+        before = runtime.snapshot()
+        with runtime.client() as client:
+            failure = refused(lambda: client.start(container))
+        assert isinstance(failure, error.StartContainerFailed)
+        text = str(failure)
+        assert f"cannot enter the network namespace {name}: " in text
+        assert f"{path}: Invalid argument (EINVAL); no namespace is mounted on this file" in text
+        assert ("is private: restart the runtime" in text) == (propagation == "private")
+        assert (f": ip netns add {name}" in text) == (propagation == "shared")
+        runtime.assert_no_leak(before)
+    finally:
+        path.unlink()
 
 
 @contextlib.contextmanager

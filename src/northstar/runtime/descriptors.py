@@ -7,6 +7,7 @@ a colon: `stdout`, `socket:web`, `tasks:0`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ from typing import Final
 from northstar.cgroups import Cgroup
 from northstar.launch.plan import LaunchPlan
 from northstar.launch.seccomp import Filter
-from northstar.linux import netns
+from northstar.linux import mountinfo, netns
 from northstar.manifest import Io, Manifest, NamedNetwork, Output
 from northstar.model import LaunchError
 from northstar.runtime import stdio
@@ -91,7 +92,28 @@ def _network(source: Source, argument: str) -> int:  # noqa: ARG001
         return source.close_later(netns.open_named(network.name))
     except OSError as failure:
         step = f"enter the network namespace {network.name}"
-        raise LaunchError(step, failure.filename or "", failure.errno or 0) from failure
+        path = failure.filename or ""
+        hint = None
+        if failure.errno == errno.EINVAL:
+            with contextlib.suppress(OSError):
+                hint = _why_no_network(network.name, path)
+        raise LaunchError(step, path, failure.errno or 0, hint=hint) from failure
+
+
+def _why_no_network(name: str, path: str) -> str:
+    """Return why a file may be no network namespace for the runtime, and the next step.
+
+    The file is an ordinary one, on which ip-netns(8) mounts the namespace. If that happens in the
+    host's mount namespace it reaches the runtime's own only by propagation, from a shared mount.
+    """
+    on = mountinfo.containing(path)
+    if on is None or any(field.startswith(("shared:", "master:")) for field in on.fields):
+        return f"no namespace is mounted on this file: ip netns add {name}"
+    return (
+        "no namespace is mounted on this file as the runtime sees it, and it sees no mount that "
+        f"the host makes after the start of the runtime, since {on.mount_point} is private: "
+        f"restart the runtime, or run `mount --make-shared {on.mount_point}` before its start"
+    )
 
 
 def _seccomp(source: Source, argument: str) -> int:  # noqa: ARG001

@@ -22,7 +22,7 @@ from northstar.api import notification
 from northstar.cgroups import CgroupHost
 from northstar.launch.launcher import Launcher
 from northstar.launch.plan import HostFacts
-from northstar.linux import caps, loop, mount, selinuxfs
+from northstar.linux import caps, loop, selinuxfs
 from northstar.manifest import Rlimit, RlimitResource
 from northstar.model import (
     ConfigurationError,
@@ -45,6 +45,7 @@ from northstar.runtime.config import Config, RepositoryConfig
 from northstar.runtime.console import Console
 from northstar.runtime.events import Notifications
 from northstar.runtime.executor import Executor
+from northstar.runtime.mount_namespace import enter_mount_namespace
 from northstar.runtime.null import open_null
 from northstar.runtime.operations import ContainerOperations
 from northstar.runtime.repository import FsRepository, MemRepository, Repository
@@ -77,9 +78,7 @@ def run(config: Config, *, mount_namespace: bool = True) -> None:
         own = directories.own(config, stack)
         unmounted = leftovers.unmount(config.run_dir)
         if mount_namespace:
-            # Before there is any other thread: unshare(2) is for the calling thread only.
-            mount.unshare(mount.CLONE_NEWNS)
-            mount.mount("", "/", "", mount.MS_REC | mount.MS_SLAVE, "")
+            enter_mount_namespace()
         before = _raise_descriptor_limit()
         # There is no default executor: at its end asyncio would wait for that without a limit, in
         # one more thread, for which there may be no room.

@@ -19,6 +19,7 @@ from northstar.linux import devicemapper, loop
 from northstar.linux.devicemapper import Target
 from tests.system.devices.test_loop_device import IOCTL, WITHOUT_IOCTL
 from tests.system.mapped_devices import (
+    ABSENT,
     BLOCK,
     LACKS,
     PRESENT,
@@ -216,10 +217,13 @@ def test_a_dev_without_nodes(name: str) -> None:
 @pytest.mark.skipif(PRESENT, reason=HAS)
 def test_a_kernel_without_device_mapper() -> None:
     descriptors = os.listdir("/proc/self/fd")
-    with refused(errno.ENOENT) as caught:
+    directory = os.path.dirname(devicemapper.CONTROL)
+    nodes = os.path.exists(directory) and os.listdir(directory)
+    with pytest.raises(OSError, match=devicemapper.CONTROL) as caught:
         mapped_device.attach("northstar-test", Target(0, 8, "error", ""))
+    assert caught.value.errno in ABSENT
     assert caught.value.filename == devicemapper.CONTROL
-    assert not os.path.exists(os.path.dirname(devicemapper.CONTROL))
+    assert (os.path.exists(directory) and os.listdir(directory)) == nodes
     assert len(os.listdir("/proc/self/fd")) == len(descriptors)
 
 

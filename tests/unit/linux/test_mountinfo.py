@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -94,6 +95,22 @@ def test_the_mounts_of_this_process() -> None:
     assert proc.fstype == "proc"
     device = os.stat("/proc").st_dev
     assert (proc.major, proc.minor) == (os.major(device), os.minor(device))
+
+
+def test_the_mount_of_a_file(tmp_path: Path) -> None:
+    for path, point in (("/proc/self/status", "/proc"), ("/proc", "/proc")):
+        found = mountinfo.containing(path)
+        assert found is not None
+        assert found.mount_point == point
+    below = mountinfo.containing(str(tmp_path))
+    assert below is not None
+    assert (below.major, below.minor) == numbers(os.stat(tmp_path).st_dev)
+    with pytest.raises(FileNotFoundError):
+        mountinfo.containing(str(tmp_path / "missing"))
+
+
+def numbers(device: int) -> tuple[int, int]:
+    return os.major(device), os.minor(device)
 
 
 def test_a_missing_file_is_named() -> None:
