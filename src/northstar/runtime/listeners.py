@@ -23,15 +23,23 @@ _TYPES: Final = {
 
 
 class Listener(msgspec.Struct, frozen=True):
-    """A bound socket and its file."""
+    """A bound socket and its file.
+
+    Attributes:
+        socket: the socket.
+        path: of its file.
+        file: device and inode of that.
+    """
 
     socket: socket.socket
     path: str
+    file: tuple[int, int]
 
     def unlink(self) -> None:
-        """Remove the socket's file; one that is gone is no error."""
+        """Remove the socket's file; one that is gone is no error, and another one stays."""
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
+            if _file(self.path) == self.file:
+                os.unlink(self.path)
 
 
 def open_listener(directory: str, container: Container, name: str, config: Socket) -> Listener:
@@ -42,10 +50,10 @@ def open_listener(directory: str, container: Container, name: str, config: Socke
     """
     path = os.path.join(directory, f"{container}:{name}")
     sock = socket.socket(socket.AF_UNIX, _TYPES[config.type])
-    listener = Listener(sock, path)
     try:
         _remove_stale(path)
         sock.bind(path)
+        listener = Listener(sock, path, _file(path))
         try:
             _configure(sock, path, config)
         except BaseException:
@@ -60,6 +68,11 @@ def open_listener(directory: str, container: Container, name: str, config: Socke
         sock.close()
         raise
     return listener
+
+
+def _file(path: str) -> tuple[int, int]:
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino
 
 
 def _remove_stale(path: str) -> None:
