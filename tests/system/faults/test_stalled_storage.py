@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from northstar.api import error
+from northstar.api import error, response
 from northstar.client import blocking
 from northstar.model import NorthstarError
 from tests.system import host
@@ -127,14 +127,18 @@ def held(runtime: RuntimeProcess) -> int:
 
 def life(client: blocking.Client, container: str) -> None:
     """Have a container do all that one can."""
-    client.mount(container)
+    assert done(client.mount(container))
     client.start(container)
     assert client.inspect(container).process is not None
     client.kill(container, 9)
     exit_of(client, container)
     client.list()
     assert client.inspect(container).mounted
-    client.umount(container)
+    assert done(client.umount(container))
+
+
+def done(results: tuple[response.Ok | response.Failed, ...]) -> bool:
+    return not any(isinstance(result, response.Failed) for result in results)
 
 
 def install_into_fs(package: Path, client: blocking.Client) -> None:
@@ -176,7 +180,7 @@ def test_it_holds_up_only_what_needs_it(
             life(client, idle)
             client.kill(running, 9)
             exit_of(client, running)
-            client.umount(running)
+            assert done(client.umount(running))
             assert requests.waiting == 1 + INSTALLS
             thaw()
             requests.join()
@@ -186,7 +190,7 @@ def test_it_holds_up_only_what_needs_it(
         for name in names[1:]:
             client.uninstall(f"{name}:1.0.0")
         client.install(packages[0], "fs")
-    runtime.assert_no_leak(before)
+        runtime.assert_no_leak(before)
     assert "Traceback" not in runtime.text()
     runtime.stop()
 
@@ -243,7 +247,7 @@ def test_the_shutdown_ends_in_time(
     assert runtime.process is not None
     with runtime.client() as client:
         client.start(other)
-        client.mount(stored)
+        assert done(client.mount(stored))
     with disk.frozen() as thaw:
         for _ in range(INSTALLS):
             if work == "uninstall":
