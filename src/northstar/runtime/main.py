@@ -173,7 +173,7 @@ class Runtime:
             log.warning("%s", warning)
         log.info("cgroups: %s", cgroups.description)
         leftovers.remove(config, cgroups, self._unmounted)
-        launcher = Launcher.load(self._pools.other)
+        launcher = Launcher.load(self._pools.kernel)
         stack.callback(launcher.close)
         stack.callback(debug.end_all)
         null = open_null(config.run_dir)
@@ -204,7 +204,7 @@ class Runtime:
         stack.push_async_callback(self._console.close)
 
         if config.console is not None:
-            await self._console.listen(config.console, self._pools.names.run)
+            await self._console.listen(config.console, self._pools.data.run)
         await self._state.load(repositories)
 
     async def _connect(

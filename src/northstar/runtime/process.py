@@ -132,7 +132,7 @@ class Process:
         if self._init.exited.done():
             return
         if number == signal.SIGSTOP:
-            await self._pools.other.run(self._stop)
+            await self._pools.kernel.run(self._stop)
             return
         # The group exists, and its number is nobody else's, while init is not reaped.
         with contextlib.suppress(ProcessLookupError):
@@ -165,13 +165,13 @@ async def start(
     groups: list[int] = []
     if manifest.suppl_groups:
         # getgrnam(3) may ask the network.
-        groups = await host.pools.names.run(_groups, manifest, container)
+        groups = await host.pools.data.run(_groups, manifest, container)
     plan = build(manifest, command, places, host.facts, groups)
     system_calls = await _seccomp_filter(host, container, manifest)
     async with contextlib.AsyncExitStack() as stack:
         # Created first, so destroyed last: when nothing uses it any more.
-        cgroup = await host.pools.cgroups.run(_make_cgroup, host, container, manifest)
-        stack.push_async_callback(host.pools.cgroups.run, cgroup.destroy)
+        cgroup = await host.pools.kernel.run(_make_cgroup, host, container, manifest)
+        stack.push_async_callback(host.pools.kernel.run, cgroup.destroy)
         for warning in cgroup.warnings:
             log.warning("%s: %s", container, warning)
         memory = None
@@ -223,7 +223,7 @@ async def _watch_memory(
     host: Host, container: Container, cgroup: Cgroup, stack: contextlib.AsyncExitStack
 ) -> OomWatch | None:
     try:
-        monitor = await host.pools.cgroups.run(cgroup.oom_monitor)
+        monitor = await host.pools.kernel.run(cgroup.oom_monitor)
     except OSError as failure:
         # No more inotify instances, or a real-time kernel: the container can do without.
         log.warning("%s: its memory is not monitored: %s", container, failure)
@@ -311,7 +311,7 @@ async def _seccomp_filter(
     wanted = manifest.seccomp, manifest.capabilities
     made = seccomp.made_filter(*wanted)
     if made is None:
-        made = await host.pools.other.run(seccomp.filter_for, *wanted)
+        made = await host.pools.kernel.run(seccomp.filter_for, *wanted)
     for name in made.unknown:
         log.warning("%s: there is no system call %s, it is left out", container, name)
     return made

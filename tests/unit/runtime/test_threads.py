@@ -97,12 +97,12 @@ def test_what_waits_for_the_same_shares_a_pool(pools: Pools) -> None:
     """Repositories in memory wait for no device; a directory's packages and mounts may differ."""
     assert pools.storage["m"] is pools.mounts["m"] is pools.storage["n"]
     assert len({pools.storage["a"], pools.mounts["a"], pools.storage["b"], pools.mounts["b"]}) == 4
-    assert sum(map(len, pools)) == 8 * threads.NUMBER + 1
+    assert sum(map(len, pools)) == 7 * threads.NUMBER
 
 
 def test_a_cancelled_call_that_has_not_begun_is_not_made(gate: threading.Event) -> None:
     pool = Pool("test", 1)
-    made = []
+    made: list[int] = []
     pool.submit(gate.wait)
 
     async def cancel() -> None:
@@ -119,7 +119,8 @@ def test_a_cancelled_call_that_has_not_begun_is_not_made(gate: threading.Event) 
 
 
 def test_the_end_names_what_is_held(pools: Pools, gate: threading.Event) -> None:
-    held, made = pools.mounts["b"], []
+    held = pools.mounts["b"]
+    made: list[int] = []
     begun = [held.submit(gate.wait) for _ in range(len(held))]
     while not all(call.running() for call in begun):
         time.sleep(0.001)
@@ -128,7 +129,7 @@ def test_the_end_names_what_is_held(pools: Pools, gate: threading.Event) -> None
     assert pools.stop(0.2) == [held]
     assert time.monotonic() - since < DEADLINE
     # What comes now ends at once, also in a task that undoes what it has begun.
-    assert pools.cgroups.submit(made.append, 2).cancelled()
+    assert pools.kernel.submit(made.append, 2).cancelled()
     assert queued.cancelled()
     gate.set()
     assert all(call.result(DEADLINE) for call in begun)
