@@ -5,10 +5,12 @@ From outside of the runtime's mount namespace its mount points do.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import stat
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -265,3 +267,34 @@ def remove(path: str) -> None:
         return True
 
     wait_until(removed, f"{path} is gone")
+
+
+def test_the_null_device_is_had_though_its_mount_point_is_removed(tmp_path: Path) -> None:
+    """It is there for a moment only, when the runtime starts."""
+    program = (
+        "import errno, os, sys\n"
+        "from northstar.linux import mountinfo\n"
+        "from northstar.runtime.null import open_null\n"
+        "before, had = mountinfo.read(), 0\n"
+        "for _ in range(300):\n"
+        "    try:\n"
+        "        os.close(open_null(sys.argv[1]))\n"
+        "        had += 1\n"
+        "    except OSError as failure:\n"
+        "        assert failure.errno in (errno.ENOENT, errno.EINVAL), failure\n"
+        "print(had, mountinfo.read() == before)\n"
+    )
+    command = ["unshare", "--mount", "--propagation", "slave", sys.executable, "-c", program]
+    child = subprocess.Popen([*command, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    removed = 0
+    while child.poll() is None:
+        with contextlib.suppress(OSError):
+            os.rmdir(tmp_path / "null")
+            removed += 1
+    said, _ = child.communicate()
+    assert child.returncode == 0
+    had, clean = said.split()
+    assert removed > 0
+    assert int(had) > 0
+    assert clean == "True"
+    assert os.listdir(tmp_path) == []

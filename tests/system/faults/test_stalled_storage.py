@@ -21,6 +21,7 @@ import pytest
 
 from northstar.api import error, response
 from northstar.client import blocking
+from northstar.linux import flock
 from northstar.model import NorthstarError
 from tests.system import host
 from tests.system.containers import exit_of, install, refused
@@ -135,6 +136,15 @@ def life(client: blocking.Client, container: str) -> None:
     client.list()
     assert client.inspect(container).mounted
     assert done(client.umount(container))
+
+
+def is_free(path: Path) -> bool:
+    """Tell whether nobody has locked a directory."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return flock.try_lock(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def done(results: tuple[response.Ok | response.Failed, ...]) -> bool:
@@ -273,7 +283,10 @@ def test_the_shutdown_ends_in_time(
         assert last[1].startswith("hint: look at that file system and its device")
         assert "Traceback" not in text
         requests.join()
-        # What those threads do may still happen, so the repository is not given to a next runtime.
+        # The other directories are free. What the threads do may still happen, so the repository
+        # is not given to a next runtime.
+        for path in (runtime.run_dir, runtime.data_dir, runtime.socket_dir):
+            assert is_free(path)
         (home := tmp_path / "next").mkdir()
         following = make(start=False, directory=home)
         following.start(wait=False)
