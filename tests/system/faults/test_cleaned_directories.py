@@ -5,7 +5,6 @@ From outside of the runtime's mount namespace its mount points do.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import stat
@@ -269,32 +268,42 @@ def remove(path: str) -> None:
     wait_until(removed, f"{path} is gone")
 
 
-def test_the_null_device_is_had_though_its_mount_point_is_removed(tmp_path: Path) -> None:
-    """It is there for a moment only, when the runtime starts."""
+STEPS = ("mount.mount", "os.mknod", "os.chmod", "os.open", "mount.umount2", "os.rmdir")
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_the_null_device_is_had_though_its_mount_point_is_removed(
+    tmp_path: Path, step: str
+) -> None:
+    """It is there for a moment only, when the runtime starts; here it is removed at each step."""
     program = (
-        "import errno, os, sys\n"
-        "from northstar.linux import mountinfo\n"
+        "import os, stat, sys\n"
+        "from northstar.linux import mount, mountinfo\n"
         "from northstar.runtime.null import open_null\n"
-        "before, had = mountinfo.read(), 0\n"
-        "for _ in range(300):\n"
-        "    try:\n"
-        "        os.close(open_null(sys.argv[1]))\n"
-        "        had += 1\n"
-        "    except OSError as failure:\n"
-        "        assert failure.errno in (errno.ENOENT, errno.EINVAL), failure\n"
-        "print(had, mountinfo.read() == before)\n"
+        "where, name = {'os': os, 'mount': mount}[sys.argv[1]], sys.argv[2]\n"
+        "function, before = getattr(where, name), mountinfo.read()\n"
+        "def stop(*arguments):\n"
+        "    setattr(where, name, function)\n"
+        "    print('at the step', flush=True)\n"
+        "    sys.stdin.readline()\n"
+        "    return function(*arguments)\n"
+        "setattr(where, name, stop)\n"
+        "null = open_null(sys.argv[3])\n"
+        "assert stat.S_ISCHR(os.fstat(null).st_mode)\n"
+        "assert mountinfo.read() == before\n"
     )
-    command = ["unshare", "--mount", "--propagation", "slave", sys.executable, "-c", program]
-    child = subprocess.Popen([*command, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    removed = 0
-    while child.poll() is None:
-        with contextlib.suppress(OSError):
-            os.rmdir(tmp_path / "null")
-            removed += 1
-    said, _ = child.communicate()
+    arguments = [*step.split("."), str(tmp_path)]
+    with subprocess.Popen(
+        ["unshare", "--mount", "--propagation", "slave", sys.executable, "-c", program, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stdout.readline() == "at the step\n"
+        os.rmdir(tmp_path / "null")
+        child.stdin.write("go on\n")
+        child.stdin.close()
     assert child.returncode == 0
-    had, clean = said.split()
-    assert removed > 0
-    assert int(had) > 0
-    assert clean == "True"
     assert os.listdir(tmp_path) == []
