@@ -150,13 +150,11 @@ class Operation:
         container: number in the cluster, -1 where it is about none.
         lenient: what it needs may be missing just now (descriptors): it may fail for that.
         abandoned: nobody waits for an answer; it may also never reach the runtime.
-        contested: a wipe and a start of one name overlap: their directory comes and goes.
     """
 
     __slots__ = (
         "abandoned",
         "container",
-        "contested",
         "kind",
         "lenient",
         "number",
@@ -187,7 +185,6 @@ class Operation:
         self.program = program
         self.lenient = lenient
         self.abandoned = abandoned
-        self.contested = False
 
     def __repr__(self) -> str:
         words = [f"#{self.number} {self.kind}", str(self.container)]
@@ -291,13 +288,16 @@ def _uninstall(cluster: Cluster, state: State, operation: Operation, phase: str)
             return
         elif (user := state.user(number)) is not None:
             yield state, refused("UmountBusy", cluster.containers[user]), None
+        elif operation.wipe and (run := state.run(cluster.name(number))) is not None:
+            # All versions share the data.
+            yield state, refused("UmountBusy", cluster.containers[run.container]), None
         else:
             held = state._replace(locked=state.locked | {number})
             yield held._replace(removing=state.removing | {number}), "removing", None
         return
     if phase == "wiping":
         yield state, OK, None
-        if operation.lenient or operation.contested:
+        if operation.lenient:
             yield state, UNEXPECTED, None
         return
     if number in state.mounted:
@@ -399,7 +399,7 @@ def _launch(cluster: Cluster, state: State, operation: Operation, run: Run) -> I
         else:
             started = _unlocked(state.with_run(name, run._replace(running=True)), number)
             yield started, OK, ("started", cluster.containers[number], NOBODY)
-    if operation.lenient or operation.contested:
+    if operation.lenient:
         yield undone, failed, None
 
 

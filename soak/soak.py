@@ -240,23 +240,10 @@ class Soak:
         self._numbers += 1
         operation.number = self._numbers
         operation.lenient = operation.lenient or self.lenient
-        self._contest(group, operation)
         self._pending[operation] = group
         container = group.cluster.containers[operation.container]
         self.say(f"client {who} -> {operation} ({container})")
         group.ask(operation)
-
-    def _contest(self, group: Checker, operation: Operation) -> None:
-        if operation.kind != "start" and not operation.wipe:
-            return
-        cluster = group.cluster
-        name = cluster.name(operation.container)
-        for other, its in self._pending.items():
-            same = its is group and other.container >= 0 and cluster.name(other.container) == name
-            if same and (other.wipe or (operation.wipe and other.kind == "start")):
-                other.contested = operation.contested = True
-        if operation.wipe and group.possibly(lambda state: state.run(name) is not None):
-            operation.contested = True
 
     def answered(self, group: Checker, operation: Operation, answer: Answer) -> None:
         """It was answered.

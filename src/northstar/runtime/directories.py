@@ -205,7 +205,7 @@ class Held:
     def _is_removed(self) -> bool:
         # proc_pid_fd(5). One that was renamed has its new path there. (The number of links is of no
         # use: overlayfs and btrfs do not count those of directories.)
-        return os.readlink(f"/proc/self/fd/{self.fileno()}").endswith(" (deleted)")
+        return os.readlink(f"/proc/self/fd/{self.fileno()}") == f"{self.path} (deleted)"
 
 
 class Own(NamedTuple):

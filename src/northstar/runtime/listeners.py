@@ -10,15 +10,34 @@ import contextlib
 import os
 import socket
 import stat
+from typing import NamedTuple
 
 from northstar.manifest import Socket
 from northstar.model import Container, LaunchError
 
 
+class BoundSocket(NamedTuple):
+    """The file of a bound socket.
+
+    Attributes:
+        path: of the file.
+        file: its device and inode.
+    """
+
+    path: str
+    file: tuple[int, int]
+
+    def unlink(self) -> None:
+        """Remove the file; one that is gone is no error, and another one stays."""
+        with contextlib.suppress(FileNotFoundError):
+            if _file(self.path) == self.file:
+                os.unlink(self.path)
+
+
 def bind(
     sock: socket.socket, directory: str, container: Container, name: str, config: Socket
-) -> str:
-    """Bind one socket of a container, with the mode and owner it asks for; return its path.
+) -> BoundSocket:
+    """Bind one socket of a container, with the mode and owner it asks for.
 
     Raises:
         LaunchError: a step failed; no file is left.
@@ -27,22 +46,22 @@ def bind(
     try:
         _remove_stale(path)
         sock.bind(path)
+        bound = BoundSocket(path, _file(path))
         try:
             _configure(sock, path, config)
         except BaseException:
-            unlink(path)
+            bound.unlink()
             raise
     except OSError as failure:
         # Python refuses a path that does not fit into sockaddr_un without an errno.
         reason = "" if failure.errno else str(failure)
         raise LaunchError("make the socket", path, failure.errno or 0, reason) from failure
-    return path
+    return bound
 
 
-def unlink(path: str) -> None:
-    """Remove a socket's file; one that is gone is no error."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+def _file(path: str) -> tuple[int, int]:
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino
 
 
 def _remove_stale(path: str) -> None:

@@ -188,7 +188,7 @@ class Runtime:
         log.info("cgroups: %s", cgroups.description)
         leftovers.remove(config, cgroups, self._unmounted)
         await stack.enter_async_context(wiping.finishing(config.data_dir, self._pools.wipes))
-        launcher = Launcher.load(self._pools.other)
+        launcher = Launcher.load(self._pools.kernel)
         stack.callback(launcher.close)
         stack.callback(debug.end_all)
         null = open_null(config.run_dir)
@@ -221,7 +221,7 @@ class Runtime:
         stack.push_async_callback(self._console.close)
 
         if config.console is not None:
-            await self._console.listen(config.console, self._pools.names.run)
+            await self._console.listen(config.console, self._pools.data.run)
         await lifecycle.load(self._executor, repositories)
 
     async def _connect(

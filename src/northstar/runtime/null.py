@@ -15,6 +15,11 @@ _DEVICE: Final = os.makedev(1, 3)
 """admin-guide/devices.rst: 1 = memory devices, 3 = /dev/null."""
 
 
+_REMOVED: Final = (errno.ENOENT, errno.EINVAL)
+"""There is no such directory, or it is no mount point."""
+
+_TRIES: Final = 5
+
 NAME: Final = "null"
 """Of the mount point in the run directory, which is there for a moment."""
 
@@ -28,11 +33,22 @@ def open_null(run_dir: str) -> int:
     only: writing to a device is allowed there all the same.
 
     Args:
-        run_dir: where it is mounted for a moment.
+        run_dir: where it is mounted for a moment. Another program may remove the mount point
+            meanwhile, which is an empty directory outside of our mount namespace.
 
     Raises:
         OSError: with the path.
     """
+    for _ in range(_TRIES):
+        try:
+            return _open_null(run_dir)
+        except OSError as failure:
+            if failure.errno not in _REMOVED:
+                raise
+    return _open_null(run_dir)
+
+
+def _open_null(run_dir: str) -> int:
     directory = os.path.join(run_dir, NAME)
     node = os.path.join(directory, "null")
     with contextlib.suppress(FileExistsError):
@@ -61,7 +77,7 @@ def _tmpfs(directory: str) -> Iterator[None]:
             mount.umount2(directory, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
         except OSError as failure:
             # To remove the directory, outside of our mount namespace, ends the mount as well.
-            if failure.errno not in (errno.ENOENT, errno.EINVAL):
+            if failure.errno not in _REMOVED:
                 raise
 
 

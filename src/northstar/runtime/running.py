@@ -12,7 +12,7 @@ from typing import Protocol
 from northstar.cgroups import Cgroup
 from northstar.launch.launcher import Init
 from northstar.model import Container, ExitStatus
-from northstar.runtime import listeners
+from northstar.runtime.listeners import BoundSocket
 from northstar.runtime.oom_watch import OomWatch
 from northstar.runtime.stdio import OutputPipe
 from northstar.runtime.stopping import stop_members
@@ -38,7 +38,7 @@ class HeldResources:
         cgroup: its cgroup.
         memory: reports memory events of the cgroup.
         outputs: the runtime's ends of its output pipes.
-        sockets: the paths of its Unix sockets.
+        sockets: the files of its Unix sockets.
         console: the runtime's side of its console connection.
     """
 
@@ -47,7 +47,7 @@ class HeldResources:
     cgroup: Cgroup | None = None
     memory: OomWatch | None = None
     outputs: list[OutputPipe] = field(default_factory=list)
-    sockets: list[str] = field(default_factory=list)
+    sockets: list[BoundSocket] = field(default_factory=list)
     console: ConsoleConnection | None = None
 
     def describe(self) -> str:
@@ -60,7 +60,7 @@ class HeldResources:
         if self.outputs:
             parts.append(f"{len(self.outputs)} output pipes")
         if self.sockets:
-            parts.append(f"sockets {', '.join(self.sockets)}")
+            parts.append(f"sockets {', '.join(bound.path for bound in self.sockets)}")
         if self.console is not None:
             parts.append("a console connection")
         return "; ".join(parts)
@@ -81,13 +81,13 @@ class HeldResources:
     async def _release(self, pools: Pools) -> None:
         async with contextlib.AsyncExitStack() as stack:  # in reverse; each, whatever fails
             if self.cgroup is not None:
-                stack.push_async_callback(pools.cgroups.run, self.cgroup.destroy)
+                stack.push_async_callback(pools.kernel.run, self.cgroup.destroy)
             if self.memory is not None:
                 stack.callback(self.memory.close)
             for pipe in self.outputs:
                 stack.callback(pipe.close)
-            for path in self.sockets:
-                stack.callback(listeners.unlink, path)
+            for bound in self.sockets:
+                stack.callback(bound.unlink)
             if self.console is not None:
                 stack.callback(self.console.close)
 
@@ -136,7 +136,7 @@ class RunningContainer:
             return
         init = self._init.duplicate_pidfd()
         try:
-            stopping = asyncio.wrap_future(self._pools.other.submit(stop_members, self.pid, init))
+            stopping = asyncio.wrap_future(self._pools.kernel.submit(stop_members, self.pid, init))
         except BaseException:
             os.close(init)
             raise

@@ -79,7 +79,7 @@ async def start(
     groups: list[int] = []
     if manifest.suppl_groups:
         # getgrnam(3) may ask the network.
-        groups = await context.pools.names.run(_groups, manifest)
+        groups = await context.pools.data.run(_groups, manifest)
     plan = build(manifest, command, places, context.facts, groups)
     _warn_of_getfd(manifest)
     system_calls = await _seccomp_filter(context, manifest)
@@ -115,7 +115,7 @@ async def _prepare(
 ) -> None:
     """Make what must exist before the launch: cgroup, persistent directory, socket directory."""
     pools, container = context.pools, manifest.container
-    held.cgroup = await pools.cgroups.run(_make_cgroup, context, manifest)
+    held.cgroup = await pools.kernel.run(_make_cgroup, context, manifest)
     for warning in held.cgroup.warnings:
         log.warning("%s: %s", container, warning)
     if _wants_oom(manifest):
@@ -145,7 +145,7 @@ async def _watch_memory(
     context: StartContext, container: Container, cgroup: Cgroup
 ) -> OomWatch | None:
     try:
-        monitor = await context.pools.cgroups.run(cgroup.oom_monitor)
+        monitor = await context.pools.kernel.run(cgroup.oom_monitor)
     except OSError as failure:
         # No more inotify instances, or a real-time kernel: the container can do without.
         log.warning("%s: its memory is not monitored: %s", container, failure)
@@ -181,8 +181,8 @@ def _bind_sockets(
     directory = context.config.socket_dir
     for name, config in sorted(manifest.sockets.items()):
         with init.take_socket(socket_descriptor(name)) as made:
-            path = listeners.bind(made, directory, manifest.container, name, config)
-        held.sockets.append(path)
+            bound = listeners.bind(made, directory, manifest.container, name, config)
+        held.sockets.append(bound)
 
 
 async def _seccomp_filter(context: StartContext, manifest: Manifest) -> seccomp.Filter | None:
@@ -191,7 +191,7 @@ async def _seccomp_filter(context: StartContext, manifest: Manifest) -> seccomp.
     wanted = manifest.seccomp, manifest.capabilities
     made = seccomp.made_filter(*wanted)
     if made is None:
-        made = await context.pools.other.run(seccomp.filter_for, *wanted)
+        made = await context.pools.kernel.run(seccomp.filter_for, *wanted)
     for name in made.unknown:
         log.warning("%s: there is no system call %s, it is left out", manifest.container, name)
     return made

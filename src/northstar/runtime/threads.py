@@ -39,7 +39,7 @@ T = TypeVar("T")
 NUMBER: Final = 2
 """Threads of each pool. Two, so that one call that takes long does not delay all others. More bring
 nothing: what they do in parallel waits for the same locks, of the interpreter and of the kernel.
-A thread that has not worked yet costs 12 KiB."""
+A thread costs 30 KiB once it has worked, 15 before, without what the kernel has of it."""
 
 
 class Pool(Executor):
@@ -161,20 +161,19 @@ class Pools(msgspec.Struct, frozen=True):
         storage: by repository: reads, writes and removes its package files.
         mounts: by repository: mounts and unmounts its images, and looks into them. Not one with
             `storage`: where a file system takes no writes, its images can be read all the same.
-        cgroups: makes and removes cgroups.
-        data: makes directories of persistent data, and takes them away from their containers.
-        wipes: removes such data, which may take minutes: no start waits for that.
-        names: looks up names of groups and hosts, for which a server may be asked.
-        other: the rest, of which nothing waits for a device.
+        kernel: makes and removes cgroups, looks at processes, makes filters of system calls:
+            nothing that waits for a device or for another machine.
+        data: makes directories of persistent data, takes them away from their containers, and looks
+            up names of groups and hosts, which may ask a server. Both are rare, and few starts need
+            them.
+        wipes: removes persistent data, which may take minutes: no start waits for that.
     """
 
     storage: Mapping[str, Pool]
     mounts: Mapping[str, Pool]
-    cgroups: Pool
+    kernel: Pool
     data: Pool
     wipes: Pool
-    names: Pool
-    other: Pool
 
     @classmethod
     def start(cls, directories: Iterable[str], memories: Iterable[str]) -> Self:
@@ -189,8 +188,8 @@ class Pools(msgspec.Struct, frozen=True):
         """
         started: list[Pool] = []
 
-        def pool(name: str, number: int = NUMBER) -> Pool:
-            started.append(Pool(name, number))
+        def pool(name: str) -> Pool:
+            started.append(Pool(name, NUMBER))
             return started[-1]
 
         storage, mounts = {}, {}
@@ -205,11 +204,9 @@ class Pools(msgspec.Struct, frozen=True):
             return cls(
                 storage=storage,
                 mounts=mounts,
-                cgroups=pool("cgroups"),
-                data=pool("persistent data"),
+                kernel=pool("cgroups and processes"),
+                data=pool("persistent data and names of groups and hosts"),
                 wipes=pool("the removal of persistent data", 1),
-                names=pool("names of groups and hosts", 1),
-                other=pool("processes"),
             )
         except RuntimeError as failure:
             for begun in started:
@@ -224,9 +221,7 @@ class Pools(msgspec.Struct, frozen=True):
     def __iter__(self) -> Iterator[Pool]:
         """Yield each pool once."""
         named = (*self.storage.values(), *self.mounts.values())
-        return iter(
-            dict.fromkeys((*named, self.cgroups, self.data, self.wipes, self.names, self.other))
-        )
+        return iter(dict.fromkeys((*named, self.kernel, self.data, self.wipes)))
 
     def stop(self, timeout: float) -> list[Pool]:
         """End all threads; return the pools with threads that the kernel does not let go of.

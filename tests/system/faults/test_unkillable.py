@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from northstar.model import NorthstarError, Signalled
 from tests.system import host
 from tests.system.containers import install, pid_of
 from tests.system.harness import PATIENCE, TIMEOUT, RuntimeProcess, wait_until
+from tests.system.hung import hang, waits_for_fuse
 from tests.unit.client.peer import CLIENTS
 
 FREEZER = Path("/sys/fs/cgroup/freezer")
@@ -159,20 +159,6 @@ def test_the_shutdown_does_not_wait_for_it_for_ever(
     runtime.stop()
 
 
-def hang(runtime: RuntimeProcess, target: Path) -> int:
-    """Mount a file system that never answers, for the runtime; return what ends it when closed."""
-    target.mkdir()
-    device = os.open("/dev/fuse", os.O_RDWR)
-    options = f"fd={device},rootmode=40000,user_id=0,group_id=0"
-    mount = (
-        "import ctypes, sys; libc = ctypes.CDLL(None, use_errno=True); "
-        "sys.exit(libc.mount(b'hung', sys.argv[1].encode(), b'fuse', 0, sys.argv[2].encode()))"
-    )
-    command = runtime.enter("python3", "-Ic", mount, str(target), options)
-    subprocess.run(command, pass_fds=[device], check=True)
-    return device
-
-
 @pytest.mark.long
 def test_a_start_that_hangs_ends_with_the_shutdown(
     runtime: RuntimeProcess, payload: Path, tmp_path: Path
@@ -206,9 +192,3 @@ def test_a_start_that_hangs_ends_with_the_shutdown(
     assert "Container other:1.0.0 exited with status Signalled(SIGTERM)" in runtime.text()
     assert len(refusals) == 1
     assert "Traceback" not in runtime.text()
-
-
-def waits_for_fuse(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return "fuse" in Path(f"/proc/{pid}/stack").read_text()
-    return False
