@@ -114,8 +114,8 @@ def test_a_full_log_while_no_thread_can_be_had(
     quiet = install(runtime, payload, "quiet", args="pause")
     with runtime.client(subscribe=True) as client:
         client.start(flood)
-        wait_until(log.full, "the log is full")
         allow(0)
+        wait_until(log.full, "the log is full")
         answers(runtime, 20)
         client.kill(flood, 9)
         exit_of(client, flood)
