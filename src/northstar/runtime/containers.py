@@ -12,7 +12,8 @@ from northstar.api import RefusedError, error
 from northstar.launch.plan import Command
 from northstar.linux import loop
 from northstar.manifest import RESERVED_ENV, Manifest, Resource
-from northstar.model import Container
+from northstar.manifest.bounds import INIT_MAX
+from northstar.model import Container, quote
 from northstar.runtime import mounts
 from northstar.runtime.process import Process
 from northstar.runtime.repository import Package, Repository
@@ -148,12 +149,19 @@ def command_of(
         if name in RESERVED_ENV:
             raise RefusedError(error.InvalidArguments(f"the variable {name} is reserved"))
         if not name or "=" in name:
-            raise RefusedError(error.InvalidArguments(f"{name!r} is no name of a variable"))
+            raise RefusedError(error.InvalidArguments(f"{quote(name)} is no name of a variable"))
     if not init and manifest.init is None:
         raise RefusedError(error.StartContainerResource(manifest.container))
     program = manifest.init or ""
     if init:
-        program = init.replace("<INIT>", manifest.init) if manifest.init is not None else init
+        # Counted before: a request has room for many of them.
+        own = manifest.init or "<INIT>"
+        size = len(init) + init.count("<INIT>") * (len(own) - len("<INIT>"))
+        if size > INIT_MAX:
+            raise RefusedError(
+                error.InvalidArguments(f"an init of {size} characters is too long ({INIT_MAX})")
+            )
+        program = init.replace("<INIT>", own)
     return Command(
         init=program,
         arguments=tuple(arguments) or manifest.args,

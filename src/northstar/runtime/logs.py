@@ -12,6 +12,7 @@ version would make a family of it; so the container is an attribute of the recor
 from __future__ import annotations
 
 import atexit
+import contextlib
 import io
 import logging
 import os
@@ -19,12 +20,12 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Final
 
 from northstar.model import ConfigurationError, Container, cut, quote
-from northstar.model.text import MESSAGE_MAX
+from northstar.model.text import MESSAGE_MAX, NAMED_MAX
 from northstar.runtime import writer
 from northstar.runtime.writer import Loss, Writer
 
@@ -81,6 +82,32 @@ def setup(
     root.addHandler(handler)
     for name, number in levels.items():
         logging.getLogger(LOGGERS[name]).setLevel(number)
+
+
+@contextlib.contextmanager
+def first_few(level: int, more: str, *args: object) -> Iterator[Callable[..., None]]:
+    """Give what logs the first lines of a kind and counts the rest, which are logged as a number.
+
+    There may be ten thousand of them: bad files in a repository, for example.
+
+    Args:
+        level: of the lines.
+        more: the last line; its first argument is how many more there are.
+        args: its other arguments.
+    """
+    count = 0
+
+    def line(message: str, *values: object) -> None:
+        nonlocal count
+        count += 1
+        if count <= NAMED_MAX:
+            log.log(level, message, *values)
+
+    try:
+        yield line
+    finally:
+        if count > NAMED_MAX:
+            log.log(level, more, count - NAMED_MAX, *args)
 
 
 class ContainerLog:

@@ -31,7 +31,7 @@ from northstar.model import (
     NorthstarError,
     Permissions,
 )
-from northstar.runtime import debug, directories, leftovers, process, signals, threads
+from northstar.runtime import debug, directories, leftovers, logs, process, signals, threads
 from northstar.runtime.config import Config, RepositoryConfig
 from northstar.runtime.console import Console
 from northstar.runtime.events import Notifications
@@ -140,8 +140,9 @@ class Runtime:
         """
         stack.enter_context(signals.taken(asyncio.get_running_loop(), self._stop.set))
         config = self._config
-        for warning in config.warnings:
-            log.warning("%s", warning)
+        with logs.first_few(logging.WARNING, "%d more warnings about the configuration") as warn:
+            for warning in config.warnings:
+                warn("%s", warning)
         repositories = [_repository(i, c) for i, c in config.repositories.items()]
         stored = [(f"dir of repositories.{i}", c.dir) for i, c in config.repositories.items()]
         directories.lock([(key, path) for key, path in stored if path is not None], stack)

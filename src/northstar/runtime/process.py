@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -32,8 +32,8 @@ from northstar.launch.plan import (
 )
 from northstar.linux import netns, procfs
 from northstar.manifest import Io, Manifest, NamedNetwork, Output, Persist
-from northstar.model import Container, ExitStatus, LaunchError, Permissions
-from northstar.runtime import debug, listeners, stdio
+from northstar.model import Container, ExitStatus, LaunchError, Permissions, listed
+from northstar.runtime import debug, listeners, logs, stdio
 from northstar.runtime.config import Config
 from northstar.runtime.events import Notifications
 from northstar.runtime.null import reopen
@@ -164,8 +164,7 @@ async def start(
             Cgroup.create, host.cgroups, host.config.cgroup, str(container.name), manifest.cgroups
         )
         stack.push_async_callback(asyncio.to_thread, cgroup.destroy)
-        for warning in cgroup.warnings:
-            log.warning("%s: %s", container, warning)
+        _warn(container, "its cgroup", cgroup.warnings)
         memory = None
         if _wants_oom(manifest):
             memory = await _watch_memory(host, container, cgroup, stack)
@@ -178,15 +177,17 @@ async def start(
             if system_calls is not None:
                 descriptors["seccomp"] = system_calls.open()
                 passed.callback(os.close, descriptors["seccomp"])
-            init = host.launcher.launch(
-                plan,
-                descriptors,
-                lambda source: log.warning(
-                    "%s: %s does not exist, its bind mount is skipped", container, source
-                ),
-            )
+            skipped: list[str] = []
+            init = host.launcher.launch(plan, descriptors, skipped.append)
         try:
-            await _bring_up(host, container, init)
+            try:
+                await _bring_up(host, container, init)
+            finally:
+                if skipped:
+                    what = "does not exist, its bind mount is skipped"
+                    if len(skipped) > 1:
+                        what = "do not exist, their bind mounts are skipped"
+                    log.warning("%s: %s %s", container, listed(skipped), what)
             if memory is not None:
                 memory.begin()
         except BaseException:
@@ -194,6 +195,13 @@ async def start(
             await asyncio.shield(init.exited)
             raise
         return Process(container, init, cgroup, stack.pop_all())
+
+
+def _warn(container: Container, what: str, warnings: Sequence[str]) -> None:
+    more = "%d more warnings about %s of %s"
+    with logs.first_few(logging.WARNING, more, what, container) as warn:
+        for warning in warnings:
+            warn("%s: %s", container, warning)
 
 
 def _wants_oom(manifest: Manifest) -> bool:
@@ -292,18 +300,22 @@ async def _seccomp_filter(container: Container, manifest: Manifest) -> seccomp.F
     made = seccomp.made_filter(*wanted)
     if made is None:
         made = await asyncio.to_thread(seccomp.filter_for, *wanted)
-    for name in made.unknown:
-        log.warning("%s: there is no system call %s, it is left out", container, name)
+    if made.unknown:
+        what = "system call %s, it is" if len(made.unknown) == 1 else "system calls %s, they are"
+        log.warning(f"%s: there is no {what} left out", container, listed(made.unknown))
     return made
 
 
 def _groups(manifest: Manifest, container: Container) -> list[int]:
-    numbers = []
+    numbers, missing = [], []
     for name in sorted(manifest.suppl_groups):
         try:
             numbers.append(grp.getgrnam(name).gr_gid)
         except KeyError:
-            log.warning("%s: this host has no group %s, it is left out", container, name)
+            missing.append(name)
+    if missing:
+        what = "group %s, it is" if len(missing) == 1 else "groups %s, they are"
+        log.warning(f"%s: this host has no {what} left out", container, listed(missing))
     return numbers
 
 

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, count
 from typing import Final
 
@@ -21,6 +21,7 @@ from northstar import npk
 from northstar.api import RefusedError, error
 from northstar.linux import memfd
 from northstar.model import Container, NorthstarError
+from northstar.runtime import logs
 from northstar.runtime.config import RepositoryConfig
 
 log = logging.getLogger("northstar.runtime")
@@ -207,42 +208,61 @@ class FsRepository(Repository):
         """Load every file of the directory, in parallel; the first by file name counts."""
         names = await asyncio.to_thread(self._file_names)
         shares = [names[first::_READERS] for first in range(min(_READERS, len(names)))]
-        opened: dict[str, Package | None] = {}
+        opened: dict[str, Package | str] = {}
         for read in await asyncio.gather(*(asyncio.to_thread(self._read, s) for s in shares)):
             opened |= read
-        for package in map(opened.__getitem__, names):
-            if package is None:
-                continue
-            container = package.container
-            if container in self.packages or known(container):
-                log.warning("Skipping %s: %s is already known", package.path, container)
-                package.npk.close()
-            else:
-                self.packages[container] = package
+        self._admit_all(map(opened.__getitem__, names), known)
+
+    def _admit_all(
+        self, opened: Iterable[Package | str], known: Callable[[Container], bool]
+    ) -> None:
+        """Take in what could be opened; log what could not, and what is known already."""
+        bad = "%d more files of %s cannot be loaded"
+        twice = "%d more packages of %s are skipped: they are already known"
+        with (
+            logs.first_few(logging.WARNING, bad, self.directory) as warn,
+            logs.first_few(logging.WARNING, twice, self.directory) as skip,
+        ):
+            for package in opened:
+                if isinstance(package, str):
+                    warn("%s", package)
+                    continue
+                container = package.container
+                if container in self.packages or known(container):
+                    skip("Skipping %s: %s is already known", package.path, container)
+                    package.npk.close()
+                else:
+                    self.packages[container] = package
 
     def _file_names(self) -> list[str]:
         names = []
-        for name in sorted(os.listdir(self.directory)):
-            if name.startswith(_PARTIAL):
-                log.info("Removing %s of an interrupted install", self._path(name))
+        removed = "Removing %d more files of interrupted installs in %s"
+        failed = "%d more files of interrupted installs in %s cannot be removed"
+        with (
+            logs.first_few(logging.INFO, removed, self.directory) as note,
+            logs.first_few(logging.WARNING, failed, self.directory) as warn,
+        ):
+            for name in sorted(os.listdir(self.directory)):
+                if not name.startswith(_PARTIAL):
+                    names.append(name)
+                    continue
+                note("Removing %s of an interrupted install", self._path(name))
                 try:
                     os.unlink(self._path(name))
                 except OSError as failure:
-                    log.warning("Cannot remove it, leaving it alone: %s", failure)
-            else:
-                names.append(name)
+                    warn("Cannot remove it, leaving it alone: %s", failure)
         return names
 
-    def _read(self, names: Sequence[str]) -> dict[str, Package | None]:
+    def _read(self, names: Sequence[str]) -> dict[str, Package | str]:
         return {name: self._open(name) for name in names}
 
-    def _open(self, name: str) -> Package | None:
+    def _open(self, name: str) -> Package | str:
+        """Open a package; if that fails return a sentence about it."""
         path = self._path(name)
         try:
             return Package(npk.open(path, self.key), path)
         except (NorthstarError, OSError) as failure:
-            log.warning("Cannot load %s, leaving it alone: %s", path, failure)
-            return None
+            return f"Cannot load {path}, leaving it alone: {failure}"
 
     async def receive(self) -> Reception:
         """Begin to receive a package into a temporary file of the directory."""

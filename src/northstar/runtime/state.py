@@ -39,9 +39,10 @@ from northstar.model import (
     ExitStatus,
     Name,
     NorthstarError,
+    cut,
     signal_name,
 )
-from northstar.runtime import mounts, wiping
+from northstar.runtime import logs, mounts, wiping
 from northstar.runtime import process as processes
 from northstar.runtime.config import Config
 from northstar.runtime.containers import Installed, command_of, newest_match
@@ -136,8 +137,10 @@ class State:
         container = package.container
         target = os.path.join(self._config.run_dir, str(container))
         self._installed[container] = Installed(package, repository, target)
-        for warning in package.npk.warnings:
-            log.warning("%s: %s", container, warning)
+        more = "%d more warnings about the manifest of %s"
+        with logs.first_few(logging.WARNING, more, container) as warn:
+            for warning in package.npk.warnings:
+                warn("%s: %s", container, warning)
 
     async def boot(self) -> None:
         """Mount and start what is to be mounted and started when the runtime starts.
@@ -570,7 +573,7 @@ def _spawn(work: Coroutine[Any, Any, T], tasks: set[asyncio.Task[Any]]) -> async
 
 
 def _failed(container: Container, reason: str) -> RefusedError:
-    return RefusedError(error.StartContainerFailed(container, reason))
+    return RefusedError(error.StartContainerFailed(container, cut(reason)))
 
 
 def _missing(container: Container, resource: Name, version: str) -> RefusedError:
