@@ -85,7 +85,9 @@ def setup(
 
 
 @contextlib.contextmanager
-def first_few(level: int, more: str, *args: object) -> Iterator[Callable[..., None]]:
+def first_few(
+    level: int, more: str, *args: object, most: int = NAMED_MAX
+) -> Iterator[Callable[..., None]]:
     """Give what logs the first lines of a kind and counts the rest, which are logged as a number.
 
     There may be ten thousand of them: bad files in a repository, for example.
@@ -94,20 +96,21 @@ def first_few(level: int, more: str, *args: object) -> Iterator[Callable[..., No
         level: of the lines.
         more: the last line; its first argument is how many more there are.
         args: its other arguments.
+        most: how many lines are logged.
     """
     count = 0
 
     def line(message: str, *values: object) -> None:
         nonlocal count
         count += 1
-        if count <= NAMED_MAX:
+        if count <= most:
             log.log(level, message, *values)
 
     try:
         yield line
     finally:
-        if count > NAMED_MAX:
-            log.log(level, more, count - NAMED_MAX, *args)
+        if count > most:
+            log.log(level, more, count - most, *args)
 
 
 class ContainerLog:

@@ -51,6 +51,10 @@ class Package(msgspec.Struct, frozen=True):
         return self.npk.container
 
 
+_NAMED: Final = 20
+"""How many files that are not loaded are named: each has a reason of its own, and is a package that
+somebody misses."""
+
 Admit = Callable[[Container], None]
 """Refuses (RefusedError) a container that must not be added; called just before it is kept."""
 
@@ -220,8 +224,8 @@ class FsRepository(Repository):
         bad = "%d more files of %s cannot be loaded"
         twice = "%d more packages of %s are skipped: they are already known"
         with (
-            logs.first_few(logging.WARNING, bad, self.directory) as warn,
-            logs.first_few(logging.WARNING, twice, self.directory) as skip,
+            logs.first_few(logging.WARNING, bad, self.directory, most=_NAMED) as warn,
+            logs.first_few(logging.WARNING, twice, self.directory, most=_NAMED) as skip,
         ):
             for package in opened:
                 if isinstance(package, str):

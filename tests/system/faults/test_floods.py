@@ -190,11 +190,11 @@ def test_a_repository_of_ten_thousand_bad_files(
     crowded()
     runtime = make_runtime(repositories={"fs": f'type.fs.dir = "{store}"\n{NO_KEY}'})
     said = runtime.text()
-    assert len(said.splitlines()) < 30
-    assert said.count("leaving it alone") == 5
-    assert f"9995 more files of {store} cannot be loaded" in said
+    assert len(said.splitlines()) < 60
+    assert said.count("leaving it alone") == 20
+    assert f"9980 more files of {store} cannot be loaded" in said
     assert f"Removing 995 more files of interrupted installs in {store}" in said
-    assert f"44 more packages of {store} are skipped: they are already known" in said
+    assert f"29 more packages of {store} are skipped: they are already known" in said
     with runtime.client() as client:
         assert [str(c) for c in client.list()] == ["app:1.0.0"]
     runtime.stop()
