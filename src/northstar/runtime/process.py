@@ -164,7 +164,7 @@ async def start(
             Cgroup.create, host.cgroups, host.config.cgroup, str(container.name), manifest.cgroups
         )
         stack.push_async_callback(asyncio.to_thread, cgroup.destroy)
-        _warn(container, "its cgroup", cgroup.warnings)
+        _warn(container, "the cgroup", cgroup.warnings)
         memory = None
         if _wants_oom(manifest):
             memory = await _watch_memory(host, container, cgroup, stack)
@@ -183,11 +183,8 @@ async def start(
             try:
                 await _bring_up(host, container, init)
             finally:
-                if skipped:
-                    what = "does not exist, its bind mount is skipped"
-                    if len(skipped) > 1:
-                        what = "do not exist, their bind mounts are skipped"
-                    log.warning("%s: %s %s", container, listed(skipped), what)
+                reason = "does not exist, its bind mount is skipped"
+                _warn(container, "missing bind sources", [f"{s} {reason}" for s in skipped])
             if memory is not None:
                 memory.begin()
         except BaseException:

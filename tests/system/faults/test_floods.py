@@ -157,7 +157,7 @@ def test_more_than_a_manifest_may_have(
     package = pack(runtime.directory, manifest("app"), {"payload": payload})
     exchange_manifest(package, text)
     since = len(runtime.text())
-    with runtime.client() as client, Watch(runtime) as watch:
+    with runtime.client(timeout=4 * TIMEOUT) as client, Watch(runtime) as watch:
         with pytest.raises(api.RefusedError) as caught:
             client.install(package, "mem")
         assert isinstance(caught.value.error, error.Unexpected)
