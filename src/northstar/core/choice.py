@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from northstar.api import RefusedError, error
 from northstar.core.values import Phase, State
 from northstar.manifest import RESERVED_ENV, Command, Manifest, Resource
-from northstar.model import Container
+from northstar.manifest.bounds import INIT_MAX
+from northstar.model import Container, quote
 
 
 def newest_match(resource: Resource, candidates: Iterable[Container]) -> Container | None:
@@ -59,10 +60,17 @@ def choose_command(
         if name in RESERVED_ENV:
             raise RefusedError(error.InvalidArguments(f"the variable {name} is reserved"))
         if not name or "=" in name:
-            raise RefusedError(error.InvalidArguments(f"{name!r} is no name of a variable"))
+            raise RefusedError(error.InvalidArguments(f"{quote(name)} is no name of a variable"))
     if not init and manifest.init is None:
         raise RefusedError(error.StartContainerResource(manifest.container))
     program = manifest.init or ""
     if init:
-        program = init.replace("<INIT>", manifest.init) if manifest.init is not None else init
+        # Counted before: a request has room for many of them.
+        own = manifest.init or "<INIT>"
+        size = len(init) + init.count("<INIT>") * (len(own) - len("<INIT>"))
+        if size > INIT_MAX:
+            raise RefusedError(
+                error.InvalidArguments(f"an init of {size} characters is too long ({INIT_MAX})")
+            )
+        program = init.replace("<INIT>", own)
     return Command(program, arguments or manifest.args, environment or manifest.env)

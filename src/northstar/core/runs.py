@@ -32,7 +32,7 @@ from northstar.core.values import (
     without,
 )
 from northstar.manifest import Autostart, Resource
-from northstar.model import Container, Exited, signal_name
+from northstar.model import Container, Exited, cut, signal_name
 
 ENDING: Final = frozenset((signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
 """Signals that are sent to end a container. Others have a meaning to the app: HUP often reloads."""
@@ -120,7 +120,7 @@ def image_failed(draft: Draft, image: Container, reason: str) -> None:
     for container in _starts_with(draft, image):
         run = draft.state.containers[container].run
         if run is not None and run.failure is None:
-            failure = error.StartContainerFailed(container, reason)
+            failure = error.StartContainerFailed(container, cut(reason))
             draft.change(container, run=replace(run, failure=failure))
 
 
@@ -151,7 +151,7 @@ def executed(draft: Draft, event: events.Executed) -> None:
 def start_failed(draft: Draft, event: events.StartFailed) -> None:
     """Answer a start that could not be launched."""
     if _is_launched(draft, event.container):
-        failure = error.StartContainerFailed(event.container, event.reason)
+        failure = error.StartContainerFailed(event.container, cut(event.reason))
         _fail_start(draft, event.container, failure)
 
 

@@ -16,6 +16,7 @@ import msgspec
 
 from northstar.manifest.cgroups import LEVELS_MAX
 from northstar.model import FULL, ConfigurationError, Permission, Permissions, Verity
+from northstar.model.text import NAMED_MAX
 from northstar.runtime.units import U64_MAX, parse_duration, parse_size
 
 DEFAULT_PORT: Final = 4200
@@ -204,6 +205,7 @@ class _Document:
         if not isinstance(value, dict):
             raise self.error(path, "must be a table", hint=f"write [{_dotted(path)}]")
         fields: dict[str, Any] = {}
+        ignored: list[str] = []
         for key, member in value.items():
             member_path = (*path, key)
             if key in converters:
@@ -213,7 +215,13 @@ class _Document:
                     member_path, "unknown key", hint=f"known here: {', '.join(converters)}"
                 )
             else:
-                self.warnings.append(f"{self._where(member_path)}: unknown key, ignored")
+                ignored.append(key)
+        # To find a line takes long. A table with very many is no table of this program.
+        for key in ignored[:NAMED_MAX]:
+            self.warnings.append(f"{self._where((*path, key))}: unknown key, ignored")
+        if len(ignored) > NAMED_MAX:
+            more = len(ignored) - NAMED_MAX
+            self.warnings.append(f"{self._where(path)}: {more} more unknown keys, ignored")
         for key in required:
             if key not in fields:
                 raise self.error((*path, key), "is missing", hint="add it")

@@ -16,20 +16,17 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from northstar.cgroups import CgroupHost, tree
 from northstar.devices import loop_device, verified_device
 from northstar.linux import mount, mountinfo
-from northstar.model import Container, InvalidValueError
-from northstar.runtime import null
+from northstar.model import Container, InvalidValueError, listed
+from northstar.runtime import logs, null
 from northstar.runtime.config import Config
 
 log = logging.getLogger("northstar.runtime")
-
-_NAMED: Final = 5
-"""How many of a kind are named in the log; the others are counted."""
 
 _PATIENCE: Final = 1.5
 """How long, in seconds, the processes of a killed run may take to die, all together."""
@@ -48,16 +45,21 @@ def unmount(run_dir: str) -> list[str]:
     points = [entry.mount_point for entry in mountinfo.read()]
     names = [point.removeprefix(below) for point in points if point.startswith(below)]
     removed = []
-    for name in reversed(names):
-        if not _is_mount_point(name):
-            continue
-        try:
-            mount.umount2(below + name, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
-        except OSError as failure:
-            log.warning("Cannot unmount what an earlier run left: %s", failure)
-        else:
-            removed.append(name)
+    with _few("cannot be unmounted") as warn:
+        for name in reversed(names):
+            if not _is_mount_point(name):
+                continue
+            try:
+                mount.umount2(below + name, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
+            except OSError as failure:
+                warn("Cannot unmount what an earlier run left: %s", failure)
+            else:
+                removed.append(name)
     return sorted(removed)
+
+
+def _few(what: str) -> contextlib.AbstractContextManager[Callable[..., None]]:
+    return logs.first_few(logging.WARNING, "%d more of an earlier run %s", what)
 
 
 def remove(config: Config, cgroups: CgroupHost, unmounted: Sequence[str]) -> None:
@@ -84,9 +86,8 @@ def remove(config: Config, cgroups: CgroupHost, unmounted: Sequence[str]) -> Non
 
 
 def _told(kind: str, names: Sequence[str]) -> str:
-    more = [f"{len(names) - _NAMED} more"] if len(names) > _NAMED else []
     plural = "" if len(names) == 1 else "s"
-    return f"{len(names)} {kind}{plural} ({', '.join([*names[:_NAMED], *more])})"
+    return f"{len(names)} {kind}{plural} ({listed(names)})"
 
 
 def _devices(run_dir: str) -> list[str]:
@@ -116,7 +117,7 @@ def _mount_points(run_dir: str) -> list[str]:
 
 def _sockets(socket_dir: str) -> list[str]:
     removed = []
-    with os.scandir(socket_dir) as entries:
+    with os.scandir(socket_dir) as entries, _few("sockets cannot be removed") as warn:
         for entry in entries:
             # Called as listeners call theirs: NAME:VERSION:SOCKET, and a SOCKET may have colons.
             parts = entry.name.split(":", 2)
@@ -125,7 +126,7 @@ def _sockets(socket_dir: str) -> list[str]:
             try:
                 os.unlink(entry.path)
             except OSError as failure:
-                log.warning("Cannot remove the socket of an earlier run: %s", failure)
+                warn("Cannot remove the socket of an earlier run: %s", failure)
             else:
                 removed.append(entry.name)
     return sorted(removed)
@@ -159,14 +160,15 @@ def _cgroups(host: CgroupHost, top: str) -> list[str]:
     """
     removed: dict[str, None] = {}
     deadline = time.monotonic() + _PATIENCE
-    for hierarchy in host.hierarchies:
-        for directory in tree.children(f"{hierarchy.path}/{top}"):
-            try:
-                if tree.is_ours(directory):
-                    continue
-                tree.remove(hierarchy, directory, deadline)
-            except OSError as failure:
-                log.warning("Cannot remove a cgroup of an earlier run: %s", failure)
-            else:
-                removed[os.path.basename(directory)] = None
+    with _few("cgroups cannot be removed") as warn:
+        for hierarchy in host.hierarchies:
+            for directory in tree.children(f"{hierarchy.path}/{top}"):
+                try:
+                    if tree.is_ours(directory):
+                        continue
+                    tree.remove(hierarchy, directory, deadline)
+                except OSError as failure:
+                    warn("Cannot remove a cgroup of an earlier run: %s", failure)
+                else:
+                    removed[os.path.basename(directory)] = None
     return sorted(removed)

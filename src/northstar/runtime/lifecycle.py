@@ -14,8 +14,9 @@ from northstar.core import boot as core_boot
 from northstar.core import events
 from northstar.linux import procfs
 from northstar.model import Container
+from northstar.runtime import logs
 from northstar.runtime.executor import Executor
-from northstar.runtime.repository import Repository
+from northstar.runtime.repository import NAMED_MAX, Repository
 
 log = logging.getLogger("northstar.runtime")
 
@@ -29,16 +30,18 @@ _DEATH: Final = 5.0
 async def load(executor: Executor, repositories: Mapping[str, Repository]) -> None:
     """Load all repositories; of a container in two of them the first one's counts."""
     for repository in repositories.values():
-        for package in await repository.load():
-            container = package.container
-            try:
-                manifest, size = package.npk.manifest, package.npk.size
-                executor.apply(events.PackageLoaded(repository.identifier, manifest, size))
-            except RefusedError:
-                log.warning("Skipping %s: %s is already known", package.path, container)
-                package.npk.close()
-                continue
-            repository.keep(package)
+        packages = await repository.load()
+        twice = "%d more packages of repository %s are skipped: they are already known"
+        with logs.first_few(logging.WARNING, twice, repository.identifier, most=NAMED_MAX) as skip:
+            for package in packages:
+                try:
+                    manifest, size = package.npk.manifest, package.npk.size
+                    executor.apply(events.PackageLoaded(repository.identifier, manifest, size))
+                except RefusedError:
+                    skip("Skipping %s: %s is already known", package.path, package.container)
+                    package.npk.close()
+                else:
+                    repository.keep(package)
 
 
 async def boot(executor: Executor) -> None:

@@ -12,18 +12,19 @@ version would make a family of it; so the container is an attribute of the recor
 from __future__ import annotations
 
 import atexit
+import contextlib
 import io
 import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Final
 
 from northstar.model import ConfigurationError, Container, cut, printable, quote
-from northstar.model.text import MESSAGE_MAX
+from northstar.model.text import MESSAGE_MAX, NAMED_MAX
 from northstar.runtime import writer
 from northstar.runtime.writer import Loss, Writer
 
@@ -80,6 +81,35 @@ def setup(
     root.addHandler(handler)
     for name, number in levels.items():
         logging.getLogger(LOGGERS[name]).setLevel(number)
+
+
+@contextlib.contextmanager
+def first_few(
+    level: int, more: str, *args: object, most: int = NAMED_MAX
+) -> Iterator[Callable[..., None]]:
+    """Give what logs the first lines of a kind and counts the rest, which are logged as a number.
+
+    There may be ten thousand of them: bad files in a repository, for example.
+
+    Args:
+        level: of the lines.
+        more: the last line; its first argument is how many more there are.
+        args: its other arguments.
+        most: how many lines are logged.
+    """
+    count = 0
+
+    def line(message: str, *values: object) -> None:
+        nonlocal count
+        count += 1
+        if count <= most:
+            log.log(level, message, *values)
+
+    try:
+        yield line
+    finally:
+        if count > most:
+            log.log(level, more, count - most, *args)
 
 
 class ContainerLog:

@@ -36,6 +36,7 @@ from northstar.runtime import (
     directories,
     leftovers,
     lifecycle,
+    logs,
     malloc_settings,
     signals,
     threads,
@@ -169,8 +170,9 @@ class Runtime:
         """
         stack.enter_context(signals.taken(asyncio.get_running_loop(), self._stop.set))
         config = self._config
-        for warning in config.warnings:
-            log.warning("%s", warning)
+        with logs.first_few(logging.WARNING, "%d more warnings about the configuration") as warn:
+            for warning in config.warnings:
+                warn("%s", warning)
         repositories = {
             identifier: _repository(identifier, repository, self._pools)
             for identifier, repository in config.repositories.items()

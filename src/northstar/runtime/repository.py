@@ -28,6 +28,7 @@ import msgspec
 from northstar import npk
 from northstar.linux import memfd
 from northstar.model import Container, NorthstarError
+from northstar.runtime import logs
 from northstar.runtime.config import RepositoryConfig
 from northstar.runtime.threads import Pool
 
@@ -67,6 +68,11 @@ class Package(msgspec.Struct, frozen=True):
     def container(self) -> Container:
         """Its identity."""
         return self.npk.container
+
+
+NAMED_MAX: Final = 20
+"""How many files that are not loaded are named: each has a reason of its own, and is a package that
+somebody misses."""
 
 
 class Repository(ABC):
@@ -112,8 +118,10 @@ class Repository(ABC):
     def keep(self, package: Package) -> None:
         """Make an open package one of this repository, and log what its manifest has in vain."""
         self.packages[package.container] = package
-        for warning in package.npk.warnings:
-            log.warning("%s: %s", package.container, warning)
+        more = "%d more warnings about the manifest of %s"
+        with logs.first_few(logging.WARNING, more, package.container) as warn:
+            for warning in package.npk.warnings:
+                warn("%s: %s", package.container, warning)
 
     def forget(self, container: Container) -> None:
         """Take back `keep`, and close the package."""
@@ -230,39 +238,53 @@ class FsRepository(Repository):
         shares = [names[first::_READERS] for first in range(min(_READERS, len(names)))]
         # Nothing is mounted yet: all threads can read.
         pools = cycle((self.storage, self.mounts))
-        opened: dict[str, Package | None] = {}
+        opened: dict[str, Package | str] = {}
         for read in await asyncio.gather(*(next(pools).run(self._read, s) for s in shares)):
             opened |= read
-        return [package for package in map(opened.__getitem__, names) if package is not None]
+        packages: list[Package] = []
+        bad = "%d more files of %s cannot be loaded"
+        with logs.first_few(logging.WARNING, bad, self.directory, most=NAMED_MAX) as warn:
+            for package in map(opened.__getitem__, names):
+                if isinstance(package, str):
+                    warn("%s", package)
+                else:
+                    packages.append(package)
+        return packages
 
     def _file_names(self) -> list[str]:
         names = []
+        removed = "Removing %d more files of interrupted installs in %s"
+        failed = "%d more files of interrupted installs in %s cannot be removed"
         # What an earlier release had not finished comes last: it may be a package that was refused
         # because another one has its name and version, and the first one of them counts.
         listed = os.listdir(self.directory)
-        for name in sorted(listed, key=lambda name: (bool(_OLDER_PARTIAL.match(name)), name)):
-            if not _is_partial(self._path(name)):
-                names.append(name)
-                continue
-            log.info("Removing %s of an interrupted install", self._path(name))
-            try:
-                os.unlink(self._path(name))
-            except OSError as failure:
-                log.warning("Cannot remove it, leaving it alone: %s", failure)
+        with (
+            logs.first_few(logging.INFO, removed, self.directory) as note,
+            logs.first_few(logging.WARNING, failed, self.directory) as warn,
+        ):
+            for name in sorted(listed, key=lambda name: (bool(_OLDER_PARTIAL.match(name)), name)):
+                if not _is_partial(self._path(name)):
+                    names.append(name)
+                    continue
+                note("Removing %s of an interrupted install", self._path(name))
+                try:
+                    os.unlink(self._path(name))
+                except OSError as failure:
+                    warn("Cannot remove it, leaving it alone: %s", failure)
         return names
 
-    def _read(self, names: Sequence[str]) -> dict[str, Package | None]:
+    def _read(self, names: Sequence[str]) -> dict[str, Package | str]:
         return {name: self._open(name) for name in names}
 
-    def _open(self, name: str) -> Package | None:
+    def _open(self, name: str) -> Package | str:
+        """Open a package; if that fails return a sentence about it."""
         path = self._path(name)
         try:
             return Package(npk.open(path, self.key), path)
         except (NorthstarError, OSError) as failure:
-            log.warning("Cannot load %s, leaving it alone: %s", path, failure)
             with contextlib.suppress(OSError):
                 self._refused[path] = _file_state(path)
-            return None
+            return f"Cannot load {path}, leaving it alone: {failure}"
 
     async def receive(self) -> IncomingFile:
         """Begin to receive a package into a temporary file of the directory."""

@@ -12,7 +12,7 @@ import grp
 import logging
 import os
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 
 import msgspec
 
@@ -21,8 +21,8 @@ from northstar.launch import seccomp
 from northstar.launch.launcher import Init, Launcher
 from northstar.launch.plan import HostFacts, Places, build, socket_descriptor
 from northstar.manifest import Capability, Command, Manifest, Persist
-from northstar.model import Container, LaunchError, Permissions
-from northstar.runtime import debug, listeners
+from northstar.model import Container, LaunchError, Permissions, listed
+from northstar.runtime import debug, listeners, logs
 from northstar.runtime.config import Config
 from northstar.runtime.descriptors import opened
 from northstar.runtime.directories import Held, Own
@@ -95,14 +95,13 @@ async def start(
             context.null,
             held,
         ) as descriptors:
-            init = context.launcher.launch(
-                plan,
-                descriptors,
-                lambda source: log.warning(
-                    "%s: %s does not exist, its bind mount is skipped", container, source
-                ),
-            )
-        await _bring_up(context, manifest, init, held)
+            skipped: list[str] = []
+            init = context.launcher.launch(plan, descriptors, skipped.append)
+        try:
+            await _bring_up(context, manifest, init, held)
+        finally:
+            reason = "does not exist, its bind mount is skipped"
+            _warn(container, "missing bind sources", [f"{s} {reason}" for s in skipped])
     except BaseException:
         await held.release(context.pools)
         raise
@@ -116,8 +115,7 @@ async def _prepare(
     """Make what must exist before the launch: cgroup, persistent directory, socket directory."""
     pools, container = context.pools, manifest.container
     held.cgroup = await pools.kernel.run(_make_cgroup, context, manifest)
-    for warning in held.cgroup.warnings:
-        log.warning("%s: %s", container, warning)
+    _warn(container, "the cgroup", held.cgroup.warnings)
     if _wants_oom(manifest):
         held.memory = await _watch_memory(context, container, held.cgroup)
     if any(isinstance(mount, Persist) for mount in manifest.mounts.values()):
@@ -126,6 +124,13 @@ async def _prepare(
         )
     # A socket of its own, or all of them as a mount: what is in there is made by the runtime.
     context.own.socket_dir.restore()
+
+
+def _warn(container: Container, what: str, warnings: Sequence[str]) -> None:
+    more = "%d more warnings about %s of %s"
+    with logs.first_few(logging.WARNING, more, what, container) as warn:
+        for warning in warnings:
+            warn("%s: %s", container, warning)
 
 
 def _make_cgroup(context: StartContext, manifest: Manifest) -> Cgroup:
@@ -192,8 +197,9 @@ async def _seccomp_filter(context: StartContext, manifest: Manifest) -> seccomp.
     made = seccomp.made_filter(*wanted)
     if made is None:
         made = await context.pools.kernel.run(seccomp.filter_for, *wanted)
-    for name in made.unknown:
-        log.warning("%s: there is no system call %s, it is left out", manifest.container, name)
+    if made.unknown:
+        what = "system call %s, it is" if len(made.unknown) == 1 else "system calls %s, they are"
+        log.warning(f"%s: there is no {what} left out", manifest.container, listed(made.unknown))
     return made
 
 
@@ -208,12 +214,12 @@ def _warn_of_getfd(manifest: Manifest) -> None:
 
 
 def _groups(manifest: Manifest) -> list[int]:
-    numbers = []
+    numbers, missing = [], []
     for name in sorted(manifest.suppl_groups):
         try:
             number = grp.getgrnam(name).gr_gid
         except KeyError:
-            log.warning("%s: this host has no group %s, it is left out", manifest.container, name)
+            missing.append(name)
             continue
         if number == 0:
             # What `gid: 0` would give, which no manifest may have: the host's files of that group.
@@ -223,6 +229,9 @@ def _groups(manifest: Manifest) -> list[int]:
                 hint="remove it from suppl_groups in the manifest",
             )
         numbers.append(number)
+    if missing:
+        what = "group %s, it is" if len(missing) == 1 else "groups %s, they are"
+        log.warning(f"%s: this host has no {what} left out", manifest.container, listed(missing))
     return numbers
 
 

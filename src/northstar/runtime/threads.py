@@ -188,8 +188,8 @@ class Pools(msgspec.Struct, frozen=True):
         """
         started: list[Pool] = []
 
-        def pool(name: str) -> Pool:
-            started.append(Pool(name, NUMBER))
+        def pool(name: str, number: int = NUMBER) -> Pool:
+            started.append(Pool(name, number))
             return started[-1]
 
         storage, mounts = {}, {}

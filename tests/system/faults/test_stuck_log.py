@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from northstar.client import ConnectError
+from northstar.model import Exited
 from tests.system.containers import exit_of, install
 from tests.system.faults.test_scarcity import NONE
 from tests.system.faults.test_scarcity import allow as allow
@@ -114,8 +115,8 @@ def test_a_full_log_while_no_thread_can_be_had(
     quiet = install(runtime, payload, "quiet", args="pause")
     with runtime.client(subscribe=True) as client:
         client.start(flood)
-        wait_until(log.full, "the log is full")
         allow(0)
+        wait_until(log.full, "the log is full")
         answers(runtime, 20)
         client.kill(flood, 9)
         exit_of(client, flood)
@@ -201,3 +202,18 @@ def test_a_log_on_a_frozen_disk(
     assert runtime.text().count("DEBUG app:1.0.0: ") == 3
     runtime.stop()
     runtime.close()
+
+
+def test_closed_streams_are_no_files_of_ours(make_runtime: Any, payload: Path) -> None:
+    """The number of a closed stream is that of the next file that is opened."""
+    close = 'exec "$@" 0<&- 1>&- 2>&-'
+    runtime = make_runtime(start=False, wrap=("/bin/sh", "-c", close, "sh"))
+    up(runtime)
+    io = {"stdout": "inherit", "stderr": "pipe"}
+    container = install(runtime, payload, args="say out ; cry err ; exit 3", io=io)
+    streams = [os.readlink(f"/proc/{runtime.pid}/fd/{number}") for number in range(3)]
+    assert streams == [os.devnull] * 3
+    with runtime.client(subscribe=True) as client:
+        client.start(container)
+        assert exit_of(client, container) == Exited(3)
+    runtime.stop()

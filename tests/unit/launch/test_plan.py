@@ -129,7 +129,7 @@ def test_what_the_runtime_adds_wins_over_the_environment() -> None:
 
 
 def test_too_many_sockets_are_refused() -> None:
-    sockets = {f"s{n}": {"type": "stream", "mode": 511} for n in range(260)}
+    sockets = {f"s{n}": {"type": "stream", "mode": 511} for n in range(251)}
     with pytest.raises(LaunchError, match="at most 252"):
         plan(sockets=sockets)
 

@@ -1,54 +1,67 @@
-"""What may stand in a line of a log or on a terminal, of text that somebody else wrote."""
+"""What others wrote, in our messages: cut, quoted, counted."""
 
 from __future__ import annotations
 
-import json
-import sys
-import unicodedata
-
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from northstar.model import printable, printable_json
+from northstar.api import error
+from northstar.model import (
+    Container,
+    InvalidValueError,
+    Name,
+    NorthstarError,
+    Version,
+    VersionReq,
+    cut,
+    listed,
+    quote,
+)
+from northstar.model.text import MESSAGE_MAX, NAMED_MAX, VALUE_MAX
 
-UNSAFE = {"Cc", "Cf", "Zl", "Zp", "Cs"}
-
-
-def is_unsafe(character: str) -> bool:
-    return unicodedata.category(character) in UNSAFE and character != "\t"
-
-
-def test_each_character_is_escaped_or_not_as_its_category_says() -> None:
-    """All but code points that no character has yet: those between format characters."""
-    for number in range(sys.maxunicode + 1):
-        character = chr(number)
-        shown = printable(character)
-        if is_unsafe(character):
-            assert shown == ascii(character)[1:-1], hex(number)
-        elif shown != character:
-            assert unicodedata.category(character) == "Cn", hex(number)
+LONG = "é" * 2**20
 
 
-def test_what_it_looks_like() -> None:
-    assert printable("plain ä\n\tü", lines=True) == "plain ä\n\tü"
-    assert printable("plain ä\n\tü") == "plain ä\\n\tü"
-    hostile = "\x1b[2J\r\x00\u202e\udc80\x9b\U000e0041"
-    shown = "\\x1b[2J\\r\\x00\\u202e\\udc80\\x9b\\U000e0041"
-    assert printable(hostile) == printable(hostile, lines=True) == shown
+@given(st.text(), st.integers(2, 30))
+def test_cut(text: str, most: int) -> None:
+    result = cut(text, most)
+    if len(text) <= most:
+        assert result == text
+    else:
+        assert len(result) <= most + len(f"...({len(text)} characters)...")
+        assert result.startswith(text[: most // 2])
+        assert result.endswith(text[-(most // 2) :])
 
 
-@given(st.text())
-def test_printable_text_is_one_line_and_stays_as_it_is(text: str) -> None:
-    shown = printable(text)
-    assert len(f"{shown}|".splitlines()) == 1
-    assert not any(map(is_unsafe, shown))
-    assert printable(shown) == shown
-    if text.isprintable():
-        assert shown == text
+@given(st.text(max_size=200))
+def test_quote(text: str) -> None:
+    result = quote(text)
+    assert result.isprintable()
+    assert len(result) <= 10 * VALUE_MAX + 2
+    if len(text) <= VALUE_MAX:
+        assert result == repr(text)
 
 
-@given(st.text(st.characters(codec="utf-8") | st.sampled_from("\u202e\u2028\x7f\U000e0041")))
-def test_json_stays_the_same_value(text: str) -> None:
-    shown = printable_json(json.dumps(text, ensure_ascii=False))
-    assert json.loads(shown) == text
-    assert not any(map(is_unsafe, shown))
+def test_listed() -> None:
+    assert listed([]) == ""
+    assert listed(["a", "b"]) == "a, b"
+    assert listed("abcde") == "a, b, c, d, e"
+    assert listed(dict.fromkeys("abcdefg", 1)) == "a, b, c, d, e, 2 more"
+    assert len(listed([LONG] * 45)) < NAMED_MAX * 400
+
+
+@pytest.mark.parametrize("parse", [Name, Version.parse, VersionReq.parse, Container.parse])
+@pytest.mark.parametrize("text", [LONG, f"{LONG}:1.0.0", f"a:{LONG}", "\x1b" * 2**20])
+def test_a_megabyte_does_not_come_back(parse: object, text: str) -> None:
+    with pytest.raises(InvalidValueError) as caught:
+        parse(text)  # type: ignore[operator]
+    assert len(str(caught.value)) < 1000
+
+
+def test_no_error_is_longer_than_a_message() -> None:
+    failure = NorthstarError(f"cannot open {LONG}: No such file")
+    assert len(str(failure)) < MESSAGE_MAX + 100
+    assert str(failure).startswith("cannot open éé")
+    assert str(failure).endswith("éé: No such file")
+    assert len(str(error.InvalidRepository(LONG))) < 200

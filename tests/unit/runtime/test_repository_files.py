@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from northstar.model import Container, PackageError
+from northstar.core import events
+from northstar.core.events import Event
+from northstar.model import PackageError
 from northstar.runtime.config import RepositoryConfig
+from northstar.runtime.incoming import IncomingPackage
 from northstar.runtime.repository import FsRepository, is_same, unlink_same
 from northstar.runtime.threads import Pool
 from tests import vectors
@@ -33,8 +36,16 @@ def run(work: Coroutine[Any, Any, None]) -> None:
     asyncio.run(work)
 
 
-def admit(_container: Container) -> None:
+def accept(_event: Event) -> None:
     pass
+
+
+async def receive(
+    repository: FsRepository, apply: Callable[[Event], None] = accept
+) -> IncomingPackage:
+    """Begin an install; the core accepts all of it, unless `apply` says otherwise."""
+    file = await repository.receive()
+    return IncomingPackage(apply, asyncio.create_task, repository, file)
 
 
 def files(directory: Path) -> list[Path]:
@@ -69,13 +80,13 @@ def test_an_aborted_install_leaves_a_file_in_place_of_its_own(
 ) -> None:
     async def work() -> None:
         for replaced in (False, True):
-            reception = await repository.receive()
-            await reception.write(b"half a package")
+            incoming = await receive(repository)
+            await incoming.write(b"half a package")
             (temporary,) = files(tmp_path)
             if replaced:
                 replace(temporary)
-            await reception.abort()
-            await reception.abort()
+            await incoming.abort()
+            await incoming.abort()
             assert files(tmp_path) == ([temporary] if replaced else [])
 
     run(work())
@@ -88,23 +99,24 @@ def test_a_file_that_comes_during_the_install_is_not_replaced(
 ) -> None:
     paths = []
 
-    def late(container: Container) -> None:
-        # A package is admitted when its name is chosen, and before it has it.
-        paths.append(tmp_path / f"{container}.npk")
-        paths[0].write_bytes(b"somebody's")
+    def late(event: Event) -> None:
+        # A package is accepted when its name is chosen, and before it has it.
+        if isinstance(event, events.PackageVerified):
+            paths.append(tmp_path / f"{event.container}.npk")
+            paths[0].write_bytes(b"somebody's")
 
     async def work() -> None:
-        reception = await repository.receive()
-        await reception.write(GOOD)
+        incoming = await receive(repository, late)
+        await incoming.write(GOOD)
         with pytest.raises(FileExistsError, match=str(tmp_path)):
-            await reception.commit(late)
-        await reception.abort()
+            await incoming.commit()
+        await incoming.abort()
         assert repository.packages == {}
         assert files(tmp_path) == paths
         # The next one chooses another name.
-        reception = await repository.receive()
-        await reception.write(GOOD)
-        package = await reception.commit(admit)
+        incoming = await receive(repository)
+        await incoming.write(GOOD)
+        package = repository.packages[await incoming.commit()]
         assert package.path not in (None, str(paths[0]))
 
     run(work())
@@ -132,10 +144,10 @@ def test_an_install_whose_directory_cannot_be_synced_leaves_no_file(
     async def work() -> None:
         nonlocal replacing
         for replacing in (False, True):
-            reception = await repository.receive()
-            await reception.write(GOOD)
+            incoming = await receive(repository)
+            await incoming.write(GOOD)
             with pytest.raises(OSError, match="Input/output error"):
-                await reception.commit(admit)
+                await incoming.commit()
             assert repository.packages == {}
             assert len(files(tmp_path)) == int(replacing)
 
@@ -144,11 +156,11 @@ def test_an_install_whose_directory_cannot_be_synced_leaves_no_file(
 
 def test_what_is_no_package_is_not_kept(repository: FsRepository, tmp_path: Path) -> None:
     async def work() -> None:
-        reception = await repository.receive()
-        await reception.write(b"junk")
+        incoming = await receive(repository)
+        await incoming.write(b"junk")
         with pytest.raises(PackageError):
-            await reception.commit(admit)
-        await reception.abort()
+            await incoming.commit()
+        await incoming.abort()
 
     run(work())
     assert files(tmp_path) == []

@@ -12,7 +12,7 @@ from northstar.api import response as responses
 from northstar.api.error import Error, RefusedError, Unexpected
 from northstar.api.request import Request
 from northstar.api.response import ContainerData, Failed, InspectOk, InstallFailed, Ok, Response
-from northstar.model import Container, Name, NorthstarError, Version
+from northstar.model import Container, Name, NorthstarError, Version, cut
 from northstar.runtime.console.tokens import (
     OUTSIDE,
     OUTSIDE_NAME,
@@ -214,9 +214,9 @@ def wire_error(error: Exception, what: str) -> Error:
         return error.error
     if isinstance(error, (NorthstarError, OSError)):
         log.error("Failed to %s: %s", what, error)
-        return Unexpected(str(error))
+        return Unexpected(cut(str(error)))
     log.error("Failed to %s", what, exc_info=error)
-    return Unexpected(f"{type(error).__name__}: {error}")
+    return Unexpected(cut(f"{type(error).__name__}: {error}"))
 
 
 async def _result(what: str, container: Container, operation: Awaitable[None]) -> Ok | Failed:
