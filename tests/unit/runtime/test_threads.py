@@ -97,7 +97,7 @@ def test_what_waits_for_the_same_shares_a_pool(pools: Pools) -> None:
     """Repositories in memory wait for no device; a directory's packages and mounts may differ."""
     assert pools.storage["m"] is pools.mounts["m"] is pools.storage["n"]
     assert len({pools.storage["a"], pools.mounts["a"], pools.storage["b"], pools.mounts["b"]}) == 4
-    assert sum(map(len, pools)) == 7 * threads.NUMBER
+    assert sum(map(len, pools)) == 7 * threads.NUMBER + len(pools.wipes)
 
 
 def test_a_cancelled_call_that_has_not_begun_is_not_made(gate: threading.Event) -> None:
