@@ -219,7 +219,7 @@ async def _watch_memory(
 
 async def _bring_up(host: Host, container: Container, init: Init) -> None:
     await init.ready
-    debug.run_commands(host.config.debug_commands, init.pid, container)
+    debug.run_commands(host.launcher, host.config.debug_commands, init.pid, container)
     init.go()
     await init.started
 
