@@ -45,6 +45,9 @@ def open_listener(directory: str, container: Container, name: str, config: Socke
     listener = Listener(sock, path)
     try:
         _remove_stale(path)
+        # The mode of the file that bind(2) makes, less the umask (unix_bind in af_unix.c): a
+        # datagram socket can be reached before the mode of the manifest is set.
+        os.fchmod(sock.fileno(), 0o600)
         sock.bind(path)
         try:
             _configure(sock, path, config)

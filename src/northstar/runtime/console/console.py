@@ -53,8 +53,9 @@ class Console:
 
         Raises:
             ConsoleError: the address is taken, unknown or not ours to take.
+            ConfigurationError: there is no such group.
         """
-        listener = await open_listener(config.bind)
+        listener = await open_listener(config)
         access = Access(config.permissions, config.options, self._connect_timeout)
 
         def accepted(sock: socket.socket) -> None:
