@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import resource
 import socket
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
@@ -31,7 +30,15 @@ from northstar.model import (
     NorthstarError,
     Permissions,
 )
-from northstar.runtime import debug, directories, leftovers, process, signals, threads
+from northstar.runtime import (
+    debug,
+    directories,
+    inherited,
+    leftovers,
+    process,
+    signals,
+    threads,
+)
 from northstar.runtime.config import Config, RepositoryConfig
 from northstar.runtime.console import Console
 from northstar.runtime.events import Notifications
@@ -55,6 +62,7 @@ def run(config: Config, *, mount_namespace: bool = True) -> None:
     """
     malloc.save_memory()
     check_host()
+    rlimits = inherited.reset()
     # Paths go into launch plans, which know no working directory.
     absolute = {name: os.path.realpath(getattr(config, name)) for name in directories.OWN}
     config = msgspec.structs.replace(config, **absolute)
@@ -66,20 +74,7 @@ def run(config: Config, *, mount_namespace: bool = True) -> None:
             # Before there is any other thread: unshare(2) is for the calling thread only.
             mount.unshare(mount.CLONE_NEWNS)
             mount.mount("", "/", "", mount.MS_REC | mount.MS_SLAVE, "")
-        before = _raise_descriptor_limit()
-        asyncio.run(_run(config, {RlimitResource.NOFILE: before}, unmounted))
-
-
-def _raise_descriptor_limit() -> Rlimit:
-    """Allow ourselves as many descriptors as we may have; return the limits as they were.
-
-    Each package, container and client takes some. The soft limit is low for the sake of programs
-    that use select(2), so payloads get it back.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    unlimited = resource.RLIM_INFINITY
-    return Rlimit(*(None if limit == unlimited else limit for limit in (soft, hard)))
+        asyncio.run(_run(config, rlimits, unmounted))
 
 
 def check_host() -> None:
@@ -152,7 +147,7 @@ class Runtime:
         leftovers.remove(config, cgroups, self._unmounted)
         launcher = Launcher.load()
         stack.callback(launcher.close)
-        stack.callback(debug.end_all)
+        stack.push_async_callback(debug.end_all)
         null = open_null(config.run_dir)
         stack.callback(os.close, null)
         versions = [hierarchy.version for hierarchy in cgroups.hierarchies]
