@@ -61,11 +61,21 @@ class ConsoleOptions(msgspec.Struct, frozen=True):
 
 
 class GlobalConsole(msgspec.Struct, frozen=True):
-    """The console that the runtime listens on, and what its clients may do."""
+    """The console that the runtime listens on, and what its clients may do.
+
+    Attributes:
+        bind: the address.
+        permissions: of each client.
+        options: limits of each connection.
+        mode: permission bits of a Unix socket. To connect, a user needs write access.
+        group: name or number of a Unix socket's group; None for the runtime's own.
+    """
 
     bind: TcpAddress | UnixAddress
     permissions: Permissions
     options: ConsoleOptions = ConsoleOptions()
+    mode: int = 0o600
+    group: str | None = None
 
 
 class RepositoryConfig(msgspec.Struct, frozen=True):
@@ -396,6 +406,21 @@ def _permissions(document: _Document, path: Path, value: Any) -> Permissions:
         raise _Refused(str(error).replace("Permission", "permission"), f"known: {known}") from error
 
 
+def _socket_mode(_document: _Document, _path: Path, value: Any) -> int:
+    hint = "write it in octal and without quotes, as 0o600 or 0o660"
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _Refused(f"{value!r} is not a file mode", hint)
+    if not 0 <= value <= 0o777:
+        raise _Refused(f"{value} is not a file mode (0o000 to 0o777)", hint)
+    return value
+
+
+def _group(document: _Document, path: Path, value: Any) -> str:
+    if not _string(document, path, value):
+        raise _Refused("an empty name", "name a group of this machine, or remove it")
+    return str(value)
+
+
 _OPTIONS: Final[dict[str, Convert]] = {
     "token_validity": _duration(0.0),
     # None at all would be a console that never answers.
@@ -414,12 +439,25 @@ _GLOBAL: Final[dict[str, Convert]] = {
     "bind": _bind,
     "permissions": _permissions,
     "options": _options,
+    "mode": _socket_mode,
+    "group": _group,
 }
 
 
 def _global(document: _Document, path: Path, value: Any) -> GlobalConsole:
     required = ("bind", "permissions")
-    return GlobalConsole(**document.read(path, value, _GLOBAL, required=required, strict=False))
+    fields = document.read(path, value, _GLOBAL, required=required, strict=False)
+    console = GlobalConsole(**fields)
+    for key in ("mode", "group"):
+        if key in fields and isinstance(console.bind, TcpAddress):
+            rule = "is for a Unix socket, and `bind` is a TCP address"
+            raise document.error(
+                (*path, key), rule, hint=f'remove {key}, or bind to "unix:///path"'
+            )
+    if console.group is not None and not console.mode & 0o020:
+        rule = f"the mode {console.mode:#o} does not let the group connect"
+        raise document.error((*path, "group"), rule, hint="add mode = 0o660")
+    return console
 
 
 _CONSOLE: Final[dict[str, Convert]] = {"global": _global, "options": _options}
