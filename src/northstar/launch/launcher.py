@@ -323,6 +323,8 @@ class Init:
             LaunchError: init has ended since.
         """
         if name not in self._sockets:
+            # It has ended: `started` has failed with how.
+            self.started.result()
             raise LaunchError("start the container", reason="its init has ended")
         return self._sockets.pop(name)
 

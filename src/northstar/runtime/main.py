@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import socket
+import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final
 
@@ -147,6 +148,7 @@ class Runtime:
         self._notifications = Notifications(config.notification_buffer_size)
         self._manager = Manager()
         self._stop = asyncio.Event()
+        self._give_up = threading.Event()
         self._executor: Executor
         self._console: Console
 
@@ -177,7 +179,9 @@ class Runtime:
             log.warning("%s", warning)
         log.info("cgroups: %s", cgroups.description)
         leftovers.remove(config, cgroups, self._unmounted)
-        await stack.enter_async_context(wiping.finishing(config.data_dir, self._pools.wipes))
+        await stack.enter_async_context(
+            wiping.finishing(config.data_dir, self._pools.wipes, self._give_up)
+        )
         launcher = Launcher.load(self._pools.kernel)
         stack.callback(launcher.close)
         stack.push_async_callback(debug.end_all)
@@ -205,7 +209,7 @@ class Runtime:
         )
         for repository in repositories.values():
             stack.callback(repository.close)
-        self._executor = Executor(context, repositories, self._notifications)
+        self._executor = Executor(context, repositories, self._notifications, self._give_up)
         operations = ContainerOperations(self._executor, repositories, self._stop.set)
         self._console = Console(operations, self._notifications)
         stack.push_async_callback(self._console.close)

@@ -13,7 +13,6 @@ from northstar.manifest import Socket, SocketType
 from northstar.model import Container
 from northstar.runtime import listeners
 
-
 TYPES = {
     SocketType.STREAM: socket.SOCK_STREAM,
     SocketType.DATAGRAM: socket.SOCK_DGRAM,
