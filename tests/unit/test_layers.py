@@ -17,12 +17,13 @@ ROOMS = sorted(
 MAY_IMPORT = {
     "model": set[str](),
     "linux": set[str](),
-    "manifest": {"model"},
+    "schema": {"model"},
+    "manifest": {"model", "schema"},
     "api": {"model", "manifest"},
     "npk": {"model", "manifest", "linux"},
     "launch": {"model", "manifest", "linux"},
     "cgroups": {"model", "manifest", "linux"},
-    "runtime": {"model", "linux", "manifest", "api", "npk", "launch", "cgroups"},
+    "runtime": {"model", "linux", "schema", "manifest", "api", "npk", "launch", "cgroups"},
     "client": {"api", "model"},
     "cli": {"model", "manifest", "api", "npk", "launch", "runtime", "client"},
 }

@@ -87,7 +87,7 @@ class DurationType(click.ParamType[float]):
         if isinstance(value, float):
             return value
         # Only whoever gives one waits for this import.
-        from northstar.runtime.units import parse_duration
+        from northstar.model.units import parse_duration
 
         try:
             seconds = parse_duration(value)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import enum
 
-from northstar.manifest.kinds import Choice
-from northstar.manifest.records import ListOf
+from northstar.schema.records import ListOf
+from northstar.schema.scalars import Choice
 
 
 class Capability(enum.Enum):

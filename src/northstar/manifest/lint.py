@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from northstar.manifest.capabilities import Capability
 from northstar.manifest.manifest import Manifest
 from northstar.manifest.mount import Bind, MountOption
-from northstar.manifest.node import show
 from northstar.manifest.sched import SchedDeadline
+from northstar.schema.node import show
 
 
 def lint(manifest: Manifest, *, is_syscall: Callable[[str], bool] | None = None) -> Iterator[str]:

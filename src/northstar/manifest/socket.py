@@ -1,12 +1,12 @@
 """`sockets`: UNIX sockets that the runtime opens for the container. See unix(7)."""
 
-from __future__ import annotations
-
 import enum
+from typing import Annotated
 
 import msgspec
 
-from northstar.manifest.kinds import (
+from northstar.schema.records import Field, MapOf, Record
+from northstar.schema.scalars import (
     FILE_NAME_PATTERN,
     U32,
     Boolean,
@@ -15,7 +15,6 @@ from northstar.manifest.kinds import (
     Text,
     file_name_rule,
 )
-from northstar.manifest.records import MapOf, Record
 
 
 class SocketType(enum.Enum):
@@ -26,34 +25,26 @@ class SocketType(enum.Enum):
     SEQ_PACKET = "seq_packet"
 
 
+_UID = Integer(0, U32, "a user id", unit="user id")
+_GID = Integer(0, U32, "a group id", unit="group id")
+
+
 class Socket(msgspec.Struct, frozen=True):
-    """A socket.
+    """A socket."""
 
-    Attributes:
-        type: its type.
-        mode: permission bits of its file.
-        uid: owner of its file; None is the container's.
-        gid: group of its file; None is the container's.
-        passcred: SO_PASSCRED; None is off.
-    """
-
-    type: SocketType
-    mode: int
-    uid: int | None = None
-    gid: int | None = None
-    passcred: bool | None = None
+    type: Annotated[SocketType, Field(Choice(SocketType, "a type of socket"), "Its type.")]
+    mode: Annotated[
+        int, Field(Integer(0, U32, "a file mode", unit="file mode"), "Permissions of its file.")
+    ]
+    uid: Annotated[int | None, Field(_UID, "Owner of its file.", absent="the container's user")] = (
+        None
+    )
+    gid: Annotated[
+        int | None, Field(_GID, "Group of its file.", absent="the container's group")
+    ] = None
+    passcred: Annotated[bool | None, Field(Boolean(), "Set SO_PASSCRED.", absent="off")] = None
 
 
 SOCKETS = MapOf(
-    Text("the name of a socket", check=file_name_rule, pattern=FILE_NAME_PATTERN),
-    Record(
-        Socket,
-        {
-            "type": Choice(SocketType, "a type of socket"),
-            "mode": Integer(0, U32, "a file mode"),
-            "uid": Integer(0, U32, "a user id"),
-            "gid": Integer(0, U32, "a group id"),
-            "passcred": Boolean(),
-        },
-    ),
+    Text("the name of a socket", check=file_name_rule, pattern=FILE_NAME_PATTERN), Record(Socket)
 )

@@ -215,13 +215,13 @@ def test_mounts() -> None:
 def test_invalid_mount_target(target: str) -> None:
     refused(f"mounts: {{{target}: {{type: proc}}}}\n", "is not an absolute path without '.' and")
     refused(
-        f"mounts: {{/r: {{type: resource, name: r, version: 1, dir: {target}}}}}\n",
+        f"mounts: {{/r: {{type: resource, name: r, version: '1', dir: {target}}}}}\n",
         "mounts./r.dir: ",
     )
 
 
 def test_dots_in_names_are_no_dots() -> None:
-    value = app("mounts: {/.a/..b/c..: {type: resource, name: r, version: 1, dir: /.../x.}}\n")
+    value = app("mounts: {/.a/..b/c..: {type: resource, name: r, version: '1', dir: /.../x.}}\n")
     assert [*value.mounts] == ["/.a/..b/c.."]
 
 

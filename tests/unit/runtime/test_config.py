@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from northstar.model import FULL, ConfigurationError, Permission
+from northstar.model.units import parse_duration, parse_size
 from northstar.runtime import config
 from northstar.runtime.config import (
     Config,
@@ -20,7 +21,6 @@ from northstar.runtime.config import (
     TcpAddress,
     UnixAddress,
 )
-from northstar.runtime.units import parse_duration, parse_size
 from tests import vectors
 
 BASE = 'run_dir = "/r"\ndata_dir = "/d"\nsocket_dir = "/s"\ncgroup = "north"\n'
@@ -154,14 +154,17 @@ def test_duration_refused(text: str) -> None:
         (".5k", 500),
         ("0.0005k", 0),
         ("15E", 15 * 10**18),
-        (" 2 gIb ", 2**31),
+        ("2 gIb", 2**31),
     ],
 )
 def test_size(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", ".", "x", "1 0", "1e3", "-1", "+1", "1KX", "16EiB", "1\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["", ".", "x", "1 0", "1e3", "-1", "+1", "1KX", "16EiB", "1\n", "1 ", "1 MB ", " 1MB", "1MB\t"],
+)
 def test_size_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"size|64 bit"):
         parse_size(text)

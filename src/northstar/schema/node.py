@@ -1,4 +1,4 @@
-"""The document as read, before its fields have types: what YAML, JSON and TOML have in common.
+"""A document as read, before its values have types: what YAML, JSON and TOML have in common.
 
 A scalar of YAML keeps its source text, since what it is depends on what is wanted: `THREADS: 4`
 is a string in `env`, `uid: 4` a number. JSON and TOML give their scalars a type of their own.
@@ -10,10 +10,8 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from northstar.model import ManifestError
-
 INPUT_MAX: Final = 1024 * 1024
-"""Largest manifest in bytes, also after the expansion of aliases."""
+"""Largest document in bytes, also after the expansion of aliases."""
 
 NODES_MAX: Final = 100_000
 """Most scalars, maps and lists, each alias counted as what it stands for."""
@@ -21,7 +19,8 @@ NODES_MAX: Final = 100_000
 NESTING_MAX: Final = 64
 """Deepest nesting of maps and lists."""
 
-_SHOWN_MAX: Final = 64
+SHOWN_MAX: Final = 64
+"""Most characters of a value in a message."""
 
 
 class Mark(Protocol):
@@ -82,14 +81,9 @@ def is_null(node: Node) -> bool:
     return type(node) is Literal and node.value is None
 
 
-def join(path: str, key: object) -> str:
-    """Return the path of a member."""
-    return f"{path}.{key}" if path else str(key)
-
-
 def show(text: str) -> str:
     """Quote a text for a message: cut, and without control characters."""
-    return repr(text if len(text) <= _SHOWN_MAX else text[: _SHOWN_MAX - 3] + "...")
+    return repr(text if len(text) <= SHOWN_MAX else text[: SHOWN_MAX - 3] + "...")
 
 
 def describe(node: Node) -> str:
@@ -103,60 +97,3 @@ def describe(node: Node) -> str:
     if type(node) is Literal and isinstance(node.value, bool | None):
         return {True: "true", False: "false", None: "null"}[node.value]
     return str(node.value) if type(node) is Literal else "?"
-
-
-def invalid(node: Node, path: str, rule: str, *, hint: str | None = None) -> ManifestError:
-    """Make the error for `node`, which breaks `rule`."""
-    mark: Mark | None = node.mark
-    if not path.isprintable() or len(path) > 4 * _SHOWN_MAX:
-        # A key comes from the document: it must not act on a terminal, or fill a log.
-        path = path[: 4 * _SHOWN_MAX].encode("unicode_escape").decode()
-    return ManifestError(
-        rule,
-        path=path,
-        line=None if mark is None else mark.line + 1,
-        column=None if mark is None else mark.column + 1,
-        hint=hint,
-    )
-
-
-class Context:
-    """What a reading found besides the value.
-
-    Attributes:
-        collect: go on after an error, to find them all.
-        errors: the errors so far (at most one if not `collect`).
-        warnings: what was ignored, and where.
-    """
-
-    __slots__ = ("collect", "errors", "warnings")
-
-    ERRORS_MAX: Final = 100
-
-    def __init__(self, *, collect: bool = False) -> None:
-        self.collect = collect
-        self.errors: list[ManifestError] = []
-        self.warnings: list[str] = []
-
-    def refuse(self, error: ManifestError) -> None:
-        """Note an error and go on, or raise it if the first one is all that is asked for.
-
-        Raises:
-            ManifestError: the error.
-        """
-        if not isinstance(error, NotedError):
-            self.errors.append(error)
-        if not self.collect or len(self.errors) >= self.ERRORS_MAX:
-            raise NotedError
-
-    def warn(self, node: Node, path: str, text: str) -> None:
-        """Note a warning."""
-        if len(self.warnings) < self.ERRORS_MAX:
-            self.warnings.append(str(invalid(node, path, text)))
-
-
-class NotedError(ManifestError):
-    """Carries no news: ends the reading of a value whose errors are noted in the context."""
-
-    def __init__(self) -> None:
-        super().__init__("refused")

@@ -45,8 +45,18 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
+def format_duration(seconds: float) -> str:
+    """Return a duration that `parse_duration` reads, to the nanosecond: `90s`, `100ms`."""
+    nanoseconds = round(seconds * 1e9)
+    for unit, factor in (("s", 10**9), ("ms", 10**6), ("us", 10**3)):
+        if nanoseconds % factor == 0:
+            return f"{nanoseconds // factor}{unit}"
+    return f"{nanoseconds}ns"
+
+
 _SIZE: Final = re.compile(
-    r"(?=[0-9.]*[0-9])([0-9]{0,40})\.?([0-9]{0,40}) *(?:([kmgtpe])(i?))?b?\Z", re.IGNORECASE
+    r"(?=[0-9.]*[0-9])([0-9]{0,40})\.?([0-9]{0,40})(?: *(?:([kmgtpe])(i?)b?|b))?\Z",
+    re.IGNORECASE | re.ASCII,
 )
 
 
@@ -58,7 +68,7 @@ def parse_size(text: str) -> int:
     Raises:
         ValueError: the text is no size.
     """
-    match = _SIZE.match(text.strip(" "))
+    match = _SIZE.match(text)
     if match is None:
         raise ValueError(f"{text!r} is not a size")
     whole, fraction, unit, binary = match.groups()
@@ -68,3 +78,12 @@ def parse_size(text: str) -> int:
     if size > U64_MAX:
         raise ValueError(f"{text!r} does not fit into 64 bit")
     return size
+
+
+def format_size(size: int) -> str:
+    """Return a size that `parse_size` reads, exactly: `512`, `256MiB`."""
+    power = 0
+    while size and size % 1024 == 0 and power < 6:
+        size //= 1024
+        power += 1
+    return f"{size}{' KMGTPE'[power]}iB" if power else str(size)

@@ -1,6 +1,6 @@
 """Kinds of scalars: each reads a node, writes a value, and describes itself for the JSON Schema.
 
-One object of these says all there is to know about a field: so the reader, the writer and the
+One object of these says all there is to know about a value: so the reader, the writer and the
 schema cannot disagree.
 """
 
@@ -10,24 +10,14 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Generic, TypeVar
 
-from northstar.manifest.node import (
-    Context,
-    Literal,
-    Mapping,
-    Node,
-    Scalar,
-    describe,
-    invalid,
-    is_null,
-    show,
-)
 from northstar.model import InvalidValueError
+from northstar.schema.context import Context, Path
+from northstar.schema.node import NULLS, Literal, Mapping, Node, Scalar, is_null
 
 T = TypeVar("T")
-E = TypeVar("E", bound=enum.Enum)
 
 U16: Final = 2**16 - 1
 U32: Final = 2**32 - 1
@@ -38,6 +28,10 @@ CORE: Final = "tag:yaml.org,2002:"
 """What `!!` stands for in a tag of YAML."""
 
 INTEGER: Final = re.compile(r"[-+]?(?:0|[1-9][0-9]*|0x[0-9A-Fa-f]+|0o[0-7]+|0b[01]+)\Z", re.ASCII)
+FLOAT: Final = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z", re.ASCII)
+NOT_FINITE: Final = re.compile(r"(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z")
+LEADING_ZERO: Final = re.compile(r"[-+]?0[0-9]+\Z", re.ASCII)
+
 # 64 binary digits, prefix and sign. Longer ones are out of every range; and Python's int() takes
 # its time for thousands of digits.
 DIGITS_MAX: Final = 67
@@ -49,43 +43,76 @@ BOOLEANS: Final = {
 
 
 class Kind(Generic[T]):
-    """How values of one kind are read and written."""
+    """How values of one kind are read and written.
+
+    Attributes:
+        unit: of the numbers, empty for what is no number.
+    """
 
     __slots__ = ()
 
-    def read(self, node: Node, path: str, context: Context) -> T:
+    unit = ""
+
+    def read(self, node: Node, path: Path, context: Context[Any]) -> T:
         """Return the value of `node`, which stands at `path`.
 
         Raises:
-            ManifestError: the node is none of this kind.
+            NorthstarError: the node is none of this kind; made by the context.
         """
         raise NotImplementedError
 
     def dump(self, value: T, *, tagged: bool) -> Any:
         """Return `value` as builtins; variants as `Tagged` if `tagged`, else as one-key maps."""
-        raise NotImplementedError
+        return value
 
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema of the serialised form."""
         raise NotImplementedError
 
+    def parts(self) -> Iterable[Kind[Any]]:
+        """Return the kinds that this one is made of."""
+        return ()
 
-def text_of(node: Node, path: str) -> str:
+
+def text_of(node: Node, path: Path, context: Context[Any]) -> str:
     """Return the text where a string is wanted. Tags that nobody knows are ignored there.
 
     Raises:
-        ManifestError: the node is no text.
+        NorthstarError: the node is no text.
     """
     if type(node) is Scalar:
         return node.text
     hint = "write it in quotes" if type(node) is Literal else None
-    raise invalid(node, path, f"{describe(node)} is not a string", hint=hint)
+    raise context.invalid(node, path, f"{context.describe(node)} is not a string", hint=hint)
+
+
+def string_of(node: Node, path: Path, context: Context[Any]) -> str:
+    """Return the text where only a string is one: not `1.2`, `true` or `~` without quotes.
+
+    Raises:
+        NorthstarError: the node is no string.
+    """
+    text = text_of(node, path, context)
+    if type(node) is Scalar and node.plain and node.tag != CORE + "str" and not is_string(text):
+        rule, hint = f"{context.describe(node)} is not a string", "write a string, in quotes"
+        raise context.invalid(node, path, rule, hint=hint)
+    return text
+
+
+def is_string(text: str) -> bool:
+    """Tell whether a scalar of YAML without quotes and tag is a string (YAML 1.2.2, 10.3.2).
+
+    A number with a leading zero is one: nobody agrees on what it counts to.
+    """
+    if text in NULLS or text in BOOLEANS or INTEGER.match(text) or NOT_FINITE.match(text):
+        return False
+    return FLOAT.match(text) is None or LEADING_ZERO.match(text) is not None
 
 
 class Text(Kind[str]):
     """A string without NUL, as everything is that goes to the kernel."""
 
-    __slots__ = ("_check", "_max", "_min", "_schema", "_what")
+    __slots__ = ("_check", "_hint", "_max", "_min", "_of", "_schema", "_what")
 
     def __init__(
         self,
@@ -95,6 +122,8 @@ class Text(Kind[str]):
         most: int | None = None,
         check: Callable[[str], str | None] | None = None,
         pattern: str | None = None,
+        hint: str | None = None,
+        strict: bool = False,
     ) -> None:
         """Take texts of `least` to `most` bytes.
 
@@ -104,11 +133,15 @@ class Text(Kind[str]):
             most: most bytes.
             check: returns the rule that a text breaks, or None.
             pattern: the same rule for the schema, as far as a pattern can tell.
+            hint: what to write instead of a text that is refused.
+            strict: take strings only (see `string_of`).
         """
         self._what = what
         self._min = least
         self._max = most
         self._check = check
+        self._hint = hint
+        self._of = string_of if strict else text_of
         self._schema: dict[str, Any] = {"type": "string"}
         if least:
             self._schema["minLength"] = least
@@ -117,28 +150,23 @@ class Text(Kind[str]):
         if pattern is not None:
             self._schema["pattern"] = pattern
 
-    def read(self, node: Node, path: str, context: Context) -> str:
+    def read(self, node: Node, path: Path, context: Context[Any]) -> str:
         """Return the text."""
-        text = text_of(node, path)
+        text = self._of(node, path, context)
+        rule = None
         if "\0" in text:
-            raise invalid(
-                node, path, f"{show(text)} has a NUL character, which {self._what} cannot"
-            )
-        if self._min or self._max is not None:
+            rule = f"{context.show(text)} has a NUL character, which {self._what} cannot"
+        elif self._min or self._max is not None:
             length = len(text) if text.isascii() else len(text.encode())
             if length < self._min:
-                raise invalid(node, path, f"{self._what} must not be empty")
-            if self._max is not None and length > self._max:
-                raise invalid(
-                    node, path, f"{self._what} of {length} bytes is too long (at most {self._max})"
-                )
-        if self._check is not None and (rule := self._check(text)) is not None:
-            raise invalid(node, path, f"{show(text)} {rule}")
+                rule = f"{self._what} must not be empty"
+            elif self._max is not None and length > self._max:
+                rule = f"{self._what} of {length} bytes is too long (at most {self._max})"
+        if rule is None and self._check is not None and (broken := self._check(text)) is not None:
+            rule = f"{context.show(text)} {broken}"
+        if rule is not None:
+            raise context.invalid(node, path, rule, hint=self._hint)
         return text
-
-    def dump(self, value: str, *, tagged: bool) -> str:
-        """Return the text."""
-        return value
 
     def schema(self) -> dict[str, Any]:
         """Return the schema of a string."""
@@ -158,21 +186,24 @@ FILE_NAME_PATTERN: Final = r"^(?!\.{1,2}$)[^/]+$"
 class Parsed(Kind[T]):
     """A value that its own type reads from text: a name, a version, a requirement."""
 
-    __slots__ = ("_parse", "_schema")
+    __slots__ = ("_of", "_parse", "_schema")
 
-    def __init__(self, parse: Callable[[str], T], schema: dict[str, Any]) -> None:
+    def __init__(
+        self, parse: Callable[[str], T], schema: dict[str, Any], *, strict: bool = False
+    ) -> None:
         self._parse = parse
         self._schema = schema
+        self._of = string_of if strict else text_of
 
-    def read(self, node: Node, path: str, context: Context) -> T:
+    def read(self, node: Node, path: Path, context: Context[Any]) -> T:
         """Return the parsed value."""
-        text = text_of(node, path)
+        text = self._of(node, path, context)
         try:
             return self._parse(text)
         except InvalidValueError as error:
             # The message quotes the text, which may be a megabyte.
-            rule = error.message.replace(repr(text), show(text))
-            raise invalid(node, path, rule) from None
+            rule = error.message.replace(repr(text), context.show(text))
+            raise context.invalid(node, path, rule, hint=error.hint) from None
 
     def dump(self, value: T, *, tagged: bool) -> str:
         """Return the display form."""
@@ -186,28 +217,25 @@ class Parsed(Kind[T]):
 class Integer(Kind[int]):
     """An integer: decimal, `0x..`, `0o..` or `0b..`, perhaps with a sign, never in quotes."""
 
-    __slots__ = ("_least", "_most", "_what")
+    __slots__ = ("_least", "_most", "_what", "unit")
 
-    def __init__(self, least: int, most: int, what: str = "an integer") -> None:
+    def __init__(self, least: int, most: int, what: str = "an integer", *, unit: str = "") -> None:
         self._least = least
         self._most = most
         self._what = what
+        self.unit = unit
 
-    def read(self, node: Node, path: str, context: Context) -> int:
+    def read(self, node: Node, path: Path, context: Context[Any]) -> int:
         """Return the integer."""
         value = integer_of(node)
         if value is None or not self._least <= value <= self._most:
+            bounds = f"({self._least} to {self._most})"
+            rule = f"{context.describe(node)} is not {self._what} {bounds}"
+            if type(node) is Literal and value is not None and self._what == "an integer":
+                rule = f"{value} is out of range {bounds}"
             quoted = type(node) is Scalar and not node.plain and INTEGER.match(node.text)
-            raise invalid(
-                node,
-                path,
-                f"{describe(node)} is not {self._what} ({self._least} to {self._most})",
-                hint="write it without quotes" if quoted else None,
-            )
-        return value
-
-    def dump(self, value: int, *, tagged: bool) -> int:
-        """Return the integer."""
+            hint = "write it without quotes" if quoted else None
+            raise context.invalid(node, path, rule, hint=hint)
         return value
 
     def schema(self) -> dict[str, Any]:
@@ -235,7 +263,7 @@ class Boolean(Kind[bool]):
 
     __slots__ = ()
 
-    def read(self, node: Node, path: str, context: Context) -> bool:
+    def read(self, node: Node, path: Path, context: Context[Any]) -> bool:
         """Return the truth value."""
         if type(node) is Literal and type(node.value) is bool:
             return node.value
@@ -243,52 +271,54 @@ class Boolean(Kind[bool]):
             value = BOOLEANS.get(node.text)
             if value is not None:
                 return value
-        raise invalid(node, path, f"{describe(node)} is not a boolean (true or false)")
-
-    def dump(self, value: bool, *, tagged: bool) -> bool:
-        """Return the truth value."""
-        return value
+        raise context.invalid(
+            node, path, f"{context.describe(node)} is not a boolean (true or false)"
+        )
 
     def schema(self) -> dict[str, Any]:
         """Return the schema of a boolean."""
         return {"type": "boolean"}
 
 
-class Choice(Kind[E]):
-    """One of the names that are the values of an enumeration; `!name` is the same as `name`."""
+class Choice(Kind[T]):
+    """One of several names: the values of an enumeration, or texts. `!name` is as `name`."""
 
-    __slots__ = ("_members", "_what")
+    __slots__ = ("_is_enum", "_members", "_what")
 
-    def __init__(self, members: type[E], what: str) -> None:
-        self._members: dict[str, E] = {str(member.value): member for member in members}
+    def __init__(self, members: Iterable[T], what: str) -> None:
+        self._is_enum = isinstance(members, enum.EnumMeta)
+        self._members: dict[str, T] = {
+            self.dump(member, tagged=False): member for member in members
+        }
         self._what = what
 
-    def read(self, node: Node, path: str, context: Context) -> E:
+    def read(self, node: Node, path: Path, context: Context[Any]) -> T:
         """Return the member."""
-        name, content = variant_of(node, path)
+        name, content = variant_of(node, path, context)
         member = self._members.get(name)
-        if member is None or not (content is None or is_null(content)):
-            raise invalid(
-                node, path, f"{show(name)} is not {self._what} ({', '.join(self._members)})"
-            )
+        bare = content is None or is_null(content)
+        if member is None or not bare:
+            shown = context.show(name) if bare else context.describe(node)
+            rule = f"{shown} is not {self._what} ({', '.join(self._members)})"
+            raise context.invalid(node, path, rule)
         return member
 
-    def dump(self, value: E, *, tagged: bool) -> str:
+    def dump(self, value: Any, *, tagged: bool) -> str:
         """Return the member's name."""
-        return str(value.value)
+        return str(value.value if self._is_enum else value)
 
     def schema(self) -> dict[str, Any]:
         """Return the schema of the names."""
         return {"enum": list(self._members)}
 
 
-def variant_of(node: Node, path: str) -> tuple[str, Node | None]:
+def variant_of(node: Node, path: Path, context: Context[Any]) -> tuple[str, Node | None]:
     """Return a variant's name and what it carries, None for nothing at all.
 
     It is written `name`, `!name DATA` (YAML), or as the map `{name: DATA}`.
 
     Raises:
-        ManifestError: the node is none of these.
+        NorthstarError: the node is none of these.
     """
     tag = node.tag
     if tag is not None and tag.startswith("!") and len(tag) > 1:
@@ -296,10 +326,12 @@ def variant_of(node: Node, path: str) -> tuple[str, Node | None]:
             return tag[1:], Scalar(node.text, node.plain, None, node.mark)
         if type(node) is Mapping:
             return tag[1:], Mapping(node.pairs, None, node.mark)
-        raise invalid(node, path, f"{describe(node)} cannot have the tag {show(tag)}")
+        rule = f"{context.describe(node)} cannot have the tag {context.show(tag)}"
+        raise context.invalid(node, path, rule)
     if type(node) is Scalar:
         return node.text, None
     if type(node) is Mapping and len(node.pairs) == 1:
         key, content = node.pairs[0]
-        return text_of(key, path), content
-    raise invalid(node, path, f"{describe(node)} is not a name, or a map of one name to its data")
+        return text_of(key, path, context), content
+    rule = f"{context.describe(node)} is not a name, or a map of one name to its data"
+    raise context.invalid(node, path, rule)
