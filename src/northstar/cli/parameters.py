@@ -91,8 +91,8 @@ class DurationType(click.ParamType[float]):
 
         try:
             seconds = parse_duration(value)
-        except ValueError as error:
-            self.fail(f"{error} (as 10s, 1m 30s or 500ms)", param, ctx)
+        except InvalidValueError as error:
+            self.fail(f"{error.message} (as 10s, 1m 30s or 500ms)", param, ctx)
         # No wait at all would be a non-blocking socket; longer ones do not fit into a poll.
         return min(max(seconds, 0.001), 1e6)
 

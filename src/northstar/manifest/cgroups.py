@@ -25,11 +25,15 @@ PIDS_MAX: Final = 4 * 1024 * 1024
 """Most processes that a limit can name: PID_MAX_LIMIT of include/linux/threads.h."""
 
 _TEXT: Final = Text()
-_MICROSECONDS: Final = Integer(0, U64, unit="microseconds")
-_SIGNED_MICROSECONDS: Final = Integer(-I64 - 1, I64, unit="microseconds")
+_US: Final = Integer(0, U64, unit="microseconds")
+_SIGNED_US: Final = Integer(-I64 - 1, I64, unit="microseconds")
 _BYTES: Final = Integer(-I64 - 1, I64, unit="bytes, -1 for no limit")
 _WEIGHT: Final = Integer(0, U16, unit="weight")
-_DEVICE_NUMBER: Final = Integer(0, U64, unit="device number")
+_SHARES: Final = Integer(0, U64, unit="weight")
+_PERCENT: Final = Integer(0, U64, unit="percent")
+_PIDS: Final = Integer(1, PIDS_MAX, "a number of processes", unit="processes")
+_RATE: Final = Integer(0, U64, unit="bytes or operations per second")
+_DEVICE: Final = Integer(0, U64, unit="device number")
 
 Attrs = Mapping[str, str]
 """Files of a controller, by name, and what is written to them as it is."""
@@ -39,56 +43,34 @@ _ATTRS: Final = Field(
     "Files of the controller, by name, and what is written to them as it is.",
 )
 
-_UNCHANGED: Final = "the kernel's"
+_KERNEL: Final = "the kernel's"
 
 
 class Pids(msgspec.Struct, frozen=True):
     """Controller pids."""
 
-    max: Annotated[
-        int,
-        Field(
-            Integer(1, PIDS_MAX, "a number of processes", unit="processes"),
-            "Most processes and threads.",
-        ),
-    ]
+    max: Annotated[int, Field(_PIDS, "Most processes and threads.")]
 
 
 class Cpu(msgspec.Struct, frozen=True):
     """Controllers cpu and cpuset."""
 
-    cpus: Annotated[str | None, Field(_TEXT, "Processors, as `0-2,7`.", absent="all")] = None
-    mems: Annotated[str | None, Field(_TEXT, "Memory nodes, as `0`.", absent="all")] = None
+    cpus: Annotated[str | None, Field(_TEXT, "Processors, as `0-2,7`.", "all")] = None
+    mems: Annotated[str | None, Field(_TEXT, "Memory nodes, as `0`.", "all")] = None
     shares: Annotated[
-        int | None,
-        Field(
-            Integer(0, U64, unit="weight"),
-            "Weight against other groups, as in cgroup v1.",
-            absent="1024",
-        ),
+        int | None, Field(_SHARES, "Weight against other groups, as in cgroup v1.", "1024")
     ] = None
     quota: Annotated[
-        int | None,
-        Field(
-            _SIGNED_MICROSECONDS,
-            "Processor time in each period; no limit if it is not positive.",
-            absent="no limit",
-        ),
+        int | None, Field(_SIGNED_US, "Time in each period; no limit if not positive.", "no limit")
     ] = None
-    period: Annotated[
-        int | None, Field(_MICROSECONDS, "Length of a period.", absent=_UNCHANGED)
-    ] = None
+    period: Annotated[int | None, Field(_US, "Length of a period.", _KERNEL)] = None
     realtime_runtime: Annotated[
         int | None,
-        Field(
-            _SIGNED_MICROSECONDS,
-            "Time for real-time policies in each real-time period.",
-            absent=_UNCHANGED,
-        ),
+        Field(_SIGNED_US, "Real-time policies' share of each real-time period.", _KERNEL),
     ] = None
-    realtime_period: Annotated[
-        int | None, Field(_MICROSECONDS, "Length of a real-time period.", absent=_UNCHANGED)
-    ] = None
+    realtime_period: Annotated[int | None, Field(_US, "Length of a real-time period.", _KERNEL)] = (
+        None
+    )
     attrs: Annotated[Attrs, _ATTRS] = {}
 
 
@@ -99,37 +81,30 @@ class Memory(msgspec.Struct, frozen=True):
         bool, Field(Boolean(), "Report when the container runs out of memory.", always=True)
     ] = False
     kernel_memory_limit: Annotated[
-        int | None, Field(_BYTES, "Kernel memory (cgroup v1).", absent="no limit")
+        int | None, Field(_BYTES, "Kernel memory (cgroup v1).", "no limit")
     ] = None
-    memory_hard_limit: Annotated[int | None, Field(_BYTES, "Most memory.", absent="no limit")] = (
-        None
-    )
+    memory_hard_limit: Annotated[int | None, Field(_BYTES, "Most memory.", "no limit")] = None
     memory_soft_limit: Annotated[
-        int | None,
-        Field(_BYTES, "Memory that is kept when the machine runs short.", absent=_UNCHANGED),
+        int | None, Field(_BYTES, "Memory that is kept when the machine runs short.", _KERNEL)
     ] = None
     kernel_tcp_memory_limit: Annotated[
-        int | None, Field(_BYTES, "Kernel memory of TCP (cgroup v1).", absent="no limit")
+        int | None, Field(_BYTES, "Kernel memory of TCP (cgroup v1).", "no limit")
     ] = None
     memory_swap_limit: Annotated[
-        int | None, Field(_BYTES, "Memory and swap together.", absent="no limit")
+        int | None, Field(_BYTES, "Memory and swap together.", "no limit")
     ] = None
     swappiness: Annotated[
         int | None,
-        Field(
-            Integer(0, U64, unit="percent"),
-            "How much is swapped, 0 to 100; with cgroup v2 only 0 has an effect: no swap.",
-            absent=_UNCHANGED,
-        ),
+        Field(_PERCENT, "How much is swapped, 0 to 100; cgroup v2 has only 0: no swap.", _KERNEL),
     ] = None
     attrs: Annotated[Attrs, _ATTRS] = {}
 
 
-_MAJOR: Final = Field(_DEVICE_NUMBER, "Major number of the block device.")
-_MINOR: Final = Field(_DEVICE_NUMBER, "Minor number of the block device.")
-_GROUP_WEIGHT: Final = Field(_WEIGHT, "Weight against other groups.", absent=_UNCHANGED)
+_MAJOR: Final = Field(_DEVICE, "Major number of the block device.")
+_MINOR: Final = Field(_DEVICE, "Minor number of the block device.")
+_GROUP: Final = Field(_WEIGHT, "Weight against other groups.", _KERNEL)
 _LEAF_WEIGHT: Final = Field(
-    _WEIGHT, "Weight of the group's own processes against its sub-groups.", absent=_UNCHANGED
+    _WEIGHT, "Weight of the group's own processes against its sub-groups.", _KERNEL
 )
 
 
@@ -138,7 +113,7 @@ class WeightDevice(msgspec.Struct, frozen=True):
 
     major: Annotated[int, _MAJOR]
     minor: Annotated[int, _MINOR]
-    weight: Annotated[int | None, _GROUP_WEIGHT] = None
+    weight: Annotated[int | None, _GROUP] = None
     leaf_weight: Annotated[int | None, _LEAF_WEIGHT] = None
 
 
@@ -147,10 +122,7 @@ class ThrottleDevice(msgspec.Struct, frozen=True):
 
     major: Annotated[int, _MAJOR]
     minor: Annotated[int, _MINOR]
-    rate: Annotated[
-        int,
-        Field(Integer(0, U64, unit="bytes or operations per second"), "Most in a second."),
-    ]
+    rate: Annotated[int, Field(_RATE, "Most in a second.")]
 
 
 _WEIGHTS: Final = ListOf(tuple, Record(WeightDevice, ignore_unknown=True))
@@ -161,7 +133,7 @@ _Throttles = tuple[ThrottleDevice, ...]
 class Blkio(msgspec.Struct, frozen=True, kw_only=True):
     """Controller blkio, or io in cgroup v2."""
 
-    weight: Annotated[int | None, _GROUP_WEIGHT] = None
+    weight: Annotated[int | None, _GROUP] = None
     leaf_weight: Annotated[int | None, _LEAF_WEIGHT] = None
     weight_device: Annotated[tuple[WeightDevice, ...], Field(_WEIGHTS, "Weights by device.")]
     throttle_read_bps_device: Annotated[
@@ -193,22 +165,20 @@ class Cgroups(msgspec.Struct, frozen=True):
         Field(
             Text("a cgroup", check=_parent_rule, pattern="^[^/]"),
             "Group below which the container's is made, relative to the hierarchy's root.",
-            absent="the one of the runtime's configuration",
+            "the one of the runtime's configuration",
         ),
     ] = None
     pids: Annotated[
-        Pids | None,
-        Field(Record(Pids, ignore_unknown=True), "Number of processes.", absent="no limit"),
+        Pids | None, Field(Record(Pids, ignore_unknown=True), "Number of processes.", "no limit")
     ] = None
     cpu: Annotated[
-        Cpu | None, Field(Record(Cpu, ignore_unknown=True), "Processor time.", absent="no limits")
+        Cpu | None, Field(Record(Cpu, ignore_unknown=True), "Processor time.", "no limits")
     ] = None
     memory: Annotated[
-        Memory | None, Field(Record(Memory, ignore_unknown=True), "Memory.", absent="no limits")
+        Memory | None, Field(Record(Memory, ignore_unknown=True), "Memory.", "no limits")
     ] = None
     blkio: Annotated[
-        Blkio | None,
-        Field(Record(Blkio, ignore_unknown=True), "Block devices.", absent="no limits"),
+        Blkio | None, Field(Record(Blkio, ignore_unknown=True), "Block devices.", "no limits")
     ] = None
 
 

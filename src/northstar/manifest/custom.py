@@ -33,8 +33,6 @@ _CORE_NAMES: Final = {
 class Custom(Kind[Any]):
     """Anything that JSON can say: None, bool, int of 64 bit, finite float, str, list, dict."""
 
-    __slots__ = ()
-
     def read(self, node: Node, path: Path, context: Context[Any]) -> Any:
         """Return the data."""
         if type(node) is Scalar:

@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 
 from northstar.schema.records import Field, Record
-from northstar.schema.scalars import Choice
+from northstar.schema.variants import Choice
 
 
 class Output(enum.Enum):

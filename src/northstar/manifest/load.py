@@ -18,15 +18,12 @@ from northstar.schema.node import INPUT_MAX, SHOWN_MAX, Node
 class ManifestContext(Context[ManifestError]):
     """A reading of a manifest: errors name the field, the line and the column."""
 
-    __slots__ = ()
-
     def error(
         self,
         rule: str,
         *,
         path: Path = (),
-        line: int | None = None,
-        column: int | None = None,
+        place: tuple[int, int] | None = None,
         hint: str | None = None,
     ) -> ManifestError:
         """Make an error."""
@@ -34,6 +31,7 @@ class ManifestContext(Context[ManifestError]):
         if not field.isprintable() or len(field) > 4 * SHOWN_MAX:
             # A key comes from the document: it must not act on a terminal, or fill a log.
             field = field[: 4 * SHOWN_MAX].encode("unicode_escape").decode()
+        line, column = place or (None, None)
         return ManifestError(rule, path=field, line=line, column=column, hint=hint)
 
 
@@ -93,10 +91,7 @@ def from_builtins(value: object) -> Manifest:
         ManifestError: it is no manifest.
     """
     context = ManifestContext()
-    manifest = context.read(MANIFEST, lambda: documents.node_of(value, context))
-    if manifest is None:
-        raise context.errors[0]
-    return manifest
+    return context.value(MANIFEST, lambda: documents.node_of(value, context))
 
 
 def to_builtins(manifest: Manifest) -> dict[str, Any]:

@@ -90,7 +90,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         Field(
             Text("init", least=1, most=INIT_MAX),
             "The payload's program in the container.",
-            absent="none: a resource, which cannot be started",
+            "none: a resource, which cannot be started",
         ),
     ] = None
     args: Annotated[
@@ -99,12 +99,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     env: Annotated[Mapping[str, str], Field(_ENV, "Its environment.")] = {}
     uid: Annotated[int, Field(_UID, "Its user.")]
     gid: Annotated[int, Field(_GID, "Its group.")]
-    console: Annotated[Console | None, Field(CONSOLE, "Its console connection.", absent="none")] = (
-        None
-    )
-    sched: Annotated[
-        Sched | None, Field(SCHED, "Its scheduling.", absent="that of the runtime")
-    ] = None
+    console: Annotated[Console | None, Field(CONSOLE, "Its console connection.", "none")] = None
+    sched: Annotated[Sched | None, Field(SCHED, "Its scheduling.", "that of the runtime")] = None
     mounts: Annotated[
         Mapping[str, Mount], Field(MOUNTS, "What is mounted, by absolute target as written.")
     ] = {}
@@ -114,22 +110,19 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             AUTOSTART,
             "How it starts at boot: a failure is a warning (relaxed), or ends the runtime "
             "(critical).",
-            absent="it does not start",
+            "it does not start",
         ),
     ] = None
-    cgroups: Annotated[
-        Cgroups | None, Field(CGROUPS, "Limits on what it uses.", absent="no limits")
-    ] = None
-    network: Annotated[
-        Network | None, Field(NETWORK, "Its network namespace.", absent="a new, empty one")
-    ] = None
-    seccomp: Annotated[
-        Seccomp | None,
-        Field(SECCOMP, "System calls that it may make.", absent="all are allowed"),
-    ] = None
-    selinux: Annotated[Selinux | None, Field(SELINUX, "Its SELinux contexts.", absent="none")] = (
+    cgroups: Annotated[Cgroups | None, Field(CGROUPS, "Limits on what it uses.", "no limits")] = (
         None
     )
+    network: Annotated[
+        Network | None, Field(NETWORK, "Its network namespace.", "a new, empty one")
+    ] = None
+    seccomp: Annotated[
+        Seccomp | None, Field(SECCOMP, "System calls that it may make.", "all are allowed")
+    ] = None
+    selinux: Annotated[Selinux | None, Field(SELINUX, "Its SELinux contexts.", "none")] = None
     capabilities: Annotated[
         frozenset[Capability], Field(CAPABILITIES, "Its capabilities. See capabilities(7).")
     ] = frozenset()
@@ -142,12 +135,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     sockets: Annotated[
         Mapping[str, Socket], Field(SOCKETS, "Unix sockets that the runtime opens, by name.")
     ] = {}
-    io: Annotated[
-        Io | None, Field(IO, "Standard output and error.", absent="both are discarded")
-    ] = None
+    io: Annotated[Io | None, Field(IO, "Standard output and error.", "both are discarded")] = None
     custom: Annotated[
-        Any,
-        Field(CUSTOM, "Data that the runtime hands on and does not interpret.", absent="none"),
+        Any, Field(CUSTOM, "Data that the runtime hands on and does not interpret.", "none")
     ] = None
 
     @property
@@ -167,7 +157,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_builtins(self) -> dict[str, Any]:
         """Return the serialised form, as in an inspect answer. Do not change its parts."""
-        return MANIFEST.dump(self, tagged=False)
+        serialised: dict[str, Any] = MANIFEST.dump(self, tagged=False)
+        return serialised
 
 
 def _resource_rule(
@@ -187,7 +178,7 @@ def _resource_rule(
 def _resource_schema() -> dict[str, Any]:
     empty = {"maxItems": 0, "maxProperties": 0}
     nothing = {
-        name: empty if isinstance(MANIFEST.members[name].kind, ListOf | MapOf) else {"type": "null"}
+        name: empty if isinstance(MANIFEST.fields[name].kind, ListOf | MapOf) else {"type": "null"}
         for name in APP_ONLY
     }
     # True of an init that is absent, too.

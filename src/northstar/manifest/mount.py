@@ -1,18 +1,16 @@
 """`mounts`: what is mounted below the container's root, by target."""
 
-# ruff: noqa: ARG002 - each kind takes what any kind may need
-
 import enum
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 import msgspec
 
-from northstar.model import Name, VersionReq
+from northstar.model import InvalidValueError, Name, VersionReq
 from northstar.schema.context import Context, Path
 from northstar.schema.node import Node, show
 from northstar.schema.records import Field, MapOf, Record
-from northstar.schema.scalars import Kind, Text, text_of
+from northstar.schema.scalars import Parsed, Text
 from northstar.schema.values import REQUIREMENT, STRICT_NAME, WholeSize
 from northstar.schema.variants import ByType
 
@@ -32,36 +30,30 @@ class MountOption(enum.Enum):
 MountOptions = frozenset[MountOption]
 
 
-class _Options(Kind[MountOptions]):
-    """Options with commas between them, as `rw,nosuid`."""
+_BY_NAME: Final = {option.value: option for option in MountOption}
 
-    __slots__ = ()
 
-    _BY_NAME: Final = {option.value: option for option in MountOption}
+def _parse_options(text: str) -> MountOptions:
+    names = [name.strip() for name in text.split(",")] if text.strip() else []
+    for name in names:
+        if name not in _BY_NAME:
+            # Read only is the default, so `ro` is a likely guess.
+            hint = "leave it out: read only is the default" if name == "ro" else None
+            rule = f"{name[:32]!r} is not a mount option ({', '.join(_BY_NAME)})"
+            raise InvalidValueError(rule, hint=hint)
+    return frozenset(map(_BY_NAME.__getitem__, names))
 
-    def read(self, node: Node, path: Path, context: Context[Any]) -> MountOptions:
-        text = text_of(node, path, context).strip()
-        options = set()
-        for name in text.split(",") if text else ():
-            option = self._BY_NAME.get(name.strip())
-            if option is None:
-                # Read only is the default, so `ro` is a likely guess.
-                hint = "leave it out: read only is the default" if name.strip() == "ro" else None
-                raise context.invalid(
-                    node,
-                    path,
-                    f"{name.strip()[:32]!r} is not a mount option ({', '.join(self._BY_NAME)})",
-                    hint=hint,
-                )
-            options.add(option)
-        return frozenset(options)
 
-    def dump(self, value: MountOptions, *, tagged: bool) -> str:
-        return ",".join(option.value for option in MountOption if option in value)
+def _format_options(options: MountOptions) -> str:
+    return ",".join(option.value for option in MountOption if option in options)
 
-    def schema(self) -> dict[str, Any]:
-        name = rf"\s*({'|'.join(self._BY_NAME)})\s*"
-        return {"type": "string", "pattern": rf"^({name}(,{name})*|\s*)$"}
+
+_OPTION_PATTERN: Final = rf"\s*({'|'.join(_BY_NAME)})\s*"
+OPTIONS: Final = Parsed(
+    _parse_options,
+    {"type": "string", "pattern": rf"^({_OPTION_PATTERN}(,{_OPTION_PATTERN})*|\s*)$"},
+    form=_format_options,
+)
 
 
 def _path_rule(text: str) -> str | None:
@@ -74,9 +66,7 @@ def _path_rule(text: str) -> str | None:
 PATH: Final = Text("a path", check=_path_rule, pattern="^/")
 
 _HOST: Final = Text("a path", strict=True)
-_OPTIONS: Final = Field(
-    _Options(), "Names with commas between them: rw, noexec, nosuid, nodev, rec."
-)
+_OPTIONS: Final = Field(OPTIONS, "Names with commas between them: rw, noexec, nosuid, nodev, rec.")
 
 
 class Bind(msgspec.Struct, frozen=True):

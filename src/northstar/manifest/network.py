@@ -4,7 +4,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from northstar.schema.records import Field, Record
+from northstar.schema.records import Field
 from northstar.schema.scalars import FILE_NAME_PATTERN, Text, file_name_rule
 from northstar.schema.variants import Variant, Wrapped
 
@@ -33,5 +33,5 @@ class NamedNetwork(msgspec.Struct, frozen=True):
 Network = HostNetwork | NamedNetwork
 
 NETWORK: Variant[Network] = Variant(
-    "a network", {"host": Record(HostNetwork), "namespace": Wrapped(NamedNetwork)}
+    "a network", {"host": HostNetwork(), "namespace": Wrapped(NamedNetwork)}
 )

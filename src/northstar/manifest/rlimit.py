@@ -6,7 +6,8 @@ from typing import Annotated
 import msgspec
 
 from northstar.schema.records import Field, MapOf, Record
-from northstar.schema.scalars import U64, Choice, Integer
+from northstar.schema.scalars import U64, Integer
+from northstar.schema.variants import Choice
 
 
 class RlimitResource(enum.Enum):
@@ -49,10 +50,10 @@ class Rlimit(msgspec.Struct, frozen=True):
     """Limits of a resource."""
 
     soft: Annotated[
-        int | None, Field(_LIMIT, "What the kernel enforces.", absent="unlimited", always=True)
+        int | None, Field(_LIMIT, "What the kernel enforces.", "unlimited", always=True)
     ] = None
     hard: Annotated[
-        int | None, Field(_LIMIT, "Ceiling of the soft limit.", absent="unlimited", always=True)
+        int | None, Field(_LIMIT, "Ceiling of the soft limit.", "unlimited", always=True)
     ] = None
 
 

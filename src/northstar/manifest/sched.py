@@ -54,8 +54,8 @@ SchedPolicy = SchedOther | SchedBatch | SchedFifo | SchedRoundRobin | SchedIdle 
 _POLICY: Variant[SchedPolicy] = Variant(
     "a scheduling policy",
     {
-        "idle": Record(SchedIdle),
-        "deadline": Record(SchedDeadline),
+        "idle": SchedIdle(),
+        "deadline": SchedDeadline(),
         "other": Record(SchedOther, ignore_unknown=True),
         "batch": Record(SchedBatch, ignore_unknown=True),
         "fifo": Record(SchedFifo, ignore_unknown=True),

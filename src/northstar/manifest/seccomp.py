@@ -9,8 +9,8 @@ import msgspec
 from northstar.schema.context import Context, Path
 from northstar.schema.node import Node, is_null
 from northstar.schema.records import Field, ListOf, MapOf, Record
-from northstar.schema.scalars import U64, Choice, Integer, Text
-from northstar.schema.variants import Variant
+from northstar.schema.scalars import U64, Integer, Text
+from northstar.schema.variants import Choice, Variant
 
 INDEX_MAX: Final = 5
 """Index of the last argument of a system call (struct seccomp_data has six)."""
@@ -42,11 +42,11 @@ class SyscallArgs(msgspec.Struct, frozen=True):
         Field(
             ListOf(tuple, _NUMBER, max_entries=VALUES_MAX),
             "The argument is one of these.",
-            absent="any value",
+            "any value",
         ),
     ] = None
     mask: Annotated[
-        int | None, Field(_NUMBER, "The argument has no bit outside of these.", absent="any value")
+        int | None, Field(_NUMBER, "The argument has no bit outside of these.", "any value")
     ] = None
 
 
@@ -65,7 +65,7 @@ def _values_or_mask(
 _RULE: Variant[SyscallRule] = Variant(
     "a rule for a system call",
     {
-        "any": Record(SyscallAny),
+        "any": SyscallAny(),
         "args": Record(
             SyscallArgs,
             check=_values_or_mask,
@@ -81,9 +81,7 @@ class Seccomp(msgspec.Struct, frozen=True):
     profile: Annotated[
         SeccompProfile | None,
         Field(
-            Choice(SeccompProfile, "a seccomp profile"),
-            "Rules that come with the runtime.",
-            absent="none",
+            Choice(SeccompProfile, "a seccomp profile"), "Rules that come with the runtime.", "none"
         ),
     ] = None
     allow: Annotated[
@@ -91,7 +89,7 @@ class Seccomp(msgspec.Struct, frozen=True):
         Field(
             MapOf(Text("the name of a system call"), _RULE),
             "What is allowed beside the profile, by the names of system calls.",
-            absent="nothing",
+            "nothing",
         ),
     ] = None
 

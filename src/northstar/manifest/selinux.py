@@ -33,13 +33,12 @@ class Selinux(msgspec.Struct, frozen=True):
         Field(
             _KIND,
             "Context of the files of the mounted image (`context=` of mount(8)).",
-            absent="none",
+            "none",
             always=True,
         ),
     ] = None
     exec: Annotated[
-        str | None,
-        Field(_KIND, "Context of the payload from its exec on.", absent="none", always=True),
+        str | None, Field(_KIND, "Context of the payload from its exec on.", "none", always=True)
     ] = None
 
 

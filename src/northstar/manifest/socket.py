@@ -6,15 +6,8 @@ from typing import Annotated
 import msgspec
 
 from northstar.schema.records import Field, MapOf, Record
-from northstar.schema.scalars import (
-    FILE_NAME_PATTERN,
-    U32,
-    Boolean,
-    Choice,
-    Integer,
-    Text,
-    file_name_rule,
-)
+from northstar.schema.scalars import FILE_NAME_PATTERN, U32, Boolean, Integer, Text, file_name_rule
+from northstar.schema.variants import Choice
 
 
 class SocketType(enum.Enum):
@@ -36,13 +29,9 @@ class Socket(msgspec.Struct, frozen=True):
     mode: Annotated[
         int, Field(Integer(0, U32, "a file mode", unit="file mode"), "Permissions of its file.")
     ]
-    uid: Annotated[int | None, Field(_UID, "Owner of its file.", absent="the container's user")] = (
-        None
-    )
-    gid: Annotated[
-        int | None, Field(_GID, "Group of its file.", absent="the container's group")
-    ] = None
-    passcred: Annotated[bool | None, Field(Boolean(), "Set SO_PASSCRED.", absent="off")] = None
+    uid: Annotated[int | None, Field(_UID, "Owner of its file.", "the container's user")] = None
+    gid: Annotated[int | None, Field(_GID, "Group of its file.", "the container's group")] = None
+    passcred: Annotated[bool | None, Field(Boolean(), "Set SO_PASSCRED.", "off")] = None
 
 
 SOCKETS = MapOf(

@@ -48,4 +48,6 @@ def parse_address(url: str) -> TcpAddress | UnixAddress:
         port = int(match[3]) if match[3] else DEFAULT_PORT
         if port < 2**16:
             return TcpAddress(match[1] or match[2], port)
-    raise InvalidValueError(f"{url!r} is not the address of a console")
+    raise InvalidValueError(
+        f"{url!r} is not the address of a console (tcp://HOST[:PORT] or unix:///PATH)"
+    )

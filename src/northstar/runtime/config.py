@@ -17,10 +17,10 @@ from northstar.model.address import parse_address
 from northstar.schema.context import Context, Path
 from northstar.schema.node import Node
 from northstar.schema.records import Field, ListOf, MapOf, Record
-from northstar.schema.scalars import U64, Boolean, Choice, Integer, Parsed, Text
+from northstar.schema.scalars import U64, Boolean, Integer, Parsed, Text
 from northstar.schema.toml import TomlContext
 from northstar.schema.values import Duration, PermissionSet, Size
-from northstar.schema.variants import Variant
+from northstar.schema.variants import Choice, Variant
 
 _PATH: Final = Text("a path", least=1, hint="name a file or directory")
 _COUNT: Final = Integer(1, U64)
@@ -102,7 +102,9 @@ class _RepositoryType(Variant[Any]):
 
 
 _TYPE: Final = _RepositoryType(
-    "a type of repository", {"mem": Record(_Memory), "fs": Record(_Directory)}, tables=True
+    "a type of repository",
+    {"mem": Record(_Memory), "fs": Record(_Directory)},
+    hint='write "mem" or { fs = { dir = "/path" } }',
 )
 
 
@@ -116,17 +118,15 @@ class RepositoryConfig(msgspec.Struct, frozen=True):
     key: Annotated[
         str | None,
         Field(
-            _PATH,
-            "Public key that every package must be signed with.",
-            absent="no package is verified",
+            _PATH, "Public key that every package must be signed with.", "no package is verified"
         ),
     ] = None
     mount_on_start: Annotated[bool, Field(Boolean(), "Mount all packages at boot.")] = False
     capacity_num: Annotated[
-        int | None, Field(Integer(0, U64), "Most packages.", unit="packages", absent="no limit")
+        int | None, Field(Integer(0, U64, unit="packages"), "Most packages.", "no limit")
     ] = None
     capacity_size: Annotated[
-        int | None, Field(Size(), "Most bytes in all package files together.", absent="no limit")
+        int | None, Field(Size(), "Most bytes in all package files together.", "no limit")
     ] = None
     verity: Annotated[
         Verity,
@@ -192,7 +192,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Field(
             Record(GlobalConsole, ignore_unknown=True, nulls=False),
             "The console that the runtime listens on.",
-            absent="none",
+            "none",
             key="console.global",
         ),
     ] = None
@@ -250,7 +250,7 @@ def loads(text: str, origin: str = "northstar.toml") -> Config:
         ConfigurationError: the text is no TOML, or breaks a rule.
     """
     context = TomlContext(text, origin, ConfigurationError)
-    return structs.replace(context.value(CONFIG), warnings=tuple(context.warnings))
+    return structs.replace(context.document(CONFIG), warnings=tuple(context.warnings))
 
 
 def schema() -> dict[str, Any]:

@@ -61,11 +61,10 @@ def parse_json(text: str, context: Context[Any]) -> Node:
     try:
         value = json.loads(text, object_pairs_hook=_Pairs, parse_constant=refuse)
     except json.JSONDecodeError as error:
-        raise context.error(
-            f"not JSON: {error.msg}", line=error.lineno, column=error.colno
-        ) from None
+        place = (error.lineno, error.colno)
+        raise context.error(f"not JSON: {error.msg}", place=place) from None
     except RecursionError:
-        raise context.too_deep() from None
+        raise context.error(context.words.too_deep) from None
     except ValueError as error:
         raise context.error(f"not JSON: {_number_rule(error)}") from None
     return node_of(value, context)
@@ -80,20 +79,17 @@ def parse_toml(text: str, context: Context[Any]) -> Node:
     import tomllib
 
     if re.search(_LONG_KEY, text):
-        raise context.too_deep()
+        raise context.error(context.words.too_deep)
     try:
         value = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        message = str(error)
-        place = re.search(_TOML_PLACE, message)
-        line, column = place.groups() if place is not None else (None, None)
-        raise context.error(
-            f"not TOML: {message[: place.start()] if place is not None else message}",
-            line=None if line is None else int(line),
-            column=None if column is None else int(column),
-        ) from None
+        message, place = str(error), None
+        if found := re.search(_TOML_PLACE, message):
+            message = message[: found.start()]
+            place = (int(found[1]), int(found[2])) if found[1] else None
+        raise context.error(f"not TOML: {message}", place=place) from None
     except RecursionError:
-        raise context.too_deep() from None
+        raise context.error(context.words.too_deep) from None
     except ValueError as error:
         raise context.error(f"not TOML: {_number_rule(error)}") from None
     return node_of(value, context)
@@ -127,7 +123,7 @@ class _Builder:
         if not isinstance(value, list | tuple | dict):
             return Literal(value)
         if level >= NESTING_MAX:
-            raise self._context.too_deep()
+            raise self._context.error(self._context.words.too_deep)
         if isinstance(value, dict | _Pairs):
             pairs = value.items() if isinstance(value, dict) else value
             return Mapping(

@@ -11,10 +11,11 @@ annotation into a text, which is compiled once more when the record is made.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Collection, Iterable
 from collections.abc import Mapping as AbstractMapping
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import structs
@@ -40,71 +41,67 @@ class Field:
     Attributes:
         kind: how it is read and written.
         description: sentences on what it means.
-        unit: of its numbers; empty for what is no number.
         absent: what holds without the field, where its default is None.
+        unit: of its numbers; empty for what is no number.
         key: its name in the document, if it differs from the struct's. `a.b` is `b` in the map
             `a`, which has no struct of its own.
         always: it is in the serialised form whatever its value.
+
+    In a record it has besides what the struct says:
+
+    Attributes:
+        name: the struct's attribute, empty for a map without a struct.
+        required: it has no default.
+        default: the value without it.
+        nullable: null is as good as nothing.
     """
 
-    __slots__ = ("absent", "always", "description", "key", "kind", "unit")
+    name = ""
+    required = False
+    default: Any = None
+    nullable = False
 
     def __init__(
         self,
         kind: Kind[Any],
         description: str,
+        absent: str = "",
         *,
         unit: str = "",
-        absent: str = "",
         key: str = "",
         always: bool = False,
     ) -> None:
         self.kind = kind
         self.description = description
-        self.unit = unit or kind.unit
         self.absent = absent
+        self.unit = unit or kind.unit
         self.key = key
         self.always = always
 
-
-class Member(NamedTuple):
-    """A field of a record, with what its struct says of it.
-
-    Attributes:
-        field: what stands in the annotation.
-        name: the struct's attribute, empty for a map without a struct.
-        kind: the field's.
-        required: it has no default.
-        default: the value without it; None if it is required.
-        nullable: null is as good as nothing.
-        always: it is in the serialised form whatever its value.
-    """
-
-    field: Field
-    name: str
-    kind: Kind[Any]
-    required: bool
-    default: Any
-    nullable: bool
-    always: bool = False
+    def of(self, info: structs.FieldInfo, *, nulls: bool) -> Field:
+        """Return this field as it is in a struct."""
+        field = copy.copy(self)
+        field.name = info.name
+        field.required = info.required
+        if not info.required:
+            made = info.default_factory
+            field.default = info.default if made is msgspec.NODEFAULT else made()
+            field.nullable = nulls and field.default is None
+        field.always = field.always or info.required
+        return field
 
     def schema(self) -> dict[str, Any]:
         """Return the schema of the field with description and default."""
         schema = self.kind.schema()
-        if not self.name:
-            return schema
         if self.nullable and schema:
             schema = {"anyOf": [schema, {"type": "null"}]}
-        field = self.field
-        sentences = [field.description]
-        if field.unit:
-            sentences.append(f"Unit: {field.unit}.")
-        if field.absent:
-            sentences.append(f"Default: {field.absent}.")
-        schema["description"] = " ".join(sentences)
-        if not self.required:
-            default = self.default
-            schema["default"] = None if default is None else self.kind.dump(default, tagged=False)
+        if self.description:
+            unit = f"Unit: {self.unit}." if self.unit else ""
+            absent = f"Default: {self.absent}." if self.absent else ""
+            schema["description"] = " ".join(filter(None, (self.description, unit, absent)))
+        if self.name and not self.required:
+            value = self.default
+            schema["default"] = None if value is None else self.kind.dump(value, tagged=False)
         return schema
 
 
@@ -112,129 +109,18 @@ Check = Callable[[dict[Any, Any], dict[str, Node], Path, Context[Any]], None]
 """A rule across the members of a map: values (those that could be read), nodes, path, context."""
 
 
-class _Fields(Kind[S]):
-    """A map with known fields, made into a value by a function of these."""
-
-    __slots__ = (
-        "_check",
-        "_ignore",
-        "_make",
-        "_required",
-        "_rules",
-        "_sections",
-        "_tag",
-        "members",
-    )
-
-    def __init__(
-        self,
-        make: Callable[..., S],
-        members: dict[str, Member],
-        *,
-        ignore_unknown: bool = False,
-        check: Check | None = None,
-        rules: Callable[[], dict[str, Any]] = dict,
-        tag: str | None = None,
-    ) -> None:
-        self._make = make
-        self.members = members
-        self._ignore = ignore_unknown
-        self._check = check
-        self._rules = rules
-        self._tag = tag
-        self._required = tuple(key for key, member in members.items() if member.required)
-        self._sections = tuple(key for key, member in members.items() if not member.name)
-
-    def read(self, node: Node, path: Path, context: Context[Any]) -> S:
-        """Return the value."""
-        before = len(context.errors)
-        values: dict[str, Any] = {}
-        nodes: dict[str, Node] = {}
-        members = self.members
-        for key_node, value in pairs_of(node, path, context):
-            key = key_node.text if type(key_node) is Scalar else text_of(key_node, path, context)
-            if key in nodes:
-                error = context.invalid(key_node, (*path, key), "the field is given twice")
-                context.refuse(error)
-                continue
-            nodes[key] = value
-            member = members.get(key)
-            if member is None:
-                if key != self._tag:
-                    self._unknown(key_node, (*path, key), context)
-                continue
-            if member.nullable and is_null(value):
-                continue
-            try:
-                values[member.name or key] = member.kind.read(value, (*path, key), context)
-            except NorthstarError as error:
-                context.refuse(error)
-        for key in self._required:
-            if key not in nodes:
-                context.refuse(context.missing(node, (*path, key)))
-        if self._check is not None:
-            self._check(values, nodes, path, context)
-        if len(context.errors) > before:
-            raise NotedError
-        for key in self._sections:
-            values.update(values.pop(key, ()))
-        return self._make(**values)
-
-    def _unknown(self, key: Node, path: Path, context: Context[Any]) -> None:
-        if self._ignore:
-            context.ignore(key, path)
-            return
-        hint = None
-        if len(self.members) <= _KNOWN_MAX:
-            hint = f"known are {', '.join(self.members)}"
-        elif similar := _similar(path[-1], self.members):
-            hint = f"did you mean {similar!r}?"
-        context.refuse(context.unknown(key, path, hint))
-
-    def dump(self, value: Any, *, tagged: bool) -> dict[str, Any]:
-        """Return the fields, without those that are absent."""
-        result: dict[str, Any] = {}
-        for key, member in self.members.items():
-            if not member.name:
-                if section := member.kind.dump(value, tagged=tagged):
-                    result[key] = section
-                continue
-            field = getattr(value, member.name)
-            if member.always:
-                # None stands for null, which no kind but the optional field itself knows.
-                result[key] = None if field is None else member.kind.dump(field, tagged=tagged)
-            elif field != member.default:
-                result[key] = member.kind.dump(field, tagged=tagged)
-        return result
-
-    def schema(self) -> dict[str, Any]:
-        """Return the schema of the map."""
-        properties = {key: member.schema() for key, member in self.members.items()}
-        schema: dict[str, Any] = {"type": "object", "properties": properties}
-        if self._required:
-            schema["required"] = list(self._required)
-        if not self._ignore:
-            schema["additionalProperties"] = False
-        return schema | self._rules()
-
-    def parts(self) -> list[Kind[Any]]:
-        """Return the kinds of the fields."""
-        return [member.kind for member in self.members.values()]
-
-
-class Record(_Fields[S]):
-    """A map with known fields, which is read into a struct.
+class Record(Kind[S]):
+    """A map with known fields.
 
     Attributes:
         struct: what is made.
-        members: the fields by their keys, in the order in which they are written.
+        fields: by their keys, in the order in which they are written.
     """
-
-    __slots__ = ("struct",)
 
     def __init__(
         self,
-        struct: type[S],
+        struct: Callable[..., S],
+        fields: dict[str, Field] | None = None,
         *,
         ignore_unknown: bool = False,
         check: Check | None = None,
@@ -250,6 +136,7 @@ class Record(_Fields[S]):
 
         Args:
             struct: what is made; each of its attributes has a `Field` in its annotation.
+            fields: the fields, if it is no struct.
             ignore_unknown: unknown fields are a warning, not an error.
             check: the rule across the fields.
             rules: returns the same for the schema, as keywords of it.
@@ -257,38 +144,112 @@ class Record(_Fields[S]):
             nulls: whether the language has a null (TOML has none).
             other: attributes of the struct that are no fields of the document.
         """
-        members: dict[str, Member] = {}
-        sections: dict[str, dict[str, Member]] = {}
-        for info in structs.fields(cast("type[msgspec.Struct]", struct)):
-            if info.name not in other:
-                member = _member(info, nulls=nulls)
-                section, _, key = (member.field.key or info.name).rpartition(".")
-                part = sections.setdefault(section, {}) if section else members
-                part[key] = member
-        for key, part in sections.items():
-            kind: Kind[Any] = _Fields(dict, part)
-            field = Field(kind, "")
-            members[key] = Member(field, "", kind, required=False, default={}, nullable=False)
         self.struct = struct
-        super().__init__(
-            struct, members, ignore_unknown=ignore_unknown, check=check, rules=rules, tag=tag
-        )
+        self.fields = _fields(struct, other, nulls=nulls) if fields is None else fields
+        self._ignore = ignore_unknown
+        self._check = check
+        self._rules = rules
+        self._tag = tag
+        self._required = tuple(key for key, field in self.fields.items() if field.required)
+        self._sections = tuple(key for key, field in self.fields.items() if not field.name)
+        self.parts = tuple(field.kind for field in self.fields.values())
+        # A package's manifest is read at each boot: what is needed for a field is at hand.
+        self._readers = {
+            key: (field.name or key, field.kind.read, field.nullable)
+            for key, field in self.fields.items()
+        }
+        self._writers = [
+            (key, field.name, field.kind.dump, field.always, field.default)
+            for key, field in self.fields.items()
+        ]
+
+    def read(self, node: Node, path: Path, context: Context[Any]) -> S:
+        """Return the record."""
+        before = len(context.errors)
+        values: dict[str, Any] = {}
+        nodes: dict[str, Node] = {}
+        readers = self._readers
+        for key_node, value in pairs_of(node, path, context):
+            key = key_node.text if type(key_node) is Scalar else text_of(key_node, path, context)
+            if key in nodes:
+                error = context.invalid(key_node, (*path, key), "the field is given twice")
+                context.refuse(error)
+                continue
+            nodes[key] = value
+            if key not in readers:
+                if key != self._tag:
+                    self._unknown(key_node, (*path, key), context)
+                continue
+            name, read, nullable = readers[key]
+            if nullable and is_null(value):
+                continue
+            try:
+                values[name] = read(value, (*path, key), context)
+            except NorthstarError as error:
+                context.refuse(error)
+        for key in self._required:
+            if key not in nodes:
+                rule = context.words.missing
+                context.refuse(context.invalid(node, (*path, key), rule, hint="add it"))
+        if self._check is not None:
+            self._check(values, nodes, path, context)
+        if len(context.errors) > before:
+            raise NotedError
+        for key in self._sections:
+            values.update(values.pop(key, ()))
+        return self.struct(**values)
+
+    def _unknown(self, key: Node, path: Path, context: Context[Any]) -> None:
+        if self._ignore:
+            context.ignore(key, path)
+            return
+        hint = None
+        if len(self.fields) <= _KNOWN_MAX:
+            hint = f"known are {', '.join(self.fields)}" if self.fields else "remove it"
+        elif similar := _similar(path[-1], self.fields):
+            hint = f"did you mean {similar!r}?"
+        context.refuse(context.invalid(key, path, context.words.unknown, hint=hint))
+
+    def dump(self, value: S, *, tagged: bool) -> Any:
+        """Return the fields, without those that are absent."""
+        result: dict[str, Any] = {}
+        for key, name, dump, always, default in self._writers:
+            member = getattr(value, name) if name else value
+            if not name:
+                if section := dump(member, tagged=tagged):
+                    result[key] = section
+            elif always:
+                # None stands for null, which no kind but the optional field itself knows.
+                result[key] = None if member is None else dump(member, tagged=tagged)
+            elif member != default:
+                result[key] = dump(member, tagged=tagged)
+        return result
 
     def schema(self) -> dict[str, Any]:
         """Return the schema of the record."""
-        return {"description": inspect.getdoc(self.struct), **super().schema()}
+        schema: dict[str, Any] = {"type": "object"}
+        if self.struct is not dict:
+            schema["description"] = inspect.getdoc(self.struct)
+        schema["properties"] = {key: field.schema() for key, field in self.fields.items()}
+        if self._required:
+            schema["required"] = list(self._required)
+        if not self._ignore:
+            schema["additionalProperties"] = False
+        return schema | self._rules()
 
 
-def _member(info: structs.FieldInfo, *, nulls: bool) -> Member:
-    (field,) = info.type.__metadata__
-    default = info.default
-    if info.required:
-        default = None
-    elif info.default_factory is not msgspec.NODEFAULT:
-        default = info.default_factory()
-    nullable = nulls and default is None and not info.required
-    always = info.required or field.always
-    return Member(field, info.name, field.kind, info.required, default, nullable, always)
+def _fields(struct: Any, other: tuple[str, ...], *, nulls: bool) -> dict[str, Field]:
+    """Return the fields of a struct by their keys, and those of each section as one."""
+    fields: dict[str, Field] = {}
+    sections: dict[str, dict[str, Field]] = {}
+    for info in structs.fields(struct):
+        if info.name not in other:
+            field = info.type.__metadata__[0].of(info, nulls=nulls)
+            section, _, key = (field.key or info.name).rpartition(".")
+            (sections.setdefault(section, {}) if section else fields)[key] = field
+    for key, part in sections.items():
+        fields[key] = Field(Record(dict, part), "")
+    return fields
 
 
 def _similar(name: str, names: Iterable[str]) -> str | None:
@@ -299,20 +260,15 @@ def _similar(name: str, names: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name[:32], names, n=1)), None)
 
 
-def pairs_of(node: Node, path: Path, context: Context[Any]) -> Iterable[tuple[Node, Node]]:
+def pairs_of(node: Node, path: Path, context: Context[Any]) -> list[tuple[Node, Node]]:
     """Return the pairs of a map. Nothing after a key is an empty map.
 
     Raises:
         NorthstarError: the node is no map.
     """
-    if type(node) is Mapping:
-        if node.tag is not None and node.tag != CORE + "map":
-            rule = f"a map cannot have the tag {context.show(node.tag)} here"
-            raise context.invalid(node, path, rule)
+    if type(node) is Mapping and node.tag in (None, CORE + "map"):
         return node.pairs
-    if is_empty(node):
-        return ()
-    raise context.not_a_map(node, path)
+    return _nothing(node, path, context, Mapping, context.words.not_a_map)
 
 
 def items_of(node: Node, path: Path, context: Context[Any]) -> list[Node]:
@@ -321,20 +277,21 @@ def items_of(node: Node, path: Path, context: Context[Any]) -> list[Node]:
     Raises:
         NorthstarError: the node is no list.
     """
-    if type(node) is Sequence:
-        if node.tag is not None and node.tag != CORE + "seq":
-            rule = f"a list cannot have the tag {context.show(node.tag)} here"
-            raise context.invalid(node, path, rule)
+    if type(node) is Sequence and node.tag in (None, CORE + "seq"):
         return node.items
+    return _nothing(node, path, context, Sequence, context.words.not_a_list)
+
+
+def _nothing(node: Node, path: Path, context: Context[Any], wanted: type, rule: str) -> list[Any]:
     if is_empty(node):
         return []
-    raise context.not_a_list(node, path)
+    if type(node) is wanted:
+        rule = f"{{}} cannot have the tag {context.show(str(node.tag))} here"
+    raise context.invalid(node, path, rule.format(context.describe(node)))
 
 
 class ListOf(Kind[C]):
     """A list of values of one kind, kept as a tuple or a frozenset."""
-
-    __slots__ = ("_item", "_make", "_max", "_order", "_unique", "unit")
 
     def __init__(
         self,
@@ -360,6 +317,7 @@ class ListOf(Kind[C]):
         self._unique = unique
         self._order = order
         self.unit = item.unit
+        self.parts = (item,)
 
     def read(self, node: Node, path: Path, context: Context[Any]) -> C:
         """Return the items."""
@@ -403,15 +361,9 @@ class ListOf(Kind[C]):
             schema["uniqueItems"] = True
         return schema
 
-    def parts(self) -> list[Kind[Any]]:
-        """Return the kind of the items."""
-        return [self._item]
-
 
 class MapOf(Kind[AbstractMapping[K, T]]):
     """A map whose keys are data."""
-
-    __slots__ = ("_check", "_key", "_max", "_value")
 
     def __init__(
         self,
@@ -433,6 +385,7 @@ class MapOf(Kind[AbstractMapping[K, T]]):
         self._value = value
         self._max = max_entries
         self._check = check
+        self.parts = (key, value)
 
     def read(self, node: Node, path: Path, context: Context[Any]) -> AbstractMapping[K, T]:
         """Return the entries, in their order."""
@@ -477,7 +430,3 @@ class MapOf(Kind[AbstractMapping[K, T]]):
         if self._max is not None:
             schema["maxProperties"] = self._max
         return schema
-
-    def parts(self) -> list[Kind[Any]]:
-        """Return the kinds of the keys and of the values."""
-        return [self._key, self._value]

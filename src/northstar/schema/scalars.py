@@ -8,14 +8,13 @@ schema cannot disagree.
 
 from __future__ import annotations
 
-import enum
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
 from northstar.model import InvalidValueError
 from northstar.schema.context import Context, Path
-from northstar.schema.node import NULLS, Literal, Mapping, Node, Scalar, is_null
+from northstar.schema.node import INPUT_MAX, NULLS, Literal, Mapping, Node, Scalar
 
 T = TypeVar("T")
 
@@ -26,6 +25,8 @@ I64: Final = 2**63 - 1
 
 CORE: Final = "tag:yaml.org,2002:"
 """What `!!` stands for in a tag of YAML."""
+
+_STRING: Final = CORE + "str"
 
 INTEGER: Final = re.compile(r"[-+]?(?:0|[1-9][0-9]*|0x[0-9A-Fa-f]+|0o[0-7]+|0b[01]+)\Z", re.ASCII)
 FLOAT: Final = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z", re.ASCII)
@@ -47,11 +48,11 @@ class Kind(Generic[T]):
 
     Attributes:
         unit: of the numbers, empty for what is no number.
+        parts: the kinds that this one is made of.
     """
 
-    __slots__ = ()
-
-    unit = ""
+    unit: str = ""
+    parts: tuple[Kind[Any], ...] = ()
 
     def read(self, node: Node, path: Path, context: Context[Any]) -> T:
         """Return the value of `node`, which stands at `path`.
@@ -69,10 +70,6 @@ class Kind(Generic[T]):
         """Return the JSON Schema of the serialised form."""
         raise NotImplementedError
 
-    def parts(self) -> Iterable[Kind[Any]]:
-        """Return the kinds that this one is made of."""
-        return ()
-
 
 def text_of(node: Node, path: Path, context: Context[Any]) -> str:
     """Return the text where a string is wanted. Tags that nobody knows are ignored there.
@@ -86,17 +83,15 @@ def text_of(node: Node, path: Path, context: Context[Any]) -> str:
     raise context.invalid(node, path, f"{context.describe(node)} is not a string", hint=hint)
 
 
-def string_of(node: Node, path: Path, context: Context[Any]) -> str:
-    """Return the text where only a string is one: not `1.2`, `true` or `~` without quotes.
+def require_string(node: Node, path: Path, context: Context[Any]) -> None:
+    """Refuse what YAML takes for something else: `1.2`, `true` or `~` without quotes.
 
     Raises:
         NorthstarError: the node is no string.
     """
-    text = text_of(node, path, context)
-    if type(node) is Scalar and node.plain and node.tag != CORE + "str" and not is_string(text):
+    if type(node) is Scalar and node.plain and node.tag != _STRING and not is_string(node.text):
         rule, hint = f"{context.describe(node)} is not a string", "write a string, in quotes"
         raise context.invalid(node, path, rule, hint=hint)
-    return text
 
 
 def is_string(text: str) -> bool:
@@ -109,19 +104,65 @@ def is_string(text: str) -> bool:
     return FLOAT.match(text) is None or LEADING_ZERO.match(text) is not None
 
 
-class Text(Kind[str]):
-    """A string without NUL, as everything is that goes to the kernel."""
+class Parsed(Kind[T]):
+    """A value that is read from a text: a name, a version, a duration."""
 
-    __slots__ = ("_check", "_hint", "_max", "_min", "_of", "_schema", "_what")
+    def __init__(
+        self,
+        parse: Callable[[str], T],
+        schema: dict[str, Any],
+        *,
+        form: Callable[[T], str] = str,
+        unit: str = "",
+        strict: bool = False,
+    ) -> None:
+        """Describe a text.
+
+        Args:
+            parse: returns the value, or raises InvalidValueError.
+            schema: the JSON Schema of the text.
+            form: returns the text of a value.
+            unit: of the value.
+            strict: take strings only (see `require_string`).
+        """
+        self._parse = parse
+        self._schema = schema
+        self._form = form
+        self.unit = unit
+        self._strict = strict
+
+    def read(self, node: Node, path: Path, context: Context[Any]) -> T:
+        """Return the parsed value."""
+        text = node.text if type(node) is Scalar else text_of(node, path, context)
+        if self._strict:
+            require_string(node, path, context)
+        try:
+            return self._parse(text)
+        except InvalidValueError as error:
+            # The message quotes the text, which may be a megabyte.
+            rule = error.message.replace(repr(text), context.show(text))
+            raise context.invalid(node, path, rule, hint=error.hint) from None
+
+    def dump(self, value: T, *, tagged: bool) -> str:
+        """Return the text."""
+        return self._form(value)
+
+    def schema(self) -> dict[str, Any]:
+        """Return the schema of the text."""
+        return dict(self._schema)
+
+
+class Text(Parsed[str]):
+    """A string without NUL, as everything is that goes to the kernel."""
 
     def __init__(
         self,
         what: str = "a string",
         *,
         least: int = 0,
-        most: int | None = None,
+        most: int = INPUT_MAX,
         check: Callable[[str], str | None] | None = None,
-        pattern: str | None = None,
+        pattern: str = "",
         hint: str | None = None,
         strict: bool = False,
     ) -> None:
@@ -134,43 +175,27 @@ class Text(Kind[str]):
             check: returns the rule that a text breaks, or None.
             pattern: the same rule for the schema, as far as a pattern can tell.
             hint: what to write instead of a text that is refused.
-            strict: take strings only (see `string_of`).
+            strict: take strings only (see `require_string`).
         """
-        self._what = what
-        self._min = least
-        self._max = most
-        self._check = check
-        self._hint = hint
-        self._of = string_of if strict else text_of
-        self._schema: dict[str, Any] = {"type": "string"}
-        if least:
-            self._schema["minLength"] = least
-        if most is not None:
-            self._schema["maxLength"] = most
-        if pattern is not None:
-            self._schema["pattern"] = pattern
 
-    def read(self, node: Node, path: Path, context: Context[Any]) -> str:
-        """Return the text."""
-        text = self._of(node, path, context)
-        rule = None
-        if "\0" in text:
-            rule = f"{context.show(text)} has a NUL character, which {self._what} cannot"
-        elif self._min or self._max is not None:
-            length = len(text) if text.isascii() else len(text.encode())
-            if length < self._min:
-                rule = f"{self._what} must not be empty"
-            elif self._max is not None and length > self._max:
-                rule = f"{self._what} of {length} bytes is too long (at most {self._max})"
-        if rule is None and self._check is not None and (broken := self._check(text)) is not None:
-            rule = f"{context.show(text)} {broken}"
-        if rule is not None:
-            raise context.invalid(node, path, rule, hint=self._hint)
-        return text
+        def refused(rule: str) -> InvalidValueError:
+            return InvalidValueError(rule, hint=hint)
 
-    def schema(self) -> dict[str, Any]:
-        """Return the schema of a string."""
-        return dict(self._schema)
+        def checked(text: str) -> str:
+            if "\0" in text:
+                raise refused(f"{text!r} has a NUL character, which {what} cannot")
+            if len(text) < least:
+                raise refused(f"{what} must not be empty")
+            if len(text) * 4 > most and (length := len(text.encode())) > most:
+                raise refused(f"{what} of {length} bytes is too long (at most {most})")
+            if check is not None and (rule := check(text)) is not None:
+                raise refused(f"{text!r} {rule}")
+            return text
+
+        schema = {"type": "string", "minLength": least, "maxLength": most, "pattern": pattern}
+        absent = {"minLength": 0, "maxLength": INPUT_MAX, "pattern": ""}
+        schema = {name: value for name, value in schema.items() if value != absent.get(name)}
+        super().__init__(checked, schema, strict=strict)
 
 
 def file_name_rule(text: str) -> str | None:
@@ -183,41 +208,8 @@ def file_name_rule(text: str) -> str | None:
 FILE_NAME_PATTERN: Final = r"^(?!\.{1,2}$)[^/]+$"
 
 
-class Parsed(Kind[T]):
-    """A value that its own type reads from text: a name, a version, a requirement."""
-
-    __slots__ = ("_of", "_parse", "_schema")
-
-    def __init__(
-        self, parse: Callable[[str], T], schema: dict[str, Any], *, strict: bool = False
-    ) -> None:
-        self._parse = parse
-        self._schema = schema
-        self._of = string_of if strict else text_of
-
-    def read(self, node: Node, path: Path, context: Context[Any]) -> T:
-        """Return the parsed value."""
-        text = self._of(node, path, context)
-        try:
-            return self._parse(text)
-        except InvalidValueError as error:
-            # The message quotes the text, which may be a megabyte.
-            rule = error.message.replace(repr(text), context.show(text))
-            raise context.invalid(node, path, rule, hint=error.hint) from None
-
-    def dump(self, value: T, *, tagged: bool) -> str:
-        """Return the display form."""
-        return str(value)
-
-    def schema(self) -> dict[str, Any]:
-        """Return the schema of the text."""
-        return dict(self._schema)
-
-
 class Integer(Kind[int]):
     """An integer: decimal, `0x..`, `0o..` or `0b..`, perhaps with a sign, never in quotes."""
-
-    __slots__ = ("_least", "_most", "_what", "unit")
 
     def __init__(self, least: int, most: int, what: str = "an integer", *, unit: str = "") -> None:
         self._least = least
@@ -261,8 +253,6 @@ def integer_of(node: Node) -> int | None:
 class Boolean(Kind[bool]):
     """`true` or `false`."""
 
-    __slots__ = ()
-
     def read(self, node: Node, path: Path, context: Context[Any]) -> bool:
         """Return the truth value."""
         if type(node) is Literal and type(node.value) is bool:
@@ -278,38 +268,6 @@ class Boolean(Kind[bool]):
     def schema(self) -> dict[str, Any]:
         """Return the schema of a boolean."""
         return {"type": "boolean"}
-
-
-class Choice(Kind[T]):
-    """One of several names: the values of an enumeration, or texts. `!name` is as `name`."""
-
-    __slots__ = ("_is_enum", "_members", "_what")
-
-    def __init__(self, members: Iterable[T], what: str) -> None:
-        self._is_enum = isinstance(members, enum.EnumMeta)
-        self._members: dict[str, T] = {
-            self.dump(member, tagged=False): member for member in members
-        }
-        self._what = what
-
-    def read(self, node: Node, path: Path, context: Context[Any]) -> T:
-        """Return the member."""
-        name, content = variant_of(node, path, context)
-        member = self._members.get(name)
-        bare = content is None or is_null(content)
-        if member is None or not bare:
-            shown = context.show(name) if bare else context.describe(node)
-            rule = f"{shown} is not {self._what} ({', '.join(self._members)})"
-            raise context.invalid(node, path, rule)
-        return member
-
-    def dump(self, value: Any, *, tagged: bool) -> str:
-        """Return the member's name."""
-        return str(value.value if self._is_enum else value)
-
-    def schema(self) -> dict[str, Any]:
-        """Return the schema of the names."""
-        return {"enum": list(self._members)}
 
 
 def variant_of(node: Node, path: Path, context: Context[Any]) -> tuple[str, Node | None]:

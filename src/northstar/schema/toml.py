@@ -8,9 +8,9 @@ import tomllib
 from typing import Any, Final, TypeVar
 
 from northstar.model import NorthstarError
-from northstar.schema.context import Context, Path
+from northstar.schema.context import Context, Path, Words
 from northstar.schema.documents import parse_toml
-from northstar.schema.node import NESTING_MAX, Literal, Mapping, Node, Scalar
+from northstar.schema.node import NESTING_MAX, Literal, Mapping, Node, Scalar, Sequence
 from northstar.schema.scalars import Kind
 
 T = TypeVar("T")
@@ -20,48 +20,49 @@ _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+\Z")
 
 
 class TomlContext(Context[E]):
-    """A reading of a TOML file.
+    """A reading of a TOML file."""
 
-    Attributes:
-        origin: names the file in errors.
-    """
+    words = Words(
+        not_a_map="must be a table",
+        not_a_list="{} is not an array",
+        missing="is missing",
+        unknown="unknown key",
+        ignored="unknown key, ignored",
+        too_deep=f"nested too deeply (at most {NESTING_MAX} levels)",
+    )
 
-    __slots__ = ("_lines", "_make", "_text", "origin")
-
-    def __init__(self, text: str, origin: str, make: type[E]) -> None:
+    def __init__(self, text: str, origin: str, error: type[E]) -> None:
+        """Prepare a reading of `text`; `origin` names the file in errors of the class `error`."""
         super().__init__()
         self._text = text
         self._lines = text.replace("\r\n", "\n").split("\n")
-        self._make = make
-        self.origin = origin
+        self._origin = origin
+        self._error = error
 
-    def value(self, kind: Kind[T]) -> T:
+    def document(self, kind: Kind[T]) -> T:
         """Return the file's value.
 
         Raises:
             NorthstarError: the text is no TOML, or breaks a rule; of the class that was given.
         """
-        value = self.read(kind, lambda: parse_toml(self._text, self))
-        if self.errors:
-            raise self.errors[0]
-        assert value is not None, "a document without errors has a value"
-        return value
+        return self.value(kind, lambda: parse_toml(self._text, self))
 
     def error(
         self,
         rule: str,
         *,
         path: Path = (),
-        line: int | None = None,
-        column: int | None = None,  # noqa: ARG002 - the line is enough
+        place: tuple[int, int] | None = None,
         hint: str | None = None,
     ) -> E:
         """Make an error that names the line, and always has a hint."""
-        keys = _keys(path)
-        line = line or toml_line(self._lines, keys)
-        place = self.origin if line is None else f"{self.origin}, line {line}"
-        rule = f"{_dotted(keys)}: {rule}" if keys else rule
-        return self._make(f"{place}: {rule}", hint=hint or "correct the value")
+        # Items of an array stand in one statement; only keys can be found.
+        keys = tuple(key for key in path if isinstance(key, str))
+        line = toml_line(self._lines, keys) if place is None else place[0]
+        parts = [self._origin if line is None else f"{self._origin}, line {line}"]
+        if keys:
+            parts.append(".".join(key if _BARE_KEY.match(key) else repr(key) for key in keys))
+        return self._error(": ".join([*parts, rule]), hint=hint or "correct it")
 
     def show(self, text: str) -> str:
         """Quote a text: whole, for the file is the operator's own."""
@@ -70,33 +71,6 @@ class TomlContext(Context[E]):
     def describe(self, node: Node) -> str:
         """Name a value by itself."""
         return repr(_builtins(node))
-
-    def too_deep(self, line: int | None = None, column: int | None = None) -> E:
-        """Make the error for a document of too many levels."""
-        rule = f"nested too deeply (at most {NESTING_MAX} levels)"
-        return self.error(rule, line=line, column=column, hint="remove levels of brackets")
-
-    def not_a_map(self, node: Node, path: Path) -> E:
-        """Make the error for a value where a table is wanted."""
-        hint = f"write [{_dotted(_keys(path))}]"
-        return self.invalid(node, path, "must be a table", hint=hint)
-
-    def not_a_list(self, node: Node, path: Path) -> E:
-        """Make the error for a value where an array is wanted."""
-        rule = f"{self.describe(node)} is not an array"
-        return self.invalid(node, path, rule, hint='write it as ["..", ".."]')
-
-    def missing(self, node: Node, path: Path) -> E:
-        """Make the error for a key that the table lacks."""
-        return self.invalid(node, path, "is missing", hint="add it")
-
-    def unknown(self, key: Node, path: Path, hint: str | None) -> E:
-        """Make the error for an unknown key."""
-        return self.invalid(key, path, "unknown key", hint=hint or "remove it")
-
-    def ignore(self, key: Node, path: Path) -> None:
-        """Note a warning about an unknown key."""
-        self.warnings.append(self.invalid(key, path, "unknown key, ignored").message)
 
 
 def toml_line(lines: list[str], path: tuple[str, ...]) -> int | None:
@@ -134,21 +108,13 @@ def _has(value: Any, path: tuple[str, ...]) -> bool:
     return True
 
 
-def _keys(path: Path) -> tuple[str, ...]:
-    """Return the keys that lead to the value or to the array that it is in."""
-    first_index = next((i for i, part in enumerate(path) if isinstance(part, int)), None)
-    return path[:first_index]
-
-
-def _dotted(keys: tuple[str, ...]) -> str:
-    return ".".join(key if _BARE_KEY.match(key) else repr(key) for key in keys)
-
-
 def _builtins(node: Node) -> Any:
-    if type(node) is Scalar:
-        return node.text
-    if type(node) is Literal:
-        return node.value
-    if type(node) is Mapping:
-        return {_builtins(key): _builtins(value) for key, value in node.pairs}
-    return [_builtins(item) for item in getattr(node, "items", ())]
+    match node:
+        case Scalar():
+            return node.text
+        case Literal():
+            return node.value
+        case Mapping():
+            return {_builtins(key): _builtins(value) for key, value in node.pairs}
+        case Sequence():
+            return [_builtins(item) for item in node.items]

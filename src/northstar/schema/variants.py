@@ -6,17 +6,15 @@ In YAML a form with data is a tag (`!fifo {priority: 5}`), elsewhere a map of on
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple, TypeVar
 
-import msgspec
-
 from northstar.schema.context import Context, Path
-from northstar.schema.node import Node, is_null
+from northstar.schema.node import Mapping, Node, is_null
 from northstar.schema.records import Record, pairs_of
 from northstar.schema.scalars import Kind, text_of, variant_of
 
 T = TypeVar("T")
-S = TypeVar("S", bound=msgspec.Struct)
 
 
 class Tagged(NamedTuple):
@@ -26,117 +24,99 @@ class Tagged(NamedTuple):
     data: Any
 
 
-class Wrapped(Kind[S]):
-    """A struct of one member, written as that member alone.
+class Wrapped(Record[T]):
+    """A struct of one field, written as that field alone."""
 
-    Attributes:
-        struct: what is made.
-        kind: the member's.
-    """
-
-    __slots__ = ("_member", "kind", "struct")
-
-    def __init__(self, struct: type[S]) -> None:
-        self.struct = struct
-        ((self._member, member),) = Record(struct).members.items()
-        self.kind = member.kind
-
-    def read(self, node: Node, path: Path, context: Context[Any]) -> S:
+    def read(self, node: Node, path: Path, context: Context[Any]) -> T:
         """Return the struct."""
-        return self.struct(**{self._member: self.kind.read(node, path, context)})
+        (field,) = self.fields.values()
+        return self.struct(field.kind.read(node, path, context))
 
-    def dump(self, value: S, *, tagged: bool) -> Any:
-        """Return the member."""
-        return self.kind.dump(getattr(value, self._member), tagged=tagged)
+    def dump(self, value: T, *, tagged: bool) -> Any:
+        """Return the field."""
+        (wrapped,) = super().dump(value, tagged=tagged).values()
+        return wrapped
 
     def schema(self) -> dict[str, Any]:
-        """Return the member's schema."""
-        return self.kind.schema()
-
-    def parts(self) -> list[Kind[Any]]:
-        """Return the member's kind."""
-        return [self.kind]
+        """Return the field's schema."""
+        (field,) = self.fields.values()
+        return field.schema()
 
 
 class Variant(Kind[T]):
     """One of several forms: a bare name, or a name with data (see `variant_of`)."""
 
-    __slots__ = ("_forms", "_names", "_tables", "_units", "_what")
-
-    def __init__(
-        self, what: str, forms: dict[str, Record[Any] | Wrapped[Any]], *, tables: bool = False
-    ) -> None:
+    def __init__(self, what: str, forms: dict[str, Any], *, hint: str | None = None) -> None:
         """Describe a variant.
 
         Args:
             what: the noun for messages.
-            forms: by name; a record without fields is written as its bare name.
-            tables: as in TOML: a bare name may be an empty table, too, and there are no tags.
+            forms: by name: a record for a form with data, and for a bare name what it stands for.
+                The data of a record without fields can be left out.
+            hint: what to write instead of what is refused.
         """
         self._what = what
-        self._forms = forms
-        self._tables = tables
-        self._units = {
-            name: form.struct()
-            for name, form in forms.items()
-            if isinstance(form, Record) and not form.members
-        }
-        self._names = {form.struct: name for name, form in forms.items()}
+        self._records = {name: form for name, form in forms.items() if isinstance(form, Record)}
+        self._units = {name: form for name, form in forms.items() if name not in self._records}
+        self._names = {record.struct: name for name, record in self._records.items()}
+        self._unit_names = {unit: name for name, unit in self._units.items()}
+        self._known = ", ".join(forms)
+        self._hint = hint
+        self.parts = tuple(self._records.values())
 
     def read(self, node: Node, path: Path, context: Context[Any]) -> T:
         """Return the form."""
         name, content = variant_of(node, path, context)
-        form = self._forms.get(name)
-        if form is None:
-            rule = f"{context.show(name)} is not {self._what} ({', '.join(self._forms)})"
-            raise context.invalid(node, path, rule)
-        unit: T | None = self._units.get(name)
-        if unit is not None:
-            if content is None or is_null(content):
-                return unit
-            if not self._tables:
-                raise context.invalid(node, path, f"{name!r} takes no data")
-        elif content is None:
-            if self._tables:
-                rule = f"{name!r} is not {self._what} without its data"
-                raise context.invalid(node, path, rule, hint=f"write it {{ {name} = {{ .. }} }}")
-            rule, hint = f"{name!r} needs its data", f"write it `!{name} ...`"
-            raise context.invalid(node, path, rule, hint=hint)
-        value: T = form.read(content, (*path, name), context)
-        return value
+        value: T
+        if name in self._units and (content is None or is_null(content)):
+            value = self._units[name]
+            return value
+        record = self._records.get(name)
+        if record is not None and (content is not None or not record.fields):
+            value = record.read(content or Mapping([]), (*path, name), context)
+            return value
+        rule, hint = f"({self._known})", self._hint
+        if record is not None:
+            rule, hint = f"by itself: {name!r} needs its data", hint or f"write it `!{name} ...`"
+        elif name in self._units:
+            rule = f"like this: {name!r} takes no data"
+        shown = context.show(name) if content is None else context.describe(node)
+        raise context.invalid(node, path, f"{shown} is not {self._what} {rule}", hint=hint)
 
-    def dump(self, value: T, *, tagged: bool) -> Any:
+    def dump(self, value: Any, *, tagged: bool) -> Any:
         """Return the name, or the name with its data."""
-        name = self._names[type(value)]
-        if name in self._units:
-            return name
-        data = self._forms[name].dump(value, tagged=tagged)
+        name = self._names.get(type(value))
+        if name is None:
+            return self._unit_names[value]
+        data = self._records[name].dump(value, tagged=tagged)
         return Tagged(name, data) if tagged else {name: data}
 
     def schema(self) -> dict[str, Any]:
         """Return the schema: the names, and one-key objects."""
-        forms: list[dict[str, Any]] = [{"enum": list(self._units)}] if self._units else []
+        records = self._records
+        bare = [*self._units, *(name for name, record in records.items() if not record.fields)]
+        forms: list[dict[str, Any]] = [{"enum": bare}] if bare else []
         forms.extend(
             {
                 "type": "object",
-                "properties": {name: form.schema()},
+                "properties": {name: record.schema()},
                 "required": [name],
                 "additionalProperties": False,
             }
-            for name, form in self._forms.items()
-            if self._tables or name not in self._units
+            for name, record in records.items()
         )
-        return {"oneOf": forms}
+        return {"oneOf": forms} if records else forms[0]
 
-    def parts(self) -> list[Kind[Any]]:
-        """Return the forms."""
-        return [*self._forms.values()]
+
+class Choice(Variant[Any]):
+    """One of several names: the values of an enumeration, or texts. `!name` is as `name`."""
+
+    def __init__(self, members: Iterable[Any], what: str) -> None:
+        super().__init__(what, {getattr(member, "value", member): member for member in members})
 
 
 class ByType(Kind[T]):
     """One of several records, told apart by their field `type`."""
-
-    __slots__ = ("_names", "_records", "_what")
 
     TAG: Final = "type"
 
@@ -144,6 +124,7 @@ class ByType(Kind[T]):
         self._what = what
         self._records = records
         self._names = {record.struct: name for name, record in records.items()}
+        self.parts = tuple(records.values())
 
     def read(self, node: Node, path: Path, context: Context[Any]) -> T:
         """Return the record."""
@@ -152,7 +133,7 @@ class ByType(Kind[T]):
                 type_node = pair[1]
                 break
         else:
-            raise context.missing(node, (*path, self.TAG))
+            raise context.invalid(node, (*path, self.TAG), context.words.missing, hint="add it")
         name = text_of(type_node, (*path, self.TAG), context)
         record = self._records.get(name)
         if record is None:
@@ -175,7 +156,3 @@ class ByType(Kind[T]):
             form["required"] = [self.TAG, *form.get("required", ())]
             forms.append(form)
         return {"oneOf": forms}
-
-    def parts(self) -> list[Kind[Any]]:
-        """Return the records."""
-        return [*self._records.values()]

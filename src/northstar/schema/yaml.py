@@ -61,14 +61,13 @@ def parse(data: bytes, context: Context[Any]) -> Node:
         mark = error.problem_mark or error.context_mark
         raise context.error(
             f"not YAML: {error.problem or error.context}",
-            line=None if mark is None else mark.line + 1,
-            column=None if mark is None else mark.column + 1,
+            place=None if mark is None else (mark.line + 1, mark.column + 1),
         ) from None
     except ReaderError as error:
         line = data.count(b"\n", 0, error.position) + 1
-        raise context.error(
-            f"not YAML: the character {error.character:#06x} must not stand in it", line=line
-        ) from None
+        column = error.position - data.rfind(b"\n", 0, error.position)
+        rule = f"not YAML: the character {error.character:#06x} must not stand in it"
+        raise context.error(rule, place=(line, column)) from None
 
 
 class _Size(NamedTuple):
@@ -123,7 +122,7 @@ class _Composer:
                     anchors[event.anchor] = node
             elif kind is MappingStartEvent or kind is SequenceStartEvent:
                 if len(opened) >= NESTING_MAX:
-                    raise self._too_deep(event)
+                    raise self._refused(self._context.words.too_deep, event)
                 if event.anchor is not None:
                     anchors[event.anchor] = None
                 nodes += 1
@@ -146,7 +145,7 @@ class _Composer:
                 nodes += size.nodes
                 aliased_text += size.text
                 if len(opened) + size.levels > NESTING_MAX:
-                    raise self._too_deep(event)
+                    raise self._refused(self._context.words.too_deep, event)
                 if aliased_text > INPUT_MAX:
                     raise self._refused(
                         f"aliases stand for more than {INPUT_MAX} characters", event
@@ -183,13 +182,9 @@ class _Composer:
             known = self._sizes[id(node)] = _Size(nodes, text, levels + 1)
         return known
 
-    def _too_deep(self, event: Any) -> NorthstarError:
-        mark = event.start_mark
-        return self._context.too_deep(mark.line + 1, mark.column + 1)
-
     def _refused(self, rule: str, event: Any) -> NorthstarError:
         mark = event.start_mark
-        return self._context.error(rule, line=mark.line + 1, column=mark.column + 1)
+        return self._context.error(rule, place=(mark.line + 1, mark.column + 1))
 
 
 def _children(node: Node) -> Iterator[Node]:

@@ -136,7 +136,7 @@ def test_sizes(number: int, unit: str, data: st.DataObject) -> None:
 
 @given(st.frozensets(st.sampled_from(manifest.MountOption)), st.randoms())
 def test_mount_options(options: frozenset[manifest.MountOption], random: Any) -> None:
-    kind = mount._Options()
+    kind = mount.OPTIONS
     names = [option.value for option in options]
     random.shuffle(names)
     assert read(kind, " , ".join(names)) == options
