@@ -231,7 +231,8 @@ def test_bind(url: str, address: TcpAddress | UnixAddress) -> None:
 @pytest.mark.parametrize(
     "url",
     ["", "tcp://", "tcp://:1", "tcp://x:65536", "tcp://x:y", "tcp://x/y", "tcp://::1", "unix://a",
-     "unix:///", "unix:/", "unix:", "unix:a", "http://x", "TCP://x", "tcp://x:\u0661", "tcp://x:" + "9" * 5000],
+     "unix:///", "unix:/", "unix:", "unix:a", "http://x", "TCP://x", "tcp://x:\u0661",
+     "tcp://x:" + "9" * 5000],
 )  # fmt: skip
 def test_bind_refused(url: str) -> None:
     message = refused(f'{BASE}[console.global]\nbind = "{url}"\npermissions = "full"\n')
