@@ -12,7 +12,6 @@ annotation into a text, which is compiled once more when the record is made.
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Collection, Iterable
 from collections.abc import Mapping as AbstractMapping
 from typing import Any, Final, TypeVar
@@ -46,14 +45,10 @@ class Field:
         key: its name in the document, if it differs from the struct's. `a.b` is `b` in the map
             `a`, which has no struct of its own.
         always: it is in the serialised form whatever its value.
-
-    In a record it has besides what the struct says:
-
-    Attributes:
-        name: the struct's attribute, empty for a map without a struct.
-        required: it has no default.
-        default: the value without it.
-        nullable: null is as good as nothing.
+        name: in a record, the struct's attribute; empty for a map without a struct.
+        required: in a record, that the struct has no default for it.
+        default: in a record, the value without it.
+        nullable: in a record, that null is as good as nothing.
     """
 
     name = ""
@@ -227,6 +222,9 @@ class Record(Kind[S]):
 
     def schema(self) -> dict[str, Any]:
         """Return the schema of the record."""
+        # Costs more to import than a manifest to read, and only generators ask for schemas.
+        import inspect
+
         schema: dict[str, Any] = {"type": "object"}
         if self.struct is not dict:
             schema["description"] = inspect.getdoc(self.struct)
@@ -244,7 +242,10 @@ def _fields(struct: Any, other: tuple[str, ...], *, nulls: bool) -> dict[str, Fi
     sections: dict[str, dict[str, Field]] = {}
     for info in structs.fields(struct):
         if info.name not in other:
-            field = info.type.__metadata__[0].of(info, nulls=nulls)
+            described = getattr(info.type, "__metadata__", (None,))[0]
+            if not isinstance(described, Field):
+                raise TypeError(f"{struct.__name__}.{info.name} has no Field in its annotation")
+            field = described.of(info, nulls=nulls)
             section, _, key = (field.key or info.name).rpartition(".")
             (sections.setdefault(section, {}) if section else fields)[key] = field
     for key, part in sections.items():
