@@ -10,7 +10,7 @@ from northstar.manifest.lint import lint
 from northstar.manifest.manifest import MANIFEST, Manifest
 from northstar.model import ManifestError
 from northstar.schema import documents, yaml
-from northstar.schema.context import Context, Path
+from northstar.schema.context import Context, Hint, Path, Place
 from northstar.schema.emit import emit
 from northstar.schema.node import INPUT_MAX, SHOWN_MAX, Node
 
@@ -19,12 +19,7 @@ class ManifestContext(Context[ManifestError]):
     """A reading of a manifest: errors name the field, the line and the column."""
 
     def error(
-        self,
-        rule: str,
-        *,
-        path: Path = (),
-        place: tuple[int, int] | None = None,
-        hint: str | None = None,
+        self, rule: str, path: Path = (), place: Place = None, hint: Hint = None
     ) -> ManifestError:
         """Make an error."""
         field = ".".join(map(str, path))

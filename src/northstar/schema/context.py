@@ -23,6 +23,13 @@ Path = tuple[Any, ...]
 """What leads to a value: keys (text), and indices of lists (int)."""
 
 
+Place = tuple[int, int] | None
+"""Line and column, from 1; None if not known."""
+
+Hint = str | None
+"""The next step."""
+
+
 class Words(NamedTuple):
     """Rules that languages have different words for; `{}` is the value."""
 
@@ -59,20 +66,13 @@ class Context(Generic[E]):
         self.errors: list[E] = []
         self.warnings: list[str] = []
 
-    def error(
-        self,
-        rule: str,
-        *,
-        path: Path = (),
-        place: tuple[int, int] | None = None,
-        hint: str | None = None,
-    ) -> E:
+    def error(self, rule: str, path: Path = (), place: Place = None, hint: Hint = None) -> E:
         """Make the error for the value at `path`.
 
         Args:
             rule: what is wrong.
             path: leads to the value.
-            place: line and column where it stands, from 1; None if not known.
+            place: where it stands.
             hint: the next step.
         """
         raise NotImplementedError
@@ -98,11 +98,11 @@ class Context(Generic[E]):
             self.errors.append(error)  # type: ignore[arg-type] # made by `error`
         return None
 
-    def invalid(self, node: Node, path: Path, rule: str, *, hint: str | None = None) -> E:
+    def invalid(self, node: Node, path: Path, rule: str, hint: Hint = None) -> E:
         """Make the error for `node`."""
         mark = node.mark
         place = None if mark is None else (mark.line + 1, mark.column + 1)
-        return self.error(rule, path=path, place=place, hint=hint)
+        return self.error(rule, path, place, hint)
 
     def refuse(self, error: NorthstarError) -> None:
         """Note an error and go on, or end the reading if only the first one is asked for.

@@ -209,11 +209,12 @@ class Record(Kind[S]):
         """Return the fields, without those that are absent."""
         result: dict[str, Any] = {}
         for key, name, dump, always, default in self._writers:
-            member = getattr(value, name) if name else value
             if not name:
-                if section := dump(member, tagged=tagged):
+                if section := dump(value, tagged=tagged):
                     result[key] = section
-            elif always:
+                continue
+            member = getattr(value, name)
+            if always:
                 # None stands for null, which no kind but the optional field itself knows.
                 result[key] = None if member is None else dump(member, tagged=tagged)
             elif member != default:
@@ -391,9 +392,13 @@ class MapOf(Kind[AbstractMapping[K, T]]):
     def read(self, node: Node, path: Path, context: Context[Any]) -> AbstractMapping[K, T]:
         """Return the entries, in their order."""
         before = len(context.errors)
+        pairs = pairs_of(node, path, context)
+        if self._max is not None and len(pairs) > self._max:
+            rule = f"{len(pairs)} entries are too many (at most {self._max})"
+            raise context.invalid(node, path, rule, hint="remove some")
         values: dict[K, T] = {}
         nodes: dict[str, Node] = {}
-        for key_node, value_node in pairs_of(node, path, context):
+        for key_node, value_node in pairs:
             name = key_node.text if type(key_node) is Scalar else text_of(key_node, path, context)
             member = (*path, name)
             if name in nodes:
@@ -405,9 +410,6 @@ class MapOf(Kind[AbstractMapping[K, T]]):
                 values[key] = self._value.read(value_node, member, context)
             except NorthstarError as error:
                 context.refuse(error)
-        if self._max is not None and len(nodes) > self._max:
-            rule = f"{len(nodes)} entries are too many (at most {self._max})"
-            context.refuse(context.invalid(node, path, rule, hint="remove some"))
         if self._check is not None:
             self._check(values, nodes, path, context)
         if len(context.errors) > before:

@@ -8,7 +8,7 @@ import tomllib
 from typing import Any, Final, TypeVar
 
 from northstar.model import NorthstarError
-from northstar.schema.context import Context, Path, Words
+from northstar.schema.context import Context, Hint, Path, Place, Words
 from northstar.schema.documents import parse_toml
 from northstar.schema.node import NESTING_MAX, Literal, Mapping, Node, Scalar, Sequence
 from northstar.schema.scalars import Kind
@@ -47,14 +47,7 @@ class TomlContext(Context[E]):
         """
         return self.value(kind, lambda: parse_toml(self._text, self))
 
-    def error(
-        self,
-        rule: str,
-        *,
-        path: Path = (),
-        place: tuple[int, int] | None = None,
-        hint: str | None = None,
-    ) -> E:
+    def error(self, rule: str, path: Path = (), place: Place = None, hint: Hint = None) -> E:
         """Make an error that names the line, and always has a hint."""
         # Items of an array stand in one statement; only keys can be found.
         keys = tuple(key for key in path if isinstance(key, str))

@@ -75,13 +75,15 @@ class Variant(Kind[T]):
         if record is not None and (content is not None or not record.fields):
             value = record.read(content or Mapping([]), (*path, name), context)
             return value
-        rule, hint = f"({self._known})", self._hint
-        if record is not None:
-            rule, hint = f"by itself: {name!r} needs its data", hint or f"write it `!{name} ...`"
-        elif name in self._units:
-            rule = f"like this: {name!r} takes no data"
         shown = context.show(name) if content is None else context.describe(node)
-        raise context.invalid(node, path, f"{shown} is not {self._what} {rule}", hint=hint)
+        rule, hint = f"{shown} is not {self._what}", self._hint
+        if record is not None:
+            rule, hint = f"{rule}: {name!r} needs its data", hint or f"write it `!{name} ...`"
+        elif name in self._units:
+            rule += f": {name!r} takes no data"
+        else:
+            rule = f"{context.show(name)} is not {self._what} ({self._known})"
+        raise context.invalid(node, path, rule, hint=hint)
 
     def dump(self, value: Any, *, tagged: bool) -> Any:
         """Return the name, or the name with its data."""

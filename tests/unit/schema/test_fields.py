@@ -126,7 +126,7 @@ def test_a_key_can_lead_into_a_map_without_a_struct() -> None:
 
 
 def test_a_struct_with_a_field_that_is_not_described_is_no_record() -> None:
-    with pytest.raises(TypeError, match="Point.note has no Field in its annotation"):
+    with pytest.raises(TypeError, match=r"^Point\.note has no Field in its annotation"):
         Record(Point)
 
 
