@@ -51,11 +51,13 @@ class TomlContext(Context[E]):
         """Make an error that names the line, and always has a hint."""
         # Items of an array stand in one statement; only keys can be found.
         keys = tuple(key for key in path if isinstance(key, str))
-        line = toml_line(self._lines, keys) if place is None else place[0]
-        parts = [self._origin if line is None else f"{self._origin}, line {line}"]
-        if keys:
-            parts.append(".".join(key if _BARE_KEY.match(key) else repr(key) for key in keys))
-        return self._error(": ".join([*parts, rule]), hint=hint or "correct it")
+        if not keys:
+            where = "" if place is None else f", line {place[0]}, column {place[1]}"
+            return self._error(f"{self._origin}: {rule}{where}", hint=hint or "correct the syntax")
+        line = toml_line(self._lines, keys)
+        origin = self._origin if line is None else f"{self._origin}, line {line}"
+        dotted = ".".join(key if _BARE_KEY.match(key) else repr(key) for key in keys)
+        return self._error(f"{origin}: {dotted}: {rule}", hint=hint or "correct the value")
 
     def show(self, text: str) -> str:
         """Quote a text: whole, for the file is the operator's own."""
