@@ -20,7 +20,7 @@ from typing import Final, NoReturn
 
 import click
 
-from northstar.model import InternalError, NorthstarError
+from northstar.model import InternalError, NorthstarError, printable
 
 FAILED: Final = 1
 """Exit code: it failed, or was refused."""
@@ -50,6 +50,7 @@ class _Terminated(BaseException):
 
 def run(command: click.Command) -> NoReturn:
     """Run a command on the arguments of this process, and end the process."""
+    _open_streams()
     for number in _HANDLED:
         # A signal that is ignored, as SIGHUP below nohup, stays ignored.
         if signal.getsignal(number) is signal.SIG_DFL:
@@ -59,6 +60,22 @@ def run(command: click.Command) -> NoReturn:
         sys.stdout.reconfigure(errors="backslashreplace")
     program = os.path.basename(sys.argv[0]) or command.name or "northstar"
     sys.exit(invoke(command, sys.argv[1:], program))
+
+
+def _open_streams() -> None:
+    """Open /dev/null in place of each standard stream that is closed.
+
+    The next file that is opened would get its number: messages would be written into a package.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The lowest number that is free, open(2).
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, it is for good
 
 
 def invoke(command: click.Command, arguments: Sequence[str], program: str) -> int:
@@ -94,19 +111,6 @@ def invoke(command: click.Command, arguments: Sequence[str], program: str) -> in
 def warn(message: str) -> None:
     """Say something on stderr that does not stop the command."""
     _say("warning", "yellow", message)
-
-
-def printable(text: str) -> str:
-    r"""Return text that may come from a hostile file, without control characters.
-
-    Line breaks and tabs stay; an escape sequence for the terminal becomes `\x1b...`.
-    """
-    return "".join(
-        character
-        if character in "\n\t" or character.isprintable()
-        else character.encode("unicode_escape", "surrogatepass").decode()
-        for character in text
-    )
 
 
 def colours(stream: io.TextIOBase | object) -> bool:

@@ -5,26 +5,27 @@ cgroup-v2: each value is written to the file of the same meaning.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
+from northstar.manifest import bounds
 from northstar.schema.records import Field, ListOf, MapOf, Record
 from northstar.schema.scalars import (
-    FILE_NAME_PATTERN,
     I64,
     U16,
     U64,
     Boolean,
     Integer,
     Text,
-    file_name_rule,
+    file_name,
 )
+from northstar.schema.values import CGROUP_LEVELS_MAX
 
 PIDS_MAX: Final = 4 * 1024 * 1024
 """Most processes that a limit can name: PID_MAX_LIMIT of include/linux/threads.h."""
 
-_TEXT: Final = Text()
+_TEXT: Final = Text(most=bounds.CGROUP_VALUE_MAX)
 _US: Final = Integer(0, U64, unit="microseconds")
 _SIGNED_US: Final = Integer(-I64 - 1, I64, unit="microseconds")
 _BYTES: Final = Integer(-I64 - 1, I64, unit="bytes, -1 for no limit")
@@ -39,7 +40,11 @@ Attrs = Mapping[str, str]
 """Files of a controller, by name, and what is written to them as it is."""
 
 _ATTRS: Final = Field(
-    MapOf(Text("the name of a file", check=file_name_rule, pattern=FILE_NAME_PATTERN), _TEXT),
+    MapOf(
+        file_name("the name of a file", bounds.FILE_NAME_MAX),
+        _TEXT,
+        max_entries=bounds.CGROUP_ATTRS_MAX,
+    ),
     "Files of the controller, by name, and what is written to them as it is.",
 )
 
@@ -125,8 +130,13 @@ class ThrottleDevice(msgspec.Struct, frozen=True):
     rate: Annotated[int, Field(_RATE, "Most in a second.")]
 
 
-_WEIGHTS: Final = ListOf(tuple, Record(WeightDevice, ignore_unknown=True))
-_THROTTLES: Final = ListOf(tuple, Record(ThrottleDevice, ignore_unknown=True))
+def _devices(struct: type[msgspec.Struct]) -> ListOf[Any]:
+    record = Record(struct, ignore_unknown=True)
+    return ListOf(tuple, record, max_entries=bounds.BLOCK_DEVICES_MAX)
+
+
+_WEIGHTS: Final = _devices(WeightDevice)
+_THROTTLES: Final = _devices(ThrottleDevice)
 _Throttles = tuple[ThrottleDevice, ...]
 
 
@@ -154,6 +164,8 @@ class Blkio(msgspec.Struct, frozen=True, kw_only=True):
 def _parent_rule(text: str) -> str | None:
     if text.startswith("/") or not text or {".", ".."} & set(text.split("/")):
         return "is not a relative path without '.' and '..'"
+    if len(list(filter(None, text.split("/")))) > CGROUP_LEVELS_MAX:
+        return f"has more than {CGROUP_LEVELS_MAX} levels"
     return None
 
 
@@ -163,7 +175,7 @@ class Cgroups(msgspec.Struct, frozen=True):
     parent: Annotated[
         str | None,
         Field(
-            Text("a cgroup", check=_parent_rule, pattern="^[^/]"),
+            Text("a cgroup", most=bounds.PATH_MAX, check=_parent_rule, pattern="^[^/]"),
             "Group below which the container's is made, relative to the hierarchy's root.",
             "the one of the runtime's configuration",
         ),

@@ -8,7 +8,7 @@ from northstar.manifest.capabilities import Capability
 from northstar.manifest.manifest import Manifest
 from northstar.manifest.mount import Bind, MountOption
 from northstar.manifest.sched import SchedDeadline
-from northstar.schema.node import show
+from northstar.model.text import NAMED_MAX, quote
 
 
 def lint(manifest: Manifest, *, is_syscall: Callable[[str], bool] | None = None) -> Iterator[str]:
@@ -20,15 +20,17 @@ def lint(manifest: Manifest, *, is_syscall: Callable[[str], bool] | None = None)
     """
     for target, mount in manifest.mounts.items():
         if type(mount) is Bind and MountOption.RW in mount.options:
-            yield f"mounts.{target}: the container can write to {show(mount.host)} of the host"
+            yield f"mounts.{target}: the container can write to {quote(mount.host)} of the host"
     if Capability.CAP_SYS_ADMIN in manifest.capabilities:
         yield "capabilities: CAP_SYS_ADMIN is near to being root on the host"
     if manifest.is_app and manifest.seccomp is None:
         yield "seccomp: missing, so that every system call is allowed (`profile: default` helps)"
     if manifest.seccomp is not None and is_syscall is not None:
-        for name in manifest.seccomp.allow or ():
-            if not is_syscall(name):
-                yield f"seccomp.allow.{name}: no system call of this name is known"
+        unknown = [name for name in manifest.seccomp.allow or () if not is_syscall(name)]
+        for name in unknown[:NAMED_MAX]:
+            yield f"seccomp.allow.{name}: no system call of this name is known"
+        if len(unknown) > NAMED_MAX:
+            yield f"seccomp.allow: {len(unknown) - NAMED_MAX} more names are not known either"
     for resource, limit in manifest.rlimits.items():
         if limit.hard is not None and (limit.soft is None or limit.soft > limit.hard):
             yield f"rlimits.{resource.value}: soft is above hard, which setrlimit(2) refuses"

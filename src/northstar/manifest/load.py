@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 from northstar.manifest.lint import lint
 from northstar.manifest.manifest import MANIFEST, Manifest
 from northstar.model import ManifestError
+from northstar.model.text import VALUE_MAX
 from northstar.schema import documents, yaml
 from northstar.schema.context import Context, Hint, Path, Place
 from northstar.schema.emit import emit
-from northstar.schema.node import INPUT_MAX, SHOWN_MAX, Node
+from northstar.schema.node import INPUT_MAX, Node
 
 
 class ManifestContext(Context[ManifestError]):
@@ -23,9 +24,9 @@ class ManifestContext(Context[ManifestError]):
     ) -> ManifestError:
         """Make an error."""
         field = ".".join(map(str, path))
-        if not field.isprintable() or len(field) > 4 * SHOWN_MAX:
+        if not field.isprintable() or len(field) > 4 * VALUE_MAX:
             # A key comes from the document: it must not act on a terminal, or fill a log.
-            field = field[: 4 * SHOWN_MAX].encode("unicode_escape").decode()
+            field = field[: 4 * VALUE_MAX].encode("unicode_escape").decode()
         line, column = place or (None, None)
         return ManifestError(rule, path=field, line=line, column=column, hint=hint)
 

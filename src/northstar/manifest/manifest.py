@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from northstar.manifest import bounds
 from northstar.manifest.autostart import AUTOSTART, Autostart
 from northstar.manifest.capabilities import CAPABILITIES, Capability
 from northstar.manifest.cgroups import CGROUPS, Cgroups
@@ -24,24 +25,6 @@ from northstar.schema.node import Node, is_null
 from northstar.schema.records import Field, ListOf, MapOf, Record
 from northstar.schema.scalars import U16, Integer, Text
 from northstar.schema.values import NAME, VERSION
-
-INIT_MAX: Final = 4096
-"""Longest path of init, in bytes (PATH_MAX)."""
-
-ENV_MAX: Final = 64
-"""Most environment variables."""
-
-ENV_NAME_MAX: Final = 64
-"""Longest name of an environment variable, in bytes."""
-
-ENV_VALUE_MAX: Final = 1024
-"""Longest value of an environment variable, in bytes."""
-
-SUPPL_GROUPS_MAX: Final = 64
-"""Most supplementary groups."""
-
-SUPPL_GROUP_MAX: Final = 64
-"""Longest name of a supplementary group, in bytes."""
 
 RESERVED_ENV: Final = frozenset(
     ("NORTHSTAR_NAME", "NORTHSTAR_VERSION", "NORTHSTAR_CONTAINER", "NORTHSTAR_CONSOLE")
@@ -65,15 +48,18 @@ def _env_name_rule(text: str) -> str | None:
     return "is set by the runtime" if text in RESERVED_ENV else None
 
 
+_ARGS: Final = ListOf(
+    tuple, Text("an argument", most=bounds.ARGUMENT_MAX), max_entries=bounds.ARGUMENTS_MAX
+)
 _ENV: Final = MapOf(
-    Text("the name of a variable", most=ENV_NAME_MAX, check=_env_name_rule),
-    Text("the value of a variable", most=ENV_VALUE_MAX),
-    max_entries=ENV_MAX,
+    Text("the name of a variable", most=bounds.ENV_NAME_MAX, check=_env_name_rule),
+    Text("the value of a variable", most=bounds.ENV_VALUE_MAX),
+    max_entries=bounds.ENV_MAX,
 )
 _SUPPL_GROUPS: Final = ListOf(
     tuple,
-    Text("the name of a group", most=SUPPL_GROUP_MAX),
-    max_entries=SUPPL_GROUPS_MAX,
+    Text("the name of a group", most=bounds.SUPPL_GROUP_MAX),
+    max_entries=bounds.SUPPL_GROUPS_MAX,
     unique=True,
 )
 _UID: Final = Integer(1, U16, "a user id", unit="user id")
@@ -88,14 +74,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     init: Annotated[
         str | None,
         Field(
-            Text("init", least=1, most=INIT_MAX),
+            Text("init", least=1, most=bounds.INIT_MAX),
             "The payload's program in the container.",
             "none: a resource, which cannot be started",
         ),
     ] = None
-    args: Annotated[
-        tuple[str, ...], Field(ListOf(tuple, Text("an argument")), "Its arguments after argv[0].")
-    ] = ()
+    args: Annotated[tuple[str, ...], Field(_ARGS, "Its arguments after argv[0].")] = ()
     env: Annotated[Mapping[str, str], Field(_ENV, "Its environment.")] = {}
     uid: Annotated[int, Field(_UID, "Its user.")]
     gid: Annotated[int, Field(_GID, "Its group.")]

@@ -6,9 +6,11 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from northstar.manifest import bounds
 from northstar.model import InvalidValueError, Name, VersionReq
+from northstar.model.text import quote
 from northstar.schema.context import Context, Path
-from northstar.schema.node import Node, show
+from northstar.schema.node import Node
 from northstar.schema.records import Field, MapOf, Record
 from northstar.schema.scalars import Parsed, Text
 from northstar.schema.values import REQUIREMENT, STRICT_NAME, WholeSize
@@ -63,9 +65,9 @@ def _path_rule(text: str) -> str | None:
     return None
 
 
-PATH: Final = Text("a path", check=_path_rule, pattern="^/")
+PATH: Final = Text("a path", most=bounds.PATH_MAX, check=_path_rule, pattern="^/")
 
-_HOST: Final = Text("a path", strict=True)
+_HOST: Final = Text("a path", most=bounds.PATH_MAX, strict=True)
 _OPTIONS: Final = Field(OPTIONS, "Names with commas between them: rw, noexec, nosuid, nodev, rec.")
 
 
@@ -164,12 +166,14 @@ def _no_nested_binds(
     outer, outer_target = binds[0] if binds else ((), "")
     for parts, target in binds[1:]:
         if parts[: len(outer)] == outer:
-            rule = f"the bind mount is nested in that of {show(outer_target)}"
+            rule = f"the bind mount is nested in that of {quote(outer_target)}"
             context.refuse(context.invalid(nodes[target], (*path, target), rule))
         else:
             outer, outer_target = parts, target
 
 
-MOUNTS: Final[MapOf[str, Mount]] = MapOf(PATH, _MOUNT, check=_no_nested_binds)
+MOUNTS: Final[MapOf[str, Mount]] = MapOf(
+    PATH, _MOUNT, max_entries=bounds.MOUNTS_MAX, check=_no_nested_binds
+)
 
 Mounts = Mapping[str, Mount]

@@ -5,19 +5,13 @@ from typing import Annotated, Final
 import msgspec
 
 from northstar.schema.records import Field
-from northstar.schema.scalars import FILE_NAME_PATTERN, Text, file_name_rule
+from northstar.schema.scalars import file_name
 from northstar.schema.variants import Variant, Wrapped
 
 NAMESPACE_MAX: Final = 256
 """Longest name of a network namespace, in bytes."""
 
-_NAME: Final = Text(
-    "the name of a network namespace",
-    least=1,
-    most=NAMESPACE_MAX,
-    check=file_name_rule,
-    pattern=FILE_NAME_PATTERN,
-)
+_NAME: Final = file_name("the name of a network namespace", NAMESPACE_MAX, least=1)
 
 
 class HostNetwork(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from northstar.manifest import bounds
 from northstar.schema.context import Context, Path
 from northstar.schema.node import Node, is_null
 from northstar.schema.records import Field, ListOf, MapOf, Record
@@ -14,9 +15,6 @@ from northstar.schema.variants import Choice, Variant
 
 INDEX_MAX: Final = 5
 """Index of the last argument of a system call (struct seccomp_data has six)."""
-
-VALUES_MAX: Final = 50
-"""Most values of an argument."""
 
 
 class SeccompProfile(enum.Enum):
@@ -40,7 +38,7 @@ class SyscallArgs(msgspec.Struct, frozen=True):
     values: Annotated[
         tuple[int, ...] | None,
         Field(
-            ListOf(tuple, _NUMBER, max_entries=VALUES_MAX),
+            ListOf(tuple, _NUMBER, max_entries=bounds.SYSCALL_VALUES_MAX),
             "The argument is one of these.",
             "any value",
         ),
@@ -75,6 +73,13 @@ _RULE: Variant[SyscallRule] = Variant(
 )
 
 
+_ALLOW: MapOf[str, SyscallRule] = MapOf(
+    Text("the name of a system call", most=bounds.SYSCALL_NAME_MAX),
+    _RULE,
+    max_entries=bounds.SYSCALLS_MAX,
+)
+
+
 class Seccomp(msgspec.Struct, frozen=True):
     """A filter of system calls."""
 
@@ -87,7 +92,7 @@ class Seccomp(msgspec.Struct, frozen=True):
     allow: Annotated[
         Mapping[str, SyscallRule] | None,
         Field(
-            MapOf(Text("the name of a system call"), _RULE),
+            _ALLOW,
             "What is allowed beside the profile, by the names of system calls.",
             "nothing",
         ),

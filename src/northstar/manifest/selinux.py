@@ -5,11 +5,9 @@ from typing import Annotated, Final
 
 import msgspec
 
+from northstar.manifest import bounds
 from northstar.schema.records import Field, Record
 from northstar.schema.scalars import Text
-
-CONTEXT_MAX: Final = 65535
-"""Longest context in bytes: one less than XATTR_SIZE_MAX (include/uapi/linux/limits.h)."""
 
 _CONTEXT: Final = re.compile(r"[0-9A-Za-z:_]+\Z")
 
@@ -21,7 +19,7 @@ def _rule(text: str) -> str | None:
 
 
 _KIND: Final = Text(
-    "an SELinux context", least=1, most=CONTEXT_MAX, check=_rule, pattern="^[0-9A-Za-z:_]+$"
+    "an SELinux context", least=1, most=bounds.CONTEXT_MAX, check=_rule, pattern="^[0-9A-Za-z:_]+$"
 )
 
 

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import msgspec
 
+from northstar.manifest import bounds
 from northstar.schema.records import Field, MapOf, Record
-from northstar.schema.scalars import FILE_NAME_PATTERN, U32, Boolean, Integer, Text, file_name_rule
+from northstar.schema.scalars import U32, Boolean, Integer, file_name
 from northstar.schema.variants import Choice
 
 
@@ -35,5 +36,7 @@ class Socket(msgspec.Struct, frozen=True):
 
 
 SOCKETS = MapOf(
-    Text("the name of a socket", check=file_name_rule, pattern=FILE_NAME_PATTERN), Record(Socket)
+    file_name("the name of a socket", bounds.FILE_NAME_MAX),
+    Record(Socket),
+    max_entries=bounds.SOCKETS_MAX,
 )

@@ -5,12 +5,12 @@ Whether a directory exists or a key file is sound is not decided here: that need
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, get_args
 
 import msgspec
 from msgspec import structs
 
-from northstar.model import ConfigurationError, InvalidValueError, Permissions
+from northstar.model import ConfigurationError, InvalidValueError, Permissions, Verity
 from northstar.model.address import TcpAddress as TcpAddress
 from northstar.model.address import UnixAddress as UnixAddress
 from northstar.model.address import parse_address
@@ -19,7 +19,7 @@ from northstar.schema.node import Node
 from northstar.schema.records import Field, ListOf, MapOf, Record
 from northstar.schema.scalars import U64, Boolean, Integer, Parsed, Text
 from northstar.schema.toml import TomlContext
-from northstar.schema.values import Duration, PermissionSet, Size
+from northstar.schema.values import CGROUP_LEVELS_MAX, Duration, PermissionSet, Size
 from northstar.schema.variants import Choice, Variant
 
 _PATH: Final = Text("a path", least=1, hint="name a file or directory")
@@ -73,11 +73,6 @@ class GlobalConsole(msgspec.Struct, frozen=True):
     options: Annotated[ConsoleOptions, Field(_OPTIONS, "Limits of its connections.")] = (
         ConsoleOptions()
     )
-
-
-Verity = Literal["dm", "full"]
-"""How signed packages are verified: by the kernel, block by block when it is read, or as a whole
-when they are mounted, from a copy in memory."""
 
 
 class _Memory(msgspec.Struct, frozen=True):
@@ -152,14 +147,18 @@ _REPOSITORIES: Final = MapOf(
 )
 
 
-def _cgroup_rule(text: str) -> str | None:
+def _parse_cgroup(text: str) -> str:
     # It is joined to each hierarchy's root, where it must lead downwards.
-    if all(part not in ("", ".", "..") for part in text.split("/")):
-        return None
-    return "is not the name of a cgroup"
+    if "\0" in text or not all(part not in ("", ".", "..") for part in text.split("/")):
+        hint = 'write a name, as "northstar"'
+        raise InvalidValueError(f"{text!r} is not the name of a cgroup", hint=hint)
+    if text.count("/") >= CGROUP_LEVELS_MAX:
+        rule = f"a cgroup with more than {CGROUP_LEVELS_MAX} levels"
+        raise InvalidValueError(rule, hint="write a shorter path")
+    return text
 
 
-_CGROUP: Final = Text("a cgroup", check=_cgroup_rule, hint='write a name, as "northstar"')
+_CGROUP: Final = Parsed(_parse_cgroup, {"type": "string", "minLength": 1})
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):

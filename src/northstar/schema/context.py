@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NamedTuple, TypeVar
 
 from northstar.model import NorthstarError
-from northstar.schema import node as nodes
-from northstar.schema.node import NESTING_MAX, Node
+from northstar.model.text import quote
+from northstar.schema.node import NESTING_MAX, Node, describe
 
 if TYPE_CHECKING:
     from northstar.schema.scalars import Kind
@@ -55,16 +55,23 @@ class Context(Generic[E]):
         words: of the document's language.
         collect: go on after an error, to find them all.
         errors: the errors so far (at most one if not `collect`).
-        warnings: what was ignored, and where.
+        warnings: what was ignored, and where; of very much the first, and how many more.
     """
 
     ERRORS_MAX: Final = 100
+    WARNINGS_MAX: ClassVar[int] = 100
     words: ClassVar[Words] = Words()
 
     def __init__(self, *, collect: bool = False) -> None:
         self.collect = collect
         self.errors: list[E] = []
-        self.warnings: list[str] = []
+        self._warnings: list[str] = []
+        self._more = 0
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was ignored, for a log."""
+        return [*self._warnings, *([f"{self._more} more like these"] if self._more else [])]
 
     def error(self, rule: str, path: Path = (), place: Place = None, hint: Hint = None) -> E:
         """Make the error for the value at `path`.
@@ -117,13 +124,15 @@ class Context(Generic[E]):
 
     def ignore(self, key: Node, path: Path) -> None:
         """Note a warning about a key that names no field."""
-        if len(self.warnings) < self.ERRORS_MAX:
-            self.warnings.append(self.invalid(key, path, self.words.ignored).message)
+        if len(self._warnings) < self.WARNINGS_MAX:
+            self._warnings.append(self.invalid(key, path, self.words.ignored).message)
+        else:
+            self._more += 1
 
     def show(self, text: str) -> str:
         """Quote a text for a message."""
-        return nodes.show(text)
+        return quote(text)
 
     def describe(self, node: Node) -> str:
         """Name a value for a message."""
-        return nodes.describe(node)
+        return describe(node)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+from northstar.model.text import quote
 from northstar.schema.context import Context
 from northstar.schema.node import (
     NESTING_MAX,
@@ -14,7 +15,6 @@ from northstar.schema.node import (
     Node,
     Scalar,
     Sequence,
-    show,
 )
 
 # The patterns here are not compiled at once: a device whose manifests are YAML, and valid, never
@@ -137,5 +137,5 @@ class _Builder:
                 value.encode()
             except UnicodeEncodeError:
                 # JSON can escape one half of a pair, which is no character.
-                raise self._context.error(f"{show(value)} has half of a surrogate pair") from None
+                raise self._context.error(f"{quote(value)} has half of a surrogate pair") from None
         return Scalar(value, plain=False)

@@ -10,6 +10,8 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from northstar.model.text import quote
+
 INPUT_MAX: Final = 1024 * 1024
 """Largest document in bytes, also after the expansion of aliases."""
 
@@ -18,9 +20,6 @@ NODES_MAX: Final = 100_000
 
 NESTING_MAX: Final = 64
 """Deepest nesting of maps and lists."""
-
-SHOWN_MAX: Final = 64
-"""Most characters of a value in a message."""
 
 
 class Mark(Protocol):
@@ -81,15 +80,10 @@ def is_null(node: Node) -> bool:
     return type(node) is Literal and node.value is None
 
 
-def show(text: str) -> str:
-    """Quote a text for a message: cut, and without control characters."""
-    return repr(text if len(text) <= SHOWN_MAX else text[: SHOWN_MAX - 3] + "...")
-
-
 def describe(node: Node) -> str:
     """Name a node for a message."""
     if type(node) is Scalar:
-        return show(node.text) if node.text or not node.plain else "nothing"
+        return quote(node.text) if node.text or not node.plain else "nothing"
     if type(node) is Mapping:
         return "a map"
     if type(node) is Sequence:

@@ -198,14 +198,16 @@ class Text(Parsed[str]):
         super().__init__(checked, schema, strict=strict)
 
 
-def file_name_rule(text: str) -> str | None:
-    """Return the rule that `text` breaks if it is no single path component."""
+def _file_name_rule(text: str) -> str | None:
     if not text or "/" in text or text in (".", ".."):
         return "is not a file name (not empty, no '/', not '.' or '..')"
     return None
 
 
-FILE_NAME_PATTERN: Final = r"^(?!\.{1,2}$)[^/]+$"
+def file_name(what: str, most: int, *, least: int = 0) -> Text:
+    """Return the kind of a single path component of `least` to `most` bytes."""
+    pattern = r"^(?!\.{1,2}$)[^/]+$"
+    return Text(what, least=least, most=most, check=_file_name_rule, pattern=pattern)
 
 
 class Integer(Kind[int]):

@@ -8,6 +8,7 @@ import tomllib
 from typing import Any, Final, TypeVar
 
 from northstar.model import NorthstarError
+from northstar.model.text import NAMED_MAX
 from northstar.schema.context import Context, Hint, Path, Place, Words
 from northstar.schema.documents import parse_toml
 from northstar.schema.node import NESTING_MAX, Literal, Mapping, Node, Scalar, Sequence
@@ -30,6 +31,9 @@ class TomlContext(Context[E]):
         ignored="unknown key, ignored",
         too_deep=f"nested too deeply (at most {NESTING_MAX} levels)",
     )
+
+    # To find a line takes long, and a table with very many unknown keys is none of this program.
+    WARNINGS_MAX = NAMED_MAX
 
     def __init__(self, text: str, origin: str, error: type[E]) -> None:
         """Prepare a reading of `text`; `origin` names the file in errors of the class `error`."""

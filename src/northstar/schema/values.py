@@ -21,6 +21,11 @@ from northstar.schema.records import ListOf
 from northstar.schema.scalars import U64, Integer, Kind, Parsed, integer_of
 from northstar.schema.variants import Choice
 
+CGROUP_LEVELS_MAX: Final = 32
+"""Most levels that the path of a cgroup may have.
+
+The kernel counts what a process uses on every level above it, and sets no limit by itself."""
+
 
 class Duration(Parsed[float]):
     """Seconds, written as `5s`, `1m 30s` or `100ms`."""

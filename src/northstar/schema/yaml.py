@@ -27,6 +27,7 @@ from yaml.events import (
 from yaml.reader import ReaderError
 
 from northstar.model import NorthstarError
+from northstar.model.text import quote
 from northstar.schema.context import Context
 from northstar.schema.node import (
     INPUT_MAX,
@@ -36,7 +37,6 @@ from northstar.schema.node import (
     Node,
     Scalar,
     Sequence,
-    show,
 )
 
 _DIRECTIVES_MAX: Final = 1000
@@ -161,10 +161,10 @@ class _Composer:
             node = self._anchors[event.anchor]
         except KeyError:
             raise self._refused(
-                f"no anchor {show(event.anchor)} stands before here", event
+                f"no anchor {quote(event.anchor)} stands before here", event
             ) from None
         if node is None:
-            raise self._refused(f"the alias {show(event.anchor)} would contain itself", event)
+            raise self._refused(f"the alias {quote(event.anchor)} would contain itself", event)
         return node, self._size(node)
 
     def _size(self, node: Node) -> _Size:

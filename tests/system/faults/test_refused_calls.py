@@ -290,7 +290,8 @@ def test_a_connection_that_cannot_be_watched(setting: Setting) -> None:
     setting.interceptor.decide = lambda _call: None
     setting.runtime.client().close()
     same(setting, before)
-    assert setting.runtime.text().count("cannot watch the connection: No space left") == 3
+    refusal = "cannot watch the connection: No space left"
+    wait_until(lambda: setting.runtime.text().count(refusal) == 3, "each is logged")
 
 
 def test_no_process_or_descriptor_for_a_debug_command(make_runtime: Any, payload: Path) -> None:

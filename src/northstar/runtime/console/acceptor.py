@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from northstar.model import NorthstarError
@@ -98,8 +98,18 @@ class Acceptor:
         self._retry = self._loop.call_later(seconds, self._begin)
 
 
-async def open_listener(bind: TcpAddress | UnixAddress) -> socket.socket:
+Blocking = Callable[..., Awaitable[Any]]
+"""Calls a function with arguments in a thread, and returns what that returns."""
+
+
+async def open_listener(
+    bind: TcpAddress | UnixAddress, blocking: Blocking = asyncio.to_thread
+) -> socket.socket:
     """Return a listening socket.
+
+    Args:
+        bind: where.
+        blocking: calls getaddrinfo(3), which may ask a server.
 
     Raises:
         ConsoleError: there is none to be had.
@@ -108,8 +118,12 @@ async def open_listener(bind: TcpAddress | UnixAddress) -> socket.socket:
         _clear(bind.path)
         return _listening(socket.AF_UNIX, bind.path, bind)
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(
-            bind.host, bind.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        found = await blocking(
+            socket.getaddrinfo,
+            bind.host,
+            bind.port,
+            type=socket.SOCK_STREAM,
+            flags=socket.AI_PASSIVE,
         )
     except (OSError, UnicodeError) as error:
         # The latter is what a label that no name may have gives.
