@@ -17,14 +17,18 @@ PACKAGES = sorted(
 MAY_IMPORT = {
     "model": set[str](),
     "linux": set[str](),
-    "manifest": {"model"},
+    "schema": {"model"},
+    "manifest": {"model", "schema"},
     "api": {"model", "manifest"},
     "core": {"model", "api", "manifest"},
     "npk": {"model", "manifest", "linux"},
     "devices": {"model", "linux", "npk"},
     "launch": {"model", "manifest", "linux"},
     "cgroups": {"model", "manifest", "linux"},
-    "runtime": {"model", "linux", "manifest", "api", "core", "npk", "devices", "launch", "cgroups"},
+    "runtime": {
+        *("model", "linux", "schema", "manifest", "api", "core", "npk", "devices", "launch"),
+        "cgroups",
+    },
     "client": {"api", "model"},
     "cli": {"model", "manifest", "api", "npk", "devices", "launch", "runtime", "client"},
 }

@@ -11,7 +11,11 @@ from northstar.model.status import Exited, signal_name
 
 
 class Configuration(Record, frozen=True):
-    """The runtime's configuration does not allow it."""
+    """The runtime's configuration does not allow it.
+
+    Attributes:
+        context: what is not allowed, in words.
+    """
 
     context: str
 
@@ -20,7 +24,11 @@ class Configuration(Record, frozen=True):
 
 
 class DuplicateContainer(Record, frozen=True):
-    """The container is known already."""
+    """The container is known already.
+
+    Attributes:
+        container: the one that is known already.
+    """
 
     container: Container
 
@@ -29,7 +37,11 @@ class DuplicateContainer(Record, frozen=True):
 
 
 class InvalidContainer(Record, frozen=True):
-    """No such container, or (mount) it is mounted already."""
+    """No such container, or (mount) it is mounted already.
+
+    Attributes:
+        container: the one that the request named.
+    """
 
     container: Container
 
@@ -38,7 +50,11 @@ class InvalidContainer(Record, frozen=True):
 
 
 class InvalidArguments(Record, frozen=True):
-    """The arguments of a start are refused."""
+    """The arguments of a start are refused.
+
+    Attributes:
+        cause: what is wrong with them, in words.
+    """
 
     cause: str
 
@@ -47,7 +63,11 @@ class InvalidArguments(Record, frozen=True):
 
 
 class MountBusy(Record, frozen=True):
-    """The container cannot be mounted now."""
+    """The container cannot be mounted now.
+
+    Attributes:
+        container: the one that cannot be mounted.
+    """
 
     container: Container
 
@@ -56,7 +76,11 @@ class MountBusy(Record, frozen=True):
 
 
 class UmountBusy(Record, frozen=True):
-    """The container, or the user of the resource that is named here, needs the mount."""
+    """The container, or the user of the resource that is named here, needs the mount.
+
+    Attributes:
+        container: the one that needs the mount.
+    """
 
     container: Container
 
@@ -65,7 +89,11 @@ class UmountBusy(Record, frozen=True):
 
 
 class StartContainerStarted(Record, frozen=True):
-    """This container, or another version of it, runs; named is the one that runs."""
+    """This container, or another version of it, runs; named is the one that runs.
+
+    Attributes:
+        container: the one that runs.
+    """
 
     container: Container
 
@@ -74,7 +102,11 @@ class StartContainerStarted(Record, frozen=True):
 
 
 class StartContainerResource(Record, frozen=True):
-    """A resource has no init that could be started."""
+    """A resource has no init that could be started.
+
+    Attributes:
+        container: the resource.
+    """
 
     container: Container
 
@@ -86,6 +118,7 @@ class StartContainerMissingResource(Record, frozen=True):
     """No installed container fulfils a resource mount.
 
     Attributes:
+        container: the one that was to be started.
         resource: the name that the manifest asks for.
         version: the requirement; or, if `dir` is missing in the resource, the resource's version.
     """
@@ -102,7 +135,12 @@ class StartContainerMissingResource(Record, frozen=True):
 
 
 class StartContainerFailed(Record, frozen=True):
-    """The start failed; `error` names the step, the path and the reason."""
+    """The start failed; `error` names the step, the path and the reason.
+
+    Attributes:
+        container: the one that was to be started.
+        error: step, path and reason, in words.
+    """
 
     container: Container
     error: str
@@ -112,7 +150,11 @@ class StartContainerFailed(Record, frozen=True):
 
 
 class StopContainerNotStarted(Record, frozen=True):
-    """The container does not run."""
+    """The container does not run.
+
+    Attributes:
+        container: the one that does not run.
+    """
 
     container: Container
 
@@ -121,7 +163,11 @@ class StopContainerNotStarted(Record, frozen=True):
 
 
 class InvalidRepository(Record, frozen=True):
-    """No such repository."""
+    """No such repository.
+
+    Attributes:
+        repository: the name that the request gave.
+    """
 
     repository: str
 
@@ -130,7 +176,11 @@ class InvalidRepository(Record, frozen=True):
 
 
 class InstallDuplicate(Record, frozen=True):
-    """The container is installed already, here or in another repository."""
+    """The container is installed already, here or in another repository.
+
+    Attributes:
+        container: the one that is installed already.
+    """
 
     container: Container
 
@@ -139,7 +189,12 @@ class InstallDuplicate(Record, frozen=True):
 
 
 class CriticalContainer(Record, frozen=True):
-    """A critical container ended, and the runtime with it."""
+    """A critical container ended, and the runtime with it.
+
+    Attributes:
+        container: the one that ended.
+        status: how it ended.
+    """
 
     container: Container
     status: ExitStatus
@@ -155,7 +210,11 @@ class CriticalContainer(Record, frozen=True):
 
 
 class Unexpected(Record, frozen=True):
-    """Any other reason, in words."""
+    """Any other reason, in words.
+
+    Attributes:
+        error: the reason.
+    """
 
     error: str
 

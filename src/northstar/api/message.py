@@ -15,14 +15,23 @@ API_VERSION: Final = Version(0, 9, 2)
 
 
 class Connect(Record, frozen=True):
-    """The first message of a client."""
+    """The first message of a client.
+
+    Attributes:
+        version: the version of the protocol that the client speaks.
+        subscribe_notifications: whether the runtime shall send notifications.
+    """
 
     version: Version
     subscribe_notifications: bool
 
 
 class ConnectAck(Wrapper, frozen=True):
-    """The client may send requests."""
+    """The client may send requests.
+
+    Attributes:
+        nothing: always null.
+    """
 
     nothing: None = None
 
@@ -32,13 +41,21 @@ class PermissionDenied(Record, frozen=True):
 
 
 class InvalidProtocolVersion(Record, frozen=True):
-    """The client is too old; `version` is the runtime's."""
+    """The client is too old; `version` is the runtime's.
+
+    Attributes:
+        version: the version that the runtime speaks.
+    """
 
     version: Version
 
 
 class ConnectNack(Wrapper, frozen=True):
-    """The connection is refused, and closed after this."""
+    """The connection is refused, and closed after this.
+
+    Attributes:
+        reason: why.
+    """
 
     reason: PermissionDenied | InvalidProtocolVersion
 

@@ -25,19 +25,31 @@ class Shutdown(Record, frozen=True):
 
 
 class Inspect(Record, frozen=True):
-    """What is known of a container."""
+    """What is known of a container.
+
+    Attributes:
+        container: its name and version.
+    """
 
     container: Container
 
 
 class Mount(Record, frozen=True):
-    """Mount containers."""
+    """Mount containers.
+
+    Attributes:
+        containers: their names and versions.
+    """
 
     containers: tuple[Container, ...]
 
 
 class Umount(Record, frozen=True):
-    """Unmount containers."""
+    """Unmount containers.
+
+    Attributes:
+        containers: their names and versions.
+    """
 
     containers: tuple[Container, ...]
 
@@ -46,8 +58,10 @@ class Start(Record, frozen=True):
     """Start a container.
 
     Attributes:
-        init: a program in the container instead of the manifest's init.
-        arguments, environment: if not empty, they replace the manifest's.
+        container: its name and version.
+        init: a program in the container instead of the manifest's init; null for that.
+        arguments: its arguments after argv[0]; if not empty, they replace the manifest's.
+        environment: its environment; if not empty, it replaces the manifest's.
     """
 
     container: Container
@@ -57,35 +71,61 @@ class Start(Record, frozen=True):
 
 
 class Kill(Record, frozen=True):
-    """Send a signal (its number on Linux) to all processes of a container."""
+    """Send a signal to all processes of a container.
+
+    Attributes:
+        container: its name and version.
+        signal: number of the signal on Linux, as 15 for SIGTERM.
+    """
 
     container: Container
     signal: I32
 
 
 class Install(Record, frozen=True):
-    """Install a package: `size` raw bytes follow this line."""
+    """Install a package: `size` raw bytes follow this line.
+
+    Attributes:
+        repository: where the package is stored.
+        size: length of the package in bytes.
+    """
 
     repository: str
     size: U64
 
 
 class Uninstall(Record, frozen=True):
-    """Remove a package, with `wipe` its persistent data too."""
+    """Remove a package.
+
+    Attributes:
+        container: its name and version.
+        wipe: whether its persistent data is removed, too.
+    """
 
     container: Container
     wipe: bool
 
 
 class TokenCreate(Record, frozen=True):
-    """Make a token for `target`, bound to the bytes `shared`."""
+    """Make a token for `target`, bound to the bytes `shared`.
+
+    Attributes:
+        target: the container that shall verify the token.
+        shared: bytes that both sides know, at their choice.
+    """
 
     target: Name
     shared: bytes
 
 
 class TokenVerify(Record, frozen=True):
-    """Check that `user` made this token for us, with the same `shared`."""
+    """Check that `user` made this token for us, with the same `shared`.
+
+    Attributes:
+        token: the 40 bytes of the token.
+        user: the container that made the token, by its claim.
+        shared: the bytes that the token was made with.
+    """
 
     token: TokenBytes
     user: Name

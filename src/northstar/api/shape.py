@@ -65,13 +65,21 @@ class Row(Variant, frozen=True):
 
 
 class Exit(Record, frozen=True):
-    """The wire's form of the model's Exited."""
+    """The wire's form of the model's Exited.
+
+    Attributes:
+        code: the exit code, 0 to 255.
+    """
 
     code: I32
 
 
 class Signal(Record, frozen=True):
-    """The wire's form of the model's Signalled."""
+    """The wire's form of the model's Signalled.
+
+    Attributes:
+        signal: number of the signal that ended the process.
+    """
 
     TAG: ClassVar = "signalled"
     signal: I32

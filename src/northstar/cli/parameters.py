@@ -88,12 +88,12 @@ class DurationType(click.ParamType[float]):
         if isinstance(value, float):
             return value
         # Only whoever gives one waits for this import.
-        from northstar.runtime.units import parse_duration
+        from northstar.model.units import parse_duration
 
         try:
             seconds = parse_duration(value)
-        except ValueError as error:
-            self.fail(f"{error} (as 10s, 1m 30s or 500ms)", param, ctx)
+        except InvalidValueError as error:
+            self.fail(f"{error.message} (as 10s, 1m 30s or 500ms)", param, ctx)
         # No wait at all would be a non-blocking socket; longer ones do not fit into a poll.
         return min(max(seconds, 0.001), 1e6)
 

@@ -3,52 +3,30 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 from northstar.model import InvalidValueError
+from northstar.model.address import TcpAddress, UnixAddress, parse_address
 
-DEFAULT_PORT: Final = 4200
+Tcp = TcpAddress
+Unix = UnixAddress
+
 CONSOLE: Final = "NORTHSTAR_CONSOLE"
 """Names the descriptor of a container's console connection."""
 
-_TCP: Final = re.compile(
-    r"tcp://(?:\[(?P<v6>[^\[\]/]+)\]|(?P<host>[^:\[\]/]+))(?::(?P<port>[0-9]{1,5}))?/?\Z"
-)
-
-
-class Tcp(NamedTuple):
-    """A host, as a name or an address, and a port."""
-
-    host: str
-    port: int
-
-
-class Unix(NamedTuple):
-    """The path of a Unix socket."""
-
-    path: str
-
 
 def parse(url: str) -> Tcp | Unix:
-    """Read `tcp://host[:port]` (port 4200 if none) or `unix:///path`.
+    """Read `tcp://host[:port]` (port 4200 if none), `unix:///path` or `unix:/path`.
 
     Raises:
-        InvalidValueError: it is neither.
+        InvalidValueError: it is none of these, or has port 0, which nobody listens on.
     """
-    match = _TCP.match(url)
-    if match:
-        port = int(match["port"] or DEFAULT_PORT)
-        if 0 < port < 2**16:
-            return Tcp(match["v6"] or match["host"], port)
-    path = url.removeprefix("unix://")
-    if path != url and path.startswith("/") and "\0" not in path:
-        return Unix(path)
-    raise InvalidValueError(
-        f"{url!r} is not the address of a console (tcp://HOST[:PORT] or unix:///PATH)"
-    )
+    address = parse_address(url)
+    if isinstance(address, TcpAddress) and not address.port:
+        raise InvalidValueError(f"{url!r} is not the address of a console: it has port 0")
+    return address
 
 
 def environment_socket(environment: Mapping[str, str] = os.environ) -> socket.socket:

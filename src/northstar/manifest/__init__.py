@@ -1,7 +1,7 @@
 """Manifests: the values, the reader of YAML, JSON and TOML, the writer, and the JSON Schema.
 
-One module describes each section of the manifest: a frozen struct, and beside it the kinds of its
-fields (see `kinds` and `records`), from which reader, writer and schema are all made.
+One module describes each section of the manifest: a frozen struct whose annotations have kind and
+description of each field (see `northstar.schema`), from which reader, writer and schema are made.
 """
 
 from northstar.manifest.autostart import Autostart

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from northstar.manifest.kinds import Choice
+from northstar.schema.variants import Choice
 
 
 class Autostart(enum.Enum):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import enum
 
-from northstar.manifest.kinds import Choice
-from northstar.manifest.records import ListOf
+from northstar.schema.records import ListOf
+from northstar.schema.variants import Choice
 
 
 class Capability(enum.Enum):
@@ -66,8 +66,5 @@ class Capability(enum.Enum):
 _NUMBERS = {capability: number for number, capability in enumerate(Capability)}
 
 CAPABILITIES = ListOf(
-    frozenset,
-    Choice(Capability, "a capability"),
-    unique=True,
-    order=_NUMBERS.__getitem__,
+    frozenset, Choice(Capability, "a capability"), unique=True, order=_NUMBERS.__getitem__
 )

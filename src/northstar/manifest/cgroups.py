@@ -4,240 +4,194 @@ The units are the kernel's, see Documentation/admin-guide/cgroup-v1 (cpusets, me
 cgroup-v2: each value is written to the file of the same meaning.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
 from northstar.manifest import bounds
-from northstar.manifest.kinds import (
-    FILE_NAME_PATTERN,
+from northstar.schema.records import Field, ListOf, MapOf, Record
+from northstar.schema.scalars import (
     I64,
     U16,
     U64,
     Boolean,
     Integer,
     Text,
-    file_name_rule,
+    file_name,
 )
-from northstar.manifest.records import ListOf, MapOf, Record
+from northstar.schema.values import CGROUP_LEVELS_MAX
 
 PIDS_MAX: Final = 4 * 1024 * 1024
 """Most processes that a limit can name: PID_MAX_LIMIT of include/linux/threads.h."""
 
-LEVELS_MAX: Final = 32
-"""Most levels that the path of a cgroup may have.
-
-The kernel counts what a process uses on every level above it, and sets no limit by itself."""
+_TEXT: Final = Text(most=bounds.CGROUP_VALUE_MAX)
+_US: Final = Integer(0, U64, unit="microseconds")
+_SIGNED_US: Final = Integer(-I64 - 1, I64, unit="microseconds")
+_BYTES: Final = Integer(-I64 - 1, I64, unit="bytes, -1 for no limit")
+_WEIGHT: Final = Integer(0, U16, unit="weight")
+_SHARES: Final = Integer(0, U64, unit="weight")
+_PERCENT: Final = Integer(0, U64, unit="percent")
+_PIDS: Final = Integer(1, PIDS_MAX, "a number of processes", unit="processes")
+_RATE: Final = Integer(0, U64, unit="bytes or operations per second")
+_DEVICE: Final = Integer(0, U64, unit="device number")
 
 Attrs = Mapping[str, str]
 """Files of a controller, by name, and what is written to them as it is."""
 
+_ATTRS: Final = Field(
+    MapOf(
+        file_name("the name of a file", bounds.FILE_NAME_MAX),
+        _TEXT,
+        max_entries=bounds.CGROUP_ATTRS_MAX,
+    ),
+    "Files of the controller, by name, and what is written to them as it is.",
+)
+
+_KERNEL: Final = "the kernel's"
+
 
 class Pids(msgspec.Struct, frozen=True):
-    """At most `max` processes and threads."""
+    """Controller pids."""
 
-    max: int
+    max: Annotated[int, Field(_PIDS, "Most processes and threads.")]
 
 
 class Cpu(msgspec.Struct, frozen=True):
-    """Controllers cpu and cpuset.
+    """Controllers cpu and cpuset."""
 
-    Attributes:
-        cpus: processors, as `0-2,7`.
-        mems: memory nodes, as `0`.
-        shares: weight, as in cgroup v1 (1024 is the default).
-        quota: microseconds of processor time in each period; none if not positive.
-        period: length of a period in microseconds.
-        realtime_runtime: microseconds for real-time policies in each real-time period.
-        realtime_period: length of a real-time period in microseconds.
-        attrs: files of the controller.
-    """
-
-    cpus: str | None = None
-    mems: str | None = None
-    shares: int | None = None
-    quota: int | None = None
-    period: int | None = None
-    realtime_runtime: int | None = None
-    realtime_period: int | None = None
-    attrs: Attrs = {}
+    cpus: Annotated[str | None, Field(_TEXT, "Processors, as `0-2,7`.", "all")] = None
+    mems: Annotated[str | None, Field(_TEXT, "Memory nodes, as `0`.", "all")] = None
+    shares: Annotated[
+        int | None, Field(_SHARES, "Weight against other groups, as in cgroup v1.", "1024")
+    ] = None
+    quota: Annotated[
+        int | None, Field(_SIGNED_US, "Time in each period; no limit if not positive.", "no limit")
+    ] = None
+    period: Annotated[int | None, Field(_US, "Length of a period.", _KERNEL)] = None
+    realtime_runtime: Annotated[
+        int | None,
+        Field(_SIGNED_US, "Real-time policies' share of each real-time period.", _KERNEL),
+    ] = None
+    realtime_period: Annotated[int | None, Field(_US, "Length of a real-time period.", _KERNEL)] = (
+        None
+    )
+    attrs: Annotated[Attrs, _ATTRS] = {}
 
 
 class Memory(msgspec.Struct, frozen=True):
-    """Controller memory; limits in bytes, -1 for none.
+    """Controller memory."""
 
-    Attributes:
-        oom_monitor: report when the container runs out of memory.
-        kernel_memory_limit: kernel memory (cgroup v1).
-        memory_hard_limit: memory.
-        memory_soft_limit: memory that is kept when the machine runs short.
-        kernel_tcp_memory_limit: kernel memory of TCP (cgroup v1).
-        memory_swap_limit: memory and swap together.
-        swappiness: 0 to 100.
-        attrs: files of the controller.
-    """
+    oom_monitor: Annotated[
+        bool, Field(Boolean(), "Report when the container runs out of memory.", always=True)
+    ] = False
+    kernel_memory_limit: Annotated[
+        int | None, Field(_BYTES, "Kernel memory (cgroup v1).", "no limit")
+    ] = None
+    memory_hard_limit: Annotated[int | None, Field(_BYTES, "Most memory.", "no limit")] = None
+    memory_soft_limit: Annotated[
+        int | None, Field(_BYTES, "Memory that is kept when the machine runs short.", _KERNEL)
+    ] = None
+    kernel_tcp_memory_limit: Annotated[
+        int | None, Field(_BYTES, "Kernel memory of TCP (cgroup v1).", "no limit")
+    ] = None
+    memory_swap_limit: Annotated[
+        int | None, Field(_BYTES, "Memory and swap together.", "no limit")
+    ] = None
+    swappiness: Annotated[
+        int | None,
+        Field(_PERCENT, "How much is swapped, 0 to 100; cgroup v2 has only 0: no swap.", _KERNEL),
+    ] = None
+    attrs: Annotated[Attrs, _ATTRS] = {}
 
-    oom_monitor: bool = False
-    kernel_memory_limit: int | None = None
-    memory_hard_limit: int | None = None
-    memory_soft_limit: int | None = None
-    kernel_tcp_memory_limit: int | None = None
-    memory_swap_limit: int | None = None
-    swappiness: int | None = None
-    attrs: Attrs = {}
+
+_MAJOR: Final = Field(_DEVICE, "Major number of the block device.")
+_MINOR: Final = Field(_DEVICE, "Minor number of the block device.")
+_GROUP: Final = Field(_WEIGHT, "Weight against other groups.", _KERNEL)
+_LEAF_WEIGHT: Final = Field(
+    _WEIGHT, "Weight of the group's own processes against its sub-groups.", _KERNEL
+)
 
 
 class WeightDevice(msgspec.Struct, frozen=True):
     """Weights for one block device."""
 
-    major: int
-    minor: int
-    weight: int | None = None
-    leaf_weight: int | None = None
+    major: Annotated[int, _MAJOR]
+    minor: Annotated[int, _MINOR]
+    weight: Annotated[int | None, _GROUP] = None
+    leaf_weight: Annotated[int | None, _LEAF_WEIGHT] = None
 
 
 class ThrottleDevice(msgspec.Struct, frozen=True):
-    """A rate for one block device: bytes or operations in a second."""
+    """A rate for one block device."""
 
-    major: int
-    minor: int
-    rate: int
-
-
-class Blkio(msgspec.Struct, frozen=True):
-    """Controller blkio, or io in cgroup v2.
-
-    Attributes:
-        weight: against the other groups.
-        leaf_weight: of the group's own processes against its sub-groups.
-        weight_device: weights by device.
-        throttle_read_bps_device: bytes read in a second, by device.
-        throttle_read_iops_device: reads in a second, by device.
-        throttle_write_bps_device: bytes written in a second, by device.
-        throttle_write_iops_device: writes in a second, by device.
-        attrs: files of the controller.
-    """
-
-    weight_device: tuple[WeightDevice, ...]
-    throttle_read_bps_device: tuple[ThrottleDevice, ...]
-    throttle_read_iops_device: tuple[ThrottleDevice, ...]
-    throttle_write_bps_device: tuple[ThrottleDevice, ...]
-    throttle_write_iops_device: tuple[ThrottleDevice, ...]
-    weight: int | None = None
-    leaf_weight: int | None = None
-    attrs: Attrs = {}
+    major: Annotated[int, _MAJOR]
+    minor: Annotated[int, _MINOR]
+    rate: Annotated[int, Field(_RATE, "Most in a second.")]
 
 
-class Cgroups(msgspec.Struct, frozen=True):
-    """Limits by controller.
+def _devices(struct: type[msgspec.Struct]) -> ListOf[Any]:
+    record = Record(struct, ignore_unknown=True)
+    return ListOf(tuple, record, max_entries=bounds.BLOCK_DEVICES_MAX)
 
-    Attributes:
-        parent: the group below which the container's is made, relative to the hierarchy's root;
-            None is the one of the runtime's configuration.
-        pids: number of processes.
-        cpu: processor time.
-        memory: memory.
-        blkio: block devices.
-    """
 
-    parent: str | None = None
-    pids: Pids | None = None
-    cpu: Cpu | None = None
-    memory: Memory | None = None
-    blkio: Blkio | None = None
+_WEIGHTS: Final = _devices(WeightDevice)
+_THROTTLES: Final = _devices(ThrottleDevice)
+_Throttles = tuple[ThrottleDevice, ...]
+
+
+class Blkio(msgspec.Struct, frozen=True, kw_only=True):
+    """Controller blkio, or io in cgroup v2."""
+
+    weight: Annotated[int | None, _GROUP] = None
+    leaf_weight: Annotated[int | None, _LEAF_WEIGHT] = None
+    weight_device: Annotated[tuple[WeightDevice, ...], Field(_WEIGHTS, "Weights by device.")]
+    throttle_read_bps_device: Annotated[
+        _Throttles, Field(_THROTTLES, "Bytes read in a second, by device.")
+    ]
+    throttle_read_iops_device: Annotated[
+        _Throttles, Field(_THROTTLES, "Reads in a second, by device.")
+    ]
+    throttle_write_bps_device: Annotated[
+        _Throttles, Field(_THROTTLES, "Bytes written in a second, by device.")
+    ]
+    throttle_write_iops_device: Annotated[
+        _Throttles, Field(_THROTTLES, "Writes in a second, by device.")
+    ]
+    attrs: Annotated[Attrs, _ATTRS] = {}
 
 
 def _parent_rule(text: str) -> str | None:
     if text.startswith("/") or not text or {".", ".."} & set(text.split("/")):
         return "is not a relative path without '.' and '..'"
-    if len(list(filter(None, text.split("/")))) > LEVELS_MAX:
-        return f"has more than {LEVELS_MAX} levels"
+    if len(list(filter(None, text.split("/")))) > CGROUP_LEVELS_MAX:
+        return f"has more than {CGROUP_LEVELS_MAX} levels"
     return None
 
 
-_U16 = Integer(0, U16)
-_U64 = Integer(0, U64)
-_I64 = Integer(-I64 - 1, I64)
-_TEXT = Text(most=bounds.CGROUP_VALUE_MAX)
-_ATTRS = MapOf(
-    Text(
-        "the name of a file",
-        most=bounds.FILE_NAME_MAX,
-        check=file_name_rule,
-        pattern=FILE_NAME_PATTERN,
-    ),
-    _TEXT,
-    most=bounds.CGROUP_ATTRS_MAX,
-)
+class Cgroups(msgspec.Struct, frozen=True):
+    """Limits by controller."""
 
-_WEIGHT = Record(
-    WeightDevice,
-    {"major": _U64, "minor": _U64, "weight": _U16, "leaf_weight": _U16},
-    ignore_unknown=True,
-)
-_THROTTLE = Record(
-    ThrottleDevice, {"major": _U64, "minor": _U64, "rate": _U64}, ignore_unknown=True
-)
+    parent: Annotated[
+        str | None,
+        Field(
+            Text("a cgroup", most=bounds.PATH_MAX, check=_parent_rule, pattern="^[^/]"),
+            "Group below which the container's is made, relative to the hierarchy's root.",
+            "the one of the runtime's configuration",
+        ),
+    ] = None
+    pids: Annotated[
+        Pids | None, Field(Record(Pids, ignore_unknown=True), "Number of processes.", "no limit")
+    ] = None
+    cpu: Annotated[
+        Cpu | None, Field(Record(Cpu, ignore_unknown=True), "Processor time.", "no limits")
+    ] = None
+    memory: Annotated[
+        Memory | None, Field(Record(Memory, ignore_unknown=True), "Memory.", "no limits")
+    ] = None
+    blkio: Annotated[
+        Blkio | None, Field(Record(Blkio, ignore_unknown=True), "Block devices.", "no limits")
+    ] = None
 
-CGROUPS = Record(
-    Cgroups,
-    {
-        "parent": Text("a cgroup", most=bounds.PATH_MAX, check=_parent_rule, pattern="^[^/]"),
-        "pids": Record(
-            Pids, {"max": Integer(1, PIDS_MAX, "a number of processes")}, ignore_unknown=True
-        ),
-        "cpu": Record(
-            Cpu,
-            {
-                "cpus": _TEXT,
-                "mems": _TEXT,
-                "shares": _U64,
-                "quota": _I64,
-                "period": _U64,
-                "realtime_runtime": _I64,
-                "realtime_period": _U64,
-                "attrs": _ATTRS,
-            },
-            ignore_unknown=True,
-        ),
-        "memory": Record(
-            Memory,
-            {
-                "oom_monitor": Boolean(),
-                "kernel_memory_limit": _I64,
-                "memory_hard_limit": _I64,
-                "memory_soft_limit": _I64,
-                "kernel_tcp_memory_limit": _I64,
-                "memory_swap_limit": _I64,
-                "swappiness": _U64,
-                "attrs": _ATTRS,
-            },
-            always=("oom_monitor",),
-            ignore_unknown=True,
-        ),
-        "blkio": Record(
-            Blkio,
-            {
-                "weight": _U16,
-                "leaf_weight": _U16,
-                "weight_device": ListOf(tuple, _WEIGHT, most=bounds.BLOCK_DEVICES_MAX),
-                "throttle_read_bps_device": ListOf(tuple, _THROTTLE, most=bounds.BLOCK_DEVICES_MAX),
-                "throttle_read_iops_device": ListOf(
-                    tuple, _THROTTLE, most=bounds.BLOCK_DEVICES_MAX
-                ),
-                "throttle_write_bps_device": ListOf(
-                    tuple, _THROTTLE, most=bounds.BLOCK_DEVICES_MAX
-                ),
-                "throttle_write_iops_device": ListOf(
-                    tuple, _THROTTLE, most=bounds.BLOCK_DEVICES_MAX
-                ),
-                "attrs": _ATTRS,
-            },
-            ignore_unknown=True,
-        ),
-    },
-    ignore_unknown=True,
-)
+
+CGROUPS = Record(Cgroups, ignore_unknown=True)

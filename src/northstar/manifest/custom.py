@@ -4,33 +4,26 @@ Untyped scalars of YAML have the types of the core schema (YAML 1.2.2, 10.3.2), 
 with a leading zero, which is a string: nobody agrees on what it counts to.
 """
 
-# ruff: noqa: ARG002 - each kind takes what any kind may need
-
 from __future__ import annotations
 
 import math
-import re
 from typing import Any, Final
 
-from northstar.manifest.kinds import BOOLEANS, CORE, DIGITS_MAX, I64, INTEGER, U64, Kind, text_of
-from northstar.manifest.node import (
-    NULLS,
-    Context,
-    Literal,
-    Node,
-    Scalar,
-    Sequence,
-    describe,
-    invalid,
-    join,
-    show,
+from northstar.schema.context import Context, Path
+from northstar.schema.node import NULLS, Literal, Node, Scalar, Sequence
+from northstar.schema.records import items_of, pairs_of
+from northstar.schema.scalars import (
+    BOOLEANS,
+    CORE,
+    DIGITS_MAX,
+    I64,
+    INTEGER,
+    NOT_FINITE,
+    U64,
+    Kind,
+    is_string,
+    text_of,
 )
-from northstar.manifest.records import items_of, pairs_of
-
-_FLOAT: Final = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z", re.ASCII)
-_DIGITS: Final = re.compile(r"[-+]?[0-9]+\Z", re.ASCII)
-_NOT_FINITE: Final = re.compile(r"(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z")
-
 
 _CORE_NAMES: Final = {
     type(None): "null", bool: "bool", int: "int", float: "float", str: "str",
@@ -40,50 +33,48 @@ _CORE_NAMES: Final = {
 class Custom(Kind[Any]):
     """Anything that JSON can say: None, bool, int of 64 bit, finite float, str, list, dict."""
 
-    __slots__ = ()
-
-    def read(self, node: Node, path: str, context: Context) -> Any:
+    def read(self, node: Node, path: Path, context: Context[Any]) -> Any:
         """Return the data."""
         if type(node) is Scalar:
-            return _scalar(node, path)
+            return _scalar(node, path, context)
         if type(node) is Literal:
             if isinstance(node.value, float) and not math.isfinite(node.value):
                 return None
             if not isinstance(node.value, bool | int | float | None):
-                raise invalid(node, path, f"{describe(node)} has no form in JSON")
-            return _number(node.value, node, path)
+                raise context.invalid(node, path, f"{context.describe(node)} has no form in JSON")
+            return _number(node.value, node, path, context)
         if type(node) is Sequence:
             return [
-                self.read(item, join(path, index), context)
-                for index, item in enumerate(items_of(node, path))
+                self.read(item, (*path, index), context)
+                for index, item in enumerate(items_of(node, path, context))
             ]
         result: dict[str, Any] = {}
-        for key_node, value in pairs_of(node, path):
-            key = text_of(key_node, path)
+        for key_node, value in pairs_of(node, path, context):
+            key = text_of(key_node, path, context)
             if key in result:
-                raise invalid(key_node, join(path, key), "the key is given twice")
-            result[key] = self.read(value, join(path, key), context)
+                raise context.invalid(key_node, (*path, key), "the key is given twice")
+            result[key] = self.read(value, (*path, key), context)
         return result
-
-    def dump(self, value: Any, *, tagged: bool) -> Any:
-        """Return the data."""
-        return value
 
     def schema(self) -> dict[str, Any]:
         """Return the schema of anything."""
         return {}
 
 
-def _scalar(node: Scalar, path: str) -> Any:
+def _scalar(node: Scalar, path: Path, context: Context[Any]) -> Any:
     if node.tag in ("!", CORE + "str"):
         return node.text
-    value = _resolve(node, path) if node.plain else node.text
+    value = _resolve(node, path, context) if node.plain else node.text
     if node.tag not in (None, CORE + _CORE_NAMES[type(value)]):
-        raise invalid(node, path, f"{describe(node)} cannot have the tag {show(node.tag)} here")
+        raise context.invalid(
+            node,
+            path,
+            f"{context.describe(node)} cannot have the tag {context.show(node.tag)} here",
+        )
     return value
 
 
-def _resolve(node: Scalar, path: str) -> Any:
+def _resolve(node: Scalar, path: Path, context: Context[Any]) -> Any:
     text = node.text
     if text in NULLS:
         return None
@@ -91,19 +82,19 @@ def _resolve(node: Scalar, path: str) -> Any:
         return BOOLEANS[text]
     if INTEGER.match(text):
         if len(text) > DIGITS_MAX:
-            raise invalid(node, path, f"{show(text)} does not fit into 64 bit")
-        return _number(int(text, 0), node, path)
-    if _NOT_FINITE.match(text):
+            raise context.invalid(node, path, f"{context.show(text)} does not fit into 64 bit")
+        return _number(int(text, 0), node, path, context)
+    if NOT_FINITE.match(text):
         return None
-    if _FLOAT.match(text) and not _DIGITS.match(text):
-        number = float(text)
-        return number if math.isfinite(number) else text
-    return text
+    if is_string(text):
+        return text
+    number = float(text)
+    return number if math.isfinite(number) else text
 
 
-def _number(value: Any, node: Node, path: str) -> Any:
+def _number(value: Any, node: Node, path: Path, context: Context[Any]) -> Any:
     if type(value) is int and not -I64 - 1 <= value <= U64:
-        raise invalid(node, path, f"{describe(node)} does not fit into 64 bit")
+        raise context.invalid(node, path, f"{context.describe(node)} does not fit into 64 bit")
     return value
 
 

@@ -1,13 +1,12 @@
 """`io`: where the payload's standard output and standard error go."""
 
-from __future__ import annotations
-
 import enum
+from typing import Annotated
 
 import msgspec
 
-from northstar.manifest.kinds import Choice
-from northstar.manifest.records import Record
+from northstar.schema.records import Field, Record
+from northstar.schema.variants import Choice
 
 
 class Output(enum.Enum):
@@ -21,13 +20,14 @@ class Output(enum.Enum):
     """The runtime's own."""
 
 
+_OUTPUT = Choice(Output, "an output")
+
+
 class Io(msgspec.Struct, frozen=True):
     """Destinations of standard output and standard error."""
 
-    stdout: Output
-    stderr: Output
+    stdout: Annotated[Output, Field(_OUTPUT, "Where standard output goes.")]
+    stderr: Annotated[Output, Field(_OUTPUT, "Where standard error goes.")]
 
 
-_OUTPUT = Choice(Output, "an output")
-
-IO = Record(Io, {"stdout": _OUTPUT, "stderr": _OUTPUT})
+IO = Record(Io)

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator
 from northstar.manifest.capabilities import Capability
 from northstar.manifest.manifest import Manifest
 from northstar.manifest.mount import Bind, MountOption
-from northstar.manifest.node import show
 from northstar.manifest.sched import SchedDeadline
-from northstar.model.text import NAMED_MAX
+from northstar.model.text import NAMED_MAX, quote
 
 
 def lint(manifest: Manifest, *, is_syscall: Callable[[str], bool] | None = None) -> Iterator[str]:
@@ -21,7 +20,7 @@ def lint(manifest: Manifest, *, is_syscall: Callable[[str], bool] | None = None)
     """
     for target, mount in manifest.mounts.items():
         if type(mount) is Bind and MountOption.RW in mount.options:
-            yield f"mounts.{target}: the container can write to {show(mount.host)} of the host"
+            yield f"mounts.{target}: the container can write to {quote(mount.host)} of the host"
     if Capability.CAP_SYS_ADMIN in manifest.capabilities:
         yield "capabilities: CAP_SYS_ADMIN is near to being root on the host"
     if manifest.is_app and manifest.seccomp is None:

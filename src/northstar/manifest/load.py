@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
-from northstar.manifest import documents, yamlreader
-from northstar.manifest.emit import emit
 from northstar.manifest.lint import lint
 from northstar.manifest.manifest import MANIFEST, Manifest
-from northstar.manifest.node import INPUT_MAX, Context, Node, NotedError
 from northstar.model import ManifestError
+from northstar.model.text import VALUE_MAX
+from northstar.schema import documents, yaml
+from northstar.schema.context import Context, Hint, Path, Place
+from northstar.schema.emit import emit
+from northstar.schema.node import INPUT_MAX, Node
+
+
+class ManifestContext(Context[ManifestError]):
+    """A reading of a manifest: errors name the field, the line and the column."""
+
+    def error(
+        self, rule: str, path: Path = (), place: Place = None, hint: Hint = None
+    ) -> ManifestError:
+        """Make an error."""
+        field = ".".join(map(str, path))
+        if not field.isprintable() or len(field) > 4 * VALUE_MAX:
+            # A key comes from the document: it must not act on a terminal, or fill a log.
+            field = field[: 4 * VALUE_MAX].encode("unicode_escape").decode()
+        line, column = place or (None, None)
+        return ManifestError(rule, path=field, line=line, column=column, hint=hint)
 
 
 class Report(NamedTuple):
@@ -68,11 +86,8 @@ def from_builtins(value: object) -> Manifest:
     Raises:
         ManifestError: it is no manifest.
     """
-    context = Context()
-    try:
-        return MANIFEST.read(documents.node_of(value), "", context)
-    except NotedError:
-        raise context.errors[0] from None
+    context = ManifestContext()
+    return context.value(MANIFEST, lambda: documents.node_of(value, context))
 
 
 def to_builtins(manifest: Manifest) -> dict[str, Any]:
@@ -94,51 +109,36 @@ def schema() -> dict[str, Any]:
     }
 
 
-def _read(text: str | bytes, *, collect: bool) -> tuple[Manifest | None, Context]:
+def _read(text: str | bytes, *, collect: bool) -> tuple[Manifest | None, ManifestContext]:
     """Return the manifest, or None and the context that has the errors to show.
 
     Any of the three languages may accept the text. JSON goes first where the text looks like it:
     YAML reads JSON too, but folds some line separators in strings (U+0085, U+2028, U+2029), which
     JSON keeps.
     """
+    context = ManifestContext(collect=collect)
     try:
         data, decoded = _decode(text)
     except ManifestError as error:
-        context = Context()
         context.errors.append(error)
         return None, context
     json_first = documents.looks_like_json(decoded)
-
-    def yaml() -> Node:
-        return yamlreader.parse(data)
-
-    def json() -> Node:
-        return documents.parse_json(decoded)
-
-    def toml() -> Node:
-        return documents.parse_toml(decoded)
-
-    attempts: dict[Callable[[], Node], Context] = {}
-    for parse in (json, yaml, toml) if json_first else (yaml, json, toml):
-        manifest, context = _attempt(parse, collect=collect)
+    parsers: dict[str, Callable[[ManifestContext], Node]] = {
+        "yaml": lambda context: yaml.parse(data, context),
+        "json": lambda context: documents.parse_json(decoded, context),
+        "toml": lambda context: documents.parse_toml(decoded, context),
+    }
+    errors: dict[str, ManifestContext] = {}
+    for language in ("json", "yaml", "toml") if json_first else ("yaml", "json", "toml"):
+        context = ManifestContext(collect=collect)
+        manifest = context.read(MANIFEST, partial(parsers[language], context))
         if manifest is not None:
             return manifest, context
-        attempts[parse] = context
+        errors[language] = context
     if json_first:
-        _locate(attempts[json].errors, attempts[yaml].errors)
-        return None, attempts[json]
-    return None, attempts[toml if documents.looks_like_toml(decoded) else yaml]
-
-
-def _attempt(parse: Callable[[], Node], *, collect: bool) -> tuple[Manifest | None, Context]:
-    context = Context(collect=collect)
-    try:
-        return MANIFEST.read(parse(), "", context), context
-    except NotedError:
-        pass
-    except ManifestError as error:
-        context.errors.append(error)
-    return None, context
+        _locate(errors["json"].errors, errors["yaml"].errors)
+        return None, errors["json"]
+    return None, errors["toml" if documents.looks_like_toml(decoded) else "yaml"]
 
 
 def _locate(errors: list[ManifestError], located: list[ManifestError]) -> None:

@@ -1,16 +1,17 @@
 """`network`: the network namespace. Without it the container has a new, empty one."""
 
-from __future__ import annotations
-
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
-from northstar.manifest.kinds import FILE_NAME_PATTERN, Text, file_name_rule
-from northstar.manifest.variants import Variant, Wrapped
+from northstar.schema.records import Field
+from northstar.schema.scalars import file_name
+from northstar.schema.variants import Variant, Wrapped
 
 NAMESPACE_MAX: Final = 256
 """Longest name of a network namespace, in bytes."""
+
+_NAME: Final = file_name("the name of a network namespace", NAMESPACE_MAX, least=1)
 
 
 class HostNetwork(msgspec.Struct, frozen=True):
@@ -20,27 +21,11 @@ class HostNetwork(msgspec.Struct, frozen=True):
 class NamedNetwork(msgspec.Struct, frozen=True):
     """The network namespace that is mounted as `name` in /run/netns. See ip-netns(8)."""
 
-    name: str
+    name: Annotated[str, Field(_NAME, "Name of the namespace.")]
 
 
 Network = HostNetwork | NamedNetwork
 
 NETWORK: Variant[Network] = Variant(
-    "a network",
-    units={"host": HostNetwork},
-    data={
-        "namespace": (
-            NamedNetwork,
-            Wrapped(
-                NamedNetwork,
-                Text(
-                    "the name of a network namespace",
-                    least=1,
-                    most=NAMESPACE_MAX,
-                    check=file_name_rule,
-                    pattern=FILE_NAME_PATTERN,
-                ),
-            ),
-        )
-    },
+    "a network", {"host": HostNetwork(), "namespace": Wrapped(NamedNetwork)}
 )

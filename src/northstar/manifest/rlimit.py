@@ -1,13 +1,13 @@
 """`rlimits`: resource limits of the payload. See getrlimit(2)."""
 
-from __future__ import annotations
-
 import enum
+from typing import Annotated
 
 import msgspec
 
-from northstar.manifest.kinds import U64, Choice, Integer
-from northstar.manifest.records import MapOf, Record
+from northstar.schema.records import Field, MapOf, Record
+from northstar.schema.scalars import U64, Integer
+from northstar.schema.variants import Choice
 
 
 class RlimitResource(enum.Enum):
@@ -43,16 +43,20 @@ class RlimitResource(enum.Enum):
         return number
 
 
+_LIMIT = Integer(0, U64, "a limit", unit="the unit of the resource, see getrlimit(2)")
+
+
 class Rlimit(msgspec.Struct, frozen=True):
-    """Limits in the resource's own unit; None is unlimited."""
+    """Limits of a resource."""
 
-    soft: int | None = None
-    hard: int | None = None
+    soft: Annotated[
+        int | None, Field(_LIMIT, "What the kernel enforces.", "unlimited", always=True)
+    ] = None
+    hard: Annotated[
+        int | None, Field(_LIMIT, "Ceiling of the soft limit.", "unlimited", always=True)
+    ] = None
 
-
-_LIMIT = Integer(0, U64, "a limit")
 
 RLIMITS = MapOf(
-    Choice(RlimitResource, "a resource with a limit"),
-    Record(Rlimit, {"soft": _LIMIT, "hard": _LIMIT}, always=("soft", "hard"), ignore_unknown=True),
+    Choice(RlimitResource, "a resource with a limit"), Record(Rlimit, ignore_unknown=True)
 )

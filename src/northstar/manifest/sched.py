@@ -1,36 +1,44 @@
 """`sched`: the scheduling policy of the payload. See sched(7)."""
 
-from __future__ import annotations
+from typing import Annotated
 
 import msgspec
 
-from northstar.manifest.kinds import Integer
-from northstar.manifest.records import Record
-from northstar.manifest.variants import Variant
+from northstar.schema.records import Field, Record
+from northstar.schema.scalars import Integer
+from northstar.schema.variants import Variant
+
+_NICE = Field(
+    Integer(-20, 19, "a nice value", unit="nice value"), "Nice value; a lower one gets more time."
+)
+_PRIORITY = Field(
+    Integer(1, 99, "a real-time priority", unit="priority"),
+    "Real-time priority; the highest one runs.",
+)
 
 
 class SchedOther(msgspec.Struct, frozen=True):
-    """SCHED_OTHER with a nice value, -20 to 19."""
+    """SCHED_OTHER, the default policy of Linux."""
 
-    nice: int
+    nice: Annotated[int, _NICE]
 
 
 class SchedBatch(msgspec.Struct, frozen=True):
-    """SCHED_BATCH with a nice value, -20 to 19."""
+    """SCHED_BATCH, for work without interaction."""
 
-    nice: int
+    nice: Annotated[int, _NICE]
 
 
 class SchedFifo(msgspec.Struct, frozen=True):
-    """SCHED_FIFO with a real-time priority, 1 to 99."""
+    """SCHED_FIFO: real time, until the process yields."""
 
-    priority: int
+    priority: Annotated[int, _PRIORITY]
 
 
 class SchedRoundRobin(msgspec.Struct, frozen=True):
-    """SCHED_RR with a real-time priority, 1 to 99."""
+    """SCHED_RR: real time, in turns with others of the same priority."""
 
-    priority: int
+    priority: Annotated[int, _PRIORITY]
 
 
 class SchedIdle(msgspec.Struct, frozen=True):
@@ -43,28 +51,23 @@ class SchedDeadline(msgspec.Struct, frozen=True):
 
 SchedPolicy = SchedOther | SchedBatch | SchedFifo | SchedRoundRobin | SchedIdle | SchedDeadline
 
+_POLICY: Variant[SchedPolicy] = Variant(
+    "a scheduling policy",
+    {
+        "idle": SchedIdle(),
+        "deadline": SchedDeadline(),
+        "other": Record(SchedOther, ignore_unknown=True),
+        "batch": Record(SchedBatch, ignore_unknown=True),
+        "fifo": Record(SchedFifo, ignore_unknown=True),
+        "round_robin": Record(SchedRoundRobin, ignore_unknown=True),
+    },
+)
+
 
 class Sched(msgspec.Struct, frozen=True):
     """Scheduling of the payload."""
 
-    policy: SchedPolicy
+    policy: Annotated[SchedPolicy, Field(_POLICY, "The scheduling policy.")]
 
 
-_NICE = Integer(-20, 19, "a nice value")
-_PRIORITY = Integer(1, 99, "a real-time priority")
-
-_POLICY: Variant[SchedPolicy] = Variant(
-    "a scheduling policy",
-    units={"idle": SchedIdle, "deadline": SchedDeadline},
-    data={
-        "other": (SchedOther, Record(SchedOther, {"nice": _NICE}, ignore_unknown=True)),
-        "batch": (SchedBatch, Record(SchedBatch, {"nice": _NICE}, ignore_unknown=True)),
-        "fifo": (SchedFifo, Record(SchedFifo, {"priority": _PRIORITY}, ignore_unknown=True)),
-        "round_robin": (
-            SchedRoundRobin,
-            Record(SchedRoundRobin, {"priority": _PRIORITY}, ignore_unknown=True),
-        ),
-    },
-)
-
-SCHED = Record(Sched, {"policy": _POLICY}, ignore_unknown=True)
+SCHED = Record(Sched, ignore_unknown=True)

@@ -1,18 +1,17 @@
 """`seccomp`: the system calls that the payload may make. See seccomp(2)."""
 
-from __future__ import annotations
-
 import enum
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
 from northstar.manifest import bounds
-from northstar.manifest.kinds import U64, Choice, Integer, Text
-from northstar.manifest.node import Context, Node, invalid, is_null
-from northstar.manifest.records import ListOf, MapOf, Record
-from northstar.manifest.variants import Variant
+from northstar.schema.context import Context, Path
+from northstar.schema.node import Node, is_null
+from northstar.schema.records import Field, ListOf, MapOf, Record
+from northstar.schema.scalars import U64, Integer, Text
+from northstar.schema.variants import Choice, Variant
 
 INDEX_MAX: Final = 5
 """Index of the last argument of a system call (struct seccomp_data has six)."""
@@ -24,69 +23,80 @@ class SeccompProfile(enum.Enum):
     DEFAULT = "default"
 
 
+_INDEX = Integer(0, INDEX_MAX, "the index of an argument", unit="index")
+_NUMBER = Integer(0, U64, "a value of an argument", unit="value of the argument")
+
+
 class SyscallAny(msgspec.Struct, frozen=True):
     """The call is allowed whatever its arguments are."""
 
 
 class SyscallArgs(msgspec.Struct, frozen=True):
-    """The call is allowed if one of its arguments fits; `values` or `mask` is not None.
+    """The call is allowed if one of its arguments fits; `values` or `mask` must be there."""
 
-    Attributes:
-        index: which argument, from 0.
-        values: the argument is one of these.
-        mask: the argument has no bit outside of these.
-    """
-
-    index: int
-    values: tuple[int, ...] | None = None
-    mask: int | None = None
+    index: Annotated[int, Field(_INDEX, "Which argument, from 0.")]
+    values: Annotated[
+        tuple[int, ...] | None,
+        Field(
+            ListOf(tuple, _NUMBER, max_entries=bounds.SYSCALL_VALUES_MAX),
+            "The argument is one of these.",
+            "any value",
+        ),
+    ] = None
+    mask: Annotated[
+        int | None, Field(_NUMBER, "The argument has no bit outside of these.", "any value")
+    ] = None
 
 
 SyscallRule = SyscallAny | SyscallArgs
 
 
-class Seccomp(msgspec.Struct, frozen=True):
-    """A filter: what the profile allows, and what `allow` adds by the names of system calls."""
-
-    profile: SeccompProfile | None = None
-    allow: Mapping[str, SyscallRule] | None = None
-
-
 def _values_or_mask(
-    _values: dict[Any, Any], nodes: dict[str, Node], path: str, context: Context
+    _values: dict[Any, Any], nodes: dict[str, Node], path: Path, context: Context[Any]
 ) -> None:
     given = [nodes[name] for name in ("values", "mask") if name in nodes]
     if all(is_null(node) for node in given) and "index" in nodes:
-        context.refuse(
-            invalid(nodes["index"], path, "a rule for an argument needs 'values' or 'mask'")
-        )
+        rule = "a rule for an argument needs 'values' or 'mask'"
+        context.refuse(context.invalid(nodes["index"], path, rule))
 
-
-_NUMBER = Integer(0, U64, "a value of an argument")
-
-_ARGS = Record(
-    SyscallArgs,
-    {
-        "index": Integer(0, INDEX_MAX, "the index of an argument"),
-        "values": ListOf(tuple, _NUMBER, most=bounds.SYSCALL_VALUES_MAX),
-        "mask": _NUMBER,
-    },
-    check=_values_or_mask,
-    rules={"anyOf": [{"required": ["values"]}, {"required": ["mask"]}]},
-)
 
 _RULE: Variant[SyscallRule] = Variant(
-    "a rule for a system call", units={"any": SyscallAny}, data={"args": (SyscallArgs, _ARGS)}
-)
-
-SECCOMP = Record(
-    Seccomp,
+    "a rule for a system call",
     {
-        "profile": Choice(SeccompProfile, "a seccomp profile"),
-        "allow": MapOf(
-            Text("the name of a system call", most=bounds.SYSCALL_NAME_MAX),
-            _RULE,
-            most=bounds.SYSCALLS_MAX,
+        "any": SyscallAny(),
+        "args": Record(
+            SyscallArgs,
+            check=_values_or_mask,
+            rules=lambda: {"anyOf": [{"required": ["values"]}, {"required": ["mask"]}]},
         ),
     },
 )
+
+
+_ALLOW: MapOf[str, SyscallRule] = MapOf(
+    Text("the name of a system call", most=bounds.SYSCALL_NAME_MAX),
+    _RULE,
+    max_entries=bounds.SYSCALLS_MAX,
+)
+
+
+class Seccomp(msgspec.Struct, frozen=True):
+    """A filter of system calls."""
+
+    profile: Annotated[
+        SeccompProfile | None,
+        Field(
+            Choice(SeccompProfile, "a seccomp profile"), "Rules that come with the runtime.", "none"
+        ),
+    ] = None
+    allow: Annotated[
+        Mapping[str, SyscallRule] | None,
+        Field(
+            _ALLOW,
+            "What is allowed beside the profile, by the names of system calls.",
+            "nothing",
+        ),
+    ] = None
+
+
+SECCOMP = Record(Seccomp)

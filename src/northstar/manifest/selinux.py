@@ -1,29 +1,15 @@
 """`selinux`: security contexts of the image's files and of the payload."""
 
-from __future__ import annotations
-
 import re
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
 from northstar.manifest import bounds
-from northstar.manifest.kinds import Text
-from northstar.manifest.records import Record
+from northstar.schema.records import Field, Record
+from northstar.schema.scalars import Text
 
 _CONTEXT: Final = re.compile(r"[0-9A-Za-z:_]+\Z")
-
-
-class Selinux(msgspec.Struct, frozen=True):
-    """Contexts, as `system_u:object_r:app_t:s0`.
-
-    Attributes:
-        mount_context: of the files of the mounted image (`context=` of mount(8)).
-        exec: of the payload from its exec on.
-    """
-
-    mount_context: str | None = None
-    exec: str | None = None
 
 
 def _rule(text: str) -> str | None:
@@ -32,8 +18,26 @@ def _rule(text: str) -> str | None:
     return None
 
 
-_KIND = Text(
+_KIND: Final = Text(
     "an SELinux context", least=1, most=bounds.CONTEXT_MAX, check=_rule, pattern="^[0-9A-Za-z:_]+$"
 )
 
-SELINUX = Record(Selinux, {"mount_context": _KIND, "exec": _KIND}, always=("mount_context", "exec"))
+
+class Selinux(msgspec.Struct, frozen=True):
+    """Contexts, as `system_u:object_r:app_t:s0`."""
+
+    mount_context: Annotated[
+        str | None,
+        Field(
+            _KIND,
+            "Context of the files of the mounted image (`context=` of mount(8)).",
+            "none",
+            always=True,
+        ),
+    ] = None
+    exec: Annotated[
+        str | None, Field(_KIND, "Context of the payload from its exec on.", "none", always=True)
+    ] = None
+
+
+SELINUX = Record(Selinux)

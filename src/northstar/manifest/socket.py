@@ -1,22 +1,14 @@
 """`sockets`: UNIX sockets that the runtime opens for the container. See unix(7)."""
 
-from __future__ import annotations
-
 import enum
+from typing import Annotated
 
 import msgspec
 
 from northstar.manifest import bounds
-from northstar.manifest.kinds import (
-    FILE_NAME_PATTERN,
-    U32,
-    Boolean,
-    Choice,
-    Integer,
-    Text,
-    file_name_rule,
-)
-from northstar.manifest.records import MapOf, Record
+from northstar.schema.records import Field, MapOf, Record
+from northstar.schema.scalars import U32, Boolean, Integer, file_name
+from northstar.schema.variants import Choice
 
 
 class SocketType(enum.Enum):
@@ -27,40 +19,24 @@ class SocketType(enum.Enum):
     SEQ_PACKET = "seq_packet"
 
 
+_UID = Integer(0, U32, "a user id", unit="user id")
+_GID = Integer(0, U32, "a group id", unit="group id")
+
+
 class Socket(msgspec.Struct, frozen=True):
-    """A socket.
+    """A socket."""
 
-    Attributes:
-        type: its type.
-        mode: permission bits of its file.
-        uid: owner of its file; None is the container's.
-        gid: group of its file; None is the container's.
-        passcred: SO_PASSCRED; None is off.
-    """
-
-    type: SocketType
-    mode: int
-    uid: int | None = None
-    gid: int | None = None
-    passcred: bool | None = None
+    type: Annotated[SocketType, Field(Choice(SocketType, "a type of socket"), "Its type.")]
+    mode: Annotated[
+        int, Field(Integer(0, U32, "a file mode", unit="file mode"), "Permissions of its file.")
+    ]
+    uid: Annotated[int | None, Field(_UID, "Owner of its file.", "the container's user")] = None
+    gid: Annotated[int | None, Field(_GID, "Group of its file.", "the container's group")] = None
+    passcred: Annotated[bool | None, Field(Boolean(), "Set SO_PASSCRED.", "off")] = None
 
 
 SOCKETS = MapOf(
-    Text(
-        "the name of a socket",
-        most=bounds.FILE_NAME_MAX,
-        check=file_name_rule,
-        pattern=FILE_NAME_PATTERN,
-    ),
-    Record(
-        Socket,
-        {
-            "type": Choice(SocketType, "a type of socket"),
-            "mode": Integer(0, U32, "a file mode"),
-            "uid": Integer(0, U32, "a user id"),
-            "gid": Integer(0, U32, "a group id"),
-            "passcred": Boolean(),
-        },
-    ),
-    most=bounds.SOCKETS_MAX,
+    file_name("the name of a socket", bounds.FILE_NAME_MAX),
+    Record(Socket),
+    max_entries=bounds.SOCKETS_MAX,
 )

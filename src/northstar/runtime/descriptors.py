@@ -11,8 +11,9 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from northstar.cgroups import Cgroup
 from northstar.launch.plan import LaunchPlan
@@ -27,8 +28,7 @@ from northstar.runtime.running import HeldResources
 _DISCARD: Final = Io(stdout=Output.DISCARD, stderr=Output.DISCARD)
 
 
-@dataclass
-class Source:
+class Source(msgspec.Struct, eq=False):
     """Where the descriptors of one launch come from.
 
     Attributes:

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import logging
 import os
-from dataclasses import dataclass, field
 from typing import Protocol
+
+import msgspec
 
 from northstar.cgroups import Cgroup
 from northstar.launch.launcher import Init
@@ -28,8 +29,7 @@ class ConsoleConnection(Protocol):
         """Close it; idempotent."""
 
 
-@dataclass
-class HeldResources:
+class HeldResources(msgspec.Struct, eq=False):
     """What a container holds: filled while it starts, released as a whole at its end.
 
     Attributes:
@@ -46,8 +46,8 @@ class HeldResources:
     mounts: tuple[str, ...]
     cgroup: Cgroup | None = None
     memory: OomWatch | None = None
-    outputs: list[OutputPipe] = field(default_factory=list)
-    sockets: list[BoundSocket] = field(default_factory=list)
+    outputs: list[OutputPipe] = []
+    sockets: list[BoundSocket] = []
     console: ConsoleConnection | None = None
 
     def describe(self) -> str:

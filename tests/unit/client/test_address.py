@@ -23,6 +23,7 @@ from northstar.model import InvalidValueError
         ("tcp://[fe80::1%eth0]", Tcp("fe80::1%eth0", 4200)),
         ("unix:///run/northstar/console", Unix("/run/northstar/console")),
         ("unix:///a b?#%20", Unix("/a b?#%20")),
+        ("unix:/run/northstar/console", Unix("/run/northstar/console")),
     ],
 )
 def test_url(url: str, place: Tcp | Unix) -> None:
@@ -46,7 +47,9 @@ def test_url(url: str, place: Tcp | Unix) -> None:
         "tcp://[::1",
         "tcp://a:4200\n",
         "unix://run",
-        "unix:/run",
+        "unix:run",
+        "unix:/",
+        "unix:/a\0",
         "unix:///a\0",
         "http://localhost",
         "TCP://localhost",

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from northstar import manifest
-from northstar.manifest import node
 from northstar.model import ManifestError
+from northstar.schema import node
 
 APP = "name: a\nversion: 1.0.0\ninit: /bin/a\nuid: 1000\ngid: 1000\n"
 JSON: dict[str, Any] = {"name": "a", "version": "1.0.0", "init": "/bin/a", "uid": 1, "gid": 1}

@@ -13,11 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from northstar import manifest
-from northstar.manifest import Manifest, kinds, mount
-from northstar.manifest.emit import emit
-from northstar.manifest.node import Context, Mapping, Node, Scalar, Sequence
-from northstar.manifest.yamlreader import parse
+from northstar.manifest import Manifest, mount
+from northstar.manifest.load import ManifestContext
 from northstar.model import ManifestError, Name, Version
+from northstar.schema import scalars
+from northstar.schema.emit import emit
+from northstar.schema.node import Mapping, Node, Scalar, Sequence
+from northstar.schema.values import WholeSize
+from northstar.schema.yaml import parse
 from tests.unit.manifest import strategies
 
 VALIDATOR = jsonschema.Draft202012Validator(manifest.schema())
@@ -71,13 +74,13 @@ TREES = st.recursive(
 def test_emitted_text_is_read_by_others(tree: dict[str, Any]) -> None:
     text = emit(tree)
     assert yaml.safe_load(text) == tree
-    assert plain(parse(text.encode())) == tree
+    assert plain(parse(text.encode(), ManifestContext())) == tree
 
 
 def test_long_keys_are_written_as_explicit_ones() -> None:
     tree = {"k" * 5000: {"\x00" * 900: ["x", {"y" * 1025: "z"}]}}
     assert yaml.safe_load(emit(tree)) == tree
-    assert plain(parse(emit(tree).encode())) == tree
+    assert plain(parse(emit(tree).encode(), ManifestContext())) == tree
 
 
 @given(st.text() | st.binary())
@@ -92,13 +95,13 @@ def test_any_text_is_a_manifest_or_an_error(text: str | bytes) -> None:
         assert report.manifest == value
 
 
-def read(kind: kinds.Kind[Any], text: str) -> Any:
-    return kind.read(Scalar(text, plain=True), "x", Context())
+def read(kind: scalars.Kind[Any], text: str) -> Any:
+    return kind.read(Scalar(text, plain=True), ("x",), ManifestContext())
 
 
 @given(st.integers(-(2**63), 2**64 - 1))
 def test_integers_in_all_bases(number: int) -> None:
-    kind = kinds.Integer(-(2**63), 2**64 - 1)
+    kind = scalars.Integer(-(2**63), 2**64 - 1)
     sign, digits = ("-" if number < 0 else "", abs(number))
     for text in (str(number), f"{sign}{digits:#x}", f"{sign}{digits:#o}", f"{sign}{digits:#b}"):
         assert read(kind, text) == number
@@ -108,7 +111,7 @@ def test_integers_in_all_bases(number: int) -> None:
 
 @given(st.integers() | st.integers(2**64, 2**80), st.integers(0, 2**64 - 1))
 def test_integers_out_of_range(number: int, most: int) -> None:
-    kind = kinds.Integer(0, most)
+    kind = scalars.Integer(0, most)
     if 0 <= number <= most:
         assert read(kind, str(number)) == number
     else:
@@ -118,7 +121,7 @@ def test_integers_out_of_range(number: int, most: int) -> None:
 
 @given(st.integers(0, 2**64 - 1), st.sampled_from(["", "B", "K", "M", "G", "T"]), st.data())
 def test_sizes(number: int, unit: str, data: st.DataObject) -> None:
-    kind = mount._Size()
+    kind = WholeSize()
     suffix = data.draw(st.sampled_from(["", "B", "iB"])) if unit not in ("", "B") else ""
     factor = (1024 if suffix == "iB" else 1000) ** " KMGT".index(unit.replace("B", "") or " ")
     written = unit + suffix
@@ -133,7 +136,7 @@ def test_sizes(number: int, unit: str, data: st.DataObject) -> None:
 
 @given(st.frozensets(st.sampled_from(manifest.MountOption)), st.randoms())
 def test_mount_options(options: frozenset[manifest.MountOption], random: Any) -> None:
-    kind = mount._Options()
+    kind = mount.OPTIONS
     names = [option.value for option in options]
     random.shuffle(names)
     assert read(kind, " , ".join(names)) == options

@@ -141,7 +141,14 @@ def test_console() -> None:
     assert serialised["console"] == {"permissions": "full"}
 
 
+@pytest.mark.parametrize("full", ["' full '", '"full\\t"', '"\\u00a0full\\n"'])
+def test_white_space_around_full(full: str) -> None:
+    assert app(f"console: {{permissions: {full}}}\n").console == manifest.Console(FULL)
+
+
 def test_invalid_console() -> None:
+    refused("console: {permissions: ' '}\n", "neither 'full' nor a list")
+    refused("console: {permissions: [' kill ']}\n", "' kill ' is not a permission")
     refused("console: {}\n", "console.permissions: the field is missing")
     refused("console: {permissions: all}\n", "neither 'full' nor a list")
     refused("console: {permissions: }\n", "nothing is neither 'full' nor a list")
@@ -215,13 +222,13 @@ def test_mounts() -> None:
 def test_invalid_mount_target(target: str) -> None:
     refused(f"mounts: {{{target}: {{type: proc}}}}\n", "is not an absolute path without '.' and")
     refused(
-        f"mounts: {{/r: {{type: resource, name: r, version: 1, dir: {target}}}}}\n",
+        f"mounts: {{/r: {{type: resource, name: r, version: '1', dir: {target}}}}}\n",
         "mounts./r.dir: ",
     )
 
 
 def test_dots_in_names_are_no_dots() -> None:
-    value = app("mounts: {/.a/..b/c..: {type: resource, name: r, version: 1, dir: /.../x.}}\n")
+    value = app("mounts: {/.a/..b/c..: {type: resource, name: r, version: '1', dir: /.../x.}}\n")
     assert [*value.mounts] == ["/.a/..b/c.."]
 
 
@@ -268,6 +275,37 @@ def test_resource() -> None:
     refused(mount.replace("'>=1, <2'", "'>=1,'"), "mounts./r.version: ")
     refused(mount.replace("name: r", "name: r/s"), "mounts./r.name: 'r/s' is not a name")
     refused(mount.replace(", options: rw", ", rw: "), "mounts./r.rw: no such field")
+
+
+@pytest.mark.parametrize(
+    "version", ["1", "1.2", "1e3", "0x1", "+1", ".5", "01.2", "~", "true", "!!float 1.2", "!!int 1"]
+)
+def test_a_number_is_no_version_requirement(version: str) -> None:
+    mount = "mounts: {{/r: {{type: resource, name: r, version: {}, dir: /d}}}}\n"
+    error = refused(mount.format(version), "mounts./r.version: ")
+    assert error.rule.endswith("is not a string")
+    assert error.hint == "write a string, in quotes"
+    for text in ("'1.2'", '"1"', "!!str 1.2", "1.2.3", "1.*", "^1.2", "~1"):
+        assert app(mount.format(text)).mounts
+
+
+@pytest.mark.parametrize("value", ["5", "1.5", "true", "~", ""])
+def test_only_a_string_names_what_is_mounted(value: str) -> None:
+    bind = "mounts: {{/a: {{type: bind, host: {}}}}}\n"
+    resource = "mounts: {{/a: {{type: resource, name: {}, version: '1', dir: /}}}}\n"
+    for mount, key in ((bind, "host"), (resource, "name")):
+        error = refused(mount.format(value), f"mounts./a.{key}: ")
+        assert error.hint == "write a string, in quotes"
+    assert app(bind.format("'5'")).mounts == {"/a": manifest.Bind("5")}
+    assert app(resource.format("'5'")).mounts
+
+
+def test_a_number_of_json_is_no_version_requirement() -> None:
+    mount = {"type": "resource", "name": "r", "version": 1.2, "dir": "/d"}
+    value = {"name": "a", "version": "1.0.0", "uid": 1, "gid": 1, "mounts": {"/r": mount}}
+    with pytest.raises(ManifestError, match=r"^mounts\./r\.version: 1\.2 is not a str") as caught:
+        manifest.from_builtins(value)
+    assert caught.value.hint == "write it in quotes"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from northstar.model import FULL, ConfigurationError, Permission
+from northstar.model.units import format_duration, format_size, parse_duration, parse_size
 from northstar.runtime import config
 from northstar.runtime.config import (
     Config,
@@ -20,7 +21,6 @@ from northstar.runtime.config import (
     TcpAddress,
     UnixAddress,
 )
-from northstar.runtime.units import parse_duration, parse_size
 from tests import vectors
 
 BASE = 'run_dir = "/r"\ndata_dir = "/d"\nsocket_dir = "/s"\ncgroup = "north"\n'
@@ -156,14 +156,17 @@ def test_duration_refused(text: str) -> None:
         (".5k", 500),
         ("0.0005k", 0),
         ("15E", 15 * 10**18),
-        (" 2 gIb ", 2**31),
+        ("2 gIb", 2**31),
     ],
 )
 def test_size(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", ".", "x", "1 0", "1e3", "-1", "+1", "1KX", "16EiB", "1\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["", ".", "x", "1 0", "1e3", "-1", "+1", "1KX", "16EiB", "1\n", "1 ", "1 MB ", " 1MB", "1MB\t"],
+)
 def test_size_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"size|64 bit"):
         parse_size(text)
@@ -176,9 +179,30 @@ def test_any_text_is_a_number_or_refused(text: str) -> None:
             assert 0 <= parse(text) < 2**64
 
 
-@given(st.integers(0, 2**64 - 1))
+@given(st.integers(0, 2**64 - 1) | st.integers(0, 15).map(lambda power: 2 ** (4 * power)))
 def test_bytes_round_trip(size: int) -> None:
     assert parse_size(str(size)) == size
+    assert parse_size(format_size(size)) == size
+
+
+@given(st.integers(0, 10**15) | st.integers(0, 10**6).map(lambda seconds: seconds * 10**9))
+def test_nanoseconds_round_trip(nanoseconds: int) -> None:
+    seconds = nanoseconds / 1e9
+    assert parse_duration(format_duration(seconds)) == pytest.approx(seconds, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.0, "0s"), (60.0, "60s"), (0.1, "100ms"), (7e-6, "7us"), (3e-9, "3ns")]
+)
+def test_duration_as_written(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0"), (1000, "1000"), (2**20, "1MiB"), (3 * 2**19, "1536KiB")]
+)
+def test_size_as_written(size: int, text: str) -> None:
+    assert format_size(size) == text
 
 
 @pytest.mark.parametrize(
@@ -189,6 +213,7 @@ def test_bytes_round_trip(size: int) -> None:
         ("tcp://[::1]:1", TcpAddress("::1", 1)),
         ("tcp://[fe80::1%eth0]/", TcpAddress("fe80::1%eth0", 4200)),
         ("unix:///a b/c", UnixAddress("/a b/c")),
+        ("unix:/run/n.sock", UnixAddress("/run/n.sock")),
     ],
 )
 def test_bind(url: str, address: TcpAddress | UnixAddress) -> None:
@@ -216,7 +241,8 @@ def test_mode_and_group_of_the_console() -> None:
 @pytest.mark.parametrize(
     "url",
     ["", "tcp://", "tcp://:1", "tcp://x:65536", "tcp://x:y", "tcp://x/y", "tcp://::1", "unix://a",
-     "unix:///", "http://x", "TCP://x", "tcp://x:\u0661", "tcp://x:" + "9" * 5000],
+     "unix:///", "unix:/", "unix:", "unix:a", "http://x", "TCP://x", "tcp://x:\u0661",
+     "tcp://x:" + "9" * 5000],
 )  # fmt: skip
 def test_bind_refused(url: str) -> None:
     message = refused(f'{BASE}[console.global]\nbind = "{url}"\npermissions = "full"\n')
@@ -311,7 +337,7 @@ def test_bind_refused(url: str) -> None:
         (f"{UNIX}mode = 600", "n.toml, line 8: console.global.mode: 600 is not a file mode (0o000"),
         (f"{UNIX}mode = -1", "n.toml, line 8: console.global.mode: -1 is not a file mode"),
         (f"{UNIX}mode = true", "n.toml, line 8: console.global.mode: True is not a file mode"),
-        (f'{UNIX}group = ""', "n.toml, line 8: console.global.group: an empty name"),
+        (f'{UNIX}group = ""', "n.toml, line 8: console.global.group: a name must not be empty"),
         (f"{UNIX}group = 7", "n.toml, line 8: console.global.group: 7 is not a string"),
         (
             f'{UNIX}group = "adm"',
@@ -337,6 +363,20 @@ def test_bind_refused(url: str) -> None:
 )
 def test_refused(text: str, message: str) -> None:
     assert refused(BASE + text).startswith(message)
+
+
+@pytest.mark.parametrize("size", ["1MB ", "512 ", "1 MiB\\t", "1K\\n", " 1MB"])
+def test_white_space_around_a_size_is_refused(size: str) -> None:
+    message = refused(f'{BASE}console.options.max_request_size = "{size}"')
+    assert message.startswith("n.toml, line 5: console.options.max_request_size: ")
+    assert message.endswith("is not a size")
+
+
+def test_white_space_around_full() -> None:
+    text = f'{BASE}[console.global]\nbind = "tcp://x"\npermissions = " full\\t"\n'
+    console = config.loads(text).console
+    assert isinstance(console, GlobalConsole)
+    assert console.permissions == FULL
 
 
 @pytest.mark.parametrize("key", ["run_dir", "data_dir", "socket_dir", "cgroup"])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from northstar.manifest.node import (
+from northstar.model.text import quote
+from northstar.schema.context import Context
+from northstar.schema.node import (
     NESTING_MAX,
     NODES_MAX,
     Literal,
@@ -13,9 +15,7 @@ from northstar.manifest.node import (
     Node,
     Scalar,
     Sequence,
-    show,
 )
-from northstar.model import ManifestError
 
 # The patterns here are not compiled at once: a device whose manifests are YAML, and valid, never
 # needs them.
@@ -27,8 +27,6 @@ _TOML_START: Final = r"""(?a:(?:\s|#[^\n]*(?:\n|\Z))*(?:[\w."'-]+[ \t]*=|\[))"""
 _KEY: Final = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')"""
 _LONG_KEY: Final = rf"(?m:(?:^|[\[{{,])[ \t]*{_KEY}(?:[ \t]*\.[ \t]*{_KEY}){{{NESTING_MAX}}})"
 _TOML_PLACE: Final = r" \(at (?:line (\d+), column (\d+)|end of document)\)\Z"
-
-_TOO_DEEP: Final = f"nested deeper than {NESTING_MAX} levels"
 
 
 def looks_like_json(text: str) -> bool:
@@ -49,11 +47,11 @@ class _Pairs(list[tuple[str, Any]]):
     """A JSON object, with its duplicate keys."""
 
 
-def parse_json(text: str) -> Node:
+def parse_json(text: str, context: Context[Any]) -> Node:
     """Return the document.
 
     Raises:
-        ManifestError: the text is not JSON, or exceeds a bound.
+        NorthstarError: the text is not JSON, or exceeds a bound.
     """
     import json
 
@@ -63,42 +61,38 @@ def parse_json(text: str) -> Node:
     try:
         value = json.loads(text, object_pairs_hook=_Pairs, parse_constant=refuse)
     except json.JSONDecodeError as error:
-        raise ManifestError(
-            f"not JSON: {error.msg}", line=error.lineno, column=error.colno
-        ) from None
+        place = (error.lineno, error.colno)
+        raise context.error(f"not JSON: {error.msg}", place=place) from None
     except RecursionError:
-        raise ManifestError(_TOO_DEEP) from None
+        raise context.error(context.words.too_deep) from None
     except ValueError as error:
-        raise ManifestError(f"not JSON: {_number_rule(error)}") from None
-    return node_of(value)
+        raise context.error(f"not JSON: {_number_rule(error)}") from None
+    return node_of(value, context)
 
 
-def parse_toml(text: str) -> Node:
+def parse_toml(text: str, context: Context[Any]) -> Node:
     """Return the document.
 
     Raises:
-        ManifestError: the text is not TOML, or exceeds a bound.
+        NorthstarError: the text is not TOML, or exceeds a bound.
     """
     import tomllib
 
     if re.search(_LONG_KEY, text):
-        raise ManifestError(_TOO_DEEP)
+        raise context.error(context.words.too_deep)
     try:
         value = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        message = str(error)
-        place = re.search(_TOML_PLACE, message)
-        line, column = place.groups() if place is not None else (None, None)
-        raise ManifestError(
-            f"not TOML: {message[: place.start()] if place is not None else message}",
-            line=None if line is None else int(line),
-            column=None if column is None else int(column),
-        ) from None
+        message, place = str(error), None
+        if found := re.search(_TOML_PLACE, message):
+            message = message[: found.start()]
+            place = (int(found[1]), int(found[2])) if found[1] else None
+        raise context.error(f"not TOML: {message}", place=place) from None
     except RecursionError:
-        raise ManifestError(_TOO_DEEP) from None
+        raise context.error(context.words.too_deep) from None
     except ValueError as error:
-        raise ManifestError(f"not TOML: {_number_rule(error)}") from None
-    return node_of(value)
+        raise context.error(f"not TOML: {_number_rule(error)}") from None
+    return node_of(value, context)
 
 
 def _number_rule(error: ValueError) -> str:
@@ -106,29 +100,30 @@ def _number_rule(error: ValueError) -> str:
     return str(error) if isinstance(error, _NoNumberError) else "a number has too many digits"
 
 
-def node_of(value: object) -> Node:
+def node_of(value: object, context: Context[Any]) -> Node:
     """Return the node for builtins, as JSON or TOML decode to.
 
     Raises:
-        ManifestError: it exceeds a bound, or has a text that is not Unicode.
+        NorthstarError: it exceeds a bound, or has a text that is not Unicode.
     """
-    return _Builder().node(value, 0)
+    return _Builder(context).node(value, 0)
 
 
 class _Builder:
-    def __init__(self) -> None:
+    def __init__(self, context: Context[Any]) -> None:
+        self._context = context
         self._nodes = 0
 
     def node(self, value: object, level: int) -> Node:
         self._nodes += 1
         if self._nodes > NODES_MAX:
-            raise ManifestError(f"more than {NODES_MAX} values")
+            raise self._context.error(f"more than {NODES_MAX} values")
         if isinstance(value, str):
-            return _text(value)
+            return self._text(value)
         if not isinstance(value, list | tuple | dict):
             return Literal(value)
         if level >= NESTING_MAX:
-            raise ManifestError(_TOO_DEEP)
+            raise self._context.error(self._context.words.too_deep)
         if isinstance(value, dict | _Pairs):
             pairs = value.items() if isinstance(value, dict) else value
             return Mapping(
@@ -136,12 +131,11 @@ class _Builder:
             )
         return Sequence([self.node(item, level + 1) for item in value])
 
-
-def _text(value: str) -> Scalar:
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            # JSON can escape one half of a pair, which is no character.
-            raise ManifestError(f"{show(value)} has half of a surrogate pair") from None
-    return Scalar(value, plain=False)
+    def _text(self, value: str) -> Scalar:
+        if not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                # JSON can escape one half of a pair, which is no character.
+                raise self._context.error(f"{quote(value)} has half of a surrogate pair") from None
+        return Scalar(value, plain=False)

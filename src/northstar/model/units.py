@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from northstar.model.errors import InvalidValueError
+
 U64_MAX: Final = 2**64 - 1
 
 _DURATION_UNITS: Final = {
@@ -30,7 +32,7 @@ def parse_duration(text: str) -> float:
     """Return the seconds that `5s`, `1m 30s`, `100ms` or `2days` stands for.
 
     Raises:
-        ValueError: the text is no duration.
+        InvalidValueError: the text is no duration.
     """
     seconds, position = 0.0, 0
     stripped = text.strip(" ")
@@ -41,12 +43,23 @@ def parse_duration(text: str) -> float:
         seconds += int(number) * _DURATION_UNITS[unit]
         position = match.end()
     if not stripped or position != len(stripped) or seconds > U64_MAX:
-        raise ValueError(f"{text!r} is not a duration")
+        hint = 'write numbers with units, as "5s", "1m 30s" or "100ms"'
+        raise InvalidValueError(f"{text!r} is not a duration", hint=hint)
     return seconds
 
 
+def format_duration(seconds: float) -> str:
+    """Return a duration that `parse_duration` reads, to the nanosecond: `90s`, `100ms`."""
+    nanoseconds = round(seconds * 1e9)
+    for unit, factor in (("s", 10**9), ("ms", 10**6), ("us", 10**3)):
+        if nanoseconds % factor == 0:
+            return f"{nanoseconds // factor}{unit}"
+    return f"{nanoseconds}ns"
+
+
 _SIZE: Final = re.compile(
-    r"(?=[0-9.]*[0-9])([0-9]{0,40})\.?([0-9]{0,40}) *(?:([kmgtpe])(i?))?b?\Z", re.IGNORECASE
+    r"(?=[0-9.]*[0-9])([0-9]{0,40})\.?([0-9]{0,40})(?: *(?:([kmgtpe])(i?)b?|b))?\Z",
+    re.IGNORECASE | re.ASCII,
 )
 
 
@@ -56,15 +69,25 @@ def parse_size(text: str) -> int:
     Part of a byte is cut off.
 
     Raises:
-        ValueError: the text is no size.
+        InvalidValueError: the text is no size.
     """
-    match = _SIZE.match(text.strip(" "))
+    match = _SIZE.match(text)
     if match is None:
-        raise ValueError(f"{text!r} is not a size")
+        hint = 'write it as "512", "100MB" or "1MiB"'
+        raise InvalidValueError(f"{text!r} is not a size", hint=hint)
     whole, fraction, unit, binary = match.groups()
     power = "kmgtpe".index(unit.lower()) + 1 if unit else 0
     # Whole numbers all the way: as a float 1.1K would be 1100.0000000000002 bytes.
     size: int = int(whole + fraction) * (1024 if binary else 1000) ** power // 10 ** len(fraction)
     if size > U64_MAX:
-        raise ValueError(f"{text!r} does not fit into 64 bit")
+        raise InvalidValueError(f"{text!r} does not fit into 64 bit")
     return size
+
+
+def format_size(size: int) -> str:
+    """Return a size that `parse_size` reads, exactly: `512`, `256MiB`."""
+    power = 0
+    while size and size % 1024 == 0 and power < 6:
+        size //= 1024
+        power += 1
+    return f"{size}{' KMGTPE'[power]}iB" if power else str(size)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from northstar.manifest.variants import Tagged
+from northstar.schema.variants import Tagged
 
 _PLAIN: Final = re.compile(
     # No digit, dot, sign or `~` first: neither number nor date; and no `:` at the end.

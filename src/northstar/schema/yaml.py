@@ -26,7 +26,10 @@ from yaml.events import (
 )
 from yaml.reader import ReaderError
 
-from northstar.manifest.node import (
+from northstar.model import NorthstarError
+from northstar.model.text import quote
+from northstar.schema.context import Context
+from northstar.schema.node import (
     INPUT_MAX,
     NESTING_MAX,
     NODES_MAX,
@@ -34,41 +37,37 @@ from northstar.manifest.node import (
     Node,
     Scalar,
     Sequence,
-    show,
 )
-from northstar.model import ManifestError
 
 _DIRECTIVES_MAX: Final = 1000
 """More of `%TAG` than this would take libyaml seconds, and nobody means them."""
 
-_TOO_DEEP: Final = f"nested deeper than {NESTING_MAX} levels"
 
-
-def parse(data: bytes) -> Node:
+def parse(data: bytes, context: Context[Any]) -> Node:
     """Return the document.
 
     Args:
         data: UTF-8 without a byte order mark.
+        context: makes the errors.
 
     Raises:
-        ManifestError: it is not one document of YAML, or exceeds a bound.
+        NorthstarError: it is not one document of YAML, or exceeds a bound.
     """
     if data.count(b"%TAG") > _DIRECTIVES_MAX:
-        raise ManifestError("more %TAG directives than a manifest can need")
+        raise context.error("more %TAG directives than a manifest can need")
     try:
-        return _Composer(CParser(data)).document()
+        return _Composer(CParser(data), context).document()
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise ManifestError(
+        raise context.error(
             f"not YAML: {error.problem or error.context}",
-            line=None if mark is None else mark.line + 1,
-            column=None if mark is None else mark.column + 1,
+            place=None if mark is None else (mark.line + 1, mark.column + 1),
         ) from None
     except ReaderError as error:
         line = data.count(b"\n", 0, error.position) + 1
-        raise ManifestError(
-            f"not YAML: the character {error.character:#06x} must not stand in it", line=line
-        ) from None
+        column = error.position - data.rfind(b"\n", 0, error.position)
+        rule = f"not YAML: the character {error.character:#06x} must not stand in it"
+        raise context.error(rule, place=(line, column)) from None
 
 
 class _Size(NamedTuple):
@@ -80,7 +79,8 @@ class _Size(NamedTuple):
 
 
 class _Composer:
-    def __init__(self, parser: CParser) -> None:
+    def __init__(self, parser: CParser, context: Context[NorthstarError]) -> None:
+        self._context = context
         # The events are classes whose attributes are only in the documentation of libyaml.
         self._next: Callable[[], Any] = parser.get_event
         # None: the anchor's node is not complete.
@@ -91,12 +91,14 @@ class _Composer:
         """Return the only document."""
         self._next()
         if type(self._next()) is StreamEndEvent:
-            raise ManifestError("the manifest is empty")
+            raise self._context.error("the manifest is empty")
         root = self._root()
         self._next()
         event = self._next()
         if type(event) is not StreamEndEvent:
-            raise _refused("a manifest is a single document, and here another one starts", event)
+            raise self._refused(
+                "a manifest is a single document, and here another one starts", event
+            )
         return root
 
     def _root(self) -> Node:
@@ -120,7 +122,7 @@ class _Composer:
                     anchors[event.anchor] = node
             elif kind is MappingStartEvent or kind is SequenceStartEvent:
                 if len(opened) >= NESTING_MAX:
-                    raise _refused(_TOO_DEEP, event)
+                    raise self._refused(self._context.words.too_deep, event)
                 if event.anchor is not None:
                     anchors[event.anchor] = None
                 nodes += 1
@@ -143,11 +145,13 @@ class _Composer:
                 nodes += size.nodes
                 aliased_text += size.text
                 if len(opened) + size.levels > NESTING_MAX:
-                    raise _refused(_TOO_DEEP, event)
+                    raise self._refused(self._context.words.too_deep, event)
                 if aliased_text > INPUT_MAX:
-                    raise _refused(f"aliases stand for more than {INPUT_MAX} characters", event)
+                    raise self._refused(
+                        f"aliases stand for more than {INPUT_MAX} characters", event
+                    )
             if nodes > NODES_MAX:
-                raise _refused(f"more than {NODES_MAX} values", event)
+                raise self._refused(f"more than {NODES_MAX} values", event)
             if not opened:
                 return node
             children.append(node)
@@ -156,9 +160,11 @@ class _Composer:
         try:
             node = self._anchors[event.anchor]
         except KeyError:
-            raise _refused(f"no anchor {show(event.anchor)} stands before here", event) from None
+            raise self._refused(
+                f"no anchor {quote(event.anchor)} stands before here", event
+            ) from None
         if node is None:
-            raise _refused(f"the alias {show(event.anchor)} would contain itself", event)
+            raise self._refused(f"the alias {quote(event.anchor)} would contain itself", event)
         return node, self._size(node)
 
     def _size(self, node: Node) -> _Size:
@@ -176,6 +182,10 @@ class _Composer:
             known = self._sizes[id(node)] = _Size(nodes, text, levels + 1)
         return known
 
+    def _refused(self, rule: str, event: Any) -> NorthstarError:
+        mark = event.start_mark
+        return self._context.error(rule, place=(mark.line + 1, mark.column + 1))
+
 
 def _children(node: Node) -> Iterator[Node]:
     if type(node) is Mapping:
@@ -183,8 +193,3 @@ def _children(node: Node) -> Iterator[Node]:
             yield from pair
     elif type(node) is Sequence:
         yield from node.items
-
-
-def _refused(rule: str, event: Any) -> ManifestError:
-    mark = event.start_mark
-    return ManifestError(rule, line=mark.line + 1, column=mark.column + 1)

@@ -1,0 +1,435 @@
+"""Kinds of maps and lists: records with known fields, maps whose keys are data, and lists.
+
+A field is one line of a struct: its type, its kind, what it means, and its default.
+
+    class Tmpfs(msgspec.Struct, frozen=True):
+        size: Annotated[int, Field(Size(), "Size of the file system; 0 is no limit.")]
+
+A module with such structs must not have `from __future__ import annotations`: it would turn each
+annotation into a text, which is compiled once more when the record is made.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterable
+from collections.abc import Mapping as AbstractMapping
+from typing import Any, Final, TypeVar
+
+import msgspec
+from msgspec import structs
+
+from northstar.model import NorthstarError
+from northstar.schema.context import Context, NotedError, Path
+from northstar.schema.node import Mapping, Node, Scalar, Sequence, is_empty, is_null
+from northstar.schema.scalars import CORE, Kind, text_of
+
+T = TypeVar("T")
+K = TypeVar("K")
+S = TypeVar("S")
+C = TypeVar("C", bound=Collection[Any])
+
+
+_KNOWN_MAX: Final = 12
+"""Most fields that a message lists."""
+
+
+class Field:
+    """What a document says of a field, beside its type: stands in the type's `Annotated`.
+
+    Attributes:
+        kind: how it is read and written.
+        description: sentences on what it means.
+        absent: what holds without the field, where its default is None.
+        unit: of its numbers; empty for what is no number.
+        key: its name in the document, if it differs from the struct's. `a.b` is `b` in the map
+            `a`, which has no struct of its own.
+        always: it is in the serialised form whatever its value.
+        name: in a record, the struct's attribute; empty for a map without a struct.
+        required: in a record, that the struct has no default for it.
+        default: in a record, the value without it.
+        nullable: in a record, that null is as good as nothing.
+    """
+
+    name = ""
+    required = False
+    default: Any = None
+    nullable = False
+
+    def __init__(
+        self,
+        kind: Kind[Any],
+        description: str,
+        absent: str = "",
+        *,
+        unit: str = "",
+        key: str = "",
+        always: bool = False,
+    ) -> None:
+        self.kind = kind
+        self.description = description
+        self.absent = absent
+        self.unit = unit or kind.unit
+        self.key = key
+        self.always = always
+
+    def of(self, info: structs.FieldInfo, *, nulls: bool) -> Field:
+        """Return this field as it is in a struct."""
+        field = copy.copy(self)
+        field.name = info.name
+        field.required = info.required
+        if not info.required:
+            made = info.default_factory
+            field.default = info.default if made is msgspec.NODEFAULT else made()
+            field.nullable = nulls and field.default is None
+        field.always = field.always or info.required
+        return field
+
+    def schema(self) -> dict[str, Any]:
+        """Return the schema of the field with description and default."""
+        schema = self.kind.schema()
+        if self.nullable and schema:
+            schema = {"anyOf": [schema, {"type": "null"}]}
+        if self.description:
+            unit = f"Unit: {self.unit}." if self.unit else ""
+            absent = f"Default: {self.absent}." if self.absent else ""
+            schema["description"] = " ".join(filter(None, (self.description, unit, absent)))
+        if self.name and not self.required:
+            value = self.default
+            schema["default"] = None if value is None else self.kind.dump(value, tagged=False)
+        return schema
+
+
+Check = Callable[[dict[Any, Any], dict[str, Node], Path, Context[Any]], None]
+"""A rule across the members of a map: values (those that could be read), nodes, path, context."""
+
+
+class Record(Kind[S]):
+    """A map with known fields.
+
+    Attributes:
+        struct: what is made.
+        fields: by their keys, in the order in which they are written.
+    """
+
+    def __init__(
+        self,
+        struct: Callable[..., S],
+        fields: dict[str, Field] | None = None,
+        *,
+        ignore_unknown: bool = False,
+        check: Check | None = None,
+        rules: Callable[[], dict[str, Any]] = dict,
+        tag: str | None = None,
+        nulls: bool = True,
+        other: tuple[str, ...] = (),
+    ) -> None:
+        """Describe a record.
+
+        The struct tells which fields are required (no default), and which may be null (the default
+        is None). A field that has its default is left out of the serialised form.
+
+        Args:
+            struct: what is made; each of its attributes has a `Field` in its annotation.
+            fields: the fields, if it is no struct.
+            ignore_unknown: unknown fields are a warning, not an error.
+            check: the rule across the fields.
+            rules: returns the same for the schema, as keywords of it.
+            tag: a field that is not ours, since it told that the map is this record.
+            nulls: whether the language has a null (TOML has none).
+            other: attributes of the struct that are no fields of the document.
+        """
+        self.struct = struct
+        self.fields = _fields(struct, other, nulls=nulls) if fields is None else fields
+        self._ignore = ignore_unknown
+        self._check = check
+        self._rules = rules
+        self._tag = tag
+        self._required = tuple(key for key, field in self.fields.items() if field.required)
+        self._sections = tuple(key for key, field in self.fields.items() if not field.name)
+        self.parts = tuple(field.kind for field in self.fields.values())
+        # A package's manifest is read at each boot: what is needed for a field is at hand.
+        self._readers = {
+            key: (field.name or key, field.kind.read, field.nullable)
+            for key, field in self.fields.items()
+        }
+        self._writers = [
+            (key, field.name, field.kind.dump, field.always, field.default)
+            for key, field in self.fields.items()
+        ]
+
+    def read(self, node: Node, path: Path, context: Context[Any]) -> S:
+        """Return the record."""
+        before = len(context.errors)
+        values: dict[str, Any] = {}
+        nodes: dict[str, Node] = {}
+        readers = self._readers
+        for key_node, value in pairs_of(node, path, context):
+            key = key_node.text if type(key_node) is Scalar else text_of(key_node, path, context)
+            if key in nodes:
+                error = context.invalid(key_node, (*path, key), "the field is given twice")
+                context.refuse(error)
+                continue
+            nodes[key] = value
+            if key not in readers:
+                if key != self._tag:
+                    self._unknown(key_node, (*path, key), context)
+                continue
+            name, read, nullable = readers[key]
+            if nullable and is_null(value):
+                continue
+            try:
+                values[name] = read(value, (*path, key), context)
+            except NorthstarError as error:
+                context.refuse(error)
+        for key in self._required:
+            if key not in nodes:
+                rule = context.words.missing
+                context.refuse(context.invalid(node, (*path, key), rule, hint="add it"))
+        if self._check is not None:
+            self._check(values, nodes, path, context)
+        if len(context.errors) > before:
+            raise NotedError
+        for key in self._sections:
+            values.update(values.pop(key, ()))
+        return self.struct(**values)
+
+    def _unknown(self, key: Node, path: Path, context: Context[Any]) -> None:
+        if self._ignore:
+            context.ignore(key, path)
+            return
+        hint = None
+        if len(self.fields) <= _KNOWN_MAX:
+            hint = f"known are {', '.join(self.fields)}" if self.fields else "remove it"
+        elif similar := _similar(path[-1], self.fields):
+            hint = f"did you mean {similar!r}?"
+        context.refuse(context.invalid(key, path, context.words.unknown, hint=hint))
+
+    def dump(self, value: S, *, tagged: bool) -> Any:
+        """Return the fields, without those that are absent."""
+        result: dict[str, Any] = {}
+        for key, name, dump, always, default in self._writers:
+            if not name:
+                if section := dump(value, tagged=tagged):
+                    result[key] = section
+                continue
+            member = getattr(value, name)
+            if always:
+                # None stands for null, which no kind but the optional field itself knows.
+                result[key] = None if member is None else dump(member, tagged=tagged)
+            elif member != default:
+                result[key] = dump(member, tagged=tagged)
+        return result
+
+    def schema(self) -> dict[str, Any]:
+        """Return the schema of the record."""
+        # Costs more to import than a manifest to read, and only generators ask for schemas.
+        import inspect
+
+        schema: dict[str, Any] = {"type": "object"}
+        if self.struct is not dict:
+            schema["description"] = inspect.getdoc(self.struct)
+        schema["properties"] = {key: field.schema() for key, field in self.fields.items()}
+        if self._required:
+            schema["required"] = list(self._required)
+        if not self._ignore:
+            schema["additionalProperties"] = False
+        return schema | self._rules()
+
+
+def _fields(struct: Any, other: tuple[str, ...], *, nulls: bool) -> dict[str, Field]:
+    """Return the fields of a struct by their keys, and those of each section as one."""
+    fields: dict[str, Field] = {}
+    sections: dict[str, dict[str, Field]] = {}
+    for info in structs.fields(struct):
+        if info.name not in other:
+            described = getattr(info.type, "__metadata__", (None,))[0]
+            if not isinstance(described, Field):
+                raise TypeError(f"{struct.__name__}.{info.name} has no Field in its annotation")
+            field = described.of(info, nulls=nulls)
+            section, _, key = (field.key or info.name).rpartition(".")
+            (sections.setdefault(section, {}) if section else fields)[key] = field
+    for key, part in sections.items():
+        fields[key] = Field(Record(dict, part), "")
+    return fields
+
+
+def _similar(name: str, names: Iterable[str]) -> str | None:
+    # Costs more to import than a manifest to read.
+    import difflib
+
+    # Its time grows with the square of the length.
+    return next(iter(difflib.get_close_matches(name[:32], names, n=1)), None)
+
+
+def pairs_of(node: Node, path: Path, context: Context[Any]) -> list[tuple[Node, Node]]:
+    """Return the pairs of a map. Nothing after a key is an empty map.
+
+    Raises:
+        NorthstarError: the node is no map.
+    """
+    if type(node) is Mapping and node.tag in (None, CORE + "map"):
+        return node.pairs
+    return _nothing(node, path, context, Mapping, context.words.not_a_map)
+
+
+def items_of(node: Node, path: Path, context: Context[Any]) -> list[Node]:
+    """Return the items of a list. Nothing after a key is an empty list.
+
+    Raises:
+        NorthstarError: the node is no list.
+    """
+    if type(node) is Sequence and node.tag in (None, CORE + "seq"):
+        return node.items
+    return _nothing(node, path, context, Sequence, context.words.not_a_list)
+
+
+def _nothing(node: Node, path: Path, context: Context[Any], wanted: type, rule: str) -> list[Any]:
+    if is_empty(node):
+        return []
+    if type(node) is wanted:
+        rule = f"{{}} cannot have the tag {context.show(str(node.tag))} here"
+    raise context.invalid(node, path, rule.format(context.describe(node)))
+
+
+class ListOf(Kind[C]):
+    """A list of values of one kind, kept as a tuple or a frozenset."""
+
+    def __init__(
+        self,
+        make: Callable[[Iterable[Any]], C],
+        item: Kind[Any],
+        *,
+        max_entries: int | None = None,
+        unique: bool = False,
+        order: Callable[[Any], Any] | None = None,
+    ) -> None:
+        """Describe a list.
+
+        Args:
+            make: tuple or frozenset.
+            item: the kind of its items.
+            max_entries: most items.
+            unique: the same item twice is an error.
+            order: sort key by which a set is written.
+        """
+        self._make = make
+        self._item = item
+        self._max = max_entries
+        self._unique = unique
+        self._order = order
+        self.unit = item.unit
+        self.parts = (item,)
+
+    def read(self, node: Node, path: Path, context: Context[Any]) -> C:
+        """Return the items."""
+        before = len(context.errors)
+        nodes = items_of(node, path, context)
+        if self._max is not None and len(nodes) > self._max:
+            # Before anything is done with them.
+            rule = f"{len(nodes)} items are too many (at most {self._max})"
+            raise context.invalid(node, path, rule, hint="remove some")
+        result: list[Any] = []
+        seen: set[Any] = set()
+        for index, item_node in enumerate(nodes):
+            try:
+                item = self._item.read(item_node, (*path, index), context)
+            except NorthstarError as error:
+                context.refuse(error)
+                continue
+            if self._unique:
+                if item in seen:
+                    rule = f"{context.describe(item_node)} is given twice"
+                    context.refuse(context.invalid(item_node, (*path, index), rule))
+                seen.add(item)
+            result.append(item)
+        if len(context.errors) > before:
+            raise NotedError
+        return self._make(result)
+
+    def dump(self, value: C, *, tagged: bool) -> list[Any]:
+        """Return the items."""
+        items: Iterable[Any] = value
+        if self._order is not None:
+            items = sorted(value, key=self._order)
+        return [self._item.dump(item, tagged=tagged) for item in items]
+
+    def schema(self) -> dict[str, Any]:
+        """Return the schema of the list."""
+        schema: dict[str, Any] = {"type": "array", "items": self._item.schema()}
+        if self._max is not None:
+            schema["maxItems"] = self._max
+        if self._unique:
+            schema["uniqueItems"] = True
+        return schema
+
+
+class MapOf(Kind[AbstractMapping[K, T]]):
+    """A map whose keys are data."""
+
+    def __init__(
+        self,
+        key: Kind[K],
+        value: Kind[T],
+        *,
+        max_entries: int | None = None,
+        check: Check | None = None,
+    ) -> None:
+        """Describe a map.
+
+        Args:
+            key: the kind of its keys.
+            value: the kind of its values.
+            max_entries: most entries.
+            check: the rule across the entries.
+        """
+        self._key = key
+        self._value = value
+        self._max = max_entries
+        self._check = check
+        self.parts = (key, value)
+
+    def read(self, node: Node, path: Path, context: Context[Any]) -> AbstractMapping[K, T]:
+        """Return the entries, in their order."""
+        before = len(context.errors)
+        pairs = pairs_of(node, path, context)
+        if self._max is not None and len(pairs) > self._max:
+            rule = f"{len(pairs)} entries are too many (at most {self._max})"
+            raise context.invalid(node, path, rule, hint="remove some")
+        values: dict[K, T] = {}
+        nodes: dict[str, Node] = {}
+        for key_node, value_node in pairs:
+            name = key_node.text if type(key_node) is Scalar else text_of(key_node, path, context)
+            member = (*path, name)
+            if name in nodes:
+                context.refuse(context.invalid(key_node, member, "the key is given twice"))
+                continue
+            nodes[name] = key_node
+            try:
+                key = self._key.read(key_node, member, context)
+                values[key] = self._value.read(value_node, member, context)
+            except NorthstarError as error:
+                context.refuse(error)
+        if self._check is not None:
+            self._check(values, nodes, path, context)
+        if len(context.errors) > before:
+            raise NotedError
+        return values
+
+    def dump(self, value: AbstractMapping[K, T], *, tagged: bool) -> dict[str, Any]:
+        """Return the entries."""
+        return {
+            self._key.dump(key, tagged=tagged): self._value.dump(member, tagged=tagged)
+            for key, member in value.items()
+        }
+
+    def schema(self) -> dict[str, Any]:
+        """Return the schema of the map."""
+        schema: dict[str, Any] = {
+            "type": "object",
+            "propertyNames": self._key.schema(),
+            "additionalProperties": self._value.schema(),
+        }
+        if self._max is not None:
+            schema["maxProperties"] = self._max
+        return schema

@@ -1,0 +1,160 @@
+"""Kinds of values that have one of several forms.
+
+In YAML a form with data is a tag (`!fifo {priority: 5}`), elsewhere a map of one key
+(`{"fifo": {"priority": 5}}`), or a map with a field that names it (`type: bind`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple, TypeVar
+
+from northstar.schema.context import Context, Path
+from northstar.schema.node import Mapping, Node, is_null
+from northstar.schema.records import Record, pairs_of
+from northstar.schema.scalars import Kind, text_of, variant_of
+
+T = TypeVar("T")
+
+
+class Tagged(NamedTuple):
+    """A variant with data, for the YAML writer: `!name data`."""
+
+    name: str
+    data: Any
+
+
+class Wrapped(Record[T]):
+    """A struct of one field, written as that field alone."""
+
+    def read(self, node: Node, path: Path, context: Context[Any]) -> T:
+        """Return the struct."""
+        (field,) = self.fields.values()
+        return self.struct(field.kind.read(node, path, context))
+
+    def dump(self, value: T, *, tagged: bool) -> Any:
+        """Return the field."""
+        (wrapped,) = super().dump(value, tagged=tagged).values()
+        return wrapped
+
+    def schema(self) -> dict[str, Any]:
+        """Return the field's schema."""
+        (field,) = self.fields.values()
+        return field.schema()
+
+
+class Variant(Kind[T]):
+    """One of several forms: a bare name, or a name with data (see `variant_of`)."""
+
+    def __init__(self, what: str, forms: dict[str, Any], *, hint: str | None = None) -> None:
+        """Describe a variant.
+
+        Args:
+            what: the noun for messages.
+            forms: by name: a record for a form with data, and for a bare name what it stands for.
+                The data of a record without fields can be left out.
+            hint: what to write instead of what is refused.
+        """
+        self._what = what
+        self._records = {name: form for name, form in forms.items() if isinstance(form, Record)}
+        self._units = {name: form for name, form in forms.items() if name not in self._records}
+        self._names = {record.struct: name for name, record in self._records.items()}
+        self._unit_names = {unit: name for name, unit in self._units.items()}
+        self._known = ", ".join(forms)
+        self._hint = hint
+        self.parts = tuple(self._records.values())
+
+    def read(self, node: Node, path: Path, context: Context[Any]) -> T:
+        """Return the form."""
+        name, content = variant_of(node, path, context)
+        value: T
+        if name in self._units and (content is None or is_null(content)):
+            value = self._units[name]
+            return value
+        record = self._records.get(name)
+        if record is not None and (content is not None or not record.fields):
+            value = record.read(content or Mapping([]), (*path, name), context)
+            return value
+        shown = context.show(name) if content is None else context.describe(node)
+        rule, hint = f"{shown} is not {self._what}", self._hint
+        if record is not None:
+            rule, hint = f"{rule}: {name!r} needs its data", hint or f"write it `!{name} ...`"
+        elif name in self._units:
+            rule += f": {name!r} takes no data"
+        else:
+            rule = f"{context.show(name)} is not {self._what} ({self._known})"
+        raise context.invalid(node, path, rule, hint=hint)
+
+    def dump(self, value: Any, *, tagged: bool) -> Any:
+        """Return the name, or the name with its data."""
+        name = self._names.get(type(value))
+        if name is None:
+            return self._unit_names[value]
+        data = self._records[name].dump(value, tagged=tagged)
+        return Tagged(name, data) if tagged else {name: data}
+
+    def schema(self) -> dict[str, Any]:
+        """Return the schema: the names, and one-key objects."""
+        records = self._records
+        bare = [*self._units, *(name for name, record in records.items() if not record.fields)]
+        forms: list[dict[str, Any]] = [{"enum": bare}] if bare else []
+        forms.extend(
+            {
+                "type": "object",
+                "properties": {name: record.schema()},
+                "required": [name],
+                "additionalProperties": False,
+            }
+            for name, record in records.items()
+        )
+        return {"oneOf": forms} if records else forms[0]
+
+
+class Choice(Variant[Any]):
+    """One of several names: the values of an enumeration, or texts. `!name` is as `name`."""
+
+    def __init__(self, members: Iterable[Any], what: str) -> None:
+        super().__init__(what, {getattr(member, "value", member): member for member in members})
+
+
+class ByType(Kind[T]):
+    """One of several records, told apart by their field `type`."""
+
+    TAG: Final = "type"
+
+    def __init__(self, what: str, records: dict[str, Record[Any]]) -> None:
+        self._what = what
+        self._records = records
+        self._names = {record.struct: name for name, record in records.items()}
+        self.parts = tuple(records.values())
+
+    def read(self, node: Node, path: Path, context: Context[Any]) -> T:
+        """Return the record."""
+        for pair in pairs_of(node, path, context):
+            if text_of(pair[0], path, context) == self.TAG:
+                type_node = pair[1]
+                break
+        else:
+            raise context.invalid(node, (*path, self.TAG), context.words.missing, hint="add it")
+        name = text_of(type_node, (*path, self.TAG), context)
+        record = self._records.get(name)
+        if record is None:
+            rule = f"{context.show(name)} is not {self._what} ({', '.join(self._records)})"
+            raise context.invalid(type_node, (*path, self.TAG), rule)
+        value: T = record.read(node, path, context)
+        return value
+
+    def dump(self, value: T, *, tagged: bool) -> dict[str, Any]:
+        """Return the record with its type."""
+        name = self._names[type(value)]
+        return {self.TAG: name, **self._records[name].dump(value, tagged=tagged)}
+
+    def schema(self) -> dict[str, Any]:
+        """Return the schema: one of the records."""
+        forms = []
+        for name, record in self._records.items():
+            form = record.schema()
+            form["properties"] = {self.TAG: {"const": name}, **form["properties"]}
+            form["required"] = [self.TAG, *form.get("required", ())]
+            forms.append(form)
+        return {"oneOf": forms}
