@@ -66,7 +66,7 @@ compare: $(VENV)/.test ## measure beside the published Rust runtime, here and in
 	@scripts/install-packages interop compare
 	@CARGO_TARGET_DIR=$(INTEROP) cargo build -q --locked --manifest-path tests/interop/Cargo.toml \
 		--release --features runtime --bin runtime
-	@NORTHSTAR_COMPARE=$(INTEROP)/release $(BIN)/python -m tests.bench.compare $(ARGS)
+	@NORTHSTAR_COMPARE=$(INTEROP)/release $(BIN)/python -m bench.compare $(ARGS)
 
 .PHONY: vm-shell
 vm-shell: $(VENV)/.test ## a shell in the virtual machine

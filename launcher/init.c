@@ -115,6 +115,20 @@ static void die_with_runtime(void)
 		give_up();
 }
 
+static int make_socket(struct operation *operation)
+{
+	struct operation arguments = *operation;
+	int index = (int)take_integer(&arguments);
+	int runtimes = operation->number == OP_CONSOLE ? step_console(operation, &plan) :
+							 step_socket(operation, &plan);
+
+	if (runtimes < 0)
+		return -1;
+	let_launcher_speak();
+	send_report(REPORT_MADE, 0, index, runtimes);
+	return close(runtimes);
+}
+
 static int await_go(void)
 {
 	uint32_t word = 0;
@@ -196,6 +210,9 @@ static int set_up(struct operation *operation)
 		return step_gid(operation);
 	case OP_UID:
 		return step_uid(operation);
+	case OP_CONSOLE:
+	case OP_SOCKET:
+		return make_socket(operation);
 	case OP_AWAIT:
 		return await_go();
 	case OP_CGROUPNS:
@@ -233,9 +250,9 @@ static void ignore_signals(void)
 
 /*
  * After the fork init needs nothing any more, so it holds nothing that a payload could want: one
- * descriptor besides the pipe, no capabilities, no plan.
+ * descriptor besides the pipe, no capabilities, no plan. The payload waits for this before it execs.
  */
-static void shield(int pipe)
+static void shield(int pipe, struct progress *shared)
 {
 	set_progress(NO_OPERATION, STEP_SHIELD);
 	if (step_no_new_privs() || step_caps(0))
@@ -246,6 +263,7 @@ static void shield(int pipe)
 	    change_descriptors((unsigned int)pipe + 1, UINT_MAX, 0))
 		fail();
 	release_plan();
+	announce_shield(shared);
 }
 
 /*
@@ -385,7 +403,7 @@ static noreturn void init(int launcher)
 	pipes[0] = fcntl(pipes[0], F_DUPFD_CLOEXEC, SOCKET + 1);
 	if (pipes[0] < 0)
 		fail();
-	shield(pipes[0]);
+	shield(pipes[0], last_words);
 	watch(child, pipes[0], last_words);
 }
 

@@ -49,12 +49,16 @@ static int restrict_payload(struct operation *operation, const struct plan *plan
 	switch (operation->number) {
 	case OP_FD:
 		return step_fd(operation, plan);
+	case OP_LISTEN:
+		return step_listen(operation, plan);
 	case OP_RLIMIT:
 		return step_rlimit(operation);
 	case OP_SCHED:
 		return step_sched(operation);
 	case OP_NO_NEW_PRIVS:
 		return step_no_new_privs();
+	case OP_DENY_GETFD:
+		return step_deny_getfd();
 	case OP_CAPS:
 		return step_caps(take_number(operation));
 	case OP_SECCOMP:
@@ -96,6 +100,7 @@ noreturn void payload(const struct plan *plan, struct operation operation,
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 
+	await_shield(shared);
 	while (next_operation(plan, &operation) && operation.number != OP_EXEC) {
 		set_progress(operation.index, operation.number);
 		if (restrict_payload(&operation, plan))

@@ -4,6 +4,7 @@
 #include <limits.h>
 #include <stdarg.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include "syscalls.h"
@@ -378,6 +379,11 @@ static const char *check_options(struct operation *operation)
 	return NULL;
 }
 
+static bool valid_socket_type(uint64_t type)
+{
+	return type == SOCK_STREAM || type == SOCK_DGRAM || type == SOCK_SEQPACKET;
+}
+
 static const char *check_filter(int descriptor)
 {
 	struct stat file;
@@ -427,6 +433,9 @@ static const char *check_meaning(struct operation operation, const struct plan *
 		return NULL;
 	case OP_GROUPS:
 		return valid_groups(take(&operation)) ? NULL : "invalid gids";
+	case OP_SOCKET:
+		take(&operation);
+		return valid_socket_type(take_number(&operation)) ? NULL : "invalid type";
 	case OP_FD:
 		take(&operation);
 		if (take_number(&operation) != seen->descriptors++)

@@ -17,6 +17,7 @@ struct progress {
 	uint32_t index;
 	uint32_t number;
 	int error; /* of the payload; 0 until it fails */
+	uint32_t shielded; /* by init: whether `shield` is done; a futex */
 	struct text what;
 };
 extern struct progress *progress;

@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 
 #include <linux/close_range.h>
+#include <linux/futex.h>
 #include <linux/keyctl.h>
 #include <linux/sched/types.h>
 #include <linux/seccomp.h>
@@ -166,6 +167,38 @@ int step_back(void)
 	return set_user(payloads_user, payloads_user);
 }
 
+/*
+ * The kernel records who calls socketpair(2) as the peer of both ends (SO_PEERCRED, SO_PEERPIDFD,
+ * unix(7)). If the runtime called it, the payload would get a pidfd of the runtime. So init does.
+ */
+int step_console(struct operation *operation, const struct plan *plan)
+{
+	int descriptor = take_descriptor(operation, plan), pair[2];
+
+	ABOUT("the console's socket pair");
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
+		return -1;
+	if (dup3(pair[1], descriptor, O_CLOEXEC) < 0 || close(pair[1]))
+		return -1;
+	return pair[0];
+}
+
+/*
+ * A socket of any family belongs to the network namespace in which it was made: netdevice(7) calls
+ * on it read, and with CAP_NET_ADMIN change, the interfaces of that one. So init makes those of the
+ * payload, in the container's; the runtime only gives them their names.
+ */
+int step_socket(struct operation *operation, const struct plan *plan)
+{
+	int descriptor = take_descriptor(operation, plan);
+	int made = socket(AF_UNIX, (int)take_number(operation) | SOCK_CLOEXEC, 0);
+
+	ABOUT("a socket");
+	if (made < 0 || dup3(made, descriptor, O_CLOEXEC) < 0)
+		return -1;
+	return made;
+}
+
 int step_cgroupns(void)
 {
 	if (!syscall_unshare(CLONE_NEWCGROUP))
@@ -195,6 +228,16 @@ int step_fd(struct operation *operation, const struct plan *plan)
 	if (descriptors[index] == number) /* dup2 would leave it closing on exec */
 		return fcntl(number, F_SETFD, 0);
 	return dup2(descriptors[index], number) < 0 ? -1 : 0;
+}
+
+/* Clients see whoever calls listen(2) as their peer, unix(7): it must be the payload, with its ids,
+ * and not the runtime, whose pidfd and user 0 they would get. */
+int step_listen(struct operation *operation, const struct plan *plan)
+{
+	int descriptor = take_descriptor(operation, plan);
+
+	ABOUT("a socket");
+	return listen(descriptor, (int)take_number(operation));
 }
 
 int step_rlimit(struct operation *operation)
@@ -270,6 +313,39 @@ int step_caps(uint64_t mask)
 	return 0;
 }
 
+/*
+ * With CAP_SYS_PTRACE, pidfd_getfd(2) copies descriptors of any process of which one has a pidfd;
+ * the kernel does not ask for its PID namespace. SO_PEERPIDFD and SCM_PIDFD give a pidfd of whoever
+ * is at the other end of a Unix socket: of the runtime, say, which has the host's files open.
+ *
+ * The call's number is the same on all architectures of a kernel that runs several (x86-64 and
+ * i386, arm64 and arm), except for the bit that x32 sets. So the architecture is not looked at. A
+ * filter that looks at nothing else costs next to nothing: the kernel (5.11) remembers in a bitmap
+ * which other calls it allows. SPEC_ALLOW: before Linux 5.16 a filter would also switch
+ * mitigations on that slow the payload down, which this one does not need.
+ */
+#define GETFD_NUMBER 438
+#if defined __NR_pidfd_getfd && (__NR_pidfd_getfd & ~0x40000000) != GETFD_NUMBER
+#error "pidfd_getfd has another number here"
+#endif
+
+int step_deny_getfd(void)
+{
+	static const struct sock_filter instructions[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_STMT(BPF_ALU | BPF_AND | BPF_K, ~0x40000000U), /* __X32_SYSCALL_BIT */
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, GETFD_NUMBER, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	const struct sock_fprog program = {
+		.len = sizeof instructions / sizeof instructions[0],
+		.filter = (struct sock_filter *)(uintptr_t)instructions,
+	};
+
+	return syscall_seccomp(SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, &program);
+}
+
 int step_seccomp(struct operation *operation, const struct plan *plan)
 {
 	static struct sock_filter instructions[BPF_MAXINSNS];
@@ -282,6 +358,23 @@ int step_seccomp(struct operation *operation, const struct plan *plan)
 		return -1;
 	program.len = (unsigned short)((size_t)size / sizeof instructions[0]);
 	return syscall_seccomp(SECCOMP_SET_MODE_FILTER, 0, &program);
+}
+
+void await_shield(struct progress *shared)
+{
+	/* The kernel's own timespec: musl's is another one on 32-bit machines. */
+	const long a_while[] = { 0, 10000000 };
+
+	/* If init ends instead, the kernel ends this process with it: pid_namespaces(7). It looks again
+	 * after a while, so that nothing hangs on the one call that wakes it. */
+	while (!__atomic_load_n(&shared->shielded, __ATOMIC_ACQUIRE))
+		syscall(__NR_futex, &shared->shielded, FUTEX_WAIT, 0, a_while);
+}
+
+void announce_shield(struct progress *shared)
+{
+	__atomic_store_n(&shared->shielded, 1, __ATOMIC_RELEASE);
+	syscall(__NR_futex, &shared->shielded, FUTEX_WAKE, 1);
 }
 
 int change_descriptors(unsigned int first, unsigned int last, unsigned int flags)

@@ -26,7 +26,13 @@ int step_groups(struct operation *operation);
 int step_gid(struct operation *operation);
 int step_uid(struct operation *operation);
 int step_cgroupns(void);
+
+/* Both return the runtime's own descriptor, which the caller closes; or -1. */
+int step_console(struct operation *operation, const struct plan *plan);
+int step_socket(struct operation *operation, const struct plan *plan);
 int step_fd(struct operation *operation, const struct plan *plan);
+int step_listen(struct operation *operation, const struct plan *plan);
+int step_deny_getfd(void);
 int step_rlimit(struct operation *operation);
 int step_sched(struct operation *operation);
 int step_no_new_privs(void);
@@ -36,6 +42,13 @@ int step_seccomp(struct operation *operation, const struct plan *plan);
 /* close_range(2) on whatever kernel: closes a range of descriptors, or with CLOSE_RANGE_CLOEXEC
  * marks them to be closed on exec. */
 int change_descriptors(unsigned int first, unsigned int last, unsigned int flags);
+
+/*
+ * A payload with CAP_SYS_PTRACE can take init over, so its execve must come after init's last
+ * privilege is gone. init says so in the memory that both share; the payload's process waits.
+ */
+void await_shield(struct progress *shared);
+void announce_shield(struct progress *shared);
 
 /* So that init is of another user than the payload, and that the payload is itself again. */
 int step_aside(void);

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Generator
 from typing import TypeVar
 
@@ -28,6 +29,16 @@ LIST = "MAY_SKIP_IN_VM" if os.environ.get("NORTHSTAR_VM") == "1" else "MAY_SKIP"
 # a red build is a matter of the change; people's machines look for new ones.
 settings.register_profile("northstar", deadline=None, derandomize=CI)
 settings.load_profile("northstar")
+
+
+@pytest.fixture
+def localhost() -> str:
+    """Return the name, if it has an address: a machine without it fails at once, and says why."""
+    try:
+        socket.getaddrinfo("localhost", None)
+    except OSError as failure:
+        pytest.fail(f"localhost has no address ({failure}); add it to /etc/hosts")
+    return "localhost"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

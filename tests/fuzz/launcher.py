@@ -19,9 +19,9 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from northstar.launch.plan import Command, HostFacts, Places, build
+from northstar.launch.plan import HostFacts, Places, build
 from northstar.launch.plan_ops import PLAN_VERSION, Op
-from northstar.manifest import Resource, loads
+from northstar.manifest import Command, Resource, loads
 from northstar.model import HostError, LaunchError, ManifestError
 from tests import vectors
 

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from bench import sides
+from bench.sides import Console, Side
 from northstar import api
 from northstar.api import error
 from northstar.client import blocking
 from northstar.model import Signalled
-from tests.bench import sides
-from tests.bench.sides import Console, Side
 from tests.interop.differences import ANSWERS, comparable
 from tests.interop.peer import program
 from tests.system.containers import exit_of

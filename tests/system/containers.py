@@ -117,7 +117,8 @@ def run_new(
 def lines(runtime: RuntimeProcess, container: str, *, since: int = 0) -> list[Line]:
     """Return the results that a container that has ended printed, `since` a place in the log."""
     ended = rf"Container {re.escape(container)} exited with status"
-    text = runtime.text()[since : runtime.wait_log(ended, since=since).start()]
+    end = runtime.wait_log(ended, since=since)
+    text = end.string[since : end.start()]
     found = re.findall(rf"DEBUG {re.escape(container)}: (\{{.*\}})$", text, re.MULTILINE)
     return [json.loads(line) for line in found]
 

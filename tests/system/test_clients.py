@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from northstar import client
-from northstar.model import Signalled
+from northstar.api import error
+from northstar.model import Container, Exited, Signalled
 from tests.system import nuisances
-from tests.system.containers import exit_of
-from tests.system.harness import PATIENCE, RuntimeProcess, manifest, pack
+from tests.system.containers import exit_of, install, refused
+from tests.system.harness import PATIENCE, TIMEOUT, RuntimeProcess, manifest, pack, wait_until
+from tests.unit.client.peer import CLIENTS
 
 pytestmark = pytest.mark.root
 
@@ -50,7 +53,7 @@ def package(busy: RuntimeProcess, payload: Path, tmp_path_factory: pytest.TempPa
 
 @pytest.mark.parametrize("name", nuisances.NUISANCES)
 def test_a_nuisance_does_not_hold_up_others(busy: RuntimeProcess, package: Path, name: str) -> None:
-    """Loose: a machine has other things to do. tests/bench/bench_clients.py measures."""
+    """Loose: a machine has other things to do. bench/clients.py measures."""
     quiet: list[float] = []
     loud: list[float] = []
     with busy.client(subscribe=True) as innocent:
@@ -84,3 +87,73 @@ def test_a_crowd_is_served(busy: RuntimeProcess) -> None:
         await asyncio.gather(*(one() for _ in range(400)))
 
     asyncio.run(crowd())
+
+
+@pytest.mark.parametrize("kind", CLIENTS, ids=["blocking", "asyncio"])
+def test_the_exit_of_a_container_is_waited_for(
+    make_runtime: Callable[..., RuntimeProcess], payload: Path, kind: Any
+) -> None:
+    runtime = make_runtime()
+    install(runtime, payload, "short", args="exit 7")
+    install(runtime, payload, "long", args="pause")
+    with kind.connect(runtime.url, subscribe=True) as one:
+        # It may end before its start is answered, and in any run it may be another race.
+        for _ in range(10):
+            one.start("short")
+            assert one.wait("short", TIMEOUT) == Exited(7)
+        assert one.wait("short", 0) == Exited(7)
+        one.start("long")
+        with pytest.raises(client.StillRunningError):
+            one.wait("long", 0.01)
+        with runtime.client() as other:
+            assert other.inspect("long").process is not None
+            other.kill("long", 9)
+        assert one.wait("long", TIMEOUT) == Signalled(9)
+    with kind.connect(runtime.url, subscribe=True) as late:
+        assert refused(lambda: late.wait("short")) == error.StopContainerNotStarted(
+            Container.parse("short:1.0.0")
+        )
+
+
+@pytest.mark.parametrize("kind", CLIENTS, ids=["blocking", "asyncio"])
+def test_a_name_is_enough_for_the_only_version(
+    make_runtime: Callable[..., RuntimeProcess], payload: Path, kind: Any
+) -> None:
+    runtime = make_runtime()
+    install(runtime, payload, "app", args="pause")
+    install(runtime, payload, "two", version="1.0.0", args="pause")
+    install(runtime, payload, "two", version="2.0.0", args="pause")
+    with kind.connect(runtime.url) as one:
+        one.mount("app")
+        one.umount("app")
+        one.start("app", "/payload", ["exit", "3"])
+        wait_until(lambda: one.inspect("app").process is None, "it has ended")
+        one.start("app")
+        one.stop("app")
+        with pytest.raises(client.NameLookupError, match=r"two:1\.0\.0, two:2\.0\.0"):
+            one.start("two")
+        one.uninstall("two:1.0.0")
+        one.start("two")
+        one.kill("two", 9)
+        with pytest.raises(client.NameLookupError, match="no container none"):
+            one.inspect("none")
+
+
+def test_an_exit_is_waited_for_beside_other_requests(
+    make_runtime: Callable[..., RuntimeProcess], payload: Path
+) -> None:
+    runtime = make_runtime()
+    for number in range(3):
+        install(runtime, payload, f"app{number}", args=f"exit {number}")
+
+    async def run() -> None:
+        async with await client.Client.connect(runtime.url, subscribe=True) as one:
+
+            async def whole(name: str) -> object:
+                await one.start(name)
+                return await one.wait(name, TIMEOUT)
+
+            *statuses, _ = await asyncio.gather(*(whole(f"app{n}") for n in range(3)), one.list())
+            assert statuses == [Exited(0), Exited(1), Exited(2)]
+
+    asyncio.run(run())

@@ -165,11 +165,11 @@ def test_arbitrary_operations_of_many_clients(
             client.uninstall(container)
     shutil.rmtree(runtime.directory / "pack")
     runtime.assert_no_leak(before)
+    runtime.stop()
     text = runtime.text()
     assert "Traceback" not in text
     assert text.count("Started a:") > 3
     assert text.count(" Mounted ") == text.count(" Umounted ")
-    runtime.stop()
 
 
 def act(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -56,7 +55,7 @@ def test_the_examples(make_runtime: Callable[..., Any], packages: list[Path]) ->
                 if isinstance(event, Exit) and event.container.name == name
             )
             assert status == Exited(code), f"{name}:\n{runtime.text()}"
-            assert re.search(rf"DEBUG {name}:\S+ .*{words}", runtime.text()), runtime.text()
+            runtime.wait_log(rf"DEBUG {name}:\S+ .*{words}")
         client.start(containers["ticker"])
         runtime.wait_log(r"ticker:1\.0\.0: tick 2")
     runtime.stop()

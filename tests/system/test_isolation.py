@@ -431,6 +431,7 @@ def test_a_fork_bomb_is_bounded(runtime: RuntimeProcess, payload: Path) -> None:
         assert max(latencies(runtime, lambda: True, least=20)) < 1.0 * PATIENCE
         client.kill(container, signal.SIGKILL)
         assert exit_of(client, container) == Signalled(9)
+    runtime.wait_log(f"Container {container} exited")
     # Init and the payload count too.
     (children,) = [int(m) for m in bombs(runtime)]
     assert children == 18

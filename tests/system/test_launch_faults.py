@@ -75,7 +75,9 @@ def bystander(watched: tuple[RuntimeProcess, Watch], payload: Path) -> int:
         mounts=mounts,
         rlimits={"nofile": {"soft": 100, "hard": 100}},
         sched={"policy": {"batch": {"nice": 1}}},
-        capabilities=["CAP_KILL"],
+        capabilities=["CAP_KILL", "CAP_SYS_PTRACE"],
+        console={"permissions": []},
+        sockets={"a": {"type": "stream", "mode": 0o600}},
     )
     with runtime.client() as client:
         client.start(BYSTANDER)
@@ -187,6 +189,7 @@ TOLERATED = numbers(
     "umask",
     "close",
     "fcntl",
+    "futex",
     "munmap",
     "poll",
     "exit_group",

@@ -441,3 +441,49 @@ def test_a_bad_key_ends_the_start(make: Any, keys: Path, content: bytes | None) 
     runtime.wait_exit(code=1)
     assert re.match(rf"error: repositories\.fs\.key: .*{key}.*\nhint: .*\n$", runtime.text())
     assert "Traceback" not in runtime.text()
+
+
+def test_packages_named_like_our_temporary_files(make: Any, store: Path, packages: Any) -> None:
+    """Whatever a package is called: what was installed is there after the next start."""
+    containers = [
+        ".northstar-install-x:1.0.0",
+        ".northstar-install-0123456789abcdef:1.0.0",
+        ".northstar-install:1.0.0",
+        "null:1.0.0",
+    ]
+    runtime = make()
+    with runtime.client() as client:
+        for container in containers:
+            client.install(packages(container), "fs")
+    runtime.stop()
+    # A file that was put there may have any name.
+    shutil.copy(packages("put:1.0.0"), store / ".northstar-install-fedcba9876543210")
+    shutil.copy(packages("too:1.0.0"), store / ".northstar-install:too")
+    before = sorted(os.listdir(store))
+    runtime.start()
+    with runtime.client(subscribe=True) as client:
+        assert set(names(client)) == {*containers, "put:1.0.0", "too:1.0.0"}
+        for container in ("null:1.0.0", containers[0]):
+            client.start(container)
+            assert exit_of(client, container) == OK
+    assert sorted(os.listdir(store)) == before
+    runtime.stop()
+
+
+def test_what_an_earlier_release_had_not_finished(make: Any, store: Path, packages: Any) -> None:
+    """A part of a package goes; a whole one stays, and comes after those with other names."""
+    whole = packages("app:1.0.0").read_bytes()
+    part, empty, refused_one = (
+        store / f".northstar-install-{digit * 16}" for digit in ("a", "b", "c")
+    )
+    part.write_bytes(whole[:-1000])
+    empty.touch()
+    refused_one.write_bytes(whole)
+    (store / "z.npk").write_bytes(whole)
+    runtime = make()
+    runtime.wait_log(rf"WARN\w* .*Skipping {refused_one}: app:1.0.0 is already known")
+    assert sorted(os.listdir(store)) == [refused_one.name, "z.npk"]
+    with runtime.client() as client:
+        client.uninstall("app:1.0.0")
+    assert os.listdir(store) == [refused_one.name]
+    runtime.stop()

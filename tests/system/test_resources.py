@@ -12,7 +12,7 @@ import stat
 import struct
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +251,23 @@ def test_supplementary_groups(runtime: RuntimeProcess, payload: Path) -> None:
     assert run_new(runtime, payload, "self").of("self")["groups"] == []
 
 
+@pytest.mark.parametrize("name", ["root", "northstar-alias"])
+def test_a_supplementary_group_with_the_id_of_root(
+    runtime: RuntimeProcess, payload: Path, tmp_path: Path, name: str
+) -> None:
+    """A manifest cannot have `gid: 0`; neither can a name give it, whatever the name is."""
+    groups = tmp_path / "group"
+    groups.write_text(f"{Path('/etc/group').read_text()}northstar-alias:x:0:\n")
+    subprocess.run(runtime.enter("mount", "--bind", str(groups), "/etc/group"), check=True)
+    try:
+        container = install(runtime, payload, suppl_groups=["audio", name])
+        with runtime.client() as client:
+            answer = refused(lambda: client.start(container))
+    finally:
+        subprocess.run(runtime.enter("umount", "/etc/group"), check=True)
+    assert f"the supplementary group {name}: on this host its id is 0" in str(answer)
+
+
 def test_a_named_network_namespace(runtime: RuntimeProcess, payload: Path) -> None:
     name = f"northstar-{os.getpid()}"
     with network(runtime, name):
@@ -265,6 +282,41 @@ def test_a_named_network_namespace(runtime: RuntimeProcess, payload: Path) -> No
             wait_until(lambda: client.inspect(container).process is None, "its end")
             # It is not the runtime's to remove.
             subprocess.run(inode, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("propagation", ["private", "shared"])
+def test_a_network_namespace_that_the_runtime_cannot_see(
+    make_runtime: Callable[..., RuntimeProcess], payload: Path, propagation: str
+) -> None:
+    """Where mounts do not propagate, one made later on the host is an ordinary file for it."""
+    runtime = make_runtime()
+    name = f"northstar-{os.getpid()}"
+    path = Path("/run/netns", name)
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    try:
+        # Only in the runtime's own mount namespace.
+        for point in ("/", "/run", "/run/netns"):
+            change = runtime.enter("mount", f"--make-{propagation}", point)
+            subprocess.run(change, check=False, stderr=subprocess.DEVNULL)
+        # The host's: in a mount namespace of its own here, so that nothing is left of it.
+        made = ["unshare", "--mount", "unshare", f"--net={path}", "true"]
+        subprocess.run(made, check=True)
+        container = install(runtime, payload, args="pause", network={"namespace": name})
+        with runtime.client() as client:
+            client.mount(container)
+        before = runtime.snapshot()
+        with runtime.client() as client:
+            failure = refused(lambda: client.start(container))
+        assert isinstance(failure, error.StartContainerFailed)
+        text = str(failure)
+        assert f"cannot enter the network namespace {name}: " in text
+        assert f"{path}: Invalid argument (EINVAL); no namespace is mounted on this file" in text
+        assert ("is private: restart the runtime" in text) == (propagation == "private")
+        assert (f": ip netns add {name}" in text) == (propagation == "shared")
+        runtime.assert_no_leak(before)
+    finally:
+        path.unlink()
 
 
 @contextlib.contextmanager

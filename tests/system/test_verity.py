@@ -22,11 +22,10 @@ import pytest
 
 from northstar import api, npk
 from northstar.api import error
+from northstar.devices import image_mount
 from northstar.linux import devicemapper, mountinfo
-from northstar.model import Container, HostError, NorthstarError, VerificationError
-from northstar.npk import signature, verity
-from northstar.runtime import mounts
-from northstar.runtime.config import Verity
+from northstar.model import Container, HostError, NorthstarError, VerificationError, Verity
+from northstar.npk import hash_tree, signature
 from tests import vectors
 from tests.system import host
 from tests.system.containers import OK, exit_of, refused
@@ -164,15 +163,15 @@ def flipped(path: Path, offset: int) -> Iterator[None]:
 
 def signed(image: bytes) -> bytes:
     """Return a package with any bytes as its image, properly signed."""
-    image = image.ljust(-(-len(image) // verity.BLOCK_SIZE) * verity.BLOCK_SIZE, b"\0")
-    blocks, salt = len(image) // verity.BLOCK_SIZE, b"s" * 32
-    tree = bytearray(verity.tree_size(blocks))
+    image = image.ljust(-(-len(image) // hash_tree.BLOCK_SIZE) * hash_tree.BLOCK_SIZE, b"\0")
+    blocks, salt = len(image) // hash_tree.BLOCK_SIZE, b"s" * 32
+    tree = bytearray(hash_tree.tree_size(blocks))
 
     def sink(offset: int, block: bytes) -> None:
         tree[offset : offset + len(block)] = block
 
     chunks = [image[at : at + 2**20] for at in range(0, len(image), 2**20)]
-    root = verity.build(chunks, blocks, salt, sink)
+    root = hash_tree.build(chunks, blocks, salt, sink)
     superblock = npk.Superblock(bytes(16), blocks, salt).encode()
     hashes = npk.Hashes(_sha256(parts.MANIFEST), _sha256(parts.COMMENT), root.hex(), len(image))
     return parts.archive(
@@ -238,7 +237,7 @@ def test_an_image_of_a_single_block(make: Make, tmp_path: Path, store: Path) -> 
     path = pack(tmp_path, manifest("app", init=None), {}, key=KEY)
     with npk.open(path, KEY_PUBLIC) as opened:
         assert opened.hashes is not None
-        assert opened.hashes.verity_offset == verity.BLOCK_SIZE
+        assert opened.hashes.verity_offset == hash_tree.BLOCK_SIZE
         offset = opened.fsimg_offset
     runtime = make()
     install(runtime, path)
@@ -313,7 +312,7 @@ def test_any_altered_byte_is_an_error_and_never_wrong_data(
         data = opened.hashes.verity_offset
     middle = stored.read_bytes().find(BLOB[300_000:300_100]) - start
     chosen = random.Random(2)
-    tree = data + verity.SUPERBLOCK_SIZE
+    tree = data + hash_tree.SUPERBLOCK_SIZE
     offsets = [0, middle, data - 1, tree, tree + 4096, size - 1]
     offsets += [chosen.randrange(size) for _ in range(6)]
     wrong = {}
@@ -343,7 +342,7 @@ def test_a_thousand_altered_bytes(make: Make, package: Pack, how: Verity, store:
     # Nobody reads the padding of the superblock's block, and with `full` nobody reads the tree.
     places = list(range(data))
     if how == "dm":
-        places += range(data + verity.SUPERBLOCK_SIZE, size)
+        places += range(data + hash_tree.SUPERBLOCK_SIZE, size)
     caught = 0
     for offset in random.Random(3).sample(places, 1000):
         with flipped(stored, start + offset):
@@ -445,7 +444,7 @@ def test_a_wrong_root_salt_or_offset(package: Pack, how: Verity, tmp_path: Path,
     with npk.open(package(), KEY_PUBLIC) as opened:
         opened.hashes, opened.superblock = FORGED[case](opened.hashes, opened.superblock)
         with pytest.raises((NorthstarError, OSError)) as caught:
-            mounts.mount_image(opened, str(tmp_path / "target"), how=how)
+            image_mount.mount_image(opened, str(tmp_path / "target"), how=how)
     if case != "offset at the end":
         assert isinstance(caught.value, VerificationError), caught.value
     assert not (tmp_path / "target").exists()
@@ -463,7 +462,7 @@ def test_a_signed_image_that_cannot_be_mounted(how: Verity, tmp_path: Path) -> N
         npk.open(path, KEY_PUBLIC) as opened,
         pytest.raises(OSError, match="Invalid argument") as caught,
     ):
-        mounts.mount_image(opened, str(tmp_path / "target"), how=how)
+        image_mount.mount_image(opened, str(tmp_path / "target"), how=how)
     assert caught.value.filename2 == str(tmp_path / "target")
     assert not (tmp_path / "target").exists()
     wait_until(lambda: devices(tmp_path) == [], "no device-mapper device is left")
@@ -522,7 +521,7 @@ def test_without_device_mapper_the_error_says_what_to_do(
     assert host.files(runtime.run_dir) == []
     runtime.stop()
     with npk.open(package(), KEY_PUBLIC) as opened, pytest.raises(HostError):
-        mounts.mount_image(opened, str(store / "target"))
+        image_mount.mount_image(opened, str(store / "target"))
 
 
 def test_a_signed_example_runs(make: Make, tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import report
-from tests.bench.report import Result, Row
+from bench import report
+from bench.report import Result, Row
 
 FACTS = {"machine": "A machine", "kernel": "6.1"}
 

@@ -1,4 +1,4 @@
-"""Who may import whom: the rooms of the house keep to themselves, in functions as well."""
+"""Which package may import which: the layers of the program, in functions as well."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SRC = Path(__file__).parents[2] / "src"
-ROOMS = sorted(
+PACKAGES = sorted(
     path.name for path in (SRC / "northstar").iterdir() if path.is_dir() and any(path.glob("*.py"))
 )
 
@@ -19,12 +19,14 @@ MAY_IMPORT = {
     "linux": set[str](),
     "manifest": {"model"},
     "api": {"model", "manifest"},
+    "core": {"model", "api", "manifest"},
     "npk": {"model", "manifest", "linux"},
+    "devices": {"model", "linux", "npk"},
     "launch": {"model", "manifest", "linux"},
     "cgroups": {"model", "manifest", "linux"},
-    "runtime": {"model", "linux", "manifest", "api", "npk", "launch", "cgroups"},
+    "runtime": {"model", "linux", "manifest", "api", "core", "npk", "devices", "launch", "cgroups"},
     "client": {"api", "model"},
-    "cli": {"model", "manifest", "api", "npk", "launch", "runtime", "client"},
+    "cli": {"model", "manifest", "api", "npk", "devices", "launch", "runtime", "client"},
 }
 
 
@@ -37,39 +39,41 @@ def imports(source: str, module: str) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
-                package = module.split(".")[: -node.level]
-                base = ".".join([*package, base]).rstrip(".")
-            # `from northstar import linux` names a room as well as `from northstar.linux import x`.
+                parents = module.split(".")[: -node.level]
+                base = ".".join([*parents, base]).rstrip(".")
+            # `from northstar import linux` imports a package too, like `import northstar.linux`.
             for alias in node.names:
                 yield node.lineno, f"{base}.{alias.name}"
 
 
-def trespasses(source: str, module: str) -> list[str]:
-    """Return the imports that the room of `module` may not make."""
-    room = module.split(".")[1]
+def forbidden_imports(source: str, module: str) -> list[str]:
+    """Return the imports that the package of `module` may not make."""
+    package = module.split(".")[1]
     found = []
     for line, name in imports(source, module):
         parts = name.split(".")
         if parts[0] != "northstar" or len(parts) < 2:
             continue
         other = parts[1]
-        if other in MAY_IMPORT and other != room and other not in MAY_IMPORT[room]:
-            found.append(f"line {line}: {room} may not import {name}")
+        if other in MAY_IMPORT and other != package and other not in MAY_IMPORT[package]:
+            found.append(f"line {line}: {package} may not import {name}")
     return found
 
 
 def files() -> list[Path]:
-    return sorted(path for room in ROOMS for path in (SRC / "northstar" / room).rglob("*.py"))
+    return sorted(
+        path for package in PACKAGES for path in (SRC / "northstar" / package).rglob("*.py")
+    )
 
 
-def test_every_room_has_a_rule():
-    assert set(ROOMS) <= MAY_IMPORT.keys()
+def test_every_package_has_a_rule():
+    assert set(PACKAGES) <= MAY_IMPORT.keys()
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(SRC)))
 def test_imports(path: Path):
     module = ".".join(path.relative_to(SRC).with_suffix("").parts)
-    assert trespasses(path.read_text(), module) == []
+    assert forbidden_imports(path.read_text(), module) == []
 
 
 @pytest.mark.parametrize(
@@ -77,18 +81,18 @@ def test_imports(path: Path):
     [
         "import northstar.runtime",
         "from northstar import runtime",
-        "from northstar.runtime.state import State",
+        "from northstar.runtime.executor import Executor",
         "from ..runtime import state",
         "from .. import runtime",
         "def f():\n    from northstar.runtime import state",
-        "if TYPE_CHECKING:\n    import northstar.runtime.state as state",
+        "if TYPE_CHECKING:\n    import northstar.runtime.executor as executor",
     ],
 )
-def test_a_trespass_is_found(source: str):
-    assert len(trespasses(source, "northstar.npk.reader")) == 1
+def test_a_forbidden_import_is_found(source: str):
+    assert len(forbidden_imports(source, "northstar.npk.reader")) == 1
 
 
-@pytest.mark.parametrize("room", ["manifest", "launch", "api"])
-def test_a_room_as_such_can_be_imported(room: str):
-    if (SRC / "northstar" / room / "__init__.py").exists():
-        assert importlib.util.find_spec(f"northstar.{room}") is not None
+@pytest.mark.parametrize("package", ["manifest", "launch", "api"])
+def test_a_package_as_such_can_be_imported(package: str):
+    if (SRC / "northstar" / package / "__init__.py").exists():
+        assert importlib.util.find_spec(f"northstar.{package}") is not None

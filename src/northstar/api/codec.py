@@ -56,7 +56,7 @@ def encode(message: Message) -> bytes:
         return _encoder.encode(value) + b"\n"
     except UnicodeEncodeError as error:
         if isinstance(message, Request):
-            raise InvalidValueError(f"{error.object!r} is not valid UTF-8") from None
+            raise InvalidValueError(f"{error.object[:64]!r} is not valid UTF-8") from None
         return _encoder.encode(_escaped(msgspec.to_builtins(value, enc_hook=plain))) + b"\n"
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from northstar.api.shape import Record
-from northstar.model import Container, ExitStatus, Name, NorthstarError
+from northstar.model import Container, ExitStatus, Name, NorthstarError, quote
 from northstar.model.status import Exited, signal_name
 
 
@@ -126,7 +126,7 @@ class InvalidRepository(Record, frozen=True):
     repository: str
 
     def __str__(self) -> str:
-        return f"there is no repository {self.repository!r}"
+        return f"there is no repository {quote(self.repository)}"
 
 
 class InstallDuplicate(Record, frozen=True):

@@ -8,7 +8,7 @@ All functions block (some wait for the kernel) and belong into a thread.
 
 from northstar.cgroups.cgroup import Cgroup
 from northstar.cgroups.host import CgroupHost
-from northstar.cgroups.oom import OomMonitor
+from northstar.cgroups.oom_monitor import OomMonitor
 from northstar.cgroups.stats import Statistics
 from northstar.cgroups.tree import Hierarchy
 

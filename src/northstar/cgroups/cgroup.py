@@ -10,12 +10,15 @@ from contextlib import suppress
 from northstar.cgroups import limits, realtime, tree
 from northstar.cgroups.host import CgroupHost
 from northstar.cgroups.limits import UNSUPPORTED, Write
-from northstar.cgroups.oom import EventFile, OomControl, OomMonitor
+from northstar.cgroups.oom_monitor import EventFile, OomControl, OomMonitor
 from northstar.cgroups.stats import Statistics
 from northstar.cgroups.tree import REMOVE_TIMEOUT, Hierarchy
 from northstar.linux import cgroup1, cgroup2, cgroupfs
 from northstar.manifest.cgroups import Cgroups
 from northstar.model import LaunchError
+
+_ATTEMPTS = 5
+"""How often a cgroup is made whose parent is removed meanwhile."""
 
 
 class Cgroup:
@@ -52,30 +55,44 @@ class Cgroup:
         Raises:
             OSError: a directory cannot be made.
             HostError: the cgroup is used by other processes or another container.
-            LaunchError: the kernel refuses a limit; nothing is left behind.
+            LaunchError: the kernel refuses a limit.
+
+        Nothing is left behind then, no parent either that was made for it.
         """
         parent = "/".join(filter(None, ((config and config.parent) or top).split("/")))
         self = cls(host, f"{parent}/{name}")
         host.claim(self.path)
         own = f"{parent}/".startswith(f"{top}/")
+        parents: list[str] = []
         try:
             for hierarchy in host.hierarchies:
-                self.warnings += host.prepare(hierarchy, parent)
-                directory = self.directory(hierarchy)
-                try:
-                    tree.make_anew(hierarchy, directory, own=own)
-                except FileNotFoundError:
-                    # Somebody has removed the parent, which was prepared for an earlier start.
-                    self.warnings += host.prepare(hierarchy, parent, again=True)
-                    tree.make_anew(hierarchy, directory, own=own)
+                self._make(hierarchy, parent, parents, own=own)
                 self._made.append(hierarchy)
             if config:
                 self._apply(config)
         except BaseException:
             with suppress(OSError):
                 self.destroy()
+            # Another container that was to be put there finds them missing, and makes them anew.
+            tree.unmake(parents)
             raise
         return self
+
+    def _make(self, hierarchy: Hierarchy, parent: str, made: list[str], *, own: bool) -> None:
+        """Make the directory in one hierarchy; add to `made` what had to be made above it."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                parents = self.host.prepare(hierarchy, parent, again=attempt > 0)
+                self.warnings += parents.warnings
+                made += parents.made
+                tree.make_anew(hierarchy, self.directory(hierarchy), own=own)
+            except FileNotFoundError:
+                # Somebody has removed the parent, which was prepared for an earlier start; or it
+                # was made by another start, which has failed.
+                if attempt == _ATTEMPTS - 1:
+                    raise
+            else:
+                return
 
     def directory(self, hierarchy: Hierarchy) -> str:
         """Return the path of this cgroup in a hierarchy."""
@@ -99,31 +116,25 @@ class Cgroup:
                 return cgroup2.open_directory(self.directory(hierarchy))
         return None
 
-    def open_tasks(self) -> list[int]:
-        """Open the `tasks` files of the v1 hierarchies, for a process that joins by itself.
+    def open_tasks(self, number: int) -> int:
+        """Open the `tasks` file of a v1 hierarchy, for a process that joins by itself.
 
         A process of one thread that writes `0` to each has joined in 0.1 ms altogether. To move
         *another* process takes 50 times as long after idle time: the kernel must stop all forks and
         exits of the machine, but a thread that moves itself cannot exit meanwhile. (Linux 6.0;
         older kernels do both in the slow way.)
 
+        Args:
+            number: which of the v1 hierarchies, from 0.
+
         Returns:
-            descriptors, which the caller owns; none on a v2 host, see `into_fd`.
+            a descriptor, which the caller owns.
 
         Raises:
             OSError: the cgroup is gone, or there are too many descriptors.
         """
-        opened: list[int] = []
-        try:
-            for hierarchy in self._made:
-                if hierarchy.version == 1:
-                    # A comprehension would lose what it had opened when it fails.
-                    opened.append(cgroup1.open_tasks(self.directory(hierarchy)))  # noqa: PERF401
-        except BaseException:
-            for fd in opened:
-                os.close(fd)
-            raise
-        return opened
+        hierarchies = [hierarchy for hierarchy in self._made if hierarchy.version == 1]
+        return cgroup1.open_tasks(self.directory(hierarchies[number]))
 
     def destroy(self, timeout: float = REMOVE_TIMEOUT) -> None:
         """Kill what is left and remove the cgroup, with those that were made inside; idempotent.

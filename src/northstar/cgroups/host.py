@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Final
 
 from northstar.cgroups import tree
-from northstar.cgroups.tree import V2_NAMES, Hierarchy
+from northstar.cgroups.tree import V2_NAMES, Hierarchy, Parents
 from northstar.linux import cgroup2, mountinfo
 from northstar.model import HostError
 
@@ -80,8 +80,8 @@ class CgroupHost:
         with self._lock:
             self._claimed.discard(path)
 
-    def prepare(self, hierarchy: Hierarchy, parent: str, *, again: bool = False) -> list[str]:
-        """Make the cgroups that containers are put into; return warnings.
+    def prepare(self, hierarchy: Hierarchy, parent: str, *, again: bool = False) -> Parents:
+        """Make the cgroups that containers are put into.
 
         Once is enough, unless there was a warning: then each start says so, and tries.
 
@@ -90,23 +90,29 @@ class CgroupHost:
         """
         key = (hierarchy.path, parent)
         if key in self._prepared and not again:
-            return []
-        warnings = tree.make_parents(hierarchy, parent)
-        if not warnings:
+            return Parents([], [])
+        parents = tree.make_parents(hierarchy, parent)
+        if not parents.warnings:
             self._prepared.add(key)
-        return warnings
+        return parents
 
     def make_top(self, top: str) -> list[str]:
         """Make the runtime's own cgroup, with what is above it; return warnings.
 
         Raises:
-            OSError: a directory cannot be made.
+            OSError: a directory cannot be made; nothing is left behind.
         """
-        return [
-            warning
-            for hierarchy in self.hierarchies
-            for warning in tree.make_parents(hierarchy, top)
-        ]
+        made: list[str] = []
+        warnings: list[str] = []
+        try:
+            for hierarchy in self.hierarchies:
+                parents = tree.make_parents(hierarchy, top)
+                made += parents.made
+                warnings += parents.warnings
+        except BaseException:
+            tree.unmake(made)
+            raise
+        return warnings
 
     def remove_top(self, top: str) -> None:
         """Remove the runtime's own cgroup with everything below it that has no processes.

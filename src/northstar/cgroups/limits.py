@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from northstar.manifest.cgroups import Blkio, Cgroups, Cpu, Memory
+from northstar.model import listed
 
 # What an unlimited value is called, and a negative one in the manifest means.
 _MAX: Final = "max"
@@ -93,7 +94,7 @@ def _without_missing_controllers(result: Plan, versions: Mapping[str, int]) -> P
         if write.controller not in versions:
             missing.setdefault(write.controller, []).append(write.file)
     warnings = [
-        f"this host has no {controller} controller: {', '.join(files)} not set"
+        f"this host has no {controller} controller: {listed(files)} not set"
         for controller, files in missing.items()
     ]
     writes = [write for write in result.writes if write.controller in versions]
@@ -119,15 +120,19 @@ def _attributes(
     A cgroup's directory also holds files that act on other processes: `cgroup.procs: "1"` would
     move the host's init into a cgroup that is killed when the container ends.
     """
+    foreign = []
     for file, value in attributes.items():
         prefix, dot, _ = file.partition(".")
         if not dot or prefix not in prefixes:
-            result.warnings.append(
-                f"cgroups.{section}.attrs.{file} is no file of the controller: not set"
-            )
+            foreign.append(file)
             continue
         controller = "blkio" if prefix == "io" else prefix
         _put(result, controller, file, value, required=False)
+    if foreign:
+        are = "is no file" if len(foreign) == 1 else "are no files"
+        result.warnings.append(
+            f"cgroups.{section}.attrs: {listed(foreign)} {are} of the controller: not set"
+        )
 
 
 # cpu and cpuset

@@ -13,13 +13,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from northstar.linux.cgroupfs import Files, flat_keyed, nested_keyed
+from northstar.cgroups.files import Files
+from northstar.linux.cgroupfs import flat_keyed, nested_keyed
 
 Directories = Mapping[str, tuple[int, str]]
 
 
 class Statistics:
-    """The statistics of one container, for who reads them again and again (`cgroupfs.Files`).
+    """The statistics of one container, for a caller that reads them again and again (`Files`).
 
     For version 1 that is 37 open files of a usual kernel, for version 2 it is 13.
     """

@@ -10,7 +10,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -56,21 +56,49 @@ def levels(root: str, path: str) -> Iterator[str]:
         yield directory
 
 
-def make_parents(hierarchy: Hierarchy, path: str) -> list[str]:
-    """Make the cgroups down to `path` and have them pass their controllers on; return warnings."""
-    warnings = []
+class Parents(NamedTuple):
+    """What `make_parents` has done.
+
+    Attributes:
+        made: the cgroups that were not there before, the outermost first.
+        warnings: one sentence each.
+    """
+
+    made: list[str]
+    warnings: list[str]
+
+
+def make_parents(hierarchy: Hierarchy, path: str) -> Parents:
+    """Make the cgroups down to `path` and have them pass their controllers on.
+
+    Raises:
+        OSError: one cannot be made; those that were made before it are removed again.
+    """
+    parents = Parents([], [])
     above = hierarchy.path
-    for directory in levels(hierarchy.path, path):
+    try:
+        for directory in levels(hierarchy.path, path):
+            if hierarchy.version == 2:
+                parents.warnings.extend(_pass_on(above, hierarchy))
+            with suppress(FileExistsError):
+                os.mkdir(directory)
+                parents.made.append(directory)
+            if hierarchy.version == 1 and "cpuset" in hierarchy.controllers:
+                _inherit_cpuset(above, directory)
+            above = directory
         if hierarchy.version == 2:
-            warnings += _pass_on(above, hierarchy)
-        with suppress(FileExistsError):
-            os.mkdir(directory)
-        if hierarchy.version == 1 and "cpuset" in hierarchy.controllers:
-            _inherit_cpuset(above, directory)
-        above = directory
-    if hierarchy.version == 2:
-        warnings += _pass_on(above, hierarchy)
-    return warnings
+            parents.warnings.extend(_pass_on(above, hierarchy))
+    except BaseException:
+        unmake(parents.made)
+        raise
+    return parents
+
+
+def unmake(made: Sequence[str]) -> None:
+    """Remove cgroups that `make_parents` has made, but for those that are used meanwhile."""
+    for directory in reversed(made):
+        with suppress(OSError):
+            os.rmdir(directory)
 
 
 def _pass_on(directory: str, hierarchy: Hierarchy) -> list[str]:
@@ -160,11 +188,17 @@ def children(directory: str) -> list[str]:
     return sorted(cgroupfs.children(directory))
 
 
-def tree(directory: str) -> Iterator[str]:
-    """Yield a cgroup and all below it, the lowest first."""
-    for child in cgroupfs.children(directory):
-        yield from tree(child)
-    yield directory
+def tree(directory: str) -> list[str]:
+    """Return a cgroup and all below it, each after those that are below it.
+
+    No function calls itself here: the depth of a hierarchy is not bounded.
+    """
+    found: list[str] = []
+    pending = [directory]
+    while pending:
+        found.append(pending.pop())
+        pending += cgroupfs.children(found[-1])
+    return found[::-1]
 
 
 def procs(directory: str) -> set[int]:
@@ -202,23 +236,23 @@ def remove_tree(directory: str) -> None:
     """
     try:
         os.rmdir(directory)
+        return
     except FileNotFoundError:
         return
     except OSError as error:
-        if error.errno != errno.EBUSY or not (children := cgroupfs.children(directory)):
+        if error.errno != errno.EBUSY or not cgroupfs.children(directory):
             raise
-    else:
-        return
     failure: OSError | None = None
-    for child in children:
+    # What is above a busy one is busy too: that is no news.
+    for below in tree(directory):
         try:
-            remove_tree(child)
+            os.rmdir(below)
+        except FileNotFoundError:
+            continue
         except OSError as error:
             failure = failure or error
     if failure:
         raise failure
-    with suppress(FileNotFoundError):
-        os.rmdir(directory)
 
 
 def kill(hierarchy: Hierarchy, directory: str) -> None:

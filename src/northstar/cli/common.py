@@ -23,7 +23,7 @@ from typing import Final, NoReturn, TextIO
 import click
 
 from northstar.cli import inherited
-from northstar.model import InternalError, NorthstarError
+from northstar.model import InternalError, NorthstarError, printable
 
 FAILED: Final = 1
 """Exit code: it failed, or was refused."""
@@ -120,19 +120,6 @@ def invoke(command: click.Command, arguments: Sequence[str], program: str) -> in
 def warn(message: str) -> None:
     """Say something on stderr that does not stop the command."""
     _say("warning", "yellow", message)
-
-
-def printable(text: str) -> str:
-    r"""Return text that may come from a hostile file, without control characters.
-
-    Line breaks and tabs stay; an escape sequence for the terminal becomes `\x1b...`.
-    """
-    return "".join(
-        character
-        if character in "\n\t" or character.isprintable()
-        else character.encode("unicode_escape", "surrogatepass").decode()
-        for character in text
-    )
 
 
 def colours(stream: io.TextIOBase | object) -> bool:

@@ -9,8 +9,8 @@ import sys
 from typing import Final, NamedTuple
 
 from northstar.api import ContainerData
-from northstar.cli.common import colours, printable
-from northstar.model import Container
+from northstar.cli.common import colours
+from northstar.model import Container, printable
 
 _NONE: Final = "-"
 _UNITS: Final = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))

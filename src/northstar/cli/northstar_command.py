@@ -41,25 +41,40 @@ def northstar(path: str, disable_mount_namespace: bool, log_level: str | None) -
     SIGINT, SIGTERM and SIGHUP, or a `shutdown` request over the console, end it in order.
     """
     config = load(path)
-    logs.setup(log_level)
+    # Before any thread is there: each takes the mask of the one that starts it.
     signals.hold()
+    logs.setup(log_level)
+    logs.capture_streams()
     _load_runtime()(config, mount_namespace=not disable_mount_namespace)
 
 
 def _load_runtime() -> Callable[..., None]:
     """Import the runtime: most of the start, which help and usage errors can do without."""
-    # asyncio takes ssl along if it can, a megabyte for connections that we do not have.
-    without_ssl = "ssl" not in sys.modules
-    if without_ssl:
-        sys.modules["ssl"] = None  # type: ignore[assignment]
-    try:
-        import asyncio  # noqa: F401
-    finally:
-        if without_ssl:
-            del sys.modules["ssl"]
+    _import_asyncio()
     from northstar.runtime.main import run
 
     # What has come in stays, so it need not be looked at either.
     gc.freeze()
     gc.enable()
     return run
+
+
+def _import_asyncio() -> None:
+    """Import asyncio without ssl, which it imports if it can, for connections that we do not have.
+
+    ssl costs 1.2 MB of resident memory (0.95 of 17.9 MB PSS) and a tenth of the time that asyncio
+    takes (CPython 3.11). asyncio supports a Python without it (`configure` without OpenSSL), and
+    None in sys.modules is the documented way to have an import fail (the language reference, "The
+    module cache"). There is no other: asyncio imports ssl in its own modules, unconditionally.
+    """
+    if "ssl" in sys.modules:
+        return
+    sys.modules["ssl"] = None  # type: ignore[assignment]
+    try:
+        import asyncio
+    except ImportError:
+        # An asyncio that does need it is imported with it, below: memory is all that it costs.
+        pass
+    finally:
+        del sys.modules["ssl"]
+    import asyncio  # noqa: F401

@@ -17,12 +17,12 @@ import click
 from northstar import __version__
 from northstar.api import notification, response
 from northstar.api.notification import Notification
-from northstar.cli.common import CommandError, printable, warn
+from northstar.cli.common import CommandError, warn
 from northstar.cli.parameters import ContainerType, DurationType, NameType, SignalType, UrlType
-from northstar.client import ConnectError, PermissionDeniedError, RejectedError
+from northstar.client import ConnectError, RejectedError
 from northstar.client.blocking import Client
-from northstar.client.session import STOP_TIMEOUT
-from northstar.model import Container, Exited, Name
+from northstar.client.operations import STOP_TIMEOUT
+from northstar.model import Container, Exited, Name, printable, printable_json
 
 CANNOT_CONNECT: Final = 3
 """Exit code: there is no runtime at the URL."""
@@ -65,48 +65,18 @@ class Session:
                 client = stack.enter_context(self.connect())
             yield client
 
-    def say(self, text: str) -> None:
-        """Print a result, unless the lines of the protocol are printed instead."""
+    def say(self, text: str, *, lines: bool = False) -> None:
+        """Print a result, of several lines or of one, unless those of the protocol are printed."""
         if not self.json_lines:
-            print(printable(text))
+            print(printable(text, lines=lines))
 
 
 def _write_line(line: bytes) -> None:
+    if sys.stdout.isatty():
+        line = printable_json(line.decode(errors="backslashreplace")).encode()
     # At once: who reads them may wait for a notification.
     sys.stdout.buffer.write(line)
     sys.stdout.buffer.flush()
-
-
-def resolve(client: Client, named: Sequence[Container | Name]) -> list[Container]:
-    """Return the containers that are meant; a name alone means its only installed version.
-
-    Raises:
-        CommandError: no version is installed, or several are.
-    """
-    installed: tuple[Container, ...] | None = None
-    found = []
-    for one in named:
-        if isinstance(one, Container):
-            found.append(one)
-            continue
-        if installed is None:
-            try:
-                installed = client.list()
-            except PermissionDeniedError as error:
-                raise CommandError(
-                    f"{error.message}, which looks up the version of {one}",
-                    hint=f"write it as {one}:VERSION",
-                ) from None
-        versions = sorted(container for container in installed if container.name == one)
-        if not versions:
-            raise CommandError(f"no container {one} is installed", hint="see nstar list")
-        if len(versions) > 1:
-            raise CommandError(
-                f"several versions of {one} are installed: {', '.join(map(str, versions))}",
-                hint="name one of them",
-            )
-        found += versions
-    return found
 
 
 class Commands(click.Group):
@@ -197,7 +167,7 @@ def repositories(session: Session) -> None:
 def mount(session: Session, containers: tuple[Container | Name, ...]) -> None:
     """Mount containers."""
     with session.connect() as client:
-        _tell(session, client.mount(*resolve(client, containers)), "mounted")
+        _tell(session, client.mount(*containers), "mounted")
 
 
 @nstar.command()
@@ -206,7 +176,7 @@ def mount(session: Session, containers: tuple[Container | Name, ...]) -> None:
 def umount(session: Session, containers: tuple[Container | Name, ...]) -> None:
     """Unmount containers."""
     with session.connect() as client:
-        _tell(session, client.umount(*resolve(client, containers)), "umounted")
+        _tell(session, client.umount(*containers), "umounted")
 
 
 def _tell(session: Session, results: Sequence[response.Ok | response.Failed], done: str) -> None:
@@ -241,8 +211,8 @@ def start(session: Session, container: Container | Name, command: tuple[str, ...
         environment[key] = value
     init = words.pop(0) if words else None
     with session.connect() as client:
-        [resolved] = resolve(client, [container])
-        client.start(resolved, init, tuple(words), environment)
+        [resolved] = client.resolve(container)
+        client.start(resolved, init, words, environment)
         session.say(f"started {resolved}")
 
 
@@ -253,7 +223,7 @@ def start(session: Session, container: Container | Name, command: tuple[str, ...
 def kill(session: Session, container: Container | Name, signal: int) -> None:
     """Send a signal (SIGTERM) to a container."""
     with session.connect() as client:
-        [resolved] = resolve(client, [container])
+        [resolved] = client.resolve(container)
         client.kill(resolved, signal)
         session.say(f"signalled {resolved} with signal {signal}")
 
@@ -271,8 +241,8 @@ def kill(session: Session, container: Container | Name, signal: int) -> None:
 def stop(session: Session, container: Container | Name, timeout: float) -> None:
     """End a container: SIGTERM, and SIGKILL for one that has not ended in time."""
     with session.connect_subscribed_if_permitted() as client:
-        [resolved] = resolve(client, [container])
-        killed = client.stop(resolved, timeout).killed
+        [resolved] = client.resolve(container)
+        killed = client.stop(resolved, timeout, kill_timeout=session.timeout).killed
         how = f", by SIGKILL: it did not end within {timeout:g} s of SIGTERM" if killed else ""
         session.say(f"stopped {resolved}{how}")
 
@@ -301,7 +271,7 @@ def install(session: Session, file: str, repository: str) -> None:
 def uninstall(session: Session, container: Container | Name, wipe: bool) -> None:
     """Uninstall a container."""
     with session.connect() as client:
-        [resolved] = resolve(client, [container])
+        [resolved] = client.resolve(container)
         client.uninstall(resolved, wipe)
         session.say(f"uninstalled {resolved}")
 
@@ -314,9 +284,9 @@ def inspect(session: Session, container: Container | Name) -> None:
     import msgspec
 
     with session.connect() as client:
-        [resolved] = resolve(client, [container])
+        [resolved] = client.resolve(container)
         data = msgspec.to_builtins(client.inspect(resolved))
-        session.say(json.dumps(data, indent=2))
+        session.say(json.dumps(data, indent=2), lines=True)
 
 
 @nstar.command()

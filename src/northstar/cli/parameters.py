@@ -10,6 +10,7 @@ import click
 
 from northstar.client import address
 from northstar.client.blocking import Client
+from northstar.client.operations import container_or_name
 from northstar.model import Container, InvalidValueError, Name
 
 
@@ -23,7 +24,7 @@ class ContainerType(click.ParamType[Container | Name]):
     ) -> Container | Name:
         """Read it."""
         try:
-            return Container.parse(value) if ":" in value else Name(value)
+            return container_or_name(value)
         except InvalidValueError as error:
             self.fail(str(error), param, ctx)
 

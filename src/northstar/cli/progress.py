@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.text import Text
 
-from northstar.cli.common import colours, printable
+from northstar.cli.common import colours
+from northstar.model import printable
 
 
 @contextlib.contextmanager

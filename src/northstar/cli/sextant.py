@@ -10,7 +10,8 @@ from typing import Final
 import click
 
 from northstar import __version__
-from northstar.cli.common import FAILED, printable, run, warn
+from northstar.cli.common import FAILED, run, warn
+from northstar.model import printable
 
 LARGE: Final = 16 * 2**20
 """Bytes of a root from which on a bar is drawn."""
@@ -161,7 +162,7 @@ def inspect(path: str, *, short: bool, unsquashfs: str | None) -> None:
         ]
     for title, body in sections:
         click.echo(title)
-        click.echo(f"{printable(body).strip()}\n" if body else "")
+        click.echo(f"{printable(body, lines=True).strip()}\n" if body else "")
 
 
 def _text(raw: bytes) -> str:

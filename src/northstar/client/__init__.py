@@ -4,7 +4,8 @@ A program on the device or next to it connects by `Client.connect(url)`, a progr
 container by `Client.from_env()`; there is a method for each request::
 
     async with await Client.connect("tcp://localhost:4200", subscribe=True) as client:
-        await client.start("hello:1.0.0")
+        await client.start("hello")
+        print(await client.wait("hello", timeout=60))    # the exit status
         async for notification in client.notifications():
             print(notification)
 """
@@ -17,10 +18,12 @@ from northstar.api import RefusedError
 from northstar.client.errors import (
     ConnectError,
     DisconnectedError,
+    NameLookupError,
     NoAnswerError,
     NotificationsLostError,
     PermissionDeniedError,
     RejectedError,
+    StillRunningError,
 )
 from northstar.client.session import Stopped
 
@@ -31,11 +34,13 @@ __all__ = [
     "Client",
     "ConnectError",
     "DisconnectedError",
+    "NameLookupError",
     "NoAnswerError",
     "NotificationsLostError",
     "PermissionDeniedError",
     "RefusedError",
     "RejectedError",
+    "StillRunningError",
     "Stopped",
 ]
 

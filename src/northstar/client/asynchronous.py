@@ -7,35 +7,31 @@ import contextlib
 import inspect
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from signal import SIGKILL, SIGTERM
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Self, TypeVar
 
-from northstar.api import RefusedError, request, response
+from northstar.api import request, response
 from northstar.api.notification import Notification
-from northstar.api.response import ContainerData, TokenResult
 from northstar.client import address
 from northstar.client.errors import ConnectError, DisconnectedError, reason
-from northstar.client.package import CHUNK, AsyncReadable, Path, Progress, Readable, opened, short
-from northstar.client.session import (
-    POLL,
-    STOP_TIMEOUT,
-    TIMEOUT,
-    Call,
-    Session,
-    Stopped,
-    Trace,
-    Watch,
-    container_of,
-    has_ended,
-    is_gone,
+from northstar.client.operations import (
+    Ask,
+    AsyncOperations,
+    Sleep,
+    Step,
+    Steps,
+    Wait,
+    container_in,
 )
-from northstar.model import Container, InvalidValueError, Name, NorthstarError, ProtocolError
+from northstar.client.package import CHUNK, AsyncReadable, Path, Progress, Readable, opened, short
+from northstar.client.session import TIMEOUT, Call, Session, Trace
+from northstar.model import Container, InvalidValueError, NorthstarError, ProtocolError
 
+T = TypeVar("T")
 R = TypeVar("R", bound=response.Response)
 
 
-class Client:
+class Client(AsyncOperations):
     """A connection to the console; made by `connect` or `from_env`.
 
     Several tasks may use it at once: their requests are sent, and answered, in the order in
@@ -134,145 +130,6 @@ class Client:
         self._connection.abort(DisconnectedError("the connection was closed by this client"))
         await self._connection.closed.wait()
 
-    # The requests
-
-    async def ident(self) -> Container:
-        """Return who we are: `extern:0.0.0`, or the container at this end of the connection."""
-        return (await self._ask(request.Ident(), response.Ident)).container
-
-    async def list(self) -> tuple[Container, ...]:
-        """Return all installed containers."""
-        return (await self._ask(request.List(), response.List)).containers
-
-    async def repositories(self) -> tuple[str, ...]:
-        """Return the names of all repositories."""
-        return (await self._ask(request.Repositories(), response.Repositories)).names
-
-    async def shutdown(self) -> None:
-        """End the runtime. The connection ends after the last container."""
-        await self._ask(request.Shutdown(), response.Shutdown)
-
-    async def inspect(self, container: Container | str) -> ContainerData:
-        """Return what is known of a container."""
-        message = request.Inspect(container_of(container))
-        result = (await self._ask(message, response.Inspect)).result
-        assert isinstance(result, response.InspectOk)
-        return result.data
-
-    async def mount(
-        self, *containers: Container | str
-    ) -> tuple[response.Ok | response.Failed, ...]:
-        """Mount containers; a result for each, in this order. A failure is a result."""
-        message = request.Mount(tuple(map(container_of, containers)))
-        return (await self._ask(message, response.Mount)).results
-
-    async def umount(
-        self, *containers: Container | str
-    ) -> tuple[response.Ok | response.Failed, ...]:
-        """Unmount containers; a result for each, in this order. A failure is a result."""
-        message = request.Umount(tuple(map(container_of, containers)))
-        return (await self._ask(message, response.Umount)).results
-
-    async def start(
-        self,
-        container: Container | str,
-        init: str | None = None,
-        arguments: tuple[str, ...] = (),
-        environment: Mapping[str, str] | None = None,
-    ) -> None:
-        """Start a container; what is given replaces what the manifest says."""
-        message = request.Start(
-            container_of(container), init, tuple(arguments), dict(environment or {})
-        )
-        await self._ask(message, response.Start)
-
-    async def kill(self, container: Container | str, signal: int = 15) -> None:
-        """Send a signal to all processes of a container."""
-        await self._ask(request.Kill(container_of(container), int(signal)), response.Kill)
-
-    async def stop(
-        self,
-        container: Container | str,
-        timeout: float = STOP_TIMEOUT,  # noqa: ASYNC109 - a part of the request, as it were
-    ) -> Stopped:
-        """Ask a container to end (SIGTERM), and kill it (SIGKILL) if it does not.
-
-        Other than `kill`, this returns when it has ended. A client that subscribed waits for the
-        notification of the exit, which `notifications` yields all the same, and learns the exit
-        status; another one inspects the container until it has ended.
-
-        Args:
-            container: which.
-            timeout: how long it may take to end by SIGTERM, in seconds.
-
-        Raises:
-            RefusedError: it does not run.
-        """
-        target = container_of(container)
-        with self._session.watching(target) as watch:
-            first = None if self._session.subscribed else (await self.inspect(target)).process
-            await self.kill(target, SIGTERM)
-            ended = self._ended(watch, first)
-            try:
-                async with asyncio.timeout(timeout):
-                    await ended()
-            except TimeoutError:
-                killed = await self._kill_if_there(target)
-                await ended()
-                return Stopped(killed, watch.status)
-            return Stopped(False, watch.status)
-
-    def _ended(
-        self, watch: Watch, first: response.Process | None
-    ) -> Callable[[], Coroutine[Any, Any, None]]:
-        """Return what waits for the end, by notifications or else by inspects."""
-
-        async def announced() -> None:
-            await self._connection.wait(lambda: watch.ended)
-            if not watch.ended and self._session.error is not None:
-                raise self._session.error
-
-        async def inspected() -> None:
-            pause, most = POLL
-            with contextlib.suppress(RefusedError):
-                # One that is uninstalled has ended as well.
-                while first and not has_ended(first, (await self.inspect(watch.container)).process):
-                    await asyncio.sleep(pause)
-                    pause = min(2 * pause, most)
-
-        return announced if self._session.subscribed else inspected
-
-    async def _kill_if_there(self, container: Container) -> bool:
-        try:
-            await self.kill(container, SIGKILL)
-        except RefusedError as refusal:
-            if is_gone(refusal):
-                return False
-            raise
-        return True
-
-    async def uninstall(self, container: Container | str, wipe: bool = False) -> None:
-        """Remove a package; `wipe` removes its persistent data too."""
-        await self._ask(request.Uninstall(container_of(container), wipe), response.Uninstall)
-
-    async def token_create(self, target: str, shared: bytes) -> bytes:
-        """Return a token that says to `target` that we are who we are.
-
-        Raises:
-            InvalidValueError: `target` is not a name.
-        """
-        message = request.TokenCreate(Name(target), shared)
-        return (await self._ask(message, response.TokenCreate)).token
-
-    async def token_verify(self, token: bytes, user: str, shared: bytes) -> TokenResult:
-        """Return what a token that `user` gave us is worth.
-
-        Raises:
-            InvalidValueError: `user` is not a name.
-        """
-        message = request.TokenVerify(token, Name(user), shared)
-        return (await self._ask(message, response.TokenVerify)).result
-
     async def install(
         self,
         package: Path | bytes | Readable | AsyncReadable,
@@ -302,9 +159,7 @@ class Client:
                 except BaseException:
                     self._connection.abort(DisconnectedError("an install was broken off"))
                     raise
-        result = (await self._answer(call, response.Install)).result
-        assert isinstance(result, response.Ok)
-        return result.container
+        return container_in(await self._answer(call, response.Install))
 
     # Notifications
 
@@ -329,6 +184,35 @@ class Client:
                 await self._connection.wait(lambda: bool(session.notifications))
 
     # The wire
+
+    async def _run(self, steps: Steps[T]) -> T:
+        answer: Any = None
+        failure: NorthstarError | None = None
+        with contextlib.closing(steps):
+            while True:
+                try:
+                    step = steps.send(answer) if failure is None else steps.throw(failure)
+                except StopIteration as end:
+                    result: T = end.value
+                    return result
+                answer = failure = None
+                try:
+                    answer = await self._carry_out(step)
+                except NorthstarError as error:
+                    failure = error
+
+    async def _carry_out(self, step: Step) -> response.Response | None:
+        match step:
+            case Ask(message, kind):
+                answer: response.Response = await self._ask(message, kind)
+                return answer
+            case Wait(done, timeout):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(timeout):
+                        await self._connection.wait(done)
+            case Sleep(seconds):
+                await asyncio.sleep(seconds)
+        return None
 
     async def _ask(self, message: request.Request, kind: type[R]) -> R:
         async with self._sending:

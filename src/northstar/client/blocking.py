@@ -8,13 +8,12 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from signal import SIGKILL, SIGTERM
-from typing import Final, NoReturn, Self, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, NoReturn, Self, TypeVar
 
 from northstar.api import RefusedError, request, response
 from northstar.api.notification import Notification
-from northstar.api.response import ContainerData, TokenResult
+from northstar.api.response import ContainerData
 from northstar.client import address
 from northstar.client.errors import (
     ConnectError,
@@ -23,29 +22,28 @@ from northstar.client.errors import (
     PermissionDeniedError,
     reason,
 )
-from northstar.client.package import CHUNK, Path, Progress, Readable, opened, short
-from northstar.client.session import (
-    POLL,
-    STOP_TIMEOUT,
-    TIMEOUT,
-    Call,
-    Session,
-    Stopped,
-    Trace,
-    Watch,
-    container_of,
-    has_ended,
-    is_gone,
+from northstar.client.operations import (
+    Ask,
+    BlockingOperations,
+    Sleep,
+    Step,
+    Steps,
+    Wait,
+    container_in,
+    data_in,
 )
-from northstar.model import Container, InvalidValueError, Name, ProtocolError
+from northstar.client.package import CHUNK, Path, Progress, Readable, opened, short
+from northstar.client.session import TIMEOUT, Call, Session, Trace
+from northstar.model import Container, InvalidValueError, NorthstarError, ProtocolError
 
+T = TypeVar("T")
 R = TypeVar("R", bound=response.Response)
 
 _AHEAD: Final = 32
 """Most requests that `inspect_all` has on their way. Their lines fit into any socket buffer."""
 
 
-class Client:
+class Client(BlockingOperations):
     """A connection to the console.
 
     Every method that asks the runtime something raises, besides what it names: RefusedError,
@@ -147,29 +145,7 @@ class Client:
         """Return the descriptor, to wait until something comes (notifications)."""
         return self._stream.fileno()
 
-    # The requests
-
-    def ident(self) -> Container:
-        """Return who we are: `extern:0.0.0`, or the container at this end of the connection."""
-        return self._ask(request.Ident(), response.Ident).container
-
-    def list(self) -> tuple[Container, ...]:
-        """Return all installed containers."""
-        return self._ask(request.List(), response.List).containers
-
-    def repositories(self) -> tuple[str, ...]:
-        """Return the names of all repositories."""
-        return self._ask(request.Repositories(), response.Repositories).names
-
-    def shutdown(self) -> None:
-        """End the runtime. The connection ends after the last container."""
-        self._ask(request.Shutdown(), response.Shutdown)
-
-    def inspect(self, container: Container | str) -> ContainerData:
-        """Return what is known of a container."""
-        result = self._ask(request.Inspect(container_of(container)), response.Inspect).result
-        assert isinstance(result, response.InspectOk)
-        return result.data
+    # Requests
 
     def inspect_all(
         self, containers: Iterable[Container | str]
@@ -185,128 +161,16 @@ class Client:
         while True:
             # Not all at once: we must read before the runtime tires of writing.
             for container in itertools.islice(rest, _AHEAD - len(calls)):
-                call, line = self._session.request(request.Inspect(container_of(container)))
+                [target] = self.resolve(container)
+                call, line = self._session.request(request.Inspect(target))
                 self._send(line)
                 calls.append(call)
             if not calls:
                 return
             try:
-                result = self._wait(calls.popleft(), response.Inspect).result
+                yield data_in(self._answer(calls.popleft(), response.Inspect))
             except (RefusedError, PermissionDeniedError) as error:
                 yield error
-            else:
-                assert isinstance(result, response.InspectOk)
-                yield result.data
-
-    def mount(self, *containers: Container | str) -> tuple[response.Ok | response.Failed, ...]:
-        """Mount containers; a result for each, in this order. A failure is a result."""
-        message = request.Mount(tuple(map(container_of, containers)))
-        return self._ask(message, response.Mount).results
-
-    def umount(self, *containers: Container | str) -> tuple[response.Ok | response.Failed, ...]:
-        """Unmount containers; a result for each, in this order. A failure is a result."""
-        message = request.Umount(tuple(map(container_of, containers)))
-        return self._ask(message, response.Umount).results
-
-    def start(
-        self,
-        container: Container | str,
-        init: str | None = None,
-        arguments: tuple[str, ...] = (),
-        environment: Mapping[str, str] | None = None,
-    ) -> None:
-        """Start a container; what is given replaces what the manifest says."""
-        message = request.Start(
-            container_of(container), init, tuple(arguments), dict(environment or {})
-        )
-        self._ask(message, response.Start)
-
-    def kill(self, container: Container | str, signal: int = 15) -> None:
-        """Send a signal to all processes of a container."""
-        self._ask(request.Kill(container_of(container), int(signal)), response.Kill)
-
-    def stop(self, container: Container | str, timeout: float = STOP_TIMEOUT) -> Stopped:
-        """Ask a container to end (SIGTERM), and kill it (SIGKILL) if it does not.
-
-        Other than `kill`, this returns when it has ended. A client that subscribed waits for the
-        notification of the exit, which `notifications` yields all the same, and learns the exit
-        status; another one inspects the container until it has ended.
-
-        Args:
-            container: which.
-            timeout: how long it may take to end by SIGTERM, in seconds.
-
-        Raises:
-            RefusedError: it does not run.
-            NoAnswerError: it did not even end by SIGKILL.
-        """
-        target = container_of(container)
-        with self._session.watching(target) as watch:
-            first = None if self._session.subscribed else self.inspect(target).process
-            self.kill(target, SIGTERM)
-            if self._ends(watch, first, timeout):
-                return Stopped(False, watch.status)
-            killed = self._kill_if_there(target)
-            if not self._ends(watch, first, self._timeout):
-                raise NoAnswerError(f"{target} has not ended within {self._timeout:g} s of SIGKILL")
-            return Stopped(killed, watch.status)
-
-    def _ends(self, watch: Watch, first: response.Process | None, timeout: float | None) -> bool:
-        """Wait for the end, by notifications or else by inspects; False if it does not come."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        pause, most = POLL
-        while not self._has_ended(watch, first):
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                return False
-            if self._session.subscribed:
-                with contextlib.suppress(NoAnswerError):
-                    self._receive(left)
-            else:
-                time.sleep(pause if left is None else min(pause, left))
-                pause = min(2 * pause, most)
-        return True
-
-    def _has_ended(self, watch: Watch, first: response.Process | None) -> bool:
-        if not self._session.subscribed:
-            try:
-                return first is None or has_ended(first, self.inspect(watch.container).process)
-            except RefusedError:
-                return True  # one that is uninstalled has ended as well
-        if not watch.ended and self._session.error is not None:
-            raise self._session.error
-        return watch.ended
-
-    def _kill_if_there(self, container: Container) -> bool:
-        try:
-            self.kill(container, SIGKILL)
-        except RefusedError as refusal:
-            if is_gone(refusal):
-                return False
-            raise
-        return True
-
-    def uninstall(self, container: Container | str, wipe: bool = False) -> None:
-        """Remove a package; `wipe` removes its persistent data too."""
-        self._ask(request.Uninstall(container_of(container), wipe), response.Uninstall)
-
-    def token_create(self, target: str, shared: bytes) -> bytes:
-        """Return a token that says to `target` that we are who we are.
-
-        Raises:
-            InvalidValueError: `target` is not a name.
-        """
-        message = request.TokenCreate(Name(target), shared)
-        return self._ask(message, response.TokenCreate).token
-
-    def token_verify(self, token: bytes, user: str, shared: bytes) -> TokenResult:
-        """Return what a token that `user` gave us is worth.
-
-        Raises:
-            InvalidValueError: `user` is not a name.
-        """
-        message = request.TokenVerify(token, Name(user), shared)
-        return self._ask(message, response.TokenVerify).result
 
     def install(
         self,
@@ -336,9 +200,7 @@ class Client:
             except BaseException:
                 self.close()
                 raise
-            result = self._wait(call, response.Install).result
-            assert isinstance(result, response.Ok)
-            return result.container
+            return container_in(self._answer(call, response.Install))
 
     # Notifications
 
@@ -370,12 +232,49 @@ class Client:
 
     # The wire
 
+    def _run(self, steps: Steps[T]) -> T:
+        answer: Any = None
+        failure: NorthstarError | None = None
+        with contextlib.closing(steps):
+            while True:
+                try:
+                    step = steps.send(answer) if failure is None else steps.throw(failure)
+                except StopIteration as end:
+                    result: T = end.value
+                    return result
+                answer = failure = None
+                try:
+                    answer = self._carry_out(step)
+                except NorthstarError as error:
+                    failure = error
+
+    def _carry_out(self, step: Step) -> response.Response | None:
+        match step:
+            case Ask(message, kind):
+                answer: response.Response = self._ask(message, kind)
+                return answer
+            case Wait(done, timeout):
+                self._receive_within(done, timeout)
+            case Sleep(seconds):
+                time.sleep(seconds)
+        return None
+
+    def _receive_within(self, done: Callable[[], bool], timeout: float | None) -> None:
+        """Receive until `done`, until the session has failed, or until the time is up."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not done() and self._session.error is None:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return
+            with contextlib.suppress(NoAnswerError):
+                self._receive(left)
+
     def _ask(self, message: request.Request, kind: type[R]) -> R:
         call, line = self._session.request(message)
         self._send(line)
-        return self._wait(call, kind)
+        return self._answer(call, kind)
 
-    def _wait(self, call: Call, kind: type[R]) -> R:
+    def _answer(self, call: Call, kind: type[R]) -> R:
         self._receive_until(lambda: call.done)
         return call.result(kind)
 

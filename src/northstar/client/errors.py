@@ -9,7 +9,7 @@ import os
 
 from northstar.api import ConnectNack, InvalidProtocolVersion, Request
 from northstar.api.request import permission
-from northstar.model import NorthstarError
+from northstar.model import Container, Name, NorthstarError
 
 
 class ConnectError(NorthstarError):
@@ -50,14 +50,59 @@ class PermissionDeniedError(NorthstarError):
         request: the request as the runtime understood it.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(
+        self, request: Request, *, purpose: str | None = None, hint: str | None = None
+    ) -> None:
+        """Say which permission is missing.
+
+        Args:
+            request: the request as the runtime understood it.
+            purpose: a clause about the permission, where the caller did not make the request.
+            hint: what to do, if it is not to change the permissions.
+        """
         needed = permission(request).value
+        message = f"permission denied: this connection lacks the permission {needed!r}"
         super().__init__(
-            f"permission denied: this connection lacks the permission {needed!r}",
-            hint="permissions are given in the runtime's console.global.permissions, "
+            message if purpose is None else f"{message}, {purpose}",
+            hint=hint
+            or "permissions are given in the runtime's console.global.permissions, "
             "or for containers in the manifest's console.permissions",
         )
         self.request = request
+
+
+class NameLookupError(NorthstarError):
+    """A name without a version does not say which container: none is installed, or several are.
+
+    Attributes:
+        name: the name.
+        versions: the installed containers of that name.
+    """
+
+    def __init__(self, name: Name, versions: tuple[Container, ...]) -> None:
+        if versions:
+            found = f"several versions of {name} are installed: {', '.join(map(str, versions))}"
+            super().__init__(found, hint="name one of them")
+        else:
+            super().__init__(f"no container {name} is installed", hint="see nstar list")
+        self.name = name
+        self.versions = versions
+
+
+class StillRunningError(NorthstarError, TimeoutError):
+    """A container has not ended in time.
+
+    Attributes:
+        container: which.
+        pid: of its init on the host, where that is known.
+    """
+
+    def __init__(
+        self, container: Container, what: str, pid: int | None, *, hint: str | None = None
+    ) -> None:
+        super().__init__(f"{container} {what}", hint=hint)
+        self.container = container
+        self.pid = pid
 
 
 class DisconnectedError(NorthstarError):

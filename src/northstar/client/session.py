@@ -13,7 +13,6 @@ from typing import Final, NamedTuple, NoReturn, TypeVar
 
 from northstar import api
 from northstar.api import notification, request, response
-from northstar.api.error import InvalidContainer, StopContainerNotStarted
 from northstar.client.errors import (
     DisconnectedError,
     NotificationsLostError,
@@ -22,14 +21,8 @@ from northstar.client.errors import (
 )
 from northstar.model import Container, ExitStatus, InvalidValueError, NorthstarError, ProtocolError
 
-POLL: Final = (0.005, 0.1)
-"""Seconds between two inspects of a container that is being stopped: first, and at most."""
-
 TIMEOUT: Final = 10.0
 """Seconds that the runtime may take, unless the caller says otherwise."""
-
-STOP_TIMEOUT: Final = 10.0
-"""Seconds that a container has to end by SIGTERM, unless the caller says otherwise."""
 
 LINE_MAX: Final = 2**26
 """Longest line that is accepted from the runtime, in bytes."""
@@ -124,18 +117,22 @@ class Watch:
     Attributes:
         ended: it has ended since, and was not started again.
         status: with which status.
+        first: the status of the first exit since, even if it was started again.
     """
 
     def __init__(self, container: Container) -> None:
         self.container = container
         self.ended = False
         self.status: ExitStatus | None = None
+        self.first: ExitStatus | None = None
 
     def see(self, message: notification.Notification) -> None:
         """Take a notification of whatever kind, about whatever container."""
         # A start counts too: a signal was accepted by what was announced last before the answer.
         if isinstance(message, notification.Exit) and message.container == self.container:
             self.ended, self.status = True, message.status
+            if self.first is None:
+                self.first = message.status
         elif isinstance(message, notification.Started) and message.container == self.container:
             self.ended, self.status = False, None
 
@@ -146,6 +143,8 @@ class Session:
     Attributes:
         connected: the runtime said yes.
         notifications: those that came and were not taken.
+        runs: what the notifications say of each installed container: the status of its last exit,
+            None while it runs. Those of which nothing was notified are missing.
         error: why the connection is of no use any more, or None.
         shutting_down: the runtime said so; then the end of the stream is no surprise.
     """
@@ -156,6 +155,7 @@ class Session:
         self.shutting_down = False
         self.error: NorthstarError | None = None
         self.notifications: deque[notification.Notification] = deque()
+        self.runs: dict[Container, ExitStatus | None] = {}
         self.lost: NotificationsLostError | None = None
         self._calls: deque[Call] = deque()
         self._watches: list[Watch] = []
@@ -284,6 +284,7 @@ class Session:
 
     def _notification(self, message: notification.Notification) -> None:
         self.shutting_down |= isinstance(message, notification.Shutdown)
+        self._note_run(message)
         for watch in self._watches:
             watch.see(message)
         if self.lost is None and len(self.notifications) >= QUEUE_MAX:
@@ -293,17 +294,12 @@ class Session:
         if self.lost is None:
             self.notifications.append(message)
 
-
-def has_ended(first: response.Process, now: response.Process | None) -> bool:
-    """Compare what two inspects say: has the process of the first one ended?"""
-    return now is None or now.pid != first.pid or now.uptime_ns < first.uptime_ns
-
-
-def is_gone(error: api.RefusedError) -> bool:
-    """Tell whether a refusal says that the container does not run any more."""
-    return isinstance(error.error, StopContainerNotStarted | InvalidContainer)
-
-
-def container_of(container: Container | str) -> Container:
-    """Return a container that may be given as `name:version`."""
-    return Container.parse(container) if isinstance(container, str) else container
+    def _note_run(self, message: notification.Notification) -> None:
+        match message:
+            case notification.Started(container):
+                self.runs[container] = None
+            case notification.Exit(container, status):
+                self.runs[container] = status
+            case notification.Uninstall(container):
+                # So there are never more than there are containers.
+                self.runs.pop(container, None)

@@ -23,7 +23,8 @@ import signal
 import socket
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from errno import EMFILE, EPERM
+from concurrent.futures import Executor
+from errno import EINVAL, EMFILE, ENOSYS, EPERM
 from typing import Final
 
 from northstar.launch.plan import LaunchPlan
@@ -48,7 +49,13 @@ _STEPS: Final = {
 _CREDENTIALS: Final = struct.Struct("=iII")
 """struct ucred, unix(7): pid, uid, gid."""
 
+_NO_FILTERS: Final = (
+    "a container with CAP_SYS_PTRACE needs a kernel with CONFIG_SECCOMP_FILTER: remove it from the "
+    "manifest, or use another kernel"
+)
 _HINTS: Final = {
+    (Op.DENY_GETFD, EINVAL): _NO_FILTERS,
+    (Op.DENY_GETFD, ENOSYS): _NO_FILTERS,
     (Op.SCHED, EPERM): "where cgroups of version 1 govern real time, the manifest must ask for a "
     "budget with cgroups.cpu.realtime_runtime",
     (Op.RLIMIT, EPERM): "ask for no more than the runtime's own hard limit, or start the runtime "
@@ -62,8 +69,9 @@ _REPORTS_AT_END: Final = 1000
 took its place may write without end."""
 
 _AFTER: Final = {
-    Report.LAUNCHED: {Report.SKIPPED, Report.READY, Report.FAILED},
-    Report.SKIPPED: {Report.SKIPPED, Report.READY, Report.FAILED},
+    Report.LAUNCHED: {Report.SKIPPED, Report.MADE, Report.READY, Report.FAILED},
+    Report.SKIPPED: {Report.SKIPPED, Report.MADE, Report.READY, Report.FAILED},
+    Report.MADE: {Report.MADE, Report.READY, Report.FAILED},
     Report.READY: {Report.FAILED},
     Report.STARTED: {Report.EXITED},
 }
@@ -79,12 +87,16 @@ class Launcher:
     /proc/*/exe nor execute it.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, executor: Executor | None = None) -> None:
         self._descriptor = descriptor
+        self._executor = executor
 
     @classmethod
-    def load(cls) -> Launcher:
+    def load(cls, executor: Executor | None = None) -> Launcher:
         """Read the program out of the package.
+
+        Args:
+            executor: waits for an init that cannot be watched; by default that of the event loop.
 
         Raises:
             HostError: the package was installed without it.
@@ -106,7 +118,7 @@ class Launcher:
         finally:
             os.close(writable)
         try:
-            return cls(fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, _PROGRAM_NUMBER_MIN))
+            return cls(fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, _PROGRAM_NUMBER_MIN), executor)
         finally:
             os.close(low)
 
@@ -144,7 +156,7 @@ class Launcher:
                 ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
                 # The event loop first, whose epoll_ctl(2) can fail: of an init that is there
                 # already nothing would tell.
-                init = Init(ours, plan, on_skipped)
+                init = Init(ours, plan, on_skipped, self._executor)
                 undo.callback(init.stop_reading)
                 pid = init.launcher_pid = os.posix_spawn(
                     f"/proc/self/fd/{self._descriptor}",
@@ -240,7 +252,8 @@ def _launcher_ended(status: ExitStatus) -> LaunchError:
 def _receive(stream: socket.socket) -> tuple[bytes, list[int], int]:
     """Receive a report: its bytes, the descriptors, and the pid of its sender (0: not known)."""
     room = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(4)
-    data, ancillary, _, _ = stream.recvmsg(_REPORT.size + TEXT_MAX, room)
+    # Python sets no flag: without this one the next launcher would inherit what comes.
+    data, ancillary, _, _ = stream.recvmsg(_REPORT.size + TEXT_MAX, room, socket.MSG_CMSG_CLOEXEC)
     passed = array.array("i")
     sender = 0
     for level, kind, content in ancillary:
@@ -267,6 +280,7 @@ class Init:
         stream: socket.socket,
         plan: LaunchPlan,
         on_skipped: Callable[[str], None],
+        executor: Executor | None = None,
     ) -> None:
         """Listen on `stream`; what has the other end is to be spawned next.
 
@@ -277,11 +291,13 @@ class Init:
         self._stream = stream
         self._plan = plan
         self._on_skipped = on_skipped
+        self._executor = executor
         self._pidfd = -1
         self._launcher_pidfd = -1
         self._doomed = False
         self._expected: set[Report] = {Report.LAUNCHED, Report.FAILED}
         self._status: ExitStatus | None = None
+        self._sockets: dict[str, socket.socket] = {}
         self.launcher_pid = 0
         self.pid = 0
         self.ready: asyncio.Future[None] = self._loop.create_future()
@@ -294,6 +310,21 @@ class Init:
         if not self._stream_closed:
             self._loop.remove_reader(self._stream.fileno())
             self._stream.close()
+
+    def take_socket(self, name: str) -> socket.socket:
+        """Return the runtime's descriptor of a socket that init has made; the caller owns it.
+
+        Each can be taken once, when `ready` is done.
+
+        Args:
+            name: in the plan's descriptors; of the console it is the runtime's end.
+
+        Raises:
+            LaunchError: init has ended since.
+        """
+        if name not in self._sockets:
+            raise LaunchError("start the container", reason="its init has ended")
+        return self._sockets.pop(name)
 
     def go(self) -> None:
         """Let init go on after `ready`: it forks and executes the payload."""
@@ -312,6 +343,14 @@ class Init:
         else:
             # Not cloned yet. Its pid is needed to reap it, so wait for the launcher's report.
             self._doomed = True
+
+    def duplicate_pidfd(self) -> int:
+        """Return another pidfd of init, which is not reaped yet; the caller owns it.
+
+        Raises:
+            OSError: there is no descriptor left.
+        """
+        return fcntl.fcntl(self._pidfd, fcntl.F_DUPFD_CLOEXEC, 0)
 
     def _on_report(self, most: int = _REPORTS_PER_TURN) -> None:
         for _ in range(most):
@@ -371,6 +410,14 @@ class Init:
                 return
             case Report.SKIPPED:
                 self._on_skipped(text)
+            case Report.MADE if value < 1:
+                raise ValueError(f"it says MADE with {value}")
+            case Report.MADE if passed:
+                name = self._plan.descriptors[value - 1]
+                self._sockets[name] = socket.socket(fileno=passed.pop())
+            case Report.MADE:  # as above
+                self._fail(LaunchError("receive a socket of the container", errno=EMFILE))
+                self.kill()
             case Report.READY:
                 self._try_reap_launcher()
                 if not self.ready.done():
@@ -410,7 +457,8 @@ class Init:
             self._reap_launcher()
             self._finish(Signalled(signal.SIGKILL))
 
-        self._loop.run_in_executor(None, os.waitpid, pid, 0).add_done_callback(reaped)
+        waiting = self._loop.run_in_executor(self._executor, os.waitpid, pid, 0)
+        waiting.add_done_callback(reaped)
 
     @staticmethod
     def _close_all(descriptors: list[int]) -> None:
@@ -478,6 +526,8 @@ class Init:
             self.launcher_pid = 0
 
     def _finish(self, status: ExitStatus) -> None:
+        while self._sockets:
+            self._sockets.popitem()[1].close()
         self._fail(LaunchError("start the container", reason=f"its init ended with {status}"))
         if not self.exited.done():
             self.exited.set_result(status)

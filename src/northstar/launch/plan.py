@@ -7,6 +7,7 @@ are those of launcher/plan.def; the C program performs them in order and names t
 from __future__ import annotations
 
 import posixpath
+import socket
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
@@ -17,6 +18,8 @@ from northstar.launch.plan_ops import PLAN_VERSION, Op
 from northstar.linux import mount as lm
 from northstar.manifest import (
     Bind,
+    Capability,
+    Command,
     Dev,
     Manifest,
     MountOption,
@@ -34,6 +37,7 @@ from northstar.manifest import (
     SchedPolicy,
     SchedRoundRobin,
     Sockets,
+    SocketType,
     Sysfs,
     Tmpfs,
 )
@@ -45,8 +49,8 @@ HOSTNAME_MAX: Final = 64
 DESCRIPTORS_MAX: Final = 252
 """Most descriptors of one launch: SCM_MAX_FD (unix(7)) less the plan itself."""
 
-NETNS_DIRECTORIES: Final = ("/var/run/netns", "/run/netns")
-"""Where named network namespaces are, ip-netns(8); the first that has the name counts."""
+BACKLOG: Final = 128
+"""Clients that may wait on a container's socket until it accepts them: listen(2)."""
 
 
 _DESCRIPTIONS: Final = {
@@ -66,13 +70,17 @@ _DESCRIPTIONS: Final = {
     Op.GROUPS: "set the supplementary groups {0}",
     Op.GID: "set the group id {0}",
     Op.UID: "set the user id {0}",
+    Op.CONSOLE: "make the console",
+    Op.SOCKET: "make a socket",
     Op.AWAIT: "wait for the runtime",
     Op.CGROUPNS: "unshare the cgroup namespace",
     Op.PAYLOAD: "fork the payload",
     Op.FD: "pass descriptor {1}",
+    Op.LISTEN: "listen on a socket",
     Op.RLIMIT: "set resource limit {0} to {1} (soft) and {2} (hard)",
     Op.SCHED: "set the scheduling policy {0} with {1}",
     Op.NO_NEW_PRIVS: "set no_new_privs",
+    Op.DENY_GETFD: "refuse pidfd_getfd to a payload with CAP_SYS_PTRACE",
     Op.CAPS: "set the capabilities {0}",
     Op.SECCOMP: "install the seccomp filter",
     Op.EXEC: "execute {0}",
@@ -145,14 +153,6 @@ class Places(msgspec.Struct, frozen=True):
     persist: str
     sockets: str
     resources: Mapping[str, str] = {}
-
-
-class Command(msgspec.Struct, frozen=True):
-    """What the payload is: its program, its arguments after argv[0], its own environment."""
-
-    init: str
-    arguments: tuple[str, ...]
-    environment: Mapping[str, str]
 
 
 def refuse_unsupported(manifest: Manifest, facts: HostFacts) -> None:
@@ -249,10 +249,12 @@ def build(
         Operation(Op.GID, (str(manifest.gid),)),
         Operation(Op.UID, (str(manifest.uid),)),
         Operation(Op.GROUPS, (",".join(map(str, groups)),)),
+        *_sockets(manifest, index),
         Operation(Op.AWAIT),
         Operation(Op.CGROUPNS),
         Operation(Op.PAYLOAD),
         *(Operation(Op.FD, (index[name], str(number))) for name, number in passed.items()),
+        *_listening(manifest, index),
         *_restrictions(manifest, index, facts),
         _exec(manifest, command),
     ]
@@ -363,6 +365,29 @@ def _dev(target: str) -> Operation:
     return Operation(Op.DEV, (target, str(attributes), *nodes, *links))
 
 
+_SOCKET_TYPES: Final = {
+    SocketType.STREAM: socket.SOCK_STREAM,
+    SocketType.DATAGRAM: socket.SOCK_DGRAM,
+    SocketType.SEQ_PACKET: socket.SOCK_SEQPACKET,
+}
+
+
+def _sockets(manifest: Manifest, index: Mapping[str, str]) -> Iterator[Operation]:
+    # By init: a socket names who has made it, and belongs to that one's network namespace.
+    if manifest.console is not None:
+        yield Operation(Op.CONSOLE, (index["console"],))
+    for name, config in sorted(manifest.sockets.items()):
+        number = str(int(_SOCKET_TYPES[config.type]))
+        yield Operation(Op.SOCKET, (index[socket_descriptor(name)], number))
+
+
+def _listening(manifest: Manifest, index: Mapping[str, str]) -> Iterator[Operation]:
+    # By the payload's process: the kernel shows a socket's clients who has called listen(2).
+    for name, config in sorted(manifest.sockets.items()):
+        if config.type is not SocketType.DATAGRAM:
+            yield Operation(Op.LISTEN, (index[socket_descriptor(name)], str(BACKLOG)))
+
+
 def _restrictions(
     manifest: Manifest, index: Mapping[str, str], facts: HostFacts
 ) -> Iterator[Operation]:
@@ -372,6 +397,9 @@ def _restrictions(
     if manifest.sched is not None:
         yield Operation(Op.SCHED, _scheduling(manifest.sched.policy))
     yield Operation(Op.NO_NEW_PRIVS)
+    if Capability.CAP_SYS_PTRACE in manifest.capabilities:
+        # Whatever the manifest says of seccomp: it would open the host's files, see docs.
+        yield Operation(Op.DENY_GETFD)
     mask = sum(1 << capability.number for capability in manifest.capabilities)
     yield Operation(Op.CAPS, (f"{mask:#x}",))
     # Last, so that it has to allow nothing but execve.

@@ -90,7 +90,7 @@ BY_CAPABILITY: Final[Mapping[Capability, frozenset[str]]] = {
         Capability.CAP_SYS_ADMIN: "bpf clone clone3 fanotify_init fsconfig fsmount fsopen fspick "
         "lookup_dcookie mount move_mount name_to_handle_at open_tree perf_event_open quotactl "
         "setdomainname sethostname setns syslog umount umount2 unshare",
-        Capability.CAP_SYS_PTRACE: "kcmp pidfd_getfd process_madvise",
+        Capability.CAP_SYS_PTRACE: "kcmp process_madvise",
         Capability.CAP_SYS_NICE: "get_mempolicy mbind set_mempolicy",
         Capability.CAP_SYS_TIME: "settimeofday stime clock_settime",
         Capability.CAP_SYS_MODULE: "init_module finit_module delete_module",
@@ -105,8 +105,9 @@ BY_CAPABILITY: Final[Mapping[Capability, frozenset[str]]] = {
 }
 """Allowed only to containers with the capability, then whatever the arguments are."""
 
-REFUSED: Final = _names("io_uring_setup io_uring_enter io_uring_register")
-"""Known to the profile, and allowed to nobody: only these must be told apart from calls that are
+REFUSED: Final = _names("io_uring_setup io_uring_enter io_uring_register pidfd_getfd")
+"""Known to the profile, and allowed to nobody (pidfd_getfd: see step_deny_getfd in
+launcher/steps.c): only these must be told apart from calls that are
 newer than the profile, since of the older ones all are known."""
 
 KNOWN: Final = BASE.union(*BY_CAPABILITY.values(), REFUSED)

@@ -1,20 +1,17 @@
 """Device-mapper: the ioctls of /dev/mapper/control, include/uapi/linux/dm-ioctl.h.
 
 A device has a name of its maker's choice, under which all ioctls find it, and a number, after
-which the kernel calls its node: /dev/dm-3. The links of names in /dev/mapper are the business of
-udev, which need not be there: nothing here uses them or waits for them. The uevents, which cannot
-be turned off, tell udev's rules to leave our devices alone.
+which the kernel names its node: /dev/dm-3. udev makes links of these names in /dev/mapper; it may
+be absent, and nothing here uses them or waits for them. The uevents, which cannot be turned off,
+carry flags that tell udev's rules to ignore these devices.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
-import stat
 import struct
-import time
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -25,8 +22,6 @@ CONTROL: Final = "/dev/mapper/control"
 VERSION: Final = (4, 0, 0)
 """What we speak. The kernel refuses another major number and a minor one above its own; all that
 is used here is in 4.0, but for the deferred removal, which Linux 3.13 added (4.27)."""
-
-_MISC_MAJOR: Final = 10
 
 SECTOR: Final = 512
 """Bytes of a sector, whatever the sectors of the hardware are."""
@@ -68,9 +63,6 @@ _TARGET_VERSIONS = struct.Struct("=4I")
 # table takes a while: so all usual requests fit into that.
 _BUFFER: Final = 1024
 _BUFFER_MAX: Final = 1 << 20
-
-_SCARCE: Final = 1.0
-_PAUSE: Final = 0.002
 
 
 def _request(command: int) -> int:
@@ -118,9 +110,10 @@ class Control(Descriptor):
         """Open it.
 
         Raises:
-            OSError: of the node; ENOENT, ENODEV or ENXIO if the kernel has no device-mapper.
+            OSError: ENOENT, ENODEV or ENXIO if the kernel has no device-mapper; ENOENT also where
+                only the node is missing.
         """
-        super().__init__(_open_control())
+        super().__init__(os.open(CONTROL, os.O_RDWR | os.O_CLOEXEC))
 
     def version(self) -> tuple[int, int, int]:
         """Return the version of the kernel's interface, as (4, 47, 0)."""
@@ -158,8 +151,8 @@ class Control(Descriptor):
         """Give a device the table it will have when it is resumed.
 
         Raises:
-            OSError: EOPNOTSUPP if the kernel has no such kind of target; EINVAL for what the
-                target refuses, about which the kernel's log says more.
+            OSError: EINVAL if the kernel has no such kind of target, or if the target refuses its
+                parameters, about which the kernel's log says more.
         """
         parameters = target.text.encode() + b"\0"
         spec = _SPEC.pack(
@@ -170,15 +163,7 @@ class Control(Descriptor):
             target.kind.encode(),
         )
         flags = DM_READONLY_FLAG if read_only else 0
-        try:
-            self._ioctl(DM_TABLE_LOAD, name, flags=flags, targets=1, data=spec + parameters)
-        except OSError as error:
-            # An unknown kind is EINVAL as well, which would send its reader the wrong way.
-            if error.errno != errno.EINVAL or target.kind in self.targets():
-                raise
-            number = errno.EOPNOTSUPP
-            message = f"the kernel has no device-mapper target {target.kind}"
-            raise OSError(number, message, CONTROL) from None
+        self._ioctl(DM_TABLE_LOAD, name, flags=flags, targets=1, data=spec + parameters)
 
     def resume(self, name: str) -> None:
         """Make the loaded table the device's own: DM_DEV_SUSPEND without DM_SUSPEND_FLAG."""
@@ -239,136 +224,9 @@ class Control(Descriptor):
             size *= 4
 
 
-class Device(Descriptor):
-    """A device that is there while it is open or mounted; then the kernel removes it.
-
-    Attributes:
-        name: what the ioctls know it by.
-        path: of its node, `/dev/dm-3`.
-    """
-
-    def __init__(self, control: Control, name: str, path: str, fd: int, made: bool) -> None:
-        self.name = name
-        self.path = path
-        self._control = control
-        self._made = made
-        super().__init__(fd)
-
-    def status(self) -> str:
-        """Return the status of the device's one target, for `verity` `V` or `C` (corrupted).
-
-        Raises:
-            OSError: ENXIO if it is gone.
-        """
-        return self._control.status(self.name)[0].text
-
-    def close(self) -> None:
-        """Let go of the device: unless something is mounted from it, this removes it."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            _close_node(self.path, fd, self._made)
-        self._control.close()
-
-    def __repr__(self) -> str:
-        return f"Device({self.name!r}, {self.path!r})"
-
-
-def attach(name: str, target: Target) -> Device:
-    """Make a read-only device of one target, to be removed when it is last closed.
-
-    Args:
-        name: at most 127 bytes, unique on this machine: the kernel knows no namespaces of them.
-        target: from sector 0 on.
-
-    Raises:
-        OSError: of the step that failed, with the device's name, its node or CONTROL; nothing is
-            left behind.
-    """
-    with contextlib.ExitStack() as undo:
-        control = undo.enter_context(Control())
-        number = control.create(name)
-        undo.callback(_remove, control, name)
-        _load(control, name, target)
-        control.resume(name)
-        path = f"/dev/dm-{os.minor(number)}"
-        fd, made = _open_node(path, number)
-        undo.callback(_close_node, path, fd, made)
-        control.remove(name, deferred=True)
-        undo.pop_all()
-    return Device(control, name, path, fd, made)
-
-
-def _load(control: Control, name: str, target: Target) -> None:
-    """Load a table, again and again while the kernel says that it has no memory for it.
-
-    dm-verity shares a slab cache between its devices. Removing the last one destroys the cache,
-    but its name in sysfs goes a moment later; who makes the first device again in that moment
-    gets EEXIST from kobject_add, which arrives here as ENOMEM (seen on Linux 6.1: one of 50 mounts
-    right after an unmount). A kernel that is really out of memory is told a second later.
-    """
-    deadline = time.monotonic() + _SCARCE
-    while True:
-        try:
-            control.load(name, target)
-        except OSError as error:
-            if error.errno != errno.ENOMEM or time.monotonic() > deadline:
-                raise
-        else:
-            return
-        time.sleep(_PAUSE)
-
-
-def _remove(control: Control, name: str) -> None:
-    # After a failure, which is what must be told. Who else has the node open (udev) only delays it.
-    with contextlib.suppress(OSError):
-        control.remove(name, deferred=True)
-
-
-def _open_control() -> int:
-    flags = os.O_RDWR | os.O_CLOEXEC
-    try:
-        return os.open(CONTROL, flags)
-    except FileNotFoundError:
-        # A /dev of one's own (no devtmpfs) does not follow the kernel.
-        minor = _misc_minor("device-mapper")
-        if minor is None:
-            raise
-    os.makedirs(os.path.dirname(CONTROL), exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        os.mknod(CONTROL, stat.S_IFCHR | 0o600, os.makedev(_MISC_MAJOR, minor))
-    return os.open(CONTROL, flags)
-
-
-def _misc_minor(name: str) -> int | None:
-    """Return the minor number of a driver in /proc/misc, or None if the kernel has it not."""
-    with open("/proc/misc", encoding="ascii") as file:
-        for line in file:
-            minor, _, driver = line.strip().partition(" ")
-            if driver == name:
-                return int(minor)
-    return None
-
-
-def _open_node(path: str, number: int) -> tuple[int, bool]:
-    """Open the node of a block device, and make it if nobody else did; return which it was."""
-    made = False
-    if not os.path.exists(path):
-        with contextlib.suppress(FileExistsError):
-            os.mknod(path, stat.S_IFBLK | 0o600, number)
-            made = True
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    status = os.fstat(fd)
-    if not stat.S_ISBLK(status.st_mode) or status.st_rdev != number:
-        os.close(fd)
-        raise OSError(errno.ENOTBLK, "not the device-mapper device of that number", path)
-    return fd, made
-
-
-def _close_node(path: str, fd: int, made: bool) -> None:
-    os.close(fd)
-    if made:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+def node(number: int) -> str:
+    """Return the path of a device's node, from its device number as `st_rdev`."""
+    return f"/dev/dm-{os.minor(number)}"
 
 
 def _makedev(device: int) -> int:

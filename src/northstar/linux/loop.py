@@ -1,22 +1,14 @@
-"""Loop devices: loop(4), include/uapi/linux/loop.h.
+"""Loop devices: loop(4), include/uapi/linux/loop.h; the files of sysfs-block-loop in /sys/block.
 
-The trap: asking for a free device and binding it are two steps, and in between anybody may take
-it. Within this process a lock closes the gap (eight threads without one lost every second try to
-each other); against other processes only trying again helps, so EBUSY is not an error here until
-the time is up.
+An OSError of these functions names the node: `/dev/loop-control`, or `/dev/loop3`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import fcntl
 import os
-import stat
 import struct
-import threading
-import time
-from typing import Final, Protocol
+from typing import Final, NamedTuple
 
 from northstar.linux.descriptor import Descriptor
 
@@ -37,37 +29,94 @@ LO_FLAGS_DIRECT_IO: Final = 0x10
 LOOP_MAJOR: Final = 7
 CONTROL: Final = "/dev/loop-control"
 
+_SYSFS: Final = "/sys/block"
+
 # struct loop_info64: device, inode, rdevice, offset, sizelimit, number, encrypt_type,
 # encrypt_key_size, flags, file_name, crypt_name, encrypt_key, init
 _INFO = struct.Struct("=5Q4I64s64s32s2Q")
 # struct loop_config: fd, block_size, info, reserved
 _CONFIG = struct.Struct(f"=2I{_INFO.size}s64x")
 
-# What another process's grip on the same device looks like: it bound it (EBUSY), it removes it
-# (ENXIO, ENODEV, ENOENT), or its pages are still being written (EAGAIN).
-_CONTENDED = frozenset({errno.EBUSY, errno.ENXIO, errno.ENODEV, errno.ENOENT, errno.EAGAIN})
-_FIRST_PAUSE = 0.0005
-_LONGEST_PAUSE = 0.02
-# A device that is called free and stays busy this long is held by somebody who does not bind
-# it. The kernel will name it again and again, so then a new one is made instead.
-_STUCK = 0.05
 
-_lock = threading.Lock()
-
-
-class Loop(Descriptor):
-    """A bound loop device. While it is open, or mounted, it exists; then the kernel frees it.
+class Status(NamedTuple):
+    """What struct loop_info64 says of a device that is bound.
 
     Attributes:
-        path: of the node, `/dev/loop3`.
-        number: of the device, 3. The minor number is another one if loop devices have
-            partitions (parameter max_part of the module).
+        device, inode: of the backing file, as `st_dev` and `st_ino`.
+        offset, sizelimit: in bytes; a size of 0 is all to the end of the file.
+        flags: LO_FLAGS_*.
     """
 
-    def __init__(self, path: str, number: int, fd: int) -> None:
-        self.path = path
+    device: int
+    inode: int
+    offset: int
+    sizelimit: int
+    flags: int
+
+
+class Attributes(NamedTuple):
+    """The files of a bound device in /sys/block/loopN/loop.
+
+    Attributes:
+        backing_file: its path as the kernel shows it, with ` (deleted)` after a removal.
+        autoclear: it is unbound when it is last closed.
+        offset: in bytes.
+    """
+
+    backing_file: str
+    autoclear: bool
+    offset: int
+
+
+class Control(Descriptor):
+    """The control node, open: one method for each ioctl."""
+
+    def __init__(self) -> None:
+        """Open it, close-on-exec.
+
+        Raises:
+            OSError: ENOENT, ENODEV or ENXIO if the kernel has no loop devices.
+        """
+        super().__init__(os.open(CONTROL, os.O_RDWR | os.O_CLOEXEC))
+
+    def get_free(self) -> int:
+        """Return the number of a device that is not bound at the moment; made if there is none."""
+        return _ioctl(self._fd, LOOP_CTL_GET_FREE, 0, CONTROL)
+
+    def add(self, number: int = -1) -> int:
+        """Make a device, with -1 of the first number that has none; return its number.
+
+        Raises:
+            OSError: EEXIST.
+        """
+        return _ioctl(self._fd, LOOP_CTL_ADD, number, CONTROL)
+
+    def remove(self, number: int) -> None:
+        """Remove a device.
+
+        Raises:
+            OSError: EBUSY if it is bound or open, ENODEV if there is none.
+        """
+        _ioctl(self._fd, LOOP_CTL_REMOVE, number, CONTROL)
+
+
+class Device(Descriptor):
+    """The open node of a loop device: one method for each ioctl.
+
+    Attributes:
+        number: of the device, 3 of `/dev/loop3`. The minor number is another one if loop devices
+            have partitions (parameter max_part of the module).
+    """
+
+    def __init__(self, number: int, fd: int) -> None:
+        """Own `fd`, the open node, from now on."""
         self.number = number
         super().__init__(fd)
+
+    @property
+    def path(self) -> str:
+        """The node, `/dev/loop3`."""
+        return node(self.number)
 
     @property
     def minor(self) -> int:
@@ -78,149 +127,106 @@ class Loop(Descriptor):
         """
         return os.minor(os.fstat(self._fd).st_rdev)
 
+    def configure(self, backing: int, *, offset: int, sizelimit: int, flags: int) -> None:
+        """Bind the device to a file and set it up: LOOP_CONFIGURE, since Linux 5.8.
+
+        Args:
+            backing: the open file; the device holds it open by itself.
+            offset: bytes, where the device starts in the file.
+            sizelimit: bytes; 0 is all to the end of the file. The device ends at the last whole
+                sector (512 bytes).
+            flags: LO_FLAGS_*.
+
+        Raises:
+            OSError: EBUSY if it is bound; EINVAL or ENOTTY on a kernel without this ioctl, EINVAL
+                also for a descriptor that is no regular file or block device.
+        """
+        info = _info(offset, sizelimit, flags)
+        _ioctl(self._fd, LOOP_CONFIGURE, _CONFIG.pack(backing, 0, info), self.path)
+
+    def set_fd(self, backing: int) -> None:
+        """Bind the device to a file, all of it. It is read only if this node was opened so.
+
+        Raises:
+            OSError: EBUSY if it is bound.
+        """
+        _ioctl(self._fd, LOOP_SET_FD, backing, self.path)
+
+    def set_status(self, *, offset: int, sizelimit: int, flags: int) -> None:
+        """Set a bound device up; the arguments are those of `configure`.
+
+        Raises:
+            OSError: EAGAIN while the kernel still writes its pages, ENXIO if it is not bound.
+        """
+        _ioctl(self._fd, LOOP_SET_STATUS64, _info(offset, sizelimit, flags), self.path)
+
+    def get_status(self) -> Status:
+        """Return how the device is bound.
+
+        Raises:
+            OSError: ENXIO if it is not bound.
+        """
+        info = bytearray(_INFO.size)
+        _ioctl(self._fd, LOOP_GET_STATUS64, info, self.path)
+        device, inode, _, offset, sizelimit, _, _, _, flags, *_ = _INFO.unpack(info)
+        return Status(device, inode, offset, sizelimit, flags)
+
+    def clear_fd(self) -> None:
+        """Unbind the device, at once or when it is last closed.
+
+        Raises:
+            OSError: ENXIO if it is not bound.
+        """
+        _ioctl(self._fd, LOOP_CLR_FD, 0, self.path)
+
     def __repr__(self) -> str:
-        return f"Loop({self.path!r})"
+        return f"Device({self.path!r})"
 
 
-class Attach(Protocol):
-    """`attach`, with its patience settled."""
-
-    def __call__(self, fd: int, *, offset: int = 0, sizelimit: int = 0) -> Loop:
-        """Bind a loop device to the file `fd`."""
+def node(number: int) -> str:
+    """Return the path of a device's node."""
+    return f"/dev/loop{number}"
 
 
-def attach(
-    fd: int,
-    *,
-    offset: int = 0,
-    sizelimit: int = 0,
-    timeout: float = 10.0,
-    give_up: threading.Event | None = None,
-) -> Loop:
-    """Bind a loop device to the file `fd`, read only, to be unbound when it is last closed.
-
-    Direct I/O stays off: it measured no better on images in the page cache, and files in memory
-    (memfd, tmpfs) have none.
-
-    Args:
-        fd: the backing file; the device holds it open by itself.
-        offset: bytes, where the image starts in the file.
-        sizelimit: bytes, the size of the image; 0 is all to the end. The device ends at the last
-            whole sector (512 bytes) of it.
-        timeout: seconds to fight others for a device.
-        give_up: ends the fight when it is set; what can be had without one is had all the same.
+def numbers() -> list[int]:
+    """Return the numbers of all loop devices, bound or not.
 
     Raises:
-        OSError: of the step that failed, with the path of the node; `TimeoutError` if all
-            devices were snatched away until the time was up, ECANCELED if until `give_up`.
+        OSError: sysfs is not mounted.
     """
-    os.fstat(fd)  # EBADF now: the files opened below could get the number of a closed one
-    deadline = time.monotonic() + timeout
-    # Waiting for the lock counts: it is held by a thread that fights for a device itself.
-    if not _lock.acquire(timeout=max(timeout, 0)):
-        raise _timed_out(timeout)
-    try:
-        control = os.open(CONTROL, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            return _attach(control, fd, offset, sizelimit, deadline, timeout, give_up)
-        finally:
-            os.close(control)
-    finally:
-        _lock.release()
+    names = (name.removeprefix("loop") for name in os.listdir(_SYSFS) if name.startswith("loop"))
+    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
 
-def _attach(
-    control: int,
-    fd: int,
-    offset: int,
-    sizelimit: int,
-    deadline: float,
-    timeout: float,
-    give_up: threading.Event | None,
-) -> Loop:
-    give_up = give_up or threading.Event()
-    pause = _FIRST_PAUSE
-    stuck_at: tuple[int, float] | None = None
-    while True:
-        command = LOOP_CTL_GET_FREE
-        if stuck_at and time.monotonic() - stuck_at[1] > _STUCK:
-            command, stuck_at = LOOP_CTL_ADD, None
-        number = -1
-        try:
-            number = _ioctl(control, command, -1 if command == LOOP_CTL_ADD else 0, CONTROL)
-            return _bind(number, fd, offset, sizelimit)
-        except OSError as error:
-            if error.errno not in _CONTENDED:
-                raise
-        if stuck_at is None or stuck_at[0] != number:
-            stuck_at = (number, time.monotonic())
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise _timed_out(timeout)
-        if give_up.wait(min(pause, left)):
-            raise OSError(errno.ECANCELED, "no loop device became free until the end", CONTROL)
-        pause = min(pause * 2, _LONGEST_PAUSE)
+def device_number(number: int) -> int:
+    """Return major and minor number of a device as `st_rdev` has them (/sys/block/loopN/dev).
+
+    Raises:
+        OSError: ENOENT if there is no such device.
+    """
+    major, minor = _read(f"{_SYSFS}/loop{number}/dev").split(":")
+    return os.makedev(int(major), int(minor))
 
 
-def _bind(number: int, fd: int, offset: int, sizelimit: int) -> Loop:
-    """Bind the device `number`, which may be anybody's by now."""
-    path = f"/dev/loop{number}"
-    loop = Loop(path, number, _open(path, number))
-    info = _INFO.pack(
-        *(0, 0, 0, offset, sizelimit, 0, 0, 0),
-        LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR,
-        *(b"", b"", b"", 0, 0),
+def attributes(number: int) -> Attributes:
+    """Return what sysfs says of a bound device.
+
+    Raises:
+        OSError: ENOENT if there is no such device, or if it is not bound.
+    """
+    backing, autoclear, offset = (
+        _read(f"{_SYSFS}/loop{number}/loop/{name}")
+        for name in ("backing_file", "autoclear", "offset")
     )
-    try:
-        try:
-            _ioctl(loop.fd, LOOP_CONFIGURE, _CONFIG.pack(fd, 0, info), path)
-        except OSError as error:
-            # Linux before 5.8 does not know it: EINVAL, or ENOTTY from some compat layers.
-            if error.errno not in (errno.EINVAL, errno.ENOTTY):
-                raise
-            _set_fd_and_status(loop.fd, fd, info, path)
-    except BaseException:
-        loop.close()
-        raise
-    return loop
+    return Attributes(backing, autoclear == "1", int(offset))
 
 
-def _set_fd_and_status(device: int, fd: int, info: bytes, path: str) -> None:
-    """Bind in two steps. The device is read only because it was opened so."""
-    _ioctl(device, LOOP_SET_FD, fd, path)
-    try:
-        _ioctl(device, LOOP_SET_STATUS64, info, path)
-    except OSError:
-        # Without its status the device has no autoclear: it would stay bound for ever.
-        _ioctl(device, LOOP_CLR_FD, 0, path)
-        raise
+def _info(offset: int, sizelimit: int, flags: int) -> bytes:
+    names = (b"", b"", b"", 0, 0)
+    return _INFO.pack(0, 0, 0, offset, sizelimit, 0, 0, 0, flags, *names)
 
 
-def _open(path: str, number: int) -> int:
-    """Open a node and make sure that it is the loop device it is called after."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        # A /dev of one's own (no devtmpfs) does not follow the kernel.
-        _make_node(path, number)
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    status = os.fstat(fd)
-    if not stat.S_ISBLK(status.st_mode) or os.major(status.st_rdev) != LOOP_MAJOR:
-        os.close(fd)
-        raise OSError(errno.ENOTBLK, "not a loop device", path)
-    return fd
-
-
-def _make_node(path: str, number: int) -> None:
-    with open(f"/sys/block/loop{number}/dev", encoding="ascii") as file:
-        major, minor = (int(part) for part in file.read().split(":"))
-    try:
-        os.mknod(path, stat.S_IFBLK | 0o600, os.makedev(major, minor))
-    except FileExistsError:
-        return
-
-
-def _ioctl(fd: int, request: int, argument: int | bytes, path: str) -> int:
+def _ioctl(fd: int, request: int, argument: int | bytes | bytearray, path: str) -> int:
     try:
         if isinstance(argument, int):
             return fcntl.ioctl(fd, request, argument)
@@ -230,56 +236,6 @@ def _ioctl(fd: int, request: int, argument: int | bytes, path: str) -> int:
     return 0
 
 
-def _timed_out(timeout: float) -> TimeoutError:
-    return TimeoutError(errno.ETIMEDOUT, f"no loop device became free in {timeout:g} s", CONTROL)
-
-
-def detach_unfinished(directory: str) -> list[str]:
-    """Unbind devices on files of a directory that were bound and never set up; return their paths.
-
-    Linux before 5.8 binds in two steps. Who is killed in between leaves a device without autoclear:
-    nothing else would ever free it.
-
-    Args:
-        directory: an absolute path; files that were removed since count too, if the device shows
-            that path: from within a chroot(2) it may show another one.
-    """
-    files = set()
-    # A directory that cannot be read is for somebody else to complain of.
-    with contextlib.suppress(OSError), os.scandir(directory) as entries:
-        for entry in entries:
-            with contextlib.suppress(OSError):
-                status = entry.stat()
-                files.add((status.st_dev, status.st_ino))
-    found = []
-    for name in os.listdir("/sys/block"):
-        loop = f"/sys/block/{name}/loop"
-        try:
-            backing, autoclear, offset = (
-                _attribute(f"{loop}/{key}") for key in ("backing_file", "autoclear", "offset")
-            )
-            if autoclear != "0" or offset != "0":
-                continue
-            fd = os.open(f"/dev/{name}", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                if os.path.dirname(backing) == directory or _backing_file(fd) in files:
-                    _ioctl(fd, LOOP_CLR_FD, 0, f"/dev/{name}")
-                    found.append(f"/dev/{name}")
-            finally:
-                os.close(fd)
-        except OSError:
-            continue  # no loop device, or not bound, or just gone
-    return found
-
-
-def _backing_file(fd: int) -> tuple[int, int]:
-    """Return device and inode of the file that a loop device stands on."""
-    info = bytearray(_INFO.size)
-    fcntl.ioctl(fd, LOOP_GET_STATUS64, info)
-    device, inode, *_ = _INFO.unpack(info)
-    return device, inode
-
-
-def _attribute(path: str) -> str:
+def _read(path: str) -> str:
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
         return file.read().rstrip("\n")

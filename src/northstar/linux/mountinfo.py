@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -83,3 +84,22 @@ def read(path: str = "/proc/self/mountinfo") -> list[MountInfo]:
     """
     with open(path, "rb") as file:
         return list(parse(file.read().decode("utf-8", "surrogateescape")))
+
+
+def containing(path: str) -> MountInfo | None:
+    """Return the mount that a file is on; None if this process does not see that mount.
+
+    Not by its path: a mount may be hidden below others. The kernel shows the mount's number for
+    an open file: `mnt_id` of proc_pid_fdinfo(5).
+
+    Raises:
+        OSError: there is no such file.
+    """
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
+            fields = dict(line.split(":", 1) for line in file if ":" in line)
+    finally:
+        os.close(fd)
+    number = int(fields["mnt_id"])
+    return next((mount for mount in read() if mount.mount_id == number), None)

@@ -10,6 +10,7 @@ from typing import Final
 from northstar.linux.mount import CLONE_NEWNET
 
 DIRECTORIES: Final = ("/var/run/netns", "/run/netns")
+"""Where named network namespaces are; the first that has the name counts."""
 
 # include/uapi/linux/nsfs.h
 NS_GET_NSTYPE: Final = 0xB703

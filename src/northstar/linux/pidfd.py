@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Final, NamedTuple
-
-# include/uapi/linux/pidfd.h; the flag is known since Linux 6.9
-PIDFD_SIGNAL_PROCESS_GROUP: Final = 0x4
+from typing import NamedTuple
 
 
 class WaitStatus(NamedTuple):
@@ -35,14 +32,14 @@ def open(pid: int) -> int:  # noqa: A001 - pidfd.open() reads as the system call
     return os.pidfd_open(pid)
 
 
-def send_signal(pidfd: int, number: int, flags: int = 0) -> None:
+def send_signal(pidfd: int, number: int) -> None:
     """pidfd_send_signal(2).
 
     Raises:
-        OSError: ESRCH if it has ended and was reaped, EINVAL for a number or flag that the
-            kernel does not know.
+        OSError: ESRCH if it has ended and was reaped, EINVAL for a number that the kernel
+            does not know.
     """
-    signal.pidfd_send_signal(pidfd, number, None, flags)
+    signal.pidfd_send_signal(pidfd, number)
 
 
 def wait(pidfd: int, *, block: bool = True) -> WaitStatus | None:

@@ -1,9 +1,13 @@
-"""Facts about processes: proc(5)."""
+"""Facts about processes, and about the kernel's drivers: proc(5)."""
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Final
+
+MISC_MAJOR: Final = 10
+"""Major number of the drivers in /proc/misc: MISC_MAJOR of include/uapi/linux/major.h."""
 
 _STATE: Final = 0
 _PGRP: Final = 2
@@ -20,10 +24,37 @@ def process_group(group: int) -> dict[int, str]:
         if not name.isdigit():
             continue
         try:
-            with open(f"/proc/{name}/stat", "rb") as file:
-                fields = file.read().rpartition(b") ")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
+            fields = _stat(name)
+        except ProcessLookupError:
             continue
         if int(fields[_PGRP]) == group:
             members[int(name)] = fields[_STATE].decode()
     return members
+
+
+def group_of(pid: int) -> int:
+    """Return the process group of a process, a dead one that is not reaped included.
+
+    Raises:
+        ProcessLookupError: there is no such process (any more).
+    """
+    return int(_stat(str(pid))[_PGRP])
+
+
+def _stat(pid: str) -> list[bytes]:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2].split()
+    except FileNotFoundError:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), pid) from None
+
+
+def misc() -> dict[str, int]:
+    """Return the minor numbers of the drivers that share major number 10, by name: /proc/misc.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with open("/proc/misc", encoding="ascii") as file:
+        lines = (line.split() for line in file)
+        return {name: int(minor) for minor, name in lines}

@@ -15,6 +15,7 @@ from northstar.manifest.cgroups import (
     ThrottleDevice,
     WeightDevice,
 )
+from northstar.manifest.command import Command
 from northstar.manifest.console import Console
 from northstar.manifest.io import Io, Output
 from northstar.manifest.load import (
@@ -70,6 +71,7 @@ __all__ = [
     "Blkio",
     "Capability",
     "Cgroups",
+    "Command",
     "Console",
     "Cpu",
     "Dev",

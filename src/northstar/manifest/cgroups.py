@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from northstar.manifest import bounds
 from northstar.manifest.kinds import (
     FILE_NAME_PATTERN,
     I64,
@@ -25,6 +26,11 @@ from northstar.manifest.records import ListOf, MapOf, Record
 
 PIDS_MAX: Final = 4 * 1024 * 1024
 """Most processes that a limit can name: PID_MAX_LIMIT of include/linux/threads.h."""
+
+LEVELS_MAX: Final = 32
+"""Most levels that the path of a cgroup may have.
+
+The kernel counts what a process uses on every level above it, and sets no limit by itself."""
 
 Attrs = Mapping[str, str]
 """Files of a controller, by name, and what is written to them as it is."""
@@ -147,14 +153,25 @@ class Cgroups(msgspec.Struct, frozen=True):
 def _parent_rule(text: str) -> str | None:
     if text.startswith("/") or not text or {".", ".."} & set(text.split("/")):
         return "is not a relative path without '.' and '..'"
+    if len(list(filter(None, text.split("/")))) > LEVELS_MAX:
+        return f"has more than {LEVELS_MAX} levels"
     return None
 
 
 _U16 = Integer(0, U16)
 _U64 = Integer(0, U64)
 _I64 = Integer(-I64 - 1, I64)
-_TEXT = Text()
-_ATTRS = MapOf(Text("the name of a file", check=file_name_rule, pattern=FILE_NAME_PATTERN), _TEXT)
+_TEXT = Text(most=bounds.CGROUP_VALUE_MAX)
+_ATTRS = MapOf(
+    Text(
+        "the name of a file",
+        most=bounds.FILE_NAME_MAX,
+        check=file_name_rule,
+        pattern=FILE_NAME_PATTERN,
+    ),
+    _TEXT,
+    most=bounds.CGROUP_ATTRS_MAX,
+)
 
 _WEIGHT = Record(
     WeightDevice,
@@ -168,7 +185,7 @@ _THROTTLE = Record(
 CGROUPS = Record(
     Cgroups,
     {
-        "parent": Text("a cgroup", check=_parent_rule, pattern="^[^/]"),
+        "parent": Text("a cgroup", most=bounds.PATH_MAX, check=_parent_rule, pattern="^[^/]"),
         "pids": Record(
             Pids, {"max": Integer(1, PIDS_MAX, "a number of processes")}, ignore_unknown=True
         ),
@@ -206,11 +223,17 @@ CGROUPS = Record(
             {
                 "weight": _U16,
                 "leaf_weight": _U16,
-                "weight_device": ListOf(tuple, _WEIGHT),
-                "throttle_read_bps_device": ListOf(tuple, _THROTTLE),
-                "throttle_read_iops_device": ListOf(tuple, _THROTTLE),
-                "throttle_write_bps_device": ListOf(tuple, _THROTTLE),
-                "throttle_write_iops_device": ListOf(tuple, _THROTTLE),
+                "weight_device": ListOf(tuple, _WEIGHT, most=bounds.BLOCK_DEVICES_MAX),
+                "throttle_read_bps_device": ListOf(tuple, _THROTTLE, most=bounds.BLOCK_DEVICES_MAX),
+                "throttle_read_iops_device": ListOf(
+                    tuple, _THROTTLE, most=bounds.BLOCK_DEVICES_MAX
+                ),
+                "throttle_write_bps_device": ListOf(
+                    tuple, _THROTTLE, most=bounds.BLOCK_DEVICES_MAX
+                ),
+                "throttle_write_iops_device": ListOf(
+                    tuple, _THROTTLE, most=bounds.BLOCK_DEVICES_MAX
+                ),
                 "attrs": _ATTRS,
             },
             ignore_unknown=True,

@@ -9,6 +9,7 @@ from northstar.manifest.manifest import Manifest
 from northstar.manifest.mount import Bind, MountOption
 from northstar.manifest.node import show
 from northstar.manifest.sched import SchedDeadline
+from northstar.model.text import NAMED_MAX
 
 
 def lint(manifest: Manifest, *, is_syscall: Callable[[str], bool] | None = None) -> Iterator[str]:
@@ -26,9 +27,11 @@ def lint(manifest: Manifest, *, is_syscall: Callable[[str], bool] | None = None)
     if manifest.is_app and manifest.seccomp is None:
         yield "seccomp: missing, so that every system call is allowed (`profile: default` helps)"
     if manifest.seccomp is not None and is_syscall is not None:
-        for name in manifest.seccomp.allow or ():
-            if not is_syscall(name):
-                yield f"seccomp.allow.{name}: no system call of this name is known"
+        unknown = [name for name in manifest.seccomp.allow or () if not is_syscall(name)]
+        for name in unknown[:NAMED_MAX]:
+            yield f"seccomp.allow.{name}: no system call of this name is known"
+        if len(unknown) > NAMED_MAX:
+            yield f"seccomp.allow: {len(unknown) - NAMED_MAX} more names are not known either"
     for resource, limit in manifest.rlimits.items():
         if limit.hard is not None and (limit.soft is None or limit.soft > limit.hard):
             yield f"rlimits.{resource.value}: soft is above hard, which setrlimit(2) refuses"

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import structs
 
+from northstar.manifest import bounds
 from northstar.manifest.autostart import AUTOSTART, Autostart
 from northstar.manifest.capabilities import CAPABILITIES, Capability
 from northstar.manifest.cgroups import CGROUPS, Cgroups
@@ -25,24 +26,6 @@ from northstar.manifest.seccomp import SECCOMP, Seccomp
 from northstar.manifest.selinux import SELINUX, Selinux
 from northstar.manifest.socket import SOCKETS, Socket
 from northstar.model import Container, Name, Version
-
-INIT_MAX: Final = 4096
-"""Longest path of init, in bytes (PATH_MAX)."""
-
-ENV_MAX: Final = 64
-"""Most environment variables."""
-
-ENV_NAME_MAX: Final = 64
-"""Longest name of an environment variable, in bytes."""
-
-ENV_VALUE_MAX: Final = 1024
-"""Longest value of an environment variable, in bytes."""
-
-SUPPL_GROUPS_MAX: Final = 64
-"""Most supplementary groups."""
-
-SUPPL_GROUP_MAX: Final = 64
-"""Longest name of a supplementary group, in bytes."""
 
 RESERVED_ENV: Final = frozenset(
     ("NORTHSTAR_NAME", "NORTHSTAR_VERSION", "NORTHSTAR_CONTAINER", "NORTHSTAR_CONSOLE")
@@ -180,12 +163,14 @@ MANIFEST: Final = Record(
     {
         "name": NAME,
         "version": _VERSION,
-        "init": Text("init", least=1, most=INIT_MAX),
-        "args": ListOf(tuple, Text("an argument")),
+        "init": Text("init", least=1, most=bounds.INIT_MAX),
+        "args": ListOf(
+            tuple, Text("an argument", most=bounds.ARGUMENT_MAX), most=bounds.ARGUMENTS_MAX
+        ),
         "env": MapOf(
-            Text("the name of a variable", most=ENV_NAME_MAX, check=_env_name_rule),
-            Text("the value of a variable", most=ENV_VALUE_MAX),
-            most=ENV_MAX,
+            Text("the name of a variable", most=bounds.ENV_NAME_MAX, check=_env_name_rule),
+            Text("the value of a variable", most=bounds.ENV_VALUE_MAX),
+            most=bounds.ENV_MAX,
         ),
         "uid": Integer(1, U16, "a user id"),
         "gid": Integer(1, U16, "a group id"),
@@ -200,8 +185,8 @@ MANIFEST: Final = Record(
         "capabilities": CAPABILITIES,
         "suppl_groups": ListOf(
             tuple,
-            Text("the name of a group", most=SUPPL_GROUP_MAX),
-            most=SUPPL_GROUPS_MAX,
+            Text("the name of a group", most=bounds.SUPPL_GROUP_MAX),
+            most=bounds.SUPPL_GROUPS_MAX,
             unique=True,
         ),
         "rlimits": RLIMITS,

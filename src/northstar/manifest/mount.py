@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from northstar.manifest import bounds
 from northstar.manifest.kinds import U64, Integer, Kind, Parsed, Text, integer_of, text_of
 from northstar.manifest.node import Context, Node, Scalar, describe, invalid, join, show
 from northstar.manifest.records import MapOf, Record
@@ -88,7 +89,7 @@ def _path_rule(text: str) -> str | None:
     return None
 
 
-PATH: Final = Text("a path", check=_path_rule, pattern="^/")
+PATH: Final = Text("a path", most=bounds.PATH_MAX, check=_path_rule, pattern="^/")
 
 _SIZE: Final = re.compile(r"\s*([0-9]+)\s*(?:([KMGT])(i?B)?|B)?\s*\Z", re.ASCII | re.IGNORECASE)
 _UNITS: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -186,7 +187,11 @@ _MOUNT: ByType[Mount] = ByType(
     {
         "bind": (
             Bind,
-            Record(Bind, {"host": Text("a path"), "options": _Options()}, tag=ByType.TAG),
+            Record(
+                Bind,
+                {"host": Text("a path", most=bounds.PATH_MAX), "options": _Options()},
+                tag=ByType.TAG,
+            ),
         ),
         "dev": _plain(Dev),
         "persist": _plain(Persist),
@@ -232,6 +237,8 @@ def _no_nested_binds(
 
 
 NAME: Final = _NAME
-MOUNTS: Final[MapOf[str, Mount]] = MapOf(PATH, _MOUNT, check=_no_nested_binds)
+MOUNTS: Final[MapOf[str, Mount]] = MapOf(
+    PATH, _MOUNT, most=bounds.MOUNTS_MAX, check=_no_nested_binds
+)
 
 Mounts = Mapping[str, Mount]

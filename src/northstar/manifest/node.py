@@ -126,17 +126,24 @@ class Context:
     Attributes:
         collect: go on after an error, to find them all.
         errors: the errors so far (at most one if not `collect`).
-        warnings: what was ignored, and where.
+        warnings: what was ignored, and where; of very much the first, and how many more.
     """
 
-    __slots__ = ("collect", "errors", "warnings")
+    __slots__ = ("_more", "_warnings", "collect", "errors")
 
     ERRORS_MAX: Final = 100
 
     def __init__(self, *, collect: bool = False) -> None:
         self.collect = collect
         self.errors: list[ManifestError] = []
-        self.warnings: list[str] = []
+        self._warnings: list[str] = []
+        self._more = 0
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was ignored, for a log."""
+        more = [f"{self._more} more like these"] if self._more else []
+        return self._warnings + more
 
     def refuse(self, error: ManifestError) -> None:
         """Note an error and go on, or raise it if the first one is all that is asked for.
@@ -151,8 +158,10 @@ class Context:
 
     def warn(self, node: Node, path: str, text: str) -> None:
         """Note a warning."""
-        if len(self.warnings) < self.ERRORS_MAX:
-            self.warnings.append(str(invalid(node, path, text)))
+        if len(self._warnings) < self.ERRORS_MAX:
+            self._warnings.append(str(invalid(node, path, text)))
+        else:
+            self._more += 1
 
 
 class NotedError(ManifestError):

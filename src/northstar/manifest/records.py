@@ -178,7 +178,7 @@ def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [schema, {"type": "null"}]} if schema else schema
 
 
-def pairs_of(node: Node, path: str) -> Iterable[tuple[Node, Node]]:
+def pairs_of(node: Node, path: str) -> Collection[tuple[Node, Node]]:
     """Return the pairs of a map. Nothing after a key is an empty map.
 
     Raises:
@@ -311,6 +311,9 @@ class MapOf(Kind[AbstractMapping[K, T]]):
         """Return the entries, in their order."""
         before = len(context.errors)
         pairs = pairs_of(node, path)
+        if self._most is not None and len(pairs) > self._most:
+            # Before anything is done with them.
+            raise invalid(node, path, f"{len(pairs)} entries are too many (at most {self._most})")
         values: dict[K, T] = {}
         nodes: dict[str, Node] = {}
         for key_node, value_node in pairs:
@@ -325,10 +328,6 @@ class MapOf(Kind[AbstractMapping[K, T]]):
                 values[key] = self._value.read(value_node, member, context)
             except ManifestError as error:
                 context.refuse(error)
-        if self._most is not None and len(nodes) > self._most:
-            context.refuse(
-                invalid(node, path, f"{len(nodes)} entries are too many (at most {self._most})")
-            )
         if self._check is not None:
             self._check(values, nodes, path, context)
         if len(context.errors) > before:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from northstar.manifest import bounds
 from northstar.manifest.kinds import U64, Choice, Integer, Text
 from northstar.manifest.node import Context, Node, invalid, is_null
 from northstar.manifest.records import ListOf, MapOf, Record
@@ -15,9 +16,6 @@ from northstar.manifest.variants import Variant
 
 INDEX_MAX: Final = 5
 """Index of the last argument of a system call (struct seccomp_data has six)."""
-
-VALUES_MAX: Final = 50
-"""Most values of an argument."""
 
 
 class SeccompProfile(enum.Enum):
@@ -70,7 +68,7 @@ _ARGS = Record(
     SyscallArgs,
     {
         "index": Integer(0, INDEX_MAX, "the index of an argument"),
-        "values": ListOf(tuple, _NUMBER, most=VALUES_MAX),
+        "values": ListOf(tuple, _NUMBER, most=bounds.SYSCALL_VALUES_MAX),
         "mask": _NUMBER,
     },
     check=_values_or_mask,
@@ -85,6 +83,10 @@ SECCOMP = Record(
     Seccomp,
     {
         "profile": Choice(SeccompProfile, "a seccomp profile"),
-        "allow": MapOf(Text("the name of a system call"), _RULE),
+        "allow": MapOf(
+            Text("the name of a system call", most=bounds.SYSCALL_NAME_MAX),
+            _RULE,
+            most=bounds.SYSCALLS_MAX,
+        ),
     },
 )

@@ -7,11 +7,9 @@ from typing import Final
 
 import msgspec
 
+from northstar.manifest import bounds
 from northstar.manifest.kinds import Text
 from northstar.manifest.records import Record
-
-CONTEXT_MAX: Final = 65535
-"""Longest context in bytes: one less than XATTR_SIZE_MAX (include/uapi/linux/limits.h)."""
 
 _CONTEXT: Final = re.compile(r"[0-9A-Za-z:_]+\Z")
 
@@ -35,7 +33,7 @@ def _rule(text: str) -> str | None:
 
 
 _KIND = Text(
-    "an SELinux context", least=1, most=CONTEXT_MAX, check=_rule, pattern="^[0-9A-Za-z:_]+$"
+    "an SELinux context", least=1, most=bounds.CONTEXT_MAX, check=_rule, pattern="^[0-9A-Za-z:_]+$"
 )
 
 SELINUX = Record(Selinux, {"mount_context": _KIND, "exec": _KIND}, always=("mount_context", "exec"))

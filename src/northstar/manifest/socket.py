@@ -6,6 +6,7 @@ import enum
 
 import msgspec
 
+from northstar.manifest import bounds
 from northstar.manifest.kinds import (
     FILE_NAME_PATTERN,
     U32,
@@ -45,7 +46,12 @@ class Socket(msgspec.Struct, frozen=True):
 
 
 SOCKETS = MapOf(
-    Text("the name of a socket", check=file_name_rule, pattern=FILE_NAME_PATTERN),
+    Text(
+        "the name of a socket",
+        most=bounds.FILE_NAME_MAX,
+        check=file_name_rule,
+        pattern=FILE_NAME_PATTERN,
+    ),
     Record(
         Socket,
         {
@@ -56,4 +62,5 @@ SOCKETS = MapOf(
             "passcred": Boolean(),
         },
     ),
+    most=bounds.SOCKETS_MAX,
 )

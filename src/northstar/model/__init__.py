@@ -1,4 +1,4 @@
-"""Values that are valid by construction, and the error tree. Knows no other room of the house."""
+"""Values that are valid by construction, and the error tree. Imports no other package."""
 
 from northstar.model.container import Container
 from northstar.model.devices import DEVICE_LINKS, DEVICE_NODES, DeviceNode
@@ -19,6 +19,8 @@ from northstar.model.name import Name
 from northstar.model.permission import FULL, Permission, Permissions
 from northstar.model.requirement import VersionReq
 from northstar.model.status import Exited, ExitStatus, Signalled, signal_name
+from northstar.model.text import cut, listed, printable, printable_json, quote
+from northstar.model.verification import Verity
 from northstar.model.version import Version
 
 __all__ = [
@@ -43,8 +45,14 @@ __all__ = [
     "ProtocolError",
     "Signalled",
     "VerificationError",
+    "Verity",
     "Version",
     "VersionReq",
+    "cut",
+    "listed",
     "name_errno",
+    "printable",
+    "printable_json",
+    "quote",
     "signal_name",
 ]

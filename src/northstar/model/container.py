@@ -7,6 +7,7 @@ from typing import final
 
 from northstar.model.errors import InvalidValueError
 from northstar.model.name import Name
+from northstar.model.text import quote
 from northstar.model.version import Version
 
 
@@ -68,5 +69,5 @@ def _parse(text: str) -> Container:
     # The cache is for the console: a device has some dozens of containers, named in every request.
     name, colon, version = text.partition(":")
     if not colon:
-        raise InvalidValueError(f"{text!r} is not a container (NAME:VERSION, as hello:1.0.0)")
+        raise InvalidValueError(f"{quote(text)} is not a container (NAME:VERSION, as hello:1.0.0)")
     return Container(Name(name), Version.parse(version))

@@ -22,16 +22,19 @@ from __future__ import annotations
 import errno
 import os
 
+from northstar.model.text import cut
+
 
 class NorthstarError(Exception):
     """A failure that a person can read: one sentence that says what, and one that says what to do.
 
     Attributes:
-        message: what is wrong, without a full stop at its end.
+        message: what is wrong, without a full stop at its end; cut, where it quotes too much.
         hint: the next step, or None.
     """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
+        message = cut(message)
         super().__init__(message)
         self.message = message
         self.hint = hint

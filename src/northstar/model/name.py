@@ -6,6 +6,7 @@ import re
 from typing import Final, Self
 
 from northstar.model.errors import InvalidValueError
+from northstar.model.text import quote
 
 NAME_MAX: Final = 1024
 """Longest name, in bytes (all characters are ASCII)."""
@@ -38,4 +39,4 @@ def _reason(text: str) -> str:
         return "a name must not be empty"
     if len(text) > NAME_MAX:
         return f"a name of {len(text)} characters is too long (at most {NAME_MAX})"
-    return f"{text!r} is not a name (characters 0-9 A-Z a-z . _ - only, not '.' or '..')"
+    return f"{quote(text)} is not a name (characters 0-9 A-Z a-z . _ - only, not '.' or '..')"

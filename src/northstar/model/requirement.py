@@ -6,6 +6,7 @@ import re
 from typing import Final, NamedTuple
 
 from northstar.model.errors import InvalidValueError
+from northstar.model.text import quote
 from northstar.model.version import NUMBER, SUFFIX, Version, u64
 
 COMPARATORS_MAX: Final = 32
@@ -131,5 +132,5 @@ def _comparator(part: str, text: str) -> Comparator:
 
 def _invalid(text: str) -> InvalidValueError:
     return InvalidValueError(
-        f"{text!r} is not a version requirement (as 1.2, ~1.2.3, >=1, <2 or 1.*)"
+        f"{quote(text)} is not a version requirement (as 1.2, ~1.2.3, >=1, <2 or 1.*)"
     )

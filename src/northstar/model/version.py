@@ -11,6 +11,7 @@ import re
 from typing import Final, NamedTuple, Self
 
 from northstar.model.errors import InvalidValueError
+from northstar.model.text import quote
 
 _U64: Final = 2**64
 NUMBER: Final = r"(?:0|[1-9][0-9]{0,19})"
@@ -39,7 +40,7 @@ class Version(NamedTuple):
         match = _VERSION.match(text)
         if match is None:
             raise InvalidValueError(
-                f"{text!r} is not a version (three numbers without leading zeros, as 1.2.3)"
+                f"{quote(text)} is not a version (three numbers without leading zeros, as 1.2.3)"
             )
         return cls(*(u64(match[part], text) for part in ("major", "minor", "patch")))
 
@@ -51,5 +52,5 @@ def u64(digits: str, text: str) -> int:
     """Read digits of `text` as a 64-bit number, or raise InvalidValueError."""
     number = int(digits)
     if number >= _U64:
-        raise InvalidValueError(f"{text!r} has a number that does not fit into 64 bit")
+        raise InvalidValueError(f"{quote(text)} has a number that does not fit into 64 bit")
     return number

@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from northstar.npk.filesystem import FileSystem
+from northstar.npk.hash_tree import Superblock
 from northstar.npk.key import generate, load_public_key, load_secret_key
 from northstar.npk.package import FORMAT_VERSION, Npk, open, verify_image  # noqa: A004 - as gzip
 from northstar.npk.signature import Hashes
-from northstar.npk.verity import Superblock
 
 if TYPE_CHECKING:
     from northstar.npk.packing import Packed, pack

@@ -20,6 +20,7 @@ EROFS_COMPRESSIONS: Final = ("none", "lz4", "lz4hc")
 
 _BLOCK_MIN: Final = 4096
 _BLOCK_MAX: Final = 1 << 20
+_SHOWN_MAX: Final = 200
 _SAFE: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-")
 
 
@@ -253,12 +254,33 @@ def _open_up(directory: str, modes: dict[str, int]) -> None:
 
 
 def _copy_tree(root: str, stage: str) -> None:
+    """Copy a tree; shutil.copytree calls itself for each level."""
+    directories: list[tuple[str, str]] = []
+    pending = [(root, stage)]
+    source = root
     try:
-        shutil.copytree(root, stage, symlinks=True, copy_function=_link_or_copy)
-    except shutil.Error as error:
-        # One entry for each file that failed: (source, destination, reason).
-        source, _, reason = error.args[0][0]
-        raise PackageError(f"cannot stage {source} for mkfs.erofs: {reason}") from error
+        while pending:
+            source, destination = pending.pop()
+            directories.append((source, destination))
+            os.mkdir(destination)
+            with os.scandir(source) as entries:
+                children = list(entries)
+            for child in children:
+                source, copy = child.path, os.path.join(destination, child.name)
+                if child.is_dir(follow_symlinks=False):
+                    pending.append((source, copy))
+                elif child.is_symlink():
+                    os.symlink(os.readlink(source), copy)
+                    shutil.copystat(source, copy, follow_symlinks=False)
+                else:
+                    _link_or_copy(source, copy)
+        # Last, and the inner ones first: what is put into a directory changes its times, and its
+        # mode may not let us.
+        for source, destination in reversed(directories):
+            shutil.copystat(source, destination)
+    except OSError as error:
+        shown = source if len(source) <= _SHOWN_MAX else f"{source[:_SHOWN_MAX]}..."
+        raise PackageError(f"cannot stage {shown} for mkfs.erofs: {error.strerror}") from error
 
 
 def _missing_nodes(paths: Iterable[str]) -> list[str]:
@@ -269,22 +291,21 @@ def _missing_nodes(paths: Iterable[str]) -> list[str]:
     return [f"only root can make device nodes for EROFS: the image has no {listed}"]
 
 
-def _link_or_copy(source: str, destination: str) -> str:
+def _link_or_copy(source: str, destination: str) -> None:
     """Give a staged file to the tree: the same inode where possible, else a copy."""
     status = os.lstat(source)
     if not stat.S_ISREG(status.st_mode):
         _copy_special(source, destination, status)
-        return destination
+        return
     try:
         os.link(source, destination, follow_symlinks=False)
     except OSError:
         # Another file system, or another user's file (fs.protected_hardlinks).
         shutil.copy2(source, destination, follow_symlinks=False)
-    return destination
 
 
 def _copy_special(source: str, destination: str, status: os.stat_result) -> None:
-    """Make a device node, FIFO or socket like `source`; copytree has no idea of them."""
+    """Make a device node, FIFO or socket like `source`."""
     os.mknod(destination, status.st_mode, status.st_rdev)
     os.chmod(destination, stat.S_IMODE(status.st_mode))
     shutil.copystat(source, destination, follow_symlinks=False)

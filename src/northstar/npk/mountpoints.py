@@ -22,6 +22,7 @@ PARENT_MODE: Final = 0o755
 NODE_MODE: Final = 0o666
 LINK_MODE: Final = 0o777
 
+_PATH_MAX: Final = 4096
 _LINKS_MAX: Final = 40
 """Most symbolic links followed in one path, as the kernel's own limit (path_resolution(7))."""
 
@@ -87,6 +88,12 @@ def plan(points: Iterable[MountPoint], root: str | None) -> list[Addition]:
     directories: dict[str, int] = {}
     leaves: dict[str, Addition] = {}
     for point in points:
+        if len(point.target.encode()) >= _PATH_MAX:
+            # Nothing could be mounted there, and each of its levels would become an addition.
+            raise PackageError(
+                f"the mount target {point.target[:100]}... is longer than a path may be "
+                f"({_PATH_MAX - 1} bytes)"
+            )
         path, mode = _resolve(root, point.target)
         if mode is None:
             directories[path] = point.mode

@@ -14,10 +14,10 @@ from typing import BinaryIO, Final, final
 from northstar.linux.descriptor import Closing
 from northstar.manifest import Manifest, loads_with_warnings
 from northstar.model import Container, ManifestError, PackageError, VerificationError, Version
-from northstar.npk import archive, filesystem, signature, verity
+from northstar.npk import archive, filesystem, hash_tree, signature
 from northstar.npk.filesystem import FileSystem
+from northstar.npk.hash_tree import Superblock
 from northstar.npk.signature import Hashes
-from northstar.npk.verity import Superblock
 
 FORMAT_VERSION: Final = Version(0, 9, 2)
 """The format that we write."""
@@ -157,7 +157,7 @@ class Npk(Closing):
         Raises:
             PackageError: the file became shorter meanwhile.
         """
-        return verity.read_chunks(self.fileno(), self.fsimg_offset, self.fsimg_size)
+        return hash_tree.read_chunks(self.fileno(), self.fsimg_offset, self.fsimg_size)
 
     def check_image(self) -> None:
         """Read the whole of fs.img and check its CRC, which loading does not.
@@ -181,22 +181,22 @@ class Npk(Closing):
         blocks by the signed offset.
         """
         offset, size = hashes.verity_offset, self.fsimg_size
-        if offset % verity.BLOCK_SIZE or not 0 < offset <= size - verity.SUPERBLOCK_SIZE:
+        if offset % hash_tree.BLOCK_SIZE or not 0 < offset <= size - hash_tree.SUPERBLOCK_SIZE:
             raise VerificationError(f"the signed verity offset {offset} is not within fs.img")
         base = self.fsimg_offset
-        superblock = Superblock.decode(reader.read(base + offset, verity.SUPERBLOCK_SIZE))
+        superblock = Superblock.decode(reader.read(base + offset, hash_tree.SUPERBLOCK_SIZE))
         blocks = superblock.data_blocks
-        if blocks * verity.BLOCK_SIZE != offset:
+        if blocks * hash_tree.BLOCK_SIZE != offset:
             raise VerificationError(
                 f"the verity superblock covers {blocks} blocks, the image has "
-                f"{offset // verity.BLOCK_SIZE}"
+                f"{offset // hash_tree.BLOCK_SIZE}"
             )
-        tree = offset + verity.SUPERBLOCK_SIZE
-        if tree + verity.tree_size(blocks) != size:
+        tree = offset + hash_tree.SUPERBLOCK_SIZE
+        if tree + hash_tree.tree_size(blocks) != size:
             raise VerificationError("the verity tree does not end where fs.img ends")
         top = tree if blocks > 1 else 0
-        block = reader.read(base + top, verity.BLOCK_SIZE)
-        if verity.digest(block, superblock.salt).hex() != hashes.verity:
+        block = reader.read(base + top, hash_tree.BLOCK_SIZE)
+        if hash_tree.digest(block, superblock.salt).hex() != hashes.verity:
             raise VerificationError("the root of the verity tree does not fit the signed digest")
         return superblock
 
@@ -241,7 +241,7 @@ def verify_image(npk: Npk) -> None:
         raise PackageError(f"{npk.container} was opened without a key: nothing vouches for it")
     fd, salt = npk.fileno(), npk.superblock.salt
     offset = npk.hashes.verity_offset
-    tree = npk.fsimg_offset + offset + verity.SUPERBLOCK_SIZE
+    tree = npk.fsimg_offset + offset + hash_tree.SUPERBLOCK_SIZE
 
     def compare(position: int, block: bytes) -> None:
         if os.pread(fd, len(block), tree + position) != block:
@@ -250,8 +250,8 @@ def verify_image(npk: Npk) -> None:
                 hint="the package is damaged or was altered: install it again",
             )
 
-    chunks = verity.read_chunks(fd, npk.fsimg_offset, offset)
-    root = verity.build(chunks, npk.superblock.data_blocks, salt, compare)
+    chunks = hash_tree.read_chunks(fd, npk.fsimg_offset, offset)
+    root = hash_tree.build(chunks, npk.superblock.data_blocks, salt, compare)
     if root.hex() != npk.hashes.verity:
         raise VerificationError(
             f"the image of {npk.container} does not fit its signed root digest",
@@ -279,7 +279,7 @@ class _Reader:
             return self._tail[offset - start : offset - start + size]
         if offset + size > self._size:
             raise PackageError("the file is cut off")
-        return b"".join(verity.read_chunks(self._fd, offset, size))
+        return b"".join(hash_tree.read_chunks(self._fd, offset, size))
 
 
 def _descriptor(source: Source) -> tuple[int, str]:

@@ -20,7 +20,7 @@ import msgspec
 
 from northstar.manifest import Manifest, dumps, loads_with_warnings
 from northstar.model import ManifestError, Name, PackageError
-from northstar.npk import archive, image, mountpoints, signature, verity
+from northstar.npk import archive, hash_tree, image, mountpoints, signature
 from northstar.npk.archive import Entry
 from northstar.npk.filesystem import FileSystem
 from northstar.npk.package import FORMAT_VERSION
@@ -103,9 +103,9 @@ def pack(
         OSError: something cannot be read or written.
     """
     value, ignored = (manifest, ()) if isinstance(manifest, Manifest) else _load(manifest)
-    salt = os.urandom(verity.SALT_SIZE) if salt is None else salt
-    if len(salt) != verity.SALT_SIZE:
-        raise PackageError(f"a salt has {verity.SALT_SIZE} bytes, not {len(salt)}")
+    salt = os.urandom(hash_tree.SALT_SIZE) if salt is None else salt
+    if len(salt) != hash_tree.SALT_SIZE:
+        raise PackageError(f"a salt has {hash_tree.SALT_SIZE} bytes, not {len(salt)}")
     source = None if root is None else _directory(root)
     watch = None
     if progress is not None and source is not None:
@@ -131,12 +131,21 @@ def pack(
 
 
 def content_size(root: str) -> int:
-    """Return the size of all files below a directory, in bytes."""
-    return sum(
-        os.lstat(os.path.join(directory, name)).st_size
-        for directory, _, names in os.walk(root)
-        for name in names
-    )
+    """Return the size of all files below a directory, in bytes.
+
+    What cannot be read does not count: the image tool says so.
+    """
+    # Not by os.walk, which calls itself for each level.
+    size = 0
+    pending = [root]
+    while pending:
+        with contextlib.suppress(OSError), os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                else:
+                    size += entry.stat(follow_symlinks=False).st_size
+    return size
 
 
 def _watch(progress: Progress, total: int) -> Callable[[int], None]:
@@ -263,13 +272,13 @@ def _seal(fd: int, offset: int, salt: bytes | None) -> _Image:
     size = os.fstat(fd).st_size - offset
     if size <= 0:
         raise PackageError("the image tool wrote no image")
-    size = -(-size // verity.BLOCK_SIZE) * verity.BLOCK_SIZE
+    size = -(-size // hash_tree.BLOCK_SIZE) * hash_tree.BLOCK_SIZE
     os.ftruncate(fd, offset + size)
     crc = 0
 
     def checked() -> Iterator[bytes]:
         nonlocal crc
-        for chunk in verity.read_chunks(fd, offset, size):
+        for chunk in hash_tree.read_chunks(fd, offset, size):
             crc = zlib.crc32(chunk, crc)
             yield chunk
 
@@ -277,16 +286,16 @@ def _seal(fd: int, offset: int, salt: bytes | None) -> _Image:
         for _ in checked():
             pass
         return _Image(size, crc, size, b"")
-    blocks = size // verity.BLOCK_SIZE
-    tree = offset + size + verity.SUPERBLOCK_SIZE
-    root = verity.build(
+    blocks = size // hash_tree.BLOCK_SIZE
+    tree = offset + size + hash_tree.SUPERBLOCK_SIZE
+    root = hash_tree.build(
         checked(), blocks, salt, lambda position, block: _pwrite(fd, block, tree + position)
     )
     # The UUID only has to differ where the salt does, and to be the same where that is.
     identity = hashlib.sha256(b"northstar verity" + salt + root).digest()[:16]
-    _pwrite(fd, verity.Superblock(identity, blocks, salt).encode(), offset + size)
-    whole = size + verity.SUPERBLOCK_SIZE + verity.tree_size(blocks)
-    for chunk in verity.read_chunks(fd, offset + size, whole - size):
+    _pwrite(fd, hash_tree.Superblock(identity, blocks, salt).encode(), offset + size)
+    whole = size + hash_tree.SUPERBLOCK_SIZE + hash_tree.tree_size(blocks)
+    for chunk in hash_tree.read_chunks(fd, offset + size, whole - size):
         crc = zlib.crc32(chunk, crc)
     return _Image(whole, crc, size, root)
 

@@ -100,10 +100,11 @@ def run(
             # Popen's own exit gives up after a quarter of a second when it was Ctrl-C.
             process.wait()
             raise
-    words, complaint = out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
+    # File names are bytes: two that differ must not become one.
+    words, complaint = out.decode("utf-8", "backslashreplace"), err.decode("utf-8", "replace")
     if process.returncode not in accept:
         name = os.path.basename(arguments[0])
-        raise PackageError(f"{name} failed: {_reason(process.returncode, complaint or words)}")
+        raise PackageError(f"{name} failed: {reason(process.returncode, complaint or words)}")
     return words, complaint
 
 
@@ -127,8 +128,8 @@ def _bytes_read(pid: int) -> int:
         return 0
 
 
-def _reason(code: int, output: str) -> str:
-    """Return the lines in which a tool tells why it gave up, in one."""
+def reason(code: int, output: str) -> str:
+    """Return the lines in which a tool tells why it gave up, in one; else how it ended."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     telling = [line for line in lines if "FATAL" in line or "rror" in line or "ailed" in line]
     text = "; ".join((telling or lines)[-3:])[-_MESSAGE_MAX:]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
-from northstar.model import PackageError
-from northstar.npk import archive, staging, tools
+from northstar.linux import removal
+from northstar.model import DEVICE_NODES, PackageError
+from northstar.npk import archive, erofs, squashfs, staging, tools
 from northstar.npk.package import Npk
 
 ROOT_NAME: Final = "root"
@@ -19,6 +21,9 @@ ROOT_NAME: Final = "root"
 # EROFS_FT_* of the kernel's fs_types.h, as ls shows them.
 _EROFS_KINDS: Final = dict(zip("1234567", "-dcbpsl", strict=True))
 _EROFS_ENTRY: Final = re.compile(r"^ +([0-9]+) +([0-9]+)  (.+)$", re.MULTILINE)
+
+_HARMLESS: Final = frozenset(os.makedev(node.major, node.minor) for node in DEVICE_NODES)
+"""The character devices of /dev/null and the like, which packing puts into images."""
 
 _NOT_FATAL: Final = 2
 """unsquashfs' exit code when it could not set owners, make devices and the like."""
@@ -115,17 +120,80 @@ def _list_erofs(tool: str, image: str) -> Iterator[str]:
 
 
 def _extract(npk: Npk, root: str, unsquashfs: str | None) -> list[str]:
+    """Have a tool write the files of the image to `root`; return warnings.
+
+    No tool is trusted with the names in an image: as root it could write anywhere. So they are all
+    checked before, and what the tool has written is looked at.
+    """
     if npk.filesystem == "squashfs":
         tool = tools.find("unsquashfs", unsquashfs)
+        squashfs.check_names(list_image(npk, unsquashfs=unsquashfs))
         arguments = ["-no-progress", "-offset", str(npk.fsimg_offset), "-dest", root]
         _, complaint = tools.run(
             [tool, *arguments, _path_of(npk)], pass_fds=[npk.fileno()], accept=(0, _NOT_FATAL)
         )
-        return _first_lines(complaint)
+        found = _look_at(root, "unsquashfs", complaint)
+        return _first_lines(complaint) + found.warnings
     tool = tools.find("fsck.erofs")
     with _image_file(npk) as image:
-        tools.run([tool, f"--extract={root}", image])
-    return []
+        wanted = sum(_is_plain(entry.mode) for entry in erofs.entries(image))
+        _, complaint = tools.run([tool, f"--extract={root}", image])
+    found = _look_at(root, "fsck.erofs", complaint)
+    if found.number != wanted:
+        raise PackageError(
+            f"fsck.erofs wrote {found.number} of {wanted} files of the image",
+            hint="the image is damaged, or needs a newer release of erofs-utils",
+        )
+    return found.warnings
+
+
+class _Found(NamedTuple):
+    """What a tool has written: the number of files, links and directories, and warnings."""
+
+    number: int
+    warnings: list[str]
+
+
+def _look_at(root: str, tool: str, complaint: str) -> _Found:
+    """Count what is below `root`, and remove device nodes that could give something away.
+
+    Root can make them, and their mode may open a disk to all users of this machine.
+
+    Raises:
+        PackageError: there is nothing.
+    """
+    if not os.path.isdir(root) or os.path.islink(root):
+        raise PackageError(
+            f"{tool} wrote no files: {tools.reason(0, complaint)}",
+            hint="the image is damaged, or needs a newer release of the tool",
+        )
+    number, removed = 0, []
+    pending = [root]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode):
+                    pending.append(entry.path)
+                elif _is_harmful(status):
+                    os.unlink(entry.path)
+                    removed.append(os.path.relpath(entry.path, root))
+                number += _is_plain(status.st_mode)
+    if not removed:
+        return _Found(number, [])
+    named = ", ".join(removed[:3]) + (f" and {len(removed) - 3} more" if len(removed) > 3 else "")
+    return _Found(number, [f"left out device nodes that packing never makes: {named}"])
+
+
+def _is_plain(mode: int) -> bool:
+    """Tell whether anybody can make such a file."""
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)
+
+
+def _is_harmful(status: os.stat_result) -> bool:
+    if stat.S_ISCHR(status.st_mode):
+        return status.st_rdev not in _HARMLESS
+    return stat.S_ISBLK(status.st_mode)
 
 
 def _first_lines(complaint: str) -> list[str]:
@@ -152,6 +220,6 @@ def _image_file(npk: Npk) -> Iterator[str]:
 
 def _remove(path: str) -> None:
     if os.path.isdir(path) and not os.path.islink(path):
-        staging.remove(path)
+        removal.remove(path)
     else:
         os.unlink(path)

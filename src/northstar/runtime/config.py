@@ -10,11 +10,13 @@ import bisect
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Any, Final, NamedTuple, get_args
 
 import msgspec
 
-from northstar.model import FULL, ConfigurationError, Permission, Permissions
+from northstar.manifest.cgroups import LEVELS_MAX
+from northstar.model import FULL, ConfigurationError, Permission, Permissions, Verity
+from northstar.model.text import NAMED_MAX
 from northstar.runtime.units import U64_MAX, parse_duration, parse_size
 
 DEFAULT_PORT: Final = 4200
@@ -74,11 +76,6 @@ class GlobalConsole(msgspec.Struct, frozen=True):
     options: ConsoleOptions = ConsoleOptions()
     mode: int = 0o600
     group: str | None = None
-
-
-Verity = Literal["dm", "full"]
-"""How signed packages are verified: by the kernel, block by block when it is read, or as a whole
-when they are mounted, from a copy in memory."""
 
 
 class RepositoryConfig(msgspec.Struct, frozen=True):
@@ -218,6 +215,7 @@ class _Document:
         if not isinstance(value, dict):
             raise self.error(path, "must be a table", hint=f"write [{_dotted(path)}]")
         fields: dict[str, Any] = {}
+        ignored: list[str] = []
         for key, member in value.items():
             member_path = (*path, key)
             if key in converters:
@@ -227,7 +225,13 @@ class _Document:
                     member_path, "unknown key", hint=f"known here: {', '.join(converters)}"
                 )
             else:
-                self.warnings.append(f"{self._where(member_path)}: unknown key, ignored")
+                ignored.append(key)
+        # To find a line takes long. A table with very many is no table of this program.
+        for key in ignored[:NAMED_MAX]:
+            self.warnings.append(f"{self._where((*path, key))}: unknown key, ignored")
+        if len(ignored) > NAMED_MAX:
+            more = len(ignored) - NAMED_MAX
+            self.warnings.append(f"{self._where(path)}: {more} more unknown keys, ignored")
         for key in required:
             if key not in fields:
                 raise self.error((*path, key), "is missing", hint="add it")
@@ -358,6 +362,8 @@ def _cgroup(document: _Document, path: Path, value: Any) -> str:
     # It is joined to each hierarchy's root, where it must lead downwards.
     if not all(part not in ("", ".", "..") for part in text.split("/")):
         raise _Refused(f"{text!r} is not the name of a cgroup", 'write a name, as "northstar"')
+    if text.count("/") >= LEVELS_MAX:
+        raise _Refused(f"a cgroup with more than {LEVELS_MAX} levels", "write a shorter path")
     return text
 
 

@@ -3,7 +3,8 @@
 Most of it ends with the process: its mounts with its mount namespace, loop and device-mapper
 devices with their last user, containers with their parent, locks with their descriptors. What does
 not is removed here: mount points, mounts of a runtime that had no namespace of its own, devices
-that were not finished, sockets and cgroups. Half-received packages are the repositories' business.
+that were not finished, sockets and cgroups. Half-received packages are the repositories' business,
+unfinished wipes that of `wiping`, which takes longer than a start may.
 
 Nobody else can be using any of it: the directories and the cgroup are locked by now.
 """
@@ -15,19 +16,17 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from northstar.cgroups import CgroupHost, tree
-from northstar.linux import loop, mount, mountinfo
-from northstar.model import Container, InvalidValueError
-from northstar.runtime import null, verity, wiping
+from northstar.devices import loop_device, verified_device
+from northstar.linux import mount, mountinfo
+from northstar.model import Container, InvalidValueError, listed
+from northstar.runtime import logs, null
 from northstar.runtime.config import Config
 
 log = logging.getLogger("northstar.runtime")
-
-_NAMED: Final = 5
-"""How many of a kind are named in the log; the others are counted."""
 
 _PATIENCE: Final = 1.5
 """How long, in seconds, the processes of a killed run may take to die, all together."""
@@ -46,16 +45,21 @@ def unmount(run_dir: str) -> list[str]:
     points = [entry.mount_point for entry in mountinfo.read()]
     names = [point.removeprefix(below) for point in points if point.startswith(below)]
     removed = []
-    for name in reversed(names):
-        if name != null.NAME and not _is_container(name):
-            continue
-        try:
-            mount.umount2(below + name, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
-        except OSError as failure:
-            log.warning("Cannot unmount what an earlier run left: %s", failure)
-        else:
-            removed.append(name)
+    with _few("cannot be unmounted") as warn:
+        for name in reversed(names):
+            if not _is_mount_point(name):
+                continue
+            try:
+                mount.umount2(below + name, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
+            except OSError as failure:
+                warn("Cannot unmount what an earlier run left: %s", failure)
+            else:
+                removed.append(name)
     return sorted(removed)
+
+
+def _few(what: str) -> contextlib.AbstractContextManager[Callable[..., None]]:
+    return logs.first_few(logging.WARNING, "%d more of an earlier run %s", what)
 
 
 def remove(config: Config, cgroups: CgroupHost, unmounted: Sequence[str]) -> None:
@@ -70,12 +74,11 @@ def remove(config: Config, cgroups: CgroupHost, unmounted: Sequence[str]) -> Non
     """
     found = {
         "mount": unmounted,
-        "device": verity.clear(config.run_dir),
+        "device": _devices(config.run_dir),
         "loop device": _loops(config),
         "mount point": _mount_points(config.run_dir),
         "socket": _sockets(config.socket_dir),
         "cgroup": _cgroups(cgroups, config.cgroup),
-        "unfinished wipe": wiping.finish(config.data_dir),
     }
     told = [_told(kind, names) for kind, names in found.items() if names]
     if told:
@@ -83,22 +86,29 @@ def remove(config: Config, cgroups: CgroupHost, unmounted: Sequence[str]) -> Non
 
 
 def _told(kind: str, names: Sequence[str]) -> str:
-    more = [f"{len(names) - _NAMED} more"] if len(names) > _NAMED else []
     plural = "" if len(names) == 1 else "s"
-    return f"{len(names)} {kind}{plural} ({', '.join([*names[:_NAMED], *more])})"
+    return f"{len(names)} {kind}{plural} ({listed(names)})"
+
+
+def _devices(run_dir: str) -> list[str]:
+    removed, failures = verified_device.remove_stale(run_dir)
+    for failure in failures:
+        log.warning("Cannot remove the device of an earlier run: %s", failure)
+    return removed
 
 
 def _loops(config: Config) -> list[str]:
     stores = [c.dir for c in config.repositories.values() if c.dir is not None]
-    return [path for store in stores for path in loop.detach_unfinished(os.path.realpath(store))]
+    detach = loop_device.detach_unfinished
+    return [path for store in stores for path in detach(os.path.realpath(store))]
 
 
 def _mount_points(run_dir: str) -> list[str]:
     removed = []
     with os.scandir(run_dir) as entries:
         for entry in entries:
-            # What has content is not ours, or is what could not be unmounted.
-            if entry.is_dir(follow_symlinks=False):
+            # What has content could not be unmounted; what has another name is somebody else's.
+            if _is_mount_point(entry.name) and entry.is_dir(follow_symlinks=False):
                 with contextlib.suppress(OSError):
                     os.rmdir(entry.path)
                     removed.append(entry.name)
@@ -107,19 +117,24 @@ def _mount_points(run_dir: str) -> list[str]:
 
 def _sockets(socket_dir: str) -> list[str]:
     removed = []
-    with os.scandir(socket_dir) as entries:
+    with os.scandir(socket_dir) as entries, _few("sockets cannot be removed") as warn:
         for entry in entries:
-            # Called as listeners call theirs: NAME:VERSION:SOCKET.
-            container, colon, _ = entry.name.rpartition(":")
-            if not colon or not _is_container(container) or not _is_socket(entry):
+            # Called as listeners call theirs: NAME:VERSION:SOCKET, and a SOCKET may have colons.
+            parts = entry.name.split(":", 2)
+            if len(parts) < 3 or not _is_container(":".join(parts[:2])) or not _is_socket(entry):
                 continue
             try:
                 os.unlink(entry.path)
             except OSError as failure:
-                log.warning("Cannot remove the socket of an earlier run: %s", failure)
+                warn("Cannot remove the socket of an earlier run: %s", failure)
             else:
                 removed.append(entry.name)
     return sorted(removed)
+
+
+def _is_mount_point(name: str) -> bool:
+    """Tell whether a mount point in the run directory that is called so is ours."""
+    return name == null.NAME or _is_container(name)
 
 
 def _is_container(name: str) -> bool:
@@ -145,14 +160,15 @@ def _cgroups(host: CgroupHost, top: str) -> list[str]:
     """
     removed: dict[str, None] = {}
     deadline = time.monotonic() + _PATIENCE
-    for hierarchy in host.hierarchies:
-        for directory in tree.children(f"{hierarchy.path}/{top}"):
-            if tree.is_ours(directory):
-                continue
-            try:
-                tree.remove(hierarchy, directory, deadline)
-            except OSError as failure:
-                log.warning("Cannot remove a cgroup of an earlier run: %s", failure)
-            else:
-                removed[os.path.basename(directory)] = None
+    with _few("cgroups cannot be removed") as warn:
+        for hierarchy in host.hierarchies:
+            for directory in tree.children(f"{hierarchy.path}/{top}"):
+                try:
+                    if tree.is_ours(directory):
+                        continue
+                    tree.remove(hierarchy, directory, deadline)
+                except OSError as failure:
+                    warn("Cannot remove a cgroup of an earlier run: %s", failure)
+                else:
+                    removed[os.path.basename(directory)] = None
     return sorted(removed)

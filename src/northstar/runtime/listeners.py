@@ -1,4 +1,8 @@
-"""The Unix sockets that a manifest declares: made by the runtime, passed to the payload."""
+"""The Unix sockets that a manifest declares: bound here, made and listened on by the container.
+
+Who calls socket(2) and listen(2) is seen by others: the network namespace is the maker's, the peer
+of clients, with its pidfd and its user, is the listener. So it is the container: launch/plan.py.
+"""
 
 from __future__ import annotations
 
@@ -6,63 +10,61 @@ import contextlib
 import os
 import socket
 import stat
-from typing import Final
+from typing import NamedTuple
 
-import msgspec
-
-from northstar.manifest import Socket, SocketType
+from northstar.manifest import Socket
 from northstar.model import Container, LaunchError
 
-_BACKLOG: Final = 128
 
-_TYPES: Final = {
-    SocketType.STREAM: socket.SOCK_STREAM,
-    SocketType.DATAGRAM: socket.SOCK_DGRAM,
-    SocketType.SEQ_PACKET: socket.SOCK_SEQPACKET,
-}
+class BoundSocket(NamedTuple):
+    """The file of a bound socket.
 
+    Attributes:
+        path: of the file.
+        file: its device and inode.
+    """
 
-class Listener(msgspec.Struct, frozen=True):
-    """A bound socket and its file."""
-
-    socket: socket.socket
     path: str
+    file: tuple[int, int]
 
     def unlink(self) -> None:
-        """Remove the socket's file; one that is gone is no error."""
+        """Remove the file; one that is gone is no error, and another one stays."""
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
+            if _file(self.path) == self.file:
+                os.unlink(self.path)
 
 
-def open_listener(directory: str, container: Container, name: str, config: Socket) -> Listener:
-    """Make one socket of a container: bound, with the mode and owner it asks for, listening.
+def bind(
+    sock: socket.socket, directory: str, container: Container, name: str, config: Socket
+) -> BoundSocket:
+    """Bind one socket of a container, with the mode and owner it asks for.
 
     Raises:
         LaunchError: a step failed; no file is left.
     """
     path = os.path.join(directory, f"{container}:{name}")
-    sock = socket.socket(socket.AF_UNIX, _TYPES[config.type])
-    listener = Listener(sock, path)
     try:
         _remove_stale(path)
         # The mode of the file that bind(2) makes, less the umask (unix_bind in af_unix.c): a
         # datagram socket can be reached before the mode of the manifest is set.
         os.fchmod(sock.fileno(), 0o600)
         sock.bind(path)
+        bound = BoundSocket(path, _file(path))
         try:
             _configure(sock, path, config)
         except BaseException:
-            listener.unlink()
+            bound.unlink()
             raise
     except OSError as failure:
-        sock.close()
         # Python refuses a path that does not fit into sockaddr_un without an errno.
         reason = "" if failure.errno else str(failure)
         raise LaunchError("make the socket", path, failure.errno or 0, reason) from failure
-    except BaseException:
-        sock.close()
-        raise
-    return listener
+    return bound
+
+
+def _file(path: str) -> tuple[int, int]:
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino
 
 
 def _remove_stale(path: str) -> None:
@@ -83,5 +85,3 @@ def _configure(sock: socket.socket, path: str, config: Socket) -> None:
     os.chmod(path, config.mode)
     if config.passcred:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-    if config.type is not SocketType.DATAGRAM:
-        sock.listen(_BACKLOG)

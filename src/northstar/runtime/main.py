@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -21,7 +21,7 @@ from northstar.api import notification
 from northstar.cgroups import CgroupHost
 from northstar.launch.launcher import Launcher
 from northstar.launch.plan import HostFacts
-from northstar.linux import caps, loop, malloc, mount, selinux
+from northstar.linux import caps, loop, selinuxfs
 from northstar.manifest import Rlimit, RlimitResource
 from northstar.model import (
     ConfigurationError,
@@ -35,19 +35,29 @@ from northstar.runtime import (
     directories,
     inherited,
     leftovers,
-    process,
+    lifecycle,
+    logs,
+    malloc_settings,
     signals,
     threads,
+    wiping,
 )
 from northstar.runtime.config import Config, RepositoryConfig
 from northstar.runtime.console import Console
 from northstar.runtime.events import Notifications
+from northstar.runtime.executor import Executor
+from northstar.runtime.mount_namespace import enter_mount_namespace
 from northstar.runtime.null import open_null
+from northstar.runtime.operations import ContainerOperations
 from northstar.runtime.repository import FsRepository, MemRepository, Repository
-from northstar.runtime.state import State
+from northstar.runtime.running import ConsoleConnection
+from northstar.runtime.start import StartContext
 from northstar.runtime.systemd import Manager
 
 log = logging.getLogger("northstar.runtime")
+
+_THREADS: Final = 1.0
+"""How long, in seconds, the end waits for threads that still work on something."""
 
 
 def run(config: Config, *, mount_namespace: bool = True) -> None:
@@ -60,21 +70,20 @@ def run(config: Config, *, mount_namespace: bool = True) -> None:
     Raises:
         NorthstarError, OSError: the runtime could not start, or ended for a failure.
     """
-    malloc.save_memory()
+    malloc_settings.save_memory()
     check_host()
     rlimits = inherited.reset()
     # Paths go into launch plans, which know no working directory.
     absolute = {name: os.path.realpath(getattr(config, name)) for name in directories.OWN}
     config = msgspec.structs.replace(config, **absolute)
     with contextlib.ExitStack() as stack:
-        directories.make(config)
-        directories.lock(absolute.items(), stack)
+        own = directories.own(config, stack)
         unmounted = leftovers.unmount(config.run_dir)
         if mount_namespace:
-            # Before there is any other thread: unshare(2) is for the calling thread only.
-            mount.unshare(mount.CLONE_NEWNS)
-            mount.mount("", "/", "", mount.MS_REC | mount.MS_SLAVE, "")
-        asyncio.run(_run(config, rlimits, unmounted))
+            enter_mount_namespace()
+        # There is no default executor: at its end asyncio would wait for that without a limit, in
+        # one more thread, for which there may be no room.
+        asyncio.run(_run(config, own, rlimits, unmounted))
 
 
 def check_host() -> None:
@@ -93,10 +102,17 @@ def check_host() -> None:
 
 
 async def _run(
-    config: Config, rlimits: Mapping[RlimitResource, Rlimit], unmounted: Sequence[str]
+    config: Config,
+    own: directories.Own,
+    rlimits: Mapping[RlimitResource, Rlimit],
+    unmounted: Sequence[str],
 ) -> None:
-    asyncio.get_running_loop().set_default_executor(threads.start())
-    runtime = Runtime(config, rlimits, unmounted)
+    stored = config.repositories.items()
+    pools = threads.Pools.start(
+        [identifier for identifier, repository in stored if repository.dir is not None],
+        [identifier for identifier, repository in stored if repository.dir is None],
+    )
+    runtime = Runtime(config, own, pools, rlimits, unmounted)
     async with contextlib.AsyncExitStack() as stack:
         await runtime.open(stack)
         await runtime.serve()
@@ -108,23 +124,30 @@ class Runtime:
     def __init__(
         self,
         config: Config,
+        own: directories.Own,
+        pools: threads.Pools,
         rlimits: Mapping[RlimitResource, Rlimit],
         unmounted: Sequence[str],
     ) -> None:
-        """Run with `config`, whose own directories are absolute, there, and locked.
+        """Run with `config`, whose own directories are absolute.
 
         Args:
             config: the configuration.
+            own: those directories, locked.
+            pools: for what blocks; `serve` ends them.
             rlimits: limits of ours that are not the payloads'.
             unmounted: what `leftovers.unmount` has found.
         """
         self._config = config
+        self._own = own
+        self._pools = pools
+        self._stored: dict[str, directories.Held] = {}
         self._rlimits = rlimits
         self._unmounted = unmounted
         self._notifications = Notifications(config.notification_buffer_size)
         self._manager = Manager()
         self._stop = asyncio.Event()
-        self._state: State
+        self._executor: Executor
         self._console: Console
 
     async def open(self, stack: contextlib.AsyncExitStack) -> None:
@@ -135,17 +158,27 @@ class Runtime:
         """
         stack.enter_context(signals.taken(asyncio.get_running_loop(), self._stop.set))
         config = self._config
-        for warning in config.warnings:
-            log.warning("%s", warning)
-        repositories = [_repository(i, c) for i, c in config.repositories.items()]
-        stored = [(f"dir of repositories.{i}", c.dir) for i, c in config.repositories.items()]
-        directories.lock([(key, path) for key, path in stored if path is not None], stack)
+        with logs.first_few(logging.WARNING, "%d more warnings about the configuration") as warn:
+            for warning in config.warnings:
+                warn("%s", warning)
+        repositories = {
+            identifier: _repository(identifier, repository, self._pools)
+            for identifier, repository in config.repositories.items()
+        }
+        self._stored = {
+            identifier: directories.Held(f"dir of repositories.{identifier}", repository.dir)
+            for identifier, repository in config.repositories.items()
+            if repository.dir is not None
+        }
+        directories.lock(self._stored.values(), stack)
         cgroups = CgroupHost.detect()
-        for warning in directories.claim_cgroup(cgroups, config.cgroup, stack):
+        claimed = directories.claim_cgroup(cgroups, config.cgroup, stack)
+        for warning in claimed.warnings:
             log.warning("%s", warning)
         log.info("cgroups: %s", cgroups.description)
         leftovers.remove(config, cgroups, self._unmounted)
-        launcher = Launcher.load()
+        await stack.enter_async_context(wiping.finishing(config.data_dir, self._pools.wipes))
+        launcher = Launcher.load(self._pools.kernel)
         stack.callback(launcher.close)
         stack.push_async_callback(debug.end_all)
         null = open_null(config.run_dir)
@@ -155,24 +188,35 @@ class Runtime:
             capabilities=caps.read().permitted,
             into_cgroup=2 in versions,
             joins=versions.count(1),
-            selinux=selinux.enabled(),
+            selinux=selinuxfs.enabled(),
             rlimits=self._rlimits,
         )
-        host = process.Host(
-            config, launcher, cgroups, facts, null, self._connect, self._notifications
+        context = StartContext(
+            config=config,
+            own=self._own,
+            pools=self._pools,
+            launcher=launcher,
+            cgroups=cgroups,
+            cgroup_directories=claimed.directories,
+            facts=facts,
+            null=null,
+            connect_console=self._connect,
+            notifications=self._notifications,
         )
-        self._state = State(config, host, self._notifications, self._stop.set)
-        stack.callback(self._state.close)
-        self._console = Console(self._state, self._notifications)
+        for repository in repositories.values():
+            stack.callback(repository.close)
+        self._executor = Executor(context, repositories, self._notifications)
+        operations = ContainerOperations(self._executor, repositories, self._stop.set)
+        self._console = Console(operations, self._notifications)
         stack.push_async_callback(self._console.close)
 
         if config.console is not None:
-            await self._console.listen(config.console)
-        await self._state.load(repositories)
+            await self._console.listen(config.console, self._pools.data.run)
+        await lifecycle.load(self._executor, repositories)
 
     async def _connect(
         self, sock: socket.socket, container: Container, permissions: Permissions
-    ) -> process.ConsoleConnection:
+    ) -> ConsoleConnection:
         return await self._console.adopt(sock, container, permissions, self._config.console_options)
 
     async def serve(self) -> None:
@@ -184,21 +228,22 @@ class Runtime:
         failure: Exception | None = None
         try:
             if not self._stop.is_set():
-                await self._until_stop(self._state.boot())
+                await self._until_stop(lifecycle.boot(self._executor))
             if not self._stop.is_set():
                 self._console.run()
                 log.info("Runtime up and running")
                 self._manager.ready()
-                await self._until_stop(self._state.wait_failed())
+                await self._until_stop()
         except Exception as error:
             # Even one of our own: containers get their SIGTERM, and what is mounted is unmounted.
             failure = error
         self._manager.stopping()
         self._console.stop_listening()
         self._notifications.publish(notification.Shutdown())
-        held = await self._state.stop(self._config.shutdown_timeout)
+        held = await lifecycle.shut_down(self._executor, self._config.shutdown_timeout)
         await self._console.close()
         self._manager.close()
+        stalled = self._end_threads()
         if failure is not None:
             raise failure
         if held:
@@ -206,23 +251,44 @@ class Runtime:
                 f"{', '.join(map(str, held))} could not be ended: the kernel holds its processes",
                 hint="look for a frozen cgroup, or a file system that does not answer",
             )
+        if stalled:
+            raise HostError(
+                f"the kernel holds threads of the runtime that wait for {', '.join(stalled)}",
+                hint="look at that file system and its device: this process ends when it answers",
+            )
         log.info("Shutdown complete")
 
-    async def _until_stop(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do `work` until it is done, or until the shutdown is asked for."""
-        task = asyncio.create_task(work)
+    def _end_threads(self) -> list[str]:
+        """End all threads; return what those wait for that the kernel does not let go of."""
+        stalled = self._pools.stop(_THREADS)
+        for pool in stalled:
+            log.error("The threads for %s cannot be ended: the kernel holds them", pool.name)
+        for identifier, directory in self._stored.items():
+            if self._pools.storage[identifier] in stalled:
+                # What such a thread does may still happen, and must not happen to a next runtime.
+                directory.keep()
+        return [pool.name for pool in stalled]
+
+    async def _until_stop(self, work: Coroutine[Any, Any, None] | None = None) -> None:
+        """Wait until `work` is done, or the shutdown is requested.
+
+        Raises:
+            RefusedError: a critical container has failed.
+        """
         stop = asyncio.create_task(self._stop.wait())
+        tasks = [stop] if work is None else [stop, asyncio.create_task(work)]
+        failed = self._executor.failed
         try:
-            await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((failed, *tasks), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            stop.cancel()
-            if not task.done():
+            for task in tasks:
                 task.cancel()
-        if task.done():
-            task.result()
+        for ended in (failed, *tasks):
+            if ended.done():
+                ended.result()
 
 
-def _repository(identifier: str, config: RepositoryConfig) -> Repository:
+def _repository(identifier: str, config: RepositoryConfig, pools: threads.Pools) -> Repository:
     key = None
     if config.key is not None:
         try:
@@ -232,8 +298,9 @@ def _repository(identifier: str, config: RepositoryConfig) -> Repository:
                 f"repositories.{identifier}.key: {failure.message}",
                 hint=failure.hint or "name the .pub file that `sextant gen-key` made",
             ) from failure
+    storage, mounts = pools.storage[identifier], pools.mounts[identifier]
     if config.dir is None:
-        return MemRepository(identifier, config, key)
+        return MemRepository(identifier, config, key, storage, mounts)
     try:
         os.scandir(config.dir).close()
     except FileNotFoundError:
@@ -247,4 +314,4 @@ def _repository(identifier: str, config: RepositoryConfig) -> Repository:
             f"{failure.strerror}",
             hint="repair or mount its file system, or correct `dir`",
         ) from failure
-    return FsRepository(identifier, config, key, config.dir)
+    return FsRepository(identifier, config, key, storage, mounts, config.dir)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -13,6 +14,11 @@ from northstar.linux import mount
 _DEVICE: Final = os.makedev(1, 3)
 """admin-guide/devices.rst: 1 = memory devices, 3 = /dev/null."""
 
+
+_REMOVED: Final = (errno.ENOENT, errno.EINVAL)
+"""There is no such directory, or it is no mount point."""
+
+_TRIES: Final = 5
 
 NAME: Final = "null"
 """Of the mount point in the run directory, which is there for a moment."""
@@ -27,11 +33,22 @@ def open_null(run_dir: str) -> int:
     only: writing to a device is allowed there all the same.
 
     Args:
-        run_dir: where it is mounted for a moment.
+        run_dir: where it is mounted for a moment. Another program may remove the mount point
+            meanwhile, which is an empty directory outside of our mount namespace.
 
     Raises:
         OSError: with the path.
     """
+    for _ in range(_TRIES):
+        try:
+            return _open_null(run_dir)
+        except OSError as failure:
+            if failure.errno not in _REMOVED:
+                raise
+    return _open_null(run_dir)
+
+
+def _open_null(run_dir: str) -> int:
     directory = os.path.join(run_dir, NAME)
     node = os.path.join(directory, "null")
     with contextlib.suppress(FileExistsError):
@@ -44,7 +61,9 @@ def open_null(run_dir: str) -> int:
             mount.mount("none", directory, "tmpfs", flags, "")
             return os.open(node, os.O_RDWR | os.O_CLOEXEC)
     finally:
-        os.rmdir(directory)
+        # Another program that removes empty directories may have been quicker.
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(directory)
 
 
 @contextlib.contextmanager
@@ -54,7 +73,12 @@ def _tmpfs(directory: str) -> Iterator[None]:
         yield
     finally:
         # What is open keeps the file system alive, without a place.
-        mount.umount2(directory, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
+        try:
+            mount.umount2(directory, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
+        except OSError as failure:
+            # To remove the directory, outside of our mount namespace, ends the mount as well.
+            if failure.errno not in _REMOVED:
+                raise
 
 
 def reopen(null: int) -> int:

@@ -13,7 +13,7 @@ import os
 from typing import Final, Protocol
 
 from northstar.manifest import Output
-from northstar.model import Container
+from northstar.model import Container, printable
 from northstar.runtime import logs, writer
 from northstar.runtime.ratelimit import Budget
 
@@ -140,9 +140,7 @@ class LineSink:
         """Log a line; return what escaping it has cost."""
         text = line.decode(errors="backslashreplace")
         self._log.log(self._level, "%s", text)
-        if text.isprintable():
-            return max(0, len(text) - len(line)) * ESCAPE_COST
-        return max(0, len(logs.printable(text)) - len(line)) * ESCAPE_COST
+        return max(0, len(printable(text)) - len(line)) * ESCAPE_COST
 
 
 def _boundary(buffer: bytearray) -> int:
@@ -158,17 +156,19 @@ class CopySink:
 
     def __init__(self, out: writer.Writer) -> None:
         self._out = out
-        self._buffer = b""
+        self._buffer = bytearray()
 
     def feed(self, data: bytes) -> None:
         """Take bytes."""
         self._buffer += data
 
     def step(self) -> tuple[int, bool]:
-        """Write all."""
-        data, self._buffer = self._buffer, b""
+        """Write some."""
+        # In pieces: what the writer has no room for it loses as a whole.
+        data = bytes(self._buffer[:CHUNK])
+        del self._buffer[:CHUNK]
         self._out.write(data)
-        return len(data), False
+        return len(data), bool(self._buffer)
 
     def finish(self) -> None:
         """Do nothing: bytes are never incomplete."""

@@ -6,13 +6,16 @@
 #include "../payload.c"
 #undef main
 
+#include <elf.h>
 #include <limits.h>
+#include <net/if.h>
 #include <stddef.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/ipc.h>
 #include <sys/msg.h>
 #include <sys/shm.h>
+#include <sys/user.h>
 #include <sys/xattr.h>
 
 /* ---- Being somebody else ---- */
@@ -89,13 +92,59 @@ static void do_on_init(char **arguments)
 	close((int)pidfd);
 }
 
-/* forge HEX...: takes init's report socket (CAP_SYS_PTRACE) and sends messages of these bytes. */
+/*
+ * Has a traced process that is stopped in a system call make another one: send(2) on descriptor 3
+ * of bytes in its own memory. x86-64 leaves it behind the instruction, arm64 at it.
+ */
+static long send_as(pid_t pid, unsigned long address, size_t size)
+{
+	struct user_regs_struct before, registers;
+	struct iovec set = { &before, sizeof before };
+	int status;
+
+	if (ptrace(PTRACE_GETREGSET, pid, NT_PRSTATUS, &set))
+		return -1;
+	registers = before;
+	set.iov_base = &registers;
+#if defined __x86_64__
+	registers.orig_rax = (unsigned long)-1; /* no restart of what was interrupted */
+	registers.rip -= 2;
+	registers.rax = SYS_sendto;
+	registers.rdi = 3;
+	registers.rsi = address;
+	registers.rdx = size;
+	registers.r10 = registers.r8 = registers.r9 = 0;
+#elif defined __aarch64__
+	registers.regs[8] = SYS_sendto;
+	registers.regs[0] = 3;
+	registers.regs[1] = address;
+	registers.regs[2] = size;
+	registers.regs[3] = registers.regs[4] = registers.regs[5] = 0;
+#else
+#error "how are system calls made here?"
+#endif
+	if (ptrace(PTRACE_SETREGSET, pid, NT_PRSTATUS, &set) ||
+	    ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL) || waitpid(pid, &status, 0) != pid ||
+	    ptrace(PTRACE_GETREGSET, pid, NT_PRSTATUS, &set))
+		return -1;
+	set.iov_base = &before;
+	ptrace(PTRACE_SETREGSET, pid, NT_PRSTATUS, &set);
+#if defined __x86_64__
+	return (long)registers.rax;
+#else
+	return (long)registers.regs[0];
+#endif
+}
+
+/* forge HEX...: takes init over (CAP_SYS_PTRACE) and has it send messages of these bytes. */
 static void do_forge(char **arguments)
 {
-	int pidfd = (int)syscall(SYS_pidfd_open, 1, 0);
-	int stolen = (int)syscall(SYS_pidfd_getfd, pidfd, 3, 0);
+	struct user_regs_struct registers;
+	struct iovec set = { &registers, sizeof registers };
+	int status;
 
-	if (stolen < 0)
+	if (ptrace(PTRACE_SEIZE, 1, NULL, NULL) || ptrace(PTRACE_INTERRUPT, 1, NULL, NULL) ||
+	    waitpid(1, &status, __WALL) != 1 || ptrace(PTRACE_GETREGSET, 1, NT_PRSTATUS, &set))
 		return result("forge", "", -1);
 	for (; *arguments; arguments++) {
 		unsigned char message[4096];
@@ -107,8 +156,19 @@ static void do_forge(char **arguments)
 			sscanf(digit, "%2x", &byte);
 			message[size++] = (unsigned char)byte;
 		}
-		result("forge", *arguments, send(stolen, message, size, 0));
+		/* Far below its stack's end, which it has no use for. */
+#if defined __x86_64__
+		unsigned long address = registers.rsp - 8192;
+#else
+		unsigned long address = registers.sp - 8192;
+#endif
+		struct iovec local = { message, size }, remote = { (void *)address, size };
+
+		if (process_vm_writev(1, &local, 1, &remote, 1, 0) < 0)
+			return result("forge", "", -1);
+		result("forge", *arguments, send_as(1, address, size));
 	}
+	ptrace(PTRACE_DETACH, 1, NULL, NULL);
 }
 
 /* hogs N: that many processes in sessions of their own, on processor 0, that never wait. */
@@ -125,6 +185,180 @@ static void do_hogs(char **arguments)
 		}
 	}
 	result("hogs", arguments[0], 0);
+}
+
+/* ---- Who is at the other end of a socket ---- */
+
+#ifndef SO_PASSPIDFD /* unix(7), Linux 6.5 */
+#define SO_PASSPIDFD 76
+#define SO_PEERPIDFD 77
+#endif
+#ifndef SCM_PIDFD
+#define SCM_PIDFD 0x04
+#endif
+#ifndef SYS_process_mrelease /* Linux 5.15; the number is the same on all architectures */
+#define SYS_process_mrelease 448
+#endif
+
+static int other = -1; /* the pidfd that `peer` or `sender` got last */
+
+/* peer FD: SO_PEERCRED and SO_PEERPIDFD; the result is that of the latter, which is kept. */
+static void do_peer(char **arguments)
+{
+	struct ucred who = { -1, (uid_t)-1, (gid_t)-1 };
+	socklen_t size = sizeof who, length = sizeof other;
+	int error = 0, fd = atoi(arguments[0]);
+
+	getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &size);
+	other = -1;
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &other, &length))
+		error = errno;
+	printf("{\"do\": \"peer\", \"on\": \"%d\", \"result\": %d, \"errno\": %d, \"pid\": %d, "
+	       "\"self\": %d, \"uid\": %d, \"gid\": %d}\n",
+	       fd, error ? -1 : 0, error, who.pid, getpid(), (int)who.uid, (int)who.gid);
+	fflush(stdout);
+}
+
+/* peer-of PATH: the same of a new connection to a stream socket */
+static void do_peer_of(char **arguments)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int stream = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	char number[16];
+
+	strncpy(address.sun_path, arguments[0], sizeof address.sun_path - 1);
+	if (connect(stream, (struct sockaddr *)&address, sizeof address))
+		return result("peer-of", arguments[0], -1);
+	result("peer-of", arguments[0], 0);
+	snprintf(number, sizeof number, "%d", stream);
+	do_peer((char *[]){ number, NULL });
+}
+
+/* sender FD LINE: who has sent the answer to a line, by SO_PASSPIDFD and SCM_PIDFD */
+static void do_sender(char **arguments)
+{
+	char text[65536];
+	union {
+		char bytes[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control = { { 0 } };
+	struct iovec part = { text, sizeof text };
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control,
+				  .msg_controllen = sizeof control };
+	int fd = atoi(arguments[0]), yes = 1;
+	struct cmsghdr *header;
+
+	other = -1;
+	if (setsockopt(fd, SOL_SOCKET, SO_PASSPIDFD, &yes, sizeof yes) ||
+	    dprintf(fd, "%s\n", arguments[1]) < 0 || recvmsg(fd, &message, 0) <= 0)
+		return result("sender", arguments[0], -1);
+	header = CMSG_FIRSTHDR(&message);
+	if (header && header->cmsg_type == SCM_PIDFD)
+		memcpy(&other, CMSG_DATA(header), sizeof other);
+	errno = ENODATA;
+	result("sender", arguments[0], other < 0 ? -1 : 0);
+}
+
+/* How many descriptors of the process can be copied, by pidfd_getfd(2) under some number. */
+static long take_descriptors(long (*call)(int pidfd, int number))
+{
+	long taken = 0;
+	int error = 0;
+
+	for (int number = 0; number < 256; number++) {
+		long got = call(other, number);
+
+		if (got >= 0) {
+			taken++;
+			close((int)got);
+		} else if (errno != EBADF) {
+			error = errno;
+		}
+	}
+	errno = error;
+	return taken ? taken : -1;
+}
+
+static long getfd(int pidfd, int number)
+{
+	return syscall(SYS_pidfd_getfd, pidfd, number, 0);
+}
+
+#ifdef __x86_64__
+static long getfd_x32(int pidfd, int number)
+{
+	return syscall(0x40000000 | SYS_pidfd_getfd, pidfd, number, 0);
+}
+
+static long getfd_i386(int pidfd, int number)
+{
+	long value;
+
+	__asm__ volatile("int $0x80"
+			 : "=a"(value)
+			 : "a"(438), "b"(pidfd), "c"(number), "d"(0)
+			 : "memory", "r8", "r9", "r10", "r11");
+	value = (int)value;
+	if (value >= 0)
+		return value;
+	errno = (int)-value;
+	return -1;
+}
+#endif
+
+/* By its file handle, which is not tied to a PID namespace: pidfs, Linux 6.14 */
+static long open_by_handle(void)
+{
+	struct {
+		struct file_handle head;
+		unsigned char rest[MAX_HANDLE_SZ];
+	} handle = { { MAX_HANDLE_SZ, 0 }, { 0 } };
+	int mount;
+
+	if (name_to_handle_at(other, "", &handle.head, &mount, AT_EMPTY_PATH))
+		return -1;
+	return open_by_handle_at(other, &handle.head, O_RDONLY | O_CLOEXEC);
+}
+
+/* on-peer WHAT: everything that a pidfd is good for */
+static void do_on_peer(char **arguments)
+{
+	const char *what = arguments[0];
+	struct iovec part = { &other, sizeof other };
+	siginfo_t ended;
+	long value = -1;
+
+	if (!strcmp(what, "descriptors"))
+		value = take_descriptors(getfd);
+#ifdef __x86_64__
+	else if (!strcmp(what, "descriptors-x32"))
+		value = take_descriptors(getfd_x32);
+	else if (!strcmp(what, "descriptors-i386"))
+		value = take_descriptors(getfd_i386);
+#endif
+	else if (!strcmp(what, "signal"))
+		value = syscall(SYS_pidfd_send_signal, other, SIGKILL, NULL, 0);
+	else if (!strcmp(what, "signal-0"))
+		value = syscall(SYS_pidfd_send_signal, other, 0, NULL, 0);
+	else if (!strcmp(what, "setns"))
+		value = setns(other, CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC);
+	else if (!strcmp(what, "setns-net"))
+		value = setns(other, CLONE_NEWNET);
+	else if (!strcmp(what, "namespace")) { /* PIDFD_GET_MNT_NAMESPACE, Linux 6.11 */
+		value = ioctl(other, _IO(0xFF, 3), 0);
+		if (value >= 0)
+			value = setns((int)value, 0);
+	} else if (!strcmp(what, "page-out")) /* 21: MADV_PAGEOUT */
+		value = syscall(SYS_process_madvise, other, &part, 1, 21, 0);
+	else if (!strcmp(what, "release"))
+		value = syscall(SYS_process_mrelease, other, 0);
+	else if (!strcmp(what, "wait"))
+		value = waitid(3, (id_t)other, &ended, WEXITED | WNOHANG); /* 3: P_PIDFD */
+	else if (!strcmp(what, "handle"))
+		value = open_by_handle();
+	else
+		_exit(96);
+	result("on-peer", what, value);
 }
 
 /* ---- Descriptors ---- */
@@ -326,6 +560,35 @@ static void do_key(char **arguments)
 	       syscall(SYS_keyctl, 11, atoi(arguments[0]), content, sizeof content));
 }
 
+/* addresses FD: of the network namespace that a socket is of, whatever its family, netdevice(7) */
+static void do_addresses(char **arguments)
+{
+	struct ifreq found[64];
+	struct ifconf all = { .ifc_len = sizeof found, .ifc_req = found };
+	int fd = atoi(arguments[0]);
+	long value = ioctl(fd, SIOCGIFCONF, &all);
+
+	printf("{\"do\": \"addresses\", \"on\": \"%d\", \"result\": %ld, \"errno\": %d, ", fd,
+	       value, value < 0 ? errno : 0);
+	printf("\"addresses\": [");
+	for (int i = 0; value == 0 && i < all.ifc_len / (int)sizeof found[0]; i++) {
+		struct sockaddr_in address;
+
+		memcpy(&address, &found[i].ifr_addr, sizeof address);
+		printf("%s%u", i ? ", " : "", ntohl(address.sin_addr.s_addr));
+	}
+	printf("]}\n");
+	fflush(stdout);
+}
+
+/* down FD: switches the loopback interface of that namespace off (CAP_NET_ADMIN) */
+static void do_down(char **arguments)
+{
+	struct ifreq request = { .ifr_name = "lo" };
+
+	result("down", arguments[0], ioctl(atoi(arguments[0]), SIOCSIFFLAGS, &request));
+}
+
 /* raw-socket: packets of any kind need CAP_NET_RAW */
 static void do_raw_socket(char **arguments)
 {
@@ -406,12 +669,31 @@ static void do_abandon(char **arguments)
 	result("abandon", "", child);
 }
 
+static void attack(char **words);
+
+/* child COMMAND...: done by a child */
+static void do_child(char **arguments)
+{
+	pid_t child = fork();
+
+	if (child == 0) {
+		attack(arguments);
+		_exit(0);
+	}
+	waitpid(child, NULL, 0);
+}
+
 static const struct command attacks[] = {
 	{ "become", do_become, 2 },
 	{ "userns", do_userns, 0 },
 	{ "on-init", do_on_init, 1 },
 	{ "forge", do_forge, 1 },
+	{ "child", do_child, 1 },
 	{ "hogs", do_hogs, 1 },
+	{ "peer", do_peer, 1 },
+	{ "peer-of", do_peer_of, 1 },
+	{ "sender", do_sender, 2 },
+	{ "on-peer", do_on_peer, 1 },
 	{ "on-fd", do_on_fd, 2 },
 	{ "walk", do_walk, 1 },
 	{ "same", do_same, 2 },
@@ -423,6 +705,8 @@ static const struct command attacks[] = {
 	{ "messages", do_messages, 1 },
 	{ "key", do_key, 1 },
 	{ "raw-socket", do_raw_socket, 0 },
+	{ "addresses", do_addresses, 1 },
+	{ "down", do_down, 1 },
 	{ "rights", do_rights, 2 },
 	{ "garbage", do_garbage, 1 },
 	{ "deaf", do_deaf, 1 },

@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import struct
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,31 @@ def test_the_hosts_network(victim: Victim, attack: Path, power: Power) -> None:
         assert said.errno("connect", str(port)) == errno.ECONNREFUSED
         assert said.errno("abstract", name) == errno.ECONNREFUSED
     assert said.errno("raw-socket") == errno.EPERM
+
+
+def test_the_hosts_network_by_a_descriptor(victim: Victim, attack: Path) -> None:
+    """A socket of any family gives the interfaces of the network namespace that it was made in."""
+    enter, address = victim.runtime.enter, "192.0.2.1/32"
+    sockets = {kind: {"type": kind, "mode": 0o600} for kind in ("datagram", "seq_packet", "stream")}
+    subprocess.run(enter("ip", "link", "set", "lo", "up"), check=True)
+    subprocess.run(enter("ip", "address", "add", address, "dev", "lo"), check=True)
+    try:
+        said = assault(
+            victim,
+            attack,
+            Power("network"),
+            " ; ".join(f"addresses {fd} ; down {fd}" for fd in range(3, 7)),
+            capabilities=["CAP_NET_ADMIN"],
+            console={"permissions": []},
+            sockets=sockets,
+        )
+        link = subprocess.run(enter("ip", "link", "show", "lo"), check=True, stdout=subprocess.PIPE)
+    finally:
+        subprocess.run(enter("ip", "address", "delete", address, "dev", "lo"), check=True)
+    loopback = int.from_bytes(socket.inet_aton("127.0.0.1"))
+    for fd in range(3, 7):
+        assert said.of("addresses", str(fd))["addresses"] in ([], [loopback])
+    assert b"UP" in link.stdout
 
 
 def test_the_hosts_system_v_objects(victim: Victim, attack: Path, power: Power) -> None:

@@ -84,6 +84,16 @@ def test_bytes_that_are_no_text(victim: Victim, attack: Path) -> None:
     assert stray == []
 
 
+def test_text_that_shows_as_something_else(victim: Victim, attack: Path) -> None:
+    """Overrides of the writing direction and characters of no width are escaped in the log."""
+    hostile = "\u202e}0 :edoc tixe{\u2066 \u200badmin\u2069 \U000e0041\u2028"
+    container = install(victim.runtime, attack, "enemy")
+    run(victim.runtime, container, ["say", hostile, ";", "cry", hostile])
+    text = victim.runtime.text()
+    assert text.count(f"DEBUG {container}: {ascii(hostile)[1:-1]}\n") == 2
+    assert not set(hostile) - set(map(chr, range(128))) & set(text)
+
+
 # ---- The console
 
 

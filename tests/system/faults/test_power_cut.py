@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 
 from northstar.runtime.config import RepositoryConfig
 from northstar.runtime.repository import FsRepository
+from northstar.runtime.threads import Pool
 from tests.system.faults import blocklog
 from tests.system.faults.blocklog import State, Write
 from tests.system.faults.recorded import NOTE
@@ -207,8 +208,10 @@ def mounted(state: State, tmp_path: Path) -> Iterator[Path]:
 
 def load(store: Path) -> list[str]:
     """Load a repository as the runtime does at its start, and return the packages' names."""
-    repository = FsRepository("fs", RepositoryConfig(dir=str(store)), None, str(store))
-    asyncio.run(repository.load(lambda _container: False))
-    names = [str(container.name) for container in repository.packages]
-    repository.close()
-    return names
+    pool = Pool("packages", 2)
+    repository = FsRepository("fs", RepositoryConfig(dir=str(store)), None, pool, pool, str(store))
+    packages = asyncio.run(repository.load())
+    pool.shutdown()
+    for package in packages:
+        package.npk.close()
+    return [str(package.container.name) for package in packages]

@@ -291,7 +291,8 @@ def test_a_connection_that_cannot_be_watched(setting: Setting) -> None:
     setting.interceptor.decide = lambda _call: None
     setting.runtime.client().close()
     same(setting, before)
-    assert setting.runtime.text().count("cannot watch the connection: No space left") == 3
+    refusal = "cannot watch the connection: No space left"
+    wait_until(lambda: setting.runtime.text().count(refusal) == 3, "each is logged")
 
 
 SPAWNING = ("clone3", "clone", "vfork")

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from northstar.api import error, response
 from northstar.npk import archive
 from tests.system import host
 from tests.system.containers import OK, exit_of, refused
-from tests.system.harness import NO_KEY, RuntimeProcess, manifest, pack
+from tests.system.harness import NO_KEY, TIMEOUT, RuntimeProcess, manifest, pack, wait_until
+from tests.unit.linux.test_removal import deepen
 
 MAY_SKIP = ("this kernel has no FUSE",)
 
@@ -129,7 +130,7 @@ def test_a_loop_device_that_was_never_set_up(make: Any, store: Path, package: Pa
 
 def test_a_read_only_repository(make: Any, store: Path, package: Path) -> None:
     shutil.copy(package, store / "app.npk")
-    half = store / ".northstar-install-0123456789abcdef"
+    half = store / ".northstar-install:0123456789abcdef"
     half.write_bytes(b"half a package")
     subprocess.run(["mount", "--bind", "-o", "ro", str(store), str(store)], check=True)
     try:
@@ -151,6 +152,70 @@ def test_a_read_only_repository(make: Any, store: Path, package: Path) -> None:
         subprocess.run(["umount", "-l", str(store)], check=True)
     runtime.stop()
     assert sorted(os.listdir(store)) == [half.name, "app.npk"]
+
+
+@pytest.fixture
+def deep(make: Any) -> Iterator[RuntimeProcess]:
+    """A runtime; its data is removed by another program, should the test fail."""
+    runtime: RuntimeProcess = make()
+    yield runtime
+    subprocess.run(["rm", "-rf", runtime.data_dir], check=True)
+
+
+def test_data_of_any_depth_is_wiped(deep: RuntimeProcess, package: Path) -> None:
+    """By the request, and by the start after a runtime that was killed."""
+    with deep.client(subscribe=True) as client:
+        client.install(package, "fs")
+        client.start(APP)
+        assert exit_of(client, APP) == OK
+        deepen(deep.data_dir / "app", 3000)
+        client.uninstall(APP, wipe=True)
+    assert os.listdir(deep.data_dir) == []
+    deep.stop()
+    doomed = deep.data_dir / ".northstar-wipe:0123456789abcdef"
+    doomed.mkdir()
+    deepen(doomed, 3000)
+    deep.start()
+    wait_until(lambda: os.listdir(deep.data_dir) == [], "it is wiped")
+    deep.wait_log("WARN .*Removed what an earlier run left: 1 unfinished wipe$")
+    assert "Traceback" not in deep.text()
+    deep.stop()
+
+
+def test_data_that_takes_long_to_wipe_delays_nothing(
+    deep: RuntimeProcess, package: Path, tmp_path: Path
+) -> None:
+    """Neither the boot, nor the shutdown; each start goes on where the last one stopped."""
+    deep.stop()
+    doomed = deep.data_dir / ".northstar-wipe:0123456789abcdef"
+    for directory in range(4):
+        (tmp_path / str(directory)).touch()
+        (doomed / str(directory)).mkdir(parents=True)
+        for number in range(30_000):
+            os.link(tmp_path / str(directory), doomed / str(directory) / str(number))
+    since = len(deep.text())
+    deep.start()
+    assert "unfinished wipe" not in deep.text()[since:]
+    with deep.client(subscribe=True) as client:
+        client.install(package, "mem")
+        client.start(APP)
+        assert exit_of(client, APP) == OK
+    deep.stop()
+    left = sum(len(names) for _, _, names in os.walk(deep.data_dir))
+    if left:  # else this machine removes 120,000 files while a container starts and ends
+        deep.wait_log("Data that was being wiped is left to the next start")
+    deep.start()
+    wait_until(lambda: os.listdir(deep.data_dir) == ["app"], "it is wiped", 4 * TIMEOUT)
+    assert "Traceback" not in deep.text()
+    deep.stop()
+
+
+def test_data_that_cannot_be_wiped_is_a_warning(deep: RuntimeProcess) -> None:
+    deep.stop()
+    (deep.data_dir / ".northstar-wipe:0123456789abcdef").touch()
+    deep.start()
+    deep.wait_log("WARN .*Cannot remove what was being wiped: .*Not a directory")
+    deep.stop()
 
 
 def test_directories_that_vanish(make: Any, store: Path, package: Path) -> None:

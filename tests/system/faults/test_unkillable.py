@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,10 +18,13 @@ from typing import Any
 import pytest
 
 from northstar import api
-from northstar.model import NorthstarError
+from northstar.client import StillRunningError
+from northstar.model import NorthstarError, Signalled
 from tests.system import host
 from tests.system.containers import install, pid_of
 from tests.system.harness import PATIENCE, TIMEOUT, RuntimeProcess, wait_until
+from tests.system.hung import hang, waits_for_fuse
+from tests.unit.client.peer import CLIENTS
 
 FREEZER = Path("/sys/fs/cgroup/freezer")
 NONE = "this kernel has no freezer of cgroup version 1"
@@ -91,9 +93,31 @@ def test_one_that_does_not_die_holds_up_nobody(
         wait_until(lambda: client.inspect(other).process is None, "the other one has ended")
         thaw()
         wait_until(lambda: client.inspect(frozen).process is None, "it has ended")
-        assert "Process frozen:1.0.0 exited" in runtime.text()
+        runtime.wait_log("Process frozen:1.0.0 exited")
         client.umount(frozen)
         client.umount(other)
+    runtime.assert_no_leak(before)
+
+
+@pytest.mark.parametrize("kind", CLIENTS, ids=["blocking", "asyncio"])
+@pytest.mark.parametrize("subscribe", [True, False])
+def test_stopping_it_ends_with_an_error_that_names_its_process(
+    runtime: RuntimeProcess, payload: Path, freeze: Any, kind: Any, subscribe: bool
+) -> None:
+    frozen = install(runtime, payload, "frozen", args="pause")
+    before = runtime.snapshot()
+    with kind.connect(runtime.url, subscribe=subscribe) as client:
+        client.start("frozen")
+        init, *rest = everything_of(runtime, frozen)
+        thaw = freeze(init, *rest)
+        with pytest.raises(StillRunningError, match=f"still holds its process {init}") as caught:
+            client.stop("frozen", 0.05, kill_timeout=0.05)
+        assert caught.value.pid == init
+        thaw()
+        wait_until(lambda: client.inspect(frozen).process is None, "it has ended")
+        if subscribe:
+            assert client.wait("frozen", TIMEOUT) == Signalled(9)
+        client.umount("frozen")
     runtime.assert_no_leak(before)
 
 
@@ -135,20 +159,6 @@ def test_the_shutdown_does_not_wait_for_it_for_ever(
     runtime.stop()
 
 
-def hang(runtime: RuntimeProcess, target: Path) -> int:
-    """Mount a file system that never answers, for the runtime; return what ends it when closed."""
-    target.mkdir()
-    device = os.open("/dev/fuse", os.O_RDWR)
-    options = f"fd={device},rootmode=40000,user_id=0,group_id=0"
-    mount = (
-        "import ctypes, sys; libc = ctypes.CDLL(None, use_errno=True); "
-        "sys.exit(libc.mount(b'hung', sys.argv[1].encode(), b'fuse', 0, sys.argv[2].encode()))"
-    )
-    command = runtime.enter("python3", "-Ic", mount, str(target), options)
-    subprocess.run(command, pass_fds=[device], check=True)
-    return device
-
-
 @pytest.mark.long
 def test_a_start_that_hangs_ends_with_the_shutdown(
     runtime: RuntimeProcess, payload: Path, tmp_path: Path
@@ -182,9 +192,3 @@ def test_a_start_that_hangs_ends_with_the_shutdown(
     assert "Container other:1.0.0 exited with status Signalled(SIGTERM)" in runtime.text()
     assert len(refusals) == 1
     assert "Traceback" not in runtime.text()
-
-
-def waits_for_fuse(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return "fuse" in Path(f"/proc/{pid}/stack").read_text()
-    return False

@@ -440,3 +440,48 @@ def test_a_setuid_program_gains_nothing(launch, image):
     me = said["self", ""]
     assert me["uids"] == [1000] * 3
     assert set(me["caps"].values()) == {0}
+
+
+# ---- The order of the payload's execve and of init's last privilege
+
+PTRACE_DETACH, PTRACE_GETEVENTMSG, PTRACE_SEIZE = 17, 0x4201, 0x4206
+PTRACE_O_TRACEFORK, PTRACE_EVENT_FORK = 2, 1
+FUTEX = {"x86_64": "202", "aarch64": "98"}
+STOPPED_BY_FORK = PTRACE_EVENT_FORK << 8 | signal.SIGTRAP
+
+
+def ptrace(request: int, pid: int, data: object = 0) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    arguments = (ctypes.c_long(request), ctypes.c_long(pid), None)
+    assert libc.ptrace(*arguments, data) == 0, os.strerror(ctypes.get_errno())
+
+
+def test_the_payload_waits_for_init_to_give_up_its_privileges(launch):
+    """Otherwise one with CAP_SYS_PTRACE takes over an init that has all capabilities of the host.
+
+    init is held at the fork of the payload's process, as a busy machine may hold it.
+    """
+    launched = launch("ready", ";", "pause")
+    launched.expect(Report.LAUNCHED, Report.READY)
+    init = launched.pid
+    ptrace(PTRACE_SEIZE, init, ctypes.c_void_p(PTRACE_O_TRACEFORK))
+    launched.go()
+    assert os.waitpid(init, 0)[1] >> 8 == STOPPED_BY_FORK
+    forked = ctypes.c_ulong()
+    ptrace(PTRACE_GETEVENTMSG, init, ctypes.byref(forked))
+    child = forked.value
+    os.waitpid(child, 0x40000000)  # __WALL; it is traced as well
+    ptrace(PTRACE_DETACH, child)
+    program = os.readlink(f"/proc/{init}/exe")
+
+    def waits_or_runs() -> bool:
+        if os.readlink(f"/proc/{child}/exe") != program:
+            return True
+        with open(f"/proc/{child}/syscall") as file:
+            return file.read().split()[0] == FUTEX[os.uname().machine]
+
+    eventually(waits_or_runs, "the payload's process waits, or executes its program")
+    assert os.readlink(f"/proc/{child}/exe") == program
+    ptrace(PTRACE_DETACH, init)
+    launched.expect(Report.STARTED)
+    launched.wait_line("ready")

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from northstar.runtime import mounts
+from northstar.devices import image_mount
 from tests.system.launcher.conftest import BUILD
 
 OPENAT2, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS = 437, 0x10, 0x2
@@ -116,7 +116,7 @@ def test_both_ways_lead_to_the_same_place(walk_in_root, top, links, path, flags)
         if path and answer.errno != errno.ENAMETOOLONG:
             directory = os.O_PATH | os.O_DIRECTORY
             is_one = not check(walk_in_root, root, f"{path}/", directory).errno
-            assert mounts.has_directory(str(root), path) == is_one
+            assert image_mount.has_directory(str(root), path) == is_one
     finally:
         shutil.rmtree(root)
 

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from northstar.cgroups import Cgroup, CgroupHost
-from northstar.cgroups.oom import MemoryEvents
+from northstar.cgroups.oom_monitor import MemoryEvents
 from northstar.linux import cgroupfs
 from northstar.manifest.cgroups import Cgroups, Cpu, Memory, Pids
 from northstar.model.errors import HostError, LaunchError
@@ -79,9 +79,9 @@ def test_limits_are_what_the_kernel_says(top: str) -> None:
 def test_what_lets_a_process_in(top: str) -> None:
     """A descriptor for clone3(2) in version 2; files to write `0` to in version 1."""
     cgroup = Cgroup.create(HOST, top, "hello", None)
-    tasks, directory = cgroup.open_tasks(), cgroup.into_fd()
     versions = [hierarchy.version for hierarchy in HOST.hierarchies]
-    assert len(tasks) == versions.count(1)
+    tasks = [cgroup.open_tasks(number) for number in range(versions.count(1))]
+    directory = cgroup.into_fd()
     assert (directory is None) == (2 not in versions)
     assert not any(map(os.get_inheritable, tasks))
     if directory is not None:
@@ -234,6 +234,66 @@ def test_a_parent_is_made_on_every_level_and_left(top: str) -> None:
     assert value(cgroup, "pids", "pids.max") == "5"
     cgroup.destroy()
     assert all(os.path.isdir(path) for path in directories(f"{top}/a/b"))
+    HOST.remove_top(top)
+    assert not any(os.path.exists(path) for path in directories(top))
+
+
+def test_a_start_that_fails_leaves_no_parent(top: str) -> None:
+    """Whether a parent itself cannot be made, or what is put into it, or a limit is refused."""
+    refused = "a\nb"  # by the kernel, for the sake of the lines of /proc/PID/cgroup
+    with pytest.raises(OSError, match="Invalid argument"):
+        Cgroup.create(HOST, top, "hello", Cgroups(parent=f"{top}/a/b/{refused}/c"))
+    assert not any(os.path.exists(path) for path in directories(top))
+    with pytest.raises(OSError, match="Invalid argument"):
+        Cgroup.create(HOST, top, refused, Cgroups(parent=f"{top}/a/b"))
+    assert not any(os.path.exists(path) for path in directories(top))
+    wrong = Cgroups(parent=f"{top}/a/b", cpu=Cpu(cpus="none"))
+    with pytest.raises(LaunchError):
+        Cgroup.create(HOST, top, "hello", wrong)
+    assert not any(os.path.exists(path) for path in directories(top))
+    # What was there before stays.
+    other = Cgroup.create(HOST, top, "other", Cgroups(parent=f"{top}/a"))
+    with pytest.raises(LaunchError):
+        Cgroup.create(HOST, top, "hello", wrong)
+    assert all(os.path.isdir(path) for path in directories(f"{top}/a/other"))
+    assert not any(os.path.exists(path) for path in directories(f"{top}/a/b"))
+    other.destroy()
+    with pytest.raises(OSError, match="Invalid argument"):
+        HOST.make_top(f"{top}/a/b/{refused}")
+    assert not any(os.path.exists(path) for path in directories(f"{top}/a/b"))
+
+
+def test_starts_that_fail_do_not_disturb_others_with_the_same_parent(top: str) -> None:
+    parent = f"{top}/a/b"
+
+    def start(number: int) -> None:
+        for _ in range(10):
+            if number % 2:
+                wrong = Cgroups(parent=parent, cpu=Cpu(cpus="none"))
+                with pytest.raises(LaunchError):
+                    Cgroup.create(host, top, f"app-{number}", wrong)
+            else:
+                Cgroup.create(host, top, f"app-{number}", Cgroups(parent=parent)).destroy()
+
+    host = CgroupHost.detect()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(start, range(4)))
+    HOST.remove_top(top)
+
+
+def test_cgroups_of_any_depth_are_removed(top: str) -> None:
+    """A host's program can make them, whatever a manifest may say."""
+
+    def deepen() -> None:
+        path = directories(f"{top}/hello")[0]
+        os.makedirs(path)
+        for levels in range(1, 1101):
+            os.mkdir(path + "/a" * levels)
+
+    deepen()
+    Cgroup.create(CgroupHost.detect(), top, "hello", None).destroy()
+    assert not any(os.path.exists(path) for path in directories(f"{top}/hello"))
+    deepen()
     HOST.remove_top(top)
     assert not any(os.path.exists(path) for path in directories(top))
 
@@ -412,7 +472,7 @@ def test_a_host_without_hierarchies_has_no_cgroups(top: str) -> None:
     )
     attach(cgroup, os.getpid())
     assert (pids(cgroup), used(cgroup), cgroup.oom_monitor()) == (set(), {}, None)
-    assert (cgroup.into_fd(), cgroup.open_tasks()) == (None, [])
+    assert cgroup.into_fd() is None
     cgroup.destroy()
     Cgroup.create(host, top, "hello", None).destroy()
     host.remove_top(top)

@@ -1,21 +1,19 @@
-"""Loop devices on the real kernel: alone, contended, on an old kernel, and without leaks."""
+"""The ioctls and the sysfs files of loop devices on the real kernel."""
 
-import contextlib
+from __future__ import annotations
+
 import errno
-import fcntl
+import json
 import os
-import struct
 import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from northstar.linux import loop, memfd
+from northstar.devices import loop_device
+from northstar.linux import loop
+from tests.unit.linux.refusals import refused
 
 pytestmark = pytest.mark.root
 
@@ -23,300 +21,77 @@ BLOCK = 4096
 
 
 @pytest.fixture
-def image() -> Iterator[int]:
-    """A sealed file in memory of eight blocks, each full of its own number."""
-    fd = memfd.create("northstar-loop-test")
-    os.write(fd, b"".join(bytes([number]) * BLOCK for number in range(8)))
-    memfd.seal(fd)
-    yield fd
-    os.close(fd)
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "image"
+    path.write_bytes(b"a" * BLOCK + b"b" * BLOCK)
+    return path
 
 
-def is_bound_to(path: str, image: int) -> bool:
-    """Whether the device of a node stands on `image`: the same file by inode."""
-    # struct loop_info64 begins with device and inode of the backing file.
-    try:
-        fd = os.open(path, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        info = fcntl.ioctl(fd, loop.LOOP_GET_STATUS64, bytes(232))
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-    status = os.fstat(image)
-    inode = struct.unpack_from("=QQ", info)[1]
-    return bool(inode == status.st_ino)
+@pytest.fixture
+def bound(path: Path) -> Iterator[loop.Device]:
+    """A device on the second block of a file, acquired as the runtime does it."""
+    with path.open("rb") as file, loop_device.attach(file.fileno(), offset=BLOCK) as device:
+        yield device
 
 
-def eventually(condition: Callable[[], bool], timeout: float = 10) -> bool:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True
+def test_what_the_kernel_says_of_a_bound_device(bound: loop.Device, path: Path) -> None:
+    status, file = bound.get_status(), path.stat()
+    assert (status.device, status.inode) == (file.st_dev, file.st_ino)
+    assert (status.offset, status.sizelimit) == (BLOCK, 0)
+    assert status.flags == loop.LO_FLAGS_READ_ONLY | loop.LO_FLAGS_AUTOCLEAR
+    assert bound.number in loop.numbers()
+    assert loop.device_number(bound.number) == os.stat(bound.path).st_rdev
+    attributes = loop.attributes(bound.number)
+    assert attributes == loop.Attributes(os.path.realpath(path), True, BLOCK)
 
 
-def test_the_device_shows_the_part_of_the_file(image: int) -> None:
-    with loop.attach(image, offset=2 * BLOCK, sizelimit=3 * BLOCK) as device:
-        assert device.path == f"/dev/loop{device.number}"
-        assert os.lseek(device.fd, 0, os.SEEK_END) == 3 * BLOCK
-        assert os.pread(device.fd, BLOCK, 0) == bytes([2]) * BLOCK
-        assert os.pread(device.fd, BLOCK, 2 * BLOCK) == bytes([4]) * BLOCK
-        assert os.pread(device.fd, BLOCK, 3 * BLOCK) == b""
-        assert not os.get_inheritable(device.fd)
-        sysfs = Path(f"/sys/block/loop{device.number}")
-        assert (sysfs / "ro").read_text() == "1\n"
-        assert (sysfs / "loop/autoclear").read_text() == "1\n"
-        assert (sysfs / "loop/offset").read_text() == f"{2 * BLOCK}\n"
-        assert (sysfs / "loop/sizelimit").read_text() == f"{3 * BLOCK}\n"
-        assert os.minor(os.stat(device.path).st_rdev) == device.minor
-        # Even for who opens it for writing.
-        writer = os.open(device.path, os.O_RDWR)
-        try:
-            with pytest.raises(PermissionError):
-                os.write(writer, b"x" * BLOCK)
-        finally:
-            os.close(writer)
+def test_a_bound_device_is_not_bound_again(bound: loop.Device, path: Path) -> None:
+    before = bound.get_status()
+    with path.open("rb") as file:
+        with refused(errno.EBUSY) as caught:
+            bound.set_fd(file.fileno())
+        assert caught.value.filename == bound.path
+        with refused(errno.EBUSY) as caught:
+            bound.configure(file.fileno(), offset=0, sizelimit=0, flags=0)
+        assert caught.value.filename == bound.path
+    assert bound.get_status() == before
 
 
-def test_without_limits_it_is_the_whole_file(image: int) -> None:
-    with loop.attach(image) as device:
-        assert os.lseek(device.fd, 0, os.SEEK_END) == 8 * BLOCK
+def test_an_error_names_the_node() -> None:
+    with loop.Control() as control:
+        with refused(errno.EEXIST) as caught:
+            control.add(control.get_free())
+        assert caught.value.filename == loop.CONTROL
+        with pytest.raises(OSError, match=r"No such device|Invalid argument") as caught:
+            control.remove(2**19)
+        assert caught.value.filename == loop.CONTROL
+    with refused(errno.ENOENT):
+        loop.device_number(2**19)
+    with refused(errno.ENOENT):
+        loop.attributes(2**19)
 
 
-def test_closing_frees_the_device_and_can_be_repeated(image: int) -> None:
-    device = loop.attach(image)
-    assert is_bound_to(device.path, image)
-    device.close()
-    device.close()
-    assert device.fd == -1
-    assert eventually(lambda: not is_bound_to(device.path, image))
-
-
-def test_the_file_may_be_closed_meanwhile() -> None:
-    fd = memfd.create("northstar-loop-test")
-    os.write(fd, b"x" * BLOCK)
-    device = loop.attach(fd)
-    os.close(fd)
-    with device:
-        assert os.pread(device.fd, BLOCK, 0) == b"x" * BLOCK
-
-
-def test_what_is_no_file_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
-    directory = os.open(tmp_path, os.O_RDONLY)
-    try:
-        with pytest.raises(OSError, match="Invalid argument") as caught:
-            loop.attach(directory, timeout=1)
-    finally:
-        os.close(directory)
-    assert str(caught.value.filename).startswith("/dev/loop")
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        loop.attach(-1, timeout=1)
-    assert len(os.listdir("/proc/self/fd")) == before
-
-
-def test_many_threads_get_a_device_each(image: int) -> None:
-    gate = threading.Barrier(8)
-
-    def cycle(number: int) -> set[int]:
-        gate.wait()
-        seen = set()
-        for _ in range(10):
-            with loop.attach(image, offset=number * BLOCK, sizelimit=BLOCK) as device:
-                assert os.pread(device.fd, BLOCK, 0) == bytes([number]) * BLOCK
-                seen.add(device.number)
-        return seen
-
-    with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(cycle, range(8)))
-
-
-CONTENDER = """
-import os, sys
-from northstar.linux import loop, memfd
-number = int(sys.argv[1])
-fd = memfd.create("northstar-loop-test")
-os.write(fd, bytes([number]) * 4096)
-print("ready", flush=True)
-sys.stdin.readline()
-for _ in range(15):
-    with loop.attach(fd, timeout=30) as device:
-        assert os.pread(device.fd, 4096, 0) == bytes([number]) * 4096
+LAYOUTS = r"""
+#include <stdio.h>
+#include <linux/loop.h>
+#define SHOW(name) printf("\"%s\": %lu,\n", #name, (unsigned long)(name))
+int main(void) {
+    printf("{");
+    SHOW(LOOP_SET_FD); SHOW(LOOP_CLR_FD); SHOW(LOOP_SET_STATUS64); SHOW(LOOP_GET_STATUS64);
+    SHOW(LOOP_CONFIGURE); SHOW(LOOP_CTL_ADD); SHOW(LOOP_CTL_REMOVE); SHOW(LOOP_CTL_GET_FREE);
+    SHOW(LO_FLAGS_READ_ONLY); SHOW(LO_FLAGS_AUTOCLEAR); SHOW(LO_FLAGS_PARTSCAN);
+    SHOW(LO_FLAGS_DIRECT_IO);
+    printf("\"_INFO\": %lu, \"_CONFIG\": %lu}", (unsigned long)sizeof(struct loop_info64),
+           (unsigned long)sizeof(struct loop_config));
+}
 """
 
 
-def test_processes_that_know_nothing_of_each_other_get_a_device_each() -> None:
-    contenders = [
-        subprocess.Popen(
-            [sys.executable, "-c", CONTENDER, str(number)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(1, 7)
-    ]
-    try:
-        for contender in contenders:
-            assert contender.stdout is not None
-            assert contender.stdout.readline() == "ready\n"
-        for contender in contenders:
-            assert contender.stdin is not None
-            contender.stdin.write("go\n")
-            contender.stdin.flush()
-        for contender in contenders:
-            _, errors = contender.communicate(timeout=50)
-            assert (contender.returncode, errors) == (0, "")
-    finally:
-        for contender in contenders:
-            contender.kill()
-            contender.communicate()
-
-
-def test_time_runs_out_while_another_thread_holds_the_devices(image: int) -> None:
-    with loop._lock:
-        started = time.monotonic()
-        with pytest.raises(TimeoutError, match="no loop device became free") as caught:
-            loop.attach(image, timeout=0.05)
-        assert time.monotonic() - started < 5
-    assert caught.value.errno == errno.ETIMEDOUT
-    assert caught.value.filename == loop.CONTROL
-
-
-def test_who_fights_for_a_device_can_be_called_off(
-    image: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    give_up = threading.Event()
-    fights = threading.Event()
-
-    def snatched(number: int, *_: object) -> loop.Loop:
-        fights.set()
-        raise OSError(errno.EBUSY, "busy", f"/dev/loop{number}")
-
-    with monkeypatch.context() as patch, ThreadPoolExecutor(2) as pool:
-        patch.setattr(loop, "_bind", snatched)
-        # The second one waits for the first one's lock.
-        futures = [pool.submit(loop.attach, image, timeout=60, give_up=give_up) for _ in range(2)]
-        assert fights.wait(10)
-        begun = time.monotonic()
-        give_up.set()
-        for future in futures:
-            with pytest.raises(OSError, match="no loop device") as caught:
-                future.result(timeout=10)
-            assert caught.value.errno == errno.ECANCELED
-        assert time.monotonic() - begun < 5
-    loop.attach(image, give_up=give_up).close()  # without a fight
-
-
-# Runs a program whose ioctls are answered by the kernel of another time or place: a seccomp filter
-# returns an errno for one request. struct sock_filter is code, jt, jf, k; offsets are those of
-# struct seccomp_data (number at 0, low half of the second argument at 24).
-WITHOUT_IOCTL = """
-import ctypes, struct, sys
-request, answer, ioctl = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-program = b"".join(struct.pack("=HBBI", *line) for line in [
-    (0x20, 0, 0, 0), (0x15, 0, 3, ioctl),
-    (0x20, 0, 0, 24), (0x15, 0, 1, request),
-    (0x06, 0, 0, 0x50000 | answer), (0x06, 0, 0, 0x7FFF0000),
-])
-class sock_fprog(ctypes.Structure):
-    _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
-libc = ctypes.CDLL(None, use_errno=True)
-libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
-filter = sock_fprog(len(program) // 8, program)
-assert libc.prctl(38, 1, 0, 0, 0) == 0
-assert libc.prctl(22, 2, ctypes.addressof(filter), 0, 0) == 0
-"""
-
-ATTACH = """
-import os
-from northstar.linux import loop, memfd
-fd = memfd.create("northstar-loop-test")
-os.write(fd, b"a" * 4096 + b"b" * 4096)
-try:
-    with loop.attach(fd, offset=4096, sizelimit=4096, timeout=float(sys.argv[4])) as device:
-        name = f"/sys/block/loop{device.number}/"
-        print(os.pread(device.fd, 8192, 0) == b"b" * 4096,
-              open(name + "ro").read().strip(), open(name + "loop/autoclear").read().strip())
-except OSError as error:
-    print(type(error).__name__, error.errno, error.filename)
-"""
-IOCTL = {"x86_64": 16, "aarch64": 29}
-
-
-def attach_without(request: int, answer: int, timeout: float = 10) -> list[str]:
-    numbers = [request, answer, IOCTL[os.uname().machine], timeout]
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_IOCTL + ATTACH, *map(str, numbers)],
-        capture_output=True,
-        text=True,
-        timeout=50,
-    )
-    assert done.stderr == ""
-    return done.stdout.split()
-
-
-def test_a_kernel_without_loop_configure_binds_in_two_steps() -> None:
-    assert attach_without(loop.LOOP_CONFIGURE, errno.EINVAL) == ["True", "1", "1"]
-
-
-def test_devices_that_stay_busy_are_fought_for_until_the_time_is_up() -> None:
-    before = set(os.listdir("/sys/block"))
-    outcome = attach_without(loop.LOOP_CONFIGURE, errno.EBUSY, timeout=0.3)
-    assert outcome == ["TimeoutError", str(errno.ETIMEDOUT), loop.CONTROL]
-    # A free device that stays busy had a new one made instead; here that was no better.
-    made = set(os.listdir("/sys/block")) - before
-    assert made
-    control = os.open(loop.CONTROL, os.O_RDWR)
-    try:
-        for name in made:
-            # Another program may use it by now.
-            with contextlib.suppress(OSError):
-                fcntl.ioctl(control, loop.LOOP_CTL_REMOVE, int(name.removeprefix("loop")))
-    finally:
-        os.close(control)
-
-
-def test_an_error_that_is_no_contention_is_reported_at_once() -> None:
-    started = time.monotonic()
-    name, number, path = attach_without(loop.LOOP_CONFIGURE, errno.EPERM, timeout=60)
-    assert (name, number) == ("PermissionError", str(errno.EPERM))
-    assert path.startswith("/dev/loop")
-    assert time.monotonic() - started < 30
-
-
-IN_OWN_DEV = """
-import os, sys
-from northstar.linux import loop, memfd, mount
-mount.unshare(mount.CLONE_NEWNS)
-mount.mount(None, "/", None, mount.MS_REC | mount.MS_PRIVATE)
-mount.mount("none", "/dev", "tmpfs")
-fd = memfd.create("northstar-loop-test")
-os.write(fd, b"x" * 4096)
-try:
-    loop.attach(fd)
-except FileNotFoundError as error:
-    print(error.filename)
-os.mknod("/dev/loop-control", 0o20600, os.makedev(10, 237))
-with loop.attach(fd) as device:
-    print(os.pread(device.fd, 4096, 0) == b"x" * 4096, os.listdir("/dev") != ["loop-control"])
-    name = os.path.basename(device.path)
-os.unlink("/dev/" + name)
-open("/dev/" + name, "w").close()
-try:
-    loop._bind(device.number, fd, 0, 0)
-except OSError as error:
-    print(error.strerror, error.filename == device.path)
-"""
-
-
-def test_a_dev_without_nodes() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", IN_OWN_DEV], capture_output=True, text=True, timeout=50
-    )
-    assert done.stderr == ""
-    assert done.stdout.splitlines() == [loop.CONTROL, "True True", "not a loop device True"]
+def test_constants_are_those_of_the_kernels_header(tmp_path: Path) -> None:
+    source, program = tmp_path / "layouts.c", tmp_path / "layouts"
+    source.write_text(LAYOUTS)
+    subprocess.run(["gcc", "-o", program, source], check=True)
+    shown = subprocess.run([program], capture_output=True, text=True, check=True)
+    for name, value in json.loads(shown.stdout).items():
+        found = getattr(loop, name)
+        assert (found if isinstance(found, int) else found.size) == value, name

@@ -259,7 +259,7 @@ def test_raw_attributes_go_to_their_controller_and_may_fail() -> None:
 def test_an_attribute_that_is_not_the_controllers_is_not_written(file: str) -> None:
     result = plan(Cgroups(cpu=Cpu(attrs={file: "1"})), V1)
     assert not result.writes
-    assert result.warnings == [f"cgroups.cpu.attrs.{file} is no file of the controller: not set"]
+    assert result.warnings == [f"cgroups.cpu.attrs: {file} is no file of the controller: not set"]
 
 
 def test_a_controller_that_the_host_lacks_is_named_once() -> None:

@@ -11,7 +11,7 @@ import sys
 import click
 import pytest
 
-from northstar.cli.common import CommandError, invoke, printable, warn
+from northstar.cli.common import CommandError, invoke, warn
 from northstar.model import InternalError, PackageError
 
 
@@ -80,14 +80,16 @@ def test_tracebacks_on_request(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_a_name_of_a_file_forges_no_line(capsys: pytest.CaptureFixture[str]):
+    name = "a\nhint: run this\u202e\x1b[2J"
+    assert invoke(raising(FileNotFoundError(2, "No such file", name)), [], "try") == 1
+    text = capsys.readouterr().err
+    assert text == "error: a\\nhint: run this\\u202e\\x1b[2J: No such file\n"
+
+
 def test_warning(capsys: pytest.CaptureFixture[str]):
     warn("take care")
     assert capsys.readouterr().err == "warning: take care\n"
-
-
-def test_printable():
-    assert printable("plain ä\n\tü") == "plain ä\n\tü"
-    assert printable("\x1b[2J\r\x00\u202e\udc80\x9b") == "\\x1b[2J\\r\\x00\\u202e\\udc80\\x9b"
 
 
 PROGRAM = """

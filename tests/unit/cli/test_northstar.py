@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 LOAD = "from northstar.cli.northstar_command import _load_runtime; _load_runtime()"
 
@@ -32,3 +33,14 @@ def test_who_needs_ssl_all_the_same_gets_it() -> None:
     assert "ssl" in modules_after(
         f"import ssl; {LOAD}; import asyncio; assert asyncio.base_events.ssl"
     )
+
+
+def test_an_asyncio_that_needs_ssl_gets_it(tmp_path: Path) -> None:
+    package = tmp_path / "asyncio"
+    package.mkdir()
+    (package / "__init__.py").write_text("import ssl\n")
+    code = (
+        "from northstar.cli import northstar_command; import sys; "
+        f"sys.path.insert(0, {str(tmp_path)!r}); northstar_command._import_asyncio()"
+    )
+    assert {"asyncio", "ssl"} <= modules_after(code)

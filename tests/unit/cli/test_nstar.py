@@ -10,6 +10,7 @@ import pty
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ import pytest
 from northstar.api import notification
 from northstar.cli import listing
 from northstar.cli.common import invoke
-from northstar.cli.nstar_commands import describe, nstar
+from northstar.cli.nstar_commands import _write_line, describe, nstar
 from northstar.model import Container
 from tests.unit.client.peer import TIMEOUT, Peer, Wire
 
@@ -515,3 +516,23 @@ def test_the_commands_load_neither_asyncio_nor_rich(tmp_path: Path) -> None:
             text=True,
         )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_lines_of_the_protocol_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same JSON, with what a terminal would not show escaped; to a file they go as they are."""
+    line = '{"response":{"repositories":["\u202eä\U000e0041"]}}\n'.encode()
+    terminal, output = os.openpty()
+    try:
+        with open(output, "w") as stdout, monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", stdout)
+            _write_line(line)
+        shown = os.read(terminal, 4096)
+    finally:
+        os.close(terminal)
+    assert b"\\u202e\xc3\xa4\\udb40\\udc41" in shown
+    assert json.loads(shown) == json.loads(line)
+    with tempfile.TemporaryFile("w+") as file, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", file)
+        _write_line(line)
+        file.seek(0)
+        assert file.read().encode() == line

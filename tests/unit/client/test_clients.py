@@ -308,7 +308,10 @@ def test_what_the_runtime_would_not_understand_is_not_sent(kind: Any, tmp_path: 
             ("start", (A, "/x\0")),
             ("start", (A, "/\udcff")),
             ("token_verify", (b"short", "u", b"")),
-            ("inspect", ("a",)),
+            ("inspect", ("a:1",)),
+            ("inspect", ("a b",)),
+            ("mount", ("", "a:1.0.0")),
+            ("start", (A, "/sh", "-c")),
         ):
             with pytest.raises(InvalidValueError):
                 getattr(c, method)(*arguments)
@@ -532,7 +535,7 @@ def test_from_env(kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             kind.from_env()
 
 
-def test_tcp(kind: Any) -> None:
+def test_tcp(kind: Any, localhost: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor() as pool:
 
         def script() -> None:
@@ -544,7 +547,7 @@ def test_tcp(kind: Any) -> None:
 
         done = pool.submit(script)
         # localhost may have a second address, where nobody listens.
-        with kind.connect(f"tcp://localhost:{listener.getsockname()[1]}") as c:
+        with kind.connect(f"tcp://{localhost}:{listener.getsockname()[1]}") as c:
             assert c.ident() == A
         done.result()
 

@@ -10,7 +10,7 @@ import pytest
 
 from northstar import api
 from northstar.api import error, notification
-from northstar.client import DisconnectedError, Stopped
+from northstar.client import DisconnectedError, StillRunningError, Stopped
 from northstar.model import Container, Exited, Signalled
 from tests.unit.client.peer import CLIENTS, Peer, Wire
 
@@ -143,3 +143,72 @@ def test_the_runtime_goes_away(kind: Any, tmp_path: Path) -> None:
         pytest.raises(DisconnectedError),
     ):
         client.stop("a:1.0.0", 9)
+
+
+DENIED = {"response": {"permission_denied": INSPECT}}
+
+
+@pytest.mark.parametrize("subscribe", [True, False])
+def test_what_does_not_end_by_sigkill_is_an_error_with_its_process(
+    kind: Any, tmp_path: Path, subscribe: bool
+) -> None:
+    def script(wire: Wire) -> None:
+        wire.greet(subscribe)
+        if not subscribe:
+            wire.answer(INSPECT, seen(7))
+        wire.answer(TERM, OK)
+        if not subscribe:
+            wire.answer(INSPECT, seen(7))
+        wire.answer(KILL, OK)
+        if not subscribe:
+            wire.answer(INSPECT, seen(7))
+        wire.answer(INSPECT, seen(7))
+        # The connection is still of use.
+        wire.answer("ident", {"response": {"ident": "a:1.0.0"}})
+        wire.expect_end()
+
+    with Peer(tmp_path, script) as peer, kind.connect(peer.url, subscribe=subscribe) as client:
+        with pytest.raises(StillRunningError) as caught:
+            client.stop("a:1.0.0", 0, kill_timeout=0)
+        assert client.ident() == C
+    assert isinstance(caught.value, TimeoutError)
+    assert (caught.value.container, caught.value.pid) == (C, 7)
+    assert str(caught.value).startswith(
+        "a:1.0.0 has not ended within 0 s of SIGKILL: the kernel still holds its process 7; "
+    )
+    assert caught.value.hint is not None
+
+
+def test_a_process_that_may_not_be_known_is_not_named(kind: Any, tmp_path: Path) -> None:
+    def script(wire: Wire) -> None:
+        wire.greet(True)
+        wire.answer(TERM, OK)
+        wire.answer(KILL, OK)
+        wire.answer(INSPECT, DENIED)
+        wire.expect_end()
+
+    with (
+        Peer(tmp_path, script) as peer,
+        kind.connect(peer.url, subscribe=True) as client,
+        pytest.raises(StillRunningError, match="the kernel still holds its processes") as caught,
+    ):
+        client.stop("a:1.0.0", 0, kill_timeout=0)
+    assert caught.value.pid is None
+
+
+@pytest.mark.parametrize("answer", [seen(None), UNKNOWN])
+def test_an_end_whose_notification_is_missing_is_no_error(
+    kind: Any, tmp_path: Path, answer: Any
+) -> None:
+    def script(wire: Wire) -> None:
+        wire.answer(TERM, OK)
+        wire.answer(KILL, OK)
+        wire.answer(INSPECT, answer)
+
+    def whole(wire: Wire) -> None:
+        wire.greet(True)
+        script(wire)
+        wire.expect_end()
+
+    with Peer(tmp_path, whole) as peer, kind.connect(peer.url, subscribe=True) as client:
+        assert client.stop("a:1.0.0", 0, kill_timeout=0) == Stopped(True, None)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 from typing import Any
 
 import pytest
 
 from northstar.launch.plan import (
-    Command,
     HostFacts,
     LaunchPlan,
     Operation,
@@ -20,7 +20,7 @@ from northstar.launch.plan import (
 )
 from northstar.launch.plan_ops import PLAN_VERSION, Op
 from northstar.linux import mount as lm
-from northstar.manifest import Manifest, Rlimit, RlimitResource, from_builtins
+from northstar.manifest import Command, Manifest, Rlimit, RlimitResource, from_builtins
 from northstar.model import HostError, LaunchError
 
 FACTS = HostFacts(capabilities=(1 << 41) - 1)
@@ -129,7 +129,7 @@ def test_what_the_runtime_adds_wins_over_the_environment() -> None:
 
 
 def test_too_many_sockets_are_refused() -> None:
-    sockets = {f"s{n}": {"type": "stream", "mode": 511} for n in range(260)}
+    sockets = {f"s{n}": {"type": "stream", "mode": 511} for n in range(251)}
     with pytest.raises(LaunchError, match="at most 252"):
         plan(sockets=sockets)
 
@@ -263,6 +263,41 @@ def test_the_filter_is_installed_last_of_all() -> None:
     assert "seccomp" not in plan().descriptors
     assert Op.SECCOMP not in ops(plan())
     assert Op.SECCOMP in ops(plan(seccomp={}))
+
+
+@pytest.mark.parametrize("seccomp", [None, {"allow": {"pidfd_getfd": "any"}}])
+def test_a_payload_that_may_trace_is_refused_pidfd_getfd(seccomp: Any) -> None:
+    fields: dict[str, Any] = {} if seccomp is None else {"seccomp": seccomp}
+    planned = ops(plan(capabilities=["CAP_SYS_PTRACE"], **fields))
+    assert planned.index(Op.NO_NEW_PRIVS) < planned.index(Op.DENY_GETFD) < planned.index(Op.CAPS)
+    assert Op.DENY_GETFD not in ops(plan(capabilities=["CAP_KILL"], **fields))
+
+
+def test_the_container_makes_its_console_and_listens_itself() -> None:
+    sockets = {
+        "a": {"type": "stream", "mode": 511},
+        "b": {"type": "datagram", "mode": 511},
+        "c": {"type": "seq_packet", "mode": 511},
+    }
+    planned = plan(console={"permissions": "full"}, sockets=sockets)
+    (console,) = only(planned, Op.CONSOLE)
+    assert planned.descriptors[int(console) - 1] == "console"
+    assert (
+        ops(planned).index(Op.UID) < ops(planned).index(Op.CONSOLE) < ops(planned).index(Op.AWAIT)
+    )
+    listening = [o.arguments for o in planned.operations if o.op is Op.LISTEN]
+    names = [planned.descriptors[int(index) - 1] for index, _ in listening]
+    assert names == ["socket:a", "socket:c"]
+    made = [o.arguments for o in planned.operations if o.op is Op.SOCKET]
+    names = [planned.descriptors[int(index) - 1] for index, _ in made]
+    assert names == ["socket:a", "socket:b", "socket:c"]
+    assert [int(kind) for _, kind in made] == [
+        socket.SOCK_STREAM,
+        socket.SOCK_DGRAM,
+        socket.SOCK_SEQPACKET,
+    ]
+    assert Op.CONSOLE not in ops(plan())
+    assert Op.LISTEN not in ops(plan())
 
 
 def test_the_selinux_context_is_set_where_selinux_is_enabled() -> None:

@@ -2,12 +2,13 @@
 
 import contextlib
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from northstar.linux import mountinfo, selinux
+from northstar.linux import mountinfo, selinuxfs
 from northstar.linux.mountinfo import MountInfo
 
 
@@ -96,6 +97,22 @@ def test_the_mounts_of_this_process() -> None:
     assert (proc.major, proc.minor) == (os.major(device), os.minor(device))
 
 
+def test_the_mount_of_a_file(tmp_path: Path) -> None:
+    for path, point in (("/proc/self/status", "/proc"), ("/proc", "/proc")):
+        found = mountinfo.containing(path)
+        assert found is not None
+        assert found.mount_point == point
+    below = mountinfo.containing(str(tmp_path))
+    assert below is not None
+    assert (below.major, below.minor) == numbers(os.stat(tmp_path).st_dev)
+    with pytest.raises(FileNotFoundError):
+        mountinfo.containing(str(tmp_path / "missing"))
+
+
+def numbers(device: int) -> tuple[int, int]:
+    return os.major(device), os.minor(device)
+
+
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(FileNotFoundError) as caught:
         mountinfo.read("/proc/self/no-such-file")
@@ -104,6 +121,6 @@ def test_a_missing_file_is_named() -> None:
 
 def test_selinux_is_enabled_where_its_file_system_is_mounted() -> None:
     plain = mountinfo.parse_line("22 27 0:21 / /proc rw - proc proc rw")
-    selinuxfs = mountinfo.parse_line("23 27 0:22 / /sys/fs/selinux rw - selinuxfs selinuxfs rw")
-    assert selinux.enabled([plain, selinuxfs])
-    assert not selinux.enabled([plain])
+    labels = mountinfo.parse_line("23 27 0:22 / /sys/fs/selinux rw - selinuxfs selinuxfs rw")
+    assert selinuxfs.enabled([plain, labels])
+    assert not selinuxfs.enabled([plain])

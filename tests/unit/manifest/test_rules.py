@@ -302,6 +302,8 @@ def test_invalid_autostart() -> None:
 
 
 def test_cgroups() -> None:
+    deep = "a//" * 32
+    assert app(f"cgroups: {{parent: {deep}}}\n").cgroups == manifest.Cgroups(parent=deep)
     text = "cgroups: {parent: a/b, pids: {max: 1}, cpu: {quota: -1}, memory: , blkio: ~}\n"
     assert app(text).cgroups == manifest.Cgroups(
         parent="a/b", pids=manifest.Pids(1), cpu=manifest.Cpu(quota=-1)
@@ -336,6 +338,8 @@ def test_blkio() -> None:
         ("parent: a/../b", "cgroups.parent: "),
         ("parent: .", "cgroups.parent: "),
         ("parent: ''", "cgroups.parent: "),
+        ("parent: " + "/".join("a" * 33), "cgroups.parent: 'a/a/a/a"),
+        ("parent: a//" + "/".join("a" * 1099), "has more than 32 levels"),
         ("pids: {max: 0}", "cgroups.pids.max: 0 is not a number of processes"),
         ("pids: {max: max}", "cgroups.pids.max: "),
         ("pids: {}", "cgroups.pids.max: the field is missing"),

@@ -144,3 +144,11 @@ def test_device_nodes_of_the_root(tmp_path: Path):
     os.mknod(tmp_path / "dev/zero", stat.S_IFCHR | 0o600, os.makedev(1, 3))
     with pytest.raises(PackageError, match=r"/dev/zero is a character device"):
         plan([point], str(tmp_path))
+
+
+def test_a_target_that_is_longer_than_a_path_is_refused():
+    target = "/a" * 2047
+    assert len(plan([MountPoint(target, 0o755)], None)) == 2047
+    for longer in (target + "/a", "/a" * 500_000):
+        with pytest.raises(PackageError, match="longer than a path may be"):
+            plan([MountPoint(longer, 0o755)], None)

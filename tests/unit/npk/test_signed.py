@@ -14,8 +14,8 @@ import pytest
 
 from northstar import npk
 from northstar.model import VerificationError
+from northstar.npk import hash_tree, signature
 from northstar.npk import key as keys
-from northstar.npk import signature, verity
 from northstar.npk.signature import Hashes
 from tests.unit.npk import parts
 
@@ -26,12 +26,12 @@ BLOCKS = 3
 
 def tree(image: bytes, blocks: int, salt: bytes = SALT) -> tuple[bytes, bytes]:
     """Return the hash tree over an image, and its root digest."""
-    out = bytearray(verity.tree_size(blocks))
+    out = bytearray(hash_tree.tree_size(blocks))
 
     def sink(offset: int, block: bytes) -> None:
         out[offset : offset + len(block)] = block
 
-    root = verity.build([image], blocks, salt, sink)
+    root = hash_tree.build([image], blocks, salt, sink)
     return bytes(out), root
 
 
@@ -49,8 +49,8 @@ def package(
     """Write a package that is right in all but what is given."""
     image = b"hsqs" + bytes(range(256)) * 16 * blocks
     image = image[: blocks * 4096]
-    hash_tree, root = tree(image, blocks)
-    superblock = verity.Superblock(bytes(16), blocks if covered is None else covered, salt)
+    levels, root = tree(image, blocks)
+    superblock = hash_tree.Superblock(bytes(16), blocks if covered is None else covered, salt)
     hashes = Hashes(
         manifest=manifest or hashlib.sha256(parts.MANIFEST).hexdigest(),
         meta=meta or hashlib.sha256(parts.COMMENT).hexdigest(),
@@ -60,7 +60,7 @@ def package(
     entries = [
         ("manifest.yaml", parts.MANIFEST),
         ("signature.yaml", signature.render(hashes, SEED)),
-        ("fs.img", image + superblock.encode() + hash_tree + tail),
+        ("fs.img", image + superblock.encode() + levels + tail),
     ]
     path.write_bytes(parts.archive(entries))
     return path
@@ -98,8 +98,8 @@ def test_offset_is_a_multiple_of_the_block_size(tmp_path: Path):
     """With a superblock at an odd offset, and everything else at its place behind it."""
     path = package(tmp_path / "x", offset=BLOCKS * 4096 + 512, tail=bytes(512))
     data = path.read_bytes()
-    at = data.index(verity.Superblock(bytes(16), BLOCKS, SALT).encode())
-    end = at + 4096 + verity.tree_size(BLOCKS)
+    at = data.index(hash_tree.Superblock(bytes(16), BLOCKS, SALT).encode())
+    end = at + 4096 + hash_tree.tree_size(BLOCKS)
     path.write_bytes(data[:at] + bytes(512) + data[at:end] + data[end + 512 :])
     with pytest.raises(VerificationError, match="is not within"):
         signed(path)

@@ -352,6 +352,13 @@ def test_cgroup_leads_downwards(name: str) -> None:
     assert refused(text).startswith("n.toml, line 4: cgroup: ")
 
 
+def test_a_cgroup_has_a_bounded_number_of_levels() -> None:
+    deep = "/".join("a" * 32)
+    assert config.loads(BASE.replace("north", deep)).cgroup == deep
+    text = BASE.replace("north", deep + "/a")
+    assert refused(text).startswith("n.toml, line 4: cgroup: a cgroup with more than 32 levels")
+
+
 def test_a_key_alone_means_verification_by_the_kernel() -> None:
     read = config.loads(f'{BASE}[repositories.a]\ntype = "mem"\nkey = "k"\n')
     assert read.repositories["a"].verity == "dm"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 from pathlib import Path
 
@@ -11,6 +12,12 @@ import pytest
 from northstar.manifest import Socket, SocketType
 from northstar.model import Container
 from northstar.runtime import listeners
+
+KINDS = {
+    SocketType.STREAM: socket.SOCK_STREAM,
+    SocketType.DATAGRAM: socket.SOCK_DGRAM,
+    SocketType.SEQ_PACKET: socket.SOCK_SEQPACKET,
+}
 
 
 @pytest.mark.parametrize("umask", [0, 0o777], ids=oct)
@@ -31,9 +38,9 @@ def test_the_first_mode_of_a_socket(
     try:
         container = Container.parse("app:1.0.0")
         config = Socket(type=kind, mode=0o646)
-        listener = listeners.open_listener(str(tmp_path), container, "s", config)
+        with socket.socket(socket.AF_UNIX, KINDS[kind]) as sock:
+            listeners.bind(sock, str(tmp_path), container, "s", config)
     finally:
         os.umask(before)
-    listener.socket.close()
     assert first[0] & ~0o600 == 0
     assert stat.S_IMODE((tmp_path / "app:1.0.0:s").lstat().st_mode) == 0o646

@@ -10,8 +10,6 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from northstar.model import ConfigurationError, Container
 from northstar.runtime import logs
@@ -160,13 +158,16 @@ def test_a_message_stays_one_line(setup: Setup) -> None:
     assert line.endswith(": a\\nb\\r\\x1b[31mred\\x07\\x9b\\x7f\tü€\\u2028\\udcff")
 
 
-@given(st.text())
-def test_printable(text: str) -> None:
-    shown = logs.printable(text)
-    assert len(f"{shown}|".splitlines()) == 1
-    assert not re.search(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]", shown)
-    if text.isprintable():
-        assert shown == text
+def test_a_message_keeps_its_order(setup: Setup) -> None:
+    lines = setup()
+    logs.ContainerLog(A).log(logging.INFO, "%s", "\u202eoken\u2066 \u200b\U000e0041")
+    try:
+        raise ValueError("\u202ebad")
+    except ValueError:
+        runtime.exception("it failed")
+    line, *trace = lines()
+    assert line.endswith(" a:1.0.0: \\u202eoken\\u2066 \\u200b\\U000e0041")
+    assert trace[-1].endswith("ValueError: \\u202ebad")
 
 
 def test_a_process_ends_while_its_stderr_is_stuck() -> None:
@@ -187,3 +188,105 @@ def test_a_process_ends_while_its_stderr_is_stuck() -> None:
         # Nobody reads its stderr, and a pipe holds a tenth of what it writes.
         assert process.stdout.read() == b"done\n"
         assert process.wait(timeout=20) == 0
+
+
+def test_a_long_message_is_cut(setup: Setup) -> None:
+    lines = setup()
+    runtime.error("cannot open %s: %s", "x" * 2**20, "No such file")
+    (line,) = lines()
+    assert len(line) < 17_000
+    assert line.endswith("xxx: No such file")
+    assert f"({2**20 + len('cannot open : No such file') - 16384} characters)" in line
+
+
+def test_a_line_of_a_container_is_never_cut(setup: Setup) -> None:
+    lines = setup()
+    logs.ContainerLog(A).log(logging.DEBUG, "%s", "\\x80" * 4096)
+    (line,) = lines()
+    assert line.endswith(" a:1.0.0: " + "\\x80" * 4096)
+
+
+def test_a_long_traceback_is_cut(setup: Setup) -> None:
+    lines = setup()
+
+    def fail(depth: int) -> None:
+        if depth == 0:
+            raise ValueError("the end")
+        try:
+            fail(depth - 1)
+        except ValueError as error:
+            raise ValueError(f"level {depth}") from error
+
+    try:
+        fail(100)
+    except ValueError:
+        runtime.exception("it failed")
+    found = lines()
+    assert len(found) < 210
+    assert found[1].endswith("Traceback (most recent call last):")
+    assert found[-1].endswith("ValueError: level 100")
+    assert sum("lines left out)" in line for line in found) == 1
+
+
+def test_of_many_lines_of_a_kind_the_rest_is_counted(setup: Setup) -> None:
+    lines = setup()
+    for count in (0, 5, 45):
+        with logs.first_few(logging.WARNING, "%d more bad files of %s", "/100%s") as warn:
+            for number in range(count):
+                warn("bad file %d", number)
+    texts = [line.partition(" runtime: ")[2] for line in lines()]
+    first = [f"bad file {number}" for number in range(5)]
+    assert texts == [*first, *first, "40 more bad files of /100%s"]
+
+
+def test_a_record_that_cannot_be_written_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """logging's own way is a traceback on sys.stderr, whose reader may be stuck."""
+    reader, output = os.pipe()
+    handler = logs.Handler(Writer(output), journal=False)
+    handler.handle(logging.LogRecord("northstar.runtime", 20, "", 0, "%d", ("no number",), None))
+    assert os.read(reader, 1000) == b"a message of northstar.runtime cannot be written: TypeError\n"
+    assert capsys.readouterr().err == ""
+    handler.close()
+    os.close(reader)
+    os.close(output)
+
+
+def test_what_python_itself_writes_to_stderr_goes_the_way_of_the_log() -> None:
+    script = """if True:
+        import sys, threading, warnings
+        from northstar.runtime import logs
+        logs.setup("info", environment={})
+        logs.capture_streams()
+        warnings.warn("deprecated\\x1b", stacklevel=1)
+        class Fails:
+            def __del__(self): raise ValueError("unraisable")
+        Fails()
+        def fail(): raise ValueError("in a thread")
+        thread = threading.Thread(target=fail, name="pool")
+        thread.start()
+        thread.join()
+        print("as it", "is", file=sys.stderr)
+        print("without an end", end="", file=sys.stderr, flush=True)
+        raise ValueError("uncaught")
+        """
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 1
+    said = done.stderr
+    stamp = r"\d{4}-\d\d-\d\dT\S+Z"
+    for pattern in (
+        rf"{stamp} WARN  py\.warnings: .*UserWarning: deprecated\\x1b",
+        rf"{stamp} ERROR runtime: Exception ignored in.* <function Fails\.__del__",
+        rf"{stamp} ERROR runtime: ValueError: unraisable",
+        rf"{stamp} ERROR runtime: Uncaught exception in pool",
+        rf"{stamp} ERROR runtime: ValueError: in a thread",
+        r"as it is\n",
+        rf"without an end{stamp} ERROR runtime: Uncaught exception\n",
+        rf"{stamp} ERROR runtime: ValueError: uncaught",
+    ):
+        assert re.search(pattern, said), (pattern, said)

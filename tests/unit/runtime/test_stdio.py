@@ -335,6 +335,7 @@ def test_inherit_copies_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
             while len(got) < len(data):
                 got += await loop.run_in_executor(None, os.read, reader, 2**16)
             assert got == data
+        own[1].close(1.0)
         os.close(reader)
         os.close(output)
 
@@ -357,7 +358,7 @@ def test_a_container_waits_while_our_own_output_is_stuck() -> None:
             unchanged = 0 if took else unchanged + 1
             await asyncio.sleep(0.001)
         assert out.backlog <= stdio.BACKLOG_MAX + stdio.CHUNK
-        assert not out._dropped
+        assert not out._lost.writes
         # Once it is read, all of it comes.
         loop = asyncio.get_running_loop()
         os.close(printer)
@@ -366,7 +367,8 @@ def test_a_container_waits_while_our_own_output_is_stuck() -> None:
             got += len(await loop.run_in_executor(None, os.read, reader, 2**16))
         await until(lambda: pipe.ended)
         assert got == sent
-        await until(lambda: out._thread is None)
+        await until(lambda: not out.backlog)
+        out.close(1.0)
         os.close(reader)
         os.close(output)
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
-import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from northstar.linux import removal
 from northstar.runtime import wiping
+from tests.unit.linux.test_removal import deepen
 
 
 def tree(path: Path) -> None:
@@ -28,7 +35,7 @@ def test_all_of_it_goes(tmp_path: Path) -> None:
 def test_what_was_interrupted_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree(tmp_path / "app")
     with monkeypatch.context() as patched:
-        patched.setattr(shutil, "rmtree", lambda _path: os._exit(1))  # killed after the renaming
+        patched.setattr(removal, "remove", lambda *_: os._exit(1))  # killed after the renaming
         pid = os.fork()
         if pid == 0:
             wiping.wipe(str(tmp_path / "app"))
@@ -44,7 +51,106 @@ def test_what_was_interrupted_is_finished(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_link_is_not_followed_and_stays(tmp_path: Path) -> None:
     tree(tmp_path / "elsewhere")
     (tmp_path / "app").symlink_to("elsewhere")
-    with pytest.raises(OSError, match="symbolic link"):
+    with pytest.raises(NotADirectoryError, match="/app"):
         wiping.wipe(str(tmp_path / "app"))
     assert sorted(os.listdir(tmp_path)) == ["app", "elsewhere"]
     assert (tmp_path / "elsewhere/inner/file").exists()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Iterator[Path]:
+    """A data directory, which another program removes should the test fail."""
+    path = tmp_path / "data"
+    path.mkdir()
+    yield path
+    subprocess.run(["rm", "-rf", path], check=True)
+
+
+def test_data_of_any_depth_goes(data: Path) -> None:
+    (data / "app").mkdir()
+    deepen(data / "app", 3000)
+    wiping.wipe(str(data / "app"))
+    doomed = data / ".northstar-wipe:0123456789abcdef"
+    doomed.mkdir()
+    deepen(doomed, 3000)
+    assert wiping.finish(str(data)) == [doomed.name]
+    assert os.listdir(data) == []
+
+
+def test_what_is_stopped_is_finished_later(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tree(data / "app")
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(OSError, match="the runtime ends; its next start removes") as caught:
+        wiping.wipe(str(data / "app"), stop)
+    assert caught.value.errno == errno.ECANCELED
+    (doomed,) = os.listdir(data)
+    with caplog.at_level(logging.INFO):
+        assert wiping.finish(str(data), stop) == []
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert wiping.finish(str(data), threading.Event()) == [doomed]
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.EIO, "bad disk"), RecursionError(), KeyError()])
+def test_no_failure_leaves_the_removal_of_leftovers(
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    failure: Exception,
+) -> None:
+    """Whatever it is: it is a warning, and the others are removed."""
+    first, second = (f".northstar-wipe:{digit * 16}" for digit in "ab")
+    tree(data / first)
+    tree(data / second)
+    real = removal.remove
+
+    def fail(path: str, stop: threading.Event | None = None) -> None:
+        if path.endswith(first):
+            raise failure
+        real(path, stop)
+
+    monkeypatch.setattr(removal, "remove", fail)
+    assert wiping.finish(str(data)) == [second]
+    assert "Cannot remove what was being wiped" in caplog.text
+    assert os.listdir(data) == [first]
+
+
+def test_only_what_was_being_wiped_is_removed(data: Path) -> None:
+    names = [".northstar-wipe:mine", ".northstar-wipe", "northstar-wipe:0123456789abcdef", "app"]
+    for name in names:
+        tree(data / name)
+    assert wiping.finish(str(data)) == []
+    assert sorted(os.listdir(data)) == sorted(names)
+
+
+def test_a_data_directory_that_is_gone_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert wiping.finish(str(tmp_path / "missing")) == []
+    assert "Cannot look for data that was being wiped" in caplog.text
+
+
+def test_a_file_in_place_of_the_data_is_refused_and_stays(data: Path) -> None:
+    (data / "app").touch()
+    with pytest.raises(NotADirectoryError):
+        wiping.wipe(str(data / "app"))
+    assert os.listdir(data) == ["app"]
+
+
+MOUNTED = """
+import os, subprocess, sys
+from northstar.runtime import wiping
+subprocess.run(["mount", "-t", "tmpfs", "none", sys.argv[1]], check=True)
+os.makedirs(f"{sys.argv[1]}/a/b")
+wiping.wipe(sys.argv[1])
+print(os.listdir(sys.argv[1]), os.path.ismount(sys.argv[1]))
+"""
+
+
+@pytest.mark.root
+def test_data_on_a_file_system_of_its_own_is_emptied(data: Path) -> None:
+    (data / "app").mkdir()
+    command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", MOUNTED]
+    done = subprocess.run([*command, data / "app"], check=True, capture_output=True, text=True)
+    assert done.stdout == "[] True\n"
+    assert os.listdir(data) == ["app"]

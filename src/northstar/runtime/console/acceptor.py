@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
 from northstar.model import ConfigurationError, NorthstarError
@@ -99,8 +99,18 @@ class Acceptor:
         self._retry = self._loop.call_later(seconds, self._begin)
 
 
-async def open_listener(config: GlobalConsole) -> socket.socket:
+Blocking = Callable[..., Awaitable[Any]]
+"""Calls a function with arguments in a thread, and returns what that returns."""
+
+
+async def open_listener(
+    config: GlobalConsole, blocking: Blocking = asyncio.to_thread
+) -> socket.socket:
     """Return a listening socket.
+
+    Args:
+        config: where, and who may connect.
+        blocking: calls getaddrinfo(3) and getgrnam(3), which may ask a server.
 
     Raises:
         ConsoleError: there is none to be had.
@@ -108,13 +118,16 @@ async def open_listener(config: GlobalConsole) -> socket.socket:
     """
     bind = config.bind
     if isinstance(bind, UnixAddress):
-        # getgrnam(3) may ask the network.
-        gid = -1 if config.group is None else await asyncio.to_thread(_gid, config.group)
+        gid = -1 if config.group is None else await blocking(_gid, config.group)
         _clear(bind.path)
         return _listening(socket.AF_UNIX, bind.path, bind, _Access(config.mode, gid))
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(
-            bind.host, bind.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        found = await blocking(
+            socket.getaddrinfo,
+            bind.host,
+            bind.port,
+            type=socket.SOCK_STREAM,
+            flags=socket.AI_PASSIVE,
         )
     except (OSError, UnicodeError) as error:
         # The latter is what a label that no name may have gives.

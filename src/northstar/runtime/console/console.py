@@ -8,9 +8,9 @@ import socket
 
 from northstar.model import Container, Permissions
 from northstar.runtime.config import ConsoleOptions, GlobalConsole, TcpAddress, UnixAddress
-from northstar.runtime.console.acceptor import Acceptor, open_listener
+from northstar.runtime.console.acceptor import Acceptor, Blocking, open_listener
 from northstar.runtime.console.connection import CONNECT_TIMEOUT, Access, Connection, Service
-from northstar.runtime.console.dispatch import Dispatcher, Operations, Peer
+from northstar.runtime.console.dispatch import EXTERN, Dispatcher, Operations, Peer
 from northstar.runtime.console.tokens import Tokens
 from northstar.runtime.console.turns import Turns
 from northstar.runtime.events import Notifications
@@ -48,14 +48,20 @@ class Console:
         self._acceptor: Acceptor | None = None
         self._attaching: set[asyncio.Task[None]] = set()
 
-    async def listen(self, config: GlobalConsole) -> TcpAddress | UnixAddress:
+    async def listen(
+        self, config: GlobalConsole, blocking: Blocking = asyncio.to_thread
+    ) -> TcpAddress | UnixAddress:
         """Listen as configured, and return the address (with the port that the kernel chose).
+
+        Args:
+            config: where, and what may be asked there.
+            blocking: calls what blocks in a thread.
 
         Raises:
             ConsoleError: the address is taken, unknown or not ours to take.
             ConfigurationError: there is no such group.
         """
-        listener = await open_listener(config)
+        listener = await open_listener(config, blocking)
         access = Access(config.permissions, config.options, self._connect_timeout)
 
         def accepted(sock: socket.socket) -> None:
@@ -84,6 +90,12 @@ class Console:
         Raises:
             OSError: there is no room for it.
         """
+        if container.name == EXTERN.name:
+            log.warning(
+                "%s: its tokens are not valid: to others `%s` means clients from outside",
+                container,
+                EXTERN.name,
+            )
         access = Access(permissions, options, None)
         connection = Connection(self._service, access, Peer(container))
         await self._attach(sock, connection)
@@ -118,7 +130,8 @@ class Console:
             if late:
                 for connection in connections:
                     connection.abort()
-                await asyncio.wait(late)
+                # A cancelled install removes its file, on a disk that may not answer.
+                await asyncio.wait(late, timeout=patience)
 
     async def _attach(self, sock: socket.socket, connection: Connection) -> None:
         try:

@@ -12,13 +12,19 @@ from northstar.api import response as responses
 from northstar.api.error import Error, RefusedError, Unexpected
 from northstar.api.request import Request
 from northstar.api.response import ContainerData, Failed, InspectOk, InstallFailed, Ok, Response
-from northstar.model import Container, Name, NorthstarError, Version
-from northstar.runtime.console.tokens import Tokens
+from northstar.model import Container, Name, NorthstarError, Version, cut
+from northstar.runtime.console.tokens import (
+    OUTSIDE,
+    OUTSIDE_NAME,
+    Tokens,
+    container_party,
+    named_party,
+)
 
 log = logging.getLogger("northstar.runtime.console")
 
-EXTERN: Final = Container(Name("extern"), Version(0, 0, 0))
-"""How connections from outside are called: containers have names of their own."""
+EXTERN: Final = Container(Name(OUTSIDE_NAME), Version(0, 0, 0))
+"""What connections from outside are called on the wire."""
 
 SIGNALS: Final = range(1, 32)
 MOUNTS_MAX: Final = 32
@@ -99,6 +105,11 @@ class Peer(NamedTuple):
         """What the peer is told it is."""
         return self.container or EXTERN
 
+    @property
+    def party(self) -> str:
+        """Who the peer is in tokens: the name alone could be that of another kind of peer."""
+        return OUTSIDE if self.container is None else container_party(self.container.name)
+
     def __str__(self) -> str:
         return f"Container({self.container})" if self.container else f"Remote({self.address})"
 
@@ -135,11 +146,11 @@ class Dispatcher:
             case requests.Repositories():
                 return responses.Repositories(tuple(self.operations.repositories()))
             case requests.TokenCreate(target, shared):
-                token = self._tokens.create(peer.identity.name, target, shared)
+                token = self._tokens.create(peer.party, named_party(target), shared)
                 return responses.TokenCreate(token)
             case requests.TokenVerify(token, user, shared):
-                target = peer.identity.name
-                result = self._tokens.verify(token, user, target, shared, validity)
+                claimed = named_party(user)
+                result = self._tokens.verify(token, claimed, peer.party, shared, validity)
                 return responses.TokenVerify(result)
             case _:
                 return None
@@ -203,9 +214,9 @@ def wire_error(error: Exception, what: str) -> Error:
         return error.error
     if isinstance(error, (NorthstarError, OSError)):
         log.error("Failed to %s: %s", what, error)
-        return Unexpected(str(error))
+        return Unexpected(cut(str(error)))
     log.error("Failed to %s", what, exc_info=error)
-    return Unexpected(f"{type(error).__name__}: {error}")
+    return Unexpected(cut(f"{type(error).__name__}: {error}"))
 
 
 async def _result(what: str, container: Container, operation: Awaitable[None]) -> Ok | Failed:

@@ -11,14 +11,36 @@ from typing import Final
 
 from northstar.api.response import TokenResult
 
+OUTSIDE_NAME: Final = "extern"
+"""What requests call every client from outside."""
+
+OUTSIDE: Final = "outside"
+"""The party of a token that is any client from outside. No container is this party."""
+
 TIME_SIZE: Final = 8
 TOKEN_SIZE: Final = TIME_SIZE + hashlib.sha256().digest_size
+
+
+def container_party(name: str) -> str:
+    """Return the party of a token that is the container of this name, `extern` included."""
+    return f"container {name}"
+
+
+def named_party(name: str) -> str:
+    """Return the party that a request means by a name.
+
+    `extern` always means the clients from outside. A package may have this name too, as with
+    Northstar 0.9.2: its tokens are valid nowhere, and no token for `extern` is valid for it. To
+    refuse the name instead would refuse packages that 0.9.2 accepts.
+    """
+    return OUTSIDE if name == OUTSIDE_NAME else container_party(name)
 
 
 class Tokens:
     """Makes and checks tokens under a key that lives and dies with the runtime.
 
     A token is 8 bytes of big-endian seconds, then HMAC-SHA256 of time, user, target and shared.
+    User and target are parties (`named_party`): the kind of the peer is signed, not only its name.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -26,7 +48,7 @@ class Tokens:
         self._key = os.urandom(32)
 
     def create(self, user: str, target: str, shared: bytes) -> bytes:
-        """Return a token of `user` for `target`; names without version, `shared` is anything."""
+        """Return a token of `user` for `target`, two parties; `shared` is anything."""
         stamp = int(self._clock()).to_bytes(TIME_SIZE)
         return stamp + self._sign(stamp, user, target, shared)
 

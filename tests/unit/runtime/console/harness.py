@@ -234,10 +234,12 @@ class Bench:
     async def connected(self, message: Any = None) -> Client:
         return await (await self.client()).connect(message)
 
-    async def container(self, permissions: Permissions, options: ConsoleOptions) -> Client:
-        """Return the client of a container A."""
+    async def container(
+        self, permissions: Permissions, options: ConsoleOptions, container: Container = A
+    ) -> Client:
+        """Return the client of a container."""
         ours, theirs = socket.socketpair()
-        await self.console.adopt(ours, A, permissions, options)
+        await self.console.adopt(ours, container, permissions, options)
         reader, writer = await asyncio.open_unix_connection(sock=theirs)
         self.clients.append(Client(reader, writer))
         return self.clients[-1]

@@ -477,6 +477,36 @@ def test_a_request_goes_on_when_its_client_is_gone() -> None:
     run(test())
 
 
+def test_a_container_called_extern_does_not_pass_for_a_client_from_outside() -> None:
+    async def test() -> None:
+        async with serving(options=ConsoleOptions(token_validity=60.0)) as bench:
+            options = ConsoleOptions(token_validity=60.0)
+            outside = await bench.connected()
+            inside = await (await bench.container(FULL, options)).connect()
+            namesake = Container.parse("extern:0.0.0")
+            enemy = await (await bench.container(FULL, options, namesake)).connect()
+            clients = {"outside": outside, "a": inside, "extern": enemy}
+            valid = []
+            for maker, creating in clients.items():
+                for target in ("a", "extern"):
+                    create = {"target": target, "shared": ""}
+                    token = (await creating.ask({"token_create": create}))["token"]
+                    for reader, verifying in clients.items():
+                        for user in ("a", "extern"):
+                            verify = {"token": token, "user": user, "shared": ""}
+                            answer = await verifying.ask({"token_verify": verify})
+                            if answer == {"token_verification": "Ok"}:
+                                valid.append((maker, user, target, reader))
+            assert valid == [
+                ("outside", "extern", "a", "a"),
+                ("outside", "extern", "extern", "outside"),
+                ("a", "a", "a", "a"),
+                ("a", "a", "extern", "outside"),
+            ]
+
+    run(test())
+
+
 def test_tokens() -> None:
     async def test() -> None:
         async with serving(options=ConsoleOptions(token_validity=60.0)) as bench:

@@ -184,9 +184,9 @@ def test_hosts_that_cannot_be() -> None:
     assert refused(TcpAddress("x" * 64, 0)).endswith(":0: not a host name")
 
 
-def test_tcp_tells_the_port_and_can_be_bound_again_at_once() -> None:
+def test_tcp_tells_the_port_and_can_be_bound_again_at_once(localhost: str) -> None:
     async def test() -> None:
-        console, bound = await listen(TcpAddress("localhost", 0))
+        console, bound = await listen(TcpAddress(localhost, 0))
         assert isinstance(bound, TcpAddress)
         assert bound.port
         _reader, writer = await asyncio.open_connection(bound.host, bound.port)

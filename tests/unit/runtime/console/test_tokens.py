@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from northstar.api import TokenResult
-from northstar.runtime.console.tokens import TOKEN_SIZE, Tokens
+from northstar.runtime.console.tokens import (
+    OUTSIDE,
+    TOKEN_SIZE,
+    Tokens,
+    container_party,
+    named_party,
+)
 
 
 class Clock:
@@ -75,6 +81,13 @@ def test_any_changed_byte_is_noticed(position: int, flip: int) -> None:
     token = bytearray(tokens.create("a", "b", b"c"))
     token[position] ^= flip
     assert tokens.verify(bytes(token), "a", "b", b"c", 60.0) is not TokenResult.OK
+
+
+@given(st.text())
+def test_no_name_means_a_container_called_extern(name: str) -> None:
+    assert named_party(name) != container_party("extern")
+    assert (named_party(name) == OUTSIDE) == (name == "extern")
+    assert container_party(name) != OUTSIDE
 
 
 def test_the_key_is_of_this_run_only() -> None:

@@ -1,0 +1,466 @@
+"""What the runtime may answer and announce: a state machine for a few containers.
+
+Requests of several clients overlap, so the model has many possible states at a time (checker.py).
+This module says how one of them can go on: each request is a few steps, the runtime may take a
+step of any request at any time, and a process may end whenever it has a reason to. An answer or a
+notification that no order of steps can produce is a violation.
+
+The steps follow the contract, with the freedom that it gives: what holds a container (a start that
+is under way, an unmount) is a state of its own, since others can see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+from northstar.model import Container, Signalled
+
+Answer = tuple[object, ...]
+"""What a client is told, as ("ok",), ("refused", "UmountBusy", "a:1.0.0"), ("list", {...})."""
+
+Note = tuple[str, str, frozenset[str]]
+"""A notification: kind, container, and for an exit the statuses that are possible."""
+
+OK: Final[Answer] = ("ok",)
+BEGIN: Final = "begin"
+NOBODY: Final[frozenset[str]] = frozenset()
+
+IGNORED: Final = frozenset({17, 18, 19, 23, 28})
+"""Signals that end no process by default: CHLD, CONT, STOP (which stops), URG, WINCH."""
+
+_SHUTDOWN: Final = frozenset({str(Signalled(15)), str(Signalled(9))})
+
+
+class Cluster(NamedTuple):
+    """Containers that can meet: versions of a few names, and who uses whom as a resource.
+
+    Attributes:
+        containers: their ids; everywhere else they are numbers, the place in this tuple.
+        uses: the name of the resource that an app needs, by the app's name.
+        resources: names that are resources.
+    """
+
+    containers: tuple[str, ...]
+    uses: dict[str, str]
+    resources: frozenset[str]
+
+    def name(self, number: int) -> str:
+        """Return the name of a container, without its version."""
+        return self.containers[number].partition(":")[0]
+
+    def newest(self, name: str, among: Callable[[int], bool]) -> int | None:
+        """Return the newest version of a name for which `among` is true."""
+        found = [n for n, c in enumerate(self.containers) if self.name(n) == name and among(n)]
+        return max(found, key=lambda n: Container.parse(self.containers[n]), default=None)
+
+
+class Program(NamedTuple):
+    """What a start runs.
+
+    Attributes:
+        label: for the report.
+        arguments: of the test payload.
+        ends: statuses with which it may end by itself.
+        init: given in the request.
+        environment: given in the request.
+    """
+
+    label: str
+    arguments: tuple[str, ...]
+    ends: frozenset[str] = NOBODY
+    init: str | None = None
+    environment: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def reserved(self) -> bool:
+        """It sets a variable that only the runtime may set."""
+        return any(name.startswith("NORTHSTAR_") for name, _ in self.environment)
+
+    @property
+    def missing(self) -> bool:
+        """There is no such program in the image."""
+        return self.init == "/nothing"
+
+
+class Run(NamedTuple):
+    """Who has a name: a container that is starting or running.
+
+    Attributes:
+        container: which version.
+        running: its start is over.
+        resources: what it uses.
+        ends: the statuses with which it may end now.
+    """
+
+    container: int
+    running: bool
+    resources: frozenset[int]
+    ends: frozenset[str]
+
+
+class State(NamedTuple):
+    """One possible state of a cluster.
+
+    Attributes:
+        where: the repository of each container, empty if it is not installed.
+        mounted: which are mounted.
+        runs: by name.
+        locked: an operation on them is under way.
+        kept: an install has a claim on them, and is not announced yet.
+        removing: an uninstall is under way: nobody may begin to use them.
+        unmounting: an unmount is under way.
+    """
+
+    where: tuple[str, ...]
+    mounted: frozenset[int] = frozenset()
+    runs: tuple[tuple[str, Run], ...] = ()
+    locked: frozenset[int] = frozenset()
+    kept: frozenset[int] = frozenset()
+    removing: frozenset[int] = frozenset()
+    unmounting: frozenset[int] = frozenset()
+
+    def run(self, name: str) -> Run | None:
+        """Return who runs under a name."""
+        return next((run for other, run in self.runs if other == name), None)
+
+    def with_run(self, name: str, run: Run | None) -> State:
+        """Return the state in which `run` has the name, or nobody."""
+        others = tuple(pair for pair in self.runs if pair[0] != name)
+        return self._replace(runs=tuple(sorted((*others, (name, run)))) if run else others)
+
+    def at(self, number: int, repository: str) -> State:
+        """Return the state in which a container is in `repository`."""
+        where = (*self.where[:number], repository, *self.where[number + 1 :])
+        return self._replace(where=where)
+
+    def user(self, number: int) -> int | None:
+        """Return who uses a container: itself, if it runs, or another one whose resource it is."""
+        for _, run in self.runs:
+            if run.running and run.container == number:
+                return number
+        return next((run.container for _, run in self.runs if number in run.resources), None)
+
+
+class Operation:
+    """A request, and who asks.
+
+    Attributes:
+        kind: its name.
+        container: number in the cluster, -1 where it is about none.
+        lenient: what it needs may be missing just now (descriptors): it may fail for that.
+        abandoned: nobody waits for an answer; it may also never reach the runtime.
+    """
+
+    __slots__ = (
+        "abandoned",
+        "container",
+        "kind",
+        "lenient",
+        "number",
+        "program",
+        "repository",
+        "signal",
+        "wipe",
+    )
+
+    def __init__(
+        self,
+        kind: str,
+        container: int = -1,
+        *,
+        repository: str = "",
+        wipe: bool = False,
+        signal: int = 0,
+        program: Program | None = None,
+        lenient: bool = False,
+        abandoned: bool = False,
+    ) -> None:
+        self.number = 0
+        self.kind = kind
+        self.container = container
+        self.repository = repository
+        self.wipe = wipe
+        self.signal = signal
+        self.program = program
+        self.lenient = lenient
+        self.abandoned = abandoned
+
+    def __repr__(self) -> str:
+        words = [f"#{self.number} {self.kind}", str(self.container)]
+        words += [self.repository] * bool(self.repository) + ["wipe"] * self.wipe
+        words += [str(self.signal)] * bool(self.signal)
+        words += [self.program.label] if self.program else []
+        words += ["lenient"] * self.lenient + ["abandoned"] * self.abandoned
+        return " ".join(words)
+
+
+Step = tuple[State, str | Answer, Note | None]
+"""The state afterwards, where the operation is now (or its answer), what was announced."""
+
+
+def refused(error: str, container: str = "") -> Answer:
+    """Return the answer that refuses with this error, which names a container or none."""
+    return ("refused", error, container) if container else ("refused", error)
+
+
+UNEXPECTED: Final = refused("Unexpected")
+
+
+def steps(cluster: Cluster, state: State, operation: Operation, phase: str) -> Iterator[Step]:
+    """Yield each step that the runtime may take now for an operation; none if it has to wait."""
+    yield from _STEPS[operation.kind](cluster, state, operation, phase)
+    if operation.lenient and phase == BEGIN and operation.kind in _MAY_LACK:
+        about = cluster.containers[operation.container] if operation.kind == "start" else ""
+        yield state, refused(_MAY_LACK[operation.kind], about), None
+
+
+_MAY_LACK: Final = {
+    **dict.fromkeys(("install", "uninstall", "mount", "umount", "inspect", "kill"), "Unexpected"),
+    "start": "StartContainerFailed",
+}
+"""How requests fail when the runtime lacks what it needs, or shuts down."""
+
+
+def ends(cluster: Cluster, state: State, *, shutdown: bool) -> Iterator[tuple[State, Note]]:
+    """Yield each end of a process that may come now, in a shutdown by its signals too."""
+    for name, run in state.runs:
+        statuses = run.ends | (_SHUTDOWN if shutdown else NOBODY)
+        if run.running and statuses:
+            note = ("exit", cluster.containers[run.container], statuses)
+            yield state.with_run(name, None), note
+
+
+def unmounted(state: State) -> Iterator[State]:
+    """Yield each unmount that a shutdown may do now."""
+    for number in state.mounted:
+        if state.user(number) is None:
+            yield state._replace(mounted=state.mounted - {number})
+
+
+def restarted(state: State) -> State:
+    """Return what is left of a state when the runtime is a new one: what is in the directory."""
+    return State(tuple(where if where == "fs" else "" for where in state.where))
+
+
+def _unlocked(state: State, number: int) -> State:
+    return state._replace(
+        locked=state.locked - {number},
+        removing=state.removing - {number},
+        unmounting=state.unmounting - {number},
+    )
+
+
+def _known(cluster: Cluster, state: State, operation: Operation) -> Answer | None:
+    """Return the refusal of a container that is not installed."""
+    if state.where[operation.container]:
+        return None
+    return refused("InvalidContainer", cluster.containers[operation.container])
+
+
+def _install(cluster: Cluster, state: State, operation: Operation, phase: str) -> Iterator[Step]:
+    number = operation.container
+    note = ("install", cluster.containers[number], NOBODY) if number >= 0 else None
+    if phase == "kept":
+        done = state.at(number, operation.repository)
+        done = done._replace(kept=state.kept - {number})
+        yield done, OK, note
+        if operation.lenient:
+            yield state._replace(kept=state.kept - {number}), UNEXPECTED, None
+    elif operation.repository == "nope":
+        yield state, refused("InvalidRepository"), None
+    elif operation.repository == "full" or number < 0:
+        yield state, UNEXPECTED, None
+    elif state.where[number] or number in state.kept:
+        yield state, refused("InstallDuplicate", cluster.containers[number]), None
+    elif operation.repository == "mem":
+        yield state.at(number, "mem"), OK, note
+    else:
+        yield state._replace(kept=state.kept | {number}), "kept", None
+
+
+def _uninstall(cluster: Cluster, state: State, operation: Operation, phase: str) -> Iterator[Step]:
+    number = operation.container
+    if phase == BEGIN:
+        if unknown := _known(cluster, state, operation):
+            yield state, unknown, None
+        elif number in state.locked:
+            return
+        elif (user := state.user(number)) is not None:
+            yield state, refused("UmountBusy", cluster.containers[user]), None
+        elif operation.wipe and (run := state.run(cluster.name(number))) is not None:
+            # All versions share the data.
+            yield state, refused("UmountBusy", cluster.containers[run.container]), None
+        else:
+            held = state._replace(locked=state.locked | {number})
+            yield held._replace(removing=state.removing | {number}), "removing", None
+        return
+    if phase == "wiping":
+        yield state, OK, None
+        if operation.lenient:
+            yield state, UNEXPECTED, None
+        return
+    if number in state.mounted:
+        yield state._replace(mounted=state.mounted - {number}), phase, None
+    else:
+        gone = _unlocked(state.at(number, ""), number)
+        note = ("uninstall", cluster.containers[number], NOBODY)
+        yield gone, "wiping" if operation.wipe else OK, note
+    if operation.lenient:
+        yield _unlocked(state, number), UNEXPECTED, None
+
+
+def _mount(cluster: Cluster, state: State, operation: Operation, phase: str) -> Iterator[Step]:
+    number = operation.container
+    if phase == BEGIN:
+        if unknown := _known(cluster, state, operation):
+            yield state, unknown, None
+        elif number in state.locked:
+            return
+        elif number in state.mounted:
+            yield state, refused("InvalidContainer", cluster.containers[number]), None
+        else:
+            yield state._replace(locked=state.locked | {number}), "mounting", None
+        return
+    yield _unlocked(state._replace(mounted=state.mounted | {number}), number), OK, None
+    if operation.lenient:
+        yield _unlocked(state, number), UNEXPECTED, None
+
+
+def _umount(cluster: Cluster, state: State, operation: Operation, phase: str) -> Iterator[Step]:
+    number = operation.container
+    if phase == BEGIN:
+        if unknown := _known(cluster, state, operation):
+            yield state, unknown, None
+        elif number in state.locked:
+            return
+        elif number not in state.mounted:
+            yield state, refused("UmountBusy", cluster.containers[number]), None
+        elif (user := state.user(number)) is not None:
+            yield state, refused("UmountBusy", cluster.containers[user]), None
+        else:
+            held = state._replace(locked=state.locked | {number})
+            yield held._replace(unmounting=state.unmounting | {number}), "unmounting", None
+        return
+    yield _unlocked(state._replace(mounted=state.mounted - {number}), number), OK, None
+    if operation.lenient:
+        yield _unlocked(state, number), UNEXPECTED, None
+
+
+def _start(cluster: Cluster, state: State, operation: Operation, phase: str) -> Iterator[Step]:
+    number = operation.container
+    name = cluster.name(number)
+    run = state.run(name)
+    if phase == "mounting":
+        assert run is not None
+        yield from _launch(cluster, state, operation, run)
+        return
+    program = operation.program
+    assert program is not None
+    if unknown := _known(cluster, state, operation):
+        yield state, unknown, None
+    elif run is not None:
+        taken = cluster.containers[run.container]
+        yield state, refused("StartContainerStarted", taken), None
+    elif number in state.locked:
+        return
+    elif program.reserved:
+        yield state, refused("InvalidArguments"), None
+    elif name in cluster.resources and program.init is None:
+        yield state, refused("StartContainerResource", cluster.containers[number]), None
+    else:
+        resources: frozenset[int] = frozenset()
+        if name in cluster.uses:
+            match = cluster.newest(
+                cluster.uses[name], lambda n: bool(state.where[n]) and n not in state.removing
+            )
+            if match is None:
+                missing = refused("StartContainerMissingResource", cluster.containers[number])
+                yield state, missing, None
+                return
+            resources = frozenset({match})
+        begun = state.with_run(name, Run(number, False, resources, program.ends))
+        yield begun._replace(locked=state.locked | {number}), "mounting", None
+
+
+def _launch(cluster: Cluster, state: State, operation: Operation, run: Run) -> Iterator[Step]:
+    """Yield the steps of a start that has begun: it mounts what it needs, then launches."""
+    number = operation.container
+    name = cluster.name(number)
+    wanted = {number, *run.resources}
+    for each in wanted - state.mounted - state.unmounting:
+        yield state._replace(mounted=state.mounted | {each}), "mounting", None
+    failed = refused("StartContainerFailed", cluster.containers[number])
+    undone = _unlocked(state.with_run(name, None), number)
+    assert operation.program is not None
+    if wanted <= state.mounted and not wanted & state.unmounting:
+        if operation.program.missing:
+            yield undone, failed, None
+        else:
+            started = _unlocked(state.with_run(name, run._replace(running=True)), number)
+            yield started, OK, ("started", cluster.containers[number], NOBODY)
+    if operation.lenient:
+        yield undone, failed, None
+
+
+def _kill(cluster: Cluster, state: State, operation: Operation, phase: str) -> Iterator[Step]:
+    del phase
+    number = operation.container
+    name = cluster.name(number)
+    run = state.run(name)
+    if not 1 <= operation.signal <= 31:
+        yield state, UNEXPECTED, None
+    elif unknown := _known(cluster, state, operation):
+        yield state, unknown, None
+    elif number in state.locked:
+        return
+    elif run is None or not run.running or run.container != number:
+        yield state, refused("StopContainerNotStarted", cluster.containers[number]), None
+    else:
+        yield _signalled(state, name, run, operation.signal), OK, None
+
+
+def _strike(cluster: Cluster, state: State, operation: Operation, phase: str) -> Iterator[Step]:
+    """A signal from the host, which asks nobody."""
+    del phase
+    name = cluster.name(operation.container)
+    run = state.run(name)
+    if run is not None and run.running and run.container == operation.container:
+        state = _signalled(state, name, run, operation.signal)
+    yield state, OK, None
+
+
+def _signalled(state: State, name: str, run: Run, signal: int) -> State:
+    if signal in IGNORED:
+        return state
+    return state.with_run(name, run._replace(ends=run.ends | {str(Signalled(signal))}))
+
+
+def _inspect(cluster: Cluster, state: State, operation: Operation, phase: str) -> Iterator[Step]:
+    del phase
+    number = operation.container
+    if unknown := _known(cluster, state, operation):
+        yield state, unknown, None
+        return
+    run = state.run(cluster.name(number))
+    process = run is not None and run.running and run.container == number
+    yield state, ("inspect", state.where[number], number in state.mounted, process), None
+
+
+def _list(cluster: Cluster, state: State, operation: Operation, phase: str) -> Iterator[Step]:
+    del operation, phase
+    there = frozenset(c for c, where in zip(cluster.containers, state.where, strict=True) if where)
+    yield state, ("list", there), None
+
+
+_STEPS: Final[dict[str, Callable[[Cluster, State, Operation, str], Iterator[Step]]]] = {
+    "install": _install,
+    "uninstall": _uninstall,
+    "mount": _mount,
+    "umount": _umount,
+    "start": _start,
+    "kill": _kill,
+    "strike": _strike,
+    "inspect": _inspect,
+    "list": _list,
+}

@@ -1,0 +1,253 @@
+"""What happens: requests of clients and of the runtime itself, and what was observed.
+
+A request on a container (`MountRequested` to `UninstallRequested`) is given to `step` only while no
+other one on that container is going on: until `Complete`. It is refused, or it ends in `Complete`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from northstar.manifest import Manifest
+from northstar.model import Container, ExitStatus
+
+
+class MountRequested(msgspec.Struct, frozen=True):
+    """Mount the image."""
+
+    container: Container
+
+
+class UmountRequested(msgspec.Struct, frozen=True):
+    """Unmount the image."""
+
+    container: Container
+
+
+class StartRequested(msgspec.Struct, frozen=True):
+    """Start the container.
+
+    Attributes:
+        container: which.
+        init: instead of the manifest's, with `<INIT>` in it replaced by that; None for none.
+        arguments: instead of the manifest's, if there are any.
+        environment: instead of the manifest's, if there is any.
+        boot: the runtime asks for it, since the manifest has `autostart`.
+    """
+
+    container: Container
+    init: str | None = None
+    arguments: tuple[str, ...] = ()
+    environment: Mapping[str, str] = {}
+    boot: bool = False
+
+
+class KillRequested(msgspec.Struct, frozen=True):
+    """Send a signal (1..31) to the container's process group."""
+
+    container: Container
+    number: int
+
+
+class UninstallRequested(msgspec.Struct, frozen=True):
+    """Remove the package, and with `wipe` the persistent data."""
+
+    container: Container
+    wipe: bool = False
+
+
+class InstallRequested(msgspec.Struct, frozen=True):
+    """Receive a package of `size` bytes into a repository."""
+
+    repository: str
+    size: int
+
+
+class PackageGrew(msgspec.Struct, frozen=True):
+    """`size` bytes of a package were received so far."""
+
+    repository: str
+    size: int
+
+
+class PackageVerified(msgspec.Struct, frozen=True):
+    """A received package is valid, and can be stored."""
+
+    repository: str
+    container: Container
+    size: int
+
+
+class PackageStored(msgspec.Struct, frozen=True):
+    """A verified package is stored for good."""
+
+    repository: str
+    manifest: Manifest
+
+
+class StoreFailed(msgspec.Struct, frozen=True):
+    """A verified package could not be stored."""
+
+    repository: str
+    container: Container
+
+
+class PackageLoaded(msgspec.Struct, frozen=True):
+    """A stored package was found when the runtime started."""
+
+    repository: str
+    manifest: Manifest
+    size: int
+
+
+class ImageMounted(msgspec.Struct, frozen=True):
+    """An image was mounted."""
+
+    container: Container
+
+
+class MountFailed(msgspec.Struct, frozen=True):
+    """An image could not be mounted; nothing of the attempt is left."""
+
+    container: Container
+    reason: str
+
+
+class ImageUnmounted(msgspec.Struct, frozen=True):
+    """An image was unmounted."""
+
+    container: Container
+
+
+class UmountFailed(msgspec.Struct, frozen=True):
+    """An image could not be unmounted; it still is mounted."""
+
+    container: Container
+    reason: str
+
+
+class ImageLost(msgspec.Struct, frozen=True):
+    """A mounted image is not mounted any more: somebody else has detached it."""
+
+    container: Container
+
+
+class Executed(msgspec.Struct, frozen=True):
+    """The payload was executed; `pid` is init's on the host."""
+
+    container: Container
+    pid: int
+
+
+class StartFailed(msgspec.Struct, frozen=True):
+    """The process could not be launched; nothing of it is left."""
+
+    container: Container
+    reason: str
+
+
+class DirectoryMissing(msgspec.Struct, frozen=True):
+    """The resource that is mounted on `target` lacks the directory that the manifest names."""
+
+    container: Container
+    target: str
+
+
+class SignalSent(msgspec.Struct, frozen=True):
+    """A signal was sent, or the process was gone already."""
+
+    container: Container
+
+
+class ProcessExited(msgspec.Struct, frozen=True):
+    """All processes of the container have ended."""
+
+    container: Container
+    status: ExitStatus
+
+
+class Released(msgspec.Struct, frozen=True):
+    """The ended container holds nothing any more."""
+
+    container: Container
+
+
+class PackageRemoved(msgspec.Struct, frozen=True):
+    """The package is removed from its repository."""
+
+    container: Container
+
+
+class RemovalFailed(msgspec.Struct, frozen=True):
+    """The package could not be removed; it still is there."""
+
+    container: Container
+    reason: str
+
+
+class DataDetached(msgspec.Struct, frozen=True):
+    """Persistent data has another name now, from which it is being removed."""
+
+    container: Container
+
+
+class DataWiped(msgspec.Struct, frozen=True):
+    """The persistent data is removed, or there was none."""
+
+    container: Container
+
+
+class WipeFailed(msgspec.Struct, frozen=True):
+    """Persistent data could not be removed."""
+
+    container: Container
+    reason: str
+
+
+class ShutdownBegan(msgspec.Struct, frozen=True):
+    """No request but `kill` is accepted from now on."""
+
+
+class EndAll(msgspec.Struct, frozen=True):
+    """Send a signal to all containers that have a process: a step of the shutdown."""
+
+    number: int
+
+
+class UmountAll(msgspec.Struct, frozen=True):
+    """Unmount all images that nobody uses: the last step of the shutdown."""
+
+
+Request = MountRequested | UmountRequested | StartRequested | KillRequested | UninstallRequested
+"""A request on a container."""
+
+Event = (
+    Request
+    | InstallRequested
+    | PackageGrew
+    | PackageVerified
+    | PackageStored
+    | StoreFailed
+    | PackageLoaded
+    | ImageMounted
+    | MountFailed
+    | ImageUnmounted
+    | UmountFailed
+    | ImageLost
+    | Executed
+    | StartFailed
+    | DirectoryMissing
+    | SignalSent
+    | ProcessExited
+    | Released
+    | PackageRemoved
+    | RemovalFailed
+    | DataDetached
+    | DataWiped
+    | WipeFailed
+    | ShutdownBegan
+    | EndAll
+    | UmountAll
+)

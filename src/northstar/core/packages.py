@@ -1,0 +1,170 @@
+"""Repositories: capacity, installing and uninstalling."""
+
+from __future__ import annotations
+
+import logging
+
+from msgspec.structs import replace
+
+from northstar.api import RefusedError, error, notification
+from northstar.core import events, runs
+from northstar.core.actions import Complete, Log, Publish, RemovePackage, WipeData
+from northstar.core.requests import entry_of, refuse_if_stopping, refuse_if_used
+from northstar.core.transitions import complete, umount
+from northstar.core.values import Draft, Entry, Image, Operation, Phase, Repository, State, without
+from northstar.model import Container
+
+
+def install_requested(draft: Draft, event: events.InstallRequested) -> None:
+    """Refuse a package that no repository, or not this one, has room for."""
+    refuse_if_stopping(draft.state)
+    _refuse_if_full(draft.state, event.repository, event.size)
+
+
+def grew(draft: Draft, event: events.PackageGrew) -> None:
+    """Refuse a package that turns out too large; others may have come meanwhile."""
+    _refuse_if_full(draft.state, event.repository, event.size)
+
+
+def _refuse_if_full(state: State, identifier: str, incoming: int) -> None:
+    repository = _repository(state, identifier)
+    number, size = repository.capacity_num, repository.capacity_size
+    if number is not None and len(repository.packages) >= number:
+        raise _full(identifier, f"{number} packages")
+    if size is not None and sum(repository.packages.values()) + incoming > size:
+        raise _full(identifier, f"{size} bytes")
+
+
+def _full(identifier: str, capacity: str) -> RefusedError:
+    reason = f"repository {identifier} is full (capacity: {capacity}); uninstall something first"
+    return RefusedError(error.Unexpected(reason))
+
+
+def _repository(state: State, identifier: str) -> Repository:
+    repository = state.repositories.get(identifier)
+    if repository is None:
+        raise RefusedError(error.InvalidRepository(identifier))
+    return repository
+
+
+def verified(draft: Draft, event: events.PackageVerified) -> None:
+    """Reserve the package's place, unless the container is known in any repository."""
+    refuse_if_stopping(draft.state)
+    container = event.container
+    if any(container in known.packages for known in draft.state.repositories.values()):
+        raise RefusedError(error.InstallDuplicate(container))
+    _refuse_if_full(draft.state, event.repository, event.size)
+    _contain(draft, event.repository, container, event.size)
+
+
+def _contain(draft: Draft, identifier: str, container: Container, size: int) -> None:
+    repository = _repository(draft.state, identifier)
+    packages = {**repository.packages, container: size}
+    _set_packages(draft, identifier, packages)
+
+
+def _set_packages(draft: Draft, identifier: str, packages: dict[Container, int]) -> None:
+    changed = replace(draft.state.repositories[identifier], packages=packages)
+    draft.set(repositories={**draft.state.repositories, identifier: changed})
+
+
+def _forget(draft: Draft, identifier: str, container: Container) -> None:
+    packages = draft.state.repositories[identifier].packages
+    _set_packages(draft, identifier, without(packages, container))
+
+
+def stored(draft: Draft, event: events.PackageStored) -> None:
+    """Make an installed container known."""
+    container = event.manifest.container
+    draft.put(Entry(event.manifest, event.repository, draft.now))
+    draft.act(Log(logging.INFO, f"Successfully installed {container}"))
+    # What was verified before the shutdown is stored; subscribers hear of no install after it.
+    if not draft.state.stopping:
+        draft.act(Publish(notification.Install(container)))
+
+
+def store_failed(draft: Draft, event: events.StoreFailed) -> None:
+    """Give the reserved place back."""
+    _forget(draft, event.repository, event.container)
+
+
+def loaded(draft: Draft, event: events.PackageLoaded) -> None:
+    """Make a container known that was stored before the runtime started; the first one counts."""
+    container = event.manifest.container
+    if container in draft.state.containers:
+        raise RefusedError(error.InstallDuplicate(container))
+    _contain(draft, event.repository, container, event.size)
+    draft.put(Entry(event.manifest, event.repository, draft.now))
+
+
+def uninstall_requested(draft: Draft, event: events.UninstallRequested) -> None:
+    """Unmount the image, then remove the package."""
+    refuse_if_stopping(draft.state)
+    container = event.container
+    entry = entry_of(draft.state, container)
+    refuse_if_used(draft.state, entry)
+    running = draft.state.running.get(container.name)
+    if event.wipe and running is not None:
+        # Persistent data belongs to the name: another version of it is using it.
+        raise RefusedError(error.UmountBusy(running))
+    draft.change(container, phase=Phase.REMOVING, operation=Operation.UNINSTALL, wipe=event.wipe)
+    if entry.image is Image.MOUNTED:
+        umount(draft, container)
+    else:
+        draft.act(RemovePackage(container))
+
+
+def removed(draft: Draft, event: events.PackageRemoved) -> None:
+    """Forget the container. It is uninstalled from here on, whatever becomes of its data."""
+    container = event.container
+    entry = draft.state.containers.get(container)
+    if entry is None or not _is_being_removed(entry):
+        return
+    _forget(draft, entry.repository, container)
+    draft.drop(container)
+    draft.act(Publish(notification.Uninstall(container)))
+    if entry.wipe:
+        draft.set(wiping={**draft.state.wiping, container: True})
+        draft.act(WipeData(container))
+    else:
+        draft.act(Complete(container))
+
+
+def _is_being_removed(entry: Entry) -> bool:
+    return entry.phase is Phase.REMOVING and entry.image is Image.UNMOUNTED
+
+
+def removal_failed(draft: Draft, event: events.RemovalFailed) -> None:
+    """Answer with the failure; the container stays installed."""
+    container = event.container
+    entry = draft.state.containers.get(container)
+    if entry is not None and _is_being_removed(entry):
+        draft.change(container, phase=Phase.INSTALLED)
+        failure = error.Unexpected(f"cannot uninstall {container}: {event.reason}")
+        complete(draft, container, Operation.UNINSTALL, failure)
+
+
+def data_detached(draft: Draft, event: events.DataDetached) -> None:
+    """Go on with a start of the same name that waited."""
+    if draft.state.wiping.get(event.container):
+        draft.set(wiping={**draft.state.wiping, event.container: False})
+        runs.data_settled(draft, event.container)
+
+
+def data_wiped(draft: Draft, event: events.DataWiped) -> None:
+    """Answer, and go on with a start of the same name that waited."""
+    _wipe_ended(draft, event.container, None)
+
+
+def wipe_failed(draft: Draft, event: events.WipeFailed) -> None:
+    """Answer with the failure; the container is uninstalled all the same."""
+    container = event.container
+    reason = f"{container} is uninstalled, but its data is not wiped: {event.reason}"
+    _wipe_ended(draft, container, error.Unexpected(reason))
+
+
+def _wipe_ended(draft: Draft, container: Container, failure: error.Error | None) -> None:
+    if container in draft.state.wiping:
+        draft.set(wiping=without(draft.state.wiping, container))
+        draft.act(Complete(container, failure))
+        runs.data_settled(draft, container)

@@ -1,0 +1,273 @@
+"""Runs: from a start request to the end of the clean-up.
+
+A start holds its resources from its first moment to the end of its run, so they can be neither
+unmounted nor uninstalled meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Collection
+from typing import Final
+
+from msgspec.structs import replace
+
+from northstar.api import RefusedError, error, notification
+from northstar.core import events
+from northstar.core.actions import Complete, Fail, Launch, Log, Publish, Release, SendSignal
+from northstar.core.choice import choose_command, choose_resources
+from northstar.core.requests import SHUTTING_DOWN, entry_of
+from northstar.core.transitions import complete, mount
+from northstar.core.values import (
+    NOBODY,
+    Draft,
+    Entry,
+    Image,
+    Operation,
+    Phase,
+    Run,
+    State,
+    Wanted,
+    without,
+)
+from northstar.manifest import Autostart, Resource
+from northstar.model import Container, Exited, cut, signal_name
+
+ENDING: Final = frozenset((signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
+"""Signals that are sent to end a container. Others have a meaning to the app: HUP often reloads."""
+
+
+def refuse_if_running(state: State, entry: Entry) -> None:
+    """Refuse a start while a version of the container starts or runs.
+
+    Raises:
+        RefusedError: with the one that does.
+    """
+    running = state.running.get(entry.container.name)
+    if running is not None:
+        raise RefusedError(error.StartContainerStarted(running))
+
+
+def start_requested(draft: Draft, event: events.StartRequested) -> None:
+    """Choose command and resources, hold the resources, and mount what is not mounted."""
+    try:
+        _begin(draft, event)
+    except RefusedError as refused:
+        if not event.boot:
+            raise
+        _log_failure(draft, event.container, refused.error, boot=True)
+        draft.act(Complete(event.container, refused.error))
+
+
+def _begin(draft: Draft, event: events.StartRequested) -> None:
+    container = event.container
+    entry = entry_of(draft.state, container)
+    refuse_if_running(draft.state, entry)
+    command = choose_command(entry.manifest, event.init, event.arguments, event.environment)
+    if draft.state.stopping:
+        raise RefusedError(error.StartContainerFailed(container, SHUTTING_DOWN))
+    resources = choose_resources(draft.state, entry.manifest)
+    run = Run(command, resources, event.boot)
+    draft.change(
+        container, phase=Phase.STARTING, wanted=Wanted.UP, operation=Operation.START, run=run
+    )
+    draft.set(running={**draft.state.running, container.name: container})
+    _use(draft, container, resources.values())
+    _advance(draft, container)
+
+
+def _use(draft: Draft, user: Container, resources: Collection[Container]) -> None:
+    users = dict(draft.state.users)
+    for resource in resources:
+        users[resource] = users.get(resource, NOBODY) | {user}
+    draft.set(users=users)
+
+
+def _advance(draft: Draft, container: Container) -> None:
+    """Go on with a start: mount what is missing; launch, or fail, when all images are settled."""
+    entry = draft.state.containers[container]
+    run = entry.run
+    if entry.phase is not Phase.STARTING or run is None or run.launched:
+        return
+    if run.failure is None:
+        mount(draft, (container, *sorted(set(run.resources.values()))))
+    states = {draft.state.containers[c].image for c in (container, *run.resources.values())}
+    if not states.isdisjoint((Image.MOUNTING, Image.UNMOUNTING)):
+        return
+    if run.failure is not None:
+        _fail_start(draft, container, run.failure)
+    elif not draft.state.is_wiping(container.name):
+        draft.change(container, run=replace(run, launched=True))
+        draft.act(Launch(container, run.command, run.resources))
+
+
+def _starts_with(draft: Draft, image: Container) -> list[Container]:
+    """Return the starts that need an image and that are not launched."""
+    needing = {image, *draft.state.users_of(image)}
+    entries = (draft.state.containers[container] for container in sorted(needing))
+    return [e.container for e in entries if e.run is not None and not e.run.launched]
+
+
+def image_settled(draft: Draft, image: Container) -> None:
+    """Go on with the starts that waited for an image in transition."""
+    for container in _starts_with(draft, image):
+        _advance(draft, container)
+
+
+def image_failed(draft: Draft, image: Container, reason: str) -> None:
+    """Note for the starts that need an image why it could not be mounted."""
+    for container in _starts_with(draft, image):
+        run = draft.state.containers[container].run
+        if run is not None and run.failure is None:
+            failure = error.StartContainerFailed(container, cut(reason))
+            draft.change(container, run=replace(run, failure=failure))
+
+
+def data_settled(draft: Draft, container: Container) -> None:
+    """Go on with a start that waited until persistent data under its name was removed."""
+    waiting = draft.state.running.get(container.name)
+    if waiting is not None:
+        _advance(draft, waiting)
+
+
+def executed(draft: Draft, event: events.Executed) -> None:
+    """Note that the payload runs."""
+    container = event.container
+    if not _is_launched(draft, container):
+        return
+    entry = draft.state.containers[container]
+    assert entry.run is not None
+    took = (draft.now - entry.since) / 1e9
+    run = replace(entry.run, pid=event.pid, executed=draft.now)
+    draft.change(container, phase=Phase.RUNNING, run=run)
+    draft.act(
+        Log(logging.INFO, f"Started {container} ({event.pid}) in {took:.3f}s"),
+        Publish(notification.Started(container)),
+    )
+    complete(draft, container, Operation.START)
+
+
+def start_failed(draft: Draft, event: events.StartFailed) -> None:
+    """Answer a start that could not be launched."""
+    if _is_launched(draft, event.container):
+        failure = error.StartContainerFailed(event.container, cut(event.reason))
+        _fail_start(draft, event.container, failure)
+
+
+def directory_missing(draft: Draft, event: events.DirectoryMissing) -> None:
+    """Answer a start whose resource lacks what the manifest asks for; named is its version."""
+    container = event.container
+    if not _is_launched(draft, container):
+        return
+    entry = draft.state.containers[container]
+    mount = entry.manifest.mounts[event.target]
+    assert isinstance(mount, Resource)
+    assert entry.run is not None
+    version = str(entry.run.resources[event.target].version)
+    failure = error.StartContainerMissingResource(container, mount.name, version)
+    _fail_start(draft, container, failure)
+
+
+def _is_launched(draft: Draft, container: Container) -> bool:
+    entry = draft.state.containers.get(container)
+    if entry is None or entry.phase is not Phase.STARTING:
+        return False
+    return entry.run is not None and entry.run.launched
+
+
+def _fail_start(draft: Draft, container: Container, failure: error.Error) -> None:
+    run = _end_run(draft, container)
+    _log_failure(draft, container, failure, run.boot)
+    complete(draft, container, Operation.START, failure)
+
+
+def _log_failure(draft: Draft, container: Container, failure: error.Error, boot: bool) -> None:
+    """Log why a start failed. At boot, a critical container that does not start is the end."""
+    draft.act(Log(logging.WARNING, f"Cannot start {container}: {failure}"))
+    entry = draft.state.containers.get(container)
+    if boot and entry is not None and entry.manifest.autostart is Autostart.CRITICAL:
+        _fail_runtime(draft, failure)
+
+
+def _end_run(draft: Draft, container: Container) -> Run:
+    """Release the name and the resources; nothing runs and nothing is wanted."""
+    run = draft.state.containers[container].run
+    assert run is not None
+    draft.change(container, phase=Phase.INSTALLED, wanted=Wanted.DOWN, run=None)
+    draft.set(running=without(draft.state.running, container.name))
+    users = dict(draft.state.users)
+    for resource in set(run.resources.values()):
+        users[resource] = users[resource] - {container}
+        if not users[resource]:
+            del users[resource]
+    draft.set(users=users)
+    return run
+
+
+def kill_requested(draft: Draft, event: events.KillRequested) -> None:
+    """Send a signal to a container that has a process."""
+    container = event.container
+    entry = entry_of(draft.state, container)
+    if not entry.has_process:
+        raise RefusedError(error.StopContainerNotStarted(container))
+    draft.change(container, operation=Operation.KILL)
+    send_signal(draft, container, event.number)
+
+
+def send_signal(draft: Draft, container: Container, number: int) -> None:
+    """Send a signal to a container that has a process; some mean that it is to end."""
+    if number in ENDING:
+        draft.change(container, phase=Phase.STOPPING, wanted=Wanted.DOWN)
+    draft.act(
+        Log(logging.INFO, f"Killing {container} with {signal_name(number)}"),
+        SendSignal(container, number),
+    )
+
+
+def signal_sent(draft: Draft, event: events.SignalSent) -> None:
+    """Answer the kill request."""
+    if event.container in draft.state.containers:
+        complete(draft, event.container, Operation.KILL)
+
+
+def process_exited(draft: Draft, event: events.ProcessExited) -> None:
+    """Release what the container holds. It is in use until that is done."""
+    container, status = event.container, event.status
+    entry = draft.state.containers.get(container)
+    if entry is None or entry.run is None or not entry.has_process or entry.run.status is not None:
+        return
+    uptime = (draft.now - entry.run.executed) / 1e9
+    critical = entry.manifest.autostart is Autostart.CRITICAL and not draft.state.stopping
+    draft.change(container, phase=Phase.STOPPING, run=replace(entry.run, status=status))
+    draft.act(
+        Log(
+            logging.ERROR if critical else logging.INFO,
+            f"{'Critical process' if critical else 'Process'} {container} exited "
+            f"after {uptime:.3f}s with status {status}",
+        ),
+        Release(container),
+    )
+
+
+def released(draft: Draft, event: events.Released) -> None:
+    """Announce the exit, and decide what comes next: nothing, or the end of the runtime."""
+    container = event.container
+    entry = draft.state.containers.get(container)
+    status = entry.run.status if entry is not None and entry.run is not None else None
+    if entry is None or status is None:
+        return
+    _end_run(draft, container)
+    draft.act(
+        # The exit is logged already. This line is for tools that look for it.
+        Log(logging.DEBUG, f"Container {container} exited with status {status}"),
+        Publish(notification.Exit(container, status)),
+    )
+    if entry.manifest.autostart is Autostart.CRITICAL and status != Exited(0):
+        _fail_runtime(draft, error.CriticalContainer(container, status))
+
+
+def _fail_runtime(draft: Draft, failure: error.Error) -> None:
+    if not draft.state.stopping and not draft.state.failed:
+        draft.set(failed=True)
+        draft.act(Fail(failure))

@@ -1,0 +1,34 @@
+"""Changes that several events share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from northstar.api import error
+from northstar.core.actions import Complete, Mount, Umount
+from northstar.core.values import Draft, Image, Operation
+from northstar.model import Container
+
+
+def complete(
+    draft: Draft, container: Container, operation: Operation, failure: error.Error | None = None
+) -> None:
+    """Answer the request that is going on, if it is the given one."""
+    entry = draft.state.containers[container]
+    if entry.operation is operation:
+        draft.change(container, operation=None, wipe=False)
+        draft.act(Complete(container, failure))
+
+
+def mount(draft: Draft, containers: Iterable[Container]) -> None:
+    """Mount those of the images that are not mounted and not in transition."""
+    for container in containers:
+        if draft.state.containers[container].image is Image.UNMOUNTED:
+            draft.change(container, image=Image.MOUNTING)
+            draft.act(Mount(container))
+
+
+def umount(draft: Draft, container: Container) -> None:
+    """Unmount an image that is mounted and that nothing uses."""
+    draft.change(container, image=Image.UNMOUNTING)
+    draft.act(Umount(container))

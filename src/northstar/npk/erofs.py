@@ -1,0 +1,198 @@
+"""The names in an EROFS image, read to be checked before a tool makes files of them.
+
+Documentation/filesystems/erofs.rst and fs/erofs/erofs_fs.h. fsck.erofs (1.5) takes every name as
+it is, so one like `../../x` is written beside the directory that it extracts to. Only directories
+are read here, which are never compressed. What this module does not know is refused: to read a
+directory in another way than the tool does would be no check.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from northstar.model import PackageError
+
+_SUPERBLOCK: Final = 1024
+"""Where the superblock is, in bytes."""
+_MAGIC: Final = 0xE0F5E1E2
+# magic, checksum, feature_compat, blkszbits, sb_extslots, root_nid, inos, build_time,
+# build_time_nsec, blocks, meta_blkaddr, xattr_blkaddr, uuid, volume_name, feature_incompat,
+# available_compr_algs, extra_devices, devt_slotoff, dirblkbits
+_SUPER: Final = struct.Struct("<3I2BH2Q4I16s16sI3HB")
+_FEATURES: Final = 0x7F
+"""Incompatible features that leave directories as they are: those of Linux 6.4."""
+
+_COMPACT: Final = struct.Struct("<4H4I2HI")
+"""i_format, i_xattr_icount, i_mode, i_nlink, i_size, i_reserved, i_u, i_ino, i_uid, i_gid, ..."""
+_EXTENDED: Final = struct.Struct("<4HQI44x")
+"""i_format, i_xattr_icount, i_mode, i_reserved, i_size, i_u, and what does not matter here."""
+_SLOT: Final = 32
+"""Inode numbers (nid) count slots of so many bytes, from the block meta_blkaddr on."""
+_PLAIN, _INLINE = 0, 2
+"""The layouts (i_format, bits 1 to 3) that a directory can have."""
+_XATTR_HEADER, _XATTR_ENTRY = 12, 4
+
+_DIRENT: Final = struct.Struct("<QHBB")
+"""nid, nameoff, file_type, reserved."""
+
+_NAME_MAX: Final = 255
+_PATH_MAX: Final = 4096
+_SHOWN_MAX: Final = 100
+
+
+class Entry(NamedTuple):
+    """One name in the image: its path without a slash in front, and the mode of its inode."""
+
+    path: bytes
+    mode: int
+
+
+class _Inode(NamedTuple):
+    mode: int
+    size: int
+    layout: int
+    data: int
+    tail: int
+
+
+def entries(path: str) -> list[Entry]:
+    """Return all that an image holds, without its root directory.
+
+    Each name is a file name, and no two in a directory are the same: so each path is that of one
+    file, in directories of the image. A directory has one name.
+
+    Args:
+        path: a file with the image from its beginning on, which nobody changes.
+
+    Raises:
+        PackageError: a name is none, or the image cannot be checked.
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size < _SUPERBLOCK + _SUPER.size:
+            raise _damaged("it is too short")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return list(_Image(data).entries())
+
+
+class _Image:
+    def __init__(self, data: mmap.mmap) -> None:
+        self._data = data
+        fields = _SUPER.unpack_from(data, _SUPERBLOCK)
+        magic, bits, root, meta, features = (fields[index] for index in (0, 3, 5, 10, 14))
+        if magic != _MAGIC:
+            raise _damaged("it has no superblock")
+        if features & ~_FEATURES or fields[18] or not 9 <= bits <= 16:
+            raise PackageError(
+                f"the names in the EROFS image cannot be checked: it has features ({features:#x}) "
+                "that this release does not know",
+                hint="mount the image instead of unpacking it, or use a newer release",
+            )
+        self._block = 1 << bits
+        self._meta = meta << bits
+        self._root = root
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield what is in each directory; the directories are kept in a list, not on the stack."""
+        pending = [(self._root, b"")]
+        seen = {self._root}
+        left = len(self._data)
+        while pending:
+            nid, above = pending.pop()
+            directory = self._inode(nid)
+            if not stat.S_ISDIR(directory.mode):
+                raise _damaged("its root is no directory")
+            # Directories share no data, else a small image could stand for endless names.
+            left -= directory.size
+            if left < 0:
+                raise _damaged("its directories are larger than the image")
+            names: set[bytes] = set()
+            for child, name in self._names(directory, above):
+                if name in names:
+                    raise _damaged(f"two files are called {_shown(above + name)}")
+                names.add(name)
+                if name in (b".", b".."):
+                    continue
+                mode = self._inode(child).mode
+                yield Entry(above + name, mode)
+                if stat.S_ISDIR(mode):
+                    if child in seen:
+                        raise _damaged(f"the directory {_shown(above + name)} has two names")
+                    seen.add(child)
+                    pending.append((child, above + name + b"/"))
+
+    def _names(self, directory: _Inode, above: bytes) -> Iterator[tuple[int, bytes]]:
+        for start in range(0, directory.size, self._block):
+            block = self._read_block(directory, start)
+            first = self._dirent(block, 0)[1]
+            if first % _DIRENT.size or not 0 < first <= len(block):
+                raise _damaged(f"the directory /{_shown(above)} has no valid first entry")
+            found = [self._dirent(block, at) for at in range(0, first, _DIRENT.size)]
+            last = found[-1][1]
+            # It ends with the block, or with a NUL in it.
+            ends = [*(offset for _, offset in found[1:]), (block + b"\0").find(b"\0", last)]
+            for (nid, offset), end in zip(found, ends, strict=True):
+                name = block[offset:end] if first <= offset < end <= len(block) else b""
+                if not name or len(name) > _NAME_MAX or b"/" in name or b"\0" in name:
+                    raise _damaged(f"{_shown(name)} in /{_shown(above)} is not a file name")
+                if len(above) + len(name) >= _PATH_MAX:
+                    raise PackageError(
+                        f"the EROFS image has paths of more than {_PATH_MAX} bytes, below "
+                        f"/{_shown(above)}",
+                        hint="mount the image instead of unpacking it",
+                    )
+                yield nid, name
+
+    def _dirent(self, block: bytes, at: int) -> tuple[int, int]:
+        if at + _DIRENT.size > len(block):
+            raise _damaged("a directory is cut off")
+        nid, offset, _, _ = _DIRENT.unpack_from(block, at)
+        return nid, offset
+
+    def _read_block(self, directory: _Inode, start: int) -> bytes:
+        size = min(self._block, directory.size - start)
+        # With the layout `inline` the last block stands behind the inode.
+        inline = directory.layout == _INLINE and start + size == directory.size
+        at = directory.tail if inline else directory.data + start
+        return self._read(at, size)
+
+    def _inode(self, nid: int) -> _Inode:
+        at = self._meta + nid * _SLOT
+        head = self._read(at, _COMPACT.size)
+        form = int.from_bytes(head[:2], "little")
+        if form & 1:
+            _, xattrs, mode, _, size, raw = _EXTENDED.unpack(self._read(at, _EXTENDED.size))
+            at += _EXTENDED.size
+        else:
+            _, xattrs, mode, _, size, _, raw, *_ = _COMPACT.unpack(head)
+            at += _COMPACT.size
+        layout = form >> 1 & 7
+        if stat.S_ISDIR(mode) and layout not in (_PLAIN, _INLINE):
+            raise _damaged(f"a directory has a layout ({layout}) that none can have")
+        if xattrs:
+            at += _XATTR_HEADER + (xattrs - 1) * _XATTR_ENTRY
+        return _Inode(mode, size, layout, raw * self._block, at)
+
+    def _read(self, at: int, size: int) -> bytes:
+        data = self._data[at : at + size]
+        if len(data) < size:
+            raise _damaged("it is cut off")
+        return data
+
+
+def _damaged(reason: str) -> PackageError:
+    return PackageError(
+        f"the EROFS image is damaged or was made to do harm: {reason}",
+        hint="do not use this package",
+    )
+
+
+def _shown(name: bytes) -> str:
+    text = name.decode("utf-8", "backslashreplace")
+    text = text if len(text) <= _SHOWN_MAX else f"...{text[-_SHOWN_MAX:]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,168 @@
+"""Opens the descriptors that a launch plan names.
+
+`plan.descriptors` is the only list of them. A name is a kind, and for some kinds an argument behind
+a colon: `stdout`, `socket:web`, `tasks:0`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Final
+
+from northstar.cgroups import Cgroup
+from northstar.launch.plan import LaunchPlan
+from northstar.launch.seccomp import Filter
+from northstar.linux import mountinfo, netns
+from northstar.manifest import Io, Manifest, NamedNetwork, Output
+from northstar.model import LaunchError
+from northstar.runtime import stdio
+from northstar.runtime.null import reopen
+from northstar.runtime.running import HeldResources
+
+_DISCARD: Final = Io(stdout=Output.DISCARD, stderr=Output.DISCARD)
+
+
+@dataclass
+class Source:
+    """Where the descriptors of one launch come from.
+
+    Attributes:
+        manifest: of the container.
+        cgroup: its cgroup, which was made.
+        system_calls: its filter, if it has one.
+        null: a null device of its own, which is closed at the end.
+        held: what it holds until its end is added here.
+        passed: closes what only the launcher needs.
+    """
+
+    manifest: Manifest
+    cgroup: Cgroup
+    system_calls: Filter | None
+    null: int
+    held: HeldResources
+    passed: ExitStack
+
+    def close_later(self, descriptor: int) -> int:
+        """Have a descriptor closed when the launcher has it."""
+        self.passed.callback(os.close, descriptor)
+        return descriptor
+
+
+def _null(source: Source, argument: str) -> int:  # noqa: ARG001
+    return source.null
+
+
+def _stdout(source: Source, argument: str) -> int:
+    return _output(source, "stdout", (source.manifest.io or _DISCARD).stdout, argument)
+
+
+def _stderr(source: Source, argument: str) -> int:
+    return _output(source, "stderr", (source.manifest.io or _DISCARD).stderr, argument)
+
+
+def _output(source: Source, stream: str, output: Output, argument: str) -> int:
+    if output is Output.DISCARD:
+        return _null(source, argument)
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    source.close_later(writer)
+    container = source.manifest.container
+    source.held.outputs.append(stdio.open_output(reader, container, stream, output))
+    return writer
+
+
+def _cgroup(source: Source, argument: str) -> int:  # noqa: ARG001
+    directory = source.cgroup.into_fd()
+    assert directory is not None, "the plan enters a cgroup of version 2, and the host has none"
+    return source.close_later(directory)
+
+
+def _tasks(source: Source, argument: str) -> int:
+    return source.close_later(source.cgroup.open_tasks(int(argument)))
+
+
+def _network(source: Source, argument: str) -> int:  # noqa: ARG001
+    network = source.manifest.network
+    assert isinstance(network, NamedNetwork)
+    try:
+        return source.close_later(netns.open_named(network.name))
+    except OSError as failure:
+        step = f"enter the network namespace {network.name}"
+        path = failure.filename or ""
+        hint = None
+        if failure.errno == errno.EINVAL:
+            with contextlib.suppress(OSError):
+                hint = _why_no_network(network.name, path)
+        raise LaunchError(step, path, failure.errno or 0, hint=hint) from failure
+
+
+def _why_no_network(name: str, path: str) -> str:
+    """Return why a file may be no network namespace for the runtime, and the next step.
+
+    The file is an ordinary one, on which ip-netns(8) mounts the namespace. If that happens in the
+    host's mount namespace it reaches the runtime's own only by propagation, from a shared mount.
+    """
+    on = mountinfo.containing(path)
+    if on is None or any(field.startswith(("shared:", "master:")) for field in on.fields):
+        return f"no namespace is mounted on this file: ip netns add {name}"
+    return (
+        "no namespace is mounted on this file as the runtime sees it, and it sees no mount that "
+        f"the host makes after the start of the runtime, since {on.mount_point} is private: "
+        f"restart the runtime, or run `mount --make-shared {on.mount_point}` before its start"
+    )
+
+
+def _seccomp(source: Source, argument: str) -> int:  # noqa: ARG001
+    assert source.system_calls is not None
+    return source.close_later(source.system_calls.open())
+
+
+_OPENERS: Final[Mapping[str, Callable[[Source, str], int]]] = {
+    "stdin": _null,
+    "stdout": _stdout,
+    "stderr": _stderr,
+    # In the place of these init puts sockets of its own making, see Init.take_socket.
+    "console": _null,
+    "socket": _null,
+    "cgroup": _cgroup,
+    "tasks": _tasks,
+    "netns": _network,
+    "seccomp": _seccomp,
+}
+
+
+@contextlib.contextmanager
+def opened(
+    plan: LaunchPlan,
+    manifest: Manifest,
+    cgroup: Cgroup,
+    system_calls: Filter | None,
+    null: int,
+    held: HeldResources,
+) -> Iterator[dict[str, int]]:
+    """Open all descriptors of a plan, by their names; at the end those are closed that are passed.
+
+    Args:
+        plan: names the descriptors.
+        manifest: of the container.
+        cgroup: of the container.
+        system_calls: the filter, if the manifest has one.
+        null: the runtime's null device.
+        held: what the container has until its end is added here; the caller releases it.
+
+    Raises:
+        LaunchError, OSError: one cannot be opened.
+    """
+    with ExitStack() as passed:
+        own_null = reopen(null)
+        passed.callback(os.close, own_null)
+        source = Source(manifest, cgroup, system_calls, own_null, held, passed)
+        descriptors = {}
+        for name in plan.descriptors:
+            kind, _, argument = name.partition(":")
+            descriptors[name] = _OPENERS[kind](source, argument)
+        yield descriptors

@@ -1,0 +1,377 @@
+"""Gives events to the core, and executes the actions that it decides.
+
+Actions that cannot block are executed at once, the others in tasks of their own, so that what a
+client has asked for goes on when the client is gone. Each reports how it ended by an event.
+Everything here runs in the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final, TypeVar
+
+from northstar import core
+from northstar.api import RefusedError
+from northstar.core import actions, events
+from northstar.core.events import Event, Request
+from northstar.devices import image_mount, loop_device
+from northstar.launch.plan import Places
+from northstar.manifest import Resource
+from northstar.model import Container, NorthstarError
+from northstar.runtime import wiping
+from northstar.runtime.events import Notifications
+from northstar.runtime.polling import Polling
+from northstar.runtime.repository import Package, Repository
+from northstar.runtime.requests import RequestQueue
+from northstar.runtime.running import RunningContainer
+from northstar.runtime.start import StartContext, start
+
+log = logging.getLogger("northstar.runtime")
+
+T = TypeVar("T")
+
+_REMOVED: Final = "another program has removed its directory, or unmounted it"
+
+
+class Executor:
+    """The registry of containers, and what stands behind it: packages, mounts, processes.
+
+    Attributes:
+        state: the registry.
+        requests: requests on containers, in their turns.
+        running: the containers that have a process.
+        statistics: of those.
+        give_up: set when the shutdown begins: nothing waits for a device any more.
+        failed: done when a critical container has failed, with RefusedError.
+    """
+
+    def __init__(
+        self,
+        context: StartContext,
+        repositories: Mapping[str, Repository],
+        notifications: Notifications,
+    ) -> None:
+        """Begin with a registry of empty repositories.
+
+        Args:
+            context: what every start uses.
+            repositories: by identifier.
+            notifications: the subscribers.
+        """
+        self._context = context
+        self._repositories = repositories
+        self._notifications = notifications
+        self.state = core.State(
+            repositories={
+                identifier: core.Repository(
+                    capacity_num=repository.config.capacity_num,
+                    capacity_size=repository.config.capacity_size,
+                    mount_on_start=repository.config.mount_on_start,
+                )
+                for identifier, repository in repositories.items()
+            }
+        )
+        self.requests = RequestQueue(self.apply)
+        self.running: dict[Container, RunningContainer] = {}
+        self.statistics = Polling()
+        self.give_up = threading.Event()
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._roots: dict[Container, image_mount.Root] = {}
+        self._operations: set[asyncio.Task[Any]] = set()
+        self._releases: set[asyncio.Task[Any]] = set()
+        self._changed = asyncio.Event()
+        self._attach = functools.partial(
+            loop_device.attach, timeout=context.config.loop_device_timeout, give_up=self.give_up
+        )
+        self._execute: dict[type, Callable[[Any], Coroutine[Any, Any, None] | None]] = {
+            actions.Mount: self._mount,
+            actions.Umount: self._umount,
+            actions.Launch: self._launch,
+            actions.SendSignal: self._send_signal,
+            actions.Release: self._release,
+            actions.RemovePackage: self._remove_package,
+            actions.WipeData: self._wipe_data,
+            actions.Publish: self._publish,
+            actions.Log: self._log,
+            actions.Complete: self._complete,
+            actions.Fail: self._fail,
+        }
+
+    # Events.
+
+    def apply(self, event: Event) -> None:
+        """Give an event to the core, and begin what it decides.
+
+        Raises:
+            RefusedError: the core refuses it.
+        """
+        if isinstance(event, (events.MountRequested, events.StartRequested)):
+            self._look_at_images(event.container)
+        result = core.step(self.state, event, time.monotonic_ns())
+        if isinstance(result, core.Refused):
+            raise RefusedError(result.error)
+        self.state = result.state
+        for action in result.actions:
+            work = self._execute[type(action)](action)
+            if work is not None:
+                self.spawn(work)
+        self._changed.set()
+
+    async def request(self, request: Request) -> None:
+        """Process a request on a container in its turn.
+
+        Raises:
+            RefusedError: it is refused, or has failed.
+        """
+        await self.requests.submit(request)
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run a coroutine to its end, whoever waits for it; the shutdown waits too."""
+        return self._spawn(work, self._operations)
+
+    def _spawn(
+        self, work: Coroutine[Any, Any, T], tasks: set[asyncio.Task[Any]]
+    ) -> asyncio.Task[T]:
+        # The event loop keeps only weak references to tasks: the set keeps them alive.
+        task = asyncio.create_task(work)
+        tasks.add(task)
+
+        def ended(task: asyncio.Task[Any]) -> None:
+            tasks.discard(task)
+            self._changed.set()
+
+        task.add_done_callback(ended)
+        return task
+
+    async def wait_until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Wait for a condition that depends on the registry or the tasks; False if it is late."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    await self._changed.wait()
+            except TimeoutError:
+                return condition()
+        return True
+
+    def is_idle(self) -> bool:
+        """Tell whether no request is going on, and no action but the release of what has ended."""
+        return not self._operations and not self.requests
+
+    async def cancel_operations(self, seconds: float) -> int:
+        """Cancel the actions that are going on, and wait for their end; return how many.
+
+        A launch whose init hangs kills it, and releases what it has acquired.
+        """
+        late = tuple(self._operations)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=seconds)
+        return len(late)
+
+    # Packages.
+
+    def package(self, container: Container) -> Package:
+        """Return the package of an installed container."""
+        entry = self.state.containers[container]
+        return self._repositories[entry.repository].packages[container]
+
+    async def _remove_package(self, action: actions.RemovePackage) -> None:
+        container = action.container
+        repository = self._repositories[self.state.containers[container].repository]
+        try:
+            await repository.remove(container)
+        except Exception as failure:
+            self.apply(events.RemovalFailed(container, _reason(failure, f"remove {container}")))
+        else:
+            self.apply(events.PackageRemoved(container))
+
+    async def _wipe_data(self, action: actions.WipeData) -> None:
+        container = action.container
+        pools = self._context.pools
+        path = self._data_path(container)
+        log.info("Wiping persistent data dir %s of %s", path, container)
+        try:
+            rest = await pools.data.run(wiping.detach, path, self.give_up)
+            self.apply(events.DataDetached(container))
+            if rest is not None:
+                await pools.wipes.run(wiping.remove, rest, self.give_up)
+        except FileNotFoundError:
+            self.apply(events.DataWiped(container))
+        except Exception as failure:
+            self.apply(events.WipeFailed(container, _reason(failure, f"wipe data of {container}")))
+        else:
+            self.apply(events.DataWiped(container))
+
+    def _data_path(self, container: Container) -> str:
+        return os.path.join(self._context.config.data_dir, container.name)
+
+    # Images.
+
+    def _mount_point(self, container: Container) -> str:
+        return os.path.join(self._context.own.run_dir.path, str(container))
+
+    def is_mounted(self, container: Container) -> bool:
+        """Tell whether an image is mounted, now and where it belongs. Costs one stat(2)."""
+        root = self._roots.get(container)
+        return root is not None and image_mount.is_mounted(self._mount_point(container), root)
+
+    def _look_at_images(self, container: Container) -> None:
+        """Notice the mounts that another program has ended, of what a request may use.
+
+        What already runs keeps what it has: its mount namespace has mounts of its own.
+        """
+        entry = self.state.containers.get(container)
+        if entry is None:
+            return
+        mounts = entry.manifest.mounts.values()
+        names = {container.name, *(mount.name for mount in mounts if isinstance(mount, Resource))}
+        for other, used in tuple(self.state.containers.items()):
+            if other.name not in names or used.image is not core.Image.MOUNTED:
+                continue
+            if not self.is_mounted(other):
+                log.warning("The mount %s is gone: %s", self._mount_point(other), _REMOVED)
+                self.apply(events.ImageLost(other))
+
+    async def _mount(self, action: actions.Mount) -> None:
+        container = action.container
+        package = self.package(container)
+        repository = self._repositories[self.state.containers[container].repository]
+        try:
+            # Before anything is given up: a run_dir that was moved away has our mounts in it.
+            self._context.own.run_dir.restore()
+            self._roots[container] = await repository.mounts.run(
+                image_mount.mount_image,
+                package.npk,
+                self._mount_point(container),
+                attach=self._attach,
+                how=repository.config.verity,
+            )
+        except asyncio.CancelledError:
+            self.apply(events.MountFailed(container, "the runtime is shutting down"))
+            raise
+        except Exception as failure:
+            self.apply(events.MountFailed(container, _reason(failure, f"mount {container}")))
+        else:
+            self.apply(events.ImageMounted(container))
+
+    async def _umount(self, action: actions.Umount) -> None:
+        container = action.container
+        repository = self._repositories[self.state.containers[container].repository]
+        target = self._mount_point(container)
+        try:
+            self._context.own.run_dir.refuse_if_moved()
+            found = await repository.mounts.run(image_mount.umount_image, target)
+        except asyncio.CancelledError:
+            # The mount ends with our mount namespace, when the kernel lets go of the thread.
+            self.apply(events.UmountFailed(container, "its file system does not answer"))
+            raise
+        except Exception as failure:
+            self.apply(events.UmountFailed(container, _reason(failure, f"unmount {container}")))
+        else:
+            del self._roots[container]
+            if not found:
+                log.warning("The mount %s was gone already: %s", target, _REMOVED)
+            self.apply(events.ImageUnmounted(container))
+
+    # Processes.
+
+    async def _launch(self, action: actions.Launch) -> None:
+        container = action.container
+        try:
+            missing = await self._missing_directory(action)
+            if missing is not None:
+                self.apply(events.DirectoryMissing(container, missing))
+                return
+            places = Places(
+                root=self._mount_point(container),
+                persist=self._data_path(container),
+                sockets=self._context.config.socket_dir,
+                resources={t: self._mount_point(c) for t, c in action.resources.items()},
+            )
+            manifest = self.state.containers[container].manifest
+            running = await start(self._context, manifest, action.command, places)
+        except asyncio.CancelledError:
+            self.apply(events.StartFailed(container, "the runtime is shutting down"))
+            raise
+        except Exception as failure:
+            self.apply(events.StartFailed(container, _reason(failure, f"start {container}")))
+        else:
+            self.running[container] = running
+            self.apply(events.Executed(container, running.pid))
+            running.exited.add_done_callback(functools.partial(self._exited, container))
+
+    async def _missing_directory(self, action: actions.Launch) -> str | None:
+        """Return the target of a resource mount whose directory the resource lacks."""
+        mounts = self.state.containers[action.container].manifest.mounts
+        for target, resource in action.resources.items():
+            mount = mounts[target]
+            assert isinstance(mount, Resource)
+            pool = self._repositories[self.state.containers[resource].repository].mounts
+            root = self._mount_point(resource)
+            if not await pool.run(image_mount.has_directory, root, mount.dir):
+                return target
+        return None
+
+    def _exited(self, container: Container, exited: asyncio.Future[Any]) -> None:
+        self.apply(events.ProcessExited(container, exited.result()))
+
+    def _release(self, action: actions.Release) -> None:
+        running = self.running[action.container]
+        self.statistics.forget(running.cgroup)
+        self._spawn(self._release_all(running), self._releases)
+
+    async def _release_all(self, running: RunningContainer) -> None:
+        await running.release()
+        del self.running[running.container]
+        self.apply(events.Released(running.container))
+
+    def _send_signal(self, action: actions.SendSignal) -> Coroutine[Any, Any, None] | None:
+        container = action.container
+        running = self.running[container]
+        if action.number == signal.SIGSTOP:
+            return self._stop(running)
+        running.send_signal(action.number)
+        self.apply(events.SignalSent(container))
+        return None
+
+    async def _stop(self, running: RunningContainer) -> None:
+        try:
+            await running.stop()
+        except Exception:
+            log.exception("Failed to stop %s", running.container)
+        finally:
+            self.apply(events.SignalSent(running.container))
+
+    # The rest.
+
+    def _publish(self, action: actions.Publish) -> None:
+        self._notifications.publish(action.notification)
+
+    def _log(self, action: actions.Log) -> None:
+        log.log(action.level, "%s", action.message)
+
+    def _complete(self, action: actions.Complete) -> None:
+        self.requests.complete(action.container, action.error)
+
+    def _fail(self, action: actions.Fail) -> None:
+        self.failed.set_exception(RefusedError(action.error))
+        # Not waited for while the runtime already ends.
+        self.failed.exception()
+
+
+def _reason(failure: Exception, what: str) -> str:
+    """Return the reason of a failure. What nobody expects is in the log as well."""
+    if isinstance(failure, (NorthstarError, OSError)):
+        return str(failure)
+    log.error("Failed to %s", what, exc_info=failure)
+    return f"{type(failure).__name__}: {failure}"

@@ -1,0 +1,95 @@
+"""A package that is being received and installed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from northstar.core import events
+from northstar.core.events import Event
+from northstar.model import Container
+from northstar.runtime.repository import IncomingFile, Repository
+
+Apply = Callable[[Event], None]
+"""Gives an event to the core, and executes what it decides; RefusedError if it refuses."""
+
+
+class IncomingPackage:
+    """The storing side of an install. `commit` or `abort` ends it.
+
+    `abort` is called whenever `commit` did not succeed, also after a failure of `write` or `commit`
+    itself; it may be called twice and leaves nothing behind.
+    """
+
+    def __init__(
+        self,
+        apply: Apply,
+        spawn: Callable[..., asyncio.Task[Container]],
+        repository: Repository,
+        file: IncomingFile,
+    ) -> None:
+        """Receive into a file.
+
+        Args:
+            apply: gives events to the core.
+            spawn: runs a coroutine to its end, also if the client disconnects.
+            repository: which will contain the package.
+            file: takes its bytes.
+        """
+        self._apply = apply
+        self._spawn = spawn
+        self._repository = repository
+        self._file = file
+        self._received = 0
+        self._committing: asyncio.Task[Container] | None = None
+
+    async def write(self, chunk: bytes) -> None:
+        """Store the next bytes.
+
+        Raises:
+            RefusedError: the repository's capacity is exceeded.
+            OSError: the bytes could not be stored.
+        """
+        self._received += len(chunk)
+        self._apply(events.PackageGrew(self._repository.identifier, self._received))
+        await self._file.write(chunk)
+
+    async def commit(self) -> Container:
+        """Verify what came, store it and make it an installed container.
+
+        Raises:
+            RefusedError: the container is known, or the repository is full.
+            PackageError: it is no valid package.
+            OSError: it could not be stored.
+        """
+        self._committing = self._spawn(self._commit())
+        return await asyncio.shield(self._committing)
+
+    async def _commit(self) -> Container:
+        identifier = self._repository.identifier
+        package = await self._file.verify()
+        container = package.container
+        try:
+            self._apply(events.PackageVerified(identifier, container, package.npk.size))
+        except BaseException:
+            package.npk.close()
+            raise
+        # While it is there nobody else gets its container or the name of its file.
+        self._repository.keep(package)
+        try:
+            await self._file.store(package)
+        except BaseException:
+            try:
+                await self._file.discard()
+            finally:
+                self._repository.forget(container)
+                self._apply(events.StoreFailed(identifier, container))
+            raise
+        self._apply(events.PackageStored(identifier, package.npk.manifest))
+        return container
+
+    async def abort(self) -> None:
+        """Forget what came. A commit that is going on is completed first."""
+        if self._committing is not None:
+            await asyncio.wait((self._committing,))
+        await self._file.discard()

@@ -1,0 +1,116 @@
+"""What clients ask of the runtime's containers and repositories."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from northstar import core
+from northstar.api import response
+from northstar.core import events
+from northstar.manifest import Manifest
+from northstar.model import Container
+from northstar.runtime.executor import Executor
+from northstar.runtime.incoming import IncomingPackage
+from northstar.runtime.repository import Repository
+
+
+class ContainerOperations:
+    """The operations of the console. Each refuses by RefusedError."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        repositories: Mapping[str, Repository],
+        shutdown: Callable[[], None],
+    ) -> None:
+        """Operate on the containers of `executor`; `shutdown` begins the shutdown."""
+        self._executor = executor
+        self._repositories = repositories
+        self._shutdown = shutdown
+        self._serialised: dict[Container, tuple[Manifest, dict[str, Any]]] = {}
+
+    def list(self) -> list[Container]:
+        """Return all installed containers, in their order."""
+        return sorted(self._executor.state.containers)
+
+    def repositories(self) -> Sequence[str]:
+        """Return the identifiers of all repositories, in their order."""
+        return sorted(self._repositories)
+
+    async def inspect(self, container: Container) -> response.ContainerData:
+        """Return what is known of a container."""
+        executor = self._executor
+        entry = core.entry_of(executor.state, container)
+        process = None
+        if entry.has_process and entry.run is not None:
+            running = executor.running[container]
+            process = response.Process(
+                pid=running.pid,
+                uptime_ns=time.monotonic_ns() - entry.run.executed,
+                statistics=executor.statistics.read(running.cgroup),
+            )
+        return response.ContainerData(
+            manifest=self._manifest(entry),
+            repository=entry.repository,
+            mounted=entry.image is core.Image.MOUNTED and executor.is_mounted(container),
+            process=process,
+        )
+
+    def _manifest(self, entry: core.Entry) -> dict[str, Any]:
+        # Made when it is asked for first: most manifests are never asked for.
+        found = self._serialised.get(entry.container)
+        if found is None or found[0] is not entry.manifest:
+            found = entry.manifest, entry.manifest.to_builtins()
+            self._serialised[entry.container] = found
+        return found[1]
+
+    async def mount(self, container: Container) -> None:
+        """Mount a container's image."""
+        await self._executor.request(events.MountRequested(container))
+
+    async def umount(self, container: Container) -> None:
+        """Unmount a container's image that nobody uses."""
+        await self._executor.request(events.UmountRequested(container))
+
+    async def start(
+        self,
+        container: Container,
+        init: str | None = None,
+        arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start a container; returns when its payload runs.
+
+        Args:
+            container: which.
+            init: instead of the manifest's, with `<INIT>` in it replaced by that.
+            arguments: instead of the manifest's, if there are any.
+            environment: instead of the manifest's, if there is any.
+        """
+        # A second version is refused at once, even while the first one is still starting.
+        core.refuse_if_running(self._executor.state, core.entry_of(self._executor.state, container))
+        await self._executor.request(
+            events.StartRequested(container, init, tuple(arguments), environment or {})
+        )
+
+    async def kill(self, container: Container, number: int) -> None:
+        """Send a signal (1..31) to a container's process group."""
+        await self._executor.request(events.KillRequested(container, number))
+
+    async def uninstall(self, container: Container, wipe: bool) -> None:
+        """Remove a container that is not in use, and with `wipe` its persistent data too."""
+        await self._executor.request(events.UninstallRequested(container, wipe))
+        self._serialised.pop(container, None)
+
+    async def begin_install(self, repository: str, size: int) -> IncomingPackage:
+        """Begin to receive a package of `size` bytes into a repository."""
+        executor = self._executor
+        executor.apply(events.InstallRequested(repository, size))
+        into = self._repositories[repository]
+        return IncomingPackage(executor.apply, executor.spawn, into, await into.receive())
+
+    def shutdown(self) -> None:
+        """Begin the shutdown, and return at once."""
+        self._shutdown()

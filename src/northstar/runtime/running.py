@@ -1,0 +1,145 @@
+"""A running container: its init, and everything that it holds until its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from northstar.cgroups import Cgroup
+from northstar.launch.launcher import Init
+from northstar.model import Container, ExitStatus
+from northstar.runtime.listeners import BoundSocket
+from northstar.runtime.oom_watch import OomWatch
+from northstar.runtime.stdio import OutputPipe
+from northstar.runtime.stopping import stop_members
+from northstar.runtime.threads import Pools
+
+log = logging.getLogger("northstar.runtime")
+
+
+class ConsoleConnection(Protocol):
+    """The runtime's side of a container's console connection."""
+
+    def close(self) -> None:
+        """Close it; idempotent."""
+
+
+@dataclass
+class HeldResources:
+    """What a container holds: filled while it starts, released as a whole at its end.
+
+    Attributes:
+        container: which.
+        mounts: the mount points that it uses; they stay when it ends.
+        cgroup: its cgroup.
+        memory: reports memory events of the cgroup.
+        outputs: the runtime's ends of its output pipes.
+        sockets: the files of its Unix sockets.
+        console: the runtime's side of its console connection.
+    """
+
+    container: Container
+    mounts: tuple[str, ...]
+    cgroup: Cgroup | None = None
+    memory: OomWatch | None = None
+    outputs: list[OutputPipe] = field(default_factory=list)
+    sockets: list[BoundSocket] = field(default_factory=list)
+    console: ConsoleConnection | None = None
+
+    def describe(self) -> str:
+        """Return one line that lists all of it, for a log."""
+        parts = [f"mounts {', '.join(self.mounts)}"]
+        if self.cgroup is not None:
+            parts.append(f"cgroup {self.cgroup.path}")
+        if self.memory is not None:
+            parts.append("memory events")
+        if self.outputs:
+            parts.append(f"{len(self.outputs)} output pipes")
+        if self.sockets:
+            parts.append(f"sockets {', '.join(bound.path for bound in self.sockets)}")
+        if self.console is not None:
+            parts.append("a console connection")
+        return "; ".join(parts)
+
+    async def release(self, pools: Pools) -> None:
+        """Release all of it, the cgroup last: then nothing uses it any more.
+
+        What cannot be released is left behind, and is in the log.
+
+        Args:
+            pools: the cgroup is removed in a thread.
+        """
+        try:
+            await self._release(pools)
+        except Exception:
+            log.exception("Cannot clean up after %s", self.container)
+
+    async def _release(self, pools: Pools) -> None:
+        async with contextlib.AsyncExitStack() as stack:  # in reverse; each, whatever fails
+            if self.cgroup is not None:
+                stack.push_async_callback(pools.kernel.run, self.cgroup.destroy)
+            if self.memory is not None:
+                stack.callback(self.memory.close)
+            for pipe in self.outputs:
+                stack.callback(pipe.close)
+            for bound in self.sockets:
+                stack.callback(bound.unlink)
+            if self.console is not None:
+                stack.callback(self.console.close)
+
+
+class RunningContainer:
+    """A container whose payload was executed.
+
+    Attributes:
+        container: which.
+        pid: of its init, on the host.
+        held: what it holds.
+    """
+
+    def __init__(self, container: Container, init: Init, held: HeldResources, pools: Pools) -> None:
+        self.container = container
+        self.pid = init.pid
+        self.held = held
+        self._init = init
+        self._pools = pools
+
+    @property
+    def cgroup(self) -> Cgroup:
+        """Its cgroup."""
+        assert self.held.cgroup is not None
+        return self.held.cgroup
+
+    @property
+    def exited(self) -> asyncio.Future[ExitStatus]:
+        """Done when all processes of the container have ended."""
+        return self._init.exited
+
+    async def release(self) -> None:
+        """Release all that it holds."""
+        await self.held.release(self._pools)
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, but not SIGSTOP, to its process group; one that is gone is no error."""
+        # The group exists, and its number is nobody else's, while init is not reaped.
+        if not self._init.exited.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+
+    async def stop(self) -> None:
+        """Send SIGSTOP to its process group, but not to init: see `stop_members`."""
+        if self._init.exited.done():
+            return
+        init = self._init.duplicate_pidfd()
+        try:
+            stopping = asyncio.wrap_future(self._pools.kernel.submit(stop_members, self.pid, init))
+        except BaseException:
+            os.close(init)
+            raise
+        # The thread goes on if nobody waits any more.
+        stopping.add_done_callback(lambda _: os.close(init))
+        await asyncio.shield(stopping)

@@ -1,0 +1,250 @@
+"""Starts a container whose images are mounted.
+
+A start fills one `HeldResources`. A start that fails half-way releases it; the end of the container
+does the same. Nothing else is acquired.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import grp
+import logging
+import os
+import socket
+from collections.abc import Callable, Coroutine, Sequence
+
+import msgspec
+
+from northstar.cgroups import Cgroup, CgroupHost
+from northstar.launch import seccomp
+from northstar.launch.launcher import Init, Launcher
+from northstar.launch.plan import HostFacts, Places, build, socket_descriptor
+from northstar.manifest import Capability, Command, Manifest, Persist
+from northstar.model import Container, LaunchError, Permissions, listed
+from northstar.runtime import debug, listeners, logs
+from northstar.runtime.config import Config
+from northstar.runtime.descriptors import opened
+from northstar.runtime.directories import Held, Own
+from northstar.runtime.events import Notifications
+from northstar.runtime.oom_watch import OomWatch
+from northstar.runtime.running import ConsoleConnection, HeldResources, RunningContainer
+from northstar.runtime.threads import Pools
+
+log = logging.getLogger("northstar.runtime")
+
+ConnectConsole = Callable[
+    [socket.socket, Container, Permissions], Coroutine[None, None, ConsoleConnection]
+]
+"""Serves a container's console on a connected stream socket, which it owns from then on."""
+
+
+class StartContext(msgspec.Struct, frozen=True):
+    """What every start uses.
+
+    Attributes:
+        config: the configuration.
+        own: the runtime's own directories.
+        pools: for what blocks.
+        launcher: the C program.
+        cgroups: the host's cgroup hierarchies.
+        cgroup_directories: the runtime's own cgroup in each of them.
+        facts: what this machine has.
+        null: a null device, see `null`.
+        connect_console: serves a container's console.
+        notifications: where a container's memory events go.
+    """
+
+    config: Config
+    own: Own
+    pools: Pools
+    launcher: Launcher
+    cgroups: CgroupHost
+    cgroup_directories: tuple[Held, ...]
+    facts: HostFacts
+    null: int
+    connect_console: ConnectConsole
+    notifications: Notifications
+
+
+async def start(
+    context: StartContext, manifest: Manifest, command: Command, places: Places
+) -> RunningContainer:
+    """Start a container whose image and resources are mounted.
+
+    Raises:
+        LaunchError, HostError, OSError: it could not be started; nothing of it is left.
+    """
+    container = manifest.container
+    groups: list[int] = []
+    if manifest.suppl_groups:
+        # getgrnam(3) may ask the network.
+        groups = await context.pools.data.run(_groups, manifest)
+    plan = build(manifest, command, places, context.facts, groups)
+    _warn_of_getfd(manifest)
+    system_calls = await _seccomp_filter(context, manifest)
+    held = HeldResources(container, (places.root, *places.resources.values()))
+    try:
+        await _prepare(context, manifest, places, held)
+        assert held.cgroup is not None
+        with opened(
+            plan,
+            manifest,
+            held.cgroup,
+            system_calls,
+            context.null,
+            held,
+        ) as descriptors:
+            skipped: list[str] = []
+            init = context.launcher.launch(plan, descriptors, skipped.append)
+        try:
+            await _bring_up(context, manifest, init, held)
+        finally:
+            reason = "does not exist, its bind mount is skipped"
+            _warn(container, "missing bind sources", [f"{s} {reason}" for s in skipped])
+    except BaseException:
+        await held.release(context.pools)
+        raise
+    log.debug("%s (%d) holds: %s", container, init.pid, held.describe())
+    return RunningContainer(container, init, held, context.pools)
+
+
+async def _prepare(
+    context: StartContext, manifest: Manifest, places: Places, held: HeldResources
+) -> None:
+    """Make what must exist before the launch: cgroup, persistent directory, socket directory."""
+    pools, container = context.pools, manifest.container
+    held.cgroup = await pools.kernel.run(_make_cgroup, context, manifest)
+    _warn(container, "the cgroup", held.cgroup.warnings)
+    if _wants_oom(manifest):
+        held.memory = await _watch_memory(context, container, held.cgroup)
+    if any(isinstance(mount, Persist) for mount in manifest.mounts.values()):
+        await pools.data.run(
+            _make_persist, context.own.data_dir, places.persist, manifest.uid, manifest.gid
+        )
+    # A socket of its own, or all of them as a mount: what is in there is made by the runtime.
+    context.own.socket_dir.restore()
+
+
+def _warn(container: Container, what: str, warnings: Sequence[str]) -> None:
+    more = "%d more warnings about %s of %s"
+    with logs.first_few(logging.WARNING, more, what, container) as warn:
+        for warning in warnings:
+            warn("%s: %s", container, warning)
+
+
+def _make_cgroup(context: StartContext, manifest: Manifest) -> Cgroup:
+    for directory in context.cgroup_directories:
+        directory.restore()
+    return Cgroup.create(
+        context.cgroups, context.config.cgroup, str(manifest.name), manifest.cgroups
+    )
+
+
+def _wants_oom(manifest: Manifest) -> bool:
+    memory = manifest.cgroups.memory if manifest.cgroups is not None else None
+    return memory is not None and memory.oom_monitor
+
+
+async def _watch_memory(
+    context: StartContext, container: Container, cgroup: Cgroup
+) -> OomWatch | None:
+    try:
+        monitor = await context.pools.kernel.run(cgroup.oom_monitor)
+    except OSError as failure:
+        # No more inotify instances, or a real-time kernel: the container can do without.
+        log.warning("%s: its memory is not monitored: %s", container, failure)
+        return None
+    return None if monitor is None else OomWatch(container, monitor, context.notifications)
+
+
+async def _bring_up(
+    context: StartContext, manifest: Manifest, init: Init, held: HeldResources
+) -> None:
+    """Lead init from its clone to the payload's execve(2); it is dead if that fails."""
+    try:
+        await init.ready
+        if manifest.console is not None:
+            held.console = await context.connect_console(
+                init.take_socket("console"), manifest.container, manifest.console.permissions
+            )
+        _bind_sockets(context, manifest, init, held)
+        debug.run_commands(
+            context.launcher, context.config.debug_commands, init.pid, manifest.container
+        )
+        init.go()
+        await init.started
+        if held.memory is not None:
+            held.memory.begin()
+    except BaseException:
+        init.kill()
+        await asyncio.shield(init.exited)
+        raise
+
+
+def _bind_sockets(
+    context: StartContext, manifest: Manifest, init: Init, held: HeldResources
+) -> None:
+    directory = context.config.socket_dir
+    for name, config in sorted(manifest.sockets.items()):
+        with init.take_socket(socket_descriptor(name)) as made:
+            bound = listeners.bind(made, directory, manifest.container, name, config)
+        held.sockets.append(bound)
+
+
+async def _seccomp_filter(context: StartContext, manifest: Manifest) -> seccomp.Filter | None:
+    if manifest.seccomp is None:
+        return None
+    wanted = manifest.seccomp, manifest.capabilities
+    made = seccomp.made_filter(*wanted)
+    if made is None:
+        made = await context.pools.kernel.run(seccomp.filter_for, *wanted)
+    if made.unknown:
+        what = "system call %s, it is" if len(made.unknown) == 1 else "system calls %s, they are"
+        log.warning(f"%s: there is no {what} left out", manifest.container, listed(made.unknown))
+    return made
+
+
+def _warn_of_getfd(manifest: Manifest) -> None:
+    allowed = manifest.seccomp.allow if manifest.seccomp is not None else None
+    if Capability.CAP_SYS_PTRACE in manifest.capabilities and "pidfd_getfd" in (allowed or ()):
+        log.warning(
+            "%s: pidfd_getfd is refused (EPERM) although seccomp.allow has it: with CAP_SYS_PTRACE "
+            "it would open the host's files",
+            manifest.container,
+        )
+
+
+def _groups(manifest: Manifest) -> list[int]:
+    numbers, missing = [], []
+    for name in sorted(manifest.suppl_groups):
+        try:
+            number = grp.getgrnam(name).gr_gid
+        except KeyError:
+            missing.append(name)
+            continue
+        if number == 0:
+            # What `gid: 0` would give, which no manifest may have: the host's files of that group.
+            raise LaunchError(
+                f"give the container the supplementary group {name}",
+                reason="on this host its id is 0, root's group, which no container gets",
+                hint="remove it from suppl_groups in the manifest",
+            )
+        numbers.append(number)
+    if missing:
+        what = "group %s, it is" if len(missing) == 1 else "groups %s, they are"
+        log.warning(f"%s: this host has no {what} left out", manifest.container, listed(missing))
+    return numbers
+
+
+def _make_persist(data_dir: Held, path: str, uid: int, gid: int) -> None:
+    """Make the persistent directory of a container: mode 0700, its own user's."""
+    data_dir.restore()
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchown(descriptor, uid, gid)
+        os.fchmod(descriptor, 0o700)
+    finally:
+        os.close(descriptor)

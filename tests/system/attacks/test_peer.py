@@ -1,0 +1,153 @@
+"""Attempts on the process at the other end of a socket: a pidfd of it, and what that gives.
+
+A pidfd is not tied to a PID namespace. SO_PEERPIDFD and SCM_PIDFD (Linux 6.5, unix(7)) give one of
+whoever made a socket, or has sent a message: of processes of the host, the runtime among them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import socket
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from northstar.model import Exited, Signalled
+from tests.system.attacks.enemy import DENIED, Power, Victim, assault, refusals
+from tests.system.containers import install, pid_of, run, wait_ready
+
+pytestmark = [pytest.mark.root, pytest.mark.vm]
+
+SHARED_RUNTIME = True
+
+CONNECT = '{"connect":{"version":"0.9.0","subscribe_notifications":false}}'
+
+ENDPOINTS: dict[str, Any] = {
+    "console": {"permissions": []},
+    "sockets": {"a": {"type": "stream", "mode": 0o666}, "b": {"type": "seq_packet", "mode": 0o666}},
+}
+
+HANDLES = ("peer 3", f"sender 3 {CONNECT}", "peer 4", "peer 5")
+"""Ways to a pidfd: the console's peer, who writes to it, the peers of sockets."""
+
+GETFD = ("descriptors", *(("descriptors-x32", "descriptors-i386") if os.uname().machine == "x86_64"
+         else ()))  # fmt: skip
+
+TRACER = Power("tracer", ("CAP_SYS_PTRACE",))
+
+NO_HANDLE = {errno.ENOPROTOOPT, errno.ENODATA, errno.EBADF}
+"""What a kernel before 6.5 answers."""
+
+
+def enemy(victim: Victim, attack: Path, words: str, *capabilities: str, **fields: Any) -> Any:
+    capabilities = ("CAP_SYS_PTRACE", *capabilities)
+    fields = {**ENDPOINTS, "capabilities": list(capabilities), **fields}
+    return assault(victim, attack, TRACER, words, **fields)
+
+
+@pytest.mark.parametrize("handle", HANDLES)
+@pytest.mark.parametrize("seccomp", [None, {"profile": "default", "allow": {"pidfd_getfd": "any"}}])
+def test_descriptors_of_the_other_end(
+    victim: Victim, attack: Path, handle: str, seccomp: dict[str, Any] | None
+) -> None:
+    """pidfd_getfd(2) would hand out the runtime's directories, and so the host's files."""
+    fields = {} if seccomp is None else {"seccomp": seccomp}
+    ways = GETFD if seccomp is None else GETFD[:1]  # the profile ends the others by SIGSYS
+    words = f"{handle} ; {' ; '.join(f'on-peer {way}' for way in ways)} ; exit 7"
+    said = enemy(victim, attack, words, **fields)
+    assert set(refusals(said, "on-peer").values()) == {errno.EPERM}
+    assert said.status == Exited(7)
+    if seccomp is not None:
+        victim.runtime.wait_log("WARN .*enemy:1.0.0: pidfd_getfd is refused")
+
+
+def test_the_profile_has_no_pidfd_getfd(victim: Victim, attack: Path) -> None:
+    words = "peer 3 ; on-peer descriptors"
+    said = enemy(victim, attack, words, seccomp={"profile": "default"})
+    assert said.status == Signalled(31)
+
+
+def test_all_that_it_starts_is_refused_too(victim: Victim, attack: Path) -> None:
+    """A filter stays over fork and execve, for a process in a session of its own as well."""
+    words = "peer 3 ; child on-peer descriptors ; session ; on-peer descriptors"
+    said = enemy(victim, attack, words)
+    assert len([line for line in said if line["do"] == "on-peer"]) == 2
+    assert set(refusals(said, "on-peer").values()) == {errno.EPERM}
+
+
+WHAT = ("signal", "signal-0", "setns", "setns-net", "namespace", "page-out", "release", "wait")
+
+
+@pytest.mark.parametrize("handle", HANDLES[:2])
+def test_what_else_a_pidfd_is_good_for(victim: Victim, attack: Path, handle: str) -> None:
+    """Of who writes to the console: of the runtime. Of its peer: of the container's init."""
+    words = f"{handle} ; {' ; '.join(f'on-peer {each}' for each in WHAT)}"
+    sender = handle.startswith("sender")
+    if sender:
+        words += " ; on-peer handle"
+    said = enemy(victim, attack, words, "CAP_KILL", "CAP_DAC_READ_SEARCH")
+    found = {line["on"]: line for line in said if line["do"] == "on-peer"}
+    if not sender:
+        # A signal to init is the kernel's business: from inside there is none that ends it.
+        found = {on: line for on, line in found.items() if not on.startswith("signal")}
+    assert {on for on, line in found.items() if line["result"] >= 0} == set()
+    expected = {*DENIED, *NO_HANDLE, errno.EINVAL, errno.ECHILD, errno.ESTALE, errno.EOPNOTSUPP,
+                errno.ENOSYS, errno.ENOTTY}  # fmt: skip
+    assert {line["errno"] for line in found.values()} <= expected
+    with victim.runtime.client() as client:
+        assert str(client.ident()) == "extern:0.0.0"
+
+
+def test_the_peer_of_its_descriptors_is_the_container(victim: Victim, attack: Path) -> None:
+    """Not the runtime, and not root, although the runtime has made the sockets."""
+    said = assault(victim, attack, Power("none"), "peer 3 ; peer 4 ; peer 5", **ENDPOINTS)
+    assert [said.of("peer", "3")[key] for key in ("pid", "uid", "gid")] == [1, 1000, 1000]
+    for number in "45":
+        peer = said.of("peer", number)
+        assert [peer["pid"], peer["uid"], peer["gid"]] == [peer["self"], 1000, 1000]
+
+
+def test_the_runtime_hands_down_none_of_its_descriptors(victim: Victim, attack: Path) -> None:
+    """All are close-on-exec: pidfds of other containers too, which come by a message."""
+    runtime = victim.runtime
+    container = install(runtime, attack, "enemy", args="pause", **ENDPOINTS)
+    with runtime.client() as client:
+        client.start(container)
+        handed_down = []
+        for number in os.listdir(f"/proc/{runtime.pid}/fd"):
+            info = Path(f"/proc/{runtime.pid}/fdinfo/{number}")
+            with contextlib.suppress(FileNotFoundError):
+                flags = re.search(r"^flags:\s*(\d+)", info.read_text(), re.MULTILINE)
+                assert flags is not None
+                if int(number) > 2 and not int(flags[1], 8) & os.O_CLOEXEC:
+                    handed_down.append(os.readlink(f"/proc/{runtime.pid}/fd/{number}"))
+    assert handed_down == []
+
+
+def test_clients_of_a_socket_see_the_container_that_serves_it(victim: Victim, attack: Path) -> None:
+    runtime = victim.runtime
+    server = install(runtime, attack, "server", args="ready ; pause", uid=2000, gid=2001,
+                     sockets=ENDPOINTS["sockets"])  # fmt: skip
+    path = f"/sockets/{server}:a"
+    client_ = install(runtime, attack, "client", mounts={"/sockets": {"type": "sockets"}},
+                      capabilities=["CAP_SYS_PTRACE"])  # fmt: skip
+    with runtime.client() as client:
+        client.start(server)
+        wait_ready(runtime, server)
+        init = pid_of(client, server)
+        with socket.socket(socket.AF_UNIX) as stream:
+            stream.connect(str(runtime.socket_dir / f"{server}:a"))
+            size = struct.calcsize("3i")
+            credentials = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        pid, uid, gid = struct.unpack("3i", credentials)
+        assert (uid, gid) == (2000, 2001)
+        assert str(pid) in Path(f"/proc/{init}/task/{init}/children").read_text().split()
+        said = run(runtime, client_, f"peer-of {path} ; on-peer descriptors")
+    (peer,) = (line for line in said if line["do"] == "peer")
+    assert (peer["pid"], peer["uid"], peer["gid"]) == (0, 2000, 2001)
+    assert said.errno("on-peer", "descriptors") == errno.EPERM

@@ -1,0 +1,77 @@
+"""Device-mapper devices for tests: what they stand on, and how sysfs sees them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from northstar.devices import loop_device
+from northstar.linux import devicemapper, loop, memfd
+from northstar.linux.devicemapper import Target
+
+LACKS = "this kernel has no device-mapper"
+
+PRESENT = "device-mapper" in Path("/proc/misc").read_text()
+
+ABSENT = (errno.ENOENT, errno.ENODEV, errno.ENXIO)
+"""Errors of opening the control node where the kernel has no device-mapper: ENOENT without a node,
+which another program may have made all the same (libdevmapper makes it)."""
+
+BLOCK = 4096
+SECTORS = 8 * BLOCK // devicemapper.SECTOR
+
+
+def needed(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test that needs device-mapper: the virtual machine has it, others may not."""
+    for mark in (pytest.mark.vm, pytest.mark.skipif(not PRESENT, reason=LACKS)):
+        test = mark(test)
+    return test
+
+
+@contextlib.contextmanager
+def numbered_blocks() -> Iterator[loop.Device]:
+    """Make a loop device of eight blocks, each full of its own number."""
+    fd = memfd.create("northstar-dm-test")
+    os.write(fd, b"".join(bytes([number]) * BLOCK for number in range(8)))
+    memfd.seal(fd)
+    with loop_device.attach(fd) as device:
+        os.close(fd)
+        yield device
+
+
+@contextlib.contextmanager
+def unused_name() -> Iterator[str]:
+    """Choose a name that no device has yet, and none may have after the test."""
+    chosen = f"northstar-test-{os.urandom(8).hex()}"
+    yield chosen
+    assert eventually(lambda: chosen not in names())
+
+
+def eventually(condition: Callable[[], bool], timeout: float = 30) -> bool:
+    """Tell whether a condition becomes true within a time, in seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def names() -> set[str]:
+    """Return the devices as sysfs, and not the code under test, sees them."""
+    found = set()
+    for path in Path("/sys/block").glob("dm-*/dm/name"):
+        with contextlib.suppress(OSError):  # it went meanwhile
+            found.add(path.read_text().strip())
+    return found
+
+
+def linear(backing: loop.Device, start: int = 0, length: int = SECTORS) -> Target:
+    """Return the target of a part of a loop device, in sectors of 512 bytes."""
+    return Target(0, length, "linear", f"{loop.LOOP_MAJOR}:{backing.minor} {start}")

@@ -1,0 +1,38 @@
+"""A short soak, always with the same seed; `python -m soak` is the long one."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from soak.plan import Plan
+from soak.soak import Soak
+from tests.system.conftest import payload
+from tests.system.harness import IN_VM, PATIENCE
+
+__all__ = ["payload"]  # a fixture of the system tests
+
+pytestmark = [pytest.mark.root, pytest.mark.vm]
+
+
+def test_a_short_soak(tmp_path: Path, payload: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home := tmp_path / "r").mkdir()
+    operations = 200 if IN_VM else 400
+    plan = Plan(
+        1, operations, clients=4, faults=0.05, restarts=1, round=operations // 2, stall=4 * PATIENCE
+    )
+    soak = Soak(plan, home, payload)
+    try:
+        asyncio.run(soak.run())
+    except BaseException:
+        with capsys.disabled():
+            print(*soak.history, *soak.runtime.text().splitlines()[-100:], sep="\n")
+        raise
+    assert soak.done == operations
+    assert soak.life == 2
+    assert soak.faults.total() > operations / 50
+    assert soak.counts["start ok"] > operations / 50
+    assert soak.counts["kill ok"]
+    assert soak.counts["install ok"] > operations / 50

@@ -1,0 +1,261 @@
+"""Random events on a registry: what must hold whatever happens, in whatever order."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from northstar import core
+from northstar.api import RefusedError, notification
+from northstar.core import actions, events
+from northstar.core.actions import Action
+from northstar.core.events import Event
+from northstar.manifest import Manifest
+from northstar.model import Container, Exited, Signalled
+from tests.unit.core.worlds import World, manifest, resource, uses
+
+MANIFESTS = (
+    manifest(Container.parse("app:1.0.0"), mounts=uses("lib")),
+    manifest(Container.parse("app:2.0.0"), mounts=uses("lib", "other")),
+    manifest(Container.parse("other:1.0.0"), mounts=uses("app"), autostart="critical"),
+    manifest(Container.parse("plain:1.0.0"), autostart="relaxed"),
+    resource(Container.parse("lib:1.0.0")),
+    resource(Container.parse("lib:2.0.0")),
+)
+CONTAINERS = tuple(one.container for one in MANIFESTS)
+KNOWN = st.sampled_from(CONTAINERS)
+
+
+class Registry(RuleBasedStateMachine):
+    """Plays the runtime: gives requests, and reports how actions end, in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+        self.open: list[Action] = []
+        """Actions that were decided and have not ended."""
+        self.alive: set[Container] = set()
+        """Containers whose payload was executed and that have not exited."""
+        self.asked: set[Container] = set()
+        """Containers on which a request is going on: `Complete` was not decided."""
+        self.subscribed: dict[Container, str] = {}
+        """What notifications say of each container."""
+
+    @initialize(loaded=st.sets(KNOWN))
+    def load(self, loaded: set[Container]) -> None:
+        for one in MANIFESTS:
+            if one.container in loaded:
+                self.world.load(one)
+                self.subscribed[one.container] = "installed"
+
+    # What clients ask for.
+
+    def request(self, event: events.Request) -> None:
+        if event.container in self.asked:
+            return  # the runtime keeps it back
+        self.asked.add(event.container)
+        if not self.give(event):
+            self.asked.remove(event.container)
+
+    @rule(container=KNOWN)
+    def mount(self, container: Container) -> None:
+        self.request(events.MountRequested(container))
+
+    @rule(container=KNOWN)
+    def umount(self, container: Container) -> None:
+        self.request(events.UmountRequested(container))
+
+    @rule(container=KNOWN, boot=st.booleans())
+    def start(self, container: Container, boot: bool) -> None:
+        self.request(events.StartRequested(container, boot=boot))
+
+    @rule(container=KNOWN, number=st.sampled_from((1, 9, 15)))
+    def kill(self, container: Container, number: int) -> None:
+        self.request(events.KillRequested(container, number))
+
+    @rule(container=KNOWN, wipe=st.booleans())
+    def uninstall(self, container: Container, wipe: bool) -> None:
+        self.request(events.UninstallRequested(container, wipe))
+
+    @rule(one=st.sampled_from(MANIFESTS), repository=st.sampled_from(("one", "two")))
+    def install(self, one: Manifest, repository: str) -> None:
+        reserved = self.give(events.PackageVerified(repository, one.container, 100))
+        if reserved:
+            self.give(events.PackageStored(repository, one))
+
+    @rule(one=st.sampled_from(MANIFESTS))
+    def fail_to_install(self, one: Manifest) -> None:
+        if self.give(events.PackageVerified("one", one.container, 100)):
+            self.give(events.StoreFailed("one", one.container))
+
+    # How actions end.
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data(), well=st.booleans())
+    def end(self, data: st.DataObject, well: bool) -> None:
+        action = data.draw(st.sampled_from(self.open))
+        self.open.remove(action)
+        self.give(self.ending(action, well))
+
+    def ending(self, action: Action, well: bool) -> Event:
+        match action:
+            case actions.Mount(c):
+                return events.ImageMounted(c) if well else events.MountFailed(c, "why")
+            case actions.Umount(c):
+                return events.ImageUnmounted(c) if well else events.UmountFailed(c, "why")
+            case actions.Launch(c, _, resources):
+                # All that it needs is there.
+                needed = [self.world.entry(one) for one in (c, *resources.values())]
+                assert {e.image for e in needed} == {core.Image.MOUNTED}
+                if well:
+                    self.alive.add(c)
+                return events.Executed(c, 42) if well else events.StartFailed(c, "why")
+            case actions.SendSignal(c, _):
+                return events.SignalSent(c)
+            case actions.Release(c):
+                return events.Released(c)
+            case actions.RemovePackage(c):
+                return events.PackageRemoved(c) if well else events.RemovalFailed(c, "why")
+            case actions.WipeData(c):
+                if well:
+                    self.give(events.DataDetached(c))
+                return events.DataWiped(c) if well else events.WipeFailed(c, "why")
+            case _:
+                raise AssertionError(action)
+
+    @precondition(lambda self: self.alive)
+    @rule(data=st.data(), status=st.sampled_from((Exited(0), Exited(1), Signalled(9))))
+    def exit(self, data: st.DataObject, status: Exited | Signalled) -> None:
+        container = data.draw(st.sampled_from(sorted(self.alive)))
+        self.alive.remove(container)
+        self.give(events.ProcessExited(container, status))
+
+    # The shutdown.
+
+    @precondition(lambda self: not self.world.state.stopping)
+    @rule()
+    def begin_shutdown(self) -> None:
+        self.give(events.ShutdownBegan())
+
+    @precondition(lambda self: self.world.state.stopping)
+    @rule(number=st.sampled_from((15, 9)))
+    def end_all(self, number: int) -> None:
+        self.give(events.EndAll(number))
+
+    @precondition(lambda self: self.world.state.stopping and not self.open)
+    @rule()
+    def umount_all(self) -> None:
+        self.give(events.UmountAll())
+
+    def give(self, event: Event) -> bool:
+        """Give an event, and tell whether it was accepted."""
+        before = self.world.state
+        result = self.world.step(event)
+        if isinstance(result, core.Refused):
+            assert self.world.state is before
+            assert str(RefusedError(result.error))
+            return False
+        for action in result.actions:
+            self.decided(action)
+        return True
+
+    def decided(self, action: Action) -> None:
+        match action:
+            case actions.Publish(notification=note):
+                self.notified(note)
+            case actions.Complete(container):
+                # Each request is answered once.
+                self.asked.remove(container)
+            case actions.Fail() | actions.Log():
+                pass
+            case _:
+                same = [a for a in self.open if type(a) is type(action)]
+                if not isinstance(action, actions.SendSignal):
+                    assert action.container not in [a.container for a in same]
+                self.open.append(action)
+
+    def notified(self, note: notification.Notification) -> None:
+        match note:
+            case notification.Install(container):
+                assert container not in self.subscribed
+                self.subscribed[container] = "installed"
+            case notification.Started(container):
+                assert self.subscribed[container] == "installed"
+                self.subscribed[container] = "started"
+            case notification.Exit(container, _):
+                assert self.subscribed[container] == "started"
+                self.subscribed[container] = "installed"
+            case notification.Uninstall(container):
+                assert self.subscribed.pop(container) == "installed"
+
+    # What must hold.
+
+    @property
+    def entries(self) -> list[core.Entry]:
+        return list(self.world.state.containers.values())
+
+    @invariant()
+    def one_version_of_a_name_runs(self) -> None:
+        active = [e for e in self.entries if e.run is not None]
+        assert {e.container.name: e.container for e in active} == self.world.state.running
+        assert len(active) == len(self.world.state.running)
+
+    @invariant()
+    def users_are_those_that_use(self) -> None:
+        users: dict[Container, set[Container]] = {}
+        for entry in self.entries:
+            for used in entry.run.resources.values() if entry.run is not None else ():
+                users.setdefault(used, set()).add(entry.container)
+        assert users == self.world.state.users
+
+    @invariant()
+    def what_is_used_is_installed_and_not_unmounted(self) -> None:
+        for entry in self.entries:
+            if entry.run is None or not entry.run.launched:
+                continue
+            for used in (entry.container, *entry.run.resources.values()):
+                assert self.world.entry(used).image is core.Image.MOUNTED
+                assert self.world.entry(used).phase is not core.Phase.REMOVING
+
+    @invariant()
+    def phases_agree_with_runs(self) -> None:
+        idle = (core.Phase.INSTALLED, core.Phase.REMOVING)
+        for entry in self.entries:
+            assert (entry.run is None) is (entry.phase in idle)
+            assert (entry.wanted is core.Wanted.UP) <= (entry.run is not None)
+            removing = entry.operation is core.Operation.UNINSTALL
+            assert (entry.phase is core.Phase.REMOVING) is removing
+            starting = entry.operation is core.Operation.START
+            assert (entry.phase is core.Phase.STARTING) is starting
+
+    @invariant()
+    def images_in_transition_have_an_action(self) -> None:
+        moving = {
+            core.Image.MOUNTING: {a.container for a in self.open if isinstance(a, actions.Mount)},
+            core.Image.UNMOUNTING: {
+                a.container for a in self.open if isinstance(a, actions.Umount)
+            },
+        }
+        for image, containers in moving.items():
+            assert containers == {e.container for e in self.entries if e.image is image}
+
+    @invariant()
+    def nothing_waits_for_nothing(self) -> None:
+        # A request that is going on has an action that will end it.
+        if not self.open:
+            assert not self.asked
+
+    @invariant()
+    def repositories_contain_what_is_installed(self) -> None:
+        stored = [c for r in self.world.state.repositories.values() for c in r.packages]
+        assert sorted(stored) == sorted(self.world.state.containers)
+
+    @invariant()
+    def subscribers_know_what_is_installed_and_runs(self) -> None:
+        known = {e.container: "started" if e.has_process else "installed" for e in self.entries}
+        assert known == self.subscribed
+
+
+Registry.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestRegistry = Registry.TestCase

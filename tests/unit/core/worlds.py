@@ -1,0 +1,105 @@
+"""Registries to test `step` with."""
+
+from __future__ import annotations
+
+import json
+
+from northstar import core
+from northstar.core import events
+from northstar.core.actions import Action
+from northstar.core.events import Event
+from northstar.manifest import Manifest, loads
+from northstar.model import Container
+
+NOW = 1_000_000_000
+
+APP = Container.parse("app:1.0.0")
+NEWER = Container.parse("app:2.0.0")
+OTHER = Container.parse("other:1.0.0")
+LIB = Container.parse("lib:1.0.0")
+LIB2 = Container.parse("lib:2.0.0")
+
+
+def manifest(container: Container, **fields: object) -> Manifest:
+    """Return the manifest of an app, or with `init=None` of a resource."""
+    names = {"name": container.name, "version": str(container.version), "uid": 1000, "gid": 1000}
+    fields.setdefault("init", "/bin/app")
+    given = {key: value for key, value in fields.items() if value is not None}
+    return loads(json.dumps({**names, **given}))
+
+
+def resource(container: Container) -> Manifest:
+    return manifest(container, init=None)
+
+
+def uses(*names: str, version: str = ">=1") -> dict[str, object]:
+    """Return the mounts of an app that uses the newest of each of these resources."""
+    return {f"/{n}": {"type": "resource", "name": n, "version": version, "dir": "/"} for n in names}
+
+
+class World:
+    """A registry that events are given to, one after the other."""
+
+    def __init__(self, state: core.State | None = None) -> None:
+        self.state = state or core.State(
+            repositories={"one": core.Repository(), "two": core.Repository()}
+        )
+        self.now = NOW
+
+    def load(self, *manifests: Manifest, repository: str = "one", size: int = 100) -> World:
+        for one in manifests:
+            self.changed(events.PackageLoaded(repository, one, size))
+        return self
+
+    def step(self, event: Event) -> core.Changed | core.Refused:
+        """Give an event, and take its state over. A second passes with each."""
+        self.now += 1_000_000_000
+        result = core.step(self.state, event, self.now)
+        if isinstance(result, core.Changed):
+            self.state = result.state
+        return result
+
+    def changed(self, *several: Event) -> tuple[Action, ...]:
+        """Give events that must not be refused, and return the actions of the last one."""
+        actions: tuple[Action, ...] = ()
+        for event in several:
+            result = self.step(event)
+            assert isinstance(result, core.Changed), result
+            actions = result.actions
+        return actions
+
+    def refused(self, event: Event) -> object:
+        """Give an event that must be refused, and return the error of the wire."""
+        result = self.step(event)
+        assert isinstance(result, core.Refused), result
+        return result.error
+
+    def entry(self, container: Container) -> core.Entry:
+        return self.state.containers[container]
+
+    def run(self, container: Container) -> World:
+        """Bring a container from installed to running."""
+        return self.launch(container).also(events.Executed(container, 42))
+
+    def launch(self, container: Container) -> World:
+        """Start a container, and mount all that its start mounts."""
+        actions = self.changed(events.StartRequested(container))
+        for action in actions:
+            if isinstance(action, core.actions.Mount):
+                self.changed(events.ImageMounted(action.container))
+        return self
+
+    def also(self, *several: Event) -> World:
+        self.changed(*several)
+        return self
+
+
+def world() -> World:
+    """Return what most tests begin with: an app in two versions, another one, two resources."""
+    return World().load(
+        manifest(APP, mounts=uses("lib")),
+        manifest(NEWER),
+        manifest(OTHER),
+        resource(LIB),
+        resource(LIB2),
+    )

@@ -1,0 +1,128 @@
+"""Directories that other programs remove, move or replace while we have them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from northstar.linux import flock
+from northstar.model import ConfigurationError
+from northstar.runtime import directories
+from northstar.runtime.config import Config, loads
+from northstar.runtime.directories import Held, Own
+
+
+def configuration(paths: Mapping[str, Path]) -> Config:
+    lines = [f'{key} = "{path}"' for key, path in paths.items()]
+    return loads("\n".join(['cgroup = "test"', *lines]))
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Own]:
+    config = configuration({key: tmp_path / "deep" / key for key in directories.OWN})
+    with contextlib.ExitStack() as stack:
+        yield directories.own(config, stack)
+
+
+def is_locked(path: str) -> bool:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return not flock.try_lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def mode(path: str) -> int:
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+@pytest.mark.parametrize("key", directories.OWN)
+def test_one_that_was_removed_is_made_and_locked_anew(own: Own, key: str) -> None:
+    held: Held = getattr(own, key)
+    before = mode(held.path)
+    held.restore()  # of what is there nothing changes
+    for directory in own:
+        os.rmdir(directory.path)
+    os.rmdir(os.path.dirname(held.path))
+    held.refuse_if_moved()
+    held.restore()
+    assert mode(held.path) == before == {"data_dir": 0o700}.get(key, 0o755)
+    assert is_locked(held.path)
+    assert held.is_current()
+
+
+def test_one_that_was_moved_is_missed_until_it_is_back(own: Own, tmp_path: Path) -> None:
+    held = own.run_dir
+    (Path(held.path) / "content").mkdir()
+    away = tmp_path / "away (deleted)"  # as the kernel shows those that were removed
+    os.rename(held.path, away)
+    with pytest.raises(FileNotFoundError, match=held.path):
+        held.refuse_if_moved()
+    away = away.rename(tmp_path / "away")
+    for act in (held.refuse_if_moved, held.restore):
+        with pytest.raises(FileNotFoundError, match=held.path):
+            act()
+    away.rename(held.path)
+    held.restore()
+    assert os.listdir(held.path) == ["content"]
+
+
+def test_one_that_was_replaced_is_used_and_locked(own: Own, tmp_path: Path) -> None:
+    held = own.data_dir
+    os.rename(held.path, tmp_path / "old")
+    os.mkdir(held.path)
+    held.restore()
+    assert is_locked(held.path)
+    assert not is_locked(str(tmp_path / "old"))
+
+
+def test_another_runtime_may_have_it_by_then(own: Own) -> None:
+    held = own.socket_dir
+    os.rmdir(held.path)
+    os.mkdir(held.path)
+    descriptor = os.open(held.path, os.O_RDONLY)
+    try:
+        assert flock.try_lock(descriptor)
+        with pytest.raises(ConfigurationError, match=r"another runtime .*uses the socket_dir"):
+            held.restore()
+    finally:
+        os.close(descriptor)
+    held.restore()
+    assert is_locked(held.path)
+
+
+def test_one_directory_for_two_purposes(tmp_path: Path) -> None:
+    names = {"run_dir": "x", "socket_dir": "x", "data_dir": "d"}
+    config = configuration({key: tmp_path / name for key, name in names.items()})
+    with contextlib.ExitStack() as stack:
+        own = directories.own(config, stack)
+        os.rmdir(tmp_path / "x")
+        own.socket_dir.restore()
+        own.run_dir.restore()
+        assert is_locked(str(tmp_path / "x"))
+        assert own.run_dir.is_current()
+        assert own.socket_dir.is_current()
+    assert not is_locked(str(tmp_path / "x"))
+
+
+def test_a_lock_that_is_kept_outlives_the_end(tmp_path: Path) -> None:
+    kept, released = Held("dir", str(tmp_path / "a")), Held("dir", str(tmp_path / "b"))
+    before = set(os.listdir("/proc/self/fd"))
+    for held in (kept, released):
+        os.mkdir(held.path)
+        held.lock()
+    kept.keep()
+    for held in (kept, released):
+        held.release()
+    try:
+        assert is_locked(kept.path)
+        assert not is_locked(released.path)
+    finally:
+        for number in set(os.listdir("/proc/self/fd")) - before:
+            with contextlib.suppress(OSError):
+                os.close(int(number))

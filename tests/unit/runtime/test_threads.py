@@ -1,0 +1,161 @@
+"""Thread pools: what one waits for holds up no other one, and no end of the process."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from northstar.model import HostError
+from northstar.runtime import threads
+from northstar.runtime.threads import Pool, Pools
+
+DEADLINE = 20.0
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """What a held thread waits for."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.fixture
+def pools() -> Iterator[Pools]:
+    started = Pools.start(["a", "b"], ["m", "n"])
+    yield started
+    started.stop(DEADLINE)
+
+
+def running() -> set[threading.Thread]:
+    return set(threading.enumerate())
+
+
+def test_a_call_returns_or_raises() -> None:
+    pool = Pool("test", 2)
+
+    async def use() -> None:
+        assert await pool.run(divmod, 7, 2) == (3, 1)
+        assert await pool.run(int, "11", base=2) == 3
+        with pytest.raises(ZeroDivisionError):
+            await pool.run(divmod, 1, 0)
+
+    asyncio.run(use())
+    pool.shutdown()
+
+
+def test_all_threads_are_there_from_the_beginning() -> None:
+    before = running()
+    pool = Pool("test", 3)
+    assert len(pool) == 3
+    assert len(running() - before) == 3
+    # All of them at once, and no others.
+    barrier = threading.Barrier(4)
+    calls = [pool.submit(barrier.wait, DEADLINE) for _ in range(3)]
+    barrier.wait(DEADLINE)
+    assert [call.result(DEADLINE) is not None for call in calls] == [True] * 3
+    assert len(running() - before) == 3
+    pool.shutdown()
+    assert running() == before
+
+
+def test_no_room_for_a_thread_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = running()
+    start = threading.Thread.start
+    left = iter(range(5))
+
+    def limited(thread: threading.Thread) -> None:
+        if next(left, None) is None:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    with pytest.raises(HostError, match="cannot start more than 4 threads") as caught:
+        Pools.start(["a", "b"], [])
+    assert "pids.max" in (caught.value.hint or "")
+    assert running() == before
+
+
+def test_a_held_pool_holds_up_no_other(pools: Pools, gate: threading.Event) -> None:
+    held = pools.storage["a"]
+    waiting = [held.submit(gate.wait) for _ in range(10)]
+    for pool in pools:
+        if pool is not held:
+            assert pool.submit(threading.get_ident).result(DEADLINE)
+    assert not any(call.done() for call in waiting)
+    gate.set()
+    assert all(call.result(DEADLINE) for call in waiting)
+
+
+def test_what_waits_for_the_same_shares_a_pool(pools: Pools) -> None:
+    """Repositories in memory wait for no device; a directory's packages and mounts may differ."""
+    assert pools.storage["m"] is pools.mounts["m"] is pools.storage["n"]
+    assert len({pools.storage["a"], pools.mounts["a"], pools.storage["b"], pools.mounts["b"]}) == 4
+    assert sum(map(len, pools)) == 7 * threads.NUMBER
+
+
+def test_a_cancelled_call_that_has_not_begun_is_not_made(gate: threading.Event) -> None:
+    pool = Pool("test", 1)
+    made: list[int] = []
+    pool.submit(gate.wait)
+
+    async def cancel() -> None:
+        task = asyncio.create_task(pool.run(made.append, 1))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancel())
+    gate.set()
+    pool.shutdown()
+    assert made == []
+
+
+def test_the_end_names_what_is_held(pools: Pools, gate: threading.Event) -> None:
+    held = pools.mounts["b"]
+    made: list[int] = []
+    begun = [held.submit(gate.wait) for _ in range(len(held))]
+    while not all(call.running() for call in begun):
+        time.sleep(0.001)
+    queued = held.submit(made.append, 1)
+    since = time.monotonic()
+    assert pools.stop(0.2) == [held]
+    assert time.monotonic() - since < DEADLINE
+    # What comes now ends at once, also in a task that undoes what it has begun.
+    assert pools.kernel.submit(made.append, 2).cancelled()
+    assert queued.cancelled()
+    gate.set()
+    assert all(call.result(DEADLINE) for call in begun)
+    assert pools.stop(DEADLINE) == []
+    assert made == []
+
+
+def test_the_process_ends_though_a_thread_is_held() -> None:
+    """As it does not with the threads of ThreadPoolExecutor, which the interpreter joins."""
+    program = (
+        "import asyncio, threading\n"
+        "from northstar.runtime.threads import Pools\n"
+        "async def main():\n"
+        "    pools = Pools.start(['a'], [])\n"
+        "    held = pools.storage['a'].submit(threading.Event().wait)\n"
+        "    task = asyncio.ensure_future(asyncio.wrap_future(held))\n"
+        "    while not held.running():\n"
+        "        await asyncio.sleep(0.001)\n"
+        "    print([pool.name for pool in pools.stop(0.1)], flush=True)\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "['the packages of the repository a']\n"
