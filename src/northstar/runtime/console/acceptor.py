@@ -110,7 +110,7 @@ async def open_listener(
 
     Args:
         config: where, and who may connect.
-        blocking: calls getgrnam(3) and getaddrinfo(3), which may ask a server.
+        blocking: calls getaddrinfo(3) and getgrnam(3), which may ask a server.
 
     Raises:
         ConsoleError: there is none to be had.
@@ -118,7 +118,6 @@ async def open_listener(
     """
     bind = config.bind
     if isinstance(bind, UnixAddress):
-        # getgrnam(3) may ask the network.
         gid = -1 if config.group is None else await blocking(_gid, config.group)
         _clear(bind.path)
         return _listening(socket.AF_UNIX, bind.path, bind, _Access(config.mode, gid))
