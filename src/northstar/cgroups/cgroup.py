@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from contextlib import suppress
 
 from northstar.cgroups import limits, realtime, tree
@@ -13,6 +12,7 @@ from northstar.cgroups.limits import UNSUPPORTED, Write
 from northstar.cgroups.oom import EventFile, OomControl, OomMonitor
 from northstar.cgroups.stats import Statistics
 from northstar.cgroups.tree import REMOVE_TIMEOUT, Hierarchy
+from northstar.deadline import Deadline
 from northstar.linux import cgroup1, cgroup2, cgroupfs
 from northstar.manifest.cgroups import Cgroups
 from northstar.model import LaunchError
@@ -135,7 +135,7 @@ class Cgroup:
             OSError: EBUSY with the first path that could not be removed. The others are.
         """
         failure: OSError | None = None
-        deadline = time.monotonic() + timeout
+        deadline = Deadline(timeout)
         for hierarchy in self._made:
             if self._has_budget and "cpu" in hierarchy.controllers:
                 realtime.give_back(hierarchy, self.directory(hierarchy), deadline)

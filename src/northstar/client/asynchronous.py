@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from signal import SIGKILL, SIGTERM
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from northstar.api import RefusedError, request, response
 from northstar.api.notification import Notification
@@ -30,9 +30,13 @@ from northstar.client.session import (
     has_ended,
     is_gone,
 )
+from northstar.deadline.loop import timeout as time_limit
 from northstar.model import Container, InvalidValueError, Name, NorthstarError, ProtocolError
 
 R = TypeVar("R", bound=response.Response)
+
+RETRY: Final = 0.01
+"""Seconds until a Unix socket whose backlog is full is tried again."""
 
 
 class Client:
@@ -80,7 +84,7 @@ class Client:
         session = Session(subscribe=subscribe, trace=trace)
         connection = _Connection(session)
         try:
-            async with asyncio.timeout(timeout):
+            async with time_limit(timeout):
                 stream = await _connected(place)
                 await loop.create_connection(lambda: connection, sock=stream)
                 return await cls._greeted(connection)
@@ -214,7 +218,7 @@ class Client:
             await self.kill(target, SIGTERM)
             ended = self._ended(watch, first)
             try:
-                async with asyncio.timeout(timeout):
+                async with time_limit(timeout):
                     await ended()
             except TimeoutError:
                 killed = await self._kill_if_there(target)
@@ -386,7 +390,7 @@ async def _connected(place: address.Tcp | address.Unix) -> socket.socket:
         stream = socket.socket(family, socket.SOCK_STREAM)
         try:
             stream.setblocking(False)
-            await loop.sock_connect(stream, where)
+            await _connect(stream, where)
         except OSError as error:
             stream.close()
             failure = error
@@ -396,6 +400,26 @@ async def _connected(place: address.Tcp | address.Unix) -> socket.socket:
         else:
             return stream
     raise failure or OSError("the host has no address")
+
+
+async def _connect(stream: socket.socket, where: Any) -> None:
+    """Connect a socket that does not block.
+
+    Raises:
+        OSError: nobody is there.
+    """
+    if stream.family != socket.AF_UNIX:
+        await asyncio.get_running_loop().sock_connect(stream, where)
+        return
+    while True:
+        try:
+            stream.connect(where)
+        except BlockingIOError:
+            # The runtime's backlog is full (connect(2), EAGAIN). Nothing reports when there is room
+            # again, and asyncio takes it for a connection that is being made.
+            await asyncio.sleep(RETRY)
+        else:
+            return
 
 
 class _Connection(asyncio.Protocol):

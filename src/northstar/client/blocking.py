@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
+import math
+import os
 import select
 import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from signal import SIGKILL, SIGTERM
-from typing import Final, NoReturn, Self, TypeVar
+from typing import Any, Final, NoReturn, Self, TypeVar
 
 from northstar.api import RefusedError, request, response
 from northstar.api.notification import Notification
@@ -37,9 +40,13 @@ from northstar.client.session import (
     has_ended,
     is_gone,
 )
+from northstar.deadline import Deadline
 from northstar.model import Container, InvalidValueError, Name, ProtocolError
 
 R = TypeVar("R", bound=response.Response)
+
+RETRY: Final = 0.01
+"""Seconds until a Unix socket whose backlog is full is tried again."""
 
 _AHEAD: Final = 32
 """Most requests that `inspect_all` has on their way. Their lines fit into any socket buffer."""
@@ -103,15 +110,9 @@ class Client:
         place = address.parse(url)
         try:
             if isinstance(place, address.Unix):
-                stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                try:
-                    stream.settimeout(timeout)
-                    stream.connect(place.path)
-                except BaseException:
-                    stream.close()
-                    raise
+                stream = _connected(socket.AF_UNIX, place.path, timeout)
             else:
-                stream = socket.create_connection(place, timeout)
+                stream = _connected_to_host(*place, timeout)
                 stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except (OSError, UnicodeError) as error:
             # UnicodeError: a host name that the encoding of host names does not allow.
@@ -253,12 +254,12 @@ class Client:
 
     def _ends(self, watch: Watch, first: response.Process | None, timeout: float | None) -> bool:
         """Wait for the end, by notifications or else by inspects; False if it does not come."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else Deadline(timeout)
         pause, most = POLL
         while not self._has_ended(watch, first):
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
+            if deadline is not None and deadline.passed() and not self._more():
                 return False
+            left = None if deadline is None else deadline.left()
             if self._session.subscribed:
                 with contextlib.suppress(NoAnswerError):
                     self._receive(left)
@@ -266,6 +267,10 @@ class Client:
                 time.sleep(pause if left is None else min(pause, left))
                 pause = min(2 * pause, most)
         return True
+
+    def _more(self) -> bool:
+        """Return whether notifications are in the socket."""
+        return self._session.subscribed and bool(_ready(self._stream, select.POLLIN, 0.0))
 
     def _has_ended(self, watch: Watch, first: response.Process | None) -> bool:
         if not self._session.subscribed:
@@ -387,11 +392,15 @@ class Client:
 
     def _send(self, line: bytes) -> None:
         """Send a whole line. If that fails, what the runtime said last may say why."""
-        self._stream.settimeout(self._timeout)
+        rest = memoryview(line)
         try:
-            self._stream.sendall(line)
-        except (BrokenPipeError, ConnectionResetError):
-            self._drain()
+            while rest:
+                count = self._send_some(rest)
+                rest = rest[count:]
+                if self._session.error is not None:
+                    return
+                if not count and not _ready(self._stream, select.POLLOUT, self._timeout):
+                    self._fail(TimeoutError("timed out"))
         except OSError as error:
             self._fail(error)
         except BaseException:
@@ -401,14 +410,16 @@ class Client:
 
     def _receive(self, timeout: float | None) -> None:
         """Wait for some bytes and take them, or the end of the stream."""
-        self._stream.settimeout(timeout)
         try:
+            if not _ready(self._stream, select.POLLIN, timeout):
+                raise NoAnswerError(
+                    f"the runtime did not answer within {timeout:g} s",
+                    hint="it may still be at work on the request",
+                )
+            self._stream.settimeout(None)
             data = self._stream.recv(CHUNK)
-        except TimeoutError:
-            raise NoAnswerError(
-                f"the runtime did not answer within {timeout:g} s",
-                hint="it may still be at work on the request",
-            ) from None
+        except NoAnswerError:
+            raise
         except OSError as error:
             self._fail(error)
         if data:
@@ -430,15 +441,13 @@ class Client:
         """Send exactly `total` bytes, and take what comes meanwhile (notifications)."""
         sent = 0
         chunk = memoryview(b"")
-        poll = select.poll()
-        poll.register(self._stream, select.POLLIN | select.POLLOUT)
         while sent < total:
             if not chunk:
                 chunk = memoryview(_piece(source, sent, total))
-            events = poll.poll(None if self._timeout is None else self._timeout * 1000)
+            events = _ready(self._stream, select.POLLIN | select.POLLOUT, self._timeout)
             if not events:
                 raise NoAnswerError(f"the runtime took nothing within {self._timeout:g} s")
-            if events[0][1] & ~select.POLLOUT:
+            if events & ~select.POLLOUT:
                 with contextlib.suppress(DisconnectedError):
                     self._receive(self._timeout)
             else:
@@ -459,6 +468,67 @@ class Client:
         except (BrokenPipeError, ConnectionResetError):
             self._drain()
             return 0
+
+
+def _ready(stream: socket.socket, events: int, timeout: float | None) -> int:
+    """Wait until a socket is ready; return its events (poll(2)), 0 if it is not in time.
+
+    A socket's own timeout would not do: when a signal interrupts it after its time, it does not look
+    again (see `northstar.deadline`).
+    """
+    poll = select.poll()
+    poll.register(stream, events)
+    deadline = None if timeout is None else Deadline(timeout)
+    while True:
+        left = None if deadline is None else math.ceil(deadline.left() * 1000)
+        for _, found in poll.poll(left):
+            return found
+        if deadline is not None and deadline.passed():
+            return 0
+
+
+def _connected(family: int, where: Any, timeout: float | None) -> socket.socket:
+    """Return a connected socket.
+
+    Raises:
+        OSError: nobody is there, or nobody answers in time (TimeoutError).
+    """
+    stream = socket.socket(family, socket.SOCK_STREAM)
+    deadline = None if timeout is None else Deadline(timeout)
+    try:
+        stream.setblocking(False)
+        while True:
+            try:
+                stream.connect(where)
+            except BlockingIOError as error:
+                if error.errno == errno.EINPROGRESS:
+                    if not _ready(stream, select.POLLOUT, timeout):
+                        raise TimeoutError("timed out") from None
+                    if failed := stream.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                        raise OSError(failed, os.strerror(failed)) from None
+                    break
+            else:
+                break
+            # The backlog of a Unix socket is full (connect(2), EAGAIN).
+            if deadline is not None and deadline.passed():
+                raise TimeoutError("timed out")
+            time.sleep(RETRY)
+        stream.setblocking(True)
+    except BaseException:
+        stream.close()
+        raise
+    return stream
+
+
+def _connected_to_host(host: str, port: int, timeout: float | None) -> socket.socket:
+    """Return a socket that is connected to the first address of a host that answers."""
+    failure: OSError | None = None
+    for family, _, _, _, where in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        try:
+            return _connected(family, where, timeout)
+        except OSError as error:
+            failure = error
+    raise failure or OSError("the host has no address")
 
 
 def _piece(source: Readable, sent: int, total: int) -> bytes:

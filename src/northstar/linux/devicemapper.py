@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from northstar.deadline import Deadline
 from northstar.linux.descriptor import Descriptor
 
 CONTROL: Final = "/dev/mapper/control"
@@ -306,12 +307,12 @@ def _load(control: Control, name: str, target: Target) -> None:
     gets EEXIST from kobject_add, which arrives here as ENOMEM (seen on Linux 6.1: one of 50 mounts
     right after an unmount). A kernel that is really out of memory is told a second later.
     """
-    deadline = time.monotonic() + _SCARCE
+    deadline = Deadline(_SCARCE)
     while True:
         try:
             control.load(name, target)
         except OSError as error:
-            if error.errno != errno.ENOMEM or time.monotonic() > deadline:
+            if error.errno != errno.ENOMEM or deadline.passed():
                 raise
         else:
             return

@@ -18,6 +18,7 @@ import threading
 import time
 from typing import Final, Protocol
 
+from northstar.deadline import Deadline
 from northstar.linux.descriptor import Descriptor
 
 LOOP_SET_FD: Final = 0x4C00
@@ -115,10 +116,11 @@ def attach(
             devices were snatched away until the time was up, ECANCELED if until `give_up`.
     """
     os.fstat(fd)  # EBADF now: the files opened below could get the number of a closed one
-    deadline = time.monotonic() + timeout
+    deadline = Deadline(timeout)
     # Waiting for the lock counts: it is held by a thread that fights for a device itself.
-    if not _lock.acquire(timeout=max(timeout, 0)):
-        raise _timed_out(timeout)
+    while not _lock.acquire(timeout=deadline.left()):
+        if deadline.passed():
+            raise _timed_out(timeout)
     try:
         control = os.open(CONTROL, os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -134,7 +136,7 @@ def _attach(
     fd: int,
     offset: int,
     sizelimit: int,
-    deadline: float,
+    deadline: Deadline,
     timeout: float,
     give_up: threading.Event | None,
 ) -> Loop:
@@ -154,10 +156,9 @@ def _attach(
                 raise
         if stuck_at is None or stuck_at[0] != number:
             stuck_at = (number, time.monotonic())
-        left = deadline - time.monotonic()
-        if left <= 0:
+        if deadline.passed():
             raise _timed_out(timeout)
-        if give_up.wait(min(pause, left)):
+        if give_up.wait(min(pause, deadline.left())):
             raise OSError(errno.ECANCELED, "no loop device became free until the end", CONTROL)
         pause = min(pause * 2, _LONGEST_PAUSE)
 

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from northstar.cgroups import CgroupHost
+from northstar.deadline import Deadline
 from northstar.linux import flock
 from northstar.model import ConfigurationError
 from northstar.runtime.config import Config
@@ -85,7 +86,7 @@ def lock(paths: Iterable[tuple[str, str]], stack: Stack) -> list[int]:
     """
     descriptors = []
     locked: set[tuple[int, int]] = set()
-    deadline = time.monotonic() + _DYING
+    deadline = Deadline(_DYING)
     for key, path in paths:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, descriptor)
@@ -104,9 +105,9 @@ def lock(paths: Iterable[tuple[str, str]], stack: Stack) -> list[int]:
     return descriptors
 
 
-def _lock(descriptor: int, key: str, path: str, shared: bool, deadline: float) -> None:
+def _lock(descriptor: int, key: str, path: str, shared: bool, deadline: Deadline) -> None:
     while not flock.try_lock(descriptor, shared=shared):
-        if time.monotonic() < deadline:
+        if not deadline.passed():
             time.sleep(_PAUSE)
             continue
         pid = flock.holder(descriptor)

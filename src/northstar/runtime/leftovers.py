@@ -14,11 +14,11 @@ import contextlib
 import logging
 import os
 import stat
-import time
 from collections.abc import Sequence
 from typing import Final
 
 from northstar.cgroups import CgroupHost, tree
+from northstar.deadline import Deadline
 from northstar.linux import loop, mount, mountinfo
 from northstar.model import Container, InvalidValueError
 from northstar.runtime import null, verity, wiping
@@ -144,7 +144,7 @@ def _cgroups(host: CgroupHost, top: str) -> list[str]:
     there nobody can tell ours from other people's.
     """
     removed: dict[str, None] = {}
-    deadline = time.monotonic() + _PATIENCE
+    deadline = Deadline(_PATIENCE)
     for hierarchy in host.hierarchies:
         for directory in tree.children(f"{hierarchy.path}/{top}"):
             if tree.is_ours(directory):

@@ -30,6 +30,7 @@ from collections.abc import (
 from typing import Any, Final, TypeVar
 
 from northstar.api import RefusedError, error, notification, response
+from northstar.deadline.loop import wait
 from northstar.launch.plan import Command, Places
 from northstar.linux import loop, procfs
 from northstar.manifest import Autostart, Resource
@@ -501,10 +502,10 @@ class State:
         await self._finish_operations()
         await self._signal_all(signal.SIGTERM)
         if self._exits:
-            await asyncio.wait(self._exits, timeout=grace)
+            await wait(self._exits, grace)
         await self._signal_all(signal.SIGKILL)
         if self._exits:
-            await asyncio.wait(self._exits, timeout=_DEATH)
+            await wait(self._exits, _DEATH)
         held = [entry for entry in self._installed.values() if entry.process is not None]
         for entry in held:
             assert entry.process is not None
@@ -520,13 +521,13 @@ class State:
         # What is under way comes to its end first, so that it is seen afterwards. What comes now
         # is refused: clients that go on asking must not keep us here, nor mount anything again.
         if self._operations:
-            _, late = await asyncio.wait(tuple(self._operations), timeout=_PATIENCE)
+            _, late = await wait(self._operations, _PATIENCE)
             if late:
                 # A start whose init hangs kills it, and unwinds.
                 log.warning("%d operations do not come to an end, and are given up", len(late))
                 for task in late:
                     task.cancel()
-                await asyncio.wait(late, timeout=_DEATH)
+                await wait(late, _DEATH)
 
     async def _umount_or_warn(self, entry: Installed) -> None:
         try:

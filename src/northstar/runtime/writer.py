@@ -6,9 +6,10 @@ import collections
 import os
 import select
 import threading
-import time
 from collections.abc import Callable
 from typing import Final
+
+from northstar.deadline import Deadline
 
 PIECE: Final = 4096
 """Bytes that a pipe takes at once if poll(2) says that it takes any (PIPE_BUF, pipe(7))."""
@@ -50,10 +51,10 @@ class Writer:
 
     def close(self, patience: float) -> None:
         """Wait at most `patience` seconds until all is written."""
-        deadline = time.monotonic() + patience
+        deadline = Deadline(patience)
         with self._changed:
-            while self.backlog and (left := deadline - time.monotonic()) > 0:
-                self._changed.wait(left)
+            while self.backlog and not deadline.passed():
+                self._changed.wait(deadline.left())
 
     def _write_now(self, data: bytes) -> bytes:
         """Write what goes without waiting, and return the rest."""

@@ -281,6 +281,25 @@ def test_devices_that_stay_busy_are_fought_for_until_the_time_is_up() -> None:
         os.close(control)
 
 
+def test_a_device_is_tried_for_once_more_after_the_time(
+    image: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process was stopped while a device was busy: another one may be free long since."""
+    bind = loop._bind
+    tries = []
+
+    def busy(*arguments: int) -> loop.Loop:
+        tries.append(arguments)
+        if len(tries) > 1:
+            return bind(*arguments)
+        time.sleep(0.2)
+        raise OSError(errno.EBUSY, "busy", "/dev/loop0")
+
+    monkeypatch.setattr(loop, "_bind", busy)
+    with loop.attach(image, timeout=0.1):
+        assert len(tries) == 2
+
+
 def test_an_error_that_is_no_contention_is_reported_at_once() -> None:
     started = time.monotonic()
     name, number, path = attach_without(loop.LOOP_CONFIGURE, errno.EPERM, timeout=60)
