@@ -49,6 +49,11 @@ class Budget:
         self._left = burst
         self._then: float | None = None
 
+    def left(self, now: float) -> float:
+        """Return what may be spent now without a wait."""
+        elapsed = 0.0 if self._then is None else now - self._then
+        return min(self._burst, self._left + elapsed * self._rate)
+
     def spend(self, amount: float, now: float) -> float:
         """Spend, and return the seconds to wait before more is spent.
 
@@ -56,7 +61,6 @@ class Budget:
             amount: what was spent since the last call.
             now: seconds of a monotonic clock.
         """
-        elapsed = 0.0 if self._then is None else now - self._then
+        self._left = self.left(now) - amount
         self._then = now
-        self._left = min(self._burst, self._left + elapsed * self._rate) - amount
         return max(0.0, -self._left / self._rate)

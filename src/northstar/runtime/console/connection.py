@@ -4,7 +4,12 @@ A protocol and no stream: a small request is read, answered and written in one c
 costs half of what a task per connection does. Only what must wait runs in a task.
 
 Everything that a peer can make us keep is bounded: input (reading stops while requests wait),
-output (requests are not worked off while answers are not read), notifications (their bound).
+output (requests are not worked off while answers are not read), notifications (their bound). What
+is more than a few KiB counts for all connections together, see `memory`. So not more is read from
+a socket than there is room for: hence a BufferedProtocol.
+
+Notifications that queue for several subscribers are the same objects, and each subscriber's queue
+ends with the latest one. So all queues together hold no more lines than one may.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Final, NamedTuple, cast, get_args
 
 from northstar import api
@@ -30,10 +35,26 @@ from northstar.api.message import (
 )
 from northstar.api.request import Request
 from northstar.api.response import Response
+from northstar.deadline.loop import Timer
 from northstar.model import Permission, Permissions, ProtocolError
 from northstar.model.permission import describe
 from northstar.runtime.config import ConsoleOptions
-from northstar.runtime.console.dispatch import Dispatcher, Peer, install_result, wire_error
+from northstar.runtime.console.dispatch import (
+    Dispatcher,
+    Peer,
+    address,
+    install_result,
+    owner,
+    wire_error,
+)
+from northstar.runtime.console.memory import (
+    ALLOWANCE,
+    CONNECT_SIZE,
+    EXECUTION,
+    REQUEST,
+    Memory,
+    Reservation,
+)
 from northstar.runtime.console.turns import Turn, Turns
 from northstar.runtime.console.upload import StreamEndedError, Upload
 from northstar.runtime.events import Notifications, Subscription
@@ -47,10 +68,11 @@ CONNECT_TIMEOUT: Final = 10.0
 CLOSE_TIMEOUT: Final = 5.0
 """Seconds for the peer to read what was written before the connection was closed."""
 
-READ_AHEAD: Final = 64 * 1024
-"""Bytes of waiting requests from which on the socket is not read. A started line is read on."""
+READ_AHEAD: Final = ALLOWANCE
+"""Bytes of waiting requests from which on the socket is not read. A started line is read on, if
+there is memory for it."""
 
-WRITE_BUFFER: Final = 64 * 1024
+WRITE_BUFFER: Final = ALLOWANCE
 """Bytes that the peer has not read from which on requests wait and notifications queue."""
 
 TURN: Final = 16
@@ -72,11 +94,13 @@ class Access(NamedTuple):
 
     Attributes:
         connect_timeout: seconds, or None.
+        memory: that it shares with all connections of its side.
     """
 
     permissions: Permissions
     options: ConsoleOptions
     connect_timeout: float | None
+    memory: Memory
 
 
 class Service(NamedTuple):
@@ -87,6 +111,7 @@ class Service(NamedTuple):
         running: tells whether requests are worked off: not while the runtime still starts.
         came: called with a connection that is made now.
         gone: called with a connection when it is over.
+        scratch: what is read from a socket comes here first.
     """
 
     dispatcher: Dispatcher
@@ -95,9 +120,10 @@ class Service(NamedTuple):
     running: Callable[[], bool]
     came: Callable[[Connection], object]
     gone: Callable[[Connection], object]
+    scratch: memoryview
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """The protocol of one connection, from the first byte to the last.
 
     Attributes:
@@ -123,7 +149,10 @@ class Connection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._upload: Upload | None = None
         self._subscription: Subscription | None = None
-        self._timeout: asyncio.TimerHandle | None = None
+        self._line_memory: Reservation | None = None
+        self._request_memory: Reservation | None = None
+        self._owner: Hashable = None
+        self._timeout: Timer | None = None
         self._turn: asyncio.Handle | Turn | None = None
         self._closed = self._loop.create_future()
         self._transport: asyncio.Transport
@@ -139,26 +168,36 @@ class Connection(asyncio.Protocol):
         permissions = describe(self._access.permissions)
         if self.peer.container is None:
             self.peer = Peer(None, address(transport.get_extra_info("peername")))
+            self._owner = owner(transport.get_extra_info("socket"))
             log.debug("Client %s connected with permissions %s", self.peer, permissions)
         else:
+            self._owner = self.peer.container
             log.debug(
                 "Container %s connected with permissions %s", self.peer.container, permissions
             )
         if self._access.connect_timeout is not None:
-            self._timeout = self._loop.call_later(
-                self._access.connect_timeout, self._connect_timed_out
-            )
+            self._timeout = Timer(self._access.connect_timeout, self._connect_timed_out)
         self._service.came(self)
         self._read(True)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where to read to: as much as there is room for, one byte at least."""
+        del sizehint
+        # Reading is paused where there is no room, but a pass of the event loop may have begun.
+        return self._service.scratch[: max(self._room(), 1)]
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Take bytes: of a package, or of lines."""
         if self._closing:
             return
+        data = self._service.scratch[:nbytes]
         if self._upload is not None and not self._upload.complete:
-            data = self._upload.feed(data)
+            data = data[len(data) - len(self._upload.feed(bytes(data))) :]
+            self._regulate()
         if data:
             self._buffer += data
+            if self._line_memory is not None:
+                self._line_memory.progress()
             self._advance()
 
     def eof_received(self) -> bool:
@@ -172,12 +211,14 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The peer does not read."""
         self._writable = False
+        self._access.memory.output.update(self)
         if self._subscription is not None:
             self._subscription.pause()
 
     def resume_writing(self) -> None:
         """The peer reads again."""
         self._writable = True
+        self._access.memory.output.forget(self)
         if self._subscription is not None:
             self._subscription.resume()
         self._advance()
@@ -187,6 +228,7 @@ class Connection(asyncio.Protocol):
         if not self._closing:
             log.debug("%s: connection lost: %s", self.peer, exc or "end of the stream")
         self._shut()
+        self._access.memory.output.forget(self)
         if self._upload is not None:
             self._upload.end()
         if not self._closed.done():
@@ -206,7 +248,7 @@ class Connection(asyncio.Protocol):
         self._shut()
         self._transport.close()
         if self._transport.get_write_buffer_size():
-            self._timeout = self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
+            self._timeout = Timer(CLOSE_TIMEOUT, self._transport.abort)
 
     async def wait_closed(self) -> None:
         """Wait until the connection is over, and the request that runs as well."""
@@ -225,11 +267,14 @@ class Connection(asyncio.Protocol):
         """Take no more requests and send no more notifications."""
         self._closing = True
         self._buffer.clear()
+        if self._task is None:
+            self._release()
         if self._subscription is not None:
             self._subscription.close()
-        for handle in (self._timeout, self._turn):
-            if handle is not None:
-                handle.cancel()
+        if self._timeout is not None:
+            self._timeout.cancel()
+        if self._turn is not None:
+            self._turn.cancel()
         self._timeout = self._turn = None
 
     # Lines ---------------------------------------------------------------------------------
@@ -258,13 +303,14 @@ class Connection(asyncio.Protocol):
             self._closing
             or self._task is not None
             or not self._writable
+            or (self._request_memory is not None and not self._request_memory.granted)
             or (self._connected and not self._service.running())
         )
 
     def _take_line(self) -> bool:
         """Handle the next line; False if there is none, or it has to wait."""
         end = self._buffer.find(b"\n", self._searched)
-        limit = self._access.options.max_request_size
+        limit = self._limit()
         length = end if end >= 0 else len(self._buffer)
         if length > limit:
             self._refuse(f"a line is longer than {limit} bytes")
@@ -273,6 +319,10 @@ class Connection(asyncio.Protocol):
             self._searched = length
             if self._eof:
                 self._end_of_stream()
+            return False
+        if self._line_memory is not None:
+            self._line_memory.complete()
+        if not self._may_execute(length):
             return False
         delay = self._rate.delay(self._loop.time())
         if delay > 0.0:
@@ -291,17 +341,59 @@ class Connection(asyncio.Protocol):
         except Exception:
             log.exception("%s: internal error, closing the connection", self.peer)
             self.close()
+        if self._task is None:
+            self._release()
         return True
+
+    def _may_execute(self, length: int) -> bool:
+        """Reserve what the execution of a long request takes; False if it has to wait for that."""
+        if length <= REQUEST or not self._connected:
+            return True
+        if self._request_memory is None:
+            self._request_memory = self._access.memory.requests.reserve(
+                EXECUTION * length, self._owner, self._advance
+            )
+        return self._request_memory.granted
+
+    def _limit(self) -> int:
+        """Return the size of the longest line, without its end."""
+        limit = self._access.options.max_request_size
+        return limit if self._connected else min(limit, CONNECT_SIZE)
+
+    def _room(self) -> int:
+        """Return how many bytes may be read now."""
+        if self._upload is not None and not self._upload.complete:
+            return self._upload.room
+        if self._line_memory is not None and self._line_memory.granted:
+            # In pieces: what comes behind the line must be within the allowance again.
+            return min(self._limit() + 1 - len(self._buffer), ALLOWANCE)
+        return min(self._limit() + 1 if not self._connected else ALLOWANCE, ALLOWANCE) - len(
+            self._buffer
+        )
 
     def _regulate(self) -> None:
         """Stop reading while enough waits; always read what completes the next line."""
         if self._closing or self._eof:
             return
+        room = self._room()
         waits = self._turn is not None or self._blocked()
-        if self._upload is not None and not self._upload.complete:
-            return
-        wanted = not (waits and len(self._buffer) >= READ_AHEAD)
-        self._read(wanted)
+        if room <= 0 and not waits and self._line_memory is None and self._upload is None:
+            self._line_memory = self._access.memory.lines.reserve(
+                self._limit(), self._owner, self._regulate, self._line_timed_out
+            )
+            room = self._room()
+        self._read(room > 0)
+
+    def _release(self) -> None:
+        if self._line_memory is not None:
+            self._line_memory.release()
+            self._line_memory = None
+        if self._request_memory is not None:
+            self._request_memory.release()
+            self._request_memory = None
+
+    def _line_timed_out(self) -> None:
+        self._refuse("the rest of a long line does not come, and others wait for its memory")
 
     def _read(self, wanted: bool) -> None:
         if wanted != self._reading and not self._transport.is_closing():
@@ -315,10 +407,6 @@ class Connection(asyncio.Protocol):
                 log.error("%s: cannot watch the connection: %s", self.peer, error.strerror)
                 self.unwatched = error
                 self.abort()
-
-    def _throttle(self, full: bool) -> None:
-        if not self._eof:
-            self._read(not full)
 
     def _refuse(self, reason: str) -> None:
         log.warning("%s: %s, closing the connection", self.peer, reason)
@@ -407,6 +495,7 @@ class Connection(asyncio.Protocol):
             self.close()
         finally:
             self._task = None
+            self._release()
             self._advance()
 
     # Packages ------------------------------------------------------------------------------
@@ -417,9 +506,8 @@ class Connection(asyncio.Protocol):
             limit = options.max_npk_install_size
             self._refuse(f"a package of {request.size} bytes is larger than {limit}")
             return
-        upload = Upload(request.size, options.npk_stream_timeout, self._throttle)
-        # Reading may be paused for what came so far: these are the bytes it is resumed for.
-        self._throttle(False)
+        memory = self._access.memory.packages
+        upload = Upload(request.size, options.npk_stream_timeout, memory, self._regulate)
         self._upload = upload
         rest = upload.feed(bytes(self._buffer))
         self._buffer[:] = rest
@@ -448,6 +536,7 @@ class Connection(asyncio.Protocol):
             self.close()
         finally:
             self._upload = None
+            upload.close()
         return None
 
     async def _install(
@@ -490,6 +579,23 @@ class Connection(asyncio.Protocol):
     def _write(self, line: bytes) -> None:
         if not self._transport.is_closing():
             self._transport.write(line)
+            if not self._writable:
+                self._access.memory.output.update(self)
+
+    def unread(self) -> int:
+        """Return the bytes of output that the peer has not read."""
+        return self._transport.get_write_buffer_size()
+
+    def give_up(self) -> None:
+        """Close the connection, whose output takes the memory of others."""
+        log.warning(
+            "%s: does not read %d bytes, and all output together is too much, "
+            "closing the connection",
+            self.peer,
+            self.unread(),
+        )
+        self._shut()
+        self._transport.abort()
 
     def _behind(self) -> None:
         log.warning(
@@ -500,16 +606,3 @@ class Connection(asyncio.Protocol):
         # It does not read: there is nothing to wait for.
         self._shut()
         self._transport.abort()
-
-
-def address(peername: object) -> str:
-    """Return the address in a socket's peer name as a URL."""
-    match peername:
-        case (str() as host, int() as port, *_):
-            return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
-        case str() as path if path:
-            return f"unix://{path}"
-        case bytes() as name if name:
-            return f"unix://@{name.lstrip(bytes(1)).decode(errors='backslashreplace')}"
-        case _:
-            return "unix://unnamed"

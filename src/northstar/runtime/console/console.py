@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import socket
+from typing import Final
 
+from northstar.deadline.loop import wait
 from northstar.model import Container, Permissions
 from northstar.runtime.config import ConsoleOptions, GlobalConsole, TcpAddress, UnixAddress
 from northstar.runtime.console.acceptor import Acceptor, open_listener
 from northstar.runtime.console.connection import CONNECT_TIMEOUT, Access, Connection, Service
 from northstar.runtime.console.dispatch import Dispatcher, Operations, Peer
+from northstar.runtime.console.memory import Memory
 from northstar.runtime.console.tokens import Tokens
 from northstar.runtime.console.turns import Turns
+from northstar.runtime.console.upload import READ
 from northstar.runtime.events import Notifications
 
 log = logging.getLogger("northstar.runtime.console")
+
+CONNECTIONS: Final = 4096
+"""Connections at most, and no more than half of our descriptors: others wait to be accepted."""
 
 
 class Console:
@@ -39,8 +47,15 @@ class Console:
         """
         dispatcher = Dispatcher(operations, tokens or Tokens())
         self._service = Service(
-            dispatcher, notifications, Turns(), lambda: self._running, self._came, self._gone
+            dispatcher,
+            notifications,
+            Turns(),
+            lambda: self._running,
+            self._came,
+            self._gone,
+            memoryview(bytearray(READ)),
         )
+        self._outside, self._containers = Memory(), Memory()
         self._connect_timeout = connect_timeout
         self._running = False
         self._closed = False
@@ -55,14 +70,20 @@ class Console:
             ConsoleError: the address is taken, unknown or not ours to take.
         """
         listener = await open_listener(config.bind)
-        access = Access(config.permissions, config.options, self._connect_timeout)
+        access = Access(config.permissions, config.options, self._connect_timeout, self._outside)
 
         def accepted(sock: socket.socket) -> None:
             task = asyncio.create_task(self._attach(sock, Connection(self._service, access)))
             self._attaching.add(task)
-            task.add_done_callback(self._attaching.discard)
+            task.add_done_callback(self._attached)
 
-        self._acceptor = Acceptor(listener, accepted)
+        most = min(CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+
+        def room() -> bool:
+            # Containers' connections count too: those are few.
+            return len(self._connections) + len(self._attaching) < most
+
+        self._acceptor = Acceptor(listener, accepted, room)
         bound = config.bind
         if isinstance(bound, TcpAddress):
             bound = TcpAddress(*listener.getsockname()[:2])
@@ -83,7 +104,7 @@ class Console:
         Raises:
             OSError: there is no room for it.
         """
-        access = Access(permissions, options, None)
+        access = Access(permissions, options, None, self._containers)
         connection = Connection(self._service, access, Peer(container))
         await self._attach(sock, connection)
         if connection.unwatched is not None:
@@ -112,12 +133,11 @@ class Console:
         for connection in connections:
             connection.close()
         waits = [asyncio.ensure_future(connection.wait_closed()) for connection in connections]
-        if waits:
-            _, late = await asyncio.wait(waits, timeout=patience)
-            if late:
-                for connection in connections:
-                    connection.abort()
-                await asyncio.wait(late)
+        _, late = await wait(waits, patience)
+        if late:
+            for connection in connections:
+                connection.abort()
+            await asyncio.wait(late)
 
     async def _attach(self, sock: socket.socket, connection: Connection) -> None:
         try:
@@ -125,6 +145,14 @@ class Console:
         except BaseException:
             sock.close()
             raise
+
+    def _attached(self, task: asyncio.Task[None]) -> None:
+        self._attaching.discard(task)
+        self._advance_acceptor()
+
+    def _advance_acceptor(self) -> None:
+        if self._acceptor is not None:
+            self._acceptor.advance()
 
     def _came(self, connection: Connection) -> None:
         self._connections.add(connection)
@@ -134,3 +162,4 @@ class Console:
 
     def _gone(self, connection: Connection) -> None:
         self._connections.discard(connection)
+        self._advance_acceptor()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import socket
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 from northstar.api import request as requests
@@ -101,6 +102,29 @@ class Peer(NamedTuple):
 
     def __str__(self) -> str:
         return f"Container({self.container})" if self.container else f"Remote({self.address})"
+
+
+def address(peername: object) -> str:
+    """Return the address in a socket's peer name as a URL."""
+    match peername:
+        case (str() as host, int() as port, *_):
+            return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+        case str() as path if path:
+            return f"unix://{path}"
+        case bytes() as name if name:
+            return f"unix://@{name.lstrip(bytes(1)).decode(errors='backslashreplace')}"
+        case _:
+            return "unix://unnamed"
+
+
+def owner(sock: socket.socket) -> Hashable:
+    """Return who is at the other end: the process (unix(7), SO_PEERCRED), or the host."""
+    if sock.family == socket.AF_UNIX:
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    try:
+        return str(sock.getpeername()[0])
+    except OSError:
+        return None  # it is gone already
 
 
 class Dispatcher:

@@ -12,7 +12,7 @@ import pytest
 from northstar.api import RefusedError, error
 from northstar.model import FULL, Permission
 from northstar.runtime.config import ConsoleOptions
-from northstar.runtime.console.upload import BUFFER
+from northstar.runtime.console.memory import PACKAGE as BUFFER
 from tests.unit.runtime.console.harness import (
     NO_LIMIT,
     A,
