@@ -473,8 +473,8 @@ class Client:
 def _ready(stream: socket.socket, events: int, timeout: float | None) -> int:
     """Wait until a socket is ready; return its events (poll(2)), 0 if it is not in time.
 
-    A socket's own timeout would not do: when a signal interrupts it after its time, it does not look
-    again (see `northstar.deadline`).
+    A socket's own timeout would not do: when a signal interrupts it after its time, it does not
+    look again (see `northstar.deadline`).
     """
     poll = select.poll()
     poll.register(stream, events)

@@ -9,7 +9,7 @@ WINDOW: Final = 1.0
 """Seconds over which messages are counted. The window slides: it has no edges to burst at."""
 
 
-class RateLimit:
+class SlidingWindow:
     """At most `limit` messages in any window. The caller brings the time, and does the waiting."""
 
     __slots__ = ("_limit", "_times")
@@ -34,10 +34,10 @@ class RateLimit:
         return WINDOW - (now - times[0])
 
 
-class Budget:
+class TokenBucket:
     """So much in a second, of whatever: what is spent too much has to be waited for.
 
-    Other than in a `RateLimit`, what is spent is known only afterwards.
+    Other than with a `SlidingWindow`, what is spent is known only afterwards.
     """
 
     __slots__ = ("_burst", "_left", "_rate", "_then")

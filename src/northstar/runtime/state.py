@@ -47,9 +47,9 @@ from northstar.runtime import process as processes
 from northstar.runtime.config import Config
 from northstar.runtime.containers import Installed, command_of, newest_match
 from northstar.runtime.events import Notifications
-from northstar.runtime.polling import Polling
 from northstar.runtime.process import Host, Process
 from northstar.runtime.repository import Package, Reception, Repository
+from northstar.runtime.statistics_cache import StatisticsCache
 
 log = logging.getLogger("northstar.runtime")
 
@@ -62,7 +62,7 @@ _DEATH: Final = 5.0
 """How long it waits for what was killed: some milliseconds, unless the kernel holds it."""
 
 
-class Installation:
+class PackageWriter:
     """A package that comes in over a console connection; `commit` or `abort` ends it."""
 
     def __init__(self, state: State, repository: Repository, reception: Reception) -> None:
@@ -111,7 +111,7 @@ class State:
         self._running: dict[Name, Container] = {}
         self._operations: set[asyncio.Task[Any]] = set()
         self._exits: set[asyncio.Task[Any]] = set()
-        self._polling = Polling()
+        self._statistics = StatisticsCache()
         self._give_up = threading.Event()
         self._attach = functools.partial(
             loop.attach, timeout=config.loop_device_timeout, give_up=self._give_up
@@ -197,7 +197,7 @@ class State:
             process = response.Process(
                 pid=entry.process.pid,
                 uptime_ns=entry.process.uptime_ns,
-                statistics=self._polling.read(entry.process.cgroup),
+                statistics=self._statistics.read(entry.process.cgroup),
             )
         return response.ContainerData(
             manifest=entry.serialised,
@@ -383,7 +383,7 @@ class State:
         container = entry.container
         status = await process.exited()
         self._log_exit(entry, process, status)
-        self._polling.forget(process.cgroup)
+        self._statistics.forget(process.cgroup)
         try:
             await process.release()
         except Exception:
@@ -425,13 +425,13 @@ class State:
 
     # Installing and uninstalling.
 
-    async def begin_install(self, repository: str, size: int) -> Installation:
+    async def begin_install(self, repository: str, size: int) -> PackageWriter:
         """Begin to receive a package of `size` bytes into a repository."""
         into = self._repositories.get(repository)
         if into is None:
             raise RefusedError(error.InvalidRepository(repository))
         into.check_capacity(size)
-        return Installation(self, into, await into.receive())
+        return PackageWriter(self, into, await into.receive())
 
     def admit(self, container: Container) -> None:
         """Refuse a container that is known already, in whatever repository."""

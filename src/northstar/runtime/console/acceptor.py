@@ -21,9 +21,9 @@ from northstar import api
 from northstar.api.message import Connect
 from northstar.model import NorthstarError, ProtocolError
 from northstar.runtime.config import TcpAddress, UnixAddress
-from northstar.runtime.console.dispatch import Peer, address
 from northstar.runtime.console.memory import CONNECT_SIZE
-from northstar.runtime.ratelimit import Budget
+from northstar.runtime.console.peer import Peer, address
+from northstar.runtime.ratelimit import TokenBucket
 
 log = logging.getLogger("northstar.runtime.console")
 
@@ -102,9 +102,9 @@ class Acceptor:
         self._timer: asyncio.TimerHandle | None = None
         self._watching = False
         self._full = False
-        self._rate = Budget(RATE, BURST)
-        self._looks = Budget(LOOK_RATE, LOOK_BURST)
-        self._lines = Budget(RATE, BURST)
+        self._rate = TokenBucket(RATE, BURST)
+        self._looks = TokenBucket(LOOK_RATE, LOOK_BURST)
+        self._lines = TokenBucket(RATE, BURST)
         self._not_logged = 0
         self._next = self._loop.time()
         self._held: socket.socket | None = None

@@ -13,11 +13,12 @@ from northstar.model import Container, Permissions
 from northstar.runtime.config import ConsoleOptions, GlobalConsole, TcpAddress, UnixAddress
 from northstar.runtime.console.acceptor import Acceptor, open_listener
 from northstar.runtime.console.connection import CONNECT_TIMEOUT, Access, Connection, Service
-from northstar.runtime.console.dispatch import Dispatcher, Operations, Peer
+from northstar.runtime.console.dispatch import Dispatcher, Operations
+from northstar.runtime.console.fair_queue import FairQueue
+from northstar.runtime.console.incoming_package import READ
 from northstar.runtime.console.memory import Memory
+from northstar.runtime.console.peer import Peer
 from northstar.runtime.console.tokens import Tokens
-from northstar.runtime.console.turns import Turns
-from northstar.runtime.console.upload import READ
 from northstar.runtime.events import Notifications
 
 log = logging.getLogger("northstar.runtime.console")
@@ -49,7 +50,7 @@ class Console:
         self._service = Service(
             dispatcher,
             notifications,
-            Turns(),
+            FairQueue(),
             lambda: self._running,
             self._came,
             self._gone,
