@@ -24,7 +24,8 @@ from northstar.runtime.events import Notifications
 log = logging.getLogger("northstar.runtime.console")
 
 CONNECTIONS: Final = 4096
-"""Connections at most, and no more than half of our descriptors: others wait to be accepted."""
+"""Connections from outside at most, and no more than half of our descriptors: others wait to be
+accepted. A container has only one connection."""
 
 
 class Console:
@@ -61,6 +62,7 @@ class Console:
         self._running = False
         self._closed = False
         self._connections: set[Connection] = set()
+        self._from_outside = 0
         self._acceptor: Acceptor | None = None
         self._attaching: set[asyncio.Task[None]] = set()
 
@@ -81,8 +83,7 @@ class Console:
         most = min(CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 
         def room() -> bool:
-            # Containers' connections count too: those are few.
-            return len(self._connections) + len(self._attaching) < most
+            return self._from_outside + len(self._attaching) < most
 
         self._acceptor = Acceptor(listener, accepted, room)
         bound = config.bind
@@ -157,10 +158,12 @@ class Console:
 
     def _came(self, connection: Connection) -> None:
         self._connections.add(connection)
+        self._from_outside += connection.peer.container is None
         if self._closed:
             # It came from a container whose start was under way.
             connection.close()
 
     def _gone(self, connection: Connection) -> None:
         self._connections.discard(connection)
+        self._from_outside -= connection.peer.container is None
         self._advance_acceptor()

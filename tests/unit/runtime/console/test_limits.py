@@ -320,6 +320,32 @@ def test_a_closed_connection_that_is_not_read_does_not_stay(
     run(test())
 
 
+def test_time_to_read_the_last_answers_is_given_when_the_runtime_was_held_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test() -> None:
+        async with serving(tcp=True) as bench:
+            client = await bench.client()
+            await client.connect()
+            client.stop_reading()
+            (server,) = bench.console._connections
+            client.send({"request": {"mount": {"containers": ["c:1.0.0"] * 5000}}})
+            await until(server.unread)
+            server.close()
+            hold_up(2 * connection.CLOSE_TIMEOUT)
+            client.read_on()
+            assert len((await client.receive())["response"]["mount"]) == 5000
+            assert await client.ended() == b""
+
+    monkeypatch.setattr(connection, "CLOSE_TIMEOUT", 0.4)
+    run(test())
+
+
+def hold_up(seconds: float) -> None:
+    """Keep the event loop from running, as if the process was stopped."""
+    time.sleep(seconds)
+
+
 def test_permissions_are_asked_before_limits_of_the_operation() -> None:
     async def test() -> None:
         async with serving(FULL - {Permission.KILL}) as bench:
