@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from contextlib import suppress
 
 from northstar.cgroups import limits, realtime, tree
@@ -16,6 +15,7 @@ from northstar.cgroups.tree import REMOVE_TIMEOUT, Hierarchy
 from northstar.linux import cgroup1, cgroup2, cgroupfs
 from northstar.manifest.cgroups import Cgroups
 from northstar.model import LaunchError
+from northstar.model.deadline import Deadline
 
 _ATTEMPTS = 5
 """How often a cgroup is made whose parent is removed meanwhile."""
@@ -146,7 +146,7 @@ class Cgroup:
             OSError: EBUSY with the first path that could not be removed. The others are.
         """
         failure: OSError | None = None
-        deadline = time.monotonic() + timeout
+        deadline = Deadline(timeout)
         for hierarchy in self._made:
             if self._has_budget and "cpu" in hierarchy.controllers:
                 realtime.give_back(hierarchy, self.directory(hierarchy), deadline)

@@ -17,6 +17,7 @@ from northstar.cgroups import tree
 from northstar.cgroups.limits import UNSUPPORTED
 from northstar.linux import cgroupfs
 from northstar.model import LaunchError
+from northstar.model.deadline import Deadline
 
 # A removed cgroup's budget is in use until the kernel has really freed it.
 _RECLAIM_TIMEOUT = 0.5
@@ -73,17 +74,17 @@ def write(path: str, value: str) -> None:
     Raises:
         OSError: EINVAL if it is more than what the cgroup above has left.
     """
-    deadline = time.monotonic() + _RECLAIM_TIMEOUT
+    deadline = Deadline(_RECLAIM_TIMEOUT)
     while True:
         try:
             return cgroupfs.write(path, value)
         except OSError as error:
-            if error.errno != errno.EINVAL or time.monotonic() >= deadline:
+            if error.errno != errno.EINVAL or deadline.passed():
                 raise
         time.sleep(_PAUSE)
 
 
-def give_back(hierarchy: tree.Hierarchy, directory: str, deadline: float) -> None:
+def give_back(hierarchy: tree.Hierarchy, directory: str, deadline: Deadline) -> None:
     """Take a cgroup's own budget away before it is removed: kill what uses it.
 
     A removed cgroup lives on in the kernel, with its budget, until its last zombie is reaped.
@@ -93,7 +94,7 @@ def give_back(hierarchy: tree.Hierarchy, directory: str, deadline: float) -> Non
             return cgroupfs.write(f"{directory}/cpu.rt_runtime_us", "0")
         except OSError as error:
             # EBUSY: real-time processes are in it.
-            if error.errno != errno.EBUSY or time.monotonic() >= deadline:
+            if error.errno != errno.EBUSY or deadline.passed():
                 return None
         tree.kill(hierarchy, directory)
         time.sleep(_PAUSE)

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 from northstar.linux import cgroup2, cgroupfs, pidfd
 from northstar.model import HostError
+from northstar.model.deadline import Deadline
 
 # Version 2 calls blkio `io`. We keep the older name, which is the manifest's.
 V2_NAMES: Final = {
@@ -158,7 +159,7 @@ def make_anew(hierarchy: Hierarchy, directory: str, *, own: bool) -> None:
         os.mkdir(directory)
     except FileExistsError:
         if own and not is_ours(directory):
-            remove(hierarchy, directory, time.monotonic() + REMOVE_TIMEOUT)
+            remove(hierarchy, directory, Deadline(REMOVE_TIMEOUT))
         else:
             try:
                 remove_tree(directory)
@@ -211,7 +212,7 @@ def procs(directory: str) -> set[int]:
         raise
 
 
-def remove(hierarchy: Hierarchy, directory: str, deadline: float) -> None:
+def remove(hierarchy: Hierarchy, directory: str, deadline: Deadline) -> None:
     """Remove a cgroup; while it is busy, kill what is in it and try again."""
     pause = _FIRST_PAUSE
     while True:
@@ -222,7 +223,7 @@ def remove(hierarchy: Hierarchy, directory: str, deadline: float) -> None:
             if error.errno != errno.EBUSY:
                 raise
             kill(hierarchy, directory)
-            if time.monotonic() >= deadline:
+            if deadline.passed():
                 raise
         time.sleep(pause)
         pause = min(pause * 2, _LONGEST_PAUSE)

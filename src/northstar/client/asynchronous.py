@@ -8,7 +8,7 @@ import inspect
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from northstar.api import request, response
 from northstar.api.notification import Notification
@@ -26,9 +26,13 @@ from northstar.client.operations import (
 from northstar.client.package import CHUNK, AsyncReadable, Path, Progress, Readable, opened, short
 from northstar.client.session import TIMEOUT, Call, Session, Trace
 from northstar.model import Container, InvalidValueError, NorthstarError, ProtocolError
+from northstar.model.loop_deadline import timeout as time_limit
 
 T = TypeVar("T")
 R = TypeVar("R", bound=response.Response)
+
+RETRY: Final = 0.01
+"""Seconds until a Unix socket whose backlog is full is tried again."""
 
 
 class Client(AsyncOperations):
@@ -76,7 +80,7 @@ class Client(AsyncOperations):
         session = Session(subscribe=subscribe, trace=trace)
         connection = _Connection(session)
         try:
-            async with asyncio.timeout(timeout):
+            async with time_limit(timeout):
                 stream = await _connected(place)
                 await loop.create_connection(lambda: connection, sock=stream)
                 return await cls._greeted(connection)
@@ -270,7 +274,7 @@ async def _connected(place: address.Tcp | address.Unix) -> socket.socket:
         stream = socket.socket(family, socket.SOCK_STREAM)
         try:
             stream.setblocking(False)
-            await loop.sock_connect(stream, where)
+            await _connect(stream, where)
         except OSError as error:
             stream.close()
             failure = error
@@ -280,6 +284,26 @@ async def _connected(place: address.Tcp | address.Unix) -> socket.socket:
         else:
             return stream
     raise failure or OSError("the host has no address")
+
+
+async def _connect(stream: socket.socket, where: Any) -> None:
+    """Connect a socket that does not block.
+
+    Raises:
+        OSError: nobody is there.
+    """
+    if stream.family != socket.AF_UNIX:
+        await asyncio.get_running_loop().sock_connect(stream, where)
+        return
+    while True:
+        try:
+            stream.connect(where)
+        except BlockingIOError:
+            # The runtime's backlog is full (connect(2), EAGAIN). Nothing reports when there is room
+            # again, and asyncio takes it for a connection that is being made.
+            await asyncio.sleep(RETRY)
+        else:
+            return
 
 
 class _Connection(asyncio.Protocol):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
+import math
+import os
 import select
 import socket
 import time
@@ -35,9 +38,13 @@ from northstar.client.operations import (
 from northstar.client.package import CHUNK, Path, Progress, Readable, opened, short
 from northstar.client.session import TIMEOUT, Call, Session, Trace
 from northstar.model import Container, InvalidValueError, NorthstarError, ProtocolError
+from northstar.model.deadline import Deadline
 
 T = TypeVar("T")
 R = TypeVar("R", bound=response.Response)
+
+RETRY: Final = 0.01
+"""Seconds until a Unix socket whose backlog is full is tried again."""
 
 _AHEAD: Final = 32
 """Most requests that `inspect_all` has on their way. Their lines fit into any socket buffer."""
@@ -101,15 +108,9 @@ class Client(BlockingOperations):
         place = address.parse(url)
         try:
             if isinstance(place, address.Unix):
-                stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                try:
-                    stream.settimeout(timeout)
-                    stream.connect(place.path)
-                except BaseException:
-                    stream.close()
-                    raise
+                stream = _connected(socket.AF_UNIX, place.path, timeout)
             else:
-                stream = socket.create_connection(place, timeout)
+                stream = _connected_to_host(*place, timeout)
                 stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except (OSError, UnicodeError) as error:
             # UnicodeError: a host name that the encoding of host names does not allow.
@@ -286,11 +287,15 @@ class Client(BlockingOperations):
 
     def _send(self, line: bytes) -> None:
         """Send a whole line. If that fails, what the runtime said last may say why."""
-        self._stream.settimeout(self._timeout)
+        rest = memoryview(line)
         try:
-            self._stream.sendall(line)
-        except (BrokenPipeError, ConnectionResetError):
-            self._drain()
+            while rest:
+                count = self._send_some(rest)
+                rest = rest[count:]
+                if self._session.error is not None:
+                    return
+                if not count and not _ready(self._stream, select.POLLOUT, self._timeout):
+                    self._fail(TimeoutError("timed out"))
         except OSError as error:
             self._fail(error)
         except BaseException:
@@ -300,14 +305,16 @@ class Client(BlockingOperations):
 
     def _receive(self, timeout: float | None) -> None:
         """Wait for some bytes and take them, or the end of the stream."""
-        self._stream.settimeout(timeout)
         try:
+            if not _ready(self._stream, select.POLLIN, timeout):
+                raise NoAnswerError(
+                    f"the runtime did not answer within {timeout:g} s",
+                    hint="it may still be at work on the request",
+                )
+            self._stream.settimeout(None)
             data = self._stream.recv(CHUNK)
-        except TimeoutError:
-            raise NoAnswerError(
-                f"the runtime did not answer within {timeout:g} s",
-                hint="it may still be at work on the request",
-            ) from None
+        except NoAnswerError:
+            raise
         except OSError as error:
             self._fail(error)
         if data:
@@ -329,15 +336,13 @@ class Client(BlockingOperations):
         """Send exactly `total` bytes, and take what comes meanwhile (notifications)."""
         sent = 0
         chunk = memoryview(b"")
-        poll = select.poll()
-        poll.register(self._stream, select.POLLIN | select.POLLOUT)
         while sent < total:
             if not chunk:
                 chunk = memoryview(_piece(source, sent, total))
-            events = poll.poll(None if self._timeout is None else self._timeout * 1000)
+            events = _ready(self._stream, select.POLLIN | select.POLLOUT, self._timeout)
             if not events:
                 raise NoAnswerError(f"the runtime took nothing within {self._timeout:g} s")
-            if events[0][1] & ~select.POLLOUT:
+            if events & ~select.POLLOUT:
                 with contextlib.suppress(DisconnectedError):
                     self._receive(self._timeout)
             else:
@@ -358,6 +363,67 @@ class Client(BlockingOperations):
         except (BrokenPipeError, ConnectionResetError):
             self._drain()
             return 0
+
+
+def _ready(stream: socket.socket, events: int, timeout: float | None) -> int:
+    """Wait until a socket is ready; return its events (poll(2)), 0 if it is not in time.
+
+    A socket's own timeout would not do: when a signal interrupts it after its time, it does not
+    look again (see `northstar.model.deadline`).
+    """
+    poll = select.poll()
+    poll.register(stream, events)
+    deadline = None if timeout is None else Deadline(timeout)
+    while True:
+        left = None if deadline is None else math.ceil(deadline.left() * 1000)
+        for _, found in poll.poll(left):
+            return found
+        if deadline is not None and deadline.passed():
+            return 0
+
+
+def _connected(family: int, where: Any, timeout: float | None) -> socket.socket:
+    """Return a connected socket.
+
+    Raises:
+        OSError: nobody is there, or nobody answers in time (TimeoutError).
+    """
+    stream = socket.socket(family, socket.SOCK_STREAM)
+    deadline = None if timeout is None else Deadline(timeout)
+    try:
+        stream.setblocking(False)
+        while True:
+            try:
+                stream.connect(where)
+            except BlockingIOError as error:
+                if error.errno == errno.EINPROGRESS:
+                    if not _ready(stream, select.POLLOUT, timeout):
+                        raise TimeoutError("timed out") from None
+                    if failed := stream.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                        raise OSError(failed, os.strerror(failed)) from None
+                    break
+            else:
+                break
+            # The backlog of a Unix socket is full (connect(2), EAGAIN).
+            if deadline is not None and deadline.passed():
+                raise TimeoutError("timed out")
+            time.sleep(RETRY)
+        stream.setblocking(True)
+    except BaseException:
+        stream.close()
+        raise
+    return stream
+
+
+def _connected_to_host(host: str, port: int, timeout: float | None) -> socket.socket:
+    """Return a socket that is connected to the first address of a host that answers."""
+    failure: OSError | None = None
+    for family, _, _, _, where in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        try:
+            return _connected(family, where, timeout)
+        except OSError as error:
+            failure = error
+    raise failure or OSError("the host has no address")
 
 
 def _piece(source: Readable, sent: int, total: int) -> bytes:

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 
 from northstar.devices import node
 from northstar.linux import loop
+from northstar.model.deadline import Deadline
 
 TIMEOUT: Final = 10.0
 """Seconds to compete for a device, unless the caller says otherwise."""
@@ -70,10 +71,11 @@ def attach(
             all devices until the time was up, ECANCELED if they did until `give_up` was set.
     """
     os.fstat(fd)  # EBADF now: the files opened below could get the number of a closed one
-    deadline = time.monotonic() + timeout
+    deadline = Deadline(timeout)
     # Waiting for the lock counts: it is held by a thread that competes for a device itself.
-    if not _lock.acquire(timeout=max(timeout, 0)):
-        raise _timed_out(timeout)
+    while not _lock.acquire(timeout=deadline.left()):
+        if deadline.passed():
+            raise _timed_out(timeout)
     try:
         with loop.Control() as control:
             return _attach(control, fd, offset, sizelimit, deadline, timeout, give_up)
@@ -86,7 +88,7 @@ def _attach(
     fd: int,
     offset: int,
     sizelimit: int,
-    deadline: float,
+    deadline: Deadline,
     timeout: float,
     give_up: threading.Event | None,
 ) -> loop.Device:
@@ -106,10 +108,9 @@ def _attach(
                 raise
         if stuck_at is None or stuck_at[0] != number:
             stuck_at = (number, time.monotonic())
-        left = deadline - time.monotonic()
-        if left <= 0:
+        if deadline.passed():
             raise _timed_out(timeout)
-        if give_up.wait(min(pause, left)):
+        if give_up.wait(min(pause, deadline.left())):
             raise OSError(errno.ECANCELED, "no loop device became free until the end", loop.CONTROL)
         pause = min(pause * 2, _LONGEST_PAUSE)
 

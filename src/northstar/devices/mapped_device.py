@@ -12,6 +12,7 @@ from northstar.devices import node
 from northstar.linux import devicemapper, procfs
 from northstar.linux.descriptor import Descriptor
 from northstar.linux.devicemapper import Control, Target
+from northstar.model.deadline import Deadline
 
 _DRIVER: Final = "device-mapper"
 """Its name in /proc/misc."""
@@ -144,7 +145,7 @@ def _load(control: Control, name: str, target: Target) -> None:
     mounts right after an unmount). A kernel that is really out of memory is reported after
     `_MEMORY_TIMEOUT`.
     """
-    deadline = time.monotonic() + _MEMORY_TIMEOUT
+    deadline = Deadline(_MEMORY_TIMEOUT)
     while True:
         try:
             control.load(name, target)
@@ -152,7 +153,7 @@ def _load(control: Control, name: str, target: Target) -> None:
             # An unknown kind is EINVAL as well, which would point its reader to the parameters.
             if error.errno == errno.EINVAL and target.kind not in control.targets():
                 raise _unsupported(target.kind) from None
-            if error.errno != errno.ENOMEM or time.monotonic() > deadline:
+            if error.errno != errno.ENOMEM or deadline.passed():
                 raise
         else:
             return

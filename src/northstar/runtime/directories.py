@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 from northstar.cgroups import CgroupHost
 from northstar.linux import flock
 from northstar.model import ConfigurationError
+from northstar.model.deadline import Deadline
 from northstar.runtime.config import Config
 
 log = logging.getLogger("northstar.runtime")
@@ -108,13 +109,13 @@ class Held:
         self._twin = twin if same else None
         return same
 
-    def lock(self, deadline: float = 0.0) -> None:
+    def lock(self, deadline: Deadline | None = None) -> None:
         """Lock the directory that is at the path now, instead of an earlier one.
 
         What is on a read-only file system can be shared: nobody changes anything there.
 
         Args:
-            deadline: of `time.monotonic`, until which another runtime may end.
+            deadline: until which another runtime may end; none waits for no other runtime.
 
         Raises:
             ConfigurationError: another runtime uses it; with its pid, where that can be known.
@@ -246,7 +247,7 @@ def lock(directories: Iterable[Held], stack: Stack) -> None:
         ConfigurationError: another runtime uses one; with its pid, where that can be known.
         OSError: one cannot be opened.
     """
-    deadline = time.monotonic() + _DYING
+    deadline = Deadline(_DYING)
     locked: list[Held] = []
     for directory in directories:
         if any(map(directory.share, locked)):
@@ -256,9 +257,9 @@ def lock(directories: Iterable[Held], stack: Stack) -> None:
         locked.append(directory)
 
 
-def _lock(descriptor: int, key: str, path: str, shared: bool, deadline: float) -> None:
+def _lock(descriptor: int, key: str, path: str, shared: bool, deadline: Deadline | None) -> None:
     while not flock.try_lock(descriptor, shared=shared):
-        if time.monotonic() < deadline:
+        if deadline is not None and not deadline.passed():
             time.sleep(_PAUSE)
             continue
         pid = flock.holder(descriptor)

@@ -25,13 +25,14 @@ from northstar.devices import image_mount, loop_device
 from northstar.launch.plan import Places
 from northstar.manifest import Resource
 from northstar.model import Container, NorthstarError
+from northstar.model.loop_deadline import timeout, wait
 from northstar.runtime import wiping
 from northstar.runtime.events import Notifications
-from northstar.runtime.polling import Polling
 from northstar.runtime.repository import Package, Repository
 from northstar.runtime.requests import RequestQueue
 from northstar.runtime.running import RunningContainer
 from northstar.runtime.start import StartContext, start
+from northstar.runtime.statistics_cache import StatisticsCache
 
 log = logging.getLogger("northstar.runtime")
 
@@ -82,7 +83,7 @@ class Executor:
         )
         self.requests = RequestQueue(self.apply)
         self.running: dict[Container, RunningContainer] = {}
-        self.statistics = Polling()
+        self.statistics = StatisticsCache()
         self.give_up = give_up
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._roots: dict[Container, image_mount.Root] = {}
@@ -154,14 +155,13 @@ class Executor:
 
     async def wait_until(self, condition: Callable[[], bool], seconds: float) -> bool:
         """Wait for a condition that depends on the registry or the tasks; False if it is late."""
-        deadline = time.monotonic() + seconds
-        while not condition():
-            self._changed.clear()
-            try:
-                async with asyncio.timeout(deadline - time.monotonic()):
+        try:
+            async with timeout(seconds):
+                while not condition():
+                    self._changed.clear()
                     await self._changed.wait()
-            except TimeoutError:
-                return condition()
+        except TimeoutError:
+            return condition()
         return True
 
     def is_idle(self) -> bool:
@@ -177,7 +177,7 @@ class Executor:
         for task in late:
             task.cancel()
         if late:
-            await asyncio.wait(late, timeout=seconds)
+            await wait(late, seconds)
         return len(late)
 
     # Packages.

@@ -15,7 +15,6 @@ import contextlib
 import logging
 import os
 import stat
-import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -23,6 +22,7 @@ from northstar.cgroups import CgroupHost, tree
 from northstar.devices import loop_device, verified_device
 from northstar.linux import mount, mountinfo
 from northstar.model import Container, InvalidValueError, listed
+from northstar.model.deadline import Deadline
 from northstar.runtime import logs, null
 from northstar.runtime.config import Config
 
@@ -159,7 +159,7 @@ def _cgroups(host: CgroupHost, top: str) -> list[str]:
     there nobody can tell ours from other people's.
     """
     removed: dict[str, None] = {}
-    deadline = time.monotonic() + _PATIENCE
+    deadline = Deadline(_PATIENCE)
     with _few("cgroups cannot be removed") as warn:
         for hierarchy in host.hierarchies:
             for directory in tree.children(f"{hierarchy.path}/{top}"):

@@ -12,7 +12,7 @@ from northstar.core import events
 from northstar.manifest import Manifest
 from northstar.model import Container
 from northstar.runtime.executor import Executor
-from northstar.runtime.incoming import IncomingPackage
+from northstar.runtime.package_writer import PackageWriter
 from northstar.runtime.repository import Repository
 
 
@@ -104,12 +104,12 @@ class ContainerOperations:
         await self._executor.request(events.UninstallRequested(container, wipe))
         self._serialised.pop(container, None)
 
-    async def begin_install(self, repository: str, size: int) -> IncomingPackage:
+    async def begin_install(self, repository: str, size: int) -> PackageWriter:
         """Begin to receive a package of `size` bytes into a repository."""
         executor = self._executor
         executor.apply(events.InstallRequested(repository, size))
         into = self._repositories[repository]
-        return IncomingPackage(executor.apply, executor.spawn, into, await into.receive())
+        return PackageWriter(executor.apply, executor.spawn, into, await into.receive())
 
     def shutdown(self) -> None:
         """Begin the shutdown, and return at once."""

@@ -9,7 +9,7 @@ WINDOW: Final = 1.0
 """Seconds over which messages are counted. The window slides: it has no edges to burst at."""
 
 
-class RateLimit:
+class SlidingWindow:
     """At most `limit` messages in any window. The caller brings the time, and does the waiting."""
 
     __slots__ = ("_limit", "_times")
@@ -34,10 +34,10 @@ class RateLimit:
         return WINDOW - (now - times[0])
 
 
-class Budget:
+class TokenBucket:
     """So much in a second, of whatever: what is spent too much has to be waited for.
 
-    Other than in a `RateLimit`, what is spent is known only afterwards.
+    Other than with a `SlidingWindow`, what is spent is known only afterwards.
     """
 
     __slots__ = ("_burst", "_left", "_rate", "_then")
@@ -49,6 +49,11 @@ class Budget:
         self._left = burst
         self._then: float | None = None
 
+    def left(self, now: float) -> float:
+        """Return what may be spent now without a wait."""
+        elapsed = 0.0 if self._then is None else now - self._then
+        return min(self._burst, self._left + elapsed * self._rate)
+
     def spend(self, amount: float, now: float) -> float:
         """Spend, and return the seconds to wait before more is spent.
 
@@ -56,7 +61,6 @@ class Budget:
             amount: what was spent since the last call.
             now: seconds of a monotonic clock.
         """
-        elapsed = 0.0 if self._then is None else now - self._then
+        self._left = self.left(now) - amount
         self._then = now
-        self._left = min(self._burst, self._left + elapsed * self._rate) - amount
         return max(0.0, -self._left / self._rate)

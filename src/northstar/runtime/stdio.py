@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from northstar.manifest import Output
 from northstar.model import Container, printable
 from northstar.runtime import logs, writer
-from northstar.runtime.ratelimit import Budget
+from northstar.runtime.ratelimit import TokenBucket
 
 LINE_MAX: Final = 4096
 """Longest line in bytes; a longer one is split."""
@@ -59,7 +59,7 @@ DRAIN_KEPT: Final = 128 * 1024
 STEPS_AT_CLOSE: Final = 8
 """Steps that `OutputPipe.close` does before it returns: enough for what most leave behind."""
 
-_total: Final = Budget(TOTAL_RATE, TOTAL_RATE)
+_total: Final = TokenBucket(TOTAL_RATE, TOTAL_RATE)
 
 
 class Sink(Protocol):
@@ -208,7 +208,7 @@ class OutputPipe:
         self._descriptor = descriptor
         self._sink = sink
         self._loop = asyncio.get_running_loop()
-        self._budget = Budget(RATE, RATE)
+        self._budget = TokenBucket(RATE, RATE)
         self._timer: asyncio.TimerHandle | None = None
         self._closing = False
         self.ended = False

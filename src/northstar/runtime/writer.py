@@ -28,6 +28,8 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from northstar.model.deadline import Deadline
+
 PIECE: Final = 4096
 """Most bytes of one write(2): PIPE_BUF, so that pieces of other processes stay whole (pipe(7))."""
 
@@ -105,13 +107,13 @@ class Writer:
 
         Where no thread can be had the caller writes. Only then it can wait longer, for a disk.
         """
-        deadline = time.monotonic() + patience
+        deadline = Deadline(patience)
         with self._changed:
             self.closed = True
             self._start()
             self._changed.notify_all()
-            while self._running and self._pending and (left := deadline - time.monotonic()) > 0:
-                self._changed.wait(left)
+            while self._running and self._pending and not deadline.passed():
+                self._changed.wait(deadline.left())
             alone = not self._running
             self._running = True
         if alone:
@@ -171,7 +173,7 @@ class Writer:
 
     # In the thread -----------------------------------------------------------------------------
 
-    def _drain(self, deadline: float | None = None) -> None:
+    def _drain(self, deadline: Deadline | None = None) -> None:
         """Write what waits, until `close`; or, called by that, until a deadline."""
         try:
             while True:
@@ -227,7 +229,7 @@ class Writer:
         if self._failing and not (self._waiting and self._waiting[0] is None):
             self._waiting.appendleft(None)
 
-    def _write_all(self, data: memoryview, deadline: float | None) -> int | None:
+    def _write_all(self, data: memoryview, deadline: Deadline | None) -> int | None:
         """Write; return how many bytes were written before an error; None if the time is over."""
         alone = deadline is not None
         write = self._write_now if alone and self._write_now is not None else self._write_waiting
@@ -235,7 +237,7 @@ class Writer:
         poll.register(self._descriptor, select.POLLOUT)
         written = 0
         while written < len(data):
-            left = None if deadline is None else (deadline - time.monotonic()) * 1000
+            left = None if deadline is None else deadline.left() * 1000
             if left is not None and (left <= 0 or not poll.poll(left)):
                 return None
             if left is None:

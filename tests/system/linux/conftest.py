@@ -4,12 +4,12 @@ import itertools
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from northstar.cgroups import CgroupHost, tree
+from northstar.model.deadline import Deadline
 
 numbers = itertools.count()
 
@@ -19,7 +19,7 @@ def top() -> Iterator[str]:
     """The name of a top cgroup of this test's own, which is gone after it."""
     name = f"northstar-test-{os.getpid()}-{next(numbers)}"
     yield name
-    deadline = time.monotonic() + 5
+    deadline = Deadline(5)
     for hierarchy in CgroupHost.detect().hierarchies:
         tree.remove(hierarchy, f"{hierarchy.path}/{name}", deadline)
 

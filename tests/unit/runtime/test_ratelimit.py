@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from northstar.runtime.ratelimit import WINDOW, Budget, RateLimit
+from northstar.runtime.ratelimit import WINDOW, SlidingWindow, TokenBucket
 
 # Multiples of 1/64 s are exact as floats: sums of them compare without rounding.
 steps = st.lists(st.integers(0, 128).map(lambda n: n / 64), max_size=60)
@@ -13,7 +13,7 @@ steps = st.lists(st.integers(0, 128).map(lambda n: n / 64), max_size=60)
 
 @given(st.integers(1, 5), steps)
 def test_no_window_ever_holds_more_than_the_limit(limit: int, pauses: list[float]) -> None:
-    rate = RateLimit(limit)
+    rate = SlidingWindow(limit)
     now, passed = 0.0, []
     for pause in pauses:
         now += pause
@@ -29,7 +29,7 @@ def test_no_window_ever_holds_more_than_the_limit(limit: int, pauses: list[float
 
 
 def test_the_window_slides() -> None:
-    rate = RateLimit(2)
+    rate = SlidingWindow(2)
     assert rate.delay(0.75) == 0.0
     assert rate.delay(0.875) == 0.0
     # A counter that starts anew with each full second would let this pass.
@@ -39,7 +39,7 @@ def test_the_window_slides() -> None:
 
 
 def test_a_delayed_message_is_not_counted_twice() -> None:
-    rate = RateLimit(1)
+    rate = SlidingWindow(1)
     assert rate.delay(0.0) == 0.0
     for _ in range(10):
         assert rate.delay(0.5) == 0.5
@@ -47,7 +47,7 @@ def test_a_delayed_message_is_not_counted_twice() -> None:
 
 
 def test_a_budget_is_a_burst_and_then_a_rate() -> None:
-    budget = Budget(rate=8.0, burst=5.0)
+    budget = TokenBucket(rate=8.0, burst=5.0)
     assert budget.spend(5.0, 100.0) == 0.0
     assert budget.spend(1.0, 100.0) == 0.125
     assert budget.spend(0.0, 100.125) == 0.0
@@ -58,7 +58,7 @@ def test_a_budget_is_a_burst_and_then_a_rate() -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 50), st.floats(0, 3)), max_size=50))
 def test_a_budget_is_never_exceeded(spent: list[tuple[float, float]]) -> None:
-    budget = Budget(rate=10.0, burst=5.0)
+    budget = TokenBucket(rate=10.0, burst=5.0)
     now = total = 0.0
     largest = 0.0
     for amount, pause in spent:

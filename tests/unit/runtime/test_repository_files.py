@@ -14,7 +14,7 @@ from northstar.core import events
 from northstar.core.events import Event
 from northstar.model import Container, Name, PackageError, Version
 from northstar.runtime.config import RepositoryConfig
-from northstar.runtime.incoming import IncomingPackage
+from northstar.runtime.package_writer import PackageWriter
 from northstar.runtime.repository import FsRepository, is_same, unlink_same
 from northstar.runtime.threads import Pool
 from tests import vectors
@@ -42,10 +42,10 @@ def accept(_event: Event) -> None:
 
 async def receive(
     repository: FsRepository, apply: Callable[[Event], None] = accept
-) -> IncomingPackage:
+) -> PackageWriter:
     """Begin an install; the core accepts all of it, unless `apply` says otherwise."""
     file = await repository.receive()
-    return IncomingPackage(apply, asyncio.create_task, repository, file)
+    return PackageWriter(apply, asyncio.create_task, repository, file)
 
 
 def files(directory: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from northstar.manifest import Output
 from northstar.model import Container
 from northstar.runtime import stdio, writer
-from northstar.runtime.ratelimit import Budget
+from northstar.runtime.ratelimit import TokenBucket
 from northstar.runtime.stdio import LINE_MAX, CopySink, LineSink, OutputPipe
 from northstar.runtime.writer import Writer
 from tests.unit.runtime.console.harness import run, until
@@ -240,7 +240,7 @@ def test_a_flood_waits_in_its_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_all_pipes_share_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     cost = stdio.LINE_COST + 1
-    monkeypatch.setattr(stdio, "_total", Budget(rate=1.0, burst=100 * cost))
+    monkeypatch.setattr(stdio, "_total", TokenBucket(rate=1.0, burst=100 * cost))
 
     async def test() -> None:
         with collecting() as lines:

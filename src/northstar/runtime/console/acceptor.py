@@ -8,14 +8,23 @@ import errno
 import grp
 import logging
 import os
+import resource
+import select
 import socket
 import stat
+import time
+from collections import deque
 from collections.abc import Awaitable, Callable
+from enum import Enum, auto
 from typing import Any, Final, NamedTuple
 
-from northstar.model import ConfigurationError, NorthstarError
+from northstar import api
+from northstar.api.message import Connect
+from northstar.model import ConfigurationError, NorthstarError, ProtocolError
 from northstar.runtime.config import GlobalConsole, TcpAddress, UnixAddress
-from northstar.runtime.ratelimit import Budget
+from northstar.runtime.console.memory import CONNECT_SIZE
+from northstar.runtime.console.peer import Peer, address
+from northstar.runtime.ratelimit import TokenBucket
 
 log = logging.getLogger("northstar.runtime.console")
 
@@ -27,8 +36,21 @@ PER_TURN: Final = 8
 
 RATE: Final = 100.0
 BURST: Final = 256.0
-"""Connections in a second, and at once. One that comes and goes costs as much as twenty requests,
-and the limits of connections end with them: without this one they would mean nothing."""
+"""Connections in a second, and at once, whose peers are there. One that comes and goes costs as
+much as twenty requests, and the limits of connections end with them: without this one they would
+mean nothing."""
+
+LOOK_RATE: Final = 0.1
+LOOK_BURST: Final = 0.25
+"""Seconds of processor time, in a second and at once, for accepting connections and looking whether
+their peers are there. A look takes 20 to 200 microseconds, so thousands of connections that were
+closed already delay nobody, and a flood of them costs a tenth of a processor."""
+
+LEAST_PAUSE: Final = 0.01
+"""Seconds without a look at least, when that time is used up."""
+
+FINISHED: Final = 4096
+"""Connections that may wait because their peers have finished sending, at most."""
 
 RETRY: Final = 1.0
 """Seconds until accept is tried again when there are no descriptors or memory left for it."""
@@ -38,65 +60,244 @@ class ConsoleError(NorthstarError):
     """The console cannot listen."""
 
 
+class _Peer(Enum):
+    OPEN = auto()
+    """It may send more."""
+    FINISHED = auto()
+    """It has sent a connect, and will send nothing behind what is there; it may still read."""
+    GONE = auto()
+    """There is nothing that could be answered."""
+
+
 class Acceptor:
     """Accepts connections on a listening socket, which is its own.
+
+    Connections are served at a limited rate (`RATE`), but only those count whose peers are there:
+    what is closed already when it is accepted is dropped at once. So somebody who opens and closes
+    connections all the time delays nobody else.
+
+    A peer that has finished sending (shutdown(2), or close(2), which TCP cannot tell from it) and
+    has sent a connect is served too, after those that are still there.
 
     No asyncio.Server: that loses a connection which it has accepted when it is closed before the
     connection's protocol is made, and the client would wait for ever.
     """
 
     def __init__(
-        self, listener: socket.socket, accepted: Callable[[socket.socket], object]
+        self,
+        listener: socket.socket,
+        accepted: Callable[[socket.socket], object],
+        room: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Call `accepted` with each connection, a socket that does not block."""
+        """Listen.
+
+        Args:
+            listener: the socket.
+            accepted: called with each connection, a socket that does not block.
+            room: tells whether there may be one more; `advance` is called when there is again.
+        """
         self._listener = listener
         self._accepted = accepted
+        self._room = room
         self._loop = asyncio.get_running_loop()
-        self._retry: asyncio.TimerHandle | None = None
-        self._budget = Budget(RATE, BURST)
-        self._begin()
+        self._timer: asyncio.TimerHandle | None = None
+        self._watching = False
+        self._full = False
+        self._rate = TokenBucket(RATE, BURST)
+        self._looks = TokenBucket(LOOK_RATE, LOOK_BURST)
+        self._lines = TokenBucket(RATE, BURST)
+        self._not_logged = 0
+        self._next = self._loop.time()
+        self._held: socket.socket | None = None
+        self._finished: deque[socket.socket] = deque()
+        # More would take the descriptors that containers need.
+        self._most_finished = min(FINISHED, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8)
+        self._watch(True)
 
     def close(self) -> None:
         """Stop to listen. The file of a Unix socket stays."""
-        if self._retry is not None:
-            self._retry.cancel()
-        self._loop.remove_reader(self._listener)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._watch(False)
         self._listener.close()
+        for sock in (self._held, *self._finished):
+            if sock is not None:
+                sock.close()
+        self._held = None
+        self._finished.clear()
 
-    def _begin(self) -> None:
-        self._retry = None
+    def advance(self) -> None:
+        """Go on: there is room again. Costs nothing if there was."""
+        if self._full:
+            self._full = False
+            self._advance()
+
+    def _watch(self, wanted: bool) -> None:
+        """Have the event loop call `_advance` when somebody connects."""
+        if wanted == self._watching:
+            return
+        self._watching = wanted
+        if not wanted:
+            self._loop.remove_reader(self._listener)
+            return
         try:
-            self._loop.add_reader(self._listener, self._accept)
+            self._loop.add_reader(self._listener, self._advance)
         except OSError as error:
+            self._watching = False
             log.error("Cannot watch for connections: %s", error.strerror)
             self._pause(RETRY)
 
-    def _accept(self) -> None:
+    def _pause(self, seconds: float) -> None:
+        """Do nothing for some seconds, and then go on."""
+        self._watch(False)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, self._advance)
+
+    def _advance(self) -> None:
+        """Accept some connections, drop or serve them, and arrange for the next time."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        begun = time.thread_time()
+        failed = not self._accept_some()
+        if self._full:
+            self._watch(False)
+            return
+        now = self._loop.time()
+        delay = self._looks.spend(time.thread_time() - begun, now)
+        if delay > 0.0:
+            delay = max(delay, LEAST_PAUSE)
+        if failed:
+            delay = max(delay, RETRY)
+        if self._held is not None:
+            delay = max(delay, self._next - now)
+        elif not delay and self._finished:
+            # Only these wait. Whoever comes meanwhile is before them.
+            self._timer = self._loop.call_later(max(self._next - now, 0.0), self._advance)
+        if delay > 0.0 or self._held is not None:
+            self._pause(delay)
+        else:
+            self._watch(True)
+
+    def _accept_some(self) -> bool:
+        """Accept until nobody waits, or a pause is due; False if accept fails."""
         for _ in range(PER_TURN):
+            if not self._serve_waiting():
+                return True
             try:
-                sock, _address = self._listener.accept()
+                sock, peer = self._listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
-                return
+                break
             except OSError as error:
                 # The listener stays readable: without a pause we would spin.
                 log.error("Cannot accept a connection: %s", error.strerror)
-                self._pause(RETRY)
-                return
+                return False
             sock.setblocking(False)
-            if sock.family != socket.AF_UNIX:
-                # A peer that lost its power says no goodbye: the kernel finds out, in some hours.
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                # An answer right behind a notification must not wait for the peer's delayed ACK.
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._accepted(sock)
-            delay = self._budget.spend(1.0, self._loop.time())
-            if delay > 0.0:
-                self._pause(delay)
-                return
+            state = self._look(sock, peer)
+            if state is _Peer.FINISHED and len(self._finished) < self._most_finished:
+                self._finished.append(sock)
+            elif state is not _Peer.GONE:
+                self._held = sock
+        if self._serve_waiting() and self._finished and self._may_serve():
+            self._serve(self._finished.popleft())
+        return True
 
-    def _pause(self, seconds: float) -> None:
-        self._loop.remove_reader(self._listener)
-        self._retry = self._loop.call_later(seconds, self._begin)
+    def _serve_waiting(self) -> bool:
+        """Serve the connection that waits, if there is one; False if it must wait on."""
+        sock = self._held
+        if sock is None:
+            return True
+        if self._loop.time() < self._next:
+            return False
+        # While it waited it may have been closed.
+        self._held = None
+        if self._look(sock, None) is not _Peer.GONE:
+            if not self._may_serve():
+                self._held = sock
+                return False
+            self._serve(sock)
+        return True
+
+    def _may_serve(self) -> bool:
+        self._full = not self._room()
+        return not self._full and self._loop.time() >= self._next
+
+    def _serve(self, sock: socket.socket) -> None:
+        if sock.family != socket.AF_UNIX:
+            # A peer that lost its power says no goodbye: the kernel finds out, in some hours.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            # An answer right behind a notification must not wait for the peer's delayed ACK.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        now = self._loop.time()
+        self._next = now + self._rate.spend(1.0, now)
+        self._accepted(sock)
+
+    def _look(self, sock: socket.socket, peer: object) -> _Peer:
+        """Look whether the peer is there, and close the connection if it is not."""
+        reason = None
+        try:
+            state, data = _state(sock)
+            if state is _Peer.FINISHED and (reason := _no_connect(data)) is not None:
+                state = _Peer.GONE
+        except OSError:
+            state = _Peer.GONE  # reset
+        if state is _Peer.GONE:
+            if peer is None:
+                with contextlib.suppress(OSError):
+                    peer = sock.getpeername()
+            sock.close()
+            self._log_gone(peer, reason)
+        return state
+
+    def _log_gone(self, peer: object, reason: str | None) -> None:
+        """Log it as the connection would, but no more than it could have been."""
+        if self._lines.left(self._loop.time()) < 1.0:
+            self._not_logged += 1
+            return
+        self._lines.spend(1.0, self._loop.time())
+        name = Peer(None, address(peer))
+        if self._not_logged:
+            log.info("%d more connections were closed before they were served", self._not_logged)
+            self._not_logged = 0
+        if reason is None:
+            log.info("%s: end of the stream before connect", name)
+        else:
+            log.warning("%s: %s, closing the connection", name, reason)
+
+
+def _state(sock: socket.socket) -> tuple[_Peer, bytes]:
+    """Return whether the peer of a fresh connection is there, and how its bytes begin.
+
+    Raises:
+        OSError: the connection is reset.
+    """
+    try:
+        data = sock.recv(CONNECT_SIZE + 1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return _Peer.OPEN, b""  # the usual case
+    if not data:
+        return _Peer.GONE, b""
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    for _, events in poll.poll(0):
+        # A reset comes with what was sent before it; nobody reads an answer (tcp(7), poll(2)).
+        return _Peer.GONE if events & select.POLLERR else _Peer.FINISHED, data
+    return _Peer.OPEN, data
+
+
+def _no_connect(data: bytes) -> str | None:
+    """Return why bytes do not begin with a connect message; None if they do."""
+    line = data.split(b"\n", 1)[0]
+    if len(line) > CONNECT_SIZE:
+        return f"a line is longer than {CONNECT_SIZE} bytes"
+    try:
+        message = api.decode(line)
+    except ProtocolError as error:
+        return str(error)
+    if isinstance(message, Connect):
+        return None
+    return f"{type(message).__name__} where connect is expected"
 
 
 Blocking = Callable[..., Awaitable[Any]]

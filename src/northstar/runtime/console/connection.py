@@ -4,16 +4,20 @@ A protocol and no stream: a small request is read, answered and written in one c
 costs half of what a task per connection does. Only what must wait runs in a task.
 
 Everything that a peer can make us keep is bounded: input (reading stops while requests wait),
-output (requests are not worked off while answers are not read), notifications (their bound).
+output (requests are not executed while answers are not read), notifications (their bound). What
+is more than a few KiB counts for all connections together, see `memory`. So not more is read from
+a socket than there is room for: hence a BufferedProtocol.
+
+Notifications that queue for several subscribers are the same objects, and each subscriber's queue
+ends with the latest one. So all queues together hold no more lines than one may.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final, NamedTuple, cast, get_args
+from typing import Final, NamedTuple, cast
 
 from northstar import api
 from northstar.api import error as errors
@@ -31,13 +35,20 @@ from northstar.api.message import (
 from northstar.api.request import Request
 from northstar.api.response import Response
 from northstar.model import Permission, Permissions, ProtocolError
+from northstar.model.loop_deadline import Timer
 from northstar.model.permission import describe
 from northstar.runtime.config import ConsoleOptions
-from northstar.runtime.console.dispatch import Dispatcher, Peer, install_result, wire_error
-from northstar.runtime.console.turns import Turn, Turns
-from northstar.runtime.console.upload import StreamEndedError, Upload
+from northstar.runtime.console.dispatch import Caller, Dispatcher, Immediate, Task, Upload
+from northstar.runtime.console.fair_queue import FairQueue
+from northstar.runtime.console.incoming_package import (
+    IncomingPackage,
+    StreamEndedError,
+    StreamTimeoutError,
+)
+from northstar.runtime.console.lines import Lines, LineTooLongError
+from northstar.runtime.console.memory import ALLOWANCE, Memory
+from northstar.runtime.console.peer import Peer, address, owner
 from northstar.runtime.events import Notifications, Subscription
-from northstar.runtime.ratelimit import Budget, RateLimit
 
 log = logging.getLogger("northstar.runtime.console")
 
@@ -47,24 +58,11 @@ CONNECT_TIMEOUT: Final = 10.0
 CLOSE_TIMEOUT: Final = 5.0
 """Seconds for the peer to read what was written before the connection was closed."""
 
-READ_AHEAD: Final = 64 * 1024
-"""Bytes of waiting requests from which on the socket is not read. A started line is read on."""
-
-WRITE_BUFFER: Final = 64 * 1024
+WRITE_BUFFER: Final = ALLOWANCE
 """Bytes that the peer has not read from which on requests wait and notifications queue."""
 
 TURN: Final = 16
 """Requests in a row, before other connections have their turn."""
-
-LEAST_WAIT: Final = 0.01
-"""Seconds that too many requests wait at least: those that are let through then go together."""
-
-BYTES_RATE: Final = 4.0 * 2**20
-BYTES_BURST: Final = 4.0 * 2**20
-"""Bytes of requests in a second, and at once: a single long one takes as long as hundreds of the
-usual ones, which never come near this. What is above waits; packages do not count."""
-
-_REQUESTS: Final = frozenset(get_args(Request))
 
 
 class Access(NamedTuple):
@@ -72,59 +70,63 @@ class Access(NamedTuple):
 
     Attributes:
         connect_timeout: seconds, or None.
+        memory: that it shares with all connections of its side.
     """
 
     permissions: Permissions
     options: ConsoleOptions
     connect_timeout: float | None
+    memory: Memory
 
 
 class Service(NamedTuple):
     """What all connections share.
 
     Attributes:
-        turns: who works off many requests waits there for the next ones.
-        running: tells whether requests are worked off: not while the runtime still starts.
+        queue: connections with many requests wait there for their turn.
+        running: tells whether requests are executed: not while the runtime still starts.
         came: called with a connection that is made now.
         gone: called with a connection when it is over.
+        scratch: what is read from a socket comes here first.
     """
 
     dispatcher: Dispatcher
     notifications: Notifications
-    turns: Turns
+    queue: FairQueue
     running: Callable[[], bool]
     came: Callable[[Connection], object]
     gone: Callable[[Connection], object]
+    scratch: memoryview
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """The protocol of one connection, from the first byte to the last.
 
     Attributes:
-        unwatched: why the kernel would not tell us of its bytes (epoll_ctl(2)), so that it is over.
+        unwatched: why the kernel would not report its bytes (epoll_ctl(2)), so that it is over.
     """
 
     def __init__(self, service: Service, access: Access, peer: Peer | None = None) -> None:
         """Serve a connection; `peer` is known for containers, else the socket tells it."""
         self._service = service
         self._access = access
+        self._routes = service.dispatcher.routes
         self.peer = peer or Peer(None)
         self._loop = asyncio.get_running_loop()
-        self._rate = RateLimit(access.options.max_requests_per_sec)
-        self._bytes = Budget(BYTES_RATE, BYTES_BURST)
-        self._buffer = bytearray()
-        self._searched = 0
+        self._caller = Caller(self.peer, access.options.token_validity)
+        self._lines = Lines(
+            access.options, access.memory, service.queue, self.advance, self._refuse
+        )
+        self._small = service.scratch[:ALLOWANCE]
         self._connected = False
         self._closing = False
-        self._eof = False
         self._writable = True
         self._reading = False
         self.unwatched: OSError | None = None
         self._task: asyncio.Task[None] | None = None
-        self._upload: Upload | None = None
+        self._package: IncomingPackage | None = None
         self._subscription: Subscription | None = None
-        self._timeout: asyncio.TimerHandle | None = None
-        self._turn: asyncio.Handle | Turn | None = None
+        self._timeout: Timer | None = None
         self._closed = self._loop.create_future()
         self._transport: asyncio.Transport
 
@@ -139,65 +141,73 @@ class Connection(asyncio.Protocol):
         permissions = describe(self._access.permissions)
         if self.peer.container is None:
             self.peer = Peer(None, address(transport.get_extra_info("peername")))
+            self._caller = self._caller._replace(peer=self.peer)
+            self._lines.owner = owner(transport.get_extra_info("socket"))
             log.debug("Client %s connected with permissions %s", self.peer, permissions)
         else:
+            self._lines.owner = self.peer.container
             log.debug(
                 "Container %s connected with permissions %s", self.peer.container, permissions
             )
         if self._access.connect_timeout is not None:
-            self._timeout = self._loop.call_later(
-                self._access.connect_timeout, self._connect_timed_out
-            )
+            self._timeout = Timer(self._access.connect_timeout, self._connect_timed_out)
         self._service.came(self)
         self._read(True)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where to read to. Without any room reading is paused, and this is not called."""
+        del sizehint
+        room = self._room()
+        return self._small if room == ALLOWANCE else self._service.scratch[:room]
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Take bytes: of a package, or of lines."""
         if self._closing:
             return
-        if self._upload is not None and not self._upload.complete:
-            data = self._upload.feed(data)
-        if data:
-            self._buffer += data
-            self._advance()
+        data = self._service.scratch[:nbytes]
+        if self._package is not None and self._package.missing:
+            self._package.feed(bytes(data))
+            self._regulate()
+        else:
+            self._lines.feed(data)
+            self.advance()
 
     def eof_received(self) -> bool:
-        """Work off what came; the peer may still read our answers."""
-        self._eof = True
-        if self._upload is not None:
-            self._upload.end()
-        self._advance()
+        """Handle what came; the peer may still read our answers."""
+        self._lines.ended = True
+        if self._package is not None:
+            self._package.end()
+        self.advance()
         return True
 
     def pause_writing(self) -> None:
         """The peer does not read."""
         self._writable = False
+        self._access.memory.output.update(self)
         if self._subscription is not None:
             self._subscription.pause()
 
     def resume_writing(self) -> None:
         """The peer reads again."""
         self._writable = True
+        self._access.memory.output.forget(self)
         if self._subscription is not None:
             self._subscription.resume()
-        self._advance()
+        self.advance()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything. A request that runs goes on, its answer is lost."""
         if not self._closing:
             log.debug("%s: connection lost: %s", self.peer, exc or "end of the stream")
         self._shut()
-        if self._upload is not None:
-            self._upload.end()
+        self._access.memory.output.forget(self)
+        if self._package is not None:
+            self._package.end()
         if not self._closed.done():
             self._closed.set_result(None)
         self._service.gone(self)
 
     # Called by the console -----------------------------------------------------------------
-
-    def advance(self) -> None:
-        """Work off what waits: the runtime is up now."""
-        self._advance()
 
     def close(self) -> None:
         """Close the connection, after what is written was read or some seconds have passed."""
@@ -206,7 +216,7 @@ class Connection(asyncio.Protocol):
         self._shut()
         self._transport.close()
         if self._transport.get_write_buffer_size():
-            self._timeout = self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
+            self._timeout = Timer(CLOSE_TIMEOUT, self._transport.abort)
 
     async def wait_closed(self) -> None:
         """Wait until the connection is over, and the request that runs as well."""
@@ -224,84 +234,73 @@ class Connection(asyncio.Protocol):
     def _shut(self) -> None:
         """Take no more requests and send no more notifications."""
         self._closing = True
-        self._buffer.clear()
+        self._lines.stop()
+        if self._task is None:
+            self._lines.done()
         if self._subscription is not None:
             self._subscription.close()
-        for handle in (self._timeout, self._turn):
-            if handle is not None:
-                handle.cancel()
-        self._timeout = self._turn = None
+        if self._timeout is not None:
+            self._timeout.cancel()
+            self._timeout = None
 
-    # Lines ---------------------------------------------------------------------------------
+    # Input ---------------------------------------------------------------------------------
 
-    def _advance(self, *, own_turn: bool = False) -> None:
-        """Work off lines until something must wait, then see whether to read on."""
-        if own_turn:
-            self._turn = None
-        if self._turn is None and not self._closing:
+    def advance(self) -> None:
+        """Handle lines until something must wait, then see whether to read on."""
+        lines = self._lines
+        if not lines.waiting and not self._closing:
             for _ in range(TURN):
-                if self._blocked() or not self._take_line() or self._turn is not None:
+                if self._blocked() or not self._handle_next() or lines.waiting:
                     break
             else:
-                self._queue()
-        self._regulate()
-
-    def _queue(self) -> None:
-        self._turn = self._service.turns.wait(self._my_turn)
-
-    def _my_turn(self) -> None:
-        self._advance(own_turn=True)
+                lines.wait_for_turn()
+        if lines.size or not self._reading or self._package is not None:
+            self._regulate()  # else there is all the room that there can be
 
     def _blocked(self) -> bool:
         """The next line has to wait, however complete it is."""
         return (
-            self._closing
-            or self._task is not None
+            self._task is not None
             or not self._writable
+            or self._closing
             or (self._connected and not self._service.running())
         )
 
-    def _take_line(self) -> bool:
+    def _handle_next(self) -> bool:
         """Handle the next line; False if there is none, or it has to wait."""
-        end = self._buffer.find(b"\n", self._searched)
-        limit = self._access.options.max_request_size
-        length = end if end >= 0 else len(self._buffer)
-        if length > limit:
-            self._refuse(f"a line is longer than {limit} bytes")
-            return False
-        if end < 0 and not (self._eof and self._buffer):
-            self._searched = length
-            if self._eof:
-                self._end_of_stream()
-            return False
-        delay = self._rate.delay(self._loop.time())
-        if delay > 0.0:
-            self._turn = self._loop.call_later(max(delay, LEAST_WAIT), self._queue)
-            return False
-        line = bytes(self._buffer[:length])
-        del self._buffer[: length + 1]
-        self._searched = 0
-        delay = self._bytes.spend(length, self._loop.time())
-        if delay > 0.0:
-            self._turn = self._loop.call_later(delay, self._queue)
+        lines = self._lines
         try:
+            line = lines.take()
+            if line is None:
+                if lines.ended and not lines.size:
+                    self._end_of_stream()
+                return False
             self._handle(api.decode(line))
-        except ProtocolError as error:
+        except (LineTooLongError, ProtocolError) as error:
             self._refuse(str(error))
         except Exception:
             log.exception("%s: internal error, closing the connection", self.peer)
             self.close()
+        if self._task is None:
+            lines.done()
         return True
 
+    def _room(self) -> int:
+        """Return how many bytes may be read now."""
+        if self._package is not None and self._package.missing:
+            return self._package.room
+        return self._lines.room()
+
     def _regulate(self) -> None:
-        """Stop reading while enough waits; always read what completes the next line."""
-        if self._closing or self._eof:
+        """Stop reading while enough waits; read what completes the next line if there is memory."""
+        if self._closing or self._lines.ended:
             return
-        waits = self._turn is not None or self._blocked()
-        if self._upload is not None and not self._upload.complete:
-            return
-        wanted = not (waits and len(self._buffer) >= READ_AHEAD)
-        self._read(wanted)
+        room = self._room()
+        if room <= 0 and self._package is None:
+            if not self._lines.waiting and not self._blocked():
+                self._lines.ask_for_room()
+            room = self._lines.room()
+        self._read(room > 0)
 
     def _read(self, wanted: bool) -> None:
         if wanted != self._reading and not self._transport.is_closing():
@@ -315,10 +314,6 @@ class Connection(asyncio.Protocol):
                 log.error("%s: cannot watch the connection: %s", self.peer, error.strerror)
                 self.unwatched = error
                 self.abort()
-
-    def _throttle(self, full: bool) -> None:
-        if not self._eof:
-            self._read(not full)
 
     def _refuse(self, reason: str) -> None:
         log.warning("%s: %s, closing the connection", self.peer, reason)
@@ -338,8 +333,9 @@ class Connection(asyncio.Protocol):
     # Messages ------------------------------------------------------------------------------
 
     def _handle(self, message: Message) -> None:
-        if type(message) in _REQUESTS and self._connected:
-            self._request(cast("Request", message))
+        route = self._routes.get(type(message))
+        if route is not None and self._connected:
+            self._request(cast("Request", message), route)
         elif isinstance(message, Connect) and not self._connected:
             self._connect(message)
         else:
@@ -362,6 +358,7 @@ class Connection(asyncio.Protocol):
             log.warning("%s: no permission to subscribe to notifications", self.peer)
         else:
             self._connected = True
+            self._lines.connected()
             self._send(ConnectAck())
             if message.subscribe_notifications:
                 self._subscription = self._service.notifications.subscribe(
@@ -371,26 +368,19 @@ class Connection(asyncio.Protocol):
         self._send(ConnectNack(reason))
         self.close()
 
-    def _request(self, request: Request) -> None:
+    def _request(self, request: Request, route: Immediate | Task | Upload) -> None:
         """Answer, or begin a task that does."""
         allowed = requests.permission(request) in self._access.permissions
-        if isinstance(request, requests.Install):
-            self._begin_upload(request, allowed)
+        if isinstance(route, Upload):
+            self._receive(cast("requests.Install", request), route, allowed)
         elif not allowed:
             self._send(responses.PermissionDenied(request))
-        elif isinstance(request, requests.Shutdown):
-            # The response first: the shutdown is announced to all subscribers, and they to us.
-            self._send(responses.Shutdown())
-            self._service.dispatcher.operations.shutdown()
+        elif isinstance(route, Immediate):
+            self._send(route.handler(request, self._caller))
+            if route.then is not None:
+                route.then()
         else:
-            response = self._service.dispatcher.immediate(
-                request, self.peer, self._access.options.token_validity
-            )
-            if response is not None:
-                self._send(response)
-            else:
-                dispatcher = self._service.dispatcher
-                self._task = self._loop.create_task(self._serve(lambda: dispatcher.run(request)))
+            self._task = self._loop.create_task(self._serve(lambda: route.handler(request)))
 
     async def _serve(self, answer: Callable[[], Awaitable[Response | None]]) -> None:
         """Send an answer as soon as it is there; None if the connection is closed instead."""
@@ -407,80 +397,51 @@ class Connection(asyncio.Protocol):
             self.close()
         finally:
             self._task = None
-            self._advance()
+            self._lines.done()
+            self.advance()
 
     # Packages ------------------------------------------------------------------------------
 
-    def _begin_upload(self, request: requests.Install, allowed: bool) -> None:
+    def _receive(self, request: requests.Install, route: Upload, allowed: bool) -> None:
         options = self._access.options
         if request.size > options.max_npk_install_size:
             limit = options.max_npk_install_size
             self._refuse(f"a package of {request.size} bytes is larger than {limit}")
             return
-        upload = Upload(request.size, options.npk_stream_timeout, self._throttle)
-        # Reading may be paused for what came so far: these are the bytes it is resumed for.
-        self._throttle(False)
-        self._upload = upload
-        rest = upload.feed(bytes(self._buffer))
-        self._buffer[:] = rest
-        if self._eof:
-            upload.end()
-        answer = functools.partial(self._take_upload, request, upload, allowed)
-        self._task = self._loop.create_task(self._serve(answer))
+        package = IncomingPackage(
+            request.size, options.npk_stream_timeout, self._access.memory.packages, self._regulate
+        )
+        self._package = package
+        package.feed(self._lines.cut(request.size))
+        if self._lines.ended:
+            package.end()
+        taker = route if allowed else None
+        self._task = self._loop.create_task(
+            self._serve(lambda: self._take(request, taker, package))
+        )
 
-    async def _take_upload(
-        self, request: requests.Install, upload: Upload, allowed: bool
+    async def _take(
+        self, request: requests.Install, route: Upload | None, package: IncomingPackage
     ) -> Response | None:
+        """Take the package; without a route it is not permitted."""
         try:
-            if allowed:
-                return responses.Install(await self._install(request, upload))
-            while await upload.chunk():
-                pass
+            if route is not None:
+                return await route.handler(request, package)
+            await package.discard()
             return responses.PermissionDenied(request)
-        except TimeoutError:
+        except StreamTimeoutError:
             timeout = self._access.options.npk_stream_timeout
             self._refuse(f"no byte of a package for {timeout:g} s")
         except StreamEndedError:
             log.warning("%s: the stream ended within a package", self.peer)
             text = "the stream ended before the package was complete"
-            if allowed:
+            if route is not None:
                 self._send(responses.Install(responses.InstallFailed(errors.Unexpected(text))))
             self.close()
         finally:
-            self._upload = None
+            self._package = None
+            package.close()
         return None
-
-    async def _install(
-        self, request: requests.Install, upload: Upload
-    ) -> responses.Ok | responses.InstallFailed:
-        """Store a package. All its bytes are taken, whatever fails."""
-        what = f"install into {request.repository}"
-        result: responses.Ok | responses.InstallFailed | None = None
-        installation = None
-        try:
-            try:
-                installation = await self._service.dispatcher.operations.begin_install(
-                    request.repository, request.size
-                )
-            except Exception as error:
-                result = responses.InstallFailed(wire_error(error, what))
-            while chunk := await upload.chunk():
-                if installation is None or result is not None:
-                    continue
-                try:
-                    await installation.write(chunk)
-                except Exception as error:
-                    result = responses.InstallFailed(wire_error(error, what))
-                    # What came is of no use: give its space back before the rest has come.
-                    await installation.abort()
-            if installation is not None and result is None:
-                result = await install_result(installation, request.repository)
-        finally:
-            if installation is not None and not isinstance(result, responses.Ok):
-                await installation.abort()
-        if result is None:
-            raise AssertionError("an install without a result")
-        return result
 
     # Output --------------------------------------------------------------------------------
 
@@ -490,26 +451,22 @@ class Connection(asyncio.Protocol):
     def _write(self, line: bytes) -> None:
         if not self._transport.is_closing():
             self._transport.write(line)
+            if not self._writable:
+                self._access.memory.output.update(self)
+
+    def unread(self) -> int:
+        """Return the bytes of output that the peer has not read."""
+        return self._transport.get_write_buffer_size()
+
+    def give_up(self) -> None:
+        """Close the connection, whose output takes the memory of others."""
+        self._drop(f"does not read {self.unread()} bytes, and all output together is too much")
 
     def _behind(self) -> None:
-        log.warning(
-            "%s: more than %d notifications behind, closing the connection",
-            self.peer,
-            self._service.notifications.buffer_size,
-        )
-        # It does not read: there is nothing to wait for.
+        self._drop(f"more than {self._service.notifications.buffer_size} notifications behind")
+
+    def _drop(self, reason: str) -> None:
+        """Close the connection at once: its peer does not read, so there is nothing to wait for."""
+        log.warning("%s: %s, closing the connection", self.peer, reason)
         self._shut()
         self._transport.abort()
-
-
-def address(peername: object) -> str:
-    """Return the address in a socket's peer name as a URL."""
-    match peername:
-        case (str() as host, int() as port, *_):
-            return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
-        case str() as path if path:
-            return f"unix://{path}"
-        case bytes() as name if name:
-            return f"unix://@{name.lstrip(bytes(1)).decode(errors='backslashreplace')}"
-        case _:
-            return "unix://unnamed"

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import socket
+from typing import Final
 
 from northstar.model import Container, Permissions
+from northstar.model.loop_deadline import wait
 from northstar.runtime.config import ConsoleOptions, GlobalConsole, TcpAddress, UnixAddress
 from northstar.runtime.console.acceptor import Acceptor, Blocking, open_listener
 from northstar.runtime.console.connection import CONNECT_TIMEOUT, Access, Connection, Service
-from northstar.runtime.console.dispatch import EXTERN, Dispatcher, Operations, Peer
+from northstar.runtime.console.dispatch import Dispatcher, Operations
+from northstar.runtime.console.fair_queue import FairQueue
+from northstar.runtime.console.incoming_package import READ
+from northstar.runtime.console.memory import Memory
+from northstar.runtime.console.peer import EXTERN, Peer
 from northstar.runtime.console.tokens import Tokens
-from northstar.runtime.console.turns import Turns
 from northstar.runtime.events import Notifications
 
 log = logging.getLogger("northstar.runtime.console")
+
+CONNECTIONS: Final = 4096
+"""Connections from outside at most, and no more than half of our descriptors: others wait to be
+accepted. A container has only one connection."""
 
 
 class Console:
@@ -39,12 +49,20 @@ class Console:
         """
         dispatcher = Dispatcher(operations, tokens or Tokens())
         self._service = Service(
-            dispatcher, notifications, Turns(), lambda: self._running, self._came, self._gone
+            dispatcher,
+            notifications,
+            FairQueue(),
+            lambda: self._running,
+            self._came,
+            self._gone,
+            memoryview(bytearray(READ)),
         )
+        self._outside, self._containers = Memory(), Memory()
         self._connect_timeout = connect_timeout
         self._running = False
         self._closed = False
         self._connections: set[Connection] = set()
+        self._from_outside = 0
         self._acceptor: Acceptor | None = None
         self._attaching: set[asyncio.Task[None]] = set()
 
@@ -62,14 +80,19 @@ class Console:
             ConfigurationError: there is no such group.
         """
         listener = await open_listener(config, blocking)
-        access = Access(config.permissions, config.options, self._connect_timeout)
+        access = Access(config.permissions, config.options, self._connect_timeout, self._outside)
 
         def accepted(sock: socket.socket) -> None:
             task = asyncio.create_task(self._attach(sock, Connection(self._service, access)))
             self._attaching.add(task)
-            task.add_done_callback(self._attaching.discard)
+            task.add_done_callback(self._attached)
 
-        self._acceptor = Acceptor(listener, accepted)
+        most = min(CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+
+        def room() -> bool:
+            return self._from_outside + len(self._attaching) < most
+
+        self._acceptor = Acceptor(listener, accepted, room)
         bound = config.bind
         if isinstance(bound, TcpAddress):
             bound = TcpAddress(*listener.getsockname()[:2])
@@ -96,7 +119,7 @@ class Console:
                 container,
                 EXTERN.name,
             )
-        access = Access(permissions, options, None)
+        access = Access(permissions, options, None, self._containers)
         connection = Connection(self._service, access, Peer(container))
         await self._attach(sock, connection)
         if connection.unwatched is not None:
@@ -125,13 +148,12 @@ class Console:
         for connection in connections:
             connection.close()
         waits = [asyncio.ensure_future(connection.wait_closed()) for connection in connections]
-        if waits:
-            _, late = await asyncio.wait(waits, timeout=patience)
-            if late:
-                for connection in connections:
-                    connection.abort()
-                # A cancelled install removes its file, on a disk that may not answer.
-                await asyncio.wait(late, timeout=patience)
+        _, late = await wait(waits, patience)
+        if late:
+            for connection in connections:
+                connection.abort()
+            # A cancelled install removes its file, on a disk that may not answer.
+            await asyncio.wait(late, timeout=patience)
 
     async def _attach(self, sock: socket.socket, connection: Connection) -> None:
         try:
@@ -140,11 +162,22 @@ class Console:
             sock.close()
             raise
 
+    def _attached(self, task: asyncio.Task[None]) -> None:
+        self._attaching.discard(task)
+        self._advance_acceptor()
+
+    def _advance_acceptor(self) -> None:
+        if self._acceptor is not None:
+            self._acceptor.advance()
+
     def _came(self, connection: Connection) -> None:
         self._connections.add(connection)
+        self._from_outside += connection.peer.container is None
         if self._closed:
             # It came from a container whose start was under way.
             connection.close()
 
     def _gone(self, connection: Connection) -> None:
         self._connections.discard(connection)
+        self._from_outside -= connection.peer.container is None
+        self._advance_acceptor()

@@ -5,49 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol
 
 from northstar.api import request as requests
 from northstar.api import response as responses
 from northstar.api.error import Error, RefusedError, Unexpected
 from northstar.api.request import Request
 from northstar.api.response import ContainerData, Failed, InspectOk, InstallFailed, Ok, Response
-from northstar.model import Container, Name, NorthstarError, Version, cut
-from northstar.runtime.console.tokens import (
-    OUTSIDE,
-    OUTSIDE_NAME,
-    Tokens,
-    container_party,
-    named_party,
-)
+from northstar.model import Container, NorthstarError, cut
+from northstar.runtime.console.incoming_package import IncomingPackage
+from northstar.runtime.console.peer import Peer
+from northstar.runtime.console.tokens import Tokens, named_party
+from northstar.runtime.package_writer import PackageWriter
 
 log = logging.getLogger("northstar.runtime.console")
-
-EXTERN: Final = Container(Name(OUTSIDE_NAME), Version(0, 0, 0))
-"""What connections from outside are called on the wire."""
 
 SIGNALS: Final = range(1, 32)
 MOUNTS_MAX: Final = 32
 """Mounts of one request that run at the same time: a request may name a hundred thousand."""
-
-T = TypeVar("T")
-
-
-class Installation(Protocol):
-    """A package that is being received.
-
-    `abort` is called whenever `commit` did not succeed, also after a failure of `write` or
-    `commit` itself; it may be called twice and leaves nothing behind.
-    """
-
-    async def write(self, chunk: bytes) -> None:
-        """Take the next bytes."""
-
-    async def commit(self) -> Container:
-        """Verify what came and make it an installed container."""
-
-    async def abort(self) -> None:
-        """Remove what came."""
 
 
 class Operations(Protocol):
@@ -90,95 +65,128 @@ class Operations(Protocol):
     async def uninstall(self, container: Container, wipe: bool) -> None:
         """Remove it, with `wipe` its persistent data too."""
 
-    async def begin_install(self, repository: str, size: int) -> Installation:
-        """Begin to receive a package of `size` bytes."""
+    async def begin_install(self, repository: str, size: int) -> PackageWriter:
+        """Begin to store a package of `size` bytes."""
 
 
-class Peer(NamedTuple):
-    """Who is at the other end: a container, or an address as `tcp://1.2.3.4:5`."""
+class Caller(NamedTuple):
+    """The connection that a request came from.
 
-    container: Container | None
-    address: str = ""
+    Attributes:
+        validity: seconds for which tokens are good on it.
+    """
 
-    @property
-    def identity(self) -> Container:
-        """What the peer is told it is."""
-        return self.container or EXTERN
+    peer: Peer
+    validity: float
 
-    @property
-    def party(self) -> str:
-        """Who the peer is in tokens: the name alone could be that of another kind of peer."""
-        return OUTSIDE if self.container is None else container_party(self.container.name)
 
-    def __str__(self) -> str:
-        return f"Container({self.container})" if self.container else f"Remote({self.address})"
+class Immediate(NamedTuple):
+    """A request that is answered without waiting.
+
+    Attributes:
+        handler: makes the response.
+        then: is called after the response was sent.
+    """
+
+    handler: Callable[[Any, Caller], Response]
+    then: Callable[[], object] | None = None
+
+
+class Task(NamedTuple):
+    """A request that is answered by a task.
+
+    Attributes:
+        handler: makes the response.
+    """
+
+    handler: Callable[[Any], Awaitable[Response]]
+
+
+class Upload(NamedTuple):
+    """A request that a package follows.
+
+    Attributes:
+        handler: takes the package, and makes the response.
+    """
+
+    handler: Callable[[requests.Install, IncomingPackage], Awaitable[Response]]
 
 
 class Dispatcher:
-    """Executes requests whose permission was checked. Only installs are the connection's own."""
+    """Executes requests.
+
+    Attributes:
+        routes: how each type of request is executed. The permission that it needs is a part of the
+            protocol, which clients know as well: `api.request.permission`.
+    """
 
     def __init__(self, operations: Operations, tokens: Tokens) -> None:
-        self.operations = operations
+        self._operations = operations
         self._tokens = tokens
-        run: dict[type, Callable[..., Awaitable[Response]]] = {
-            requests.Inspect: self._inspect,
-            requests.Mount: self._mount,
-            requests.Umount: self._umount,
-            requests.Start: self._start,
-            requests.Kill: self._kill,
-            requests.Uninstall: self._uninstall,
+        self.routes: Final[Mapping[type, Immediate | Task | Upload]] = {
+            requests.Ident: Immediate(self._ident),
+            requests.List: Immediate(self._list),
+            requests.Repositories: Immediate(self._repositories),
+            # The response first: all subscribers are notified of the shutdown, this one too.
+            requests.Shutdown: Immediate(self._shutdown, then=operations.shutdown),
+            requests.TokenCreate: Immediate(self._token_create),
+            requests.TokenVerify: Immediate(self._token_verify),
+            requests.Inspect: Task(self._inspect),
+            requests.Mount: Task(self._mount),
+            requests.Umount: Task(self._umount),
+            requests.Start: Task(self._start),
+            requests.Kill: Task(self._kill),
+            requests.Uninstall: Task(self._uninstall),
+            requests.Install: Upload(self._install),
         }
-        self._run = run
 
-    def immediate(self, request: Request, peer: Peer, validity: float) -> Response | None:
-        """Return the response to a request that needs no waiting, None for the others.
+    # Without waiting
 
-        Args:
-            request: any request.
-            peer: who asks.
-            validity: of tokens on this connection, in seconds.
-        """
-        match request:
-            case requests.Ident():
-                return responses.Ident(peer.identity)
-            case requests.List():
-                return responses.List(tuple(self.operations.list()))
-            case requests.Repositories():
-                return responses.Repositories(tuple(self.operations.repositories()))
-            case requests.TokenCreate(target, shared):
-                token = self._tokens.create(peer.party, named_party(target), shared)
-                return responses.TokenCreate(token)
-            case requests.TokenVerify(token, user, shared):
-                claimed = named_party(user)
-                result = self._tokens.verify(token, claimed, peer.party, shared, validity)
-                return responses.TokenVerify(result)
-            case _:
-                return None
+    def _ident(self, _request: Request, caller: Caller) -> Response:
+        return responses.Ident(caller.peer.identity)
 
-    async def run(self, request: Request) -> Response:
-        """Return the response to one of the other requests; failures are responses too."""
-        return await self._run[type(request)](request)
+    def _list(self, _request: Request, _caller: Caller) -> Response:
+        return responses.List(tuple(self._operations.list()))
+
+    def _repositories(self, _request: Request, _caller: Caller) -> Response:
+        return responses.Repositories(tuple(self._operations.repositories()))
+
+    def _shutdown(self, _request: Request, _caller: Caller) -> Response:
+        return responses.Shutdown()
+
+    def _token_create(self, request: requests.TokenCreate, caller: Caller) -> Response:
+        target = named_party(request.target)
+        return responses.TokenCreate(self._tokens.create(caller.peer.party, target, request.shared))
+
+    def _token_verify(self, request: requests.TokenVerify, caller: Caller) -> Response:
+        claimed = named_party(request.user)
+        result = self._tokens.verify(
+            request.token, claimed, caller.peer.party, request.shared, caller.validity
+        )
+        return responses.TokenVerify(result)
+
+    # By a task
 
     async def _inspect(self, request: requests.Inspect) -> Response:
         container = request.container
         result: InspectOk | Failed
         try:
-            result = InspectOk(container, await self.operations.inspect(container))
+            result = InspectOk(container, await self._operations.inspect(container))
         except Exception as error:
             result = Failed(container, wire_error(error, f"inspect {container}"))
         return responses.Inspect(result)
 
     async def _mount(self, request: requests.Mount) -> Response:
-        results = await _each("mount", self.operations.mount, request.containers)
+        results = await _each("mount", self._operations.mount, request.containers)
         return responses.Mount(results)
 
     async def _umount(self, request: requests.Umount) -> Response:
-        results = await _each("umount", self.operations.umount, request.containers)
+        results = await _each("umount", self._operations.umount, request.containers)
         return responses.Umount(results)
 
     async def _start(self, request: requests.Start) -> Response:
         container = request.container
-        start = self.operations.start(
+        start = self._operations.start(
             container, request.init, request.arguments, request.environment
         )
         return responses.Start(await _result("start", container, start))
@@ -188,21 +196,23 @@ class Dispatcher:
         if signal not in SIGNALS:
             text = f"signal {signal} is not within {SIGNALS[0]}..{SIGNALS[-1]}"
             return responses.Kill(Failed(container, Unexpected(text)))
-        kill = self.operations.kill(container, signal)
+        kill = self._operations.kill(container, signal)
         return responses.Kill(await _result("kill", container, kill))
 
     async def _uninstall(self, request: requests.Uninstall) -> Response:
         container = request.container
-        uninstall = self.operations.uninstall(container, request.wipe)
+        uninstall = self._operations.uninstall(container, request.wipe)
         return responses.Uninstall(await _result("uninstall", container, uninstall))
 
+    # With a package
 
-async def install_result(installation: Installation, repository: str) -> Ok | InstallFailed:
-    """Commit, and return how it went."""
-    try:
-        return Ok(await installation.commit())
-    except Exception as error:
-        return InstallFailed(wire_error(error, f"install into {repository}"))
+    async def _install(self, request: requests.Install, package: IncomingPackage) -> Response:
+        stored = await package.store(
+            lambda: self._operations.begin_install(request.repository, request.size),
+            lambda failure: wire_error(failure, f"install into {request.repository}"),
+        )
+        result = Ok(stored) if isinstance(stored, Container) else InstallFailed(stored)
+        return responses.Install(result)
 
 
 def wire_error(error: Exception, what: str) -> Error:

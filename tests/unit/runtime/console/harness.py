@@ -17,6 +17,7 @@ from northstar.runtime.config import ConsoleOptions, GlobalConsole, TcpAddress, 
 from northstar.runtime.console import Console
 from northstar.runtime.console.tokens import Tokens
 from northstar.runtime.events import Notifications
+from northstar.runtime.package_writer import PackageWriter
 
 DEADLINE = 20.0
 LINE_LIMIT = 2**24
@@ -44,7 +45,7 @@ async def until(condition: Callable[[], object]) -> None:
         await asyncio.sleep(0.001)
 
 
-class Package:
+class Package(PackageWriter):
     """What came of a package."""
 
     def __init__(self, runtime: Runtime) -> None:

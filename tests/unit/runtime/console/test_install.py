@@ -12,7 +12,7 @@ import pytest
 from northstar.api import RefusedError, error
 from northstar.model import FULL, Permission
 from northstar.runtime.config import ConsoleOptions
-from northstar.runtime.console.upload import BUFFER
+from northstar.runtime.console.memory import PACKAGE as BUFFER
 from tests.unit.runtime.console.harness import (
     NO_LIMIT,
     A,
@@ -117,8 +117,8 @@ def test_a_failure_is_answered_after_all_bytes(step: str, raised: Exception, wir
 def _taken(bench: Bench) -> int:
     """Return the bytes of the package that the connection has taken from the socket."""
     (server,) = bench.console._connections
-    upload = server._upload
-    return 0 if upload is None else 2 * BUFFER - upload._missing
+    package = server._package
+    return 0 if package is None else 2 * BUFFER - package.missing
 
 
 def test_an_unknown_repository() -> None:
@@ -240,7 +240,7 @@ def test_a_lost_connection_leaves_nothing(step: str | None) -> None:
             await until(lambda: bench.runtime.busy if step else bench.runtime.packages)
             client.writer.transport.abort()
             # It may still read our answer, for all we know: so much and no more is seen of it.
-            await until(lambda: all(c._eof for c in bench.console._connections))
+            await until(lambda: all(c._lines.ended for c in bench.console._connections))
             if step:
                 bench.runtime.gates[step].set()
             await until(lambda: bench.runtime.packages and bench.runtime.packages[0].aborted)
@@ -286,8 +286,8 @@ def test_a_slow_store_slows_its_own_stream_only() -> None:
             await until(lambda: bench.runtime.busy)
             await until(lambda: any(not c._reading for c in bench.console._connections))
             server = next(c for c in bench.console._connections if not c._reading)
-            assert server._upload is not None
-            assert len(server._upload._data) < BUFFER + 2**18
+            assert server._package is not None
+            assert len(server._package._data) < BUFFER + 2**18
             await in_step(other)
             other.send(install(5), b"12345")
             await until(lambda: bench.runtime.busy == 2)

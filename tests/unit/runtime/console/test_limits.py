@@ -13,8 +13,9 @@ import pytest
 from northstar.api import notification
 from northstar.model import FULL, Permission
 from northstar.runtime.config import ConsoleOptions
-from northstar.runtime.console import connection
+from northstar.runtime.console import connection, lines
 from northstar.runtime.console.connection import Connection
+from northstar.runtime.console.memory import ALLOWANCE
 from tests.unit.runtime.console.harness import (
     ACK,
     CONNECT,
@@ -108,7 +109,7 @@ def test_requests_per_second() -> None:
 
 
 def _holds(server: Connection, size: int) -> bool:
-    return len(server._buffer) == size
+    return len(server._lines._buffer) == size
 
 
 def test_data_that_comes_meanwhile_starts_no_second_wait() -> None:
@@ -117,13 +118,13 @@ def test_data_that_comes_meanwhile_starts_no_second_wait() -> None:
             client = await bench.connected()
             (server,) = bench.console._connections
             client.send({"request": "ident"})
-            await until(lambda: server._turn is not None)
-            turn = server._turn
-            size = len(server._buffer)
+            await until(lambda: server._lines._wait is not None)
+            turn = server._lines._wait
+            size = len(server._lines._buffer)
             for count in range(2, 5):
                 client.send({"request": "ident"})
                 await until(functools.partial(_holds, server, count * size))
-                assert server._turn is turn
+                assert server._lines._wait is turn
 
     run(test())
 
@@ -167,7 +168,7 @@ async def fill(bench: Bench, client: Client, line: bytes) -> tuple[Connection, i
             async with asyncio.timeout(0.02):
                 await client.writer.drain()
         except TimeoutError:
-            if not server._reading and server._turn is None:
+            if not server._reading and server._lines._wait is None:
                 return server, sent
 
 
@@ -182,7 +183,7 @@ def test_requests_of_a_client_that_does_not_read_are_not_worked_off() -> None:
             await asyncio.sleep(0.05)
             assert len(bench.runtime.calls) == worked_off
             assert server._transport.get_write_buffer_size() < 2 * connection.WRITE_BUFFER
-            assert len(server._buffer) < connection.READ_AHEAD + 2**18
+            assert len(server._lines._buffer) < ALLOWANCE + 2**18
             # Nobody else feels it, and what waits is there when the client reads again.
             other = await bench.connected()
             assert await other.ask("ident") == IDENT["response"]
@@ -199,7 +200,7 @@ def test_requests_that_wait_are_bounded() -> None:
             client = await bench.connected()
             client.send({"request": {"inspect": {"container": "a:1.0.0"}}})
             server, sent = await fill(bench, client, REQUEST + b"\n")
-            assert len(server._buffer) < connection.READ_AHEAD + 2**18
+            assert len(server._lines._buffer) < ALLOWANCE + 2**18
             bench.runtime.gates["inspect"].set()
             assert "inspect" in (await client.receive())["response"]
             for _ in range(sent // (len(REQUEST) + 1)):
@@ -212,7 +213,7 @@ def test_a_line_longer_than_the_read_ahead_arrives_whole() -> None:
     async def test() -> None:
         async with serving() as bench:
             client = await bench.connected()
-            for size in (connection.READ_AHEAD + 1, 2**20):
+            for size in (ALLOWANCE + 1, 2**20):
                 client.send(padded(size), REQUEST + b"\n")
                 assert [await client.receive() for _ in range(2)] == [IDENT, IDENT]
             client.send(padded(2**20 + 1))
@@ -222,8 +223,8 @@ def test_a_line_longer_than_the_read_ahead_arrives_whole() -> None:
 
 
 def test_long_lines_wait_when_they_are_too_much_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "BYTES_RATE", 1e6)
-    monkeypatch.setattr(connection, "BYTES_BURST", 2e5)
+    monkeypatch.setattr(lines, "BYTES_RATE", 1e6)
+    monkeypatch.setattr(lines, "BYTES_BURST", 2e5)
 
     async def test() -> None:
         async with serving() as bench:
@@ -317,6 +318,32 @@ def test_a_closed_connection_that_is_not_read_does_not_stay(
 
     monkeypatch.setattr(connection, "CLOSE_TIMEOUT", 0.05)
     run(test())
+
+
+def test_time_to_read_the_last_answers_is_given_when_the_runtime_was_held_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test() -> None:
+        async with serving(tcp=True) as bench:
+            client = await bench.client()
+            await client.connect()
+            client.stop_reading()
+            (server,) = bench.console._connections
+            client.send({"request": {"mount": {"containers": ["c:1.0.0"] * 5000}}})
+            await until(server.unread)
+            server.close()
+            hold_up(2 * connection.CLOSE_TIMEOUT)
+            client.read_on()
+            assert len((await client.receive())["response"]["mount"]) == 5000
+            assert await client.ended() == b""
+
+    monkeypatch.setattr(connection, "CLOSE_TIMEOUT", 0.4)
+    run(test())
+
+
+def hold_up(seconds: float) -> None:
+    """Keep the event loop from running, as if the process was stopped."""
+    time.sleep(seconds)
 
 
 def test_permissions_are_asked_before_limits_of_the_operation() -> None:

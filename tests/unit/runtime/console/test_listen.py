@@ -20,7 +20,7 @@ from northstar.model import FULL, ConfigurationError
 from northstar.runtime.config import GlobalConsole, TcpAddress, UnixAddress
 from northstar.runtime.console import Console, acceptor
 from northstar.runtime.console.acceptor import ConsoleError
-from northstar.runtime.console.connection import address
+from northstar.runtime.console.peer import address
 from northstar.runtime.events import Notifications
 from tests.unit.runtime.console.harness import Runtime, run, serving, until
 

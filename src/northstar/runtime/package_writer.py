@@ -14,7 +14,7 @@ Apply = Callable[[Event], None]
 """Gives an event to the core, and executes what it decides; RefusedError if it refuses."""
 
 
-class IncomingPackage:
+class PackageWriter:
     """The storing side of an install. `commit` or `abort` ends it.
 
     `abort` is called whenever `commit` did not succeed, also after a failure of `write` or `commit`

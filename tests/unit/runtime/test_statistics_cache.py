@@ -1,4 +1,4 @@
-"""Who polls statistics has the files kept open, and only while polling."""
+"""Who polls statistics has the files kept open, and only while statistics_cache."""
 
 import asyncio
 import os
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from northstar.cgroups import Cgroup, CgroupHost, Hierarchy
-from northstar.runtime import polling
-from northstar.runtime.polling import Polling
+from northstar.runtime import statistics_cache
+from northstar.runtime.statistics_cache import StatisticsCache
 
 
 def cgroups(directory: Path, count: int) -> list[Cgroup]:
@@ -28,9 +28,9 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def run(test: Callable[[Polling], Awaitable[None]]) -> None:
+def run(test: Callable[[StatisticsCache], Awaitable[None]]) -> None:
     async def main() -> None:
-        await test(Polling())
+        await test(StatisticsCache())
 
     asyncio.run(main())
 
@@ -44,7 +44,7 @@ async def until(condition: Callable[[], bool]) -> None:
 def test_who_asks_once_keeps_nothing_open_and_who_polls_sees_every_change(tmp_path: Path) -> None:
     (cgroup,) = cgroups(tmp_path, 1)
 
-    async def test(polled: Polling) -> None:
+    async def test(polled: StatisticsCache) -> None:
         before = descriptors()
         for number in range(5):
             (tmp_path / cgroup.path / "pids.current").write_text(f"{number}\n")
@@ -61,10 +61,10 @@ def test_who_asks_once_keeps_nothing_open_and_who_polls_sees_every_change(tmp_pa
 def test_files_are_closed_when_nobody_asks_any_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(polling, "KEPT", 0.05)
+    monkeypatch.setattr(statistics_cache, "KEPT", 0.05)
     first, second = cgroups(tmp_path, 2)
 
-    async def test(polled: Polling) -> None:
+    async def test(polled: StatisticsCache) -> None:
         before = descriptors()
         for cgroup in (first, first, second, second):
             polled.read(cgroup)
@@ -84,12 +84,12 @@ def test_files_are_closed_when_nobody_asks_any_more(
 
 
 def test_new_files_are_seen_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polling, "RENEWED", 0.05)
+    monkeypatch.setattr(statistics_cache, "RENEWED", 0.05)
     (cgroup,) = cgroups(tmp_path, 1)
     file = tmp_path / cgroup.path / "pids.current"
     file.unlink()
 
-    async def test(polled: Polling) -> None:
+    async def test(polled: StatisticsCache) -> None:
         for _ in range(2):
             assert polled.read(cgroup)["pids"]["current"] == 0
         file.write_text("7\n")
@@ -105,7 +105,7 @@ def test_starts_are_not_left_without_descriptors(
     monkeypatch.setattr(resource, "getrlimit", lambda _: (320, 320))
     made = cgroups(tmp_path, 3)
 
-    async def test(polled: Polling) -> None:
+    async def test(polled: StatisticsCache) -> None:
         before = descriptors()
         for _ in range(2):
             for cgroup in made[:2]:

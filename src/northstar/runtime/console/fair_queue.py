@@ -1,4 +1,4 @@
-"""One after the other: who has much to do does a piece of it in each turn of the event loop."""
+"""A queue of connections with much to do: each does a piece of it in a pass of the event loop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 
-class Turn:
+class Entry:
     """A place in the queue."""
 
     __slots__ = ("_work",)
@@ -19,7 +19,7 @@ class Turn:
         """Leave the queue."""
         self._work = None
 
-    def take(self) -> bool:
+    def run(self) -> bool:
         """Do the work; False if it was cancelled."""
         work, self._work = self._work, None
         if work is not None:
@@ -27,32 +27,32 @@ class Turn:
         return work is not None
 
 
-class Turns:
-    """A queue whose first one is served in each turn of the event loop.
+class FairQueue:
+    """A queue whose first entry runs in each pass of the event loop.
 
-    With a `call_soon` of its own for each, a turn would take the longer the more there are, and
+    With a `call_soon` of its own for each, a pass would take the longer the more there are, and
     everything else that a start or an exit waits for would wait that long at each of its steps.
     """
 
     def __init__(self) -> None:
-        self._waiting: deque[Turn] = deque()
+        self._waiting: deque[Entry] = deque()
         self._scheduled = False
         self._loop = asyncio.get_running_loop()
 
-    def wait(self, work: Callable[[], object]) -> Turn:
-        """Do `work` when all who wait have had their turn, and not before the loop had one."""
-        turn = Turn(work)
-        self._waiting.append(turn)
+    def wait(self, work: Callable[[], object]) -> Entry:
+        """Do `work` after all that wait now, and not before the next pass of the event loop."""
+        entry = Entry(work)
+        self._waiting.append(entry)
         self._schedule()
-        return turn
+        return entry
 
     def _schedule(self) -> None:
         if self._waiting and not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._serve)
+            self._loop.call_soon(self._run_first)
 
-    def _serve(self) -> None:
+    def _run_first(self) -> None:
         self._scheduled = False
-        while self._waiting and not self._waiting.popleft().take():
+        while self._waiting and not self._waiting.popleft().run():
             continue
         self._schedule()

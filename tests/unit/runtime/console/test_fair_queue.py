@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from northstar.runtime.console.turns import Turns
+from northstar.runtime.console.fair_queue import FairQueue
 
 
 async def passes(count: int) -> None:
@@ -16,7 +16,7 @@ def test_one_in_each_turn_of_the_loop() -> None:
     done: list[int] = []
 
     async def test() -> None:
-        turns = Turns()
+        turns = FairQueue()
         for number in range(5):
             turns.wait(lambda number=number: done.append(number))  # type: ignore[misc]
         for count in range(5):
@@ -31,7 +31,7 @@ def test_who_asks_again_comes_last_and_nobody_is_served_twice_a_turn() -> None:
     done: list[str] = []
 
     async def test() -> None:
-        turns = Turns()
+        turns = FairQueue()
 
         def greedy() -> None:
             done.append("greedy")
@@ -55,7 +55,7 @@ def test_who_left_costs_no_turn() -> None:
     done: list[int] = []
 
     async def test() -> None:
-        turns = Turns()
+        turns = FairQueue()
         waiting = [turns.wait(lambda n=n: done.append(n)) for n in range(4)]  # type: ignore[misc]
         for turn in waiting[:3]:
             turn.cancel()

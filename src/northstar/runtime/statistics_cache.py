@@ -25,7 +25,7 @@ class _Entry:
         self.opened = self.asked = now
 
 
-class Polling:
+class StatisticsCache:
     """Reads the statistics of containers, all in the event loop's thread.
 
     With open files that takes 0.15 ms; to open and close them takes three times as long. So who

@@ -1,0 +1,199 @@
+"""Lines of a connection: cut out of a stream of bytes, at the pace that its limits allow."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable
+from typing import Final
+
+from northstar.runtime.config import ConsoleOptions
+from northstar.runtime.console.fair_queue import Entry, FairQueue
+from northstar.runtime.console.memory import (
+    ALLOWANCE,
+    CONNECT_SIZE,
+    EXECUTION,
+    REQUEST,
+    Memory,
+    Reservation,
+)
+from northstar.runtime.ratelimit import SlidingWindow, TokenBucket
+
+LEAST_WAIT: Final = 0.01
+"""Seconds that too many requests wait at least: those that are let through then go together."""
+
+BYTES_RATE: Final = 4.0 * 2**20
+BYTES_BURST: Final = 4.0 * 2**20
+"""Bytes of requests in a second, and at once: a single long one takes as long as hundreds of the
+usual ones, which never come near this. What is above waits; packages do not count."""
+
+
+class LineTooLongError(Exception):
+    """A line is longer than it may be; it is not complete, and will not be read on."""
+
+
+class Lines:
+    """The bytes that were read of a connection and not handled yet.
+
+    Attributes:
+        waiting: the next line waits, however complete it is: for its time (`max_requests_per_sec`),
+            for its turn, or for the memory that its execution takes.
+        ended: no more bytes will come.
+    """
+
+    def __init__(
+        self,
+        options: ConsoleOptions,
+        memory: Memory,
+        queue: FairQueue,
+        resume: Callable[[], object],
+        refuse: Callable[[str], object],
+    ) -> None:
+        """Prepare for a connection that is not made yet: its first line must be short.
+
+        Args:
+            options: the connection's limits.
+            memory: what it shares with others.
+            queue: where it waits for its turn.
+            resume: called when there may be a line that does not wait any more, or more room.
+            refuse: called with the reason when the peer must be closed.
+        """
+        self._options = options
+        self._memory = memory
+        self._queue = queue
+        self._resume = resume
+        self._refuse = refuse
+        self._loop = asyncio.get_running_loop()
+        self._rate = SlidingWindow(options.max_requests_per_sec)
+        self._bytes = TokenBucket(BYTES_RATE, BYTES_BURST)
+        self._buffer = bytearray()
+        self._searched = 0
+        self._limit = min(options.max_request_size, CONNECT_SIZE)
+        # Bytes that the buffer may have. One more than a line, for its end.
+        self._capacity = self._limit + 1
+        self._connected = False
+        self._line_memory: Reservation | None = None
+        self._execution_memory: Reservation | None = None
+        self._wait: asyncio.Handle | Entry | None = None
+        self.waiting = False
+        self.ended = False
+        self.owner: Hashable = None
+        """Whose connection it is, when memory is scarce."""
+
+    def connected(self) -> None:
+        """The connection is made: lines may be as long as the options say."""
+        self._connected = True
+        self._limit = self._options.max_request_size
+        self._capacity = ALLOWANCE
+
+    @property
+    def size(self) -> int:
+        """Bytes that are here."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes | memoryview) -> None:
+        """Add bytes that were read."""
+        self._buffer += data
+        if self._line_memory is not None:
+            self._line_memory.progress()
+
+    def cut(self, size: int) -> bytes:
+        """Take that many bytes, or all if there are fewer: a package is behind its request."""
+        data = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return data
+
+    def take(self) -> bytes | None:
+        """Return the next line; None if there is none, or it waits.
+
+        `done` must be called before the next one is taken.
+
+        Raises:
+            LineTooLongError: the peer must be closed.
+        """
+        buffer = self._buffer
+        end = buffer.find(b"\n", self._searched)
+        length = end if end >= 0 else len(buffer)
+        if length > self._limit:
+            raise LineTooLongError(f"a line is longer than {self._limit} bytes")
+        if end < 0 and not (self.ended and buffer):
+            self._searched = length
+            return None
+        if self._line_memory is not None:
+            self._line_memory.complete()
+        if length > REQUEST and self._connected and not self._may_execute(length):
+            return None
+        now = self._loop.time()
+        delay = self._rate.delay(now)
+        if delay > 0.0:
+            self._pause(max(delay, LEAST_WAIT))
+            return None
+        line = bytes(buffer[:length])
+        del buffer[: length + 1]
+        self._searched = 0
+        delay = self._bytes.spend(length, now)
+        if delay > 0.0:
+            self._pause(delay)
+        return line
+
+    def done(self) -> None:
+        """The line that was taken last is answered: give its memory back."""
+        if self._line_memory is not None:
+            self._line_memory.release()
+            self._line_memory = None
+            self._capacity = ALLOWANCE
+        if self._execution_memory is not None:
+            self._execution_memory.release()
+            self._execution_memory = None
+
+    def wait_for_turn(self) -> None:
+        """Let other connections go first."""
+        self.waiting = True
+        self._wait = self._queue.wait(self._go_on)
+
+    def room(self) -> int:
+        """Return how many bytes may be read now; 0 or less if none."""
+        # A long line is read in pieces: what comes behind it must be within the allowance.
+        room = self._capacity - len(self._buffer)
+        return min(room, ALLOWANCE)
+
+    def ask_for_room(self) -> None:
+        """Ask for the memory of a long line, whose beginning is here."""
+        if self._line_memory is not None or not self._connected:
+            return
+        self._line_memory = self._memory.lines.reserve(
+            self._limit, self.owner, self._read_on, self._line_is_late
+        )
+        if self._line_memory.granted:
+            self._capacity = self._limit + 1
+
+    def stop(self) -> None:
+        """Drop everything, and wait for nothing any more."""
+        self._buffer.clear()
+        if self._wait is not None:
+            self._wait.cancel()
+            self._wait = None
+        self.waiting = False
+
+    def _may_execute(self, length: int) -> bool:
+        if self._execution_memory is None:
+            self._execution_memory = self._memory.requests.reserve(
+                EXECUTION * length, self.owner, self._go_on
+            )
+        self.waiting = not self._execution_memory.granted
+        return not self.waiting
+
+    def _pause(self, seconds: float) -> None:
+        self.waiting = True
+        self._wait = self._loop.call_later(seconds, self.wait_for_turn)
+
+    def _go_on(self) -> None:
+        self._wait = None
+        self.waiting = False
+        self._resume()
+
+    def _read_on(self) -> None:
+        self._capacity = self._limit + 1
+        self._resume()
+
+    def _line_is_late(self) -> None:
+        self._refuse("the rest of a long line does not come, and others wait for its memory")
