@@ -157,8 +157,9 @@ class Connection(asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where to read to. Without any room reading is paused, and this is not called."""
         del sizehint
-        room = self._room()
-        return self._small if room == ALLOWANCE else self._service.scratch[:room]
+        if self._connected and not self._lines.buffer and self._package is None:
+            return self._small  # the usual case
+        return self._service.scratch[: self._room()]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take bytes: of a package, or of lines."""
@@ -254,7 +255,7 @@ class Connection(asyncio.BufferedProtocol):
                     break
             else:
                 lines.wait_for_turn()
-        if lines.size or not self._reading or self._package is not None:
+        if lines.buffer or not self._reading or self._package is not None:
             self._regulate()  # else there is all the room that there can be
 
     def _blocked(self) -> bool:
@@ -272,7 +273,7 @@ class Connection(asyncio.BufferedProtocol):
         try:
             line = lines.take()
             if line is None:
-                if lines.ended and not lines.size:
+                if lines.ended and not lines.buffer:
                     self._end_of_stream()
                 return False
             self._handle(api.decode(line))

@@ -35,6 +35,7 @@ class Lines:
     """The bytes that were read of a connection and not handled yet.
 
     Attributes:
+        buffer: the bytes. An attribute, since a property would take longer than what asks for it.
         waiting: the next line waits, however complete it is: for its time (`max_requests_per_sec`),
             for its turn, or for the memory that its execution takes.
         ended: no more bytes will come.
@@ -65,7 +66,7 @@ class Lines:
         self._loop = asyncio.get_running_loop()
         self._rate = SlidingWindow(options.max_requests_per_sec)
         self._bytes = TokenBucket(BYTES_RATE, BYTES_BURST)
-        self._buffer = bytearray()
+        self.buffer = bytearray()
         self._searched = 0
         self._limit = min(options.max_request_size, CONNECT_SIZE)
         # Bytes that the buffer may have. One more than a line, for its end.
@@ -85,21 +86,16 @@ class Lines:
         self._limit = self._options.max_request_size
         self._capacity = ALLOWANCE
 
-    @property
-    def size(self) -> int:
-        """Bytes that are here."""
-        return len(self._buffer)
-
     def feed(self, data: bytes | memoryview) -> None:
         """Add bytes that were read."""
-        self._buffer += data
+        self.buffer += data
         if self._line_memory is not None:
             self._line_memory.progress()
 
     def cut(self, size: int) -> bytes:
         """Take that many bytes, or all if there are fewer: a package is behind its request."""
-        data = bytes(self._buffer[:size])
-        del self._buffer[:size]
+        data = bytes(self.buffer[:size])
+        del self.buffer[:size]
         return data
 
     def take(self) -> bytes | None:
@@ -110,7 +106,7 @@ class Lines:
         Raises:
             LineTooLongError: the peer must be closed.
         """
-        buffer = self._buffer
+        buffer = self.buffer
         end = buffer.find(b"\n", self._searched)
         length = end if end >= 0 else len(buffer)
         if length > self._limit:
@@ -153,7 +149,7 @@ class Lines:
     def room(self) -> int:
         """Return how many bytes may be read now; 0 or less if none."""
         # A long line is read in pieces: what comes behind it must be within the allowance.
-        room = self._capacity - len(self._buffer)
+        room = self._capacity - len(self.buffer)
         return min(room, ALLOWANCE)
 
     def ask_for_room(self) -> None:
@@ -168,7 +164,7 @@ class Lines:
 
     def stop(self) -> None:
         """Drop everything, and wait for nothing any more."""
-        self._buffer.clear()
+        self.buffer.clear()
         if self._wait is not None:
             self._wait.cancel()
             self._wait = None

@@ -109,7 +109,7 @@ def test_requests_per_second() -> None:
 
 
 def _holds(server: Connection, size: int) -> bool:
-    return len(server._lines._buffer) == size
+    return len(server._lines.buffer) == size
 
 
 def test_data_that_comes_meanwhile_starts_no_second_wait() -> None:
@@ -120,7 +120,7 @@ def test_data_that_comes_meanwhile_starts_no_second_wait() -> None:
             client.send({"request": "ident"})
             await until(lambda: server._lines._wait is not None)
             turn = server._lines._wait
-            size = len(server._lines._buffer)
+            size = len(server._lines.buffer)
             for count in range(2, 5):
                 client.send({"request": "ident"})
                 await until(functools.partial(_holds, server, count * size))
@@ -183,7 +183,7 @@ def test_requests_of_a_client_that_does_not_read_are_not_worked_off() -> None:
             await asyncio.sleep(0.05)
             assert len(bench.runtime.calls) == worked_off
             assert server._transport.get_write_buffer_size() < 2 * connection.WRITE_BUFFER
-            assert len(server._lines._buffer) < ALLOWANCE + 2**18
+            assert len(server._lines.buffer) < ALLOWANCE + 2**18
             # Nobody else feels it, and what waits is there when the client reads again.
             other = await bench.connected()
             assert await other.ask("ident") == IDENT["response"]
@@ -200,7 +200,7 @@ def test_requests_that_wait_are_bounded() -> None:
             client = await bench.connected()
             client.send({"request": {"inspect": {"container": "a:1.0.0"}}})
             server, sent = await fill(bench, client, REQUEST + b"\n")
-            assert len(server._lines._buffer) < ALLOWANCE + 2**18
+            assert len(server._lines.buffer) < ALLOWANCE + 2**18
             bench.runtime.gates["inspect"].set()
             assert "inspect" in (await client.receive())["response"]
             for _ in range(sent // (len(REQUEST) + 1)):

@@ -224,7 +224,7 @@ async def connected(bench: Bench, count: int) -> list[Client]:
 
 def held(bench: Bench) -> int:
     """Return the bytes of lines that all connections have."""
-    return sum(len(connection._lines._buffer) for connection in bench.console._connections)
+    return sum(len(connection._lines.buffer) for connection in bench.console._connections)
 
 
 async def settled(size: Callable[[], int]) -> None:
@@ -242,7 +242,7 @@ def test_before_connect_a_few_kib_are_enough(caplog: pytest.LogCaptureFixture) -
             client = await bench.client()
             client.send(b" " * CONNECT_SIZE)
             (server,) = await servers(bench, 1)
-            await until(lambda: len(server._lines._buffer) == CONNECT_SIZE)
+            await until(lambda: len(server._lines.buffer) == CONNECT_SIZE)
             client.send(b" ")
             assert await client.ended() == b""
             # The longest one that is accepted, and what is sent right behind it.
