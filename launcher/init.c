@@ -512,9 +512,10 @@ static void launch(void)
 
 /*
  * The launcher: spawned by the runtime with a socket as descriptor 3 and nothing else. It ends when
- * init is cloned, with 0, or has reported why it is not, with 1.
+ * init is cloned, with 0, or has reported why it is not, with 1. With arguments it is the supervisor
+ * of the command that they are.
  */
-int main(void)
+int main(int count, char **arguments)
 {
 	static const char usage[] =
 		"northstar-init is a part of the Northstar runtime, which starts it with a socket as "
@@ -524,6 +525,8 @@ int main(void)
 
 	if (getsockopt(SOCKET, SOL_SOCKET, SO_TYPE, &type, &size) || type != SOCK_SEQPACKET)
 		return write(STDERR_FILENO, usage, sizeof usage - 1) < 0 ? 3 : 2;
+	if (count > 1)
+		supervise(arguments + 1);
 	/* Whatever the runtime does with its own end, this one waits. */
 	fcntl(SOCKET, F_SETFL, O_RDWR);
 	receive();

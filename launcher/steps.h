@@ -60,4 +60,7 @@ int check_program(const char *path);
 /* payload.c: the child of init that becomes the container's program */
 noreturn void payload(const struct plan *plan, struct operation operation, struct progress *shared);
 
+/* supervise.c: the parent of a debug command */
+noreturn void supervise(char **command);
+
 #endif

@@ -399,6 +399,20 @@ def test_a_file_that_is_no_socket_is_not_removed(runtime: RuntimeProcess, payloa
 
 
 @pytest.mark.vm
+def test_a_file_in_place_of_a_socket_is_not_removed(runtime: RuntimeProcess, payload: Path) -> None:
+    sockets = {name: {"type": "stream", "mode": 0o600} for name in ("kept", "replaced")}
+    container = install(runtime, payload, args="pause", sockets=sockets)
+    replaced = runtime.socket_dir / f"{container}:replaced"
+    with runtime.client(subscribe=True) as client:
+        client.start(container)
+        (runtime.socket_dir / "new").write_text("somebody's")
+        (runtime.socket_dir / "new").rename(replaced)
+        client.kill(container, 9)
+        exit_of(client, container)
+    assert os.listdir(runtime.socket_dir) == [replaced.name]
+    replaced.unlink()
+
+
 def test_containers_connect_to_each_others_sockets(runtime: RuntimeProcess, payload: Path) -> None:
     sockets = {"s": {"type": "stream", "mode": 0o666}}
     server = install(runtime, payload, "server", args="pause", sockets=sockets)

@@ -8,18 +8,21 @@ shows it.
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import io
 import os
 import select
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import FrameType
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TextIO
 
 import click
 
+from northstar.cli import inherited
 from northstar.model import InternalError, NorthstarError, printable
 
 FAILED: Final = 1
@@ -48,34 +51,38 @@ class _Terminated(BaseException):
         self.number = number
 
 
-def run(command: click.Command) -> NoReturn:
-    """Run a command on the arguments of this process, and end the process."""
-    _open_streams()
+def run(
+    command: click.Command, ignorable: Collection[signal.Signals] = inherited.USERS
+) -> NoReturn:
+    """Run a command on the arguments of this process, and end the process.
+
+    Args:
+        command: what to run.
+        ignorable: signals that stay ignored if they were at the start of the process.
+    """
+    try:
+        inherited.open_standard_streams()
+    except OSError as error:
+        sys.exit(_report(error))
+    inherited.reset_dispositions(ignorable)
     for number in _HANDLED:
         # A signal that is ignored, as SIGHUP below nohup, stays ignored.
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _terminate)
+    inherited.unblock_signals()
+    inherited.keep_own_access()
     # Names of files can be any bytes; showing one must not fail.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     program = os.path.basename(sys.argv[0]) or command.name or "northstar"
-    sys.exit(invoke(command, sys.argv[1:], program))
-
-
-def _open_streams() -> None:
-    """Open /dev/null in place of each standard stream that is closed.
-
-    The next file that is opened would get its number: messages would be written into a package.
-    """
-    for descriptor in range(3):
+    code = invoke(command, sys.argv[1:], program)
+    # What is left in them cannot be written. Python would try once more, and exit with 120.
+    for stream in (sys.stdout, sys.stderr):
         try:
-            os.fstat(descriptor)
+            stream.flush()
         except OSError:
-            # The lowest number that is free, open(2).
-            os.open(os.devnull, os.O_RDWR)
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, it is for good
+            _discard(stream)
+    sys.exit(code)
 
 
 def invoke(command: click.Command, arguments: Sequence[str], program: str) -> int:
@@ -93,11 +100,13 @@ def invoke(command: click.Command, arguments: Sequence[str], program: str) -> in
                 result = command.invoke(context)
             code = result if isinstance(result, int) else 0
         # Here, not at exit, so that a full disk or a closed pipe is still our business.
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
-        error.show()
+        with contextlib.suppress(OSError):  # as in _say
+            error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         return 128 + signal.SIGINT
@@ -122,10 +131,11 @@ def colours(stream: io.TextIOBase | object) -> bool:
 def _report(error: Exception) -> int:
     """Tell a failure in words and return the exit code."""
     if os.environ.get("NORTHSTAR_DEBUG") == "1":
-        traceback.print_exception(error)
+        with contextlib.suppress(OSError):
+            traceback.print_exception(error)
     if isinstance(error, BrokenPipeError) and _is_closed(sys.stdout):
         # The reader had enough (`| head`). What is still buffered has nowhere to go.
-        _discard_output()
+        _discard(sys.stdout)
         return 128 + signal.SIGPIPE
     if isinstance(error, NorthstarError) and not isinstance(error, InternalError):
         _say("error", "red", error.message)
@@ -134,21 +144,18 @@ def _report(error: Exception) -> int:
         return getattr(error, "exit_code", FAILED)
     if isinstance(error, OSError):
         _say("error", "red", _words(error))
-        try:
-            sys.stdout.flush()
-        except OSError:
-            # stdout itself is what failed. Some Pythons try it once more at exit, and complain.
-            _discard_output()
+        if error.errno == errno.ENOENT and not _has_working_directory():
+            _say("hint", "cyan", "the working directory was removed: change to another one")
         return FAILED
     _say("error", "red", f"this is a bug in northstar ({type(error).__name__}: {error})")
     _say("hint", "cyan", "please report it, with what NORTHSTAR_DEBUG=1 shows")
     return FAILED
 
 
-def _discard_output() -> None:
-    """Let what is buffered for stdout, and what may still come, go nowhere."""
+def _discard(stream: io.TextIOBase | TextIO) -> None:
+    """Let what is buffered for a standard stream, and what may still come, go nowhere."""
     null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
+    os.dup2(null, stream.fileno())
     os.close(null)
 
 
@@ -156,7 +163,21 @@ def _words(error: OSError) -> str:
     """Return an OSError as `path: reason`."""
     reason = error.strerror or str(error) or type(error).__name__
     paths = [_text(path) for path in (error.filename, error.filename2) if path is not None]
+    if not paths and error.errno == errno.EBADF and not _stdout_is_writable():
+        return "stdout is closed, or is not open for writing"
     return f"{' -> '.join(paths)}: {reason}" if paths else reason
+
+
+def _stdout_is_writable() -> bool:
+    return fcntl.fcntl(1, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+
+
+def _has_working_directory() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 def _text(path: object) -> str:
@@ -165,7 +186,9 @@ def _text(path: object) -> str:
 
 def _say(kind: str, colour: str, message: str) -> None:
     label = click.style(f"{kind}:", fg=colour, bold=True) if colours(sys.stderr) else f"{kind}:"
-    # Where stderr is closed or full, the exit code alone has to tell.
+    # Where stderr is closed or full, the exit code alone has to tell. print takes None as stdout.
+    if sys.stderr is None:
+        return
     with contextlib.suppress(OSError):
         print(label, printable(message), file=sys.stderr, flush=True)
 

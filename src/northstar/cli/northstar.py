@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 from typing import NoReturn
 
 
@@ -14,4 +15,5 @@ def main() -> NoReturn:
     from northstar.cli.common import run
     from northstar.cli.northstar_command import northstar
 
-    run(northstar)
+    # SIGHUP alone, for nohup(1): whoever sends another one to a runtime means it.
+    run(northstar, ignorable=(signal.SIGHUP,))

@@ -399,7 +399,8 @@ def completion(context: click.Context, shell: str, output: str | None) -> None:
     if output is None:
         print(script)
     else:
-        with open(output, "w") as file:
+        # A shell executes it, so nobody else may write to it, whatever the umask is.
+        with open(output, "w", opener=lambda path, flags: os.open(path, flags, 0o644)) as file:
             file.write(script + "\n")
 
 

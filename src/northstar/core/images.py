@@ -83,8 +83,7 @@ def umount_failed(draft: Draft, event: events.UmountFailed) -> None:
         draft.act(Log(logging.WARNING, str(failure)))
     complete(draft, container, Operation.UMOUNT, failure)
     if draft.state.containers[container].phase is Phase.REMOVING:
-        draft.change(container, phase=Phase.INSTALLED)
-        complete(draft, container, Operation.UNINSTALL, failure)
+        runs.keep_installed(draft, container, failure)
     runs.image_settled(draft, container)
 
 

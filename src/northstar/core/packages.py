@@ -10,7 +10,7 @@ from northstar.api import RefusedError, error, notification
 from northstar.core import events, runs
 from northstar.core.actions import Complete, Log, Publish, RemovePackage, WipeData
 from northstar.core.requests import entry_of, refuse_if_stopping, refuse_if_used
-from northstar.core.transitions import complete, umount
+from northstar.core.transitions import umount
 from northstar.core.values import Draft, Entry, Image, Operation, Phase, Repository, State, without
 from northstar.model import Container
 
@@ -107,7 +107,9 @@ def uninstall_requested(draft: Draft, event: events.UninstallRequested) -> None:
     if event.wipe and running is not None:
         # Persistent data belongs to the name: another version of it is using it.
         raise RefusedError(error.UmountBusy(running))
-    draft.change(container, phase=Phase.REMOVING, operation=Operation.UNINSTALL, wipe=event.wipe)
+    draft.change(container, phase=Phase.REMOVING, operation=Operation.UNINSTALL)
+    if event.wipe:
+        draft.set(wiping={**draft.state.wiping, container: True})
     if entry.image is Image.MOUNTED:
         umount(draft, container)
     else:
@@ -123,8 +125,7 @@ def removed(draft: Draft, event: events.PackageRemoved) -> None:
     _forget(draft, entry.repository, container)
     draft.drop(container)
     draft.act(Publish(notification.Uninstall(container)))
-    if entry.wipe:
-        draft.set(wiping={**draft.state.wiping, container: True})
+    if container in draft.state.wiping:
         draft.act(WipeData(container))
     else:
         draft.act(Complete(container))
@@ -139,14 +140,13 @@ def removal_failed(draft: Draft, event: events.RemovalFailed) -> None:
     container = event.container
     entry = draft.state.containers.get(container)
     if entry is not None and _is_being_removed(entry):
-        draft.change(container, phase=Phase.INSTALLED)
         failure = error.Unexpected(f"cannot uninstall {container}: {event.reason}")
-        complete(draft, container, Operation.UNINSTALL, failure)
+        runs.keep_installed(draft, container, failure)
 
 
 def data_detached(draft: Draft, event: events.DataDetached) -> None:
     """Go on with a start of the same name that waited."""
-    if draft.state.wiping.get(event.container):
+    if _is_being_wiped(draft.state, event.container) and draft.state.wiping[event.container]:
         draft.set(wiping={**draft.state.wiping, event.container: False})
         runs.data_settled(draft, event.container)
 
@@ -163,8 +163,14 @@ def wipe_failed(draft: Draft, event: events.WipeFailed) -> None:
     _wipe_ended(draft, container, error.Unexpected(reason))
 
 
+def _is_being_wiped(state: State, container: Container) -> bool:
+    entry = state.containers.get(container)
+    # It may be installed again by now.
+    return container in state.wiping and (entry is None or entry.phase is not Phase.REMOVING)
+
+
 def _wipe_ended(draft: Draft, container: Container, failure: error.Error | None) -> None:
-    if container in draft.state.wiping:
+    if _is_being_wiped(draft.state, container):
         draft.set(wiping=without(draft.state.wiping, container))
         draft.act(Complete(container, failure))
         runs.data_settled(draft, container)

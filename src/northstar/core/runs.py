@@ -124,6 +124,14 @@ def image_failed(draft: Draft, image: Container, reason: str) -> None:
             draft.change(container, run=replace(run, failure=failure))
 
 
+def keep_installed(draft: Draft, container: Container, failure: error.Error) -> None:
+    """Answer an uninstall that failed. Its data is not wiped: a start that waited goes on."""
+    draft.change(container, phase=Phase.INSTALLED)
+    draft.set(wiping=without(draft.state.wiping, container))
+    complete(draft, container, Operation.UNINSTALL, failure)
+    data_settled(draft, container)
+
+
 def data_settled(draft: Draft, container: Container) -> None:
     """Go on with a start that waited until persistent data under its name was removed."""
     waiting = draft.state.running.get(container.name)

@@ -16,7 +16,7 @@ def complete(
     """Answer the request that is going on, if it is the given one."""
     entry = draft.state.containers[container]
     if entry.operation is operation:
-        draft.change(container, operation=None, wipe=False)
+        draft.change(container, operation=None)
         draft.act(Complete(container, failure))
 
 

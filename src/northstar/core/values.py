@@ -98,7 +98,6 @@ class Entry(msgspec.Struct, frozen=True):
         image: the state of its image.
         operation: the request that is going on.
         run: its run; None if it neither starts nor has a process.
-        wipe: with `Operation.UNINSTALL`: its persistent data goes as well.
     """
 
     manifest: Manifest
@@ -109,7 +108,6 @@ class Entry(msgspec.Struct, frozen=True):
     image: Image = Image.UNMOUNTED
     operation: Operation | None = None
     run: Run | None = None
-    wipe: bool = False
 
     @property
     def container(self) -> Container:
@@ -147,8 +145,8 @@ class State(msgspec.Struct, frozen=True):
         running: the container that starts or runs under each name.
         users: the containers that start or run with a container as a resource, by the resource.
         repositories: by identifier, in the order of the configuration.
-        wiping: uninstalled containers whose persistent data is being removed, and whether it is
-            still in its place: then no version of the same name can use that.
+        wiping: containers whose persistent data is being removed, or will be when they are
+            uninstalled; and whether it is still in its place: then no version can use that.
         stopping: the shutdown has begun.
         failed: a critical container has failed; the runtime ends.
     """
@@ -166,7 +164,11 @@ class State(msgspec.Struct, frozen=True):
         return self.users.get(container, NOBODY)
 
     def is_wiping(self, name: Name) -> bool:
-        """Tell whether persistent data that is being removed is in the place of this name."""
+        """Tell whether persistent data under this name is being removed, or is going to be.
+
+        From the moment when an uninstall that wipes is accepted: it was checked that no version of
+        the name uses the data, and none may begin to.
+        """
         return any(there and container.name == name for container, there in self.wiping.items())
 
 

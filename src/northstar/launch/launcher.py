@@ -22,7 +22,7 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from errno import EINVAL, EMFILE, ENOSYS, EPERM
 from typing import Final
@@ -177,6 +177,48 @@ class Launcher:
             undo.pop_all()
         return init
 
+    def supervise(self, arguments: Sequence[str], output: int) -> tuple[int, socket.socket]:
+        """Spawn a program on the host below a supervisor, which ends it when this process ends.
+
+        "It" is the program with all processes that descend from it. The supervisor is the C
+        program too (launcher/supervise.c). It is a child of this process, to be reaped by the
+        caller, and ends with the last process that it supervises.
+
+        Args:
+            arguments: the program, which is looked for in PATH, and its arguments.
+            output: its stdout and stderr; the caller keeps and closes it.
+
+        Returns:
+            The supervisor's pid, and the socket to it. A signal's number sent there (u32, little
+            endian) is sent to the program; the end of the stream kills everything. An errno is
+            received (u32) if the program could not be executed.
+
+        Raises:
+            OSError: the supervisor could not be spawned.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                ours.setblocking(False)
+                pid = os.posix_spawn(
+                    f"/proc/self/fd/{self._descriptor}",
+                    ["northstar-debug", *arguments],
+                    os.environ,
+                    file_actions=[
+                        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                        # The socket last: `output` may have its number.
+                        (os.POSIX_SPAWN_DUP2, output, 1),
+                        (os.POSIX_SPAWN_DUP2, output, 2),
+                        (os.POSIX_SPAWN_DUP2, theirs.fileno(), _SOCKET_NUMBER),
+                    ],
+                    setsigmask=(),
+                    setsigdef=_ALL_SIGNALS,
+                )
+            except BaseException:
+                ours.close()
+                raise
+        return pid, ours
+
 
 def _send_plan(ours: socket.socket, plan: LaunchPlan, descriptors: Mapping[str, int]) -> None:
     content = memfd.sealed("northstar-plan", plan.encode())
@@ -226,7 +268,7 @@ class Init:
     """PID 1 of one container, seen from the runtime, from its launch to its end.
 
     Attributes:
-        launcher_pid: the process that clones it.
+        launcher_pid: the process that clones it, 0 when it is reaped.
         pid: its process id on the host, 0 before `ready` is done.
         ready: done when init waits for `go`; fails with LaunchError.
         started: done when the payload runs; fails with LaunchError.
@@ -251,6 +293,7 @@ class Init:
         self._on_skipped = on_skipped
         self._executor = executor
         self._pidfd = -1
+        self._launcher_pidfd = -1
         self._doomed = False
         self._expected: set[Report] = {Report.LAUNCHED, Report.FAILED}
         self._status: ExitStatus | None = None
@@ -280,6 +323,8 @@ class Init:
             LaunchError: init has ended since.
         """
         if name not in self._sockets:
+            # It has ended: `started` has failed with how.
+            self.started.result()
             raise LaunchError("start the container", reason="its init has ended")
         return self._sockets.pop(name)
 
@@ -376,6 +421,7 @@ class Init:
                 self._fail(LaunchError("receive a socket of the container", errno=EMFILE))
                 self.kill()
             case Report.READY:
+                self._try_reap_launcher()
                 if not self.ready.done():
                     self.ready.set_result(None)
             case Report.STARTED:
@@ -410,7 +456,7 @@ class Init:
         self._fail(LaunchError("launch init", errno=errno))
 
         def reaped(_: asyncio.Future[tuple[int, int]]) -> None:
-            _reap(self.launcher_pid)
+            self._reap_launcher()
             self._finish(Signalled(signal.SIGKILL))
 
         waiting = self._loop.run_in_executor(self._executor, os.waitpid, pid, 0)
@@ -448,10 +494,38 @@ class Init:
         assert status is not None
         os.close(self._pidfd)
         self._pidfd = -1
-        # Not right after its report, where it would be waited for: by now it has long ended.
-        _reap(self.launcher_pid)
+        self._reap_launcher()
         ended = Exited(status.code) if status.code is not None else Signalled(status.signal or 0)
         self._finish(self._status or ended)
+
+    def _try_reap_launcher(self) -> None:
+        """Reap the launcher if it has ended, else when it ends. Does not wait.
+
+        It ends right after its report, and has usually ended when init is ready. Without this each
+        running container would keep a zombie.
+        """
+        if os.waitpid(self.launcher_pid, os.WNOHANG) != (0, 0):
+            self.launcher_pid = 0
+            return
+        # Where it cannot be watched it is reaped together with init.
+        with contextlib.suppress(OSError):
+            descriptor = pidfd.open(self.launcher_pid)
+            try:
+                self._loop.add_reader(descriptor, self._reap_launcher)
+            except OSError:
+                os.close(descriptor)
+                raise
+            self._launcher_pidfd = descriptor
+
+    def _reap_launcher(self) -> None:
+        """Reap the launcher, which has ended or is about to, once."""
+        if self._launcher_pidfd >= 0:
+            self._loop.remove_reader(self._launcher_pidfd)
+            os.close(self._launcher_pidfd)
+            self._launcher_pidfd = -1
+        if self.launcher_pid:
+            _reap(self.launcher_pid)
+            self.launcher_pid = 0
 
     def _finish(self, status: ExitStatus) -> None:
         while self._sockets:

@@ -81,7 +81,9 @@ def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
 
 
 def generate(name: str, directory: str | os.PathLike[str]) -> tuple[str, str]:
-    """Make a key pair, DIRECTORY/NAME.key (mode 600) and NAME.pub; return both paths.
+    """Make a key pair, DIRECTORY/NAME.key and NAME.pub; return both paths.
+
+    Their modes are 0600 and 0644, whatever the umask is.
 
     Raises:
         PackageError: the name is no file name, or one of the files exists.
@@ -103,6 +105,7 @@ def generate(name: str, directory: str | os.PathLike[str]) -> tuple[str, str]:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
             written.append(path)
             try:
+                os.fchmod(fd, mode)
                 os.write(fd, data)
                 os.fsync(fd)
             finally:

@@ -204,7 +204,7 @@ class _Destination:
         """Write the package that will be at `path`."""
         directory, name = os.path.split(path)
         temporary = os.path.join(directory, f".{name[:200]}.{os.urandom(6).hex()}.part")
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         self._stack.callback(_remove, temporary)
         try:
             _write(temporary, fd, manifest, fill, key)

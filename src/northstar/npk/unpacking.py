@@ -53,12 +53,12 @@ def unpack(npk: Npk, out: str | os.PathLike[str], *, unsquashfs: str | None = No
     npk.check_image()
     created = not os.path.isdir(directory)
     if created:
-        os.mkdir(directory)
+        os.mkdir(directory, 0o755)
     moved: list[str] = []
     try:
         with staging.directory(directory) as stage:
             for name in texts:
-                with open(os.path.join(stage, name), "xb") as file:
+                with open(os.path.join(stage, name), "xb", opener=_open_text) as file:
                     file.write(npk.read_entry(name))
             warnings = _extract(npk, os.path.join(stage, ROOT_NAME), unsquashfs)
             for name in names:
@@ -74,6 +74,11 @@ def unpack(npk: Npk, out: str | os.PathLike[str], *, unsquashfs: str | None = No
         raise
     # The stage is gone; the user knows the place where things are now.
     return [warning.replace(stage, directory) for warning in warnings]
+
+
+def _open_text(path: str, flags: int) -> int:
+    # open() alone asks for 0666, which is what a umask of 0 leaves.
+    return os.open(path, flags, 0o644)
 
 
 def list_image(npk: Npk, *, unsquashfs: str | None = None) -> str:

@@ -19,7 +19,7 @@ from northstar.schema.node import Node
 from northstar.schema.records import Field, ListOf, MapOf, Record
 from northstar.schema.scalars import U64, Boolean, Integer, Parsed, Text
 from northstar.schema.toml import TomlContext
-from northstar.schema.values import CGROUP_LEVELS_MAX, Duration, PermissionSet, Size
+from northstar.schema.values import CGROUP_LEVELS_MAX, Duration, FileMode, PermissionSet, Size
 from northstar.schema.variants import Choice, Variant
 
 _PATH: Final = Text("a path", least=1, hint="name a file or directory")
@@ -60,6 +60,19 @@ class ConsoleOptions(msgspec.Struct, frozen=True):
 _OPTIONS: Final = Record(ConsoleOptions, nulls=False)
 
 
+_SOCKET_MODE: Final = 0o600
+
+
+def _parse_group(text: str) -> str:
+    if text and "\0" not in text:
+        return text
+    rule = f"{text!r} has a NUL character" if text else "an empty name"
+    raise InvalidValueError(rule, hint="name a group of this machine, or remove it")
+
+
+_GROUP: Final = Parsed(_parse_group, {"type": "string", "minLength": 1})
+
+
 class GlobalConsole(msgspec.Struct, frozen=True):
     """The console that the runtime listens on, and what its clients may do."""
 
@@ -73,6 +86,32 @@ class GlobalConsole(msgspec.Struct, frozen=True):
     options: Annotated[ConsoleOptions, Field(_OPTIONS, "Limits of its connections.")] = (
         ConsoleOptions()
     )
+    mode: Annotated[
+        int,
+        Field(FileMode(), "Mode of a Unix socket. To connect, a user needs write access."),
+    ] = _SOCKET_MODE
+    group: Annotated[
+        str | None,
+        Field(_GROUP, "Name or number of a Unix socket's group.", "the runtime's own"),
+    ] = None
+
+
+def _socket_rules(
+    values: dict[Any, Any], nodes: dict[str, Node], path: Path, context: Context[Any]
+) -> None:
+    for key in ("mode", "group"):
+        if key in values and isinstance(values.get("bind"), TcpAddress):
+            rule = "is for a Unix socket, and `bind` is a TCP address"
+            hint = f'remove {key}, or bind to "unix:///path"'
+            context.refuse(context.invalid(nodes[key], (*path, key), rule, hint=hint))
+    mode = values.get("mode", _SOCKET_MODE)
+    if "group" in values and not mode & 0o020:
+        rule = f"the mode {mode:#o} does not let the group connect"
+        error = context.invalid(nodes["group"], (*path, "group"), rule, hint="add mode = 0o660")
+        context.refuse(error)
+
+
+_CONSOLE: Final = Record(GlobalConsole, ignore_unknown=True, check=_socket_rules, nulls=False)
 
 
 class _Memory(msgspec.Struct, frozen=True):
@@ -189,7 +228,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     console: Annotated[
         GlobalConsole | None,
         Field(
-            Record(GlobalConsole, ignore_unknown=True, nulls=False),
+            _CONSOLE,
             "The console that the runtime listens on.",
             "none",
             key="console.global",

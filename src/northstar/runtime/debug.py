@@ -1,4 +1,9 @@
-"""Debug commands: run for every container that starts, such as `strace -p <PID>`."""
+"""Debug commands: run for every container that starts, such as `strace -p <PID>`.
+
+They outlive their container, but not the runtime: they run in its mount namespace and hold its
+mounts. So each has a supervisor, which ends it with all of its descendants when the runtime ends,
+also when that is killed (`Launcher.supervise`).
+"""
 
 from __future__ import annotations
 
@@ -7,72 +12,141 @@ import contextlib
 import logging
 import os
 import signal
-import subprocess
+import socket
+import struct
 from collections.abc import Sequence
+from typing import Final
 
+from northstar.launch.launcher import Launcher
 from northstar.linux import pidfd
 from northstar.model import Container
 from northstar.runtime.stdio import LineSink, OutputPipe
 
 log = logging.getLogger("northstar.runtime")
 
-_running: dict[int, subprocess.Popen[bytes]] = {}
-"""What was not reaped yet, by pidfd."""
+_TERM_TIMEOUT: Final = 1.0
+"""Seconds between SIGTERM and SIGKILL when the runtime ends."""
+_KILL_TIMEOUT: Final = 1.0
+"""Seconds that the kernel gets to end what was killed."""
+
+_WORD: Final = struct.Struct("<I")
+"""A message to a supervisor, the number of a signal, and from it, an errno."""
 
 
-def run_commands(commands: Sequence[str], pid: int, container: Container) -> None:
-    """Spawn each command, with `<PID>` and `<CONTAINER>` replaced; they outlive the container.
+class _Command:
+    """A command with its supervisor, which is a child of ours until it is reaped.
+
+    Attributes:
+        ended: done when the command and all of its descendants have ended.
+    """
+
+    def __init__(self, line: str, container: Container, pid: int, stream: socket.socket) -> None:
+        """Own a supervisor; `pid` and `stream` are as `Launcher.supervise` returns them."""
+        self._line = line
+        self._container = container
+        self._pid = pid
+        self._stream = stream
+        self._pidfd = -1
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+
+    def watch(self) -> None:
+        """Notice the end from now on.
+
+        Raises:
+            OSError: there is no room for a descriptor, or to wait for one.
+        """
+        self._pidfd = pidfd.open(self._pid)
+        self._loop.add_reader(self._pidfd, self._on_end)
+
+    def terminate(self) -> None:
+        """Send SIGTERM to the command."""
+        with contextlib.suppress(OSError):  # it has just ended
+            self._stream.send(_WORD.pack(signal.SIGTERM))
+
+    def kill(self) -> None:
+        """Send SIGKILL to the command and its descendants; `ended` is done when they are gone."""
+        self._stream.close()
+
+    def discard(self) -> None:
+        """Kill, and reap. Blocks until everything is gone."""
+        self._stream.close()
+        os.waitpid(self._pid, 0)
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        _running.discard(self)
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def _on_end(self) -> None:
+        with contextlib.suppress(OSError):  # there is no message, or the stream is closed
+            message = self._stream.recv(_WORD.size)
+            if len(message) == _WORD.size:
+                _warn(self._line, self._container, os.strerror(*_WORD.unpack(message)))
+        self.discard()
+
+
+_running: set[_Command] = set()
+
+
+def run_commands(
+    launcher: Launcher, commands: Sequence[str], pid: int, container: Container
+) -> None:
+    """Spawn each command, with `<PID>` and `<CONTAINER>` replaced. A failure is a warning.
 
     Args:
+        launcher: spawns the supervisors.
         commands: split at white space, without a shell.
         pid: the container's init.
         container: the container, whose name their output is logged under, at info.
     """
-    for command in commands:
-        words = command.replace("<PID>", str(pid)).replace("<CONTAINER>", str(container)).split()
+    for line in commands:
+        words = line.replace("<PID>", str(pid)).replace("<CONTAINER>", str(container)).split()
+        if not words:
+            _warn(line, container, "it is empty")
+            continue
         try:
-            _spawn(words, container)
-        except (OSError, ValueError) as failure:
-            log.warning("Cannot run the debug command %r for %s: %s", command, container, failure)
+            _spawn(launcher, line, words, container)
+        except OSError as failure:
+            _warn(line, container, failure.strerror or str(failure))
 
 
-def end_all() -> None:
-    """Ask what still runs to end (SIGTERM): the runtime ends."""
-    for descriptor in tuple(_running):
-        pidfd.send_signal(descriptor, signal.SIGTERM)
-        _forget(descriptor)
+async def end_all() -> None:
+    """End what still runs, as the runtime ends: SIGTERM, and SIGKILL for what is left."""
+    for command in tuple(_running):
+        command.terminate()
+    await _wait(_TERM_TIMEOUT)
+    for command in tuple(_running):
+        command.kill()
+    await _wait(_KILL_TIMEOUT)
+    if _running:
+        log.warning("%d debug commands could not be ended", len(_running))
 
 
-def _spawn(words: Sequence[str], container: Container) -> None:
-    # Not asyncio's subprocesses: each has a thread that waits for its end, and where no thread can
-    # be had the command runs, and nobody knows of it.
+async def _wait(seconds: float) -> None:
+    if _running:
+        await asyncio.wait([command.ended for command in _running], timeout=seconds)
+
+
+def _spawn(launcher: Launcher, line: str, words: Sequence[str], container: Container) -> None:
+    # Not asyncio's subprocesses: each has a thread that waits for its end. Where no thread can be
+    # had the command runs unnoticed.
     with contextlib.ExitStack() as undo:
         reader, writer = os.pipe()
         undo.callback(os.close, reader)
         try:
-            process = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.STDOUT
-            )
+            pid, stream = launcher.supervise(words, writer)
         finally:
             os.close(writer)
-        undo.callback(process.wait)
-        undo.callback(process.kill)
-        descriptor = pidfd.open(process.pid)
-        undo.callback(os.close, descriptor)
-        loop = asyncio.get_running_loop()
-        loop.add_reader(descriptor, _ended, descriptor)
-        undo.callback(loop.remove_reader, descriptor)
+        command = _Command(line, container, pid, stream)
+        undo.callback(command.discard)
+        command.watch()
         OutputPipe(reader, LineSink(container, logging.INFO))
         undo.pop_all()
-    _running[descriptor] = process
+    _running.add(command)
 
 
-def _ended(descriptor: int) -> None:
-    _running[descriptor].wait()
-    _forget(descriptor)
-
-
-def _forget(descriptor: int) -> None:
-    del _running[descriptor]
-    asyncio.get_running_loop().remove_reader(descriptor)
-    os.close(descriptor)
+def _warn(line: str, container: Container, reason: str) -> None:
+    log.warning("Cannot run the debug command %r for %s: %s", line, container, reason)

@@ -57,6 +57,7 @@ class Executor:
         context: StartContext,
         repositories: Mapping[str, Repository],
         notifications: Notifications,
+        give_up: threading.Event,
     ) -> None:
         """Begin with a registry of empty repositories.
 
@@ -64,6 +65,7 @@ class Executor:
             context: what every start uses.
             repositories: by identifier.
             notifications: the subscribers.
+            give_up: set when the shutdown begins: nothing waits for a device any more.
         """
         self._context = context
         self._repositories = repositories
@@ -81,7 +83,7 @@ class Executor:
         self.requests = RequestQueue(self.apply)
         self.running: dict[Container, RunningContainer] = {}
         self.statistics = Polling()
-        self.give_up = threading.Event()
+        self.give_up = give_up
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._roots: dict[Container, image_mount.Root] = {}
         self._operations: set[asyncio.Task[Any]] = set()

@@ -53,7 +53,8 @@ async def boot(executor: Executor) -> None:
     images = core_boot.images(executor.state)
     mounting = [executor.request(events.MountRequested(container)) for container in images]
     for failure in filter(None, await _all(mounting)):
-        log.warning("At boot: %s", failure)
+        text = str(failure)
+        log.warning("%s%s", text[:1].upper(), text[1:])
     apps = core_boot.apps(executor.state)
     # The core has logged, and decided, what a failure means.
     await _all([executor.request(events.StartRequested(app, boot=True)) for app in apps])

@@ -45,6 +45,9 @@ def bind(
     path = os.path.join(directory, f"{container}:{name}")
     try:
         _remove_stale(path)
+        # The mode of the file that bind(2) makes, less the umask (unix_bind in af_unix.c): a
+        # datagram socket can be reached before the mode of the manifest is set.
+        os.fchmod(sock.fileno(), 0o600)
         sock.bind(path)
         bound = BoundSocket(path, _file(path))
         try:

@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import logging
 import os
-import resource
 import socket
+import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final
 
@@ -34,6 +34,7 @@ from northstar.model import (
 from northstar.runtime import (
     debug,
     directories,
+    inherited,
     leftovers,
     lifecycle,
     logs,
@@ -72,6 +73,7 @@ def run(config: Config, *, mount_namespace: bool = True) -> None:
     """
     malloc_settings.save_memory()
     check_host()
+    rlimits = inherited.reset()
     # Paths go into launch plans, which know no working directory.
     absolute = {name: os.path.realpath(getattr(config, name)) for name in directories.OWN}
     config = msgspec.structs.replace(config, **absolute)
@@ -80,22 +82,9 @@ def run(config: Config, *, mount_namespace: bool = True) -> None:
         unmounted = leftovers.unmount(config.run_dir)
         if mount_namespace:
             enter_mount_namespace()
-        before = _raise_descriptor_limit()
         # There is no default executor: at its end asyncio would wait for that without a limit, in
         # one more thread, for which there may be no room.
-        asyncio.run(_run(config, own, {RlimitResource.NOFILE: before}, unmounted))
-
-
-def _raise_descriptor_limit() -> Rlimit:
-    """Allow ourselves as many descriptors as we may have; return the limits as they were.
-
-    Each package, container and client takes some. The soft limit is low for the sake of programs
-    that use select(2), so payloads get it back.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    unlimited = resource.RLIM_INFINITY
-    return Rlimit(*(None if limit == unlimited else limit for limit in (soft, hard)))
+        asyncio.run(_run(config, own, rlimits, unmounted))
 
 
 def check_host() -> None:
@@ -159,6 +148,7 @@ class Runtime:
         self._notifications = Notifications(config.notification_buffer_size)
         self._manager = Manager()
         self._stop = asyncio.Event()
+        self._give_up = threading.Event()
         self._executor: Executor
         self._console: Console
 
@@ -189,10 +179,12 @@ class Runtime:
             log.warning("%s", warning)
         log.info("cgroups: %s", cgroups.description)
         leftovers.remove(config, cgroups, self._unmounted)
-        await stack.enter_async_context(wiping.finishing(config.data_dir, self._pools.wipes))
+        await stack.enter_async_context(
+            wiping.finishing(config.data_dir, self._pools.wipes, self._give_up)
+        )
         launcher = Launcher.load(self._pools.kernel)
         stack.callback(launcher.close)
-        stack.callback(debug.end_all)
+        stack.push_async_callback(debug.end_all)
         null = open_null(config.run_dir)
         stack.callback(os.close, null)
         versions = [hierarchy.version for hierarchy in cgroups.hierarchies]
@@ -217,7 +209,7 @@ class Runtime:
         )
         for repository in repositories.values():
             stack.callback(repository.close)
-        self._executor = Executor(context, repositories, self._notifications)
+        self._executor = Executor(context, repositories, self._notifications, self._give_up)
         operations = ContainerOperations(self._executor, repositories, self._stop.set)
         self._console = Console(operations, self._notifications)
         stack.push_async_callback(self._console.close)

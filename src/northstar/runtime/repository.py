@@ -331,13 +331,14 @@ class FsRepository(Repository):
 
         A file that could not be loaded is in nobody's use, unless it was changed since: then it is
         something new. A directory no file can replace. Blocking.
+
+        Raises:
+            OSError: nobody can tell, as with EIO or ENAMETOOLONG.
         """
         try:
             state = _file_state(path)
         except FileNotFoundError:
             return True
-        except OSError:
-            return False
         return state == self._refused.get(path) and not _is_directory(path)
 
     @contextlib.contextmanager

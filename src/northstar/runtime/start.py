@@ -169,7 +169,9 @@ async def _bring_up(
                 init.take_socket("console"), manifest.container, manifest.console.permissions
             )
         _bind_sockets(context, manifest, init, held)
-        debug.run_commands(context.config.debug_commands, init.pid, manifest.container)
+        debug.run_commands(
+            context.launcher, context.config.debug_commands, init.pid, manifest.container
+        )
         init.go()
         await init.started
         if held.memory is not None:

@@ -19,7 +19,7 @@ import os
 import re
 import stat
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from northstar.linux import removal
@@ -92,31 +92,48 @@ def remove(doomed: str, stop: threading.Event | None = None) -> None:
 
 
 @contextlib.asynccontextmanager
-async def finishing(data_dir: str, pool: Pool) -> AsyncIterator[None]:
-    """Remove what a killed runtime was wiping, in a thread, while the block runs."""
-    stop = threading.Event()
-    work = asyncio.create_task(pool.run(finish, data_dir, stop))
+async def finishing(data_dir: str, pool: Pool, stop: threading.Event) -> AsyncIterator[None]:
+    """Remove what a killed runtime was wiping, in a thread, while the block runs.
+
+    Args:
+        data_dir: where all persistent data is.
+        pool: has the thread.
+        stop: ends the removal when it is set, at the latest at the end of the block.
+    """
+    names = await pool.run(unfinished, data_dir)
+    work = asyncio.create_task(pool.run(finish, data_dir, names, stop)) if names else None
     try:
         yield
     finally:
         stop.set()
-        with contextlib.suppress(asyncio.CancelledError):  # it had not begun when its pool ended
-            await work
+        if work is not None:
+            with contextlib.suppress(asyncio.CancelledError):  # its pool ended before it began
+                await work
 
 
-def finish(data_dir: str, stop: threading.Event | None = None) -> list[str]:
-    """Remove what a killed runtime was wiping; return the names. What cannot go is a warning."""
-    removed: list[str] = []
+def unfinished(data_dir: str) -> list[str]:
+    """Return the names of what a killed runtime was wiping. What cannot be read is a warning."""
     try:
-        names = sorted(filter(_IS_DOOMED.match, os.listdir(data_dir)))
+        return sorted(filter(_IS_DOOMED.match, os.listdir(data_dir)))
     except OSError as failure:
         log.warning("Cannot look for data that was being wiped: %s", failure)
-        return removed
+        return []
+
+
+def finish(data_dir: str, names: Sequence[str], stop: threading.Event) -> list[str]:
+    """Remove what a killed runtime was wiping; return the names. What cannot go is a warning.
+
+    Args:
+        data_dir: where all persistent data is.
+        names: from `unfinished`.
+        stop: ends the removal when it is set.
+    """
+    removed: list[str] = []
     for name in names:
         try:
             removal.remove(os.path.join(data_dir, name), stop)
         except Exception as failure:
-            if stop is not None and stop.is_set():
+            if stop.is_set():
                 log.info("Data that was being wiped is left to the next start")
                 break
             # Whatever a container has made of its data: the others must start.

@@ -82,6 +82,15 @@ class WholeSize(Kind[int]):
         return {"oneOf": [Integer(0, U64).schema(), {"type": "string", "pattern": pattern}]}
 
 
+class FileMode(Integer):
+    """Permission bits of a file: read, write, execute for owner, group and others."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 0o777, "a file mode", unit="file mode")
+        self._bounds = "(0o000 to 0o777)"
+        self._hint = "write it in octal and without quotes, as 0o600 or 0o660"
+
+
 class PermissionSet(Kind[Permissions]):
     """`full`, or a list of permissions."""
 

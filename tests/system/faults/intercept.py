@@ -93,6 +93,7 @@ class Interceptor:
         wrap: goes in front of the program's command line.
         pass_fds: what the program's Popen must pass on.
         decide: asked about each call of the program itself, not of those that it starts.
+        hold: called before each call of those that it starts, which happens when this returns.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -104,6 +105,7 @@ class Interceptor:
         numbers = ",".join(map(str, self._names))
         self.wrap = (sys.executable, "-I", __file__, str(self._theirs.fileno()), numbers)
         self.decide: Decide = lambda _call: None
+        self.hold: Callable[[Call], None] = lambda _call: None
         self._ending = os.pipe()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._failure: BaseException | None = None
@@ -156,8 +158,11 @@ class Interceptor:
                 raise
             identifier, tid, _, number, _, _, *arguments = NOTIF.unpack(buffer)
             error = None
+            call = Call(self._names[number], pid, tid, tuple(arguments))
             if os.path.exists(f"/proc/{pid}/task/{tid}"):
-                error = self.decide(Call(self._names[number], pid, tid, tuple(arguments)))
+                error = self.decide(call)
+            else:
+                self.hold(call)
             flags = 0 if error else SECCOMP_USER_NOTIF_FLAG_CONTINUE
             answer = RESPONSE.pack(identifier, 0, -(error or 0), flags)
             with contextlib.suppress(OSError):  # it was killed meanwhile

@@ -31,7 +31,7 @@ from tests.system.harness import RuntimeProcess, wait_until
 
 pytestmark = pytest.mark.root
 
-GONE = r"WARN\w* .*The mount {} is gone, mounting it anew"
+GONE = r"WARN\w* .*The mount {} is gone"
 
 
 def clean(*directories: Path, themselves: bool = False) -> None:

@@ -164,7 +164,8 @@ def test_more_than_a_manifest_may_have(
         assert f"{path}: {count} entries are too many (at most " in str(caught.value)
     assert watch.slowest < 2.0 * PATIENCE
     runtime.wait_log("too many", since=since)
-    assert len(runtime.text()[since:].splitlines()) == 1
+    lines = runtime.text()[since:].splitlines()
+    assert len([line for line in lines if " DEBUG " not in line]) == 1
 
 
 @pytest.fixture
@@ -173,7 +174,7 @@ def crowded(store: Path) -> Iterator[Callable[[], None]]:
         for number in range(10_000):
             (store / f"junk{number:05}").write_bytes(b"junk")
         for number in range(1000):
-            (store / f".northstar-install-{number}").touch()
+            (store / f".northstar-install:{number:016x}").touch()
 
     yield fill
     for path in store.iterdir():
@@ -194,7 +195,7 @@ def test_a_repository_of_ten_thousand_bad_files(
     assert said.count("leaving it alone") == 20
     assert f"9980 more files of {store} cannot be loaded" in said
     assert f"Removing 995 more files of interrupted installs in {store}" in said
-    assert f"29 more packages of {store} are skipped: they are already known" in said
+    assert "29 more packages of repository fs are skipped: they are already known" in said
     with runtime.client() as client:
         assert [str(c) for c in client.list()] == ["app:1.0.0"]
     runtime.stop()

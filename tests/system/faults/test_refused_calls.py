@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -294,10 +295,19 @@ def test_a_connection_that_cannot_be_watched(setting: Setting) -> None:
     wait_until(lambda: setting.runtime.text().count(refusal) == 3, "each is logged")
 
 
+SPAWNING = ("clone3", "clone", "vfork")
+"""One of them is what posix_spawn(3) uses, as the C library and the kernel have it."""
+
+
+def refusing_the_second(names: Collection[str], error: int) -> Decide:
+    """Return what refuses the second call of these: the first one spawns the launcher."""
+    calls = itertools.count(1)
+    return lambda call: error if call.name in names and next(calls) == 2 else None
+
+
 def test_no_process_or_descriptor_for_a_debug_command(make_runtime: Any, payload: Path) -> None:
     """The container starts without it, and a warning says so."""
-    refusals = {"vfork": errno.EAGAIN, "clone": errno.EAGAIN, "pidfd_open": errno.EMFILE}
-    with Interceptor(refusals) as interceptor:
+    with Interceptor([*SPAWNING, "pidfd_open"]) as interceptor:
         runtime = make_runtime(
             tables='[debug]\ncommands = ["sleep 1000"]\n',
             wrap=interceptor.wrap,
@@ -308,10 +318,13 @@ def test_no_process_or_descriptor_for_a_debug_command(make_runtime: Any, payload
             client.install(package, "mem")
             client.mount(APP)
             before = runtime.snapshot()
-            for names in (("vfork", "clone"), ("pidfd_open",)):
-                interceptor.decide = refusing({name: refusals[name] for name in names})
+            for decide, error in (
+                (refusing_the_second(SPAWNING, errno.EAGAIN), errno.EAGAIN),
+                (refusing({"pidfd_open": errno.EMFILE}), errno.EMFILE),
+            ):
+                interceptor.decide = decide
                 client.start(APP)
-                reason = os.strerror(refusals[names[0]])
+                reason = os.strerror(error)
                 runtime.wait_log(f"WARN.*debug command 'sleep 1000'.*{reason}")
                 client.kill(APP, 9)
                 runtime.assert_no_leak(before)

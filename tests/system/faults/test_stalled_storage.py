@@ -27,6 +27,10 @@ from tests.system import host
 from tests.system.containers import exit_of, install, refused
 from tests.system.harness import PATIENCE, TIMEOUT, RuntimeProcess, manifest, pack, wait_until
 
+NO_DEVICE_MAPPER = "this kernel has no device-mapper"
+
+MAY_SKIP = (NO_DEVICE_MAPPER,)
+
 pytestmark = pytest.mark.root
 
 INSTALLS = 6
@@ -305,3 +309,86 @@ def test_the_shutdown_ends_in_time(
         client.install(package, "fs")
     runtime.stop()
     assert not [name for name in os.listdir(disk.path) if name.startswith(".northstar")]
+
+
+@pytest.fixture
+def suspended(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Path, Callable[[str], None]]]:
+    """A disk whose device can be told to `suspend` and `resume`: then also who reads it waits."""
+    if "device-mapper" not in Path("/proc/misc").read_text():
+        pytest.skip(NO_DEVICE_MAPPER)
+    image = tmp_path_factory.mktemp("device") / "image"
+    path = tmp_path_factory.mktemp("suspended")
+    name = f"northstar-test-{os.getpid()}"
+    with image.open("wb") as file:
+        file.truncate(32 * 2**20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
+    command = ["losetup", "--find", "--show", str(image)]
+    loop = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    def dmsetup(*arguments: str) -> None:
+        # Without udev it makes the node itself.
+        environment = {**os.environ, "DM_DISABLE_UDEV": "1"}
+        subprocess.run(["dmsetup", *arguments], check=True, env=environment)
+
+    def tell(what: str) -> None:
+        # Not even the file system is asked first.
+        dmsetup(what, name, *(["--noflush", "--nolockfs"] if what == "suspend" else []))
+
+    try:
+        dmsetup("create", name, "--table", f"0 {32 * 2**11} linear {loop} 0")
+        try:
+            subprocess.run(["mount", f"/dev/mapper/{name}", str(path)], check=True)
+            try:
+                yield path, tell
+            finally:
+                tell("resume")
+                subprocess.run(["umount", str(path)], check=True)
+        finally:
+            dmsetup("remove", "--retry", name)
+    finally:
+        subprocess.run(["losetup", "--detach", loop], check=True)
+
+
+@pytest.mark.vm
+def test_mounts_from_a_suspended_device_hold_up_no_others(
+    suspended: tuple[Path, Callable[[str], None]], make_runtime: Any, payload: Path
+) -> None:
+    store, tell = suspended
+    runtime = make_runtime(
+        repositories={"fs": f'type = {{ fs = {{ dir = "{store}" }} }}', "mem": 'type = "mem"'}
+    )
+    other = install(runtime, payload, "other", args="pause")
+    stored = [
+        install(runtime, payload, f"stored{number}", args="pause", repository="fs")
+        for number in range(INSTALLS)
+    ]
+    requests = Requests(runtime)
+    with runtime.client(subscribe=True) as client:
+        usual = took(client, other)
+        before = runtime.snapshot()
+        os.sync()
+        tell("suspend")
+        try:
+            # What is not in memory has to be read.
+            Path("/proc/sys/vm/drop_caches").write_text("3")
+            for container in stored:
+                requests.make(functools.partial(mount_one, container))
+            wait_until(lambda: held(runtime) >= 2, "the device holds threads")
+            assert took(client, other) < 5 * usual + 0.5 * PATIENCE
+            assert not client.inspect(stored[0]).mounted
+            assert requests.waiting == INSTALLS
+        finally:
+            tell("resume")
+        requests.join()
+        assert requests.refusals == []
+        for container in stored:
+            assert client.inspect(container).mounted
+            assert done(client.umount(container))
+        runtime.assert_no_leak(before)
+    runtime.stop()
+
+
+def mount_one(container: str, client: blocking.Client) -> None:
+    assert done(client.mount(container))

@@ -219,6 +219,12 @@ class Registry(RuleBasedStateMachine):
                 assert self.world.entry(used).phase is not core.Phase.REMOVING
 
     @invariant()
+    def data_is_used_or_wiped(self) -> None:
+        for entry in self.entries:
+            if entry.run is not None and entry.run.launched:
+                assert not self.world.state.is_wiping(entry.container.name)
+
+    @invariant()
     def phases_agree_with_runs(self) -> None:
         idle = (core.Phase.INSTALLED, core.Phase.REMOVING)
         for entry in self.entries:

@@ -130,6 +130,31 @@ def test_a_start_of_another_version_waits_until_the_data_is_gone(
     assert [type(action) for action in there.changed(event)] == decided
 
 
+def test_a_start_waits_for_an_uninstall_that_will_wipe():
+    there = world().also(events.UninstallRequested(APP, wipe=True))
+    there.launch(NEWER)
+    assert there.entry(NEWER).phase is core.Phase.STARTING
+    assert type(there.changed(events.PackageRemoved(APP))[-1]) is actions.WipeData
+    assert type(there.changed(events.DataDetached(APP))[-1]) is Launch
+
+
+@pytest.mark.parametrize("mounted", [True, False])
+def test_a_start_goes_on_when_such_an_uninstall_fails(mounted: bool):
+    there = world()
+    failed: events.Event = events.RemovalFailed(APP, "why")
+    if mounted:
+        there.also(events.MountRequested(APP), events.ImageMounted(APP))
+        failed = events.UmountFailed(APP, "why")
+    there.also(events.UninstallRequested(APP, wipe=True)).launch(NEWER)
+    decided = there.changed(failed)
+    assert [type(action) for action in decided] == [Complete, Launch]
+
+
+def test_a_start_does_not_wait_for_an_uninstall_that_keeps_the_data():
+    there = world().also(events.UninstallRequested(APP), events.StartRequested(NEWER))
+    assert type(there.changed(events.ImageMounted(NEWER))[-1]) is Launch
+
+
 def test_a_start_does_not_wait_for_the_rest_of_a_wipe():
     there = world().also(events.UninstallRequested(APP, wipe=True), events.PackageRemoved(APP))
     there.also(events.DataDetached(APP), events.StartRequested(NEWER))

@@ -24,6 +24,8 @@ from northstar.runtime.config import (
 from tests import vectors
 
 BASE = 'run_dir = "/r"\ndata_dir = "/d"\nsocket_dir = "/s"\ncgroup = "north"\n'
+UNIX = '[console.global]\nbind = "unix:///c"\npermissions = "full"\n'
+TCP = '[console.global]\nbind = "tcp://x"\npermissions = "full"\n'
 
 
 def refused(text: str) -> str:
@@ -228,6 +230,14 @@ def test_bind(url: str, address: TcpAddress | UnixAddress) -> None:
     )
 
 
+def test_mode_and_group_of_the_console() -> None:
+    address = UnixAddress("/c")
+    assert config.loads(BASE + UNIX).console == GlobalConsole(address, FULL, mode=0o600, group=None)
+    read = config.loads(f'{BASE}{UNIX}mode = 0o660\ngroup = "adm"\n')
+    assert read.console == GlobalConsole(address, FULL, mode=0o660, group="adm")
+    assert read.warnings == ()
+
+
 @pytest.mark.parametrize(
     "url",
     ["", "tcp://", "tcp://:1", "tcp://x:65536", "tcp://x:y", "tcp://x/y", "tcp://::1", "unix://a",
@@ -322,6 +332,32 @@ def test_bind_refused(url: str) -> None:
         (
             '[console.global]\nbind = "tcp://x"\npermissions = []\noptions.x = 1',
             "n.toml, line 8: console.global.options.x: unknown key",
+        ),
+        (f'{UNIX}mode = "0600"', "n.toml, line 8: console.global.mode: '0600' is not a file mode"),
+        (f"{UNIX}mode = 600", "n.toml, line 8: console.global.mode: 600 is not a file mode (0o000"),
+        (f"{UNIX}mode = -1", "n.toml, line 8: console.global.mode: -1 is not a file mode"),
+        (f"{UNIX}mode = true", "n.toml, line 8: console.global.mode: True is not a file mode"),
+        (f'{UNIX}group = ""', "n.toml, line 8: console.global.group: an empty name"),
+        (f"{UNIX}group = 7", "n.toml, line 8: console.global.group: 7 is not a string"),
+        (
+            f'{UNIX}group = "adm"',
+            "n.toml, line 8: console.global.group: the mode 0o600 does not let the group connect",
+        ),
+        (
+            f'{UNIX}group = "adm"\nmode = 0o644',
+            "n.toml, line 8: console.global.group: the mode 0o644 does not let the group connect",
+        ),
+        (
+            f"{TCP}mode = 0o600",
+            "n.toml, line 8: console.global.mode: is for a Unix socket, and `bind` is a TCP",
+        ),
+        (
+            f'{TCP}group = "adm"\nmode = 0o660',
+            "n.toml, line 9: console.global.mode: is for a Unix socket, and `bind` is a TCP",
+        ),
+        (
+            f'{TCP}group = "adm"',
+            "n.toml, line 8: console.global.group: is for a Unix socket, and `bind` is a TCP",
         ),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 
 from northstar.core import events
 from northstar.core.events import Event
-from northstar.model import PackageError
+from northstar.model import Container, Name, PackageError, Version
 from northstar.runtime.config import RepositoryConfig
 from northstar.runtime.incoming import IncomingPackage
 from northstar.runtime.repository import FsRepository, is_same, unlink_same
@@ -164,3 +164,10 @@ def test_what_is_no_package_is_not_kept(repository: FsRepository, tmp_path: Path
 
     run(work())
     assert files(tmp_path) == []
+
+
+def test_a_name_that_the_file_system_does_not_take_is_refused(repository: FsRepository) -> None:
+    """With a number behind it, it would be longer still."""
+    container = Container(Name("a" * 300), Version(1, 0, 0))
+    with pytest.raises(OSError, match="File name too long"):
+        repository.free_path(container)

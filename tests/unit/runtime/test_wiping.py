@@ -23,6 +23,11 @@ def tree(path: Path) -> None:
     (path / "inner" / "file").write_text("data")
 
 
+def finish(data_dir: str, stop: threading.Event | None = None) -> list[str]:
+    """Remove what an earlier run has not."""
+    return wiping.finish(data_dir, wiping.unfinished(data_dir), stop or threading.Event())
+
+
 def test_all_of_it_goes(tmp_path: Path) -> None:
     tree(tmp_path / "app")
     tree(tmp_path / "other")
@@ -43,9 +48,9 @@ def test_what_was_interrupted_is_finished(tmp_path: Path, monkeypatch: pytest.Mo
     (doomed,) = os.listdir(tmp_path)
     assert doomed != "app"
     tree(tmp_path / "app")  # installed again meanwhile
-    assert wiping.finish(str(tmp_path)) == [doomed]
+    assert finish(str(tmp_path)) == [doomed]
     assert os.listdir(tmp_path) == ["app"]
-    assert wiping.finish(str(tmp_path)) == []
+    assert finish(str(tmp_path)) == []
 
 
 def test_a_link_is_not_followed_and_stays(tmp_path: Path) -> None:
@@ -73,7 +78,7 @@ def test_data_of_any_depth_goes(data: Path) -> None:
     doomed = data / ".northstar-wipe:0123456789abcdef"
     doomed.mkdir()
     deepen(doomed, 3000)
-    assert wiping.finish(str(data)) == [doomed.name]
+    assert finish(str(data)) == [doomed.name]
     assert os.listdir(data) == []
 
 
@@ -86,9 +91,9 @@ def test_what_is_stopped_is_finished_later(data: Path, caplog: pytest.LogCapture
     assert caught.value.errno == errno.ECANCELED
     (doomed,) = os.listdir(data)
     with caplog.at_level(logging.INFO):
-        assert wiping.finish(str(data), stop) == []
+        assert finish(str(data), stop) == []
     assert [record.levelname for record in caplog.records] == ["INFO"]
-    assert wiping.finish(str(data), threading.Event()) == [doomed]
+    assert finish(str(data), threading.Event()) == [doomed]
 
 
 @pytest.mark.parametrize("failure", [OSError(errno.EIO, "bad disk"), RecursionError(), KeyError()])
@@ -110,7 +115,7 @@ def test_no_failure_leaves_the_removal_of_leftovers(
         real(path, stop)
 
     monkeypatch.setattr(removal, "remove", fail)
-    assert wiping.finish(str(data)) == [second]
+    assert finish(str(data)) == [second]
     assert "Cannot remove what was being wiped" in caplog.text
     assert os.listdir(data) == [first]
 
@@ -119,14 +124,14 @@ def test_only_what_was_being_wiped_is_removed(data: Path) -> None:
     names = [".northstar-wipe:mine", ".northstar-wipe", "northstar-wipe:0123456789abcdef", "app"]
     for name in names:
         tree(data / name)
-    assert wiping.finish(str(data)) == []
+    assert finish(str(data)) == []
     assert sorted(os.listdir(data)) == sorted(names)
 
 
 def test_a_data_directory_that_is_gone_is_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert wiping.finish(str(tmp_path / "missing")) == []
+    assert finish(str(tmp_path / "missing")) == []
     assert "Cannot look for data that was being wiped" in caplog.text
 
 

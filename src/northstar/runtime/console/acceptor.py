@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import grp
 import logging
 import os
 import socket
 import stat
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from northstar.model import NorthstarError
-from northstar.runtime.config import TcpAddress, UnixAddress
+from northstar.model import ConfigurationError, NorthstarError
+from northstar.runtime.config import GlobalConsole, TcpAddress, UnixAddress
 from northstar.runtime.ratelimit import Budget
 
 log = logging.getLogger("northstar.runtime.console")
@@ -103,20 +104,24 @@ Blocking = Callable[..., Awaitable[Any]]
 
 
 async def open_listener(
-    bind: TcpAddress | UnixAddress, blocking: Blocking = asyncio.to_thread
+    config: GlobalConsole, blocking: Blocking = asyncio.to_thread
 ) -> socket.socket:
     """Return a listening socket.
 
     Args:
-        bind: where.
-        blocking: calls getaddrinfo(3), which may ask a server.
+        config: where, and who may connect.
+        blocking: calls getgrnam(3) and getaddrinfo(3), which may ask a server.
 
     Raises:
         ConsoleError: there is none to be had.
+        ConfigurationError: there is no such group.
     """
+    bind = config.bind
     if isinstance(bind, UnixAddress):
+        # getgrnam(3) may ask the network.
+        gid = -1 if config.group is None else await blocking(_gid, config.group)
         _clear(bind.path)
-        return _listening(socket.AF_UNIX, bind.path, bind)
+        return _listening(socket.AF_UNIX, bind.path, bind, _Access(config.mode, gid))
     try:
         found = await blocking(
             socket.getaddrinfo,
@@ -135,8 +140,31 @@ async def open_listener(
     return _listening(found[0][0], found[0][4], bind)
 
 
+class _Access(NamedTuple):
+    """Who may connect to a Unix socket: permission bits, and a group; -1 leaves the group."""
+
+    mode: int
+    gid: int
+
+
+def _gid(group: str) -> int:
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        # As chown(1) takes it. A number need not have a name.
+        if group.isdecimal() and group.isascii() and int(group) < 2**32 - 1:
+            return int(group)
+        raise ConfigurationError(
+            f"console.global.group: this machine has no group {group!r}",
+            hint=f"make it (groupadd {group}), or name another one",
+        ) from None
+
+
 def _listening(
-    family: int, target: str | tuple[Any, ...], bind: TcpAddress | UnixAddress
+    family: int,
+    target: str | tuple[Any, ...],
+    bind: TcpAddress | UnixAddress,
+    access: _Access | None = None,
 ) -> socket.socket:
     with contextlib.ExitStack() as stack:
         try:
@@ -145,7 +173,14 @@ def _listening(
             if family != socket.AF_UNIX:
                 # A restart must not wait for the connections of the last run to time out.
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if access is not None:
+                # The file is made with this mode, less the umask (unix_bind in af_unix.c). chmod(2)
+                # after bind(2) would leave a moment with another one.
+                os.fchmod(sock.fileno(), 0o600 & access.mode)
             sock.bind(target)
+            if access is not None:
+                assert isinstance(target, str)
+                _set_access(target, access)
             sock.listen(BACKLOG)
         except OSError as error:
             # "AF_UNIX path too long" comes without an errno.
@@ -155,6 +190,26 @@ def _listening(
             ) from error
         stack.pop_all()
         return sock
+
+
+def _set_access(path: str, access: _Access) -> None:
+    """Set group and mode of the socket's file, whatever the umask was.
+
+    By a descriptor: chmod(2) follows a link that somebody has put into the place of the socket.
+
+    Raises:
+        OSError: a call failed; ENOTSOCK if there is something else.
+    """
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK), path)
+        link = f"/proc/self/fd/{descriptor}"
+        if access.gid >= 0:
+            os.chown(link, -1, access.gid)
+        os.chmod(link, access.mode)
+    finally:
+        os.close(descriptor)
 
 
 _HINTS: Final = {

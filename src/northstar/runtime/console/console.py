@@ -59,8 +59,9 @@ class Console:
 
         Raises:
             ConsoleError: the address is taken, unknown or not ours to take.
+            ConfigurationError: there is no such group.
         """
-        listener = await open_listener(config.bind, blocking)
+        listener = await open_listener(config, blocking)
         access = Access(config.permissions, config.options, self._connect_timeout)
 
         def accepted(sock: socket.socket) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import grp
 import os
 import resource
 import socket
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from northstar.model import FULL
+from northstar.model import FULL, ConfigurationError
 from northstar.runtime.config import GlobalConsole, TcpAddress, UnixAddress
 from northstar.runtime.console import Console, acceptor
 from northstar.runtime.console.acceptor import ConsoleError
@@ -21,9 +25,11 @@ from northstar.runtime.events import Notifications
 from tests.unit.runtime.console.harness import Runtime, run, serving, until
 
 
-async def listen(bind: TcpAddress | UnixAddress) -> tuple[Console, TcpAddress | UnixAddress]:
+async def listen(
+    bind: TcpAddress | UnixAddress, **fields: Any
+) -> tuple[Console, TcpAddress | UnixAddress]:
     console = Console(Runtime(), Notifications(1))
-    return console, await console.listen(GlobalConsole(bind, FULL))
+    return console, await console.listen(GlobalConsole(bind, FULL, **fields))
 
 
 def refused(bind: TcpAddress | UnixAddress) -> str:
@@ -57,6 +63,88 @@ def test_a_socket_that_was_left_is_replaced_and_stays(tmp_path: Path) -> None:
         await writer.wait_closed()
 
     run(test())
+
+
+@contextlib.contextmanager
+def umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("mask", [0, 0o022, 0o077, 0o777], ids=oct)
+@pytest.mark.parametrize("mode", [None, 0, 0o600, 0o660, 0o666], ids=str)
+def test_the_mode_of_the_socket_is_that_of_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mask: int, mode: int | None
+) -> None:
+    """From the moment when its file is there, and before it can be connected to."""
+    path = tmp_path / "socket"
+    first: list[int] = []
+    set_access = acceptor._set_access
+
+    def observed(target: str, access: Any) -> None:
+        first.append(stat.S_IMODE(os.lstat(target).st_mode))
+        with socket.socket(socket.AF_UNIX) as client, pytest.raises(ConnectionRefusedError):
+            client.connect(target)
+        set_access(target, access)
+
+    monkeypatch.setattr(acceptor, "_set_access", observed)
+    wanted = 0o600 if mode is None else mode
+
+    async def test() -> None:
+        fields = {} if mode is None else {"mode": mode}
+        console, _ = await listen(UnixAddress(str(path)), **fields)
+        await console.close()
+
+    with umask(mask):
+        run(test())
+    assert first[0] & ~(wanted & 0o600) == 0
+    assert stat.S_IMODE(path.lstat().st_mode) == wanted
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a file to any group")
+def test_the_group_of_the_socket(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    entry = grp.getgrall()[-1]
+
+    async def test(group: str) -> None:
+        console, _ = await listen(UnixAddress(str(path)), mode=0o660, group=group)
+        await console.close()
+
+    for group, number in ((entry.gr_name, entry.gr_gid), ("54321", 54321)):
+        run(test(group))
+        status = path.lstat()
+        assert (status.st_gid, status.st_uid) == (number, os.geteuid())
+        assert stat.S_IMODE(status.st_mode) == 0o660
+
+
+@pytest.mark.parametrize("group", ["no-such-group", "4294967295", "-1", "\u0663", "7x"])
+def test_an_unknown_group(tmp_path: Path, group: str) -> None:
+    """The socket of an earlier run stays as it is."""
+    path = tmp_path / "socket"
+
+    async def test() -> None:
+        with pytest.raises(ConfigurationError) as caught:
+            await listen(UnixAddress(str(path)), mode=0o660, group=group)
+        assert caught.value.message == (
+            f"console.global.group: this machine has no group {group!r}"
+        )
+        assert "groupadd" in (caught.value.hint or "")
+
+    run(test())
+    assert not path.exists()
+
+
+def test_a_link_in_the_place_of_the_socket_is_not_followed(tmp_path: Path) -> None:
+    """Somebody who may write to the directory exchanges the file right after bind(2)."""
+    path, other = tmp_path / "socket", tmp_path / "other"
+    other.touch(0o600)
+    path.symlink_to(other)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOTSOCK)):
+        acceptor._set_access(str(path), acceptor._Access(0o666, -1))
+    assert stat.S_IMODE(other.stat().st_mode) == 0o600
 
 
 def test_only_a_socket_is_removed(tmp_path: Path) -> None:
