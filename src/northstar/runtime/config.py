@@ -61,6 +61,19 @@ class ConsoleOptions(msgspec.Struct, frozen=True):
 _OPTIONS: Final = Record(ConsoleOptions, nulls=False)
 
 
+_SOCKET_MODE: Final = 0o600
+
+
+def _parse_group(text: str) -> str:
+    if text and "\0" not in text:
+        return text
+    rule = f"{text!r} has a NUL character" if text else "an empty name"
+    raise InvalidValueError(rule, hint="name a group of this machine, or remove it")
+
+
+_GROUP: Final = Parsed(_parse_group, {"type": "string", "minLength": 1})
+
+
 class GlobalConsole(msgspec.Struct, frozen=True):
     """The console that the runtime listens on, and what its clients may do."""
 
@@ -76,28 +89,30 @@ class GlobalConsole(msgspec.Struct, frozen=True):
     )
     mode: Annotated[
         int,
-        Field(
-            FileMode(), "Permission bits of a Unix socket. To connect, a user needs write access."
-        ),
-    ] = 0o600
+        Field(FileMode(), "Mode of a Unix socket. To connect, a user needs write access."),
+    ] = _SOCKET_MODE
     group: Annotated[
         str | None,
-        Field(_GROUP, "Name or number of a Unix socket's group.", "the runtime's own group"),
+        Field(_GROUP, "Name or number of a Unix socket's group.", "the runtime's own"),
     ] = None
 
 
-def _only_for_a_unix_socket(
+def _socket_rules(
     values: dict[Any, Any], nodes: dict[str, Node], path: Path, context: Context[Any]
 ) -> None:
     for key in ("mode", "group"):
-        if key in nodes and isinstance(values.get("bind"), TcpAddress):
+        if key in values and isinstance(values.get("bind"), TcpAddress):
             rule = "is for a Unix socket, and `bind` is a TCP address"
             hint = f'remove {key}, or bind to "unix:///path"'
             context.refuse(context.invalid(nodes[key], (*path, key), rule, hint=hint))
-    mode = values.get("mode", 0o600)
+    mode = values.get("mode", _SOCKET_MODE)
     if "group" in values and not mode & 0o020:
-        rule, hint = f"the mode {mode:#o} does not let the group connect", "add mode = 0o660"
-        context.refuse(context.invalid(nodes["group"], (*path, "group"), rule, hint=hint))
+        rule = f"the mode {mode:#o} does not let the group connect"
+        error = context.invalid(nodes["group"], (*path, "group"), rule, hint="add mode = 0o660")
+        context.refuse(error)
+
+
+_CONSOLE: Final = Record(GlobalConsole, ignore_unknown=True, check=_socket_rules, nulls=False)
 
 
 class _Memory(msgspec.Struct, frozen=True):
@@ -214,7 +229,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     console: Annotated[
         GlobalConsole | None,
         Field(
-            Record(GlobalConsole, ignore_unknown=True, check=_only_for_a_unix_socket, nulls=False),
+            _CONSOLE,
             "The console that the runtime listens on.",
             "none",
             key="console.global",

@@ -217,18 +217,19 @@ class Integer(Kind[int]):
         self._least = least
         self._most = most
         self._what = what
+        self._bounds = f"({least} to {most})"
+        self._hint: str | None = None
         self.unit = unit
 
     def read(self, node: Node, path: Path, context: Context[Any]) -> int:
         """Return the integer."""
         value = integer_of(node)
         if value is None or not self._least <= value <= self._most:
-            bounds = f"({self._least} to {self._most})"
-            rule = f"{context.describe(node)} is not {self._what} {bounds}"
+            rule = f"{context.describe(node)} is not {self._what} {self._bounds}"
             if type(node) is Literal and value is not None and self._what == "an integer":
-                rule = f"{value} is out of range {bounds}"
+                rule = f"{value} is out of range {self._bounds}"
             quoted = type(node) is Scalar and not node.plain and INTEGER.match(node.text)
-            hint = "write it without quotes" if quoted else None
+            hint = self._hint or ("write it without quotes" if quoted else None)
             raise context.invalid(node, path, rule, hint=hint)
         return value
 

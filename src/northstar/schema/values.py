@@ -82,23 +82,13 @@ class WholeSize(Kind[int]):
         return {"oneOf": [Integer(0, U64).schema(), {"type": "string", "pattern": pattern}]}
 
 
-class FileMode(Kind[int]):
-    """Permission bits of a file, as an integer: 0 to 0o777, chmod(2)."""
+class FileMode(Integer):
+    """Permission bits of a file: read, write, execute for owner, group and others."""
 
-    unit = "file mode"
-
-    def read(self, node: Node, path: Path, context: Context[Any]) -> int:
-        """Return the bits."""
-        mode = integer_of(node)
-        if mode is None or not 0 <= mode <= 0o777:
-            rule = f"{context.describe(node)} is not a file mode (0o000 to 0o777)"
-            hint = "write it in octal and without quotes, as 0o600 or 0o660"
-            raise context.invalid(node, path, rule, hint=hint)
-        return mode
-
-    def schema(self) -> dict[str, Any]:
-        """Return the schema of the range."""
-        return Integer(0, 0o777).schema()
+    def __init__(self) -> None:
+        super().__init__(0, 0o777, "a file mode", unit="file mode")
+        self._bounds = "(0o000 to 0o777)"
+        self._hint = "write it in octal and without quotes, as 0o600 or 0o660"
 
 
 class PermissionSet(Kind[Permissions]):
