@@ -24,7 +24,6 @@ from northstar.schema.variants import Choice, Variant
 
 _PATH: Final = Text("a path", least=1, hint="name a file or directory")
 _COUNT: Final = Integer(1, U64)
-_GROUP: Final = Text("a name", least=1, hint="name a group of this machine, or remove it")
 
 
 def _parse_bind(text: str) -> TcpAddress | UnixAddress:

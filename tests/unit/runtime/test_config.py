@@ -337,7 +337,7 @@ def test_bind_refused(url: str) -> None:
         (f"{UNIX}mode = 600", "n.toml, line 8: console.global.mode: 600 is not a file mode (0o000"),
         (f"{UNIX}mode = -1", "n.toml, line 8: console.global.mode: -1 is not a file mode"),
         (f"{UNIX}mode = true", "n.toml, line 8: console.global.mode: True is not a file mode"),
-        (f'{UNIX}group = ""', "n.toml, line 8: console.global.group: a name must not be empty"),
+        (f'{UNIX}group = ""', "n.toml, line 8: console.global.group: an empty name"),
         (f"{UNIX}group = 7", "n.toml, line 8: console.global.group: 7 is not a string"),
         (
             f'{UNIX}group = "adm"',
