@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from northstar.launch.plan import HostFacts, Places, build
+from northstar.launch.plan import ContainerPaths, HostFacts, build
 from northstar.launch.plan_ops import PLAN_VERSION, Op
 from northstar.manifest import Command, Resource, loads
 from northstar.model import HostError, LaunchError, ManifestError
@@ -59,7 +59,7 @@ def plans() -> Iterator[bytes]:
                 for target, mount in manifest.mounts.items()
                 if isinstance(mount, Resource)
             }
-            places = Places("/run/northstar/a:1.0.0", "/data/a", "/sockets", resources)
+            places = ContainerPaths("/run/northstar/a:1.0.0", "/data/a", "/sockets", resources)
             yield build(manifest, COMMAND, places, FACTS, (5, 6)).encode()
         except (ManifestError, HostError, LaunchError):
             continue

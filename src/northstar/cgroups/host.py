@@ -96,7 +96,7 @@ class CgroupHost:
             self._prepared.add(key)
         return parents
 
-    def make_top(self, top: str) -> list[str]:
+    def create_runtime_cgroup(self, top: str) -> list[str]:
         """Make the runtime's own cgroup, with what is above it; return warnings.
 
         Raises:
@@ -114,7 +114,7 @@ class CgroupHost:
             raise
         return warnings
 
-    def remove_top(self, top: str) -> None:
+    def remove_runtime_cgroup(self, top: str) -> None:
         """Remove the runtime's own cgroup with everything below it that has no processes.
 
         Directories above it, where `top` is a path, stay.

@@ -139,7 +139,7 @@ class HostFacts(msgspec.Struct, frozen=True):
     rlimits: Mapping[RlimitResource, Rlimit] = {}
 
 
-class Places(msgspec.Struct, frozen=True):
+class ContainerPaths(msgspec.Struct, frozen=True):
     """Where on the host the parts of one container are.
 
     Attributes:
@@ -207,7 +207,7 @@ def tasks_descriptor(number: int) -> str:
 def build(
     manifest: Manifest,
     command: Command,
-    places: Places,
+    paths: ContainerPaths,
     facts: HostFacts,
     groups: Sequence[int] = (),
 ) -> LaunchPlan:
@@ -216,7 +216,7 @@ def build(
     Args:
         manifest: the container's.
         command: what to execute.
-        places: where its parts are on the host.
+        paths: where its parts are on the host.
         facts: what this machine has.
         groups: the ids of its supplementary groups.
 
@@ -243,8 +243,8 @@ def build(
 
     operations = [
         _clone(manifest, index),
-        *_namespaces(manifest, index, places, facts),
-        *_mounts(manifest, places),
+        *_namespaces(manifest, index, paths, facts),
+        *_mounts(manifest, paths),
         Operation(Op.PIVOT),
         Operation(Op.GID, (str(manifest.gid),)),
         Operation(Op.UID, (str(manifest.uid),)),
@@ -269,7 +269,7 @@ def _clone(manifest: Manifest, index: Mapping[str, str]) -> Operation:
 
 
 def _namespaces(
-    manifest: Manifest, index: Mapping[str, str], places: Places, facts: HostFacts
+    manifest: Manifest, index: Mapping[str, str], paths: ContainerPaths, facts: HostFacts
 ) -> Iterator[Operation]:
     if "netns" in index:
         yield Operation(Op.SETNS, (index["netns"], str(lm.CLONE_NEWNET)))
@@ -283,7 +283,7 @@ def _namespaces(
         yield Operation(Op.LOOPBACK)
     if facts.selinux and manifest.selinux is not None and manifest.selinux.exec is not None:
         yield Operation(Op.SELINUX, (manifest.selinux.exec,))
-    yield Operation(Op.ROOT, (places.root,))
+    yield Operation(Op.ROOT, (paths.root,))
 
 
 def hostname(name: Name) -> str:
@@ -313,7 +313,7 @@ def _normal(target: str) -> str:
     return "" if path == "/" else path
 
 
-def _mounts(manifest: Manifest, places: Places) -> Iterator[Operation]:
+def _mounts(manifest: Manifest, paths: ContainerPaths) -> Iterator[Operation]:
     for key in mount_order(manifest.mounts):
         mount = manifest.mounts[key]
         target = _normal(key) or "/"
@@ -328,12 +328,12 @@ def _mounts(manifest: Manifest, places: Places) -> Iterator[Operation]:
                 yield _bind("", host, target, attributes, "optional", recursive)
             case Resource(dir=directory, options=options):
                 attributes = _attributes(options) | _READ_ONLY | _NO_DEVICES
-                yield _bind(places.resources[key], directory, target, attributes)
+                yield _bind(paths.resources[key], directory, target, attributes)
             case Persist():
                 attributes = lm.MOUNT_ATTR_NOSUID | _NO_DEVICES
-                yield _bind("", places.persist, target, attributes)
+                yield _bind("", paths.persist, target, attributes)
             case Sockets():
-                yield _bind("", places.sockets, target, _HARMLESS | _READ_ONLY)
+                yield _bind("", paths.sockets, target, _HARMLESS | _READ_ONLY)
             case Tmpfs(size=size):
                 yield _filesystem("tmpfs", target, _HARMLESS, "mode=1777", f"size={size}")
             case Proc():

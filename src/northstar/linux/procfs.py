@@ -11,7 +11,7 @@ MISC_MAJOR: Final = 10
 
 _STATE: Final = 0
 _PGRP: Final = 2
-"""Places of the fields of /proc/PID/stat after the command's name, which ends with `)`."""
+"""ContainerPaths of the fields of /proc/PID/stat after the command's name, which ends with `)`."""
 
 
 def process_group(group: int) -> dict[int, str]:

@@ -73,7 +73,7 @@ def _make_all(path: str) -> None:
                 raise
 
 
-class Held:
+class LockedDirectory:
     """A directory of ours that is locked, and its path, where another one may be by now.
 
     Attributes:
@@ -93,11 +93,11 @@ class Held:
         self.path = path
         self._make = make
         self._descriptor = -1
-        self._twin: Held | None = None
+        self._twin: LockedDirectory | None = None
         # Two threads that both make it anew would take each other's lock for another runtime's.
         self._restoring = threading.Lock()
 
-    def share(self, twin: Held) -> bool:
+    def share(self, twin: LockedDirectory) -> bool:
         """Have no lock of our own if `twin`, which has one, is the same directory; tell whether.
 
         To flock(2) a second lock of this process is somebody else's.
@@ -209,15 +209,15 @@ class Held:
         return os.readlink(f"/proc/self/fd/{self.fileno()}") == f"{self.path} (deleted)"
 
 
-class Own(NamedTuple):
+class RuntimeDirectories(NamedTuple):
     """The directories that every runtime has."""
 
-    run_dir: Held
-    data_dir: Held
-    socket_dir: Held
+    run_dir: LockedDirectory
+    data_dir: LockedDirectory
+    socket_dir: LockedDirectory
 
 
-def own(config: Config, stack: Stack) -> Own:
+def own(config: Config, stack: Stack) -> RuntimeDirectories:
     """Make what is missing of our own directories, and lock them until `stack` unwinds.
 
     Args:
@@ -231,16 +231,16 @@ def own(config: Config, stack: Stack) -> Own:
     for key in OWN:
         _make(key, getattr(config, key))
 
-    def held(key: str) -> Held:
+    def held(key: str) -> LockedDirectory:
         path: str = getattr(config, key)
-        return Held(key, path, functools.partial(_make, key, path))
+        return LockedDirectory(key, path, functools.partial(_make, key, path))
 
-    found = Own(*map(held, OWN))
+    found = RuntimeDirectories(*map(held, OWN))
     lock(found, stack)
     return found
 
 
-def lock(directories: Iterable[Held], stack: Stack) -> None:
+def lock(directories: Iterable[LockedDirectory], stack: Stack) -> None:
     """Lock directories until `stack` unwinds, or this process ends.
 
     Raises:
@@ -248,7 +248,7 @@ def lock(directories: Iterable[Held], stack: Stack) -> None:
         OSError: one cannot be opened.
     """
     deadline = Deadline(_DYING)
-    locked: list[Held] = []
+    locked: list[LockedDirectory] = []
     for directory in directories:
         if any(map(directory.share, locked)):
             continue
@@ -277,7 +277,7 @@ class ClaimedCgroup(NamedTuple):
         warnings: what could not be had.
     """
 
-    directories: tuple[Held, ...]
+    directories: tuple[LockedDirectory, ...]
     warnings: list[str]
 
 
@@ -291,10 +291,12 @@ def claim_cgroup(host: CgroupHost, top: str, stack: Stack) -> ClaimedCgroup:
         ConfigurationError: another runtime uses it.
         OSError: a directory cannot be made.
     """
-    make = functools.partial(host.make_top, top)
-    directories = tuple(Held("cgroup", f"{h.path}/{top}", make) for h in host.hierarchies)
+    make = functools.partial(host.create_runtime_cgroup, top)
+    directories = tuple(
+        LockedDirectory("cgroup", f"{h.path}/{top}", make) for h in host.hierarchies
+    )
     while True:
-        warnings = host.make_top(top)
+        warnings = host.create_runtime_cgroup(top)
         with contextlib.ExitStack() as held, contextlib.suppress(FileNotFoundError):
             lock(directories, held)
             # Whoever had it may have removed it while we waited: then ours is a lock on nothing.
@@ -306,6 +308,6 @@ def claim_cgroup(host: CgroupHost, top: str, stack: Stack) -> ClaimedCgroup:
 
 def _remove_cgroup(host: CgroupHost, top: str) -> None:
     try:
-        host.remove_top(top)
+        host.remove_runtime_cgroup(top)
     except OSError as failure:
         log.warning("Cannot remove the cgroup %s: %s", top, failure)

@@ -22,14 +22,14 @@ from northstar.api import RefusedError
 from northstar.core import actions, events
 from northstar.core.events import Event, Request
 from northstar.devices import image_mount, loop_device
-from northstar.launch.plan import Places
+from northstar.launch.plan import ContainerPaths
 from northstar.manifest import Resource
 from northstar.model import Container, NorthstarError
 from northstar.model.loop_deadline import timeout, wait
-from northstar.runtime import wiping
+from northstar.runtime import data_wipe
 from northstar.runtime.events import Notifications
 from northstar.runtime.repository import Package, Repository
-from northstar.runtime.requests import RequestQueue
+from northstar.runtime.request_queue import RequestQueue
 from northstar.runtime.running import RunningContainer
 from northstar.runtime.start import StartContext, start
 from northstar.runtime.statistics_cache import StatisticsCache
@@ -203,10 +203,10 @@ class Executor:
         path = self._data_path(container)
         log.info("Wiping persistent data dir %s of %s", path, container)
         try:
-            rest = await pools.data.run(wiping.detach, path, self.give_up)
+            rest = await pools.data.run(data_wipe.detach, path, self.give_up)
             self.apply(events.DataDetached(container))
             if rest is not None:
-                await pools.wipes.run(wiping.remove, rest, self.give_up)
+                await pools.wipes.run(data_wipe.remove, rest, self.give_up)
         except FileNotFoundError:
             self.apply(events.DataWiped(container))
         except Exception as failure:
@@ -294,14 +294,14 @@ class Executor:
             if missing is not None:
                 self.apply(events.DirectoryMissing(container, missing))
                 return
-            places = Places(
+            paths = ContainerPaths(
                 root=self._mount_point(container),
                 persist=self._data_path(container),
                 sockets=self._context.config.socket_dir,
                 resources={t: self._mount_point(c) for t, c in action.resources.items()},
             )
             manifest = self.state.containers[container].manifest
-            running = await start(self._context, manifest, action.command, places)
+            running = await start(self._context, manifest, action.command, paths)
         except asyncio.CancelledError:
             self.apply(events.StartFailed(container, "the runtime is shutting down"))
             raise

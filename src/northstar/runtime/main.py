@@ -32,16 +32,16 @@ from northstar.model import (
     Permissions,
 )
 from northstar.runtime import (
+    data_wipe,
     debug,
     directories,
     inherited,
-    leftovers,
     lifecycle,
     logs,
     malloc_settings,
     signals,
+    stale_state,
     threads,
-    wiping,
 )
 from northstar.runtime.config import Config, RepositoryConfig
 from northstar.runtime.console import Console
@@ -79,7 +79,7 @@ def run(config: Config, *, mount_namespace: bool = True) -> None:
     config = msgspec.structs.replace(config, **absolute)
     with contextlib.ExitStack() as stack:
         own = directories.own(config, stack)
-        unmounted = leftovers.unmount(config.run_dir)
+        unmounted = stale_state.unmount(config.run_dir)
         if mount_namespace:
             enter_mount_namespace()
         # There is no default executor: at its end asyncio would wait for that without a limit, in
@@ -104,7 +104,7 @@ def check_host() -> None:
 
 async def _run(
     config: Config,
-    own: directories.Own,
+    own: directories.RuntimeDirectories,
     rlimits: Mapping[RlimitResource, Rlimit],
     unmounted: Sequence[str],
 ) -> None:
@@ -125,7 +125,7 @@ class Runtime:
     def __init__(
         self,
         config: Config,
-        own: directories.Own,
+        own: directories.RuntimeDirectories,
         pools: threads.Pools,
         rlimits: Mapping[RlimitResource, Rlimit],
         unmounted: Sequence[str],
@@ -137,12 +137,12 @@ class Runtime:
             own: those directories, locked.
             pools: for what blocks; `serve` ends them.
             rlimits: limits of ours that are not the payloads'.
-            unmounted: what `leftovers.unmount` has found.
+            unmounted: what `stale_state.unmount` has found.
         """
         self._config = config
         self._own = own
         self._pools = pools
-        self._stored: dict[str, directories.Held] = {}
+        self._stored: dict[str, directories.LockedDirectory] = {}
         self._rlimits = rlimits
         self._unmounted = unmounted
         self._notifications = Notifications(config.notification_buffer_size)
@@ -168,7 +168,9 @@ class Runtime:
             for identifier, repository in config.repositories.items()
         }
         self._stored = {
-            identifier: directories.Held(f"dir of repositories.{identifier}", repository.dir)
+            identifier: directories.LockedDirectory(
+                f"dir of repositories.{identifier}", repository.dir
+            )
             for identifier, repository in config.repositories.items()
             if repository.dir is not None
         }
@@ -178,9 +180,9 @@ class Runtime:
         for warning in claimed.warnings:
             log.warning("%s", warning)
         log.info("cgroups: %s", cgroups.description)
-        leftovers.remove(config, cgroups, self._unmounted)
+        stale_state.remove(config, cgroups, self._unmounted)
         await stack.enter_async_context(
-            wiping.finishing(config.data_dir, self._pools.wipes, self._give_up)
+            data_wipe.finishing(config.data_dir, self._pools.wipes, self._give_up)
         )
         launcher = Launcher.load(self._pools.kernel)
         stack.callback(launcher.close)

@@ -19,13 +19,13 @@ import msgspec
 from northstar.cgroups import Cgroup, CgroupHost
 from northstar.launch import seccomp
 from northstar.launch.launcher import Init, Launcher
-from northstar.launch.plan import HostFacts, Places, build, socket_descriptor
+from northstar.launch.plan import ContainerPaths, HostFacts, build, socket_descriptor
 from northstar.manifest import Capability, Command, Manifest, Persist
 from northstar.model import Container, LaunchError, Permissions, listed
 from northstar.runtime import debug, listeners, logs
 from northstar.runtime.config import Config
 from northstar.runtime.descriptors import opened
-from northstar.runtime.directories import Held, Own
+from northstar.runtime.directories import LockedDirectory, RuntimeDirectories
 from northstar.runtime.events import Notifications
 from northstar.runtime.oom_watch import OomWatch
 from northstar.runtime.running import ConsoleConnection, HeldResources, RunningContainer
@@ -56,11 +56,11 @@ class StartContext(msgspec.Struct, frozen=True):
     """
 
     config: Config
-    own: Own
+    own: RuntimeDirectories
     pools: Pools
     launcher: Launcher
     cgroups: CgroupHost
-    cgroup_directories: tuple[Held, ...]
+    cgroup_directories: tuple[LockedDirectory, ...]
     facts: HostFacts
     null: int
     connect_console: ConnectConsole
@@ -68,7 +68,7 @@ class StartContext(msgspec.Struct, frozen=True):
 
 
 async def start(
-    context: StartContext, manifest: Manifest, command: Command, places: Places
+    context: StartContext, manifest: Manifest, command: Command, paths: ContainerPaths
 ) -> RunningContainer:
     """Start a container whose image and resources are mounted.
 
@@ -80,12 +80,12 @@ async def start(
     if manifest.suppl_groups:
         # getgrnam(3) may ask the network.
         groups = await context.pools.data.run(_groups, manifest)
-    plan = build(manifest, command, places, context.facts, groups)
+    plan = build(manifest, command, paths, context.facts, groups)
     _warn_of_getfd(manifest)
     system_calls = await _seccomp_filter(context, manifest)
-    held = HeldResources(container, (places.root, *places.resources.values()))
+    held = HeldResources(container, (paths.root, *paths.resources.values()))
     try:
-        await _prepare(context, manifest, places, held)
+        await _prepare(context, manifest, paths, held)
         assert held.cgroup is not None
         with opened(
             plan,
@@ -110,7 +110,7 @@ async def start(
 
 
 async def _prepare(
-    context: StartContext, manifest: Manifest, places: Places, held: HeldResources
+    context: StartContext, manifest: Manifest, paths: ContainerPaths, held: HeldResources
 ) -> None:
     """Make what must exist before the launch: cgroup, persistent directory, socket directory."""
     pools, container = context.pools, manifest.container
@@ -120,7 +120,7 @@ async def _prepare(
         held.memory = await _watch_memory(context, container, held.cgroup)
     if any(isinstance(mount, Persist) for mount in manifest.mounts.values()):
         await pools.data.run(
-            _make_persist, context.own.data_dir, places.persist, manifest.uid, manifest.gid
+            _make_persist, context.own.data_dir, paths.persist, manifest.uid, manifest.gid
         )
     # A socket of its own, or all of them as a mount: what is in there is made by the runtime.
     context.own.socket_dir.restore()
@@ -237,7 +237,7 @@ def _groups(manifest: Manifest) -> list[int]:
     return numbers
 
 
-def _make_persist(data_dir: Held, path: str, uid: int, gid: int) -> None:
+def _make_persist(data_dir: LockedDirectory, path: str, uid: int, gid: int) -> None:
     """Make the persistent directory of a container: mode 0700, its own user's."""
     data_dir.restore()
     with contextlib.suppress(FileExistsError):

@@ -48,8 +48,8 @@ def test_a_cgroup_is_made_and_removed_in_every_hierarchy(top: str) -> None:
     cgroup.destroy()
     cgroup.destroy()
     assert not any(os.path.exists(path) for path in directories(f"{top}/hello"))
-    HOST.remove_top(top)
-    HOST.remove_top(top)
+    HOST.remove_runtime_cgroup(top)
+    HOST.remove_runtime_cgroup(top)
     assert not any(os.path.exists(path) for path in directories(top))
 
 
@@ -224,7 +224,7 @@ def test_a_cgroup_of_other_processes_is_neither_used_nor_emptied(
     cgroup = Cgroup.create(HOST, top, "sshd", config)
     cgroup.destroy()
     assert all(os.path.isdir(path) for path in directories(parent))
-    HOST.remove_top(parent)
+    HOST.remove_runtime_cgroup(parent)
 
 
 def test_a_parent_is_made_on_every_level_and_left(top: str) -> None:
@@ -234,7 +234,7 @@ def test_a_parent_is_made_on_every_level_and_left(top: str) -> None:
     assert value(cgroup, "pids", "pids.max") == "5"
     cgroup.destroy()
     assert all(os.path.isdir(path) for path in directories(f"{top}/a/b"))
-    HOST.remove_top(top)
+    HOST.remove_runtime_cgroup(top)
     assert not any(os.path.exists(path) for path in directories(top))
 
 
@@ -259,7 +259,7 @@ def test_a_start_that_fails_leaves_no_parent(top: str) -> None:
     assert not any(os.path.exists(path) for path in directories(f"{top}/a/b"))
     other.destroy()
     with pytest.raises(OSError, match="Invalid argument"):
-        HOST.make_top(f"{top}/a/b/{refused}")
+        HOST.create_runtime_cgroup(f"{top}/a/b/{refused}")
     assert not any(os.path.exists(path) for path in directories(f"{top}/a/b"))
 
 
@@ -278,7 +278,7 @@ def test_starts_that_fail_do_not_disturb_others_with_the_same_parent(top: str) -
     host = CgroupHost.detect()
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(start, range(4)))
-    HOST.remove_top(top)
+    HOST.remove_runtime_cgroup(top)
 
 
 def test_cgroups_of_any_depth_are_removed(top: str) -> None:
@@ -294,7 +294,7 @@ def test_cgroups_of_any_depth_are_removed(top: str) -> None:
     Cgroup.create(CgroupHost.detect(), top, "hello", None).destroy()
     assert not any(os.path.exists(path) for path in directories(f"{top}/hello"))
     deepen()
-    HOST.remove_top(top)
+    HOST.remove_runtime_cgroup(top)
     assert not any(os.path.exists(path) for path in directories(top))
 
 
@@ -306,7 +306,7 @@ def test_a_parent_that_somebody_has_removed_is_made_again(top: str) -> None:
             assert not cgroup.warnings
             assert value(cgroup, "pids", "pids.max") == "5"
             cgroup.destroy()
-        host.remove_top(top)
+        host.remove_runtime_cgroup(top)
 
 
 def test_a_top_cgroup_with_processes_is_not_removed(
@@ -316,7 +316,7 @@ def test_a_top_cgroup_with_processes_is_not_removed(
     process = spawn()
     attach(cgroup, process.pid)
     with pytest.raises(OSError, match="busy") as caught:
-        HOST.remove_top(top)
+        HOST.remove_runtime_cgroup(top)
     assert str(caught.value.filename).endswith(f"{top}/hello")
     assert process.poll() is None
     cgroup.destroy()
@@ -329,7 +329,7 @@ def test_a_busy_cgroup_does_not_keep_its_neighbours(
     made = [Cgroup.create(HOST, top, name, None) for name in names]
     attach(made[1], spawn().pid)
     with pytest.raises(OSError, match="busy"):
-        HOST.remove_top(top)
+        HOST.remove_runtime_cgroup(top)
     for name in ("a", "c"):
         assert not any(os.path.exists(path) for path in directories(f"{top}/{name}"))
     for cgroup in made:
@@ -367,7 +367,7 @@ def test_many_at_the_same_time(top: str) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(cycle, range(8)))
-    HOST.remove_top(top)
+    HOST.remove_runtime_cgroup(top)
 
 
 FORKS = """
@@ -475,7 +475,7 @@ def test_a_host_without_hierarchies_has_no_cgroups(top: str) -> None:
     assert cgroup.into_fd() is None
     cgroup.destroy()
     Cgroup.create(host, top, "hello", None).destroy()
-    host.remove_top(top)
+    host.remove_runtime_cgroup(top)
 
 
 def test_the_runtimes_own_cgroup_is_not_a_containers(

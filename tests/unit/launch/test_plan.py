@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from northstar.launch.plan import (
+    ContainerPaths,
     HostFacts,
     LaunchPlan,
     Operation,
-    Places,
     build,
     descriptor_numbers,
     environment,
@@ -24,7 +24,7 @@ from northstar.manifest import Command, Manifest, Rlimit, RlimitResource, from_b
 from northstar.model import HostError, LaunchError
 
 FACTS = HostFacts(capabilities=(1 << 41) - 1)
-PLACES = Places(root="/run/n/a:1.0.0", persist="/data/a", sockets="/sockets")
+PLACES = ContainerPaths(root="/run/n/a:1.0.0", persist="/data/a", sockets="/sockets")
 COMMAND = Command("/init", ("one",), {"A": "b"})
 
 RO, NOSUID, NODEV, NOEXEC = (
@@ -41,8 +41,8 @@ def manifest(**fields: Any) -> Manifest:
     )
 
 
-def plan(facts: HostFacts = FACTS, places: Places = PLACES, **fields: Any) -> LaunchPlan:
-    return build(manifest(**fields), COMMAND, places, facts, (5, 6))
+def plan(facts: HostFacts = FACTS, paths: ContainerPaths = PLACES, **fields: Any) -> LaunchPlan:
+    return build(manifest(**fields), COMMAND, paths, facts, (5, 6))
 
 
 def only(planned: LaunchPlan, op: Op) -> tuple[str, ...]:
@@ -175,9 +175,11 @@ def test_persist_and_sockets() -> None:
 
 
 def test_a_resource_is_always_read_only() -> None:
-    places = Places(root="/r", persist="/p", sockets="/s", resources={"/x": "/run/n/res:2.0.0"})
+    paths = ContainerPaths(
+        root="/r", persist="/p", sockets="/s", resources={"/x": "/run/n/res:2.0.0"}
+    )
     mount = {"type": "resource", "name": "res", "version": "2", "dir": "/d", "options": "rw,noexec"}
-    planned = plan(places=places, mounts={"/x": mount})
+    planned = plan(paths=paths, mounts={"/x": mount})
     assert bind(planned) == ("/run/n/res:2.0.0", "/d", "/x", RO | NODEV | NOEXEC, "")
 
 

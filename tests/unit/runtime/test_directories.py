@@ -14,7 +14,7 @@ from northstar.linux import flock
 from northstar.model import ConfigurationError
 from northstar.runtime import directories
 from northstar.runtime.config import Config, loads
-from northstar.runtime.directories import Held, Own
+from northstar.runtime.directories import LockedDirectory, RuntimeDirectories
 
 
 def configuration(paths: Mapping[str, Path]) -> Config:
@@ -23,7 +23,7 @@ def configuration(paths: Mapping[str, Path]) -> Config:
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Iterator[Own]:
+def own(tmp_path: Path) -> Iterator[RuntimeDirectories]:
     config = configuration({key: tmp_path / "deep" / key for key in directories.OWN})
     with contextlib.ExitStack() as stack:
         yield directories.own(config, stack)
@@ -42,8 +42,8 @@ def mode(path: str) -> int:
 
 
 @pytest.mark.parametrize("key", directories.OWN)
-def test_one_that_was_removed_is_made_and_locked_anew(own: Own, key: str) -> None:
-    held: Held = getattr(own, key)
+def test_one_that_was_removed_is_made_and_locked_anew(own: RuntimeDirectories, key: str) -> None:
+    held: LockedDirectory = getattr(own, key)
     before = mode(held.path)
     held.restore()  # of what is there nothing changes
     for directory in own:
@@ -56,7 +56,9 @@ def test_one_that_was_removed_is_made_and_locked_anew(own: Own, key: str) -> Non
     assert held.is_current()
 
 
-def test_one_that_was_moved_is_missed_until_it_is_back(own: Own, tmp_path: Path) -> None:
+def test_one_that_was_moved_is_missed_until_it_is_back(
+    own: RuntimeDirectories, tmp_path: Path
+) -> None:
     held = own.run_dir
     (Path(held.path) / "content").mkdir()
     away = tmp_path / "away (deleted)"  # as the kernel shows those that were removed
@@ -72,7 +74,7 @@ def test_one_that_was_moved_is_missed_until_it_is_back(own: Own, tmp_path: Path)
     assert os.listdir(held.path) == ["content"]
 
 
-def test_one_that_was_replaced_is_used_and_locked(own: Own, tmp_path: Path) -> None:
+def test_one_that_was_replaced_is_used_and_locked(own: RuntimeDirectories, tmp_path: Path) -> None:
     held = own.data_dir
     os.rename(held.path, tmp_path / "old")
     os.mkdir(held.path)
@@ -81,7 +83,7 @@ def test_one_that_was_replaced_is_used_and_locked(own: Own, tmp_path: Path) -> N
     assert not is_locked(str(tmp_path / "old"))
 
 
-def test_another_runtime_may_have_it_by_then(own: Own) -> None:
+def test_another_runtime_may_have_it_by_then(own: RuntimeDirectories) -> None:
     held = own.socket_dir
     os.rmdir(held.path)
     os.mkdir(held.path)
@@ -111,7 +113,10 @@ def test_one_directory_for_two_purposes(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_is_kept_outlives_the_end(tmp_path: Path) -> None:
-    kept, released = Held("dir", str(tmp_path / "a")), Held("dir", str(tmp_path / "b"))
+    kept, released = (
+        LockedDirectory("dir", str(tmp_path / "a")),
+        LockedDirectory("dir", str(tmp_path / "b")),
+    )
     before = set(os.listdir("/proc/self/fd"))
     for held in (kept, released):
         os.mkdir(held.path)

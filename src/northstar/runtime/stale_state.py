@@ -4,7 +4,7 @@ Most of it ends with the process: its mounts with its mount namespace, loop and 
 devices with their last user, containers with their parent, locks with their descriptors. What does
 not is removed here: mount points, mounts of a runtime that had no namespace of its own, devices
 that were not finished, sockets and cgroups. Half-received packages are the repositories' business,
-unfinished wipes that of `wiping`, which takes longer than a start may.
+unfinished wipes that of `data_wipe`, which takes longer than a start may.
 
 Nobody else can be using any of it: the directories and the cgroup are locked by now.
 """

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from northstar.cgroups import CgroupHost
-from northstar.runtime import config, directories, leftovers
+from northstar.runtime import config, directories, stale_state
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_only_what_is_named_as_ours_is_removed(configuration: config.Config) -> 
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(sockets / name))
     (sockets / "app:1.0.0:file").touch()
-    leftovers.remove(configuration, CgroupHost([]), [])
+    stale_state.remove(configuration, CgroupHost([]), [])
     assert sorted(os.listdir(run)) == sorted(theirs)
     assert sorted(os.listdir(sockets)) == ["a", "app:1.0.0", "app:1.0.0:file", "app:1:a"]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from northstar.linux import removal
-from northstar.runtime import wiping
+from northstar.runtime import data_wipe
 from tests.unit.linux.test_removal import deepen
 
 
@@ -25,16 +25,16 @@ def tree(path: Path) -> None:
 
 def finish(data_dir: str, stop: threading.Event | None = None) -> list[str]:
     """Remove what an earlier run has not."""
-    return wiping.finish(data_dir, wiping.unfinished(data_dir), stop or threading.Event())
+    return data_wipe.finish(data_dir, data_wipe.unfinished(data_dir), stop or threading.Event())
 
 
 def test_all_of_it_goes(tmp_path: Path) -> None:
     tree(tmp_path / "app")
     tree(tmp_path / "other")
-    wiping.wipe(str(tmp_path / "app"))
+    data_wipe.wipe(str(tmp_path / "app"))
     assert os.listdir(tmp_path) == ["other"]
     with pytest.raises(FileNotFoundError):
-        wiping.wipe(str(tmp_path / "app"))
+        data_wipe.wipe(str(tmp_path / "app"))
 
 
 def test_what_was_interrupted_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +43,7 @@ def test_what_was_interrupted_is_finished(tmp_path: Path, monkeypatch: pytest.Mo
         patched.setattr(removal, "remove", lambda *_: os._exit(1))  # killed after the renaming
         pid = os.fork()
         if pid == 0:
-            wiping.wipe(str(tmp_path / "app"))
+            data_wipe.wipe(str(tmp_path / "app"))
         os.waitpid(pid, 0)
     (doomed,) = os.listdir(tmp_path)
     assert doomed != "app"
@@ -57,7 +57,7 @@ def test_a_link_is_not_followed_and_stays(tmp_path: Path) -> None:
     tree(tmp_path / "elsewhere")
     (tmp_path / "app").symlink_to("elsewhere")
     with pytest.raises(NotADirectoryError, match="/app"):
-        wiping.wipe(str(tmp_path / "app"))
+        data_wipe.wipe(str(tmp_path / "app"))
     assert sorted(os.listdir(tmp_path)) == ["app", "elsewhere"]
     assert (tmp_path / "elsewhere/inner/file").exists()
 
@@ -74,7 +74,7 @@ def data(tmp_path: Path) -> Iterator[Path]:
 def test_data_of_any_depth_goes(data: Path) -> None:
     (data / "app").mkdir()
     deepen(data / "app", 3000)
-    wiping.wipe(str(data / "app"))
+    data_wipe.wipe(str(data / "app"))
     doomed = data / ".northstar-wipe:0123456789abcdef"
     doomed.mkdir()
     deepen(doomed, 3000)
@@ -87,7 +87,7 @@ def test_what_is_stopped_is_finished_later(data: Path, caplog: pytest.LogCapture
     stop = threading.Event()
     stop.set()
     with pytest.raises(OSError, match="the runtime ends; its next start removes") as caught:
-        wiping.wipe(str(data / "app"), stop)
+        data_wipe.wipe(str(data / "app"), stop)
     assert caught.value.errno == errno.ECANCELED
     (doomed,) = os.listdir(data)
     with caplog.at_level(logging.INFO):
@@ -138,16 +138,16 @@ def test_a_data_directory_that_is_gone_is_a_warning(
 def test_a_file_in_place_of_the_data_is_refused_and_stays(data: Path) -> None:
     (data / "app").touch()
     with pytest.raises(NotADirectoryError):
-        wiping.wipe(str(data / "app"))
+        data_wipe.wipe(str(data / "app"))
     assert os.listdir(data) == ["app"]
 
 
 MOUNTED = """
 import os, subprocess, sys
-from northstar.runtime import wiping
+from northstar.runtime import data_wipe
 subprocess.run(["mount", "-t", "tmpfs", "none", sys.argv[1]], check=True)
 os.makedirs(f"{sys.argv[1]}/a/b")
-wiping.wipe(sys.argv[1])
+data_wipe.wipe(sys.argv[1])
 print(os.listdir(sys.argv[1]), os.path.ismount(sys.argv[1]))
 """
 
