@@ -290,7 +290,7 @@ async def _connect(stream: socket.socket, where: Any) -> None:
     """Connect a socket that does not block.
 
     Raises:
-        OSError: nobody is there.
+        OSError: no runtime listens.
     """
     if stream.family != socket.AF_UNIX:
         await asyncio.get_running_loop().sock_connect(stream, where)

@@ -386,7 +386,7 @@ def _connected(family: int, where: Any, timeout: float | None) -> socket.socket:
     """Return a connected socket.
 
     Raises:
-        OSError: nobody is there, or nobody answers in time (TimeoutError).
+        OSError: no runtime listens, or it does not answer in time (TimeoutError).
     """
     stream = socket.socket(family, socket.SOCK_STREAM)
     deadline = None if timeout is None else Deadline(timeout)

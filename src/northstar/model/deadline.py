@@ -6,8 +6,8 @@ call that waits may not report that: epoll_wait(2) fails with EINTR after SIGCON
 there is a handler (signal(7)). Python does not repeat a call whose time is up (PEP 475).
 
 So a deadline is judged by a look that began after it. The time by which it was noticed too late is
-added once, at most the timeout itself: in that time nobody could be served. On a process that was
-not stopped this is a millisecond or less.
+added once, at most the timeout itself: in that time the process could do nothing. On a process that
+was not stopped this is a millisecond or less.
 
 `Deadline` is for code that blocks; `northstar.model.loop_deadline` is for the event loop.
 """

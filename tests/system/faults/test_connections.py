@@ -206,7 +206,7 @@ def test_a_flood_of_connections(runtime: RuntimeProcess, payload: Path, kind: st
             time.sleep(2.0)
             share = (processor(runtime) - used) / (time.monotonic() - begun)
             loud = starts(client, container)
-            # Who comes now waits for the backlog, which is drained all the time.
+            # A client that connects now waits for the backlog, which is drained all the time.
             begun = time.monotonic()
             with runtime.client(timeout=TIMEOUT) as other:
                 other.list()

@@ -1,4 +1,4 @@
-"""A runtime that was stopped (SIGSTOP) for longer than its deadlines: nobody else pays for it."""
+"""A runtime that was stopped (SIGSTOP) for longer than its deadlines takes what came meanwhile."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_everything_that_waits_for_the_runtime(runtime: RuntimeProcess, payload:
         assert late.line() == b'{"response":{"ident":"extern:0.0.0"}}\n'
         assert busy.line() == b'{"response":{"start":{"ok":{"container":"app:1.0.0"}}}}\n'
         assert exit_of(client, app) == Exited(3)
-        # Who says nothing is closed, though later than it would have been.
+        # A client that sends nothing is closed, though later than it would have been.
         assert silent.line() == b""
         for one in (late, silent, busy):
             one.close()

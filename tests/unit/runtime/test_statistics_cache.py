@@ -1,4 +1,4 @@
-"""Who polls statistics has the files kept open, and only while statistics_cache."""
+"""Who polls statistics has the files kept open, and only while polling."""
 
 import asyncio
 import os

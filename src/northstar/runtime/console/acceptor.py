@@ -44,7 +44,7 @@ LOOK_RATE: Final = 0.1
 LOOK_BURST: Final = 0.25
 """Seconds of processor time, in a second and at once, for accepting connections and looking whether
 their peers are there. A look takes 20 to 200 microseconds, so thousands of connections that were
-closed already delay nobody, and a flood of them costs a tenth of a processor."""
+closed already delay no other client, and a flood of them costs a tenth of a processor."""
 
 LEAST_PAUSE: Final = 0.01
 """Seconds without a look at least, when that time is used up."""
@@ -73,8 +73,8 @@ class Acceptor:
     """Accepts connections on a listening socket, which is its own.
 
     Connections are served at a limited rate (`RATE`), but only those count whose peers are there:
-    what is closed already when it is accepted is dropped at once. So somebody who opens and closes
-    connections all the time delays nobody else.
+    what is closed already when it is accepted is dropped at once. So a client that opens and closes
+    connections all the time does not delay other clients.
 
     A peer that has finished sending (shutdown(2), or close(2), which TCP cannot tell from it) and
     has sent a connect is served too, after those that are still there.
@@ -133,7 +133,7 @@ class Acceptor:
             self._advance()
 
     def _watch(self, wanted: bool) -> None:
-        """Have the event loop call `_advance` when somebody connects."""
+        """Have the event loop call `_advance` when a client connects."""
         if wanted == self._watching:
             return
         self._watching = wanted
@@ -173,7 +173,7 @@ class Acceptor:
         if self._held is not None:
             delay = max(delay, self._next - now)
         elif not delay and self._finished:
-            # Only these wait. Whoever comes meanwhile is before them.
+            # Only these wait. A client that connects meanwhile is served before them.
             self._timer = self._loop.call_later(max(self._next - now, 0.0), self._advance)
         if delay > 0.0 or self._held is not None:
             self._pause(delay)
@@ -181,7 +181,7 @@ class Acceptor:
             self._watch(True)
 
     def _accept_some(self) -> bool:
-        """Accept until nobody waits, or a pause is due; False if accept fails."""
+        """Accept until no connection waits, or a pause is due; False if accept fails."""
         for _ in range(PER_TURN):
             if not self._serve_waiting():
                 return True
@@ -281,7 +281,7 @@ def _state(sock: socket.socket) -> tuple[_Peer, bytes]:
     poll = select.poll()
     poll.register(sock, select.POLLRDHUP)
     for _, events in poll.poll(0):
-        # A reset comes with what was sent before it; nobody reads an answer (tcp(7), poll(2)).
+        # A reset comes with what was sent before it; no answer would be read (tcp(7)).
         return _Peer.GONE if events & select.POLLERR else _Peer.FINISHED, data
     return _Peer.OPEN, data
 

@@ -1,4 +1,4 @@
-"""The memory that connections may make the runtime keep, and who waits or goes when it is used up.
+"""The memory that connections may make the runtime keep, and what happens when it is used up.
 
 Each connection has an allowance of its own (`ALLOWANCE`) for input, for a package and for output.
 It suffices for the usual requests, and for any package, if slowly. So a connection that keeps to it
@@ -129,9 +129,9 @@ class Reservation:
 class Reservations:
     """Grants parts of an amount of memory, each as a whole and never a part of a part.
 
-    So who has one can do with it what it is for, and no two wait for each other. When there is not
-    enough, the next one is of an owner that has the fewest; of those the first that asked. A peer
-    that does not use its part is closed, but only when somebody waits.
+    So each holder can complete what the memory is for, and no two wait for each other. When there
+    is not enough, the next one granted is of the owner that has the fewest; of those the first that
+    was asked for. A peer that does not use its part is closed, but only when others wait.
     """
 
     def __init__(self, limit: int) -> None:
@@ -152,8 +152,8 @@ class Reservations:
         """Ask for memory.
 
         Args:
-            size: in bytes. If that is more than there is, it is granted when nobody has any.
-            owner: who asks; those that ask for several connections share their turns.
+            size: in bytes. If that is more than there is, it is granted when none is held.
+            owner: of the connection; an owner of several connections has no more turns than others.
             on_granted: called when it is granted, not before this returns.
             on_late: called when the peer must be closed; it releases the reservation. None: the
                 memory is not for something that the peer still has to send.
@@ -166,7 +166,7 @@ class Reservations:
         return reservation
 
     def remove(self, reservation: Reservation) -> None:
-        """Take back, or forget who waits."""
+        """Take it back, or out of the queue."""
         if reservation in self._held:
             del self._held[reservation]
             self._used -= reservation.size
@@ -178,7 +178,7 @@ class Reservations:
         self._advance()
 
     def end_late(self) -> None:
-        """Close peers that are late, the oldest first, as long as somebody waits."""
+        """Close peers that are late, the oldest first, as long as others wait."""
         while self._waiting:
             late = next((held for held in self._held if held.late), None)
             if late is None or late.on_late is None:
@@ -241,7 +241,7 @@ class Unread(Protocol):
 class Output:
     """Bounds the output that is not read.
 
-    Output is made already when it turns out that nobody reads it, so there is nothing that could
+    An answer exists already when it turns out that it is not read, so there is nothing that could
     wait. At the bound connections are closed: first those whose peers have not read a byte for the
     longest time. One is always kept, so an answer may be longer than the bound.
     """

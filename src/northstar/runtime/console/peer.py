@@ -47,7 +47,7 @@ def address(peername: object) -> str:
 
 
 def owner(sock: socket.socket) -> Hashable:
-    """Return who is at the other end: the process (unix(7), SO_PEERCRED), or the host."""
+    """Return what is at the other end: the process (unix(7), SO_PEERCRED), or the host."""
     if sock.family == socket.AF_UNIX:
         return sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     try:

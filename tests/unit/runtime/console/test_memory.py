@@ -1,4 +1,4 @@
-"""The memory that all connections of one side share: its bounds, and who waits or goes."""
+"""The memory that all connections of one side share: its bounds, and what waits or is closed."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_long_lines_are_granted_in_their_order_and_never_beyond_the_limit() -> N
         assert [x.granted for x in (first, second, third, fourth, small)] == [True, True] + [
             False
         ] * 3
-        # Who waits in vain is forgotten, and the next one has its place.
+        # What is given up is forgotten, and the next one has its place.
         third.reservation.release()
         first.reservation.release()
         await asyncio.sleep(0)
