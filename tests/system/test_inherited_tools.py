@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
@@ -241,9 +242,12 @@ def test_nstar_with_closed_descriptors(
 def test_blocked_signals_end_a_command(runtime: RuntimeProcess, tmp_path: Path) -> None:
     arguments = ("-u", runtime.url, "notifications")
     for number in (signal.SIGINT, signal.SIGTERM):
-        with subprocess.Popen(
+        process = subprocess.Popen(
             command("nstar", *arguments, blocked=True), cwd=tmp_path, stderr=subprocess.PIPE
-        ) as process:
+        )
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(process)
+            stack.callback(process.kill)
             wait_until(functools.partial(connected, process.pid), "it is connected")
             process.send_signal(number)
             assert process.wait(TIMEOUT) == 128 + number
@@ -252,9 +256,12 @@ def test_blocked_signals_end_a_command(runtime: RuntimeProcess, tmp_path: Path) 
 
 
 def connected(pid: int) -> bool:
-    """Tell whether a process waits for what comes from a socket."""
-    links = (os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir())
-    return any(link.startswith("socket:") for link in links)
+    """Tell whether a process has a socket."""
+    found = False
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found = found or os.readlink(link).startswith("socket:")
+    return found
 
 
 @pytest.mark.root
