@@ -212,7 +212,7 @@ class Client(AsyncOperations):
                 return answer
             case Wait(done, timeout):
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(timeout):
+                    async with time_limit(timeout):
                         await self._connection.wait(done)
             case Sleep(seconds):
                 await asyncio.sleep(seconds)

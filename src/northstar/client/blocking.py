@@ -262,13 +262,17 @@ class Client(BlockingOperations):
 
     def _receive_within(self, done: Callable[[], bool], timeout: float | None) -> None:
         """Receive until `done`, until the session has failed, or until the time is up."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else Deadline(timeout)
         while not done() and self._session.error is None:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
+            # What is in the socket has come in time.
+            if deadline is not None and deadline.passed() and not self._has_input():
                 return
             with contextlib.suppress(NoAnswerError):
-                self._receive(left)
+                self._receive(None if deadline is None else deadline.left())
+
+    def _has_input(self) -> bool:
+        """Tell whether bytes, or the end of the stream, can be read without waiting."""
+        return bool(_ready(self._stream, select.POLLIN, 0.0))
 
     def _ask(self, message: request.Request, kind: type[R]) -> R:
         call, line = self._session.request(message)

@@ -8,7 +8,6 @@ the steps of any operation: one blocks, the other awaits.
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from signal import SIGKILL, SIGTERM
 from typing import (
@@ -29,6 +28,7 @@ from northstar.api.response import ContainerData, TokenResult
 from northstar.client.errors import NameLookupError, PermissionDeniedError, StillRunningError
 from northstar.client.session import Session, Stopped, Watch
 from northstar.model import Container, ExitStatus, InvalidValueError, Name
+from northstar.model.deadline import Deadline
 
 STOP_TIMEOUT: Final = 10.0
 """Seconds that a container has to end by SIGTERM, unless the caller says otherwise."""
@@ -313,9 +313,9 @@ class Operations:
         deadline = _deadline(timeout)
         pause, longest = _POLL
         while not (yield from _has_ended(watch.container, first)):
-            left = _left(deadline)
-            if left is not None and left <= 0:
+            if deadline is not None and deadline.passed():
                 return False
+            left = _left(deadline)
             yield Sleep(pause if left is None else min(pause, left))
             pause = min(2 * pause, longest)
         return True
@@ -466,9 +466,9 @@ def _only_version(name: Name, installed: Iterable[Container]) -> Container:
     return versions[0]
 
 
-def _deadline(timeout: float | None) -> float | None:
-    return None if timeout is None else time.monotonic() + timeout
+def _deadline(timeout: float | None) -> Deadline | None:
+    return None if timeout is None else Deadline(timeout)
 
 
-def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else deadline - time.monotonic()
+def _left(deadline: Deadline | None) -> float | None:
+    return None if deadline is None else deadline.left()
