@@ -219,6 +219,11 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport.get_write_buffer_size():
             self._timeout = Timer(CLOSE_TIMEOUT, self._transport.abort)
 
+    @property
+    def answering(self) -> asyncio.Task[None] | None:
+        """The request that runs, unless it waits for the bytes of a package."""
+        return None if self._package is not None and self._package.missing else self._task
+
     async def wait_closed(self) -> None:
         """Wait until the connection is over, and the request that runs as well."""
         await asyncio.shield(self._closed)

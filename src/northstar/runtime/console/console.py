@@ -145,6 +145,9 @@ class Console:
         if self._attaching:
             await asyncio.wait(self._attaching)
         connections = tuple(self._connections)
+        # The operations have ended: each answer is a few passes of the event loop away.
+        answering = [connection.answering for connection in connections]
+        await wait([task for task in answering if task is not None], patience)
         for connection in connections:
             connection.close()
         waits = [asyncio.ensure_future(connection.wait_closed()) for connection in connections]
