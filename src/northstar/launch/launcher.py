@@ -388,7 +388,10 @@ class Init:
             except (ValueError, IndexError, struct.error) as error:
                 log.error("The init with pid %d is not itself any more: %r", self.pid, error)
                 self.stop_reading()
-                self.kill()
+                if self._pidfd >= 0:
+                    self.kill()
+                else:
+                    self._end_launcher()
             finally:
                 self._close_all(passed)
 
@@ -415,8 +418,7 @@ class Init:
             case Report.MADE if value < 1:
                 raise ValueError(f"it says MADE with {value}")
             case Report.MADE if passed:
-                name = self._plan.descriptors[value - 1]
-                self._sockets[name] = socket.socket(fileno=passed.pop())
+                self._keep_socket(self._plan.descriptors[value - 1], passed)
             case Report.MADE:  # as above
                 self._fail(LaunchError("receive a socket of the container", errno=EMFILE))
                 self.kill()
@@ -432,6 +434,31 @@ class Init:
             case Report.FAILED:
                 self._fail(self._failure(index, op, errno, value, text))
         self._expected = _AFTER.get(report, set())
+
+    def _end_launcher(self) -> None:
+        """End a launcher that has not reported an init. An init that it has cloned ends by itself.
+
+        Init ends when the other end of its stream is closed.
+        """
+        os.kill(self.launcher_pid, signal.SIGKILL)
+        status = _reap(self.launcher_pid)
+        self.launcher_pid = 0
+        self._fail(_launcher_ended(status))
+        self._finish(status)
+
+    def _keep_socket(self, name: str, passed: list[int]) -> None:
+        """Keep the descriptor of a socket that init has made, until `take_socket`.
+
+        Raises:
+            ValueError: it is none, or init has made this one before.
+        """
+        if name in self._sockets:
+            raise ValueError(f"it says MADE twice for {name}")
+        try:
+            self._sockets[name] = socket.socket(fileno=passed[-1])
+        except OSError as failure:
+            raise ValueError(f"it says MADE without a socket: {failure}") from failure
+        passed.pop()
 
     def _adopt(self, pid: int, descriptor: int) -> None:
         """Take over an init and its pidfd, or end it."""

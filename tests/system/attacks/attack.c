@@ -143,6 +143,8 @@ static void do_forge(char **arguments)
 	struct iovec set = { &registers, sizeof registers };
 	int status;
 
+	/* Init has reported STARTED by then, and waits in its last system call, as send_as needs. */
+	usleep(500 * 1000);
 	if (ptrace(PTRACE_SEIZE, 1, NULL, NULL) || ptrace(PTRACE_INTERRUPT, 1, NULL, NULL) ||
 	    waitpid(1, &status, __WALL) != 1 || ptrace(PTRACE_GETREGSET, 1, NT_PRSTATUS, &set))
 		return result("forge", "", -1);
