@@ -109,7 +109,7 @@ def test_a_kernel_that_speaks_another_major_version(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(devicemapper, "VERSION", (5, 0, 0))
     with Control() as control, refused(errno.EPROTONOSUPPORT) as caught:
         control.version()
-    assert str(caught.value.strerror).startswith("the kernel's device-mapper speaks 4.")
+    assert str(caught.value.strerror).startswith("the kernel's device-mapper has version 4.")
 
 
 @pytest.mark.skipif(PRESENT, reason=HAS)
