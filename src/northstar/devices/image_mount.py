@@ -149,7 +149,7 @@ def has_directory(root: str, path: str) -> bool:
     """Return whether `path` is a directory inside `root`, with symbolic links resolved below it.
 
     Only for images: they do not change, so resolving a path name by name is safe. (The launcher
-    resolves the path again with openat2(2), which is safe anywhere.)
+    resolves the path again, in a way that is safe for any directory.)
     """
     resolved: list[str] = []
     pending = path.split("/")[::-1]

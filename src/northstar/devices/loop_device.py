@@ -111,7 +111,7 @@ def _attach(
         if deadline.passed():
             raise _timed_out(timeout)
         if give_up.wait(min(pause, deadline.left())):
-            raise OSError(errno.ECANCELED, "no loop device became free before the shutdown", loop.CONTROL)
+            raise OSError(errno.ECANCELED, "no loop device: the wait was cancelled", loop.CONTROL)
         pause = min(pause * 2, _LONGEST_PAUSE)
 
 
