@@ -101,8 +101,8 @@ def package(tmp_path_factory: pytest.TempPathFactory, payload: Path) -> Pack:
 def no_stale_devices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Check, for tests that mount in this process, that no loop device is left."""
     yield
-    ours = functools.partial(host.loops, os.getpid(), tmp_path_factory.getbasetemp())
-    wait_until(lambda: not ours(), "no loop devices are left")
+    loops = functools.partial(host.loops, os.getpid(), tmp_path_factory.getbasetemp())
+    wait_until(lambda: not loops(), "no loop devices are left")
 
 
 def devices(run_dir: Path) -> list[str]:
@@ -112,8 +112,8 @@ def devices(run_dir: Path) -> list[str]:
     for path in Path("/sys/block").glob("dm-*/dm/name"):
         with contextlib.suppress(OSError):  # removed meanwhile
             found.append(path.read_text().strip())
-    ours = f"northstar-{status.st_dev:x}-{status.st_ino:x}-"
-    return [name for name in found if name.startswith(ours)]
+    prefix = f"northstar-{status.st_dev:x}-{status.st_ino:x}-"
+    return [name for name in found if name.startswith(prefix)]
 
 
 def mount_of(runtime: RuntimeProcess, container: Container = APP) -> mountinfo.MountInfo:
@@ -488,16 +488,16 @@ def test_devices_of_a_killed_runtime_are_removed(make: Make, package: Pack) -> N
     runtime.kill()
     wait_until(lambda: devices(runtime.run_dir) == [], "the kernel removed the device")
     # A kill between the steps leaves a device, too. Devices of other runtimes must stay.
-    ours, foreign = f"{prefix}-left", f"northstar-0-0-{os.urandom(8).hex()}"
+    stale, foreign = f"{prefix}-left", f"northstar-0-0-{os.urandom(8).hex()}"
     with devicemapper.Control() as control:
-        for name in (ours, foreign):
+        for name in (stale, foreign):
             control.create(name)
         try:
             runtime.start()
-            assert ours not in control.devices()
+            assert stale not in control.devices()
             assert foreign in control.devices()
         finally:
-            for name in {ours, foreign} & set(control.devices()):
+            for name in {stale, foreign} & set(control.devices()):
                 control.remove(name, deferred=False)
     assert mount(runtime) is None
     runtime.stop()

@@ -117,7 +117,7 @@ def _attributes(
 ) -> None:
     """Add raw attributes, but only files of the section's controllers.
 
-    A cgroup's directory also holds files that act on other processes: `cgroup.procs: "1"` would
+    A cgroup's directory also contains files that act on other processes: `cgroup.procs: "1"` would
     move the host's init into a cgroup that is killed when the container ends.
     """
     foreign = []

@@ -31,8 +31,8 @@ memory (memfd, tmpfs) do not support it."""
 _CONTENDED: Final = frozenset({errno.EBUSY, errno.ENXIO, errno.ENODEV, errno.ENOENT, errno.EAGAIN})
 _FIRST_PAUSE: Final = 0.0005
 _LONGEST_PAUSE: Final = 0.02
-# Seconds. Another program holds a device that the kernel names as free and that stays busy this
-# long. The kernel would name the same one again, so a new device is added instead.
+# Seconds that a device may stay busy although the kernel names it as free: another program has it
+# open without binding it. The kernel would name the same one again, so then a new one is added.
 _STUCK_AFTER: Final = 0.05
 
 _lock = threading.Lock()

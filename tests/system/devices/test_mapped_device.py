@@ -229,19 +229,19 @@ def test_a_kernel_without_device_mapper() -> None:
 
 @needed
 def test_all_devices_of_a_prefix_are_removed(backing: loop.Device, name: str) -> None:
-    ours, used, foreign = f"{name}-a", f"{name}-b", f"x-{name}"
+    unused, used, foreign = f"{name}-a", f"{name}-b", f"x-{name}"
     with devicemapper.Control() as control:
         try:
             with mapped_device.attach(used, linear(backing)):
-                for each in (ours, foreign):
+                for each in (unused, foreign):
                     control.create(each)
                 removed, failures = mapped_device.remove_all(name)
-                assert (sorted(removed), failures) == ([ours, used], [])
-                assert ours not in names()
+                assert (sorted(removed), failures) == ([unused, used], [])
+                assert unused not in names()
                 assert {used, foreign} <= names()
             assert eventually(lambda: used not in names())
         finally:
-            for each in {ours, used, foreign} & names():
+            for each in {unused, used, foreign} & names():
                 control.remove(each, deferred=True)
 
 
