@@ -1,4 +1,4 @@
-"""Containers that run out of memory: told to subscribers and the log, and killed by the kernel."""
+"""Containers that run out of memory: the kernel kills them, subscribers and the log report it."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ MIB = 2**20
 UNIFIED = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
 
 
-def test_who_eats_too_much_is_killed(runtime: RuntimeProcess, payload: Path) -> None:
+def test_a_container_above_its_limit_is_killed(runtime: RuntimeProcess, payload: Path) -> None:
     memory = {"memory_hard_limit": 16 * MIB, "memory_swap_limit": 16 * MIB, "oom_monitor": True}
-    eater = install(runtime, payload, args="memory 64", cgroups={"memory": memory})
+    greedy = install(runtime, payload, args="memory 64", cgroups={"memory": memory})
     other = install(runtime, payload, "other", args="pause")
     seen: list[notification.Notification] = []
     with runtime.client(subscribe=True) as client:
         client.start(other)
-        client.start(eater)
+        client.start(greedy)
         for event in client.notifications(timeout=TIMEOUT):
             seen.append(event)
             if isinstance(event, notification.Exit):
                 break
-        # Nobody else is touched.
+        # The other container is not affected.
         assert client.inspect(other).process is not None
-    app = Container.parse(eater)
+    app = Container.parse(greedy)
     assert seen[:2] == [
         notification.Started(Container.parse(other)),
         notification.Started(app),
@@ -53,7 +53,7 @@ def test_who_eats_too_much_is_killed(runtime: RuntimeProcess, payload: Path) -> 
     runtime.wait_log(r"Container app:1\.0\.0 exited with status Signalled\(SIGKILL\)$")
 
 
-def test_who_stays_within_its_limit_hears_nothing(runtime: RuntimeProcess, payload: Path) -> None:
+def test_a_container_within_its_limit_has_no_event(runtime: RuntimeProcess, payload: Path) -> None:
     memory = {"memory_hard_limit": 64 * MIB, "oom_monitor": True}
     modest = install(runtime, payload, cgroups={"memory": memory})
     before = None
@@ -61,14 +61,14 @@ def test_who_stays_within_its_limit_hears_nothing(runtime: RuntimeProcess, paylo
         for _ in range(3):
             client.start(modest, arguments=("memory", "8"))
             assert exit_of(client, modest) == OK
-            # What the monitor holds goes with the container.
+            # The monitor's descriptors are closed with the container.
             before = before or runtime.snapshot()
             runtime.assert_no_leak(before)
     assert "out of memory" not in runtime.text()
 
 
-def test_without_a_monitor_it_is_killed_in_silence(runtime: RuntimeProcess, payload: Path) -> None:
+def test_without_a_monitor_no_event_is_reported(runtime: RuntimeProcess, payload: Path) -> None:
     memory = {"memory_hard_limit": 16 * MIB, "memory_swap_limit": 16 * MIB, "oom_monitor": False}
-    eater = install(runtime, payload, cgroups={"memory": memory})
-    assert run(runtime, eater, "memory 64").status == Signalled(9)
+    greedy = install(runtime, payload, cgroups={"memory": memory})
+    assert run(runtime, greedy, "memory 64").status == Signalled(9)
     assert "out of memory" not in runtime.text()

@@ -1,7 +1,7 @@
-"""Verified mounts: signed packages run, and an altered byte is never read as if it were signed.
+"""Verified mounts: signed packages run, and no altered byte is ever returned as data.
 
-Both ways that a repository can be verified in: `dm`, where the kernel has device-mapper (in the
-virtual machine), and `full`, everywhere.
+The tests use both methods of verification: `dm` where the kernel has device-mapper (in the virtual
+machine), and `full` everywhere.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ KEY = (vectors.DIRECTORY / "npk/good.key").read_bytes()
 PUBLIC = vectors.DIRECTORY / "npk/good.pub"
 KEY_PUBLIC = PUBLIC.read_bytes()
 BLOB = random.Random(1).randbytes(700_000)
-"""Too long for a tree of one level, and of no pattern that would let a wrong block pass."""
+"""Too long for a hash tree of one level, and without equal blocks."""
 
 APP = Container.parse("app:1.0.0")
 ALTERED = "the image of app:1.0.0 is not what was signed"
@@ -59,9 +59,9 @@ Pack = Callable[..., Path]
 
 @pytest.fixture(params=[DM, "full"])
 def how(request: pytest.FixtureRequest) -> Verity:
-    """The way in which packages are verified."""
-    way: Verity = request.param
-    return way
+    """The method of verification."""
+    method: Verity = request.param
+    return method
 
 
 @pytest.fixture
@@ -70,8 +70,8 @@ def make(make_runtime: Callable[..., Any], store: Path, how: Verity) -> Make:
 
     def runtime(lines: str = "", **options: Any) -> RuntimeProcess:
         keyed = f'key = "{PUBLIC}"\nverity = "{how}"\n{lines}'
-        places = {"fs": f'{{ fs = {{ dir = "{store}" }} }}', "mem": '"mem"'}
-        tables = {name: f"type = {place}\n{keyed}" for name, place in places.items()}
+        types = {"fs": f'{{ fs = {{ dir = "{store}" }} }}', "mem": '"mem"'}
+        tables = {name: f"type = {kind}\n{keyed}" for name, kind in types.items()}
         made: RuntimeProcess = make_runtime(repositories=tables, **options)
         return made
 
@@ -80,7 +80,7 @@ def make(make_runtime: Callable[..., Any], store: Path, how: Verity) -> Make:
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory, payload: Path) -> Pack:
-    """Return the signed package of app:1.0.0 with `/payload` and `/blob`; made once a kind."""
+    """Return the signed package of app:1.0.0 with `/payload` and `/blob`; made once per kind."""
     directory = tmp_path_factory.mktemp("signed")
 
     @functools.cache
@@ -98,11 +98,11 @@ def package(tmp_path_factory: pytest.TempPathFactory, payload: Path) -> Pack:
 
 
 @pytest.fixture
-def no_leftovers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """For tests that mount in this process: no loop device may be left."""
+def no_stale_devices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Check, for tests that mount in this process, that no loop device is left."""
     yield
-    ours = functools.partial(host.loops, os.getpid(), tmp_path_factory.getbasetemp())
-    wait_until(lambda: not ours(), "no loop devices are left")
+    loops = functools.partial(host.loops, os.getpid(), tmp_path_factory.getbasetemp())
+    wait_until(lambda: not loops(), "no loop devices are left")
 
 
 def devices(run_dir: Path) -> list[str]:
@@ -112,12 +112,12 @@ def devices(run_dir: Path) -> list[str]:
     for path in Path("/sys/block").glob("dm-*/dm/name"):
         with contextlib.suppress(OSError):  # removed meanwhile
             found.append(path.read_text().strip())
-    ours = f"northstar-{status.st_dev:x}-{status.st_ino:x}-"
-    return [name for name in found if name.startswith(ours)]
+    prefix = f"northstar-{status.st_dev:x}-{status.st_ino:x}-"
+    return [name for name in found if name.startswith(prefix)]
 
 
 def mount_of(runtime: RuntimeProcess, container: Container = APP) -> mountinfo.MountInfo:
-    """Return the mount of a container, as the runtime sees it."""
+    """Return the mount of a container in the runtime's mount namespace."""
     target = str(runtime.run_dir / str(container))
     found = mountinfo.read(f"/proc/{runtime.pid}/mountinfo")
     (mount,) = [mount for mount in found if mount.mount_point == target]
@@ -125,12 +125,12 @@ def mount_of(runtime: RuntimeProcess, container: Container = APP) -> mountinfo.M
 
 
 def inside(runtime: RuntimeProcess, path: str, container: Container = APP) -> Path:
-    """Return a path that leads into a container's image, by the runtime's mount namespace."""
+    """Return the path of a file in a container's image, through the runtime's mount namespace."""
     return Path(f"/proc/{runtime.pid}/root{runtime.run_dir}/{container}/{path}")
 
 
 def mount(runtime: RuntimeProcess) -> str | None:
-    """Mount app:1.0.0; return why it is refused, or None."""
+    """Mount app:1.0.0; return the reason of a refusal, or None."""
     with runtime.client() as client:
         (answer,) = client.mount(APP)
     if isinstance(answer, api.response.Ok):
@@ -151,7 +151,7 @@ def install(runtime: RuntimeProcess, path: Path, repository: str = "fs") -> None
 
 @contextlib.contextmanager
 def flipped(path: Path, offset: int) -> Iterator[None]:
-    """Alter a byte of a file in place; in the end it is as it was."""
+    """Alter a byte of a file in place, and restore it at the end."""
     with path.open("r+b", buffering=0) as file:
         (byte,) = os.pread(file.fileno(), 1, offset)
         os.pwrite(file.fileno(), bytes([byte ^ 0x10]), offset)
@@ -162,7 +162,7 @@ def flipped(path: Path, offset: int) -> Iterator[None]:
 
 
 def signed(image: bytes) -> bytes:
-    """Return a package with any bytes as its image, properly signed."""
+    """Return a package with these bytes as its image, and a valid signature."""
     image = image.ljust(-(-len(image) // hash_tree.BLOCK_SIZE) * hash_tree.BLOCK_SIZE, b"\0")
     blocks, salt = len(image) // hash_tree.BLOCK_SIZE, b"s" * 32
     tree = bytearray(hash_tree.tree_size(blocks))
@@ -187,7 +187,7 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-# What is signed runs.
+# Signed packages.
 
 
 @pytest.mark.parametrize("fs", ["squashfs", "erofs"])
@@ -208,10 +208,10 @@ def test_a_signed_container_runs(
     assert found.source.startswith("/dev/dm-" if how == "dm" else "/dev/loop")
     assert len(devices(runtime.run_dir)) == (how == "dm")
     if how == "full" and repository == "fs":
-        # The copy is nobody's but the mount's: when that goes, its memory is free.
+        # Only the mount keeps the copy open: the unmount frees its memory.
         assert not [link for link in host.descriptors(runtime.pid) if "northstar-image" in link]
     elif how == "full":
-        # What is in sealed memory already is not copied.
+        # A package in a sealed memfd is not copied.
         (backing,) = runtime.loops()
         assert "northstar-npk" in backing
 
@@ -224,7 +224,9 @@ def test_a_signed_container_runs(
     runtime.stop()
 
 
-def test_what_is_mounted_at_shutdown_is_freed(make: Make, package: Pack, store: Path) -> None:
+def test_a_shutdown_frees_the_devices_of_mounted_images(
+    make: Make, package: Pack, store: Path
+) -> None:
     shutil.copy(package(), store)
     runtime = make("mount_on_start = true")
     assert inside(runtime, "blob").read_bytes() == BLOB
@@ -233,7 +235,7 @@ def test_what_is_mounted_at_shutdown_is_freed(make: Make, package: Pack, store: 
 
 
 def test_an_image_of_a_single_block(make: Make, tmp_path: Path, store: Path) -> None:
-    """It has no tree: the root digest is its own."""
+    """It has no tree: the root digest is that of the block."""
     path = pack(tmp_path, manifest("app", init=None), {}, key=KEY)
     with npk.open(path, KEY_PUBLIC) as opened:
         assert opened.hashes is not None
@@ -259,7 +261,7 @@ def test_many_mounts_in_parallel(make: Make, how: Verity, store: Path, tmp_path:
     text = tmp_path / "manifest.yaml"
     text.write_text(manifest("app", init=None))
     for clone in range(number):
-        # A resource has no clones of its own: one image each, so that no two share anything.
+        # One package each, so that no two mounts share an image.
         text.write_text(manifest(f"app-{clone}", init=None))
         npk.pack(text, root, store, key=KEY, compression="none")
     runtime = make()
@@ -285,7 +287,7 @@ def test_many_mounts_in_parallel(make: Make, how: Verity, store: Path, tmp_path:
 
 @pytest.mark.timeout(180)
 def test_mounting_again_and_again(make: Make, package: Pack) -> None:
-    """Right after an unmount the kernel still takes the old device apart."""
+    """Right after an unmount the kernel still removes the old device."""
     runtime = make()
     install(runtime, package())
     before = runtime.snapshot()
@@ -297,7 +299,7 @@ def test_mounting_again_and_again(make: Make, package: Pack) -> None:
     runtime.stop()
 
 
-# What was altered is never read.
+# Altered packages.
 
 
 def test_any_altered_byte_is_an_error_and_never_wrong_data(
@@ -332,37 +334,37 @@ def test_any_altered_byte_is_an_error_and_never_wrong_data(
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_a_thousand_altered_bytes(make: Make, package: Pack, how: Verity, store: Path) -> None:
-    """Each is caught, when it is mounted or when the block that it is in is read."""
+    """Each is detected, at the mount or when its block is read."""
     runtime = make()
     install(runtime, package())
     (stored,) = store.iterdir()
     with npk.open(stored, KEY_PUBLIC) as opened:
         assert opened.hashes is not None
         start, size, data = opened.fsimg_offset, opened.fsimg_size, opened.hashes.verity_offset
-    # Nobody reads the padding of the superblock's block, and with `full` nobody reads the tree.
-    places = list(range(data))
+    # The padding of the superblock's block is never read, and with `full` neither is the tree.
+    offsets = list(range(data))
     if how == "dm":
-        places += range(data + hash_tree.SUPERBLOCK_SIZE, size)
-    caught = 0
-    for offset in random.Random(3).sample(places, 1000):
+        offsets += range(data + hash_tree.SUPERBLOCK_SIZE, size)
+    detected = 0
+    for offset in random.Random(3).sample(offsets, 1000):
         with flipped(stored, start + offset):
             reason = mount(runtime)
             if reason is not None:
                 assert ALTERED in reason, reason
-                caught += 1
+                detected += 1
                 continue
             device = Path(mount_of(runtime).source)
             with pytest.raises(OSError, match="Input/output error"):
                 device.read_bytes()
-            caught += 1
+            detected += 1
             umount(runtime)
-    assert caught == 1000
+    assert detected == 1000
     assert mount(runtime) is None
     runtime.stop()
 
 
 def outcome(runtime: RuntimeProcess) -> str:
-    """Mount, read everything, unmount: say what came of it."""
+    """Mount, read everything, unmount; return the result in words."""
     reason = mount(runtime)
     if reason is not None:
         assert ALTERED in reason, reason
@@ -396,7 +398,9 @@ def test_altering_the_file_of_a_mounted_image(
     runtime.stop()
 
 
-def test_a_file_that_is_cut_after_it_was_installed(make: Make, package: Pack, store: Path) -> None:
+def test_a_file_that_is_truncated_after_its_installation(
+    make: Make, package: Pack, store: Path
+) -> None:
     runtime = make()
     install(runtime, package())
     (stored,) = store.iterdir()
@@ -407,7 +411,7 @@ def test_a_file_that_is_cut_after_it_was_installed(make: Make, package: Pack, st
     runtime.stop()
 
 
-def test_another_file_behind_the_runtimes_back(
+def test_a_package_file_that_another_program_replaces(
     make: Make, package: Pack, tmp_path: Path, store: Path, payload: Path
 ) -> None:
     runtime = make()
@@ -417,13 +421,13 @@ def test_another_file_behind_the_runtimes_back(
     held.hardlink_to(stored)
     text = manifest("app", args=["exit", "0"])
     files: dict[str, Path | bytes | str] = {"payload": payload, "blob": BLOB[::-1]}
-    evil = pack(tmp_path, text, files, key=KEY, compression="none")
-    # Another file by that name: the runtime has the first one open.
-    shutil.copy(evil, tmp_path / "evil")
-    os.rename(tmp_path / "evil", stored)
+    other = pack(tmp_path, text, files, key=KEY, compression="none")
+    # Another file with that name: the runtime has the first one open.
+    shutil.copy(other, tmp_path / "other")
+    os.rename(tmp_path / "other", stored)
     assert outcome(runtime) == "right"
-    # Another content of the very file, as well signed as the first.
-    held.write_bytes(evil.read_bytes())
+    # Other content in the same file, with a valid signature too.
+    held.write_bytes(other.read_bytes())
     assert outcome(runtime) == "refused"
     runtime.stop()
 
@@ -437,9 +441,11 @@ FORGED: dict[str, Callable[[Any, Any], tuple[Any, Any]]] = {
 }
 
 
-@pytest.mark.usefixtures("no_leftovers")
+@pytest.mark.usefixtures("no_stale_devices")
 @pytest.mark.parametrize("case", FORGED)
-def test_a_wrong_root_salt_or_offset(package: Pack, how: Verity, tmp_path: Path, case: str) -> None:
+def test_a_forged_root_salt_or_offset(
+    package: Pack, how: Verity, tmp_path: Path, case: str
+) -> None:
     descriptors = len(os.listdir("/proc/self/fd"))
     with npk.open(package(), KEY_PUBLIC) as opened:
         opened.hashes, opened.superblock = FORGED[case](opened.hashes, opened.superblock)
@@ -452,9 +458,9 @@ def test_a_wrong_root_salt_or_offset(package: Pack, how: Verity, tmp_path: Path,
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
-@pytest.mark.usefixtures("no_leftovers")
+@pytest.mark.usefixtures("no_stale_devices")
 def test_a_signed_image_that_cannot_be_mounted(how: Verity, tmp_path: Path) -> None:
-    """The signer's own mistake: everything is verified, and mount(2) fails."""
+    """A mistake of the signer: the verification succeeds, and mount(2) fails."""
     path = tmp_path / "broken.npk"
     path.write_bytes(signed(b"hsqs" + bytes(200_000)))
     descriptors = len(os.listdir("/proc/self/fd"))
@@ -473,7 +479,7 @@ def test_a_signed_image_that_cannot_be_mounted(how: Verity, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("how", [DM], indirect=True)
-def test_a_killed_runtimes_devices_go(make: Make, package: Pack) -> None:
+def test_devices_of_a_killed_runtime_are_removed(make: Make, package: Pack) -> None:
     runtime = make()
     install(runtime, package())
     assert mount(runtime) is None
@@ -481,17 +487,17 @@ def test_a_killed_runtimes_devices_go(make: Make, package: Pack) -> None:
     prefix = devices(runtime.run_dir)[0].rpartition("-")[0]
     runtime.kill()
     wait_until(lambda: devices(runtime.run_dir) == [], "the kernel removed the device")
-    # It may be killed between the steps as well; and what is not its own it leaves alone.
-    ours, foreign = f"{prefix}-left", f"northstar-0-0-{os.urandom(8).hex()}"
+    # A kill between the steps leaves a device, too. Devices of other runtimes must stay.
+    stale, foreign = f"{prefix}-left", f"northstar-0-0-{os.urandom(8).hex()}"
     with devicemapper.Control() as control:
-        for name in (ours, foreign):
+        for name in (stale, foreign):
             control.create(name)
         try:
             runtime.start()
-            assert ours not in control.devices()
+            assert stale not in control.devices()
             assert foreign in control.devices()
         finally:
-            for name in {ours, foreign} & set(control.devices()):
+            for name in {stale, foreign} & set(control.devices()):
                 control.remove(name, deferred=False)
     assert mount(runtime) is None
     runtime.stop()
@@ -501,7 +507,7 @@ def test_a_killed_runtimes_devices_go(make: Make, package: Pack) -> None:
 
 
 @pytest.mark.skipif(PRESENT, reason=HAS)
-def test_without_device_mapper_the_error_says_what_to_do(
+def test_without_device_mapper_the_error_names_the_option(
     make_runtime: Callable[..., Any], package: Pack, store: Path
 ) -> None:
     shutil.copy(package(), store)

@@ -1,12 +1,12 @@
-"""The virtual machine: Debian's kernel in QEMU, over this machine's own files.
+"""The virtual machine: Debian's kernel in QEMU, with the files of this machine.
 
-What needs cgroup v2 or device-mapper can be tried on any machine this way, as root and without
-touching the machine: the guest sees the host's root read only, under a layer in its memory.
-It runs in software emulation, which works everywhere, in containers and other virtual machines
-too, and is some ten times slower than the machine itself.
+Any machine can run tests that need cgroup v2 or device-mapper this way, as root and without
+changes to the machine: the guest sees the host's root read only, below a layer in memory. QEMU
+emulates the processor in software. This works everywhere, also in containers and other virtual
+machines, and is about ten times slower than the machine itself.
 
 The kernel and busybox are Debian's packages, downloaded and unpacked in a cache, not installed.
-Only the standard library is used: this runs before anything of the project is set up.
+This module uses only the standard library, since it runs before the project is set up.
 """
 
 from __future__ import annotations
@@ -47,24 +47,25 @@ MODULES = (
     "dm-mod",
     "dm-verity",
 )
-"""What the kernel must have; what they depend on is found out."""
+"""Modules for the initramfs; their dependencies are added."""
 
-TIMED_OUT, NO_ANSWER = 124, 125
-"""Exit codes for a job that took too long (as timeout(1)), and for a machine that died."""
+TIMED_OUT, NO_EXIT_CODE = 124, 125
+"""Exit codes: the job exceeded its timeout (as timeout(1)); the machine ended without the job's."""
 
 _SHARED = "security_model=none,multidevs=remap"
-"""How the host's files appear: as they are, inodes of its several file systems kept apart."""
+"""The host's files have their real owners and modes, and inode numbers that are unique across the
+host's file systems."""
 
 _KERNEL = "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on no_timer_check"
-"""The kernel's command line. On a busy machine an emulated timer may be too late for the kernel's
-check of its timers, which then panics: hence the last word."""
+"""The kernel's command line. The last option skips the kernel's check of its timers: on a busy
+machine an emulated timer can be late, and the kernel would panic."""
 
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TERM", "CI", "PYTEST_ADDOPTS", "NORTHSTAR_DEBUG")
-"""Variables of the environment that the job gets."""
+"""Environment variables that are passed to the job."""
 
 
 class MachineError(Exception):
-    """The machine cannot be made or started; the text says what to do."""
+    """The machine cannot be prepared or started; the text contains what to do."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,8 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scripts/vm",
         description="Run a command as root in a virtual machine with cgroup v2 and device-mapper, "
-        "over this machine's files (changes are lost). Exits with the command's code; "
-        f"{TIMED_OUT} after the timeout, {NO_ANSWER} if the machine died.",
+        "which sees this machine's files (changes are lost). Exits with the command's code; "
+        f"{TIMED_OUT} after the timeout, {NO_EXIT_CODE} if the machine ended without one.",
     )
     parser.add_argument("--shell", action="store_true", help="a shell on this terminal")
     parser.add_argument("--timeout", type=float, default=600, help="seconds (default %(default)s)")
@@ -98,14 +99,14 @@ def _parser() -> argparse.ArgumentParser:
         "--disk",
         nargs=2,
         metavar=("IMAGE", "LOG"),
-        help="a file to be the disk /dev/vda, and one to log all writes to it in",
+        help="a file for the disk /dev/vda, and a file for a log of all writes to it",
     )
     parser.add_argument("command", nargs="*", metavar="COMMAND", help="after --, with arguments")
     return parser
 
 
 def _disk(image: str, log: str) -> list[str]:
-    """Return QEMU's options for a disk of which each write and flush is logged, in their order."""
+    """Return QEMU's options for a disk and a log of its writes and flushes, in their order."""
     log_driver = "driver=blklogwrites,node-name=disk,file=disk-image,log=disk-log"
     return [
         *("-blockdev", f"driver=file,node-name=disk-image,filename={image.replace(',', ',,')}"),
@@ -121,7 +122,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def cache_directory() -> Path:
-    """Return where this project keeps what can be made again."""
+    """Return the project's directory for files that can be made again."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(
         os.environ.get("HOME", "/root"), ".cache"
     )
@@ -129,13 +130,13 @@ def cache_directory() -> Path:
 
 
 def run(image: Path, command: Sequence[str], timeout: float, devices: Sequence[str] = ()) -> int:
-    """Run `command` in the machine, its output on our stdout; `devices` are options of QEMU.
+    """Run `command` in the machine and copy its output to stdout; `devices` are options of QEMU.
 
     Returns:
-        Its exit code; TIMED_OUT or NO_ANSWER with the console's last lines on stderr.
+        Its exit code; TIMED_OUT or NO_EXIT_CODE with the console's last lines on stderr.
     """
     # Two virtio ports carry plain bytes: the job's output, and its exit code. A serial line would
-    # change line ends, and mix the kernel's messages in.
+    # change line ends, and carries the kernel's messages too.
     redirected = "</dev/null >/dev/vport0p1 2>&1"
     job = f"{_job(command)} {redirected}\necho $? >/dev/vport0p2\n/run/vm/busybox poweroff -f\n"
     with tempfile.TemporaryDirectory(prefix="northstar-vm-") as name:
@@ -164,11 +165,11 @@ def run(image: Path, command: Sequence[str], timeout: float, devices: Sequence[s
             print(f"error: the machine was stopped after {timeout:g} s", file=sys.stderr)
             return TIMED_OUT
         print("error: the machine ended without an exit code, see above", file=sys.stderr)
-        return NO_ANSWER
+        return NO_EXIT_CODE
 
 
 def shell(image: Path) -> int:
-    """Give a person a shell in the machine; leaving it ends the machine."""
+    """Run an interactive shell in the machine on this terminal; its end ends the machine."""
     if not sys.stdin.isatty():
         raise MachineError("a shell needs a terminal; give a command after --")
     size = shutil.get_terminal_size()
@@ -185,7 +186,7 @@ def shell(image: Path) -> int:
         directory = Path(name)
         ports += ["-serial", f"file:{directory / 'console'}"]
         with _machine(image, directory, job, ports) as process:
-            return 0 if process.wait() == 0 else NO_ANSWER
+            return 0 if process.wait() == 0 else NO_EXIT_CODE
 
 
 def _job(command: Sequence[str]) -> str:
@@ -199,7 +200,7 @@ def _job(command: Sequence[str]) -> str:
 def _machine(
     image: Path, directory: Path, job: str, ports: Iterable[str], descriptor: int | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run QEMU while the block runs, and wait for its end, or end it if the block fails."""
+    """Run QEMU while the block runs; wait for its end, or kill it if the block fails."""
     qemu = shutil.which("qemu-system-x86_64")
     if qemu is None:
         raise MachineError("QEMU is missing; run: apt-get install qemu-system-x86")
@@ -216,7 +217,7 @@ def _machine(
         *("-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "4096"),
         *("-kernel", str(image / "vmlinux"), "-initrd", str(initramfs)),
         *("-append", _KERNEL),
-        # The kernel numbers virtio devices as they come, and ports by the number of theirs.
+        # The kernel numbers virtio devices in this order; /dev/vportXpY is port Y of device X.
         *("-device", "virtio-serial", *ports),
         *("-virtfs", "local,id=host,path=/,mount_tag=host,readonly=on," + _SHARED),
     ]
@@ -250,16 +251,16 @@ def _copy(descriptor: int, deadline: float) -> bool:
 
 def _tail(path: Path, lines: int = 25) -> str:
     text = path.read_text(errors="replace") if path.exists() else ""
-    # What follows a panic is the kernel's own stack, of no help here.
-    told = text.partition("Kernel panic")[0].splitlines()
-    return "\n".join(["the machine's console:", *told[-lines:]])
+    # Without the stack trace of a panic, which contains no reason.
+    before = text.partition("Kernel panic")[0].splitlines()
+    return "\n".join(["the machine's console:", *before[-lines:]])
 
 
 def prepare(cache: Path) -> Path:
-    """Return a directory with `vmlinux` and `initramfs`, made on first use.
+    """Return a directory with `vmlinux` and `initramfs`, created at the first use.
 
     Raises:
-        MachineError: a package cannot be had, or this is the wrong kind of machine.
+        MachineError: a package cannot be downloaded, or this processor is not supported.
     """
     if platform.machine() != "x86_64":
         raise MachineError(f"there is no virtual machine for {platform.machine()} yet, only x86_64")
@@ -280,10 +281,10 @@ def prepare(cache: Path) -> Path:
         (made / "vmlinux").write_bytes(_vmlinux(kernel.read_bytes()))
         (made / "initramfs").write_bytes(_initramfs(root, kernel.name.removeprefix("vmlinuz-")))
         with contextlib.suppress(OSError):
-            made.rename(image)  # unless somebody else was quicker
+            made.rename(image)  # fails if another process was faster
     for other in cache.iterdir():
         if other != image and not other.name.startswith("tmp-"):
-            shutil.rmtree(other, ignore_errors=True)  # of an earlier version of this file
+            shutil.rmtree(other, ignore_errors=True)  # image of an earlier version of this module
     return image
 
 
@@ -293,7 +294,7 @@ def _wanted_packages() -> list[str]:
 
 
 def _unpack(package: str, work: Path, root: Path) -> None:
-    """Download `package` and unpack it below `root`; a kernel's metapackage means its kernel."""
+    """Download `package` and unpack it below `root`; for a kernel's metapackage, its kernel."""
     if package.startswith("linux-image-"):
         depends = _apt("apt-cache", "depends", "--important", package, cwd=work)
         names = [line.split()[-1] for line in depends.splitlines() if "Depends:" in line]
@@ -315,10 +316,10 @@ def _apt(*command: str, cwd: Path) -> str:
 
 
 def _vmlinux(image: bytes) -> bytes:
-    """Return the ELF kernel out of a compressed boot image (x86/boot.rst of the kernel).
+    """Extract the ELF kernel from a compressed boot image (x86/boot.rst of the kernel).
 
-    QEMU starts it directly by its PVH entry. The image's own decompressor would take six seconds
-    in emulation, this takes half a second, once.
+    QEMU starts it directly at its PVH entry. The image's decompressor would take six seconds per
+    boot in emulation; this takes half a second, once.
     """
     start = image.find(b"\xfd7zXZ\0")
     if start < 0:
@@ -342,7 +343,7 @@ def _initramfs(root: Path, release: str) -> bytes:
 
 
 def _closure(library: Path) -> set[str]:
-    """Return the files of MODULES and of all that they need, relative to `library`."""
+    """Return the files of MODULES and of their dependencies, relative to `library`."""
     needs = {}
     for line in (library / "modules.dep").read_text().splitlines():
         path, _, others = line.partition(":")
@@ -363,7 +364,7 @@ def _closure(library: Path) -> set[str]:
 
 
 def cpio(files: dict[str, tuple[int, bytes]]) -> bytes:
-    """Return an archive of files, each with mode and content, and of the directories they need.
+    """Return an archive of files, each with mode and content, and of their directories.
 
     The format is "newc" (the kernel's driver-api/early-userspace/buffer-format).
     """

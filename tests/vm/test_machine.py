@@ -1,4 +1,4 @@
-"""The virtual machine as a program: what the tests that run in it rely on."""
+"""The virtual machine as a program: the properties that the tests in it depend on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAY_SKIP = ("there is no virtual machine for this processor",)
 
 pytestmark = [
     pytest.mark.skipif(platform.machine() != "x86_64", reason=MAY_SKIP[0]),
-    # A boot takes some 6 s on an idle machine of two cores; the very first one downloads a kernel.
+    # A boot takes about 6 s on an idle machine of two cores; the first one downloads a kernel.
     pytest.mark.timeout(300),
 ]
 
@@ -27,8 +27,8 @@ def vm(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[
     return subprocess.run([VM, *arguments], cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True)
 
 
-def test_has_what_it_is_for(tmp_path: Path):
-    """One boot for all that a job may find there."""
+def test_a_job_finds_files_cgroups_devices_and_file_systems(tmp_path: Path):
+    """One test for all of them, since a boot is slow."""
     (tmp_path / "mark").write_text("seen")
     script = r"""
         set -e
@@ -52,7 +52,7 @@ def test_has_what_it_is_for(tmp_path: Path):
     assert (tmp_path / "mark").read_text() == "seen", "the host's files are read only"
 
 
-def test_output_and_exit_code_come_back_unchanged(tmp_path: Path):
+def test_output_and_exit_code_are_unchanged(tmp_path: Path):
     data = os.urandom(300_000)
     (tmp_path / "data").write_bytes(data)
     done = vm("--", "sh", "-c", "cat data; echo >&2; exit 200", cwd=tmp_path)
@@ -60,13 +60,13 @@ def test_output_and_exit_code_come_back_unchanged(tmp_path: Path):
     assert hashlib.sha256(done.stdout).digest() == hashlib.sha256(data + b"\n").digest()
 
 
-def test_a_machine_that_dies_is_no_success():
+def test_a_machine_that_reboots_has_no_exit_code():
     done = vm("--", "sh", "-c", "echo b > /proc/sysrq-trigger; sleep 60")
-    assert done.returncode == machine.NO_ANSWER
+    assert done.returncode == machine.NO_EXIT_CODE
     assert b"without an exit code" in done.stderr
 
 
-def test_timeout_ends_the_machine():
+def test_the_timeout_ends_the_machine():
     done = vm("--timeout", "0.5", "--", "sleep", "60")
     assert done.returncode == machine.TIMED_OUT
     assert b"stopped after 0.5 s" in done.stderr

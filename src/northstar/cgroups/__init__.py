@@ -1,9 +1,9 @@
-"""Control groups of containers, of both versions and mixtures of them.
+"""Control groups of containers, on hosts with version 1, version 2 or both.
 
-`host` knows which hierarchies there are, each with a version and some controllers; a container has
-a directory in each. Only the names of files differ, and those are chosen by `limits`.
+`host` detects the hierarchies, each with a version and some controllers; a container has a
+directory in each. Only the names of files differ between the versions; `limits` chooses them.
 
-All functions block (some wait for the kernel) and belong into a thread.
+All functions block (some wait for the kernel), so call them in a thread.
 """
 
 from northstar.cgroups.cgroup import Cgroup

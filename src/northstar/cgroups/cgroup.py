@@ -1,4 +1,4 @@
-"""A container's cgroup: made, limited, read, emptied and removed."""
+"""A container's cgroup: creation, limits, statistics, removal."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from northstar.model import LaunchError
 from northstar.model.deadline import Deadline
 
 _ATTEMPTS = 5
-"""How often a cgroup is made whose parent is removed meanwhile."""
+"""Attempts to create a cgroup while another program or start removes its parent."""
 
 
 class Cgroup:
     """A container's cgroup: a directory in each hierarchy of the host.
 
     Attributes:
-        host: where it is.
-        path: below each hierarchy, as `northstar/hello`.
-        warnings: what could not be had, one sentence each.
+        host: the hierarchies.
+        path: below each hierarchy, such as `northstar/hello`.
+        warnings: limits that could not be set, one sentence each.
     """
 
     def __init__(self, host: CgroupHost, path: str) -> None:
@@ -39,12 +39,12 @@ class Cgroup:
 
     @classmethod
     def create(cls, host: CgroupHost, top: str, name: str, config: Cgroups | None) -> Cgroup:
-        """Make a container's cgroup and set its limits.
+        """Create a container's cgroup and set its limits.
 
-        What an earlier run left there is replaced. Below `top`, which is the runtime's own, that
-        includes processes: they are killed. Below a parent of the manifest's choice they may be
-        anybody's (a package named after a service must not end that service), so there a cgroup
-        with processes is refused.
+        A cgroup that an earlier run left is replaced. Below `top`, the runtime's cgroup, its
+        processes are killed. Below a parent that the manifest chooses they may belong to any
+        program (a package with the name of a service must not end that service), so there a
+        cgroup with processes is refused.
 
         Args:
             host: from `CgroupHost.detect`.
@@ -57,7 +57,7 @@ class Cgroup:
             HostError: the cgroup is used by other processes or another container.
             LaunchError: the kernel refuses a limit.
 
-        Nothing is left behind then, no parent either that was made for it.
+        A failure leaves no cgroup behind, and no parent that was created for it.
         """
         parent = "/".join(filter(None, ((config and config.parent) or top).split("/")))
         self = cls(host, f"{parent}/{name}")
@@ -73,22 +73,22 @@ class Cgroup:
         except BaseException:
             with suppress(OSError):
                 self.destroy()
-            # Another container that was to be put there finds them missing, and makes them anew.
-            tree.unmake(parents)
+            # Another start that needs the same parents creates them again.
+            tree.remove_parents(parents)
             raise
         return self
 
     def _make(self, hierarchy: Hierarchy, parent: str, made: list[str], *, own: bool) -> None:
-        """Make the directory in one hierarchy; add to `made` what had to be made above it."""
+        """Create the directory in one hierarchy; add to `made` the parents that were created."""
         for attempt in range(_ATTEMPTS):
             try:
                 parents = self.host.prepare(hierarchy, parent, again=attempt > 0)
                 self.warnings += parents.warnings
                 made += parents.made
-                tree.make_anew(hierarchy, self.directory(hierarchy), own=own)
+                tree.create_or_replace(hierarchy, self.directory(hierarchy), own=own)
             except FileNotFoundError:
-                # Somebody has removed the parent, which was prepared for an earlier start; or it
-                # was made by another start, which has failed.
+                # The parent was prepared for an earlier start, and another program has removed
+                # it; or another start has created it, and has removed it after a failure.
                 if attempt == _ATTEMPTS - 1:
                     raise
             else:
@@ -99,7 +99,7 @@ class Cgroup:
         return f"{hierarchy.path}/{self.path}"
 
     def controller(self, name: str) -> str | None:
-        """Return the path of this cgroup where a controller is, None if the host lacks that."""
+        """Return this cgroup's path in a controller's hierarchy, None if the host lacks that."""
         for hierarchy in self._made:
             if name in hierarchy.controllers:
                 return self.directory(hierarchy)
@@ -109,7 +109,7 @@ class Cgroup:
         """Open the v2 cgroup for CLONE_INTO_CGROUP; the caller owns it. None on a v1 host.
 
         Raises:
-            OSError: it is gone.
+            OSError: the cgroup was removed.
         """
         for hierarchy in self._made:
             if hierarchy.version == 2:
@@ -117,53 +117,53 @@ class Cgroup:
         return None
 
     def open_tasks(self, number: int) -> int:
-        """Open the `tasks` file of a v1 hierarchy, for a process that joins by itself.
+        """Open the `tasks` file of a v1 hierarchy, for a process that moves itself.
 
-        A process of one thread that writes `0` to each has joined in 0.1 ms altogether. To move
-        *another* process takes 50 times as long after idle time: the kernel must stop all forks and
-        exits of the machine, but a thread that moves itself cannot exit meanwhile. (Linux 6.0;
-        older kernels do both in the slow way.)
+        A single-threaded process that writes `0` to each of these files joins the cgroup in 0.1 ms
+        altogether. Moving *another* process takes 50 times as long after idle time: the kernel must
+        stop all forks and exits of the machine, but a thread that moves itself cannot exit
+        meanwhile. (Linux 6.0; older kernels use the slow way for both.)
 
         Args:
-            number: which of the v1 hierarchies, from 0.
+            number: index of the v1 hierarchy, from 0.
 
         Returns:
             a descriptor, which the caller owns.
 
         Raises:
-            OSError: the cgroup is gone, or there are too many descriptors.
+            OSError: the cgroup was removed, or too many descriptors are open.
         """
         hierarchies = [hierarchy for hierarchy in self._made if hierarchy.version == 1]
         return cgroup1.open_tasks(self.directory(hierarchies[number]))
 
     def destroy(self, timeout: float = REMOVE_TIMEOUT) -> None:
-        """Kill what is left and remove the cgroup, with those that were made inside; idempotent.
+        """Kill all processes, and remove the cgroup and those below it; idempotent.
 
         Args:
-            timeout: seconds to wait for the last processes to be gone.
+            timeout: seconds to wait for the end of the last processes.
 
         Raises:
-            OSError: EBUSY with the first path that could not be removed. The others are.
+            OSError: EBUSY with the first path that could not be removed. The others are removed.
         """
         failure: OSError | None = None
         deadline = Deadline(timeout)
         for hierarchy in self._made:
             if self._has_budget and "cpu" in hierarchy.controllers:
-                realtime.give_back(hierarchy, self.directory(hierarchy), deadline)
+                realtime.release(hierarchy, self.directory(hierarchy), deadline)
             try:
                 tree.remove(hierarchy, self.directory(hierarchy), deadline)
             except OSError as error:
                 failure = failure or error
-        # What could not be removed is replaced by the container's next start.
+        # The container's next start replaces cgroups that could not be removed.
         self.host.release(self.path)
         self._made.clear()
         if failure:
             raise failure
 
     def statistics(self) -> Statistics:
-        """Return what reads how much the cgroup has used. The caller closes it.
+        """Return a reader of the cgroup's statistics. The caller closes it.
 
-        A controller that the host lacks, or that is gone meanwhile, is absent.
+        Controllers that the host lacks, or whose directory was removed, are absent.
         """
         return Statistics(
             {
@@ -174,13 +174,13 @@ class Cgroup:
         )
 
     def oom_monitor(self) -> OomMonitor | None:
-        """Watch for the memory limit being hit. The caller closes it, before `destroy`.
+        """Watch the events of the memory limit. The caller closes the monitor, before `destroy`.
 
         Returns:
             None if the host has no memory controller.
 
         Raises:
-            OSError: the kernel has no such events, or no more watches.
+            OSError: the kernel lacks these events, or no watch is left.
         """
         for hierarchy in self._made:
             if "memory" in hierarchy.controllers:

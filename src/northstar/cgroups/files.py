@@ -1,4 +1,4 @@
-"""The files of one cgroup, kept open for repeated reading."""
+"""The files of one cgroup, kept open for repeated reads."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import os
 from typing import Final
 
 _SIZE: Final = 4096
-"""How much is asked for at first, in bytes: most files are shorter, memory.stat is not."""
+"""Size of the first read, in bytes: most files are shorter, memory.stat is longer."""
 
 _ABSENT: Final = -1
 
 
 class Files:
-    """The files of one cgroup, for a caller that reads them again and again.
+    """The files of one cgroup, for a caller that reads them repeatedly.
 
-    Opening and closing one costs five times as much as reading it, so they stay open until `close`;
-    then the next read opens them anew. A file that is not there, or not any more, or has lost its
-    function (EOPNOTSUPP), is an empty one.
+    Opening and closing a file costs five times as much as reading it, so files stay open until
+    `close`; the next read opens them again. A file that is missing, was removed, or is not
+    supported (EOPNOTSUPP), reads as empty.
 
-    Each open file costs a descriptor, and once it was read a page of the kernel's memory. Not for
-    several threads at once.
+    Each open file costs a descriptor, and after its first read a page of the kernel's memory. Not
+    thread-safe.
     """
 
     def __init__(self, directory: str) -> None:
@@ -32,7 +32,7 @@ class Files:
         return self._read(name).decode("utf-8", "replace")
 
     def number(self, name: str) -> int:
-        """Return the only number in a file: -1 is `max`, 0 a file that is missing."""
+        """Return the only number in a file: -1 for `max`, 0 if the file is missing."""
         data = self._read(name)
         try:
             return int(data)
@@ -40,9 +40,10 @@ class Files:
             return -1 if data.strip() == b"max" else 0
 
     def names(self) -> frozenset[str]:
-        """Return which files there are, as they were when they were first opened.
+        """Return the names of the files, from one listing that is kept until `close`.
 
-        There are none if the cgroup is gone. Where most are missing this is cheaper than trying.
+        Empty if the cgroup was removed. Where most files are missing, a listing is cheaper than an
+        attempt to open each.
         """
         if self._names is None or not os.path.isdir(self.directory):
             try:
@@ -60,14 +61,14 @@ class Files:
         self._names = None
 
     def _read(self, name: str) -> bytes:
-        """Return what a file holds now: nothing if it or its cgroup (ENODEV) is gone."""
+        """Return the content of a file now: empty if it or its cgroup (ENODEV) was removed."""
         fd = self._opened.get(name)
         if fd is None:
             fd = self._open(name)
         if fd == _ABSENT:
             return b""
         try:
-            # The kernel writes the text anew when it is read from its beginning, as a whole.
+            # The kernel generates the text again at each read from offset 0.
             data = os.pread(fd, _SIZE, 0)
             return data if len(data) < _SIZE else _read_long(fd)
         except OSError:
@@ -79,7 +80,7 @@ class Files:
         except FileNotFoundError:
             fd = _ABSENT
         except OSError:
-            # No descriptor left: it may be there the next time.
+            # For example EMFILE: the next read tries again.
             return _ABSENT
         self._opened[name] = fd
         return fd

@@ -1,7 +1,7 @@
-"""Which cgroup hierarchies the host has, and the runtime's own cgroup in each.
+"""The cgroup hierarchies of the host, and the runtime's cgroup in each.
 
-Both versions, and mixtures of them, are one thing here: a host has hierarchies, each with a version
-and some controllers.
+Version 1, version 2 and hosts with both are one case here: a host has hierarchies, each with a
+version and some controllers.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ CONTROLLERS: Final = ("cpu", "cpuacct", "cpuset", "memory", "blkio", "pids")
 
 
 class CgroupHost:
-    """The hierarchies of this host that containers have a place in.
+    """The hierarchies of this host that containers use.
 
     Attributes:
-        hierarchies: no controller is in two of them.
-        usable: the version of each controller's hierarchy.
+        hierarchies: each controller is in at most one of them.
+        usable: for each controller the version of its hierarchy.
     """
 
     def __init__(self, hierarchies: Iterable[Hierarchy]) -> None:
@@ -58,13 +58,13 @@ class CgroupHost:
         return cls(choose_hierarchies(found))
 
     def claim(self, path: str) -> None:
-        """Take a path for one container, until `release`.
+        """Reserve a path for one container, until `release`.
 
-        A cgroup inside another container's would end with that one, and in version 2 would keep it
-        from having processes.
+        A cgroup inside another container's would be killed with that one. In version 2 the outer
+        cgroup could not contain processes.
 
         Raises:
-            HostError: another container has this cgroup, one above or one below it.
+            HostError: another container has this cgroup, or one above or below it.
         """
         with self._lock:
             for other in self._claimed:
@@ -76,14 +76,19 @@ class CgroupHost:
             self._claimed.add(path)
 
     def release(self, path: str) -> None:
-        """Give back what was claimed."""
+        """Release a reserved path."""
         with self._lock:
             self._claimed.discard(path)
 
     def prepare(self, hierarchy: Hierarchy, parent: str, *, again: bool = False) -> Parents:
-        """Make the cgroups that containers are put into.
+        """Create the parent of containers' cgroups.
 
-        Once is enough, unless there was a warning: then each start says so, and tries.
+        This happens once per parent. After a warning each start tries again, and repeats it.
+
+        Args:
+            hierarchy: in which to create it.
+            parent: relative to the hierarchy's root.
+            again: the parent was removed meanwhile.
 
         Raises:
             OSError: a directory cannot be made.
@@ -97,10 +102,10 @@ class CgroupHost:
         return parents
 
     def create_runtime_cgroup(self, top: str) -> list[str]:
-        """Make the runtime's own cgroup, with what is above it; return warnings.
+        """Create the runtime's cgroup and its parents; return warnings.
 
         Raises:
-            OSError: a directory cannot be made; nothing is left behind.
+            OSError: a directory cannot be made; no new directory is left behind.
         """
         made: list[str] = []
         warnings: list[str] = []
@@ -110,17 +115,17 @@ class CgroupHost:
                 made += parents.made
                 warnings += parents.warnings
         except BaseException:
-            tree.unmake(made)
+            tree.remove_parents(made)
             raise
         return warnings
 
     def remove_runtime_cgroup(self, top: str) -> None:
-        """Remove the runtime's own cgroup with everything below it that has no processes.
+        """Remove the runtime's cgroup and all cgroups below it that contain no processes.
 
-        Directories above it, where `top` is a path, stay.
+        The parents stay, if `top` is a path with several levels.
 
         Raises:
-            OSError: EBUSY if something below it is in use. Other hierarchies are done all the same.
+            OSError: EBUSY if a cgroup contains processes. All hierarchies are processed first.
         """
         failure: OSError | None = None
         for hierarchy in self.hierarchies:
@@ -133,7 +138,7 @@ class CgroupHost:
 
     @property
     def description(self) -> str:
-        """What was found, for the log: `v1 (cpu, memory)`."""
+        """The versions and controllers, for the log: `v1 (cpu, memory)`."""
         parts = []
         for version in (1, 2):
             names = [name for name in CONTROLLERS if self.usable.get(name) == version]
@@ -145,14 +150,14 @@ class CgroupHost:
 def choose_hierarchies(
     mounts: Iterable[tuple[mountinfo.MountInfo, Iterable[str]]],
 ) -> list[Hierarchy]:
-    """Choose from the mounts of cgroup file systems: pure.
+    """Choose the hierarchies from the mounts of cgroup file systems. Pure.
 
-    The unified hierarchy of a hybrid host counts if it has a controller of ours: without one it
-    would only be one more place to attach to. Where nothing else is mounted it counts all the same,
-    for processes can be started in it and killed together.
+    The unified hierarchy of a hybrid host counts only if it has one of CONTROLLERS: without one,
+    each process would join one more hierarchy for no use. If it is the only hierarchy, it always
+    counts, since processes can be started in it and killed together.
 
     Args:
-        mounts: each with the controllers that it offers, if it is of version 2.
+        mounts: each with its controllers, if it is version 2.
     """
     chosen: list[Hierarchy] = []
     unified: Hierarchy | None = None
@@ -174,7 +179,7 @@ def choose_hierarchies(
 
 
 def _visible(mount: mountinfo.MountInfo) -> bool:
-    """Return whether the mount point shows this mount, and not another one on top of it."""
+    """Return whether the mount point shows this mount, not another one above it."""
     try:
         device = os.stat(mount.mount_point).st_dev
     except OSError:

@@ -1,11 +1,11 @@
-"""What a manifest's `cgroups` section means in files: a pure translation for both versions.
+"""Translates a manifest's `cgroups` section into writes to files, for both versions. Pure.
 
-The result is a list of writes in the order in which the kernel wants them, and it is executed by
-`cgroups.py`. Nothing here opens a file.
+The result is a list of writes in the order that the kernel requires. `cgroup.py` executes it.
 
-Two rules run through it. What a host cannot do is a warning, since a package cannot know the host;
-but a limit that the host has and refuses ends the start, since the package counts on it (weights,
-throttles and raw attributes are excepted: their files differ too much between kernels).
+Two rules hold. A limit that the host lacks is a warning, since a package is made for any host. A
+limit that the host supports and refuses is a failed start, since the package depends on it.
+Exceptions are weights, throttles and raw attributes, whose files differ too much between kernels:
+each refusal is a warning.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Final, NamedTuple
 from northstar.manifest.cgroups import Blkio, Cgroups, Cpu, Memory
 from northstar.model import listed
 
-# What an unlimited value is called, and a negative one in the manifest means.
+# No limit, in version 2.
 _MAX: Final = "max"
 _DEFAULT_CPU_SHARES: Final = 1024
 _DEFAULT_CPU_WEIGHT: Final = 100
 
-# A file that is not there, or is there without its function (kmem since Linux 5.16, swap
-# accounting switched off).
+# The file is missing, or exists without function (kmem since Linux 5.16, swap accounting switched
+# off).
 UNSUPPORTED: Final = frozenset({errno.ENOENT, errno.EOPNOTSUPP})
 
 
@@ -31,11 +31,11 @@ class Write(NamedTuple):
     """One value for one cgroup file.
 
     Attributes:
-        controller: `cpu`, `cpuset`, `cpuacct`, `memory`, `blkio` or `pids`: whose directory.
-        choices: (file, value) pairs; the first whose file exists is the one that is meant.
-        required: a refusal ends the start; else it is a warning.
-        realtime: a budget, which every cgroup above must have as well: (runtime, period) in
-            microseconds.
+        controller: the file's controller: `cpu`, `cpuset`, `cpuacct`, `memory`, `blkio` or `pids`.
+        choices: (file, value) pairs; the first one whose file exists is written.
+        required: a refusal fails the start; otherwise it is a warning.
+        realtime: a real-time budget, (runtime, period) in microseconds. Every cgroup above must
+            have it as well.
     """
 
     controller: str
@@ -50,7 +50,7 @@ class Write(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What to write, and what cannot be had."""
+    """The writes, and warnings about limits that the host lacks."""
 
     writes: list[Write]
     warnings: list[str]
@@ -61,7 +61,7 @@ def plan(config: Cgroups, versions: Mapping[str, int]) -> Plan:
 
     Args:
         config: the section.
-        versions: for each usable controller the version (1 or 2) of its hierarchy.
+        versions: for each usable controller, the version (1 or 2) of its hierarchy.
     """
     result = Plan([], [])
     if config.cpu:
@@ -108,16 +108,16 @@ def _put(
 
 
 def _limit(value: int) -> str:
-    """Return a limit of version 2: -1 is none. Other negative ones are the kernel's to refuse."""
+    """Return a limit for version 2: -1 is `max`. The kernel refuses other negative numbers."""
     return _MAX if value == -1 else str(value)
 
 
 def _attributes(
     attributes: Mapping[str, str], section: str, prefixes: tuple[str, ...], result: Plan
 ) -> None:
-    """Take raw attributes, but only files of the section's own controllers.
+    """Add raw attributes, but only files of the section's controllers.
 
-    A cgroup's directory also holds files that act on other processes: `cgroup.procs: "1"` would
+    A cgroup's directory also contains files that act on other processes: `cgroup.procs: "1"` would
     move the host's init into a cgroup that is killed when the container ends.
     """
     foreign = []
@@ -129,7 +129,7 @@ def _attributes(
         controller = "blkio" if prefix == "io" else prefix
         _put(result, controller, file, value, required=False)
     if foreign:
-        are = "is no file" if len(foreign) == 1 else "are no files"
+        are = "is not a file" if len(foreign) == 1 else "are not files"
         result.warnings.append(
             f"cgroups.{section}.attrs: {listed(foreign)} {are} of the controller: not set"
         )
@@ -148,7 +148,7 @@ def _cpuset(cpu: Cpu, result: Plan) -> None:
 def _cpu_v1(cpu: Cpu, result: Plan) -> None:
     if cpu.shares is not None:
         _put(result, "cpu", "cpu.shares", cpu.shares)
-    # The period first: a quota is judged by the period that is in force.
+    # The period first: the kernel checks a quota against the current period.
     if cpu.period is not None:
         _put(result, "cpu", "cpu.cfs_period_us", cpu.period)
     if cpu.quota is not None:
@@ -177,8 +177,8 @@ def _cpu_v2(cpu: Cpu, result: Plan) -> None:
 def cpu_weight(shares: int) -> int:
     """Return the weight of version 2 (1..10000, default 100) for shares (2.., default 1024).
 
-    Both are proportions, so the translation keeps them: a container with 1024 shares gets as much
-    as one that says nothing, and one with twice the shares gets twice as much.
+    Both are proportions, and the conversion keeps them: a container with 1024 shares gets as much
+    as one without `shares`, and twice the shares get twice as much.
     """
     weight = (shares * _DEFAULT_CPU_WEIGHT + _DEFAULT_CPU_SHARES // 2) // _DEFAULT_CPU_SHARES
     return min(max(weight, 1), 10_000)
@@ -188,8 +188,8 @@ def cpu_weight(shares: int) -> int:
 
 
 def _memory_v1(memory: Memory, result: Plan) -> None:
-    # The swap limit counts memory and swap together and may not be below the hard limit, so it
-    # comes after it.
+    # The swap limit counts memory and swap together. It must not be below the hard limit, so it is
+    # written after that.
     for file, value in (
         ("memory.kmem.limit_in_bytes", memory.kernel_memory_limit),
         ("memory.limit_in_bytes", memory.memory_hard_limit),
@@ -222,8 +222,8 @@ def _memory_v2(memory: Memory, result: Plan) -> None:
     elif memory.memory_swap_limit is not None:
         if memory.memory_hard_limit in (None, -1):
             result.warnings.append(
-                "cgroups.memory.memory_swap_limit counts memory and swap together, which cgroup v2"
-                " can only do beside a memory_hard_limit: not set"
+                "cgroups.memory.memory_swap_limit counts memory and swap together; in cgroup v2 it"
+                " needs a memory_hard_limit: not set"
             )
         else:
             swap = memory.memory_swap_limit - memory.memory_hard_limit
@@ -238,7 +238,7 @@ def _blkio_v1(blkio: Blkio, result: Plan) -> None:
         choices = tuple((file, value) for file in files)
         result.writes.append(Write("blkio", choices, required=False))
 
-    # Plain weights belonged to the CFQ scheduler, which is gone; BFQ has its own.
+    # The files without `bfq` were those of the CFQ scheduler, which Linux 5.0 removed.
     if blkio.weight is not None:
         put(str(blkio.weight), "blkio.weight", "blkio.bfq.weight")
     if blkio.leaf_weight is not None:
@@ -261,7 +261,7 @@ def _blkio_v1(blkio: Blkio, result: Plan) -> None:
 
 def _blkio_v2(blkio: Blkio, result: Plan) -> None:
     def weight(prefix: str, value: int) -> None:
-        # BFQ's weights and io.weight have the same default, 100: the number keeps its meaning.
+        # BFQ's weights and io.weight have the same default, 100, so the number is kept.
         text = f"{prefix}{value}"
         choices = (("io.bfq.weight", text), ("io.weight", text))
         result.writes.append(Write("blkio", choices, required=False))
@@ -275,7 +275,7 @@ def _blkio_v2(blkio: Blkio, result: Plan) -> None:
         device.leaf_weight is not None for device in blkio.weight_device
     ):
         result.warnings.append("cgroups.blkio.leaf_weight does not exist in cgroup v2: not set")
-    # One line per device: a second line would be a second change of the same device.
+    # One line per device.
     limits: dict[str, list[str]] = {}
     for key, devices in (
         ("rbps", blkio.throttle_read_bps_device),
@@ -284,7 +284,7 @@ def _blkio_v2(blkio: Blkio, result: Plan) -> None:
         ("wiops", blkio.throttle_write_iops_device),
     ):
         for limit in devices:
-            # 0 takes a limit away in version 1, and is refused in version 2.
+            # 0 removes a limit in version 1; version 2 refuses it.
             rate = str(limit.rate) if limit.rate else _MAX
             limits.setdefault(f"{limit.major}:{limit.minor}", []).append(f"{key}={rate}")
     for name, pairs in limits.items():

@@ -1,7 +1,6 @@
-"""Being told when a container is out of memory.
+"""Monitors that report when a container is out of memory.
 
-Both monitors are file descriptors to wait for in the event loop. They are not the container's
-killer: the kernel kills, this only tells.
+Both are file descriptors for the event loop. They only report: the kernel kills processes.
 """
 
 from __future__ import annotations
@@ -14,15 +13,15 @@ from northstar.linux.descriptor import Descriptor
 
 
 class MemoryEvents(NamedTuple):
-    """Counts since the container's start; None for what this version of cgroups does not count.
+    """Counts since the container's start; None for counters that this cgroup version lacks.
 
     Attributes:
         low: memory was reclaimed although usage was below the soft limit.
         high, max: usage was about to exceed `memory.high`, or the hard limit.
-        oom: the limit was reached and nothing could be reclaimed. Version 1 does not count but
-            tells each time: 1.
-        oom_kill: processes killed for it.
-        out_of_memory: an oom or oom_kill is news since the last time.
+        oom: the limit was reached and no memory could be reclaimed. Version 1 has no counter, but
+            signals each event: always 1.
+        oom_kill: processes that were killed for it.
+        out_of_memory: oom or oom_kill has grown since the last read.
     """
 
     low: int | None = None
@@ -34,14 +33,14 @@ class MemoryEvents(NamedTuple):
 
 
 class OomMonitor(Descriptor):
-    """A descriptor that becomes readable when something about the memory limit happened."""
+    """A descriptor that becomes readable at an event of the memory limit."""
 
     def __init__(self, directory: str, fd: int) -> None:
         super().__init__(fd)
         self._directory = directory
 
     def read(self) -> MemoryEvents | None:
-        """Return what happened since the last time, None if nothing or if the cgroup is gone."""
+        """Return the events since the last read; None without any, or if the cgroup was removed."""
         raise NotImplementedError
 
 
@@ -52,7 +51,7 @@ class EventFile(OomMonitor):
         """Start watching.
 
         Raises:
-            OSError: the file is missing, or the user has no inotify instance left.
+            OSError: the file is missing, or the user's limit of inotify instances is reached.
         """
         super().__init__(directory, inotify.init())
         self._last = MemoryEvents()
@@ -95,7 +94,7 @@ class OomControl(OomMonitor):
         """Start watching.
 
         Raises:
-            OSError: the kernel has no such events (PREEMPT_RT).
+            OSError: the kernel lacks these events (PREEMPT_RT).
         """
         super().__init__(directory, os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
         try:
@@ -105,12 +104,12 @@ class OomControl(OomMonitor):
             raise
 
     def read(self) -> MemoryEvents | None:
-        """Return that the container was out of memory. How often is not known."""
+        """Return whether the container was out of memory. The kernel does not report how often."""
         try:
             os.eventfd_read(self._fd)
         except BlockingIOError:
             return None
-        # The removal of the cgroup signals too.
+        # The removal of the cgroup signals the eventfd as well.
         if not os.path.exists(f"{self._directory}/memory.oom_control"):
             return None
         return MemoryEvents(oom=1, out_of_memory=True)

@@ -1,8 +1,8 @@
-"""Budgets for real-time processes in version 1: each cgroup's, and those of the cgroups above it.
+"""Budgets for real-time processes in version 1: those of a cgroup and of all cgroups above it.
 
-The kernel (Documentation/scheduler/sched-rt-group.rst) wants that no cgroup promises its children
-more than it has itself. The root has 95 %, every other one has nothing until it is given a budget;
-so a container's budget must be given on every level.
+The kernel (Documentation/scheduler/sched-rt-group.rst) requires that the budgets of a cgroup's
+children do not exceed its own. The root has 95 %, and the default of all other cgroups is 0. So a
+container's budget must be set on every level.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from northstar.linux import cgroupfs
 from northstar.model import LaunchError
 from northstar.model.deadline import Deadline
 
-# A removed cgroup's budget is in use until the kernel has really freed it.
+# The budget of a removed cgroup is in use until the kernel has freed the cgroup.
 _RECLAIM_TIMEOUT = 0.5
 _PAUSE = 0.005
 
-# What is needed is read, added up and written: one thread at a time.
+# The budgets are read, added and written by one thread at a time.
 _lock = threading.Lock()
 
 
 def grant(root: str, path: str, budget: tuple[int, int]) -> None:
-    """Give the cgroups above one a budget that holds all those below them.
+    """Set the budgets of the cgroups above one, so that they cover all cgroups below them.
 
-    A budget once given stays: it costs nothing while nobody uses it.
+    They are not reset later: an unused budget costs nothing.
 
     Args:
         root: of the cpu hierarchy.
-        path: the cgroup, below it.
-        budget: (runtime, period) in microseconds that it will have.
+        path: of the cgroup, relative to `root`.
+        budget: of the cgroup, (runtime, period) in microseconds. The caller sets it afterwards.
 
     Raises:
-        LaunchError: the kernel refuses, as when the root has no more.
+        LaunchError: the kernel refuses, for example because the root's budget is used up.
     """
     runtime, period = budget
     levels = list(tree.levels(root, os.path.dirname(path)))
     if runtime <= 0:
         return
     with _lock:
-        # From the bottom up what each level needs, then written from the top down.
+        # The needs are computed from the bottom up, and written from the top down.
         needs = []
         child, needed = f"{root}/{path}", runtime / period
         for level in reversed(levels):
@@ -69,10 +69,10 @@ def share(directory: str) -> float:
 
 
 def write(path: str, value: str) -> None:
-    """Write a budget; wait for a moment if others, perhaps removed ones, still hold it.
+    """Write a budget; repeat for a moment while removed cgroups still use it.
 
     Raises:
-        OSError: EINVAL if it is more than what the cgroup above has left.
+        OSError: EINVAL if the cgroup above has less left.
     """
     deadline = Deadline(_RECLAIM_TIMEOUT)
     while True:
@@ -84,16 +84,16 @@ def write(path: str, value: str) -> None:
         time.sleep(_PAUSE)
 
 
-def give_back(hierarchy: tree.Hierarchy, directory: str, deadline: Deadline) -> None:
-    """Take a cgroup's own budget away before it is removed: kill what uses it.
+def release(hierarchy: tree.Hierarchy, directory: str, deadline: Deadline) -> None:
+    """Set a cgroup's budget to 0 before its removal; kill the processes that use it.
 
-    A removed cgroup lives on in the kernel, with its budget, until its last zombie is reaped.
+    The kernel keeps a removed cgroup, with its budget, until its last zombie is reaped.
     """
     while True:
         try:
             return cgroupfs.write(f"{directory}/cpu.rt_runtime_us", "0")
         except OSError as error:
-            # EBUSY: real-time processes are in it.
+            # EBUSY: the cgroup contains real-time processes.
             if error.errno != errno.EBUSY or deadline.passed():
                 return None
         tree.kill(hierarchy, directory)
@@ -104,7 +104,7 @@ def _set_share(directory: str, needed: float) -> None:
     path = f"{directory}/cpu.rt_runtime_us"
     try:
         period = int(cgroupfs.read(f"{directory}/cpu.rt_period_us"))
-        # One more, as the kernel compares ratios that it rounds itself.
+        # Plus one, since the kernel compares rounded ratios.
         write(path, str(math.ceil(needed * period) + 1))
     except OSError as error:
         if error.errno in UNSUPPORTED:

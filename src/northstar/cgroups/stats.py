@@ -1,9 +1,9 @@
-"""What a container has used: the `statistics` of an inspect answer.
+"""Resource usage of a container: the `statistics` of an inspect answer.
 
-The shape is that of the protocol, which was made after version 1's files: `memory` (with `kmem`
-and `kmem_tcp` beside it), `cpu` and `blkio`, and ours adds `pids`. Version 2 fills what means the
-same there. Every file may vanish while it is read; then its value is 0, and a controller whose
-directory is gone is absent.
+The protocol defines the members, after the files of version 1: `memory` (with `kmem` and
+`kmem_tcp`), `cpu` and `blkio`; `pids` is an addition. Version 2 fills the members that have the
+same meaning. Any file may disappear meanwhile: then its value is 0. A controller whose directory
+was removed is absent.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Directories = Mapping[str, tuple[int, str]]
 
 
 class Statistics:
-    """The statistics of one container, for a caller that reads them again and again (`Files`).
+    """The statistics of one container, for a caller that reads them repeatedly (`Files`).
 
-    For version 1 that is 37 open files of a usual kernel, for version 2 it is 13.
+    On a usual kernel this keeps 37 files open for version 1, and 13 for version 2.
     """
 
     def __init__(self, directories: Directories) -> None:
-        """Read the controllers in `directories`: controller to (version, path). Opens nothing."""
+        """Take `directories`, controller to (version, path), for later reads. Opens no file."""
         self._sources = [
             (member, readers[directories[member][0] - 1], Files(directories[member][1]))
             for member, readers in _READERS.items()
@@ -34,7 +34,7 @@ class Statistics:
         ]
 
     def read(self) -> dict[str, Any]:
-        """Return what the container has used until now. It opens what is not open."""
+        """Return the usage until now. Opens the files that are not open."""
         result = {}
         for member, reader, files in self._sources:
             found = reader(files)
@@ -43,7 +43,7 @@ class Statistics:
         return result
 
     def close(self) -> None:
-        """Close all files; idempotent. They can be read again."""
+        """Close all files; idempotent. A later read opens them again."""
         for _, _, files in self._sources:
             files.close()
 
@@ -92,15 +92,15 @@ def _memory_v2(files: Files) -> dict[str, Any] | None:
     stat["swap"] = files.number("memory.swap.current")
     for key, name in _STAT_FROM_V2.items():
         stat[key] = raw.get(name, 0)
-    # Version 2 always counts the whole subtree.
+    # Version 2 counts the whole subtree, so a total is the same number.
     for key in _STAT_KEYS:
         if key.startswith("total_"):
             stat[key] = stat.get(key.removeprefix("total_"), 0)
     events = flat_keyed(files.text("memory.events"))
-    nothing = {"fail_cnt": 0, "limit_in_bytes": -1, "max_usage_in_bytes": 0}
+    unlimited = {"fail_cnt": 0, "limit_in_bytes": -1, "max_usage_in_bytes": 0}
     return {
-        "kmem": {**nothing, "slabinfo": "", "usage_in_bytes": raw.get("kernel", 0)},
-        "kmem_tcp": {**nothing, "usage_in_bytes": raw.get("sock", 0)},
+        "kmem": {**unlimited, "slabinfo": "", "usage_in_bytes": raw.get("kernel", 0)},
+        "kmem_tcp": {**unlimited, "usage_in_bytes": raw.get("sock", 0)},
         "memory": {
             "fail_cnt": events.get("max", 0),
             "limit_in_bytes": files.number("memory.max"),
@@ -132,7 +132,7 @@ _STAT_KEYS = (
     "hierarchical_memory_limit",
     "hierarchical_memsw_limit",
 )
-# Version 1's keys by version 2's; a total is the same number.
+# Keys of version 1 to keys of version 2.
 _STAT_FROM_V2 = {
     **{key: key for key in ("active_anon", "active_file", "inactive_anon", "inactive_file")},
     **{key: key for key in ("pgfault", "pgmajfault", "shmem", "unevictable")},
@@ -168,8 +168,8 @@ def _digits(text: str) -> int:
 
 # blkio
 
-# Members of version 1: lists of one entry per device, and totals of all devices. The files were
-# the CFQ scheduler's (`blkio.io_merged`); what BFQ has is named after it (`blkio.bfq.io_merged`).
+# Files of version 1: lists with one entry per device, and totals of all devices. They are the
+# CFQ scheduler's (`blkio.io_merged`); BFQ's have another prefix (`blkio.bfq.io_merged`).
 _IO_FILES = (
     *("io_merged", "io_queued", "io_service_bytes", "io_serviced"),
     *("io_service_time", "io_wait_time"),
@@ -180,7 +180,7 @@ _THROTTLES = ("read_bps_device", "read_iops_device", "write_bps_device", "write_
 
 
 class _BlkioFile(NamedTuple):
-    """A file of version 1, and which member it fills, of `throttle` or beside it."""
+    """A file of version 1, and the member that it fills: of `throttle`, or of `blkio` itself."""
 
     name: str
     member: str
@@ -216,8 +216,8 @@ def _blkio_files() -> Iterator[_BlkioFile]:
         yield _BlkioFile(f"throttle.{name}", name, True, _put_data)
 
 
-def _blkio_nothing() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what a cgroup without any file has: the members, and those of `throttle`."""
+def _blkio_defaults() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the members of a cgroup without any file: of `blkio`, and of `throttle`."""
     result: dict[str, Any] = {"io_stat": []}
     throttle: dict[str, Any] = {}
     for file in _blkio_files():
@@ -226,8 +226,8 @@ def _blkio_nothing() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 @functools.lru_cache(maxsize=8)
-def _blkio_present(names: frozenset[str]) -> tuple[_BlkioFile, ...]:
-    """Return those of the files that a kernel has, by their whole names."""
+def _existing_blkio_files(names: frozenset[str]) -> tuple[_BlkioFile, ...]:
+    """Return the files that this kernel has, with their whole names."""
     found = []
     for file in _blkio_files():
         for name in (f"blkio.{file.name}", f"blkio.bfq.{file.name}"):
@@ -245,7 +245,7 @@ def io_service(text: str) -> tuple[list[dict[str, int]], int]:
     """
     devices: dict[str, dict[str, int]] = {}
     total = 0
-    if text == "Total 0\n":  # all of a cgroup that has not used a device: the usual case
+    if text == "Total 0\n":  # the usual case: the cgroup has not used a device
         return [], 0
     for line in text.splitlines():
         match line.split():
@@ -261,7 +261,7 @@ def io_service(text: str) -> tuple[list[dict[str, int]], int]:
 
 
 def device_data(text: str) -> list[dict[str, int]]:
-    """Parse lines of `MAJOR:MINOR NUMBER`; a default (`default 100`) is none of them."""
+    """Parse lines of `MAJOR:MINOR NUMBER`; a default (`default 100`) is left out."""
     found = []
     for line in text.splitlines():
         device, _, value = line.partition(" ")
@@ -275,16 +275,16 @@ def _device(name: str) -> dict[str, int]:
     return {"major": _digits(major), "minor": _digits(minor)}
 
 
-_BLKIO_NOTHING, _THROTTLE_NOTHING = _blkio_nothing()
+_BLKIO_DEFAULTS, _THROTTLE_DEFAULTS = _blkio_defaults()
 
 
 def _blkio_v1(files: Files) -> dict[str, Any] | None:
     names = files.names()
     if not names:
         return None
-    # Most files are missing or empty, so the answer begins with that; nobody changes its lists.
-    result, throttle = _BLKIO_NOTHING.copy(), _THROTTLE_NOTHING.copy()
-    for file in _blkio_present(names):
+    # Most files are missing or empty. The copies are shallow: the shared lists are never changed.
+    result, throttle = _BLKIO_DEFAULTS.copy(), _THROTTLE_DEFAULTS.copy()
+    for file in _existing_blkio_files(names):
         if text := files.text(file.name):
             file.fill(throttle if file.throttle else result, file.member, text)
     result["throttle"] = throttle
@@ -296,7 +296,7 @@ def _blkio_v2(files: Files) -> dict[str, Any] | None:
         return None
     text = files.text("io.stat")
     result: dict[str, Any] = {
-        **_BLKIO_NOTHING,
+        **_BLKIO_DEFAULTS,
         "io_stat": [
             {
                 **_device(device),
@@ -308,7 +308,7 @@ def _blkio_v2(files: Files) -> dict[str, Any] | None:
     }
     weight = flat_keyed(files.text("io.weight"))
     limits = nested_keyed(files.text("io.max"))
-    throttle = _THROTTLE_NOTHING.copy()
+    throttle = _THROTTLE_DEFAULTS.copy()
     for name, key in zip(_THROTTLES, ("rbps", "riops", "wbps", "wiops"), strict=True):
         throttle[name] = [
             {**_device(device), "data": values[key]}
@@ -341,7 +341,7 @@ def _pids(files: Files) -> dict[str, Any] | None:
 
 
 _Reader = Callable[[Files], dict[str, Any] | None]
-# For each member how version 1 and version 2 are read.
+# For each member the readers of version 1 and of version 2.
 _READERS: dict[str, tuple[_Reader, _Reader]] = {
     "memory": (_memory_v1, _memory_v2),
     "cpu": (_cpu, _cpu),

@@ -1,7 +1,7 @@
-"""A container's directory in one cgroup hierarchy: made, emptied of processes, removed.
+"""A container's directory in one cgroup hierarchy: creation, killing of processes, removal.
 
-The kernel keeps a cgroup busy until its last process is gone, which is a moment after it died. So
-removal tries again for a while; everything else happens once.
+A cgroup stays busy until the kernel has released its last process, a moment after its death. So
+the removal is repeated for a while.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from northstar.linux import cgroup2, cgroupfs, pidfd
 from northstar.model import HostError
 from northstar.model.deadline import Deadline
 
-# Version 2 calls blkio `io`. We keep the older name, which is the manifest's.
+# Names of version 2 to those of version 1 and of the manifest: only blkio differs.
 V2_NAMES: Final = {
     "cpu": "cpu",
     "cpuset": "cpuset",
@@ -27,11 +27,11 @@ V2_NAMES: Final = {
     "pids": "pids",
 }
 
-# How long an emptied cgroup may stay busy: its last processes are dead, but not yet gone.
+# Seconds that a cgroup may stay busy after its processes were killed.
 REMOVE_TIMEOUT = 2.0
 _FIRST_PAUSE = 0.0005
 _LONGEST_PAUSE = 0.01
-# Processes that are held by descriptor at a time while they are killed.
+# Maximum of pidfds that are open at a time during a kill.
 _KILL_BATCH = 64
 
 
@@ -39,9 +39,9 @@ class Hierarchy(NamedTuple):
     """A mounted cgroup hierarchy.
 
     Attributes:
-        path: where it is mounted.
+        path: the mount point.
         version: 1 or 2.
-        controllers: those of CONTROLLERS that it has.
+        controllers: its controllers, limited to CONTROLLERS.
     """
 
     path: str
@@ -58,10 +58,10 @@ def levels(root: str, path: str) -> Iterator[str]:
 
 
 class Parents(NamedTuple):
-    """What `make_parents` has done.
+    """The result of `make_parents`.
 
     Attributes:
-        made: the cgroups that were not there before, the outermost first.
+        made: the new cgroups, the outermost first.
         warnings: one sentence each.
     """
 
@@ -70,17 +70,17 @@ class Parents(NamedTuple):
 
 
 def make_parents(hierarchy: Hierarchy, path: str) -> Parents:
-    """Make the cgroups down to `path` and have them pass their controllers on.
+    """Create the cgroups down to `path`, and enable the controllers for their children.
 
     Raises:
-        OSError: one cannot be made; those that were made before it are removed again.
+        OSError: a cgroup cannot be created; the new ones above it are removed.
     """
     parents = Parents([], [])
     above = hierarchy.path
     try:
         for directory in levels(hierarchy.path, path):
             if hierarchy.version == 2:
-                parents.warnings.extend(_pass_on(above, hierarchy))
+                parents.warnings.extend(_enable_controllers(above, hierarchy))
             with suppress(FileExistsError):
                 os.mkdir(directory)
                 parents.made.append(directory)
@@ -88,49 +88,51 @@ def make_parents(hierarchy: Hierarchy, path: str) -> Parents:
                 _inherit_cpuset(above, directory)
             above = directory
         if hierarchy.version == 2:
-            parents.warnings.extend(_pass_on(above, hierarchy))
+            parents.warnings.extend(_enable_controllers(above, hierarchy))
     except BaseException:
-        unmake(parents.made)
+        remove_parents(parents.made)
         raise
     return parents
 
 
-def unmake(made: Sequence[str]) -> None:
-    """Remove cgroups that `make_parents` has made, but for those that are used meanwhile."""
+def remove_parents(made: Sequence[str]) -> None:
+    """Remove cgroups that `make_parents` has created, except those that are used meanwhile."""
     for directory in reversed(made):
         with suppress(OSError):
             os.rmdir(directory)
 
 
-def _pass_on(directory: str, hierarchy: Hierarchy) -> list[str]:
+def _enable_controllers(directory: str, hierarchy: Hierarchy) -> list[str]:
     """Enable the controllers for the children of a v2 cgroup; return warnings."""
-    names = {name for name, ours in V2_NAMES.items() if ours in hierarchy.controllers}
+    names = {name for name, v1_name in V2_NAMES.items() if v1_name in hierarchy.controllers}
     missing = names - cgroup2.subtree_control(directory)
     if not missing:
         return []
     try:
         cgroup2.enable(directory, missing)
     except OSError:
-        # All or none: one at a time tells which one it is.
-        return [warning for name in sorted(missing) for warning in _pass_on_one(directory, name)]
+        # The write enables all or none. Single writes show which controller fails.
+        return [
+            warning for name in sorted(missing) for warning in _enable_controller(directory, name)
+        ]
     return []
 
 
-def _pass_on_one(directory: str, name: str) -> list[str]:
+def _enable_controller(directory: str, name: str) -> list[str]:
     try:
         cgroup2.enable(directory, [name])
     except OSError as error:
         reason = os.strerror(error.errno or 0)
         if error.errno == errno.EBUSY:
-            reason = "it has processes of its own"
+            reason = "this cgroup contains processes"
         return [f"the controller {name} cannot be enabled below {directory}: {reason}"]
     return []
 
 
 def _inherit_cpuset(above: str, directory: str) -> None:
-    """Fill a v1 cpuset, which is born without cpus and memory nodes and takes no process so.
+    """Fill a v1 cpuset: it is created without cpus and memory nodes, and accepts no process then.
 
-    With `cgroup.clone_children` its children are born with its own.
+    `cgroup.clone_children` makes its new children inherit them.
     """
     empty = [
         file
@@ -143,17 +145,17 @@ def _inherit_cpuset(above: str, directory: str) -> None:
         cgroupfs.write(f"{directory}/cgroup.clone_children", "1")
 
 
-def make_anew(hierarchy: Hierarchy, directory: str, *, own: bool) -> None:
-    """Make a container's directory. One that exists is replaced: its limits are of yesterday.
+def create_or_replace(hierarchy: Hierarchy, directory: str, *, own: bool) -> None:
+    """Create a container's directory. An existing one is replaced, since its limits are stale.
 
     Args:
-        hierarchy: where.
+        hierarchy: in which to create it.
         directory: of the container.
-        own: whatever runs in it was started by us, and is killed.
+        own: processes in an existing one were started by a runtime, and are killed.
 
     Raises:
-        OSError: it cannot be made, or what is in it cannot be killed in time.
-        HostError: it has processes that we did not start, or is the runtime's own.
+        OSError: it cannot be created, or its processes cannot be killed in time.
+        HostError: it contains processes of other programs, or the runtime itself.
     """
     try:
         os.mkdir(directory)
@@ -180,19 +182,19 @@ def make_anew(hierarchy: Hierarchy, directory: str, *, own: bool) -> None:
 
 
 def is_ours(directory: str) -> bool:
-    """Return whether this very process lives in a cgroup or below it."""
+    """Return whether this process is in a cgroup or in one below it."""
     return any(os.getpid() in procs(below) for below in tree(directory))
 
 
 def children(directory: str) -> list[str]:
-    """Return the cgroups right below one, in order; none if it is gone."""
+    """Return the sorted direct children of a cgroup; none if it was removed."""
     return sorted(cgroupfs.children(directory))
 
 
 def tree(directory: str) -> list[str]:
-    """Return a cgroup and all below it, each after those that are below it.
+    """Return a cgroup and all below it, children before parents.
 
-    No function calls itself here: the depth of a hierarchy is not bounded.
+    Iterative, since the depth of a hierarchy is not bounded.
     """
     found: list[str] = []
     pending = [directory]
@@ -203,7 +205,7 @@ def tree(directory: str) -> list[str]:
 
 
 def procs(directory: str) -> set[int]:
-    """Return the processes of one cgroup; none if it is gone, as it may be at any time."""
+    """Return the processes of one cgroup; none if it was removed."""
     try:
         return set(cgroupfs.procs(directory))
     except OSError as error:
@@ -213,13 +215,17 @@ def procs(directory: str) -> set[int]:
 
 
 def remove(hierarchy: Hierarchy, directory: str, deadline: Deadline) -> None:
-    """Remove a cgroup; while it is busy, kill what is in it and try again."""
+    """Remove a cgroup; while it is busy, kill its processes and try again.
+
+    Raises:
+        OSError: EBUSY after the deadline.
+    """
     pause = _FIRST_PAUSE
     while True:
         try:
             return remove_tree(directory)
         except OSError as error:
-            # A dead process is no longer listed, but keeps its cgroup busy until it is gone.
+            # A dead process is not listed, but keeps its cgroup busy until the kernel releases it.
             if error.errno != errno.EBUSY:
                 raise
             kill(hierarchy, directory)
@@ -230,10 +236,10 @@ def remove(hierarchy: Hierarchy, directory: str, deadline: Deadline) -> None:
 
 
 def remove_tree(directory: str) -> None:
-    """Remove a cgroup and those below it, except what has processes.
+    """Remove a cgroup and those below it, except those with processes.
 
     Raises:
-        OSError: EBUSY with the first that has some.
+        OSError: EBUSY with the first one that has processes.
     """
     try:
         os.rmdir(directory)
@@ -244,7 +250,7 @@ def remove_tree(directory: str) -> None:
         if error.errno != errno.EBUSY or not cgroupfs.children(directory):
             raise
     failure: OSError | None = None
-    # What is above a busy one is busy too: that is no news.
+    # All cgroups above a busy one are busy too, so only the first failure is reported.
     for below in tree(directory):
         try:
             os.rmdir(below)
@@ -266,7 +272,7 @@ def kill(hierarchy: Hierarchy, directory: str) -> None:
         with suppress(FileNotFoundError):
             return cgroup2.kill(directory)
     if "pids" in hierarchy.controllers:
-        # What cannot fork cannot run away from us.
+        # Without forks no new process can escape the kill below.
         for below in tree(directory):
             with suppress(OSError):
                 cgroupfs.write(f"{below}/pids.max", "0")
@@ -278,10 +284,10 @@ def kill(hierarchy: Hierarchy, directory: str) -> None:
 
 
 def _kill_batch(directory: str, pids: list[int]) -> None:
-    """Kill processes of one cgroup, and surely no other.
+    """Kill processes of one cgroup, and never any other.
 
-    A number that was read may be another process's by now. So the processes are held first, and the
-    list is read again: a held process whose number is still in it is the one that is in the cgroup.
+    A pid that was read may belong to another process meanwhile. So pidfds are opened first, and the
+    list is read again: a process with a pidfd whose pid is still listed is in the cgroup.
     """
     held: dict[int, int] = {}
     try:

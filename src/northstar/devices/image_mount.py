@@ -1,7 +1,6 @@
-"""Mounts package images below the run directory, and takes them away again.
+"""Mounts package images in the run directory, and unmounts them.
 
-Blocking: called in the thread pool. Half-way failures leave nothing: no directory, no loop device,
-no device-mapper device.
+The functions block. A failed mount leaves no directory, loop device or device-mapper device.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ from northstar.npk import Npk
 log = logging.getLogger("northstar.runtime")
 
 _LINKS_MAX: Final = 40
-"""Symbolic links that one path may lead through: path_resolution(7)."""
+"""Maximum of symbolic links in the resolution of one path: path_resolution(7)."""
 
 _FLAGS: Final = mount.MS_RDONLY | mount.MS_NOSUID | mount.MS_NODEV
 
 
 class Root(NamedTuple):
-    """The root directory of a mounted image: what tells its mount from what else is at its path.
+    """The root directory of a mounted image. It identifies the mount at the mount point.
 
     Attributes:
-        device: `st_dev`, which no other mounted file system has.
+        device: `st_dev`, unique among the mounted file systems.
         inode: `st_ino`.
     """
 
@@ -43,7 +42,7 @@ class Root(NamedTuple):
 def mount_image(
     package: Npk, target: str, *, attach: Attach = loop_device.attach, how: Verity = "dm"
 ) -> Root:
-    """Mount the image of `package` on `target`, which is made if it is missing.
+    """Mount the image of `package` on `target`, which is created if it is missing.
 
     A package that was opened with a key is never mounted unverified.
 
@@ -51,23 +50,24 @@ def mount_image(
         package: an open package; its descriptor is only used during the call.
         target: the mount point, in the run directory.
         attach: binds a loop device.
-        how: in which way a package that was opened with a key is verified.
+        how: the method of verification of a package that was opened with a key.
 
     Returns:
-        What is mounted now, for `is_mounted`.
+        The root of the mounted image, for `is_mounted`.
 
     Raises:
-        HostError: a verified mount on a kernel that lacks what it needs.
+        HostError: the kernel lacks a feature for the verification.
         VerificationError: the image is not what was signed.
         OSError: a step failed, with its path.
     """
-    # Left over by a runtime that was killed; one with content is not ours to mount over.
+    # A killed runtime leaves an empty directory. One with content is an error: a mount on it would
+    # hide files of another program.
     with contextlib.suppress(FileNotFoundError):
         os.rmdir(target)
     os.mkdir(target, 0o755)
     try:
-        # From the mount on it holds the device, and its end frees it (LO_FLAGS_AUTOCLEAR,
-        # DM_DEFERRED_REMOVE).
+        # The mount keeps the device open; the kernel frees the device at the unmount
+        # (LO_FLAGS_AUTOCLEAR, DM_DEFERRED_REMOVE).
         with _device(package, os.path.dirname(target), how, attach) as device:
             mount.mount(device, target, package.filesystem, _FLAGS, _options(package))
     except BaseException:
@@ -100,13 +100,13 @@ def _root(target: str) -> Root:
 
 
 def is_mounted(target: str, root: Root) -> bool:
-    """Tell whether the mount that `mount_image` made on `target` is still there.
+    """Return whether the mount that `mount_image` made on `target` still exists.
 
-    Another program can remove the mount point: outside of our mount namespace it is an empty
-    directory, and rmdir(2) there ends the mount in all other namespaces (Linux 3.18, commit
+    Another program can remove the mount point: outside of the runtime's mount namespace it is an
+    empty directory, and rmdir(2) there ends the mount in all other namespaces (Linux 3.18, commit
     8ed936b5671b "vfs: Lazily remove mounts on unlinked files and directories").
 
-    Costs one stat(2) of what the kernel has in memory: it does not wait for the image's device.
+    This is one stat(2) of an inode in the kernel's memory: it does not wait for the image's device.
 
     Args:
         target: the mount point.
@@ -119,23 +119,23 @@ def is_mounted(target: str, root: Root) -> bool:
 
 
 def umount_image(target: str) -> bool:
-    """Unmount what `mount_image` mounted on `target`, and remove the directory.
+    """Unmount the image that `mount_image` mounted on `target`, and remove the directory.
 
     Returns:
         False if another program had ended the mount already.
 
     Raises:
-        OSError: EBUSY where something still uses it.
+        OSError: EBUSY while the mount is used.
     """
     try:
         mount.umount2(target, mount.UMOUNT_NOFOLLOW)
         mounted = True
     except OSError as failure:
-        # No such path, or no mount point.
+        # The path does not exist, or is no mount point.
         if failure.errno not in (errno.ENOENT, errno.EINVAL):
             raise
         mounted = False
-    # It is unmounted, whatever becomes of the directory.
+    # The image is unmounted, so a directory that stays is only a warning.
     try:
         os.rmdir(target)
     except FileNotFoundError:
@@ -146,32 +146,32 @@ def umount_image(target: str) -> bool:
 
 
 def has_directory(root: str, path: str) -> bool:
-    """Tell whether `path` is a directory inside `root`, where symbolic links stay inside it.
+    """Return whether `path` is a directory inside `root`, with symbolic links resolved below it.
 
-    For images: nobody changes one meanwhile, so it can be looked at step by step. (The launcher
-    resolves the path again, by means that hold anywhere.)
+    Only for images: they do not change, so resolving a path name by name is safe. (The launcher
+    resolves the path again, in a way that is safe for any directory.)
     """
-    here: list[str] = []
-    left = path.split("/")[::-1]
+    resolved: list[str] = []
+    pending = path.split("/")[::-1]
     links = 0
-    while left:
-        name = left.pop()
+    while pending:
+        name = pending.pop()
         if name == "..":
-            del here[-1:]
+            del resolved[-1:]
         if name in ("", ".", ".."):
             continue
-        place = "/".join((root, *here, name))
+        current = "/".join((root, *resolved, name))
         try:
-            kind = os.lstat(place).st_mode
+            mode = os.lstat(current).st_mode
         except (FileNotFoundError, NotADirectoryError):
             return False
-        if stat.S_ISLNK(kind) and links < _LINKS_MAX:
+        if stat.S_ISLNK(mode) and links < _LINKS_MAX:
             links += 1
-            target = os.readlink(place)
-            here = [] if target.startswith("/") else here
-            left += target.split("/")[::-1]
-        elif stat.S_ISDIR(kind):
-            here.append(name)
+            target = os.readlink(current)
+            resolved = [] if target.startswith("/") else resolved
+            pending += target.split("/")[::-1]
+        elif stat.S_ISDIR(mode):
+            resolved.append(name)
         else:
             return False
     return True

@@ -1,9 +1,9 @@
 """Acquires loop devices in competition with other threads and processes, and frees unfinished ones.
 
-The trap: asking for a free device and binding it are two steps, and in between anybody may take
-it. Within this process a lock closes the gap (eight threads without one lost every second try to
-each other); against other processes only trying again helps, so EBUSY is not an error here until
-the time is up.
+The trap: the kernel names a free device in one step and binds it in another. In between, another
+program can bind it. Within this process a lock prevents that (without it, eight threads lost every
+second attempt to each other). Against other processes only another attempt helps, so EBUSY is an
+error only after the timeout.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from northstar.linux import loop
 from northstar.model.deadline import Deadline
 
 TIMEOUT: Final = 10.0
-"""Seconds to compete for a device, unless the caller says otherwise."""
+"""Default of the seconds to compete for a device."""
 
 _FLAGS: Final = loop.LO_FLAGS_READ_ONLY | loop.LO_FLAGS_AUTOCLEAR
-"""Direct I/O stays off: it measured no better on images in the page cache, and files in memory
-(memfd, tmpfs) have none."""
+"""Direct I/O stays off: measurements showed no gain for images in the page cache, and files in
+memory (memfd, tmpfs) do not support it."""
 
-# What it looks like when another process uses the same device: it bound it (EBUSY), it removes it
-# (ENXIO, ENODEV, ENOENT), or its pages are still being written (EAGAIN).
+# Errors if another process uses the same device: it has bound it (EBUSY), it removes it (ENXIO,
+# ENODEV, ENOENT), or the kernel still writes back its pages (EAGAIN).
 _CONTENDED: Final = frozenset({errno.EBUSY, errno.ENXIO, errno.ENODEV, errno.ENOENT, errno.EAGAIN})
 _FIRST_PAUSE: Final = 0.0005
 _LONGEST_PAUSE: Final = 0.02
-# A device that is called free and stays busy this long is held by somebody who does not bind
-# it. The kernel will name it again and again, so then a new one is made instead.
-_STUCK: Final = 0.05
+# Seconds that a device may stay busy although the kernel names it as free: another program has it
+# open without binding it. The kernel would name the same one again, so then a new one is added.
+_STUCK_AFTER: Final = 0.05
 
 _lock = threading.Lock()
 
 
 class Attach(Protocol):
-    """`attach`, with its timeout settled."""
+    """`attach` with a fixed timeout."""
 
     def __call__(self, fd: int, *, offset: int = 0, sizelimit: int = 0) -> loop.Device:
         """Bind a loop device to the file `fd`."""
@@ -53,26 +53,26 @@ def attach(
     timeout: float = TIMEOUT,
     give_up: threading.Event | None = None,
 ) -> loop.Device:
-    """Bind a loop device to the file `fd`, read only, to be unbound when it is last closed.
+    """Bind a loop device to the file `fd`, read only. The kernel unbinds it at its last close.
 
     While the device is open, or mounted, it stays bound.
 
     Args:
-        fd: the backing file; the device holds it open by itself.
-        offset: bytes, where the image starts in the file.
-        sizelimit: bytes, the size of the image; 0 is all to the end. The device ends at the last
-            whole sector (512 bytes) of it.
-        timeout: seconds to compete with others for a device.
-        give_up: ends the competition when it is set; a device that can be had at once is
-            returned all the same.
+        fd: the backing file. The kernel keeps it open for the device.
+        offset: start of the image in the file, in bytes.
+        sizelimit: size of the image in bytes; 0 means up to the end of the file. The device ends
+            at the last whole sector (512 bytes).
+        timeout: seconds to compete with other programs for a device.
+        give_up: ends the competition when it is set. If a device is free at once, it is returned
+            even then.
 
     Raises:
-        OSError: of the step that failed, with the path of the node; `TimeoutError` if others took
-            all devices until the time was up, ECANCELED if they did until `give_up` was set.
+        OSError: of the step that failed, with the path of the node; `TimeoutError` if other
+            programs took all devices until the timeout, ECANCELED if until `give_up` was set.
     """
-    os.fstat(fd)  # EBADF now: the files opened below could get the number of a closed one
+    os.fstat(fd)  # EBADF now: a file that is opened below could get the number of a closed one
     deadline = Deadline(timeout)
-    # Waiting for the lock counts: it is held by a thread that competes for a device itself.
+    # Waiting for the lock counts as well: the thread that holds it competes for a device.
     while not _lock.acquire(timeout=deadline.left()):
         if deadline.passed():
             raise _timed_out(timeout)
@@ -97,7 +97,7 @@ def _attach(
     stuck_at: tuple[int, float] | None = None
     while True:
         choose = control.get_free
-        if stuck_at and time.monotonic() - stuck_at[1] > _STUCK:
+        if stuck_at and time.monotonic() - stuck_at[1] > _STUCK_AFTER:
             choose, stuck_at = control.add, None
         number = -1
         try:
@@ -111,18 +111,18 @@ def _attach(
         if deadline.passed():
             raise _timed_out(timeout)
         if give_up.wait(min(pause, deadline.left())):
-            raise OSError(errno.ECANCELED, "no loop device became free until the end", loop.CONTROL)
+            raise OSError(errno.ECANCELED, "no loop device: the wait was cancelled", loop.CONTROL)
         pause = min(pause * 2, _LONGEST_PAUSE)
 
 
 def _bind(number: int, fd: int, offset: int, sizelimit: int) -> loop.Device:
-    """Bind the device `number`, which another process may have bound by now."""
+    """Bind the device `number`. Another process may have bound it meanwhile."""
     device = _open(number)
     try:
         try:
             device.configure(fd, offset=offset, sizelimit=sizelimit, flags=_FLAGS)
         except OSError as error:
-            # Linux before 5.8 does not know it: EINVAL, or ENOTTY from some compat layers.
+            # Linux before 5.8 lacks this ioctl: EINVAL, or ENOTTY from some compat layers.
             if error.errno not in (errno.EINVAL, errno.ENOTTY):
                 raise
             _bind_in_two_steps(device, fd, offset, sizelimit)
@@ -133,18 +133,18 @@ def _bind(number: int, fd: int, offset: int, sizelimit: int) -> loop.Device:
 
 
 def _bind_in_two_steps(device: loop.Device, fd: int, offset: int, sizelimit: int) -> None:
-    """Bind as before Linux 5.8. The device is read only because it was opened so."""
+    """Bind as before Linux 5.8. The device is read only since its node was opened read only."""
     device.set_fd(fd)
     try:
         device.set_status(offset=offset, sizelimit=sizelimit, flags=_FLAGS)
     except OSError:
-        # Without its status the device has no autoclear: it would stay bound for ever.
+        # Without its status the device has no autoclear: it would never be unbound.
         device.clear_fd()
         raise
 
 
 def _open(number: int) -> loop.Device:
-    """Open a node and make sure that it is the one of a loop device."""
+    """Open a node and check that it is that of a loop device."""
     fd, _ = node.open_block(
         loop.node(number),
         lambda: loop.device_number(number),
@@ -160,17 +160,17 @@ def _timed_out(timeout: float) -> TimeoutError:
 
 
 def detach_unfinished(directory: str) -> list[str]:
-    """Unbind devices on files of a directory that were bound and never set up; return their paths.
+    """Unbind devices that were bound to files of a directory but not set up; return their paths.
 
     Linux before 5.8 binds in two steps. A process that is killed in between leaves a device
-    without autoclear: nothing else would ever free it.
+    without autoclear, which the kernel never frees.
 
     Args:
-        directory: an absolute path; files that were removed since count too, if the device shows
-            that path: from within a chroot(2) it may show another one.
+        directory: an absolute path. Files that were removed meanwhile count if the device shows
+            this path for them; in a chroot(2) it may show another one.
     """
     files = set()
-    # A directory that cannot be read is reported by the code that uses it.
+    # The code that uses the directory reports if it cannot be read.
     with contextlib.suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
             with contextlib.suppress(OSError):
@@ -182,7 +182,7 @@ def detach_unfinished(directory: str) -> list[str]:
             attributes = loop.attributes(number)
             if attributes.autoclear or attributes.offset:
                 continue
-            # By its node and not by _open: a missing one is not made to look at a device.
+            # Not with _open, which would create a missing node.
             flags = os.O_RDONLY | os.O_CLOEXEC
             with loop.Device(number, os.open(loop.node(number), flags)) as device:
                 bound = device.get_status()
@@ -191,5 +191,5 @@ def detach_unfinished(directory: str) -> list[str]:
                     device.clear_fd()
                     found.append(device.path)
         except OSError:
-            continue  # not bound, or just removed
+            continue  # not bound, or removed meanwhile
     return found

@@ -1,4 +1,4 @@
-"""Makes device-mapper devices that the kernel removes again when they are last closed."""
+"""Creates device-mapper devices that the kernel removes at their last close."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from northstar.linux.devicemapper import Control, Target
 from northstar.model.deadline import Deadline
 
 _DRIVER: Final = "device-mapper"
-"""Its name in /proc/misc."""
+"""Name of device-mapper in /proc/misc."""
 
 _MEMORY_TIMEOUT: Final = 1.0
 _MEMORY_PAUSE: Final = 0.002
-"""Seconds that a table is tried again for which the kernel has no memory, and between two tries."""
+"""Seconds to repeat the loading of a table on ENOMEM, and seconds between two attempts."""
 
 
 class MappedDevice(Descriptor):
-    """A device that exists while it is open or mounted; then the kernel removes it.
+    """A device that exists while it is open or mounted. Then the kernel removes it.
 
     Attributes:
-        name: by which the ioctls find it.
+        name: of the device in the ioctls.
         path: of its node, `/dev/dm-3`.
     """
 
-    def __init__(self, control: Control, name: str, path: str, fd: int, made: bool) -> None:
+    def __init__(self, control: Control, name: str, path: str, fd: int, created: bool) -> None:
         """Own the control node and `fd`, the open node, from now on.
 
         Args:
@@ -38,27 +38,27 @@ class MappedDevice(Descriptor):
             name: of the device.
             path: of its node.
             fd: the open node.
-            made: the node was made here, and is removed by `close`.
+            created: this process created the node, so `close` removes it.
         """
         self.name = name
         self.path = path
         self._control = control
-        self._made = made
+        self._created = created
         super().__init__(fd)
 
     def status(self) -> str:
-        """Return the status of the device's one target, for `verity` `V` or `C` (corrupted).
+        """Return the status of the device's only target; of `verity`: `V` or `C` (corrupted).
 
         Raises:
-            OSError: ENXIO if it is gone.
+            OSError: ENXIO if the device was removed.
         """
         return self._control.status(self.name)[0].text
 
     def close(self) -> None:
-        """Close the device: unless something is mounted from it, this removes it."""
+        """Close the device. The kernel removes it, unless it is mounted."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            _close_node(self.path, fd, self._made)
+            _close_node(self.path, fd, self._created)
         self._control.close()
 
     def __repr__(self) -> str:
@@ -66,15 +66,15 @@ class MappedDevice(Descriptor):
 
 
 def attach(name: str, target: Target) -> MappedDevice:
-    """Make a read-only device of one target, to be removed when it is last closed.
+    """Create a read-only device with one target. The kernel removes it at its last close.
 
     Args:
-        name: at most 127 bytes, unique on this machine: the kernel has no namespaces of them.
-        target: from sector 0 on.
+        name: at most 127 bytes, unique on this machine: no namespace separates these names.
+        target: starts at sector 0.
 
     Raises:
         OSError: of the step that failed, with the device's name, its node or the control node;
-            EOPNOTSUPP if the kernel has no such kind of target. Nothing is left behind.
+            EOPNOTSUPP if the kernel lacks this kind of target. No device is left behind.
     """
     with contextlib.ExitStack() as undo:
         control = undo.enter_context(open_control())
@@ -83,23 +83,23 @@ def attach(name: str, target: Target) -> MappedDevice:
         _load(control, name, target)
         control.resume(name)
         path = devicemapper.node(number)
-        fd, made = node.open_block(
+        fd, created = node.open_block(
             path,
             lambda: number,
             accepts=lambda device: device == number,
             refusal="not the device-mapper device of that number",
         )
-        undo.callback(_close_node, path, fd, made)
+        undo.callback(_close_node, path, fd, created)
         control.remove(name, deferred=True)
         undo.pop_all()
-    return MappedDevice(control, name, path, fd, made)
+    return MappedDevice(control, name, path, fd, created)
 
 
 def open_control() -> Control:
-    """Open device-mapper's control node; make it if only the node is missing.
+    """Open device-mapper's control node; create it if only the node is missing.
 
     Raises:
-        OSError: ENOENT, ENODEV or ENXIO if the kernel has no device-mapper.
+        OSError: ENOENT, ENODEV or ENXIO if the kernel lacks device-mapper.
     """
     try:
         return Control()
@@ -107,22 +107,22 @@ def open_control() -> Control:
         minor = procfs.misc().get(_DRIVER)
         if minor is None:
             raise
-    node.make_character(devicemapper.CONTROL, os.makedev(procfs.MISC_MAJOR, minor))
+    node.create_character(devicemapper.CONTROL, os.makedev(procfs.MISC_MAJOR, minor))
     return Control()
 
 
 def remove_all(prefix: str) -> tuple[list[str], list[OSError]]:
-    """Remove all devices whose names begin with `prefix`; those that are in use when they are not.
+    """Remove all devices whose names begin with `prefix`; those in use at their last close.
 
     Returns:
-        The names of the devices that are removed, or will be, and why others cannot be.
+        The names of the devices that are or will be removed, and the failures of the others.
     """
     removed: list[str] = []
     failures: list[OSError] = []
     try:
         control = open_control()
     except OSError:
-        return removed, failures  # who cannot open it has never made a device
+        return removed, failures  # without the control node no device was created
     with control:
         for name in control.devices():
             if not name.startswith(prefix):
@@ -131,26 +131,25 @@ def remove_all(prefix: str) -> tuple[list[str], list[OSError]]:
                 control.remove(name, deferred=True)
                 removed.append(name)
             except OSError as failure:
-                if failure.errno != errno.ENXIO:  # just gone by itself
+                if failure.errno != errno.ENXIO:  # removed meanwhile
                     failures.append(failure)
     return removed, failures
 
 
 def _load(control: Control, name: str, target: Target) -> None:
-    """Load a table, again and again while the kernel says that it has no memory for it.
+    """Load a table; repeat on ENOMEM until `_MEMORY_TIMEOUT`.
 
-    dm-verity shares a slab cache between its devices. Removing the last one destroys the cache,
-    but its name in sysfs goes a moment later; a process that makes the first device again in that
-    moment gets EEXIST from kobject_add, which arrives here as ENOMEM (seen on Linux 6.1: one of 50
-    mounts right after an unmount). A kernel that is really out of memory is reported after
-    `_MEMORY_TIMEOUT`.
+    dm-verity shares a slab cache between its devices. Removing the last device destroys the cache,
+    but the cache's name in sysfs disappears a moment later. Creating a first device in that moment
+    fails: EEXIST from kobject_add, reported as ENOMEM (observed on Linux 6.1: one of 50 mounts
+    right after an unmount).
     """
     deadline = Deadline(_MEMORY_TIMEOUT)
     while True:
         try:
             control.load(name, target)
         except OSError as error:
-            # An unknown kind is EINVAL as well, which would point its reader to the parameters.
+            # An unknown kind is EINVAL as well, which reads as a problem of the parameters.
             if error.errno == errno.EINVAL and target.kind not in control.targets():
                 raise _unsupported(target.kind) from None
             if error.errno != errno.ENOMEM or deadline.passed():
@@ -166,14 +165,14 @@ def _unsupported(kind: str) -> OSError:
 
 
 def _remove(control: Control, name: str) -> None:
-    # After a failure, which is what must be reported. A process that has the node open as well
+    # Called after a failure, which is reported instead. Another process that has the node open
     # (udev) only delays the removal.
     with contextlib.suppress(OSError):
         control.remove(name, deferred=True)
 
 
-def _close_node(path: str, fd: int, made: bool) -> None:
+def _close_node(path: str, fd: int, created: bool) -> None:
     os.close(fd)
-    if made:
+    if created:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)

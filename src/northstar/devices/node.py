@@ -1,7 +1,7 @@
-"""Device nodes in /dev, which are made where nobody else makes them.
+"""Device nodes in /dev. Missing nodes are created.
 
-devtmpfs, or udev, makes the node of each device. A /dev that is a plain tmpfs, as in many
-containers, has only those that were put there: what the kernel makes later is missing.
+devtmpfs or udev creates the node of each device. A /dev that is a plain tmpfs, as in many
+containers, lacks the nodes of devices that the kernel adds later.
 """
 
 from __future__ import annotations
@@ -16,54 +16,54 @@ from collections.abc import Callable
 def open_block(
     path: str, number: Callable[[], int], *, accepts: Callable[[int], bool], refusal: str
 ) -> tuple[int, bool]:
-    """Open the node of a block device, read only and close-on-exec; make it if it is missing.
+    """Open the node of a block device, read only and close-on-exec; create it if it is missing.
 
     Args:
         path: of the node.
-        number: returns the device number for a node that must be made, as `st_rdev`.
-        accepts: tells whether the device number that was opened is the right one.
+        number: returns the device number for a new node, as `st_rdev`.
+        accepts: returns whether the device number of the opened node is the right one.
         refusal: the text of the error if it is not.
 
     Returns:
-        The descriptor, which the caller owns, and whether the node was made.
+        The descriptor, which the caller owns, and whether the node was created.
 
     Raises:
-        OSError: the node cannot be opened or made; ENOTBLK if it is none of a block device, or
+        OSError: the node cannot be opened or created; ENOTBLK if it is not a block device, or if
             `accepts` refuses its number.
     """
-    made = False
+    created = False
     try:
         fd = _open(path)
     except FileNotFoundError:
-        made = _make(path, stat.S_IFBLK, number())
+        created = _create(path, stat.S_IFBLK, number())
         fd = _open(path)
     status = os.fstat(fd)
     if not stat.S_ISBLK(status.st_mode) or not accepts(status.st_rdev):
         os.close(fd)
         raise OSError(errno.ENOTBLK, refusal, path)
-    return fd, made
+    return fd, created
 
 
-def make_character(path: str, number: int) -> None:
-    """Make the node of a character device, and its directory, if they are missing.
+def create_character(path: str, number: int) -> None:
+    """Create the node of a character device, and its directory, if they are missing.
 
     Args:
         path: of the node.
         number: the device number, as `st_rdev`.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the node or its directory cannot be created.
     """
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    _make(path, stat.S_IFCHR, number)
+    _create(path, stat.S_IFCHR, number)
 
 
 def _open(path: str) -> int:
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
-def _make(path: str, kind: int, number: int) -> bool:
-    """Make a node for root only; return False if somebody else made it meanwhile."""
+def _create(path: str, kind: int, number: int) -> bool:
+    """Create a node with mode 0600; return False if another program created it meanwhile."""
     with contextlib.suppress(FileExistsError):
         os.mknod(path, kind | 0o600, number)
         return True

@@ -1,13 +1,13 @@
-"""From a signed image to a block device that never gives wrong data.
+"""Makes a block device of a signed image. The device never returns data that was altered.
 
-Two ways, one per repository (`verity` in the configuration, docs/decisions/verity.md):
+Each repository uses one of two methods (`verity` in the configuration, docs/decisions/verity.md):
 
 - `dm`: a dm-verity device on a loop device on the package. The kernel checks each block when it is
-  read from the disk; what was altered is an I/O error.
+  read from the disk; an altered block is an I/O error.
 - `full`: for kernels without device-mapper. The image is copied into memory, sealed, hashed as a
-  whole against the signed root digest, and mounted from there.
+  whole, compared with the signed root digest, and mounted from there.
 
-Nothing falls back from one to the other: what cannot be verified as configured is not mounted.
+There is no fallback: an image that cannot be verified as configured is not mounted.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ from northstar.npk import Hashes, Npk, Superblock, hash_tree
 _SEALED: Final = memfd.F_SEAL_WRITE | memfd.F_SEAL_SHRINK | memfd.F_SEAL_GROW
 _CORRUPTED: Final = "C"
 _COPY_MAX: Final = 1 << 30
-"""What one sendfile(2) copies, in bytes; it takes less than 2 GiB."""
+"""Bytes that one sendfile(2) copies; the kernel's limit is below 2 GiB."""
 
 
 @contextlib.contextmanager
 def attached(package: Npk, run_dir: str, how: Verity, attach: Attach) -> Iterator[str]:
     """Make a block device of the verified image of `package`; yield the path of its node.
 
-    It is there while the block runs, and then as long as it is mounted. An OSError that leaves
-    the block, from mount(2), becomes a VerificationError where a damaged image is its cause.
+    The device exists while the block runs, and then while it is mounted. An OSError of mount(2)
+    in the block is replaced by a VerificationError if a damaged image is its cause.
 
     Args:
         package: opened with a key.
-        run_dir: whose runtime this is.
-        how: which way.
+        run_dir: of this runtime; it identifies the runtime in the device's name.
+        how: the method.
         attach: binds a loop device.
 
     Raises:
-        HostError: the kernel lacks what `how` needs.
+        HostError: the kernel lacks a feature for `how`.
         VerificationError: the image is not what was signed.
-        OSError: a step failed, with its path; nothing is left behind.
+        OSError: a step failed, with its path; no device is left behind.
     """
     if package.hashes is None or package.superblock is None:
-        raise PackageError(f"{package.container} was opened without a key: nothing vouches for it")
+        raise PackageError(f"{package.container} was opened without a key: it is not verified")
     if how == "full":
         with _full(package, package.hashes, package.superblock, attach) as path:
             yield path
@@ -73,8 +73,8 @@ def _dm(
         try:
             mapped = stack.enter_context(mapped_device.attach(name, target))
         except OSError as failure:
-            if _is_absence(failure):
-                raise _lacking(failure) from failure
+            if _is_missing_feature(failure):
+                raise _missing_feature(failure) from failure
             raise
         try:
             _read_first_block(mapped)
@@ -88,20 +88,20 @@ def _dm(
 def table(hashes: Hashes, superblock: Superblock, backing: str) -> Target:
     """Return the dm-verity target over an image (the kernel's device-mapper/verity.rst).
 
-    Size and digest are the signed ones; the salt was proved by the digest when the package was
-    opened. There are no optional parameters, so an altered block is an I/O error (not a reboot,
-    not a log entry), also when it is altered after it was read for the first time.
+    Size and digest are the signed ones; the salt was checked against the digest when the package
+    was opened. There are no optional parameters, so an altered block is an I/O error (not a reboot,
+    not a log entry), also if it is altered after its first read.
 
     Args:
-        hashes: what the signature vouches for.
-        superblock: the one that was checked when the package was opened.
-        backing: `major:minor` of the device that holds data, superblock and tree.
+        hashes: the signed hashes.
+        superblock: of the package, checked when the package was opened.
+        backing: `major:minor` of the device that contains data, superblock and tree.
     """
     blocks = hashes.verity_offset // hash_tree.BLOCK_SIZE
     parameters = (
         *(1, backing, backing, hash_tree.BLOCK_SIZE, hash_tree.BLOCK_SIZE, blocks),
-        # The tree begins behind the superblock. Over a single block there is none, and the kernel
-        # compares that block with the root digest.
+        # The tree begins after the superblock. A single block has no tree: the kernel compares
+        # that block with the root digest.
         (hashes.verity_offset + hash_tree.SUPERBLOCK_SIZE) // hash_tree.BLOCK_SIZE,
         *("sha256", hashes.verity, superblock.salt.hex() or "-"),
     )
@@ -110,8 +110,8 @@ def table(hashes: Hashes, superblock: Superblock, backing: str) -> Target:
 
 
 def _read_first_block(mapped: MappedDevice) -> None:
-    """Prove that the device works: its way from the root down to the data is verified here."""
-    # One block is asked for: reading ahead would cost more, and prove no more.
+    """Check that the device works: this read verifies the tree from the root to a data block."""
+    # Without readahead: it would read more blocks, which check nothing more.
     os.posix_fadvise(mapped.fd, 0, 0, os.POSIX_FADV_RANDOM)
     try:
         os.pread(mapped.fd, hash_tree.BLOCK_SIZE, 0)
@@ -121,7 +121,7 @@ def _read_first_block(mapped: MappedDevice) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO), mapped.path)
 
 
-def _lacking(failure: OSError) -> HostError:
+def _missing_feature(failure: OSError) -> HostError:
     return HostError(
         "the packages of this repository are verified by dm-verity, which this kernel does not "
         f"have ({failure.strerror}: {failure.filename})",
@@ -130,7 +130,7 @@ def _lacking(failure: OSError) -> HostError:
     )
 
 
-def _is_absence(failure: OSError) -> bool:
+def _is_missing_feature(failure: OSError) -> bool:
     absent = (errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.EOPNOTSUPP)
     return failure.filename == devicemapper.CONTROL and failure.errno in absent
 
@@ -143,7 +143,7 @@ def _full(package: Npk, hashes: Hashes, superblock: Superblock, attach: Attach) 
         if not _is_sealed(image):
             image, offset = _sealed_copy(image, offset, size), 0
             stack.callback(os.close, image)
-        # Only now, when nobody can change it any more.
+        # Only now, since a sealed image cannot change after the check.
         _verify(package, hashes, superblock, image, offset)
         yield stack.enter_context(attach(image, offset=offset, sizelimit=size)).path
 
@@ -156,12 +156,12 @@ def _is_sealed(fd: int) -> bool:
 
 
 def _sealed_copy(fd: int, offset: int, size: int) -> int:
-    # The name is what losetup(8) shows: whose loop device it is.
+    # losetup(8) shows this name as the backing file of the loop device.
     copy = memfd.create(f"northstar-image-{os.getpid()}")
     try:
         end = offset + size
         while offset < end:
-            # The kernel copies, from cache to cache.
+            # The kernel copies from page cache to page cache.
             copied = os.sendfile(copy, fd, offset, min(end - offset, _COPY_MAX))
             if not copied:
                 raise PackageError("the package became shorter while it was read")
@@ -174,7 +174,7 @@ def _sealed_copy(fd: int, offset: int, size: int) -> int:
 
 
 def _verify(package: Npk, hashes: Hashes, superblock: Superblock, image: int, offset: int) -> None:
-    # The tree itself plays no part: nobody will read it.
+    # The tree in the package is not used: the root digest is computed from the data.
     chunks = hash_tree.read_chunks(image, offset, hashes.verity_offset)
     blocks = hashes.verity_offset // hash_tree.BLOCK_SIZE
     root = hash_tree.build(chunks, blocks, superblock.salt, lambda _offset, _block: None)
@@ -190,21 +190,21 @@ def _altered(package: Npk) -> VerificationError:
 
 
 def remove_stale(run_dir: str) -> tuple[list[str], list[OSError]]:
-    """Remove the devices of a runtime that was killed while it made them.
+    """Remove the devices of a runtime that was killed while it created them.
 
-    Those that are mounted go when they are unmounted.
+    The kernel removes mounted ones at their unmount.
 
     Returns:
-        The names of what is removed, and why others cannot be.
+        The names of the devices that are or will be removed, and the failures of the others.
     """
     return mapped_device.remove_all(_prefix(run_dir))
 
 
 def _prefix(run_dir: str) -> str:
-    """Return how the names of this runtime's devices begin.
+    """Return the common prefix of the names of this runtime's devices.
 
-    Names are the whole machine's, in and out of containers, where paths may be the same. So the
-    directory's identity stands for the runtime: the very file that it holds a lock on.
+    Device names are shared by the whole machine, across containers in which paths may be equal. So
+    device and inode of `run_dir`, which the runtime has locked, identify the runtime.
     """
     status = os.stat(run_dir)
     return f"northstar-{status.st_dev:x}-{status.st_ino:x}-"

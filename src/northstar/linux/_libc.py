@@ -1,11 +1,11 @@
 """The C library, opened once: every prototype is declared here and nowhere else.
 
-A foreign function without a prototype guesses its argument types, and one without a check loses
-its errno. So a call is declared by `function` below, which attaches both: what comes back negative
-is raised as `OSError` with the errno and the paths among its arguments.
+ctypes guesses the argument types of a function without a prototype, and ignores errno where no
+check is set. So `function` below attaches both to each call: a negative result is raised as
+`OSError` with the errno and the paths among the arguments.
 
-ctypes releases the interpreter's lock around each call, so a mount that takes long blocks only
-the thread that asked for it.
+ctypes releases the interpreter's lock around each call, so a slow mount blocks only the calling
+thread.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def path_bytes(path: str | bytes | os.PathLike[str]) -> bytes:
-    """Return a path as the kernel takes it.
+    """Return a path as bytes for the kernel.
 
     Raises:
-        ValueError: it holds a NUL. C would silently take what is before it: another path.
+        ValueError: it contains a NUL. C would silently use the part before it: another path.
     """
     encoded = os.fsencode(path)
     if b"\0" in encoded:
-        raise ValueError(f"a path or string for the kernel holds a NUL: {encoded!r}")
+        raise ValueError(f"a path or string for the kernel contains a NUL: {encoded!r}")
     return encoded
 
 
@@ -52,10 +52,10 @@ def function(name: str, *argtypes: Any, paths: tuple[int, ...] = ()) -> Callable
     Args:
         name: the symbol.
         argtypes: the C types of its arguments.
-        paths: which arguments (counted from 0) an OSError shall name.
+        paths: the positions (from 0) of the arguments that an OSError names as paths.
     """
-    # By index and not by attribute: that gives a function object of our own, so nobody else's
-    # prototype for the same symbol can change ours.
+    # An index makes a new function object, an attribute returns a shared one: other code could
+    # set another prototype on that.
     pointer: Any = _libc[name]
     pointer.restype = ctypes.c_int
     pointer.argtypes = argtypes

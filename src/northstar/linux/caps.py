@@ -25,7 +25,7 @@ _FIELDS = {
 
 
 def parse(status: str) -> Capabilities:
-    """Take the sets from the text of a status file.
+    """Parse the sets from the text of a status file.
 
     Raises:
         ValueError: a set is missing.
@@ -37,7 +37,7 @@ def parse(status: str) -> Capabilities:
             found[_FIELDS[key]] = int(value, 16)
     missing = [key for key, field in _FIELDS.items() if field not in found]
     if missing:
-        raise ValueError(f"no {missing[0]} in a process status")
+        raise ValueError(f"a process status has no line {missing[0]}")
     return Capabilities(**found)
 
 
@@ -45,7 +45,7 @@ def read(pid: int | None = None) -> Capabilities:
     """Read the sets of a process; None is the calling thread.
 
     Raises:
-        OSError: there is no such process.
+        OSError: the process does not exist.
     """
     with open(f"/proc/{'thread-self' if pid is None else pid}/status", encoding="utf-8") as file:
         return parse(file.read())

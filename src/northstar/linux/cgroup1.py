@@ -11,10 +11,10 @@ from northstar.linux.cgroupfs import write
 
 
 def register_event(directory: str, eventfd: int, file: str) -> None:
-    """Have an eventfd(2) signalled when something happens in a memory cgroup.
+    """Make the kernel signal an eventfd(2) on the events of a file of a memory cgroup.
 
-    For `memory.oom_control` that is each time the cgroup is out of memory, and also the removal
-    of the cgroup. Closing the eventfd ends it.
+    The events of `memory.oom_control` are each time that the cgroup is out of memory, and the
+    removal of the cgroup. Closing the eventfd ends the registration.
 
     Raises:
         OSError: the file is missing, or the kernel refuses.
@@ -30,10 +30,10 @@ def register_event(directory: str, eventfd: int, file: str) -> None:
 def open_tasks(directory: str) -> int:
     """Open the `tasks` file for writing; close-on-exec. The caller owns the descriptor.
 
-    `0` written to it moves the writing thread, whoever that is by then: the permission is checked
-    against the opener.
+    A thread that writes `0` to it moves itself. The kernel checks the permission of the process
+    that opened the file, so a process without privilege can write to it.
 
     Raises:
-        OSError: the cgroup is gone.
+        OSError: the cgroup was removed.
     """
     return os.open(f"{directory}/tasks", os.O_WRONLY | os.O_CLOEXEC)

@@ -12,7 +12,7 @@ def controllers(directory: str) -> frozenset[str]:
     """Return the controllers that a cgroup has (`cgroup.controllers`).
 
     Raises:
-        OSError: it is no cgroup, or gone.
+        OSError: it is no cgroup, or was removed.
     """
     return frozenset(read(f"{directory}/cgroup.controllers").split())
 
@@ -26,14 +26,14 @@ def enable(directory: str, names: Iterable[str]) -> None:
     """Enable controllers for the children of a cgroup; all or none.
 
     Raises:
-        OSError: ENOENT if the cgroup itself lacks one, EBUSY if it has processes of its own and
-            is not the root.
+        OSError: ENOENT if the cgroup itself lacks one, EBUSY if it directly contains processes
+            and is not the root.
     """
     write(f"{directory}/cgroup.subtree_control", " ".join(f"+{name}" for name in names))
 
 
 def kill(directory: str) -> None:
-    """Kill every process in a cgroup and below it, those that are just forking too.
+    """Kill every process in a cgroup and below it, also children that are forked meanwhile.
 
     Raises:
         OSError: ENOENT before Linux 5.14, and in the root.

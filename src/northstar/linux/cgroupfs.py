@@ -1,7 +1,6 @@
-"""What both versions of the cgroup file system share: its files and their formats.
+"""Files of the cgroup file system and their formats, the same in both versions.
 
-Documentation/admin-guide/cgroup-v2.rst ("Interface Files") names the formats; version 1 uses the
-same ones.
+Documentation/admin-guide/cgroup-v2.rst ("Interface Files") defines the formats.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def read(path: str) -> str:
 
 
 def write(path: str, value: str) -> None:
-    """Give an existing file a value, in one system call as the kernel wants it.
+    """Write a value to an existing file, in one system call as the kernel requires.
 
     Raises:
         OSError: ENOENT, or the kernel's reason to refuse the value.
@@ -48,12 +47,12 @@ def write(path: str, value: str) -> None:
 
 
 def flat_keyed(text: str) -> dict[str, int]:
-    """Parse lines of `KEY VALUE`; what is no number is left out."""
+    """Parse lines of `KEY VALUE`; values that are not numbers are left out."""
     return {key: int(value) for key, value in _FLAT_KEYED.findall(text)}
 
 
 def nested_keyed(text: str) -> dict[str, dict[str, int]]:
-    """Parse lines of `KEY SUB=VALUE SUB=VALUE`; what is no number is left out."""
+    """Parse lines of `KEY SUB=VALUE SUB=VALUE`; values that are not numbers are left out."""
     found = {}
     for line in text.splitlines():
         key, *pairs = line.split(" ")
@@ -70,16 +69,16 @@ def nested_keyed(text: str) -> dict[str, dict[str, int]]:
 def procs(directory: str) -> list[int]:
     """Return the processes in a cgroup (`cgroup.procs`), not those in cgroups below it.
 
-    A process of another PID namespace is 0 there, and left out.
+    The kernel lists a process of another PID namespace as 0; these are left out.
 
     Raises:
-        OSError: ENOENT or ENODEV if the cgroup is gone, EOPNOTSUPP in a threaded one.
+        OSError: ENOENT or ENODEV if the cgroup was removed, EOPNOTSUPP for a threaded one.
     """
     return [pid for pid in map(int, read(f"{directory}/cgroup.procs").split()) if pid]
 
 
 def children(directory: str) -> list[str]:
-    """Return the paths of the cgroups right below one; none if it is gone."""
+    """Return the paths of the direct children of a cgroup; none if it was removed."""
     try:
         with os.scandir(directory) as entries:
             return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]

@@ -1,4 +1,4 @@
-"""What somebody owns and closes, a descriptor above all: what such objects have in common."""
+"""Base classes of objects that own a resource, such as a descriptor, until `close`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Self
 
 
 class Closing:
-    """What has a `close` that may be called again, and is closed at the end of a with block."""
+    """An object with an idempotent `close`, which the end of a with block calls."""
 
     def close(self) -> None:
-        """Give back what it holds; idempotent."""
+        """Release the resource; idempotent."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -44,7 +44,7 @@ class Descriptor(Closing):
 
     def close(self) -> None:
         """Close it; closing again does nothing."""
-        # Taken out first: a number that was closed may be somebody else's by the next call.
+        # The field is reset first: after close(2) the number may belong to another open file.
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)

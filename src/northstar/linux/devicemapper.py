@@ -1,9 +1,9 @@
 """Device-mapper: the ioctls of /dev/mapper/control, include/uapi/linux/dm-ioctl.h.
 
-A device has a name of its maker's choice, under which all ioctls find it, and a number, after
-which the kernel names its node: /dev/dm-3. udev makes links of these names in /dev/mapper; it may
-be absent, and nothing here uses them or waits for them. The uevents, which cannot be turned off,
-carry flags that tell udev's rules to ignore these devices.
+A device has a name, which its creator chooses and which all ioctls take, and a number, which is
+part of the path of its node: /dev/dm-3. udev links the names in /dev/mapper; it may be absent, so
+this module neither uses these links nor waits for them. The uevents cannot be turned off; they
+carry flags that make udev's rules ignore these devices.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from northstar.linux.descriptor import Descriptor
 CONTROL: Final = "/dev/mapper/control"
 
 VERSION: Final = (4, 0, 0)
-"""What we speak. The kernel refuses another major number and a minor one above its own; all that
-is used here is in 4.0, but for the deferred removal, which Linux 3.13 added (4.27)."""
+"""The version of the interface in our requests. The kernel refuses another major number, and a
+minor number above its own. 4.0 has all that is used here except the deferred removal, which Linux
+3.13 added (4.27)."""
 
 SECTOR: Final = 512
-"""Bytes of a sector, whatever the sectors of the hardware are."""
+"""Bytes of a sector in this interface, independent of the hardware's sectors."""
 
 NAME_MAX: Final = 127
 
@@ -32,8 +33,8 @@ DM_READONLY_FLAG: Final = 1 << 0
 DM_BUFFER_FULL_FLAG: Final = 1 << 8
 DM_DEFERRED_REMOVE: Final = 1 << 17
 
-# What the rules of udev shall not do (libdevmapper.h): make links, let other subsystems and disks'
-# rules look at the device. The last one marks an event that an ioctl caused.
+# Flags for udev's rules (libdevmapper.h): make no links, do not run the rules of other subsystems
+# and of disks. The last one marks an event that an ioctl caused.
 DM_UDEV_DISABLE_DM_RULES_FLAG: Final = 0x01
 DM_UDEV_DISABLE_SUBSYSTEM_RULES_FLAG: Final = 0x02
 DM_UDEV_DISABLE_DISK_RULES_FLAG: Final = 0x04
@@ -46,12 +47,12 @@ _COOKIE: Final = (
     | DM_UDEV_DISABLE_OTHER_RULES_FLAG
     | DM_UDEV_PRIMARY_SOURCE_FLAG
 ) << 16
-"""The field event_nr of ioctls that cause uevents; no semaphore waits, so its low half is 0."""
+"""The field event_nr of ioctls that cause uevents. Its low half names a semaphore; 0 is none."""
 
 # struct dm_ioctl: version[3], data_size, data_start, target_count, open_count, flags, event_nr,
 # padding, dev, name[128], uuid[129], data[7]
 _HEAD = struct.Struct("=3I3Ii3IQ128s129s7x")
-assert _HEAD.size == 312, "sizeof(struct dm_ioctl), which the ioctls' numbers hold as well"
+assert _HEAD.size == 312, "sizeof(struct dm_ioctl), which the ioctls' numbers contain too"
 # struct dm_target_spec: sector_start, length, status, next, target_type[16]
 _SPEC = struct.Struct("=QQiI16s")
 assert _SPEC.size == 40, "sizeof(struct dm_target_spec)"
@@ -59,8 +60,8 @@ assert _SPEC.size == 40, "sizeof(struct dm_target_spec)"
 _NAME_LIST = struct.Struct("=QI")
 _TARGET_VERSIONS = struct.Struct("=4I")
 
-# fcntl.ioctl lets go of the interpreter's lock only for buffers up to 1024 bytes, and loading a
-# table takes a while: so all usual requests fit into that.
+# fcntl.ioctl releases the interpreter's lock only for buffers up to 1024 bytes, and loading a
+# table is slow. So all usual requests fit into that size.
 _BUFFER: Final = 1024
 _BUFFER_MAX: Final = 1 << 20
 
@@ -81,12 +82,12 @@ DM_LIST_VERSIONS: Final = _request(13)
 
 
 class Target(NamedTuple):
-    """A stretch of a device: `length` sectors from `start` on are the target `kind`'s.
+    """One entry of a device's table: the target `kind` maps `length` sectors from `start` on.
 
     Attributes:
         start, length: in sectors of 512 bytes.
-        kind: as `verity`, at most 15 bytes.
-        text: its parameters, or its status.
+        kind: the target's name, such as `verity`, at most 15 bytes.
+        text: the target's parameters, or its status.
     """
 
     start: int
@@ -104,19 +105,19 @@ class _Answer(NamedTuple):
 
 
 class Control(Descriptor):
-    """The control node, open: one method an ioctl. All raise OSError with the device's name."""
+    """The open control node: one method per ioctl. All raise OSError with the device's name."""
 
     def __init__(self) -> None:
         """Open it.
 
         Raises:
-            OSError: ENOENT, ENODEV or ENXIO if the kernel has no device-mapper; ENOENT also where
+            OSError: ENOENT, ENODEV or ENXIO if the kernel lacks device-mapper; ENOENT also if
                 only the node is missing.
         """
         super().__init__(os.open(CONTROL, os.O_RDWR | os.O_CLOEXEC))
 
     def version(self) -> tuple[int, int, int]:
-        """Return the version of the kernel's interface, as (4, 47, 0)."""
+        """Return the version of the kernel's interface, such as (4, 47, 0)."""
         return self._ioctl(DM_VERSION).version
 
     def targets(self) -> dict[str, tuple[int, int, int]]:
@@ -140,19 +141,19 @@ class Control(Descriptor):
         return found
 
     def create(self, name: str) -> int:
-        """Make a device without a table; return its number, as `st_rdev`.
+        """Create a device without a table; return its number, as `st_rdev`.
 
         Raises:
-            OSError: EBUSY if there is one of that name.
+            OSError: EBUSY if a device of that name exists.
         """
         return _makedev(self._ioctl(DM_DEV_CREATE, name).device)
 
     def load(self, name: str, target: Target, *, read_only: bool = True) -> None:
-        """Give a device the table it will have when it is resumed.
+        """Load a table of one target, which `resume` makes active.
 
         Raises:
-            OSError: EINVAL if the kernel has no such kind of target, or if the target refuses its
-                parameters, about which the kernel's log says more.
+            OSError: EINVAL if the kernel lacks this kind of target, or if the target refuses its
+                parameters (the kernel's log contains the reason).
         """
         parameters = target.text.encode() + b"\0"
         spec = _SPEC.pack(
@@ -166,26 +167,27 @@ class Control(Descriptor):
         self._ioctl(DM_TABLE_LOAD, name, flags=flags, targets=1, data=spec + parameters)
 
     def resume(self, name: str) -> None:
-        """Make the loaded table the device's own: DM_DEV_SUSPEND without DM_SUSPEND_FLAG."""
+        """Make the loaded table active: DM_DEV_SUSPEND without DM_SUSPEND_FLAG."""
         self._ioctl(DM_DEV_SUSPEND, name, event=_COOKIE)
 
     def status(self, name: str) -> list[Target]:
-        """Return the targets with their status in place of their parameters."""
+        """Return the active targets, with their status as `text`."""
         answer = self._ioctl(DM_TABLE_STATUS, name)
         found, position = [], 0
         for _ in range(answer.targets):
             start, length, _, following, kind = _SPEC.unpack_from(answer.data, position)
             text = _text(answer.data, position + _SPEC.size)
             found.append(Target(start, length, kind.rstrip(b"\0").decode(), text))
-            # Unlike in the other lists, and in what is loaded, this counts from the list's start.
+            # Here the offset counts from the list's start; in all other lists, and in a table that
+            # is loaded, from the entry.
             position = following
         return found
 
     def remove(self, name: str, *, deferred: bool) -> None:
-        """Remove a device, or with `deferred` as soon as nobody has it open.
+        """Remove a device; with `deferred` the kernel removes an open one at its last close.
 
         Raises:
-            OSError: ENXIO if there is none of that name, EBUSY if it is open and not `deferred`.
+            OSError: ENXIO if no device has that name, EBUSY if it is open and not `deferred`.
         """
         self._ioctl(DM_DEV_REMOVE, name, flags=DM_DEFERRED_REMOVE if deferred else 0, event=_COOKIE)
 
@@ -201,7 +203,7 @@ class Control(Descriptor):
     ) -> _Answer:
         encoded = name.encode()
         if len(encoded) > NAME_MAX or b"\0" in encoded:
-            # The kernel would take what is before the NUL: another device.
+            # The kernel would use the part before the NUL: another device.
             raise OSError(errno.EINVAL, "not a name of a device-mapper device", name)
         size = max(_BUFFER, _HEAD.size + len(data) + 7)
         while True:
@@ -230,7 +232,7 @@ def node(number: int) -> str:
 
 
 def _makedev(device: int) -> int:
-    """Turn the kernel's packing of a device number (huge_encode_dev) into that of `st_rdev`."""
+    """Convert a device number from the kernel's encoding (huge_encode_dev) to `st_rdev`."""
     return os.makedev((device >> 8) & 0xFFF, device & 0xFF | (device >> 12) & 0xFFF00)
 
 
@@ -242,7 +244,7 @@ def _answer(buffer: bytearray) -> _Answer:
 
 
 def _chain(data: bytes, head: struct.Struct, field: int) -> Iterator[int]:
-    """Yield the positions of a list's entries, whose `field` says how far the next one is."""
+    """Yield the positions of a list's entries; `field` of each is the offset of the next one."""
     position = 0
     while position + head.size <= len(data):
         yield position
@@ -258,10 +260,10 @@ def _text(data: bytes, position: int) -> str:
 
 
 def _refusal(error: OSError, buffer: bytearray, name: str) -> OSError:
-    # The kernel's own version comes back with a refusal too.
+    # The kernel writes its own version into the buffer even when it refuses.
     version = _HEAD.unpack_from(buffer)[:3]
     if error.errno == errno.EINVAL and version[0] != VERSION[0]:
-        spoken = ".".join(map(str, version))
-        message = f"the kernel's device-mapper speaks {spoken}, this program {VERSION[0]}"
+        text = ".".join(map(str, version))
+        message = f"the kernel's device-mapper has version {text}, this program needs {VERSION[0]}"
         return OSError(errno.EPROTONOSUPPORT, message, CONTROL)
     return OSError(error.errno, error.strerror, name)

@@ -1,7 +1,7 @@
-"""Locks on open files, flock(2), and who holds them: /proc/locks (proc_locks(5)).
+"""Locks on open files, flock(2), and the processes that hold them: /proc/locks (proc_locks(5)).
 
-Such a lock needs no file of its own, a directory will do, and it ends with its holder however that
-ends: nothing is left that could be out of date.
+Such a lock needs no lock file: a directory can be locked. The kernel releases it when its holder
+ends, however that happens, so no stale lock remains.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _HELD: Final = re.compile(r"\d+: FLOCK +\S+ +\S+ (\d+) ([0-9a-f]+):([0-9a-f]+):(
 
 
 def try_lock(fd: int, *, shared: bool = False) -> bool:
-    """Lock an open file or directory without waiting; tell whether it was to be had.
+    """Lock an open file or directory without waiting; return False if another holds the lock.
 
     Args:
-        fd: what to lock. The lock ends when its last copy is closed.
-        shared: with others who lock it so.
+        fd: the open file. The lock ends when the last copy of the descriptor is closed.
+        shared: take a shared lock (LOCK_SH) instead of an exclusive one.
 
     Raises:
-        OSError: ENOLCK, EOPNOTSUPP: this file system has no locks.
+        OSError: ENOLCK, EOPNOTSUPP: this file system does not support locks.
     """
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
@@ -38,10 +38,10 @@ def try_lock(fd: int, *, shared: bool = False) -> bool:
 
 
 def holder(fd: int) -> int | None:
-    """Return the pid of a process that has locked this file, by whatever descriptor.
+    """Return the pid of a process that has locked this file, through any descriptor.
 
-    None where nobody has, or where it cannot be seen from here: in another PID namespace, or on a
-    file system that gives its files other numbers than the kernel has (btrfs).
+    None if the file is not locked, or if the holder is not visible: it is in another PID
+    namespace, or the file system shows other device numbers than /proc/locks (btrfs).
 
     Raises:
         OSError: EBADF.

@@ -23,7 +23,7 @@ _add_watch = function(
 
 
 class Event(NamedTuple):
-    """One event: the watch, what happened (IN_*), and the name in a watched directory."""
+    """One event: the watch, the kind (IN_*), and the name in a watched directory."""
 
     watch: int
     mask: int
@@ -49,27 +49,27 @@ def add_watch(fd: int, path: str, mask: int) -> int:
 
 
 def parse(data: bytes) -> list[Event]:
-    """Split what read(2) gave into events.
+    """Split the data of one read(2) into events.
 
     Raises:
-        ValueError: the data ends within an event, which the kernel never does.
+        ValueError: the data ends within an event. The kernel never returns that.
     """
     events = []
     at = 0
     while at < len(data):
         start = at + _HEADER.size
         if start > len(data):
-            raise ValueError("an inotify event is cut short")
+            raise ValueError("an inotify event is incomplete")
         watch, mask, _cookie, length = _HEADER.unpack_from(data, at)
         at = start + length
         if at > len(data):
-            raise ValueError("an inotify event's name is cut short")
+            raise ValueError("the name of an inotify event is incomplete")
         events.append(Event(watch, mask, os.fsdecode(data[start:at].rstrip(b"\0"))))
     return events
 
 
 def read(fd: int) -> list[Event]:
-    """Return the events that wait, none if there are none."""
+    """Return the queued events; an empty list if the queue is empty."""
     try:
         return parse(os.read(fd, 65536))
     except BlockingIOError:

@@ -1,6 +1,6 @@
 """Loop devices: loop(4), include/uapi/linux/loop.h; the files of sysfs-block-loop in /sys/block.
 
-An OSError of these functions names the node: `/dev/loop-control`, or `/dev/loop3`.
+An OSError of the ioctls names the node: `/dev/loop-control`, or `/dev/loop3`.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _CONFIG = struct.Struct(f"=2I{_INFO.size}s64x")
 
 
 class Status(NamedTuple):
-    """What struct loop_info64 says of a device that is bound.
+    """The fields of struct loop_info64 of a bound device.
 
     Attributes:
         device, inode: of the backing file, as `st_dev` and `st_ino`.
-        offset, sizelimit: in bytes; a size of 0 is all to the end of the file.
+        offset, sizelimit: in bytes; a size of 0 means up to the end of the file.
         flags: LO_FLAGS_*.
     """
 
@@ -58,8 +58,8 @@ class Attributes(NamedTuple):
     """The files of a bound device in /sys/block/loopN/loop.
 
     Attributes:
-        backing_file: its path as the kernel shows it, with ` (deleted)` after a removal.
-        autoclear: it is unbound when it is last closed.
+        backing_file: its path as the kernel shows it; ` (deleted)` is appended to a removed one's.
+        autoclear: the kernel unbinds the device at its last close.
         offset: in bytes.
     """
 
@@ -69,25 +69,25 @@ class Attributes(NamedTuple):
 
 
 class Control(Descriptor):
-    """The control node, open: one method for each ioctl."""
+    """The open control node: one method per ioctl."""
 
     def __init__(self) -> None:
         """Open it, close-on-exec.
 
         Raises:
-            OSError: ENOENT, ENODEV or ENXIO if the kernel has no loop devices.
+            OSError: ENOENT, ENODEV or ENXIO if the kernel lacks loop devices.
         """
         super().__init__(os.open(CONTROL, os.O_RDWR | os.O_CLOEXEC))
 
     def get_free(self) -> int:
-        """Return the number of a device that is not bound at the moment; made if there is none."""
+        """Return the number of a device that is not bound now; the kernel adds one if needed."""
         return _ioctl(self._fd, LOOP_CTL_GET_FREE, 0, CONTROL)
 
     def add(self, number: int = -1) -> int:
-        """Make a device, with -1 of the first number that has none; return its number.
+        """Add a device; return its number. -1 is the first unused number.
 
         Raises:
-            OSError: EEXIST.
+            OSError: EEXIST if a device has this number.
         """
         return _ioctl(self._fd, LOOP_CTL_ADD, number, CONTROL)
 
@@ -95,17 +95,17 @@ class Control(Descriptor):
         """Remove a device.
 
         Raises:
-            OSError: EBUSY if it is bound or open, ENODEV if there is none.
+            OSError: EBUSY if it is bound or open, ENODEV if it does not exist.
         """
         _ioctl(self._fd, LOOP_CTL_REMOVE, number, CONTROL)
 
 
 class Device(Descriptor):
-    """The open node of a loop device: one method for each ioctl.
+    """The open node of a loop device: one method per ioctl.
 
     Attributes:
-        number: of the device, 3 of `/dev/loop3`. The minor number is another one if loop devices
-            have partitions (parameter max_part of the module).
+        number: of the device, 3 for `/dev/loop3`. The minor number differs from it if loop
+            devices have partitions (parameter max_part of the module).
     """
 
     def __init__(self, number: int, fd: int) -> None:
@@ -128,24 +128,24 @@ class Device(Descriptor):
         return os.minor(os.fstat(self._fd).st_rdev)
 
     def configure(self, backing: int, *, offset: int, sizelimit: int, flags: int) -> None:
-        """Bind the device to a file and set it up: LOOP_CONFIGURE, since Linux 5.8.
+        """Bind the device to a file and set its parameters: LOOP_CONFIGURE, since Linux 5.8.
 
         Args:
-            backing: the open file; the device holds it open by itself.
-            offset: bytes, where the device starts in the file.
-            sizelimit: bytes; 0 is all to the end of the file. The device ends at the last whole
-                sector (512 bytes).
+            backing: the open file. The kernel keeps it open for the device.
+            offset: start of the device in the file, in bytes.
+            sizelimit: in bytes; 0 means up to the end of the file. The device ends at the last
+                whole sector (512 bytes).
             flags: LO_FLAGS_*.
 
         Raises:
             OSError: EBUSY if it is bound; EINVAL or ENOTTY on a kernel without this ioctl, EINVAL
-                also for a descriptor that is no regular file or block device.
+                also if `backing` is neither a regular file nor a block device.
         """
         info = _info(offset, sizelimit, flags)
         _ioctl(self._fd, LOOP_CONFIGURE, _CONFIG.pack(backing, 0, info), self.path)
 
     def set_fd(self, backing: int) -> None:
-        """Bind the device to a file, all of it. It is read only if this node was opened so.
+        """Bind the device to a whole file. It is read only if this node was opened read only.
 
         Raises:
             OSError: EBUSY if it is bound.
@@ -153,15 +153,16 @@ class Device(Descriptor):
         _ioctl(self._fd, LOOP_SET_FD, backing, self.path)
 
     def set_status(self, *, offset: int, sizelimit: int, flags: int) -> None:
-        """Set a bound device up; the arguments are those of `configure`.
+        """Set the parameters of a bound device; the arguments are those of `configure`.
 
         Raises:
-            OSError: EAGAIN while the kernel still writes its pages, ENXIO if it is not bound.
+            OSError: EAGAIN while the kernel still writes back pages of the device, ENXIO if it is
+                not bound.
         """
         _ioctl(self._fd, LOOP_SET_STATUS64, _info(offset, sizelimit, flags), self.path)
 
     def get_status(self) -> Status:
-        """Return how the device is bound.
+        """Return the parameters of the bound device.
 
         Raises:
             OSError: ENXIO if it is not bound.
@@ -172,7 +173,7 @@ class Device(Descriptor):
         return Status(device, inode, offset, sizelimit, flags)
 
     def clear_fd(self) -> None:
-        """Unbind the device, at once or when it is last closed.
+        """Unbind the device, at once or at its last close.
 
         Raises:
             OSError: ENXIO if it is not bound.
@@ -199,20 +200,20 @@ def numbers() -> list[int]:
 
 
 def device_number(number: int) -> int:
-    """Return major and minor number of a device as `st_rdev` has them (/sys/block/loopN/dev).
+    """Return the device number of a device, as `st_rdev` (/sys/block/loopN/dev).
 
     Raises:
-        OSError: ENOENT if there is no such device.
+        OSError: ENOENT if the device does not exist.
     """
     major, minor = _read(f"{_SYSFS}/loop{number}/dev").split(":")
     return os.makedev(int(major), int(minor))
 
 
 def attributes(number: int) -> Attributes:
-    """Return what sysfs says of a bound device.
+    """Return the sysfs attributes of a bound device.
 
     Raises:
-        OSError: ENOENT if there is no such device, or if it is not bound.
+        OSError: ENOENT if the device does not exist or is not bound.
     """
     backing, autoclear, offset = (
         _read(f"{_SYSFS}/loop{number}/loop/{name}")

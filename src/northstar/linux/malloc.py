@@ -1,6 +1,6 @@
 """Parameters of the C library's malloc: mallopt(3), malloc.h of glibc.
 
-No kernel interface; it is here since the C library is called only from this package.
+This is no kernel interface. It is in this package because no other one calls the C library.
 """
 
 from __future__ import annotations
@@ -23,6 +23,6 @@ def mallopt(parameter: int, value: int) -> bool:
         value: a number, or bytes.
 
     Raises:
-        AttributeError: the C library has no such function (musl).
+        AttributeError: the C library lacks this function (musl).
     """
     return bool(function("mallopt", ctypes.c_int, ctypes.c_int)(parameter, value))

@@ -27,10 +27,10 @@ def create(name: str, *, mode: int = 0o600, executable: bool = False) -> int:
     """memfd_create(2): an empty file that can be sealed; close-on-exec. The caller owns it.
 
     Args:
-        name: what /proc/PID/fd shows; at most 249 bytes.
-        mode: of the file. One that is not executable is sealed so where the kernel can
-            (Linux 6.3), so that no chmod makes it a program later.
-        executable: its content will be run by execve(2).
+        name: shown in /proc/PID/fd; at most 249 bytes.
+        mode: of the file. Since Linux 6.3 a file that is not executable is sealed so
+            (MFD_NOEXEC_SEAL): no later chmod makes it a program.
+        executable: execve(2) will run its content.
 
     Raises:
         OSError: EINVAL for a name that is too long, EMFILE.
@@ -42,6 +42,8 @@ def create(name: str, *, mode: int = 0o600, executable: bool = False) -> int:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise OSError(error.errno, error.strerror, f"memfd:{name}") from None
+        # Linux before 6.3 refuses both flags with EINVAL, and no other call shows whether the
+        # kernel has them. So the second call is part of the interface, not a retry policy.
         fd = os.memfd_create(name, flags)
     try:
         os.fchmod(fd, mode | 0o100 if executable else mode & ~0o111)
@@ -52,7 +54,7 @@ def create(name: str, *, mode: int = 0o600, executable: bool = False) -> int:
 
 
 def seal(fd: int, seals: int = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) -> None:
-    """Add seals, for good. The default leaves a file that nobody can change.
+    """Add seals, which cannot be removed. With the default ones the content is immutable.
 
     Raises:
         OSError: EBUSY while a writable shared mapping exists, EPERM if F_SEAL_SEAL is set.
@@ -61,7 +63,7 @@ def seal(fd: int, seals: int = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEA
 
 
 def sealed(name: str, content: bytes, *, mode: int = 0o600, executable: bool = False) -> int:
-    """Return a file of this content that nobody can change; else as `create`. The caller owns it.
+    """Return an immutable file with this content, otherwise as `create`. The caller owns it.
 
     Raises:
         OSError: as `create`.
@@ -78,10 +80,10 @@ def sealed(name: str, content: bytes, *, mode: int = 0o600, executable: bool = F
 
 
 def seals(fd: int) -> int:
-    """Return the seals of a file; files that can have none raise OSError EINVAL."""
+    """Return the seals of a file. OSError EINVAL: this kind of file does not support seals."""
     return fcntl.fcntl(fd, _F_GET_SEALS)
 
 
 def reopen_read_only(fd: int) -> int:
-    """Open the same file anew, read only, with an offset of its own. The caller owns it."""
+    """Open the same file again, read only, with a separate offset. The caller owns it."""
     return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)

@@ -1,7 +1,7 @@
 """Mounts and namespaces: mount(2), umount2(2), unshare(2), setns(2).
 
-Here these are all that is needed, on any kernel: the mounts of a container, with what is newer, are
-the launcher's. Constants: include/uapi/linux/mount.h and sched.h of the kernel.
+Every supported kernel has these calls. The launcher makes the mounts of a container, and uses newer
+calls for them. Constants: include/uapi/linux/mount.h and sched.h of the kernel.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ CLONE_NEWUSER: Final = 0x10000000
 CLONE_NEWPID: Final = 0x20000000
 CLONE_NEWNET: Final = 0x40000000
 
-# mount_setattr(2): what the plans of the launcher say
+# mount_setattr(2), in plans for the launcher
 MOUNT_ATTR_RDONLY: Final = 0x1
 MOUNT_ATTR_NOSUID: Final = 0x2
 MOUNT_ATTR_NODEV: Final = 0x4
@@ -87,16 +87,16 @@ def umount2(target: _Path, flags: int = 0) -> None:
     """Unmount.
 
     Raises:
-        OSError: EBUSY while a file below it is open, EINVAL if it is no mount point.
+        OSError: EBUSY while a file on it is open, EINVAL if `target` is no mount point.
     """
     _umount2(path_bytes(target), flags)
 
 
 def unshare(flags: int) -> None:
-    """Give the calling *thread* namespaces of its own.
+    """Move the calling *thread* into new namespaces.
 
-    A mount namespace is per thread too: threads that run already stay in the old one, so this
-    belongs before the first of them.
+    This includes the mount namespace. Other threads of the process stay in the old one, so call
+    this before the first thread is started.
     """
     _unshare(flags)
 

@@ -14,14 +14,14 @@ class MountInfo(NamedTuple):
     """One mount.
 
     Attributes:
-        mount_id, parent_id: of the mount and of the one it is mounted on.
+        mount_id, parent_id: of this mount and of the mount that contains its mount point.
         major, minor: the device number (`st_dev`) of files on it.
         root: the directory of the file system that is mounted.
         mount_point: relative to the root of the process.
-        options: of this mount, as `ro` or `nosuid`.
-        fields: optional fields, as `shared:1`; empty for a private mount.
+        options: of this mount, such as `ro` or `nosuid`.
+        fields: optional fields, such as `shared:1`; empty for a private mount.
         fstype: `squashfs`, or with a subtype `fuse.x`.
-        source: a device, or what the file system likes to say.
+        source: a device, or any text of the file system.
         super_options: of the file system, the same for all its mounts.
     """
 
@@ -47,7 +47,7 @@ def parse_line(line: str) -> MountInfo:
     """Parse one line.
 
     Raises:
-        ValueError: it is no line of a mountinfo file.
+        ValueError: it is not a line of a mountinfo file.
     """
     left, _, right = line.partition(" - ")
     try:
@@ -72,12 +72,12 @@ def parse_line(line: str) -> MountInfo:
 
 
 def parse(text: str) -> Iterator[MountInfo]:
-    """Parse the whole file, in its order: a mount comes after the one it stands on."""
+    """Parse the whole file, in its order: a mount comes after its parent."""
     return (parse_line(line) for line in text.split("\n") if line)
 
 
 def read(path: str = "/proc/self/mountinfo") -> list[MountInfo]:
-    """Read the mounts of a process. Names that are not UTF-8 come as os.fsdecode gives them.
+    """Read the mounts of a process. Names that are not UTF-8 are decoded as by os.fsdecode.
 
     Raises:
         OSError: the file cannot be read.
@@ -87,13 +87,13 @@ def read(path: str = "/proc/self/mountinfo") -> list[MountInfo]:
 
 
 def containing(path: str) -> MountInfo | None:
-    """Return the mount that a file is on; None if this process does not see that mount.
+    """Return the mount that contains a file; None if this process does not see that mount.
 
-    Not by its path: a mount may be hidden below others. The kernel shows the mount's number for
-    an open file: `mnt_id` of proc_pid_fdinfo(5).
+    A path is not enough to find it, since a mount may be hidden below others. The kernel shows
+    the mount's number for an open file: `mnt_id` of proc_pid_fdinfo(5).
 
     Raises:
-        OSError: there is no such file.
+        OSError: the file does not exist.
     """
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:

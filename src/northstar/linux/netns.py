@@ -1,4 +1,4 @@
-"""Named network namespaces: the files that ip-netns(8) keeps."""
+"""Named network namespaces: the files that ip-netns(8) makes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Final
 from northstar.linux.mount import CLONE_NEWNET
 
 DIRECTORIES: Final = ("/var/run/netns", "/run/netns")
-"""Where named network namespaces are; the first that has the name counts."""
+"""Directories of named network namespaces; the first one that contains the name counts. They are
+part of the interface that ip-netns(8) documents, not a choice of this project. The second one
+serves hosts where /var/run is not a link to /run."""
 
 # include/uapi/linux/nsfs.h
 NS_GET_NSTYPE: Final = 0xB703
@@ -20,8 +22,8 @@ def open_named(name: str, directories: tuple[str, ...] = DIRECTORIES) -> int:
     """Open the network namespace `name`, a bare file name; close-on-exec. The caller owns it.
 
     Raises:
-        OSError: ENOENT if no directory has it, EINVAL if what is there is no network namespace
-            (a name whose namespace was not mounted is an empty file).
+        OSError: ENOENT if no directory contains it, EINVAL if the file is no network namespace
+            (where the namespace is not mounted, the file is empty).
     """
     for directory in directories:
         path = os.path.join(directory, name)
@@ -39,7 +41,7 @@ def open_named(name: str, directories: tuple[str, ...] = DIRECTORIES) -> int:
 
 
 def _type(fd: int) -> int | None:
-    """Return the CLONE_NEW* constant of a namespace's file, None for any other file."""
+    """Return the CLONE_NEW* constant of an open namespace, None for any other file."""
     try:
         return fcntl.ioctl(fd, NS_GET_NSTYPE)
     except OSError:

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 
 def address(value: str) -> str | bytes:
-    """Translate NOTIFY_SOCKET to a socket address: `@` is the abstract name space.
+    """Convert NOTIFY_SOCKET to a socket address: a leading `@` marks an abstract name.
 
     Raises:
-        ValueError: it is neither a path nor an abstract name (as `vsock:`, for virtual machines).
+        ValueError: it is neither a path nor an abstract name (`vsock:` of virtual machines).
     """
     if value.startswith("@") and len(value) > 1:
         return b"\0" + os.fsencode(value[1:])
@@ -21,12 +21,12 @@ def address(value: str) -> str | bytes:
 
 
 def send(state: str, target: str | bytes) -> None:
-    """Send a state, as `READY=1`, to the socket's address.
+    """Send a state, such as `READY=1`, to the socket's address.
 
     Never blocks: a manager that does not read must not stop the service.
 
     Raises:
-        OSError: nobody listens, or the queue is full (EAGAIN).
+        OSError: no process listens on the socket, or its queue is full (EAGAIN).
     """
     flags = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
     with socket.socket(socket.AF_UNIX, flags) as sender:
@@ -38,14 +38,14 @@ def send(state: str, target: str | bytes) -> None:
 
 
 def watchdog_interval(environment: Mapping[str, str], pid: int) -> float | None:
-    """Return the seconds after which the manager misses a `WATCHDOG=1`, None if it never does.
+    """Return the seconds within which the manager expects `WATCHDOG=1`, None without a watchdog.
 
     Args:
-        environment: with WATCHDOG_USEC, and WATCHDOG_PID if it is meant for one process only.
+        environment: with WATCHDOG_USEC, and WATCHDOG_PID if it applies to one process only.
         pid: of this process.
 
     Raises:
-        ValueError: the time is no positive number.
+        ValueError: the time is not a positive number.
     """
     text = environment.get("WATCHDOG_USEC")
     if text is None:
@@ -54,5 +54,5 @@ def watchdog_interval(environment: Mapping[str, str], pid: int) -> float | None:
     if owner is not None and owner != str(pid):
         return None
     if not (text.isascii() and text.isdigit() and int(text)):
-        raise ValueError(f"WATCHDOG_USEC is no positive number: {text!r}")
+        raise ValueError(f"WATCHDOG_USEC is not a positive number: {text!r}")
     return int(text) / 1_000_000

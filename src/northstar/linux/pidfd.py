@@ -1,7 +1,7 @@
 """Processes by descriptor: pidfd_open(2), pidfd_send_signal(2), waitid(2).
 
-A number can name another process once the first is reaped, a descriptor cannot. It is readable
-(poll, epoll) from the moment the process has ended.
+The kernel can reuse a pid for another process after the first is reaped; a pidfd always refers to
+the same process. It becomes readable (poll, epoll) when the process ends.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 
 class WaitStatus(NamedTuple):
-    """How a process ended: exactly one of both is set.
+    """How a process ended: exactly one field is set.
 
     Attributes:
-        code: 0..255, of exit(3).
-        signal: 1..64, the one that killed it.
+        code: exit code, 0..255.
+        signal: the signal that killed it, 1..64.
     """
 
     code: int | None
@@ -27,7 +27,7 @@ def open(pid: int) -> int:  # noqa: A001 - pidfd.open() reads as the system call
     """pidfd_open(2); close-on-exec. The caller owns the descriptor.
 
     Raises:
-        OSError: ESRCH if there is no such process (any more).
+        OSError: ESRCH if the process does not exist.
     """
     return os.pidfd_open(pid)
 
@@ -36,8 +36,7 @@ def send_signal(pidfd: int, number: int) -> None:
     """pidfd_send_signal(2).
 
     Raises:
-        OSError: ESRCH if it has ended and was reaped, EINVAL for a number that the kernel
-            does not know.
+        OSError: ESRCH if it has ended and was reaped, EINVAL for a number that is no signal.
     """
     signal.pidfd_send_signal(pidfd, number)
 
@@ -47,10 +46,10 @@ def wait(pidfd: int, *, block: bool = True) -> WaitStatus | None:
 
     Args:
         pidfd: of a child.
-        block: wait for its end; else return None while it runs.
+        block: wait until it ends; otherwise return None while it runs.
 
     Raises:
-        OSError: ECHILD if it is no child of this process, or reaped already.
+        OSError: ECHILD if it is not a child of this process, or was reaped.
     """
     result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | (0 if block else os.WNOHANG))
     if result is None:

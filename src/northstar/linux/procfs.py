@@ -1,4 +1,4 @@
-"""Facts about processes, and about the kernel's drivers: proc(5)."""
+"""Processes and drivers in /proc: proc(5)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ MISC_MAJOR: Final = 10
 
 _STATE: Final = 0
 _PGRP: Final = 2
-"""ContainerPaths of the fields of /proc/PID/stat after the command's name, which ends with `)`."""
+"""Positions of the fields of /proc/PID/stat after the command's name, which ends with `)`."""
 
 
 def process_group(group: int) -> dict[int, str]:
-    """Return the members of a process group: pid and state (`R`, `S`, `T`...), in one pass.
+    """Return the members of a process group: pid and state (`R`, `S`, `T`...).
 
-    Processes come and go during the pass: a member may be missed, or gone already.
+    This reads /proc once. Processes start and end meanwhile: a new member may be missing, and a
+    listed one may have ended.
     """
     members = {}
     for name in os.listdir("/proc"):
@@ -33,10 +34,10 @@ def process_group(group: int) -> dict[int, str]:
 
 
 def group_of(pid: int) -> int:
-    """Return the process group of a process, a dead one that is not reaped included.
+    """Return the process group of a process, also of a zombie.
 
     Raises:
-        ProcessLookupError: there is no such process (any more).
+        ProcessLookupError: the process does not exist.
     """
     return int(_stat(str(pid))[_PGRP])
 
@@ -50,7 +51,7 @@ def _stat(pid: str) -> list[bytes]:
 
 
 def misc() -> dict[str, int]:
-    """Return the minor numbers of the drivers that share major number 10, by name: /proc/misc.
+    """Return the minor numbers of the drivers with major number 10, by name: /proc/misc.
 
     Raises:
         OSError: the file cannot be read.

@@ -1,17 +1,21 @@
-"""Removal of directory trees that somebody else has made: of any depth, any width, any mode.
+"""Removal of directory trees that other programs made: any depth, any width, any mode.
 
-unlinkat(2), openat(2), path_resolution(7). Facts that shape this module:
+This is policy above unlinkat(2) and openat(2). It is in this package because `npk` and `runtime`
+both use it, and all other packages that `npk` may import (`model`, `schema`, `manifest`) are pure.
 
-- A path may be longer than PATH_MAX, since mkdirat(2) takes relative ones. So every step is
-  relative to a descriptor, and leads one level down or (`..`) one level up.
-- A recursive function ends with RecursionError, and a descriptor for each level with EMFILE. So the
-  levels are kept in a list, and there are at most four descriptors.
-- What is known of a level costs memory. A directory below `_LEVELS_MAX` levels is therefore moved
-  to the top of the tree, where the file system allows that (not between quota projects, nor from a
-  lower layer of overlayfs).
-- rmdir(2) of a mount point fails with EBUSY even if what is mounted is not empty. So each directory
-  is first removed, and entered only if it is not empty: no mount point is ever entered.
-- A symbolic link is never followed: only what openat(2) opens with O_NOFOLLOW is entered.
+The facts behind the algorithm (path_resolution(7)):
+
+- A path may be longer than PATH_MAX, since mkdirat(2) takes relative ones. So each call uses a
+  name relative to a descriptor, and each step goes one level down or (`..`) one level up.
+- A recursive function would raise RecursionError, and a descriptor per level would cause EMFILE. So
+  the levels are in a list, and at most four descriptors are open.
+- Each level costs memory. So a directory below `_LEVELS_MAX` levels is moved to the top of the
+  tree, where the file system allows that (not between quota projects, nor from a lower layer of
+  overlayfs).
+- rmdir(2) of a mount point fails with EBUSY even if the mounted directory is not empty. So rmdir(2)
+  is tried first on each directory, and a directory is entered only if that fails because it is not
+  empty: mount points are never entered.
+- Symbolic links are never followed: directories are opened with O_NOFOLLOW.
 """
 
 from __future__ import annotations
@@ -25,23 +29,23 @@ from typing import Final, NamedTuple
 
 _FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NOT_EMPTY: Final = frozenset((errno.ENOTEMPTY, errno.EEXIST))
-"""What rmdir(2) may fail with where a directory has content."""
+"""Errors of rmdir(2) for a directory that is not empty."""
 
 _LEVELS_MAX: Final = 1000
 _BATCH: Final = 64
-"""Subdirectories of one level whose names are held at a time. Another scan finds the others."""
+"""Maximum of names of subdirectories that are kept per level. Another scan finds the others."""
 
 _FAILURES_MAX: Final = 1000
-"""Names that are held because they cannot be removed. With more, the removal ends."""
+"""Maximum of names that are kept because they cannot be removed. The removal ends there."""
 
 
 class _Level(NamedTuple):
     """An open directory, or one above it.
 
     Attributes:
-        identity: device and inode, to recognise it when `..` has led back to it.
+        identity: device and inode, to check that `..` leads back to it.
         pending: subdirectories to enter; the last one is next, or is being emptied.
-        failed: what cannot be removed.
+        failed: names of entries that cannot be removed.
     """
 
     identity: tuple[int, int]
@@ -52,16 +56,16 @@ class _Level(NamedTuple):
 def remove(path: str, stop: threading.Event | None = None) -> None:
     """Remove a directory and all that is below it.
 
-    What cannot be removed (a mount point, an immutable file) stays, with the directories above it;
-    the rest is removed all the same. Directories without permissions for their owner get them.
+    Entries that cannot be removed (a mount point, an immutable file) stay, with the directories
+    above them; all others are removed. Directories without permissions for their owner get them.
 
     Args:
-        path: of the directory. Nobody else may change the tree meanwhile.
+        path: of the directory. No other program may change the tree meanwhile.
         stop: ends the removal when it is set.
 
     Raises:
-        OSError: ENOENT, or ENOTDIR if `path` is no directory (a symbolic link is none); the first
-            reason why something stays; ECANCELED after `stop`.
+        OSError: ENOENT; ENOTDIR if `path` is not a directory (a symbolic link is not one); the
+            reason of the first entry that stays; ECANCELED after `stop`.
     """
     empty(path, stop)
     os.rmdir(path)
@@ -124,7 +128,7 @@ class _Removal:
             raise self._failure
 
     def _scan(self, current: int, level: _Level) -> None:
-        """Remove the files and the empty directories; note the others, as many as there is room."""
+        """Remove files and empty directories; add other directories to `pending`, up to _BATCH."""
         with os.scandir(current) as entries:
             for entry in entries:
                 self._check_stop()
@@ -146,7 +150,7 @@ class _Removal:
                     return
 
     def _enter(self, current: int, level: _Level, depth: int) -> int | None:
-        """Open the next subdirectory; None if it cannot be, or was moved to the top."""
+        """Open the next subdirectory; None if that fails, or if it was moved to the top."""
         name = level.pending[-1]
         if depth >= _LEVELS_MAX and self._move_to_top(name, current):
             level.pending.pop()
@@ -170,19 +174,19 @@ class _Removal:
         above = os.open("..", _FLAGS, dir_fd=current)
         if _identity(above) != level.identity:
             os.close(above)
-            raise OSError(errno.ESTALE, "the tree is changed while it is removed", self._path)
+            raise OSError(errno.ESTALE, "another program changed the tree meanwhile", self._path)
         return above
 
     def _leave(self, current: int, level: _Level, *, whole: bool) -> None:
-        """Remove the subdirectory that was emptied; `whole`: nothing that was seen in it stays."""
+        """Remove the subdirectory that was emptied; `whole`: no entry in it failed."""
         name = level.pending.pop()
         try:
             if _remove_directory(name, current):
                 self._removed += 1
             elif not whole:
-                level.failed.add(name)  # the reason is noted: it is something below
+                level.failed.add(name)  # the failure of an entry in it is noted already
             elif self._repeated != self._removed:
-                # POSIX leaves open whether readdir(3) returns all names while some are removed.
+                # POSIX does not guarantee that readdir(3) returns all names while some are removed.
                 self._repeated = self._removed
                 level.pending.append(name)
             else:
@@ -201,13 +205,13 @@ class _Removal:
 
     def _check_stop(self) -> None:
         if self._stop is not None and self._stop.is_set():
-            raise OSError(errno.ECANCELED, "stopped before all of it was removed", self._path)
+            raise OSError(errno.ECANCELED, "stopped before the whole tree was removed", self._path)
 
 
 def _open(name: str, directory: int | None) -> int:
-    """Open a directory to change it; never through a link.
+    """Open a directory, never through a link, and give its owner all permissions.
 
-    Its owner needs all permissions. The superuser needs none, but may have lost that privilege.
+    A process with CAP_DAC_OVERRIDE would not need them, but root can run without it.
     """
     try:
         fd = os.open(name, _FLAGS, dir_fd=directory)
@@ -216,13 +220,13 @@ def _open(name: str, directory: int | None) -> int:
         fd = os.open(name, _FLAGS, dir_fd=directory)
     mode = os.fstat(fd).st_mode
     if mode & stat.S_IRWXU != stat.S_IRWXU:
-        with contextlib.suppress(OSError):  # not ours: then what follows fails, or does not
+        with contextlib.suppress(OSError):  # of another owner: the next calls report a failure
             os.fchmod(fd, stat.S_IMODE(mode) | stat.S_IRWXU)
     return fd
 
 
 def _allow(name: str, directory: int | None) -> None:
-    # fchmod(2) refuses an O_PATH descriptor, and chmod(2) of `name` would follow a link there.
+    # fchmod(2) refuses an O_PATH descriptor, and chmod(2) of `name` would follow a link.
     fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
         mode = stat.S_IMODE(os.fstat(fd).st_mode)
@@ -232,7 +236,7 @@ def _allow(name: str, directory: int | None) -> None:
 
 
 def _remove_directory(name: str, directory: int) -> bool:
-    """Remove an empty directory; tell whether it was empty."""
+    """Remove a directory if it is empty; return False if it is not."""
     try:
         os.rmdir(name, dir_fd=directory)
     except FileNotFoundError:
@@ -250,7 +254,7 @@ def _identity(fd: int) -> tuple[int, int]:
 
 
 def _path_of(fd: int, otherwise: str) -> str:
-    """Return the path of an open directory, for a message; proc(5) shows none that is too long."""
+    """Return the path of an open directory for a message; `otherwise` if it is too long."""
     try:
         return os.readlink(f"/proc/self/fd/{fd}")
     except OSError:

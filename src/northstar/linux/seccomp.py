@@ -1,6 +1,6 @@
-"""System calls by name, and filters of them: libseccomp 2.5, as in its manual pages.
+"""Names of system calls, and filters of system calls: libseccomp 2.5 and its manual pages.
 
-Nothing of the library is loaded until it is used: it may be missing where nobody asks for filters.
+The library is loaded at the first use, so it may be missing where no filter is used.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ LIBRARY: Final = "libseccomp.so.2"
 
 SCMP_ARCH_X86_64: Final = 0xC000003E
 SCMP_ARCH_AARCH64: Final = 0xC00000B7
-"""Architectures as the kernel names them to filters: AUDIT_ARCH_*, linux/audit.h."""
+"""Numbers of architectures in filters: AUDIT_ARCH_*, linux/audit.h."""
 
 SECCOMP_RET_KILL_PROCESS: Final = 0x80000000
 SECCOMP_RET_ERRNO: Final = 0x00050000
-"""With the error number in its low 16 bits."""
+"""The low 16 bits contain the error number."""
 SECCOMP_RET_ALLOW: Final = 0x7FFF0000
-"""What a filter answers: seccomp(2). libseccomp's SCMP_ACT_* are the same numbers."""
+"""Results of a filter: seccomp(2). libseccomp's SCMP_ACT_* are the same numbers."""
 
 _SCMP_FLTATR_ACT_BADARCH: Final = 2
 _SCMP_FLTATR_CTL_OPTIMIZE: Final = 8
@@ -55,12 +55,12 @@ NEWER: Final = {
     "file_getattr": 468,
     "file_setattr": 469,
 }
-"""What libseccomp 2.5 does not know yet. New calls have the same number on all architectures;
+"""Calls that libseccomp 2.5 lacks. New calls have the same number on all architectures:
 include/uapi/asm-generic/unistd.h."""
 
 
 class Comparison(NamedTuple):
-    """True if argument number `argument` (from 0), and `mask`, is `value`: all 64 bits."""
+    """True if `argument & mask == value`, in 64 bits; `argument` is a position (from 0)."""
 
     argument: int
     mask: int
@@ -87,23 +87,24 @@ _FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
     "seccomp_init": (_CONTEXT, _U32),
     "seccomp_release": (None, _CONTEXT),
 }
-"""Result and arguments; below those whose result is 0 or a negative error number."""
+"""Result and arguments."""
 
-_STEPS: Final[dict[str, tuple[Any, ...]]] = {
+_CHECKED_FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
     "seccomp_arch_add": (_CONTEXT, _U32),
     "seccomp_arch_remove": (_CONTEXT, _U32),
     "seccomp_attr_set": (_CONTEXT, ctypes.c_int, _U32),
     "seccomp_rule_add_exact_array": (_CONTEXT, _U32, ctypes.c_int, ctypes.c_uint, _CONTEXT),
     "seccomp_export_bpf": (_CONTEXT, ctypes.c_int),
 }
+"""Arguments of the functions whose result is 0 or a negative error number."""
 
 
 @functools.cache
 def _function(name: str) -> Any:
     function: Any = ctypes.CDLL(LIBRARY)[name]
-    if name in _STEPS:
+    if name in _CHECKED_FUNCTIONS:
         function.restype = ctypes.c_int
-        function.argtypes = _STEPS[name]
+        function.argtypes = _CHECKED_FUNCTIONS[name]
         function.errcheck = functools.partial(_check, name)
     else:
         function.restype, *function.argtypes = _FUNCTIONS[name]
@@ -116,9 +117,9 @@ def _check(name: str, result: Any, _function: Any, _arguments: Any) -> None:
 
 
 def resolve_name(name: str) -> int | None:
-    """Return the number of a system call, negative for one of another architecture.
+    """Return the number of a system call, negative for one that only other architectures have.
 
-    None if there is none of this name.
+    None if no system call has this name.
 
     Raises:
         OSError: the library is not installed.
@@ -131,7 +132,7 @@ def resolve_name(name: str) -> int | None:
 
 
 def resolve_name_on(arch: int, name: str) -> int | None:
-    """Return the number that a system call has on an architecture; None if it has none there.
+    """Return the number of a system call on an architecture; None if that lacks the call.
 
     Args:
         arch: one of SCMP_ARCH_*.
@@ -148,13 +149,13 @@ def resolve_name_on(arch: int, name: str) -> int | None:
 
 
 class Filter(Closing):
-    """A filter for one architecture: seccomp_init(3). Release it, or use it in a with block.
+    """A filter for one architecture: seccomp_init(3). Close it, or use it in a with block.
 
-    Calls that no rule is about, other architectures, and x32 on x86-64 end the process.
+    It kills the process at calls that no rule allows, of other architectures, and of x32.
     """
 
     def __init__(self, arch: int) -> None:
-        """Begin a filter without rules, for one of SCMP_ARCH_*.
+        """Create a filter without rules, for one of SCMP_ARCH_*.
 
         Raises:
             OSError: the library is not installed, or too old.
@@ -162,14 +163,14 @@ class Filter(Closing):
         native = _function("seccomp_arch_native")()
         self._context = _function("seccomp_init")(SECCOMP_RET_KILL_PROCESS)
         if self._context is None:
-            raise OSError("seccomp_init: it makes no filter that ends the process")
+            raise OSError("seccomp_init: cannot create a filter that kills the process")
         try:
             if arch != native:
                 _function("seccomp_arch_add")(self._context, arch)
                 _function("seccomp_arch_remove")(self._context, native)
             self._set(_SCMP_FLTATR_ACT_BADARCH, SECCOMP_RET_KILL_PROCESS)
-            # A tree instead of a list. The kernel tries a new filter on each system call, to
-            # remember which are always allowed: that takes half the time then.
+            # A binary tree instead of a list. The kernel runs a new filter for each system call
+            # number, to cache those that are always allowed: the tree halves that time.
             self._set(_SCMP_FLTATR_CTL_OPTIMIZE, 2)
         except BaseException:
             self.close()
@@ -178,12 +179,12 @@ class Filter(Closing):
     def allow(self, name: str, *comparisons: Comparison) -> None:
         """Allow a system call that exists on the filter's architecture: seccomp_rule_add(3).
 
-        It is allowed if all of the comparisons are true, and if any of its rules allows it.
+        A rule applies if all its comparisons are true. One rule that applies is enough.
 
         Raises:
             OSError: EINVAL for two comparisons of the same argument.
         """
-        # The library wants the number on *this* machine, or the negative one that it has instead.
+        # The library takes the number on *this* machine, or its negative number for the call.
         number = resolve_name(name)
         assert number is not None, name
         array = (_ArgCmp * len(comparisons))(*map(_arg_cmp, comparisons))
@@ -193,7 +194,7 @@ class Filter(Closing):
 
     def export_bpf(self) -> bytes:
         """Return the filter as an array of struct sock_filter: seccomp_export_bpf(3)."""
-        # The library can write to a descriptor only.
+        # The library can only write to a descriptor.
         file = memfd.create("seccomp-export")
         try:
             _function("seccomp_export_bpf")(self._context, file)

@@ -8,10 +8,10 @@ from northstar.linux import mountinfo
 
 
 def enabled(mounts: Iterable[mountinfo.MountInfo] | None = None) -> bool:
-    """Return whether the kernel labels and checks.
+    """Return whether SELinux is enabled.
 
     Args:
-        mounts: of this process, read if not given.
+        mounts: of this process; read if None.
 
     Raises:
         OSError: the mounts cannot be read.

@@ -1,4 +1,4 @@
-"""Loop devices on the real kernel: alone, contended, on an old kernel, and without leaks."""
+"""Loop devices on the real kernel: in competition, on an old kernel, and without leaks."""
 
 import contextlib
 import errno
@@ -26,7 +26,7 @@ BLOCK = 4096
 
 @pytest.fixture
 def image() -> Iterator[int]:
-    """A sealed file in memory of eight blocks, each full of its own number."""
+    """A sealed memfd of eight blocks, each filled with its number."""
     fd = memfd.create("northstar-loop-test")
     os.write(fd, b"".join(bytes([number]) * BLOCK for number in range(8)))
     memfd.seal(fd)
@@ -35,7 +35,7 @@ def image() -> Iterator[int]:
 
 
 def is_bound_to(path: str, image: int) -> bool:
-    """Whether the device of a node stands on `image`: the same file by inode."""
+    """Return whether the device of a node is bound to `image`, by the inode."""
     # struct loop_info64 begins with device and inode of the backing file.
     try:
         fd = os.open(path, os.O_RDONLY)
@@ -75,7 +75,7 @@ def test_the_device_shows_the_part_of_the_file(image: int) -> None:
         assert (sysfs / "loop/offset").read_text() == f"{2 * BLOCK}\n"
         assert (sysfs / "loop/sizelimit").read_text() == f"{3 * BLOCK}\n"
         assert os.minor(os.stat(device.path).st_rdev) == device.minor
-        # Even for who opens it for writing.
+        # A descriptor that is open for writing cannot write either.
         writer = os.open(device.path, os.O_RDWR)
         try:
             with pytest.raises(PermissionError):
@@ -107,7 +107,7 @@ def test_the_file_may_be_closed_meanwhile() -> None:
         assert os.pread(device.fd, BLOCK, 0) == b"x" * BLOCK
 
 
-def test_what_is_no_file_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_directory_or_a_closed_descriptor_is_refused_without_a_leak(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     directory = os.open(tmp_path, os.O_RDONLY)
     try:
@@ -121,7 +121,7 @@ def test_what_is_no_file_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_many_threads_get_a_device_each(image: int) -> None:
+def test_each_of_many_threads_gets_a_device(image: int) -> None:
     gate = threading.Barrier(8)
 
     def cycle(number: int) -> set[int]:
@@ -152,7 +152,7 @@ for _ in range(15):
 """
 
 
-def test_processes_that_know_nothing_of_each_other_get_a_device_each() -> None:
+def test_each_of_many_processes_gets_a_device() -> None:
     contenders = [
         subprocess.Popen(
             [sys.executable, "-c", CONTENDER, str(number)],
@@ -180,7 +180,7 @@ def test_processes_that_know_nothing_of_each_other_get_a_device_each() -> None:
             contender.communicate()
 
 
-def test_time_runs_out_while_another_thread_holds_the_devices(image: int) -> None:
+def test_the_timeout_includes_waiting_for_another_thread(image: int) -> None:
     with loop_device._lock:
         started = time.monotonic()
         with pytest.raises(TimeoutError, match="no loop device became free") as caught:
@@ -190,22 +190,20 @@ def test_time_runs_out_while_another_thread_holds_the_devices(image: int) -> Non
     assert caught.value.filename == loop.CONTROL
 
 
-def test_who_fights_for_a_device_can_be_called_off(
-    image: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waiting_for_a_device_can_be_cancelled(image: int, monkeypatch: pytest.MonkeyPatch) -> None:
     give_up = threading.Event()
-    fights = threading.Event()
+    tried = threading.Event()
 
-    def snatched(number: int, *_: object) -> loop.Device:
-        fights.set()
+    def busy(number: int, *_: object) -> loop.Device:
+        tried.set()
         raise OSError(errno.EBUSY, "busy", f"/dev/loop{number}")
 
     with monkeypatch.context() as patch, ThreadPoolExecutor(2) as pool:
-        patch.setattr(loop_device, "_bind", snatched)
+        patch.setattr(loop_device, "_bind", busy)
         # The second one waits for the first one's lock.
         attach = functools.partial(loop_device.attach, image, timeout=60, give_up=give_up)
         futures = [pool.submit(attach) for _ in range(2)]
-        assert fights.wait(10)
+        assert tried.wait(10)
         begun = time.monotonic()
         give_up.set()
         for future in futures:
@@ -213,12 +211,12 @@ def test_who_fights_for_a_device_can_be_called_off(
                 future.result(timeout=10)
             assert caught.value.errno == errno.ECANCELED
         assert time.monotonic() - begun < 5
-    loop_device.attach(image, give_up=give_up).close()  # without a fight
+    loop_device.attach(image, give_up=give_up).close()  # a device is free at once
 
 
-# Runs a program whose ioctls are answered by the kernel of another time or place: a seccomp filter
-# returns an errno for one request. struct sock_filter is code, jt, jf, k; offsets are those of
-# struct seccomp_data (number at 0, low half of the second argument at 24).
+# Simulates another kernel: a seccomp filter returns an errno for one ioctl request. struct
+# sock_filter is code, jt, jf, k; offsets are those of struct seccomp_data (number at 0, low half of
+# the second argument at 24).
 WITHOUT_IOCTL = """
 import ctypes, struct, sys
 request, answer, ioctl = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
@@ -269,24 +267,24 @@ def test_a_kernel_without_loop_configure_binds_in_two_steps() -> None:
     assert attach_without(loop.LOOP_CONFIGURE, errno.EINVAL) == ["True", "1", "1"]
 
 
-def test_devices_that_stay_busy_are_fought_for_until_the_time_is_up() -> None:
+def test_busy_devices_are_tried_until_the_timeout() -> None:
     before = set(os.listdir("/sys/block"))
     outcome = attach_without(loop.LOOP_CONFIGURE, errno.EBUSY, timeout=0.3)
     assert outcome == ["TimeoutError", str(errno.ETIMEDOUT), loop.CONTROL]
-    # A free device that stays busy had a new one made instead; here that was no better.
+    # After a free device stayed busy, new ones were added; the filter made them busy too.
     made = set(os.listdir("/sys/block")) - before
     assert made
     control = os.open(loop.CONTROL, os.O_RDWR)
     try:
         for name in made:
-            # Another program may use it by now.
+            # Another program may use it meanwhile.
             with contextlib.suppress(OSError):
                 fcntl.ioctl(control, loop.LOOP_CTL_REMOVE, int(name.removeprefix("loop")))
     finally:
         os.close(control)
 
 
-def test_an_error_that_is_no_contention_is_reported_at_once() -> None:
+def test_an_error_that_is_not_contention_is_reported_at_once() -> None:
     started = time.monotonic()
     name, number, path = attach_without(loop.LOOP_CONFIGURE, errno.EPERM, timeout=60)
     assert (name, number) == ("PermissionError", str(errno.EPERM))
@@ -330,7 +328,7 @@ def test_a_dev_without_nodes() -> None:
 
 @pytest.fixture
 def unfinished(tmp_path: Path) -> Iterator[tuple[Path, loop.Device]]:
-    """A file, and a device on it that has no autoclear: what a killed process leaves."""
+    """A file, and a device on it without autoclear, as a killed process leaves it."""
     path = tmp_path / "package.npk"
     path.write_bytes(bytes(BLOCK))
     deadline = time.monotonic() + 10
@@ -348,7 +346,7 @@ def unfinished(tmp_path: Path) -> Iterator[tuple[Path, loop.Device]]:
     device.close()
     with loop_device._open(number) as again:
         yield path, again
-        with contextlib.suppress(OSError):  # it is unbound, if the test was right
+        with contextlib.suppress(OSError):  # a test that passes has unbound it
             if again.get_status().inode == inode_of(path):
                 again.clear_fd()
 

@@ -1,4 +1,4 @@
-"""Device-mapper devices on the real kernel: refusals, a bare /dev, and a kernel without it."""
+"""Device-mapper devices on the real kernel: refusals, an empty /dev, no device-mapper."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def name() -> Iterator[str]:
 
 
 @needed
-def test_a_device_is_there_while_it_is_open(backing: loop.Device, name: str) -> None:
+def test_a_device_exists_while_it_is_open(backing: loop.Device, name: str) -> None:
     descriptors = len(os.listdir("/proc/self/fd"))
     with mapped_device.attach(name, linear(backing, start=16, length=16)) as device:
         assert names() >= {name}
@@ -65,7 +65,7 @@ def test_a_device_is_there_while_it_is_open(backing: loop.Device, name: str) -> 
         assert device.status() == ""
         sysfs = Path("/sys/block", os.path.basename(device.path))
         assert (sysfs / "ro").read_text() == "1\n"
-        # Even for who opens it for writing.
+        # A descriptor that is open for writing cannot write either.
         writer = os.open(device.path, os.O_RDWR)
         try:
             with pytest.raises(PermissionError):
@@ -79,10 +79,10 @@ def test_a_device_is_there_while_it_is_open(backing: loop.Device, name: str) -> 
 
 
 @needed
-def test_the_kernels_own_tool_sees_what_was_asked_for(backing: loop.Device, name: str) -> None:
+def test_dmsetup_shows_the_requested_table(backing: loop.Device, name: str) -> None:
     with mapped_device.attach(name, linear(backing, start=8, length=24)) as device:
         dmsetup = shutil.which("dmsetup")
-        assert dmsetup, "libdevmapper comes with it"
+        assert dmsetup, "install the package dmsetup"
         shown = subprocess.run([dmsetup, "table", name], capture_output=True, text=True, check=True)
         assert shown.stdout == f"0 24 linear 7:{backing.minor} 8\n"
         number = os.minor(os.stat(device.path).st_rdev)
@@ -90,13 +90,13 @@ def test_the_kernels_own_tool_sees_what_was_asked_for(backing: loop.Device, name
         shown = subprocess.run(
             [dmsetup, "info", "-C", *columns, name], capture_output=True, text=True, check=True
         )
-        # Live table, opened by us, read only.
+        # A live table, open here, read only.
         assert shown.stdout.split(":") == [name, str(number), "L--r\n"]
 
 
 @needed
 @pytest.mark.parametrize("bad", ["x" * 128, "a\0b"])
-def test_a_name_that_the_kernel_would_cut_is_refused(bad: str) -> None:
+def test_a_name_that_the_kernel_would_truncate_is_refused(bad: str) -> None:
     before = names()
     with pytest.raises(OSError, match="not a name") as caught:
         mapped_device.attach(bad, Target(0, 8, "error", ""))
@@ -106,14 +106,14 @@ def test_a_name_that_the_kernel_would_cut_is_refused(bad: str) -> None:
 
 FAILING = {
     "bad parameters": (Target(0, 8, "linear", "7:0"), errno.EINVAL, None),
-    "longer than what is below": (None, errno.EINVAL, None),
+    "longer than the device below": (None, errno.EINVAL, None),
     "no such target": (Target(0, 8, "nonsense", ""), errno.EOPNOTSUPP, devicemapper.CONTROL),
 }
 
 
 @needed
 @pytest.mark.parametrize("case", FAILING)
-def test_what_fails_half_way_leaves_nothing(backing: loop.Device, name: str, case: str) -> None:
+def test_a_failure_half_way_leaves_no_device(backing: loop.Device, name: str, case: str) -> None:
     target, number, where = FAILING[case]
     descriptors = len(os.listdir("/proc/self/fd"))
     with refused(number) as caught:
@@ -125,7 +125,7 @@ def test_what_fails_half_way_leaves_nothing(backing: loop.Device, name: str, cas
 
 
 @needed
-def test_a_taken_name_is_refused_and_its_owner_unharmed(backing: loop.Device, name: str) -> None:
+def test_a_used_name_is_refused_and_its_device_unchanged(backing: loop.Device, name: str) -> None:
     with mapped_device.attach(name, linear(backing)) as device:
         with refused(errno.EBUSY) as caught:
             mapped_device.attach(name, linear(backing))
@@ -135,7 +135,7 @@ def test_a_taken_name_is_refused_and_its_owner_unharmed(backing: loop.Device, na
 
 
 @needed
-def test_many_threads_get_a_device_each(backing: loop.Device, name: str) -> None:
+def test_each_of_many_threads_gets_a_device(backing: loop.Device, name: str) -> None:
     gate = threading.Barrier(8)
 
     def cycle(number: int) -> None:
@@ -161,7 +161,7 @@ except OSError as error:
 
 
 @needed
-def test_a_kernel_without_memory_is_asked_again_but_not_for_ever() -> None:
+def test_loading_without_memory_is_repeated_until_the_timeout() -> None:
     numbers = [devicemapper.DM_TABLE_LOAD, errno.ENOMEM, IOCTL[os.uname().machine]]
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_IOCTL + WITHOUT_MEMORY, *map(str, numbers)],
@@ -189,7 +189,7 @@ with mapped_device.attach(sys.argv[1], target) as device:
     print(os.pread(device.fd, 4096, 0) == b"x" * 4096, sorted(os.listdir("/dev/mapper")))
     path = device.path
 print(os.path.exists(path))
-# The number may be taken again or not, that is the kernel's business.
+# The kernel may use the same number again or another one.
 impostors = [f"/dev/dm-{number}" for number in range(64)]
 for path in impostors:
     open(path, "w").close()
@@ -229,19 +229,19 @@ def test_a_kernel_without_device_mapper() -> None:
 
 @needed
 def test_all_devices_of_a_prefix_are_removed(backing: loop.Device, name: str) -> None:
-    ours, used, foreign = f"{name}-a", f"{name}-b", f"x-{name}"
+    unused, used, foreign = f"{name}-a", f"{name}-b", f"x-{name}"
     with devicemapper.Control() as control:
         try:
             with mapped_device.attach(used, linear(backing)):
-                for each in (ours, foreign):
+                for each in (unused, foreign):
                     control.create(each)
                 removed, failures = mapped_device.remove_all(name)
-                assert (sorted(removed), failures) == ([ours, used], [])
-                assert ours not in names()
+                assert (sorted(removed), failures) == ([unused, used], [])
+                assert unused not in names()
                 assert {used, foreign} <= names()
             assert eventually(lambda: used not in names())
         finally:
-            for each in {ours, used, foreign} & names():
+            for each in {unused, used, foreign} & names():
                 control.remove(each, deferred=True)
 
 

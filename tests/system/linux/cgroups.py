@@ -1,4 +1,4 @@
-"""What the tests of cgroups share."""
+"""Helpers for the tests of cgroups."""
 
 import subprocess
 import time
@@ -36,11 +36,11 @@ def attach(cgroup: Cgroup, pid: int) -> None:
         cgroupfs.write(f"{cgroup.directory(hierarchy)}/cgroup.procs", str(pid))
 
 
-def let_go(cgroup: Cgroup, process: subprocess.Popen[str]) -> IO[str]:
-    """Move a program that has said a line and waits for one into a cgroup, and let it go on.
+def attach_and_resume(cgroup: Cgroup, process: subprocess.Popen[str]) -> IO[str]:
+    """Move a program that has printed a line and waits for one into a cgroup, and send the line.
 
     Returns:
-        What it says from then on.
+        Its stdout.
     """
     assert process.stdin is not None
     assert process.stdout is not None
@@ -62,7 +62,7 @@ def pids(cgroup: Cgroup) -> set[int]:
 
 
 def used(cgroup: Cgroup) -> dict[str, Any]:
-    """Return the statistics, as of who asks once."""
+    """Return the statistics of a single read."""
     statistics = cgroup.statistics()
     try:
         return statistics.read()

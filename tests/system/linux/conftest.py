@@ -1,4 +1,4 @@
-"""A cgroup and processes of a test's own."""
+"""Fixtures: a cgroup and processes that end with the test."""
 
 import itertools
 import os
@@ -16,7 +16,7 @@ numbers = itertools.count()
 
 @pytest.fixture
 def top() -> Iterator[str]:
-    """The name of a top cgroup of this test's own, which is gone after it."""
+    """The name of a runtime's cgroup for this test. The cgroup is removed after it."""
     name = f"northstar-test-{os.getpid()}-{next(numbers)}"
     yield name
     deadline = Deadline(5)
@@ -26,7 +26,7 @@ def top() -> Iterator[str]:
 
 @pytest.fixture
 def spawn() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start processes that end with the test: Python programs, or sleepers."""
+    """Start Python programs that end with the test; the default one prints and reads a line."""
     started = []
 
     def start(program: str = "print(flush=True); input()") -> subprocess.Popen[str]:

@@ -1,6 +1,6 @@
-"""Containers' cgroups on the real kernel, with whatever version this host has.
+"""Containers' cgroups on the real kernel, with the version that this host has.
 
-The same tests run in the virtual machine, where it is version 2.
+The same tests run in the virtual machine, which has version 2.
 """
 
 import errno
@@ -25,9 +25,9 @@ from tests.system.linux.cgroups import (
     MIB,
     V1,
     attach,
+    attach_and_resume,
     directories,
     eventually,
-    let_go,
     pids,
     used,
     value,
@@ -53,7 +53,7 @@ def test_a_cgroup_is_made_and_removed_in_every_hierarchy(top: str) -> None:
     assert not any(os.path.exists(path) for path in directories(top))
 
 
-def test_limits_are_what_the_kernel_says(top: str) -> None:
+def test_the_kernel_has_the_limits_of_the_manifest(top: str) -> None:
     wanted = {"pids.max": "20", "cpuset.cpus": "0", "cpuset.mems": "0"}
     if V1:
         wanted |= {
@@ -76,8 +76,8 @@ def test_limits_are_what_the_kernel_says(top: str) -> None:
     cgroup.destroy()
 
 
-def test_what_lets_a_process_in(top: str) -> None:
-    """A descriptor for clone3(2) in version 2; files to write `0` to in version 1."""
+def test_descriptors_for_joining_a_cgroup(top: str) -> None:
+    """A directory for clone3(2) in version 2; files to write `0` to in version 1."""
     cgroup = Cgroup.create(HOST, top, "hello", None)
     versions = [hierarchy.version for hierarchy in HOST.hierarchies]
     tasks = [cgroup.open_tasks(number) for number in range(versions.count(1))]
@@ -139,7 +139,7 @@ def test_a_refused_limit_names_file_and_value_and_leaves_nothing(
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_what_the_host_lacks_or_refuses_as_an_attribute_is_a_warning(top: str) -> None:
+def test_a_missing_or_refused_attribute_is_a_warning(top: str) -> None:
     config = Cgroups(memory=Memory(attrs={"memory.nonsense": "1", "memory.stat": "2"}))
     cgroup = Cgroup.create(HOST, top, "hello", config)
     missing, refused = cgroup.warnings
@@ -149,7 +149,7 @@ def test_what_the_host_lacks_or_refuses_as_an_attribute_is_a_warning(top: str) -
     cgroup.destroy()
 
 
-def test_what_is_left_in_it_is_killed_at_the_end_nested_cgroups_too(
+def test_destroy_kills_all_processes_in_nested_cgroups_too(
     top: str, spawn: Callable[..., subprocess.Popen[str]]
 ) -> None:
     cgroup = Cgroup.create(HOST, top, "hello", None)
@@ -160,7 +160,7 @@ def test_what_is_left_in_it_is_killed_at_the_end_nested_cgroups_too(
     os.makedirs(f"{directory}/a/b")
     cgroupfs.write(f"{directory}/a/b/cgroup.procs", str(inner.pid))
     assert pids(cgroup) == {outer.pid, inner.pid}
-    # Nobody reaps them meanwhile: zombies do not keep a cgroup busy.
+    # Zombies do not keep a cgroup busy: these are reaped only afterwards.
     cgroup.destroy()
     assert outer.wait(10) == inner.wait(10) == -signal.SIGKILL
     assert not any(os.path.exists(path) for path in directories(f"{top}/hello"))
@@ -180,24 +180,22 @@ while True:
 """
 
 
-def test_who_forks_without_end_is_killed(
-    top: str, spawn: Callable[..., subprocess.Popen[str]]
-) -> None:
+def test_a_fork_bomb_is_killed(top: str, spawn: Callable[..., subprocess.Popen[str]]) -> None:
     cgroup = Cgroup.create(HOST, top, "hello", Cgroups(pids=Pids(50)))
     bomb = spawn(FORKING)
-    let_go(cgroup, bomb)
+    attach_and_resume(cgroup, bomb)
     assert eventually(lambda: len(pids(cgroup)) > 20)
     cgroup.destroy(timeout=10)
     assert bomb.wait(10) == -signal.SIGKILL
 
 
-def test_processes_and_limits_of_an_earlier_run_are_gone(
+def test_processes_and_limits_of_an_earlier_run_are_removed(
     top: str, spawn: Callable[..., subprocess.Popen[str]]
 ) -> None:
     before = Cgroup.create(HOST, top, "hello", LIMITS)
     left = spawn()
     attach(before, left.pid)
-    # The runtime that made it was killed here; the next one knows nothing of it.
+    # The runtime that created it was killed here; the next one has no state of it.
     cgroup = Cgroup.create(CgroupHost.detect(), top, "hello", None)
     assert left.wait(10) == -signal.SIGKILL
     assert pids(cgroup) == set()
@@ -220,14 +218,14 @@ def test_a_cgroup_of_other_processes_is_neither_used_nor_emptied(
         assert pids(service) == {stranger.pid}
     finally:
         service.destroy()
-    # Empty, it is taken.
+    # An empty one is used.
     cgroup = Cgroup.create(HOST, top, "sshd", config)
     cgroup.destroy()
     assert all(os.path.isdir(path) for path in directories(parent))
     HOST.remove_runtime_cgroup(parent)
 
 
-def test_a_parent_is_made_on_every_level_and_left(top: str) -> None:
+def test_a_parent_is_created_on_every_level_and_kept(top: str) -> None:
     config = Cgroups(parent=f"{top}/a//b", pids=Pids(5), cpu=Cpu(shares=100))
     cgroup = Cgroup.create(HOST, top, "hello", config)
     assert not cgroup.warnings
@@ -239,8 +237,8 @@ def test_a_parent_is_made_on_every_level_and_left(top: str) -> None:
 
 
 def test_a_start_that_fails_leaves_no_parent(top: str) -> None:
-    """Whether a parent itself cannot be made, or what is put into it, or a limit is refused."""
-    refused = "a\nb"  # by the kernel, for the sake of the lines of /proc/PID/cgroup
+    """A parent cannot be created, or the container's cgroup cannot, or a limit is refused."""
+    refused = "a\nb"  # by the kernel, since /proc/PID/cgroup has one cgroup per line
     with pytest.raises(OSError, match="Invalid argument"):
         Cgroup.create(HOST, top, "hello", Cgroups(parent=f"{top}/a/b/{refused}/c"))
     assert not any(os.path.exists(path) for path in directories(top))
@@ -251,7 +249,7 @@ def test_a_start_that_fails_leaves_no_parent(top: str) -> None:
     with pytest.raises(LaunchError):
         Cgroup.create(HOST, top, "hello", wrong)
     assert not any(os.path.exists(path) for path in directories(top))
-    # What was there before stays.
+    # A cgroup that existed before stays.
     other = Cgroup.create(HOST, top, "other", Cgroups(parent=f"{top}/a"))
     with pytest.raises(LaunchError):
         Cgroup.create(HOST, top, "hello", wrong)
@@ -282,7 +280,7 @@ def test_starts_that_fail_do_not_disturb_others_with_the_same_parent(top: str) -
 
 
 def test_cgroups_of_any_depth_are_removed(top: str) -> None:
-    """A host's program can make them, whatever a manifest may say."""
+    """Other programs of the host can create them; a manifest cannot."""
 
     def deepen() -> None:
         path = directories(f"{top}/hello")[0]
@@ -298,7 +296,7 @@ def test_cgroups_of_any_depth_are_removed(top: str) -> None:
     assert not any(os.path.exists(path) for path in directories(top))
 
 
-def test_a_parent_that_somebody_has_removed_is_made_again(top: str) -> None:
+def test_a_removed_parent_is_created_again(top: str) -> None:
     host = CgroupHost.detect()
     for _ in range(2):
         for parent in (None, f"{top}/a/b"):
@@ -309,7 +307,7 @@ def test_a_parent_that_somebody_has_removed_is_made_again(top: str) -> None:
         host.remove_runtime_cgroup(top)
 
 
-def test_a_top_cgroup_with_processes_is_not_removed(
+def test_a_runtimes_cgroup_with_processes_is_not_removed(
     top: str, spawn: Callable[..., subprocess.Popen[str]]
 ) -> None:
     cgroup = Cgroup.create(HOST, top, "hello", None)
@@ -336,7 +334,7 @@ def test_a_busy_cgroup_does_not_keep_its_neighbours(
         cgroup.destroy()
 
 
-def test_no_container_is_put_inside_another(top: str) -> None:
+def test_a_cgroup_inside_another_containers_is_refused(top: str) -> None:
     outer = Cgroup.create(HOST, top, "outer", None)
     with pytest.raises(HostError, match=f"another container has {top}/outer"):
         Cgroup.create(HOST, top, "inner", Cgroups(parent=f"{top}/outer/a"))
@@ -344,7 +342,7 @@ def test_no_container_is_put_inside_another(top: str) -> None:
     inner = Cgroup.create(HOST, top, "inner", Cgroups(parent=f"{top}/outer/a"))
     with pytest.raises(HostError, match="is not free"):
         Cgroup.create(HOST, top, "outer", None)
-    # A name that only begins alike is another one.
+    # A common prefix of the names is no conflict.
     Cgroup.create(HOST, top, "out", None).destroy()
     inner.destroy()
     Cgroup.create(HOST, top, "outer", None).destroy()
@@ -357,7 +355,7 @@ def test_a_failed_start_can_be_repeated(top: str) -> None:
     Cgroup.create(HOST, top, "hello", None).destroy()
 
 
-def test_many_at_the_same_time(top: str) -> None:
+def test_many_containers_at_the_same_time(top: str) -> None:
     def cycle(number: int) -> None:
         for _ in range(5):
             cgroup = Cgroup.create(HOST, top, f"app-{number}", LIMITS)
@@ -387,8 +385,8 @@ except OSError as error:
 def test_a_process_limit_holds(top: str, spawn: Callable[..., subprocess.Popen[str]]) -> None:
     cgroup = Cgroup.create(HOST, top, "hello", Cgroups(pids=Pids(10)))
     process = spawn(FORKS)
-    said = let_go(cgroup, process)
-    assert said.readline().split() == ["9", str(errno.EAGAIN)]
+    output = attach_and_resume(cgroup, process)
+    assert output.readline().split() == ["9", str(errno.EAGAIN)]
     assert used(cgroup)["pids"] == {"current": 10, "max": 10}
     cgroup.destroy()
 
@@ -402,7 +400,7 @@ while True:
 """
 
 
-def test_out_of_memory_is_told(top: str, spawn: Callable[..., subprocess.Popen[str]]) -> None:
+def test_out_of_memory_is_reported(top: str, spawn: Callable[..., subprocess.Popen[str]]) -> None:
     memory = Memory(memory_hard_limit=32 * MIB, swappiness=0, oom_monitor=True)
     cgroup = Cgroup.create(HOST, top, "hello", Cgroups(memory=memory))
     monitor = cgroup.oom_monitor()
@@ -410,7 +408,7 @@ def test_out_of_memory_is_told(top: str, spawn: Callable[..., subprocess.Popen[s
     with monitor:
         assert monitor.read() is None
         process = spawn(GREEDY)
-        let_go(cgroup, process)
+        attach_and_resume(cgroup, process)
         assert process.wait(30) == -signal.SIGKILL
 
         seen: list[MemoryEvents] = []
@@ -436,20 +434,20 @@ def test_out_of_memory_is_told(top: str, spawn: Callable[..., subprocess.Popen[s
         assert statistics["fail_cnt"] > 0
         assert statistics["oom_control"]["oom_kill"] >= 1
         cgroup.destroy()
-        # The removal wakes the waiter too, but is no event.
+        # The removal makes the descriptor readable too, but is not an event.
         assert monitor.read() is None
     assert monitor.fileno() == -1
 
 
-def test_statistics_of_a_process_that_works(
+def test_statistics_of_a_running_process(
     top: str, spawn: Callable[..., subprocess.Popen[str]]
 ) -> None:
     cgroup = Cgroup.create(HOST, top, "hello", LIMITS)
     process = spawn(
         "print(flush=True); input(); x = bytearray(8 << 20); print(flush=True); input()"
     )
-    said = let_go(cgroup, process)
-    said.readline()
+    output = attach_and_resume(cgroup, process)
+    output.readline()
     statistics = used(cgroup)
     assert set(statistics) == {"memory", "cpu", "blkio", "pids"}
     assert statistics["pids"] == {"current": 1, "max": 20}
@@ -478,7 +476,7 @@ def test_a_host_without_hierarchies_has_no_cgroups(top: str) -> None:
     host.remove_runtime_cgroup(top)
 
 
-def test_the_runtimes_own_cgroup_is_not_a_containers(
+def test_a_cgroup_that_contains_the_runtime_is_refused(
     top: str, spawn: Callable[..., subprocess.Popen[str]]
 ) -> None:
     script = f"""

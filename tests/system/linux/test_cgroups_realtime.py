@@ -10,7 +10,7 @@ import pytest
 from northstar.cgroups import Cgroup
 from northstar.manifest.cgroups import Cgroups, Cpu
 from northstar.model.errors import LaunchError
-from tests.system.linux.cgroups import HOST, V1, let_go
+from tests.system.linux.cgroups import HOST, V1, attach_and_resume
 
 MAY_SKIP = ("this host has cgroup version 2", "this kernel has no real-time groups")
 pytestmark = [
@@ -45,7 +45,7 @@ def test_a_realtime_budget_is_given_on_every_level(
 ) -> None:
     def outcome(cgroup: Cgroup) -> str:
         process = spawn(REALTIME)
-        return let_go(cgroup, process).readline().strip()
+        return attach_and_resume(cgroup, process).readline().strip()
 
     plain = Cgroup.create(HOST, top, "plain", None)
     assert outcome(plain) == str(errno.EPERM)
@@ -59,7 +59,7 @@ def test_a_realtime_budget_is_given_on_every_level(
     for cgroup in made:
         assert not cgroup.warnings
         assert outcome(cgroup) == "fifo"
-    # Again at once, while the zombie of the removed one still holds its cgroup.
+    # Created again at once, while the zombie of the removed cgroup still uses its budget.
     made[0].destroy()
     made[0] = Cgroup.create(
         HOST, top, "one", Cgroups(parent=f"{top}/a/b", cpu=Cpu(realtime_runtime=3000))

@@ -90,7 +90,7 @@ def test_control(backing: loop.Device, name: str) -> None:
 
 
 @needed
-def test_more_devices_than_one_answer_holds(name: str) -> None:
+def test_a_list_of_devices_that_exceeds_the_first_buffer(name: str) -> None:
     made = [f"{name}-{'x' * 90}-{number}" for number in range(40)]
     with Control() as control:
         try:
@@ -105,11 +105,13 @@ def test_more_devices_than_one_answer_holds(name: str) -> None:
 
 
 @needed
-def test_a_kernel_that_speaks_another_major_version(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_with_another_major_version_of_the_interface(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(devicemapper, "VERSION", (5, 0, 0))
     with Control() as control, refused(errno.EPROTONOSUPPORT) as caught:
         control.version()
-    assert str(caught.value.strerror).startswith("the kernel's device-mapper speaks 4.")
+    assert str(caught.value.strerror).startswith("the kernel's device-mapper has version 4.")
 
 
 @pytest.mark.skipif(PRESENT, reason=HAS)

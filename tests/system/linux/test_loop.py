@@ -29,12 +29,12 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bound(path: Path) -> Iterator[loop.Device]:
-    """A device on the second block of a file, acquired as the runtime does it."""
+    """A device on the second block of a file, acquired with the runtime's code."""
     with path.open("rb") as file, loop_device.attach(file.fileno(), offset=BLOCK) as device:
         yield device
 
 
-def test_what_the_kernel_says_of_a_bound_device(bound: loop.Device, path: Path) -> None:
+def test_status_and_attributes_of_a_bound_device(bound: loop.Device, path: Path) -> None:
     status, file = bound.get_status(), path.stat()
     assert (status.device, status.inode) == (file.st_dev, file.st_ino)
     assert (status.offset, status.sizelimit) == (BLOCK, 0)

@@ -1,4 +1,4 @@
-"""Mounts and namespaces on the real kernel, each test in a mount namespace of its own."""
+"""Mounts and namespaces on the real kernel, each test in a new mount namespace."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ def error(function, *arguments, **named):
 
 
 def run(script: str) -> Any:
-    """Run a script as root in a mount namespace of its own; it prints JSON."""
+    """Run a script in a new mount namespace; return the JSON that it prints."""
     done = subprocess.run(
         [sys.executable, "-c", PREPARE + script], capture_output=True, text=True, timeout=50
     )

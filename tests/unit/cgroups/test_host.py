@@ -1,4 +1,4 @@
-"""Which of the mounted hierarchies count."""
+"""The choice of hierarchies from the mounts."""
 
 import pytest
 
@@ -40,7 +40,7 @@ def test_legacy_with_controllers_mounted_together() -> None:
     ]
 
 
-def test_a_unified_hierarchy_without_our_controllers_is_no_help_on_a_legacy_host() -> None:
+def test_a_unified_hierarchy_without_used_controllers_is_left_out_on_a_legacy_host() -> None:
     mounts = [v1("/c/memory", "rw,memory"), v2("/c/unified", "hugetlb")]
     assert choose_hierarchies(mounts) == [hierarchy("/c/memory", 1, "memory")]
 
@@ -65,11 +65,11 @@ def test_the_first_mount_of_a_controller_counts() -> None:
 @pytest.mark.parametrize(
     "mount", [v1("/a", "rw,memory", "ro"), v1("/a", "ro,memory"), v2("/c", "cpu", flags="ro")]
 )
-def test_what_is_read_only_does_not_count(mount: tuple[MountInfo, tuple[str, ...]]) -> None:
+def test_a_read_only_hierarchy_does_not_count(mount: tuple[MountInfo, tuple[str, ...]]) -> None:
     assert choose_hierarchies([mount]) == []
 
 
-def test_the_log_tells_what_was_found() -> None:
+def test_the_description_for_the_log() -> None:
     host = CgroupHost(
         [hierarchy("/c/cpu", 1, "cpu", "cpuacct"), hierarchy("/c/unified", 2, "memory", "blkio")]
     )

@@ -1,4 +1,4 @@
-"""What a manifest's cgroups section becomes, for both versions, without touching a file."""
+"""The writes that a manifest's cgroups section becomes, for both versions. No file is written."""
 
 import pytest
 from hypothesis import given
@@ -256,10 +256,11 @@ def test_raw_attributes_go_to_their_controller_and_may_fail() -> None:
         *("release_agent", "notify_on_release", "memory", "memory.limit_in_bytes"),
     ],
 )
-def test_an_attribute_that_is_not_the_controllers_is_not_written(file: str) -> None:
+def test_an_attribute_of_another_controller_is_not_written(file: str) -> None:
     result = plan(Cgroups(cpu=Cpu(attrs={file: "1"})), V1)
     assert not result.writes
-    assert result.warnings == [f"cgroups.cpu.attrs: {file} is no file of the controller: not set"]
+    warning = f"cgroups.cpu.attrs: {file} is not a file of the controller: not set"
+    assert result.warnings == [warning]
 
 
 def test_a_controller_that_the_host_lacks_is_named_once() -> None:
@@ -273,7 +274,7 @@ def test_a_controller_that_the_host_lacks_is_named_once() -> None:
     ]
 
 
-def test_a_hybrid_host_takes_each_controllers_own_version() -> None:
+def test_a_hybrid_host_uses_the_version_of_each_controller() -> None:
     config = Cgroups(cpu=Cpu(shares=1024), memory=Memory(memory_hard_limit=9))
     assert values(plan(config, {"cpu": 1, "memory": 2})) == [
         ("cpu", "cpu.shares", "1024"),

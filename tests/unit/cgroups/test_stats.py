@@ -1,4 +1,4 @@
-"""The statistics of an inspect answer have the shape that clients know, whatever the files hold."""
+"""The statistics of an inspect answer have the protocol's members, with any content of files."""
 
 import os
 from pathlib import Path
@@ -31,7 +31,7 @@ def flat(values: dict[str, int]) -> str:
 
 
 def v1_files(statistics: dict[str, Any]) -> dict[str, str]:
-    """The files of version 1 that make the recorded statistics."""
+    """Return the files of version 1 with which the recorded statistics result."""
     files = {}
     for member, prefix in (
         ("memory", "memory."),
@@ -152,7 +152,7 @@ def test_the_counters_of_io_schedulers() -> None:
     assert stats.io_service("Total 0\n") == ([], 0)
 
 
-def test_bfq_files_stand_in_for_those_of_cfq(tmp_path: Path) -> None:
+def test_bfq_files_are_read_where_cfq_files_are_missing(tmp_path: Path) -> None:
     directory = fill(
         tmp_path,
         {
@@ -168,7 +168,7 @@ def test_bfq_files_stand_in_for_those_of_cfq(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_a_cgroup_that_is_gone_is_absent(tmp_path: Path, version: int) -> None:
+def test_a_removed_cgroup_is_absent(tmp_path: Path, version: int) -> None:
     gone = str(tmp_path / "gone")
     names = ("memory", "cpu", "blkio", "pids")
     assert used(dict.fromkeys(names, (version, gone))) == {}
@@ -183,8 +183,8 @@ def test_no_text_breaks_the_parsers(text: str) -> None:
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_open_files_tell_what_is_true_now(tmp_path: Path, version: int) -> None:
-    """Who polls sees every change: of values, of what is gone, and once closed of new files."""
+def test_each_read_returns_current_values(tmp_path: Path, version: int) -> None:
+    """A reader sees changed values and removed files; new files after `close`."""
     names = {1: ("memory.usage_in_bytes", "blkio.throttle.read_bps_device"), 2: None}
     usage, limits = names[version] or ("memory.current", "io.max")
     line = "8:0 100\n" if version == 1 else "8:0 rbps=100 wbps=max\n"
@@ -206,7 +206,7 @@ def test_open_files_tell_what_is_true_now(tmp_path: Path, version: int) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
     wanted = [{"major": 8, "minor": 0, "data": 100}]
     assert statistics.read()["blkio"]["throttle"]["read_bps_device"] == wanted
-    # One answer is not the next one's, nor the next container's.
+    # No answer contains values of an earlier one, or of another container.
     assert used(directories | {"blkio": (version, str(tmp_path / "gone"))}).keys() == {
         "memory",
         "pids",

@@ -1,4 +1,4 @@
-"""The table of a dm-verity target, and when images in memory need no copy."""
+"""The table of a dm-verity target, and which images need a sealed copy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = "ab" * 32
 
 def parameters(blocks: int, salt: bytes = b"\1\2") -> tuple[int, list[str]]:
     hashes = Hashes("0" * 64, "0" * 64, ROOT, blocks * 4096)
-    # The number of blocks in the superblock is not signed: it must play no part.
+    # The number of blocks in the superblock is not signed, so it must not be used.
     target = verified_device.table(hashes, Superblock(bytes(16), 2**40, salt), "7:3")
     assert (target.start, target.kind) == (0, "verity")
     return target.length, target.text.split(" ")
@@ -40,7 +40,7 @@ def test_any_table_has_ten_words_and_no_options(blocks: int, salt: bytes) -> Non
     assert words[9:] == [salt.hex() if salt else "-"]
 
 
-def test_only_what_nobody_can_change_is_used_without_a_copy(tmp_path: Path) -> None:
+def test_only_a_fully_sealed_file_is_used_without_a_copy(tmp_path: Path) -> None:
     fd = memfd.create("northstar-test")
     try:
         assert not verified_device._is_sealed(fd)
@@ -54,7 +54,7 @@ def test_only_what_nobody_can_change_is_used_without_a_copy(tmp_path: Path) -> N
         assert not verified_device._is_sealed(file.fileno())
 
 
-def test_a_copy_is_the_part_that_was_asked_for_and_sealed(tmp_path: Path) -> None:
+def test_a_copy_is_sealed_and_contains_only_the_image(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"a" * 4096 + b"b" * 8192 + b"c" * 100)
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""What a test expects of the kernel when it refuses."""
+"""Expected errors of the kernel."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""System calls that need no root: what they return, and what their errors name."""
+"""System calls that need no root: their results, and the paths in their errors."""
 
 import contextlib
 import errno
@@ -18,7 +18,7 @@ from tests.unit.linux.refusals import refused
 
 def test_an_error_names_source_and_target(tmp_path: Path) -> None:
     target = str(tmp_path / "missing")
-    # The path is looked up before the permission is.
+    # The kernel looks the path up before it checks the permission.
     with refused(errno.ENOENT) as caught:
         mount.mount("the-source", target, "tmpfs")
     assert (caught.value.filename, caught.value.filename2) == ("the-source", target)
@@ -112,7 +112,7 @@ def test_a_process_is_signalled_and_waited_for() -> None:
                 pidfd.send_signal(fd, 65)
             pidfd.send_signal(fd, signal.SIGKILL)
             assert pidfd.wait(fd) == pidfd.WaitStatus(None, signal.SIGKILL)
-            process.returncode = -signal.SIGKILL  # it is reaped: nothing is left for Popen
+            process.returncode = -signal.SIGKILL  # reaped above, so Popen must not wait for it
         finally:
             os.close(fd)
 
@@ -139,7 +139,7 @@ def test_capabilities_are_parsed() -> None:
         caps.parse(text.rpartition("CapAmb")[0])
 
 
-def test_a_change_of_a_file_is_seen(tmp_path: Path) -> None:
+def test_a_change_of_a_file_is_an_event(tmp_path: Path) -> None:
     file = tmp_path / "memory.events"
     file.write_text("low 0\n")
     fd = inotify.init()
@@ -171,8 +171,8 @@ def test_events_with_names_are_split(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"\0" * 15, b"\0" * 12 + b"\x10\0\0\0" + b"x" * 15])
-def test_a_cut_event_is_refused(data: bytes) -> None:
-    with pytest.raises(ValueError, match="short"):
+def test_an_incomplete_event_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match="incomplete"):
         inotify.parse(data)
 
 
@@ -190,7 +190,7 @@ def test_a_state_reaches_the_service_manager(tmp_path: Path, abstract: bool) -> 
         assert manager.recv(100) == b"READY=1\nSTATUS=up"
 
 
-def test_a_manager_that_does_not_read_does_not_stop_us(tmp_path: Path) -> None:
+def test_a_manager_that_does_not_read_does_not_block_the_sender(tmp_path: Path) -> None:
     target = notify.address(str(tmp_path / "notify"))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(target)
@@ -204,7 +204,7 @@ def test_a_manager_that_does_not_read_does_not_stop_us(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["", "@", "relative", "vsock:2:1"])
-def test_an_address_that_is_none(value: str) -> None:
+def test_an_invalid_address_is_refused(value: str) -> None:
     with pytest.raises(ValueError, match="NOTIFY_SOCKET"):
         notify.address(value)
 
@@ -219,7 +219,7 @@ def test_the_watchdog_of_this_process() -> None:
             notify.watchdog_interval({"WATCHDOG_USEC": wrong}, 7)
 
 
-def test_a_network_namespace_is_told_from_a_file(tmp_path: Path) -> None:
+def test_only_a_network_namespace_is_opened(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "net").symlink_to("/proc/self/ns/net")
     (tmp_path / "mnt").symlink_to("/proc/self/ns/mnt")

@@ -1,4 +1,4 @@
-"""The formats of cgroup files, and the files' errors."""
+"""The formats of cgroup files, and errors of reads and writes."""
 
 import errno
 from pathlib import Path
@@ -38,7 +38,7 @@ def test_no_text_breaks_the_parsers(text: str) -> None:
         assert all(type(value) is int for value in inner.values())
 
 
-def test_what_is_no_number_is_left_out() -> None:
+def test_values_that_are_not_numbers_are_left_out() -> None:
     assert cgroupfs.flat_keyed("a 1\nb max\nc\n") == {"a": 1}
     assert cgroupfs.nested_keyed("8:0 rbps=1 wbps=max\n8:16\n") == {"8:0": {"rbps": 1}, "8:16": {}}
 
@@ -50,7 +50,7 @@ def test_a_value_is_written_and_read(tmp_path: Path) -> None:
     assert cgroupfs.read(str(file)) == "20"
 
 
-def test_a_file_that_is_missing_is_not_made(tmp_path: Path) -> None:
+def test_a_missing_file_is_not_created(tmp_path: Path) -> None:
     path = str(tmp_path / "pids.max")
     for act in (lambda: cgroupfs.write(path, "1"), lambda: cgroupfs.read(path)):
         with pytest.raises(FileNotFoundError) as caught:
@@ -59,7 +59,7 @@ def test_a_file_that_is_missing_is_not_made(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_an_error_of_reading_and_writing_names_the_file() -> None:
+def test_errors_of_reads_and_writes_name_the_file() -> None:
     with refused(errno.EIO) as caught:  # nothing is mapped at address 0
         cgroupfs.read("/proc/self/mem")
     assert caught.value.filename == "/proc/self/mem"

@@ -1,4 +1,4 @@
-"""What device-mapper's ioctls answer, read without a kernel."""
+"""Decoding of the results of device-mapper's ioctls, without a kernel."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_list_of_names(entries: list[tuple[str, int]]) -> None:
     head = devicemapper._NAME_LIST
     data = b""
     for position, (name, slack) in enumerate(entries):
-        # What follows a name (event number, uuid) is none of our business.
+        # The fields after a name (event number, uuid) are not read.
         rest = name.encode() + b"\0" + bytes(slack)
         step = head.size + len(rest) if position + 1 < len(entries) else 0
         data += head.pack(position + 1, step) + rest

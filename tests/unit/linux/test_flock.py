@@ -1,4 +1,4 @@
-"""Locks of flock(2): who holds one, as the kernel tells it."""
+"""Locks of flock(2), and the process that holds one, from /proc/locks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from northstar.linux import flock
 
 
 def test_a_lock_and_its_holder(tmp_path: Path) -> None:
-    """Another process holds it: this one would know itself."""
+    """Another process holds the lock, so its pid must come from the kernel."""
     program = (
         "import fcntl, os, sys; fd = os.open(sys.argv[1], os.O_RDONLY); "
         "fcntl.flock(fd, fcntl.LOCK_EX); print(flush=True); input()"
@@ -30,7 +30,7 @@ def test_a_lock_and_its_holder(tmp_path: Path) -> None:
             assert not flock.try_lock(fd)
             assert not flock.try_lock(fd, shared=True)
             assert flock.holder(fd) == other.pid
-            # It leaves no file, and ends with its holder.
+            # The lock makes no file, and ends with its holder.
             assert os.listdir(tmp_path) == []
             other.kill()
         assert flock.try_lock(fd)
@@ -39,7 +39,7 @@ def test_a_lock_and_its_holder(tmp_path: Path) -> None:
         os.close(fd)
 
 
-def test_shared_locks_exclude_the_others_only(tmp_path: Path) -> None:
+def test_shared_locks_exclude_only_exclusive_ones(tmp_path: Path) -> None:
     first, second = (os.open(tmp_path, os.O_RDONLY | os.O_CLOEXEC) for _ in range(2))
     try:
         assert flock.try_lock(first, shared=True)
@@ -61,18 +61,18 @@ numbers = st.integers(0, 2**20)
 
 
 @given(st.lists(st.tuples(numbers, st.tuples(numbers, numbers, numbers))))
-def test_what_the_kernel_writes_is_read_back(
+def test_lines_of_the_kernel_are_parsed(
     holders: list[tuple[int, tuple[int, int, int]]],
 ) -> None:
     text = ""
     for count, (pid, (major, minor, inode)) in enumerate(holders, start=1):
         rest = f"ADVISORY  WRITE {pid} {major:02x}:{minor:02x}:{inode} 0 EOF\n"
         text += f"{count}: FLOCK  {rest}"
-        # Who waits holds nothing, and the locks of fcntl(2) are others.
+        # A waiter holds no lock, and the locks of fcntl(2) are of another kind.
         text += f"{count}: -> FLOCK  {rest}{count}: POSIX  {rest}{count}: OFDLCK {rest}"
     assert flock.parse(text) == holders
 
 
 @given(st.text(max_size=80))
-def test_anything_else_is_left_out(text: str) -> None:
+def test_other_lines_are_ignored(text: str) -> None:
     assert isinstance(flock.parse(text), list)

@@ -1,4 +1,4 @@
-"""/proc/PID/mountinfo is read as the kernel writes it, whatever bytes names hold."""
+"""/proc/PID/mountinfo is parsed as the kernel writes it, with any bytes in names."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from northstar.linux.mountinfo import MountInfo
 
 
 def escape(text: str, special: str) -> str:
-    r"""Do what the kernel does: seq_path and mangle write these characters as \ooo."""
+    r"""Escape as the kernel does: seq_path and mangle write these characters as \ooo."""
     return "".join(f"\\{ord(char):03o}" if char in special else char for char in text)
 
 
@@ -52,13 +52,13 @@ mounts = st.builds(
 
 
 @given(st.lists(mounts, max_size=5))
-def test_what_the_kernel_writes_is_read_back(given_mounts: list[MountInfo]) -> None:
+def test_lines_of_the_kernel_are_parsed(given_mounts: list[MountInfo]) -> None:
     text = "".join(render(mount) + "\n" for mount in given_mounts)
     assert list(mountinfo.parse(text)) == given_mounts
 
 
 @given(st.text(max_size=60))
-def test_anything_else_is_refused_and_nothing_worse(line: str) -> None:
+def test_any_other_line_raises_only_value_error(line: str) -> None:
     with contextlib.suppress(ValueError):
         assert isinstance(mountinfo.parse_line(line), MountInfo)
 
@@ -74,7 +74,7 @@ def test_anything_else_is_refused_and_nothing_worse(line: str) -> None:
         "22 27 021 / /proc rw - proc proc rw",
     ],
 )
-def test_a_line_that_lacks_something_is_refused(line: str) -> None:
+def test_a_line_that_lacks_a_field_is_refused(line: str) -> None:
     with pytest.raises(ValueError, match="not a line of mountinfo"):
         mountinfo.parse_line(line)
 

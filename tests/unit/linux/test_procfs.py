@@ -1,4 +1,4 @@
-"""What /proc says of a process group."""
+"""Process groups in /proc."""
 
 import os
 import signal

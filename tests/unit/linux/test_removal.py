@@ -1,4 +1,4 @@
-"""Trees of any shape are removed, and nothing beside them is."""
+"""Trees of any shape are removed, and no file outside of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REMOVE = "import sys; from northstar.linux import removal; removal.remove(sys.ar
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Iterator[Path]:
-    """A directory that is removed by another program, should the test fail."""
+    """A directory, which rm(1) removes if the test fails."""
     path = tmp_path / "tree"
     path.mkdir()
     yield path
@@ -32,7 +32,7 @@ def tree(tmp_path: Path) -> Iterator[Path]:
 
 
 def deepen(path: Path, levels: int, name: str = "d") -> None:
-    """Make directories in each other, the innermost with a file."""
+    """Create nested directories, the innermost with a file."""
     fd = os.open(path, os.O_RDONLY)
     for _ in range(levels):
         os.mkdir(name, dir_fd=fd)
@@ -50,14 +50,14 @@ def test_any_depth(tree: Path, levels: int) -> None:
     assert not tree.exists()
 
 
-def test_names_that_are_longer_than_a_path_may_be(tree: Path) -> None:
+def test_a_path_that_is_longer_than_path_max(tree: Path) -> None:
     deepen(tree, 100, "n" * 255)
     removal.remove(str(tree))
     assert not tree.exists()
 
 
 def test_a_deep_tree_that_cannot_be_moved(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As between the projects of a quota, where rename(2) is EXDEV."""
+    """For example between quota projects, where rename(2) fails with EXDEV."""
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
@@ -92,12 +92,12 @@ def test_any_width(tree: Path) -> None:
 
 
 def test_a_level_that_is_wide_and_deep(tree: Path) -> None:
-    """More subdirectories with content on each level than names are held at a time."""
-    place = tree
+    """Each level has more subdirectories with content than names are kept at a time."""
+    level = tree
     for _ in range(5):
         for number in range(150):
-            (place / f"d{number}/inner").mkdir(parents=True)
-        place = place / "d0/inner"
+            (level / f"d{number}/inner").mkdir(parents=True)
+        level = level / "d0/inner"
     removal.remove(str(tree))
     assert not tree.exists()
 
@@ -155,7 +155,7 @@ def test_closed_directories_without_privilege(tree: Path) -> None:
 @pytest.mark.root
 @pytest.mark.parametrize("kind", ["tmpfs", "bind"])
 def test_a_mount_point_is_not_entered(tree: Path, tmp_path: Path, kind: str) -> None:
-    """What is mounted stays, also if it is a part of the same file system; the rest goes."""
+    """The mounted directory stays, also if it is of the same file system; all else is removed."""
     (tmp_path / "elsewhere").mkdir()
     (tree / "a/mounted").mkdir(parents=True)
     (tree / "a/file").touch()
@@ -185,7 +185,7 @@ print(os.listdir({str(tree / "a/mounted")!r}))
 
 
 @pytest.mark.root
-def test_what_is_immutable_stays_and_the_rest_goes(tree: Path) -> None:
+def test_an_immutable_file_stays_and_all_else_is_removed(tree: Path) -> None:
     (tree / "a/b").mkdir(parents=True)
     for name in ("a/b/held", "a/b/other", "a/other", "other"):
         (tree / name).touch()
@@ -203,9 +203,7 @@ def test_what_is_immutable_stays_and_the_rest_goes(tree: Path) -> None:
     assert not tree.exists()
 
 
-def test_too_much_that_cannot_be_removed_ends_it(
-    tree: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_many_failures_end_the_removal(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(name: str, **_: object) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), name)
 
@@ -217,13 +215,13 @@ def test_too_much_that_cannot_be_removed_ends_it(
             removal.remove(str(tree))
 
 
-def test_a_directory_is_emptied_and_kept(tree: Path) -> None:
+def test_empty_keeps_the_directory(tree: Path) -> None:
     deepen(tree, 3)
     removal.empty(str(tree))
     assert os.listdir(tree) == []
 
 
-def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/file").touch()
     (tmp_path / "link").symlink_to("elsewhere")
@@ -238,7 +236,7 @@ def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "elsewhere/file").exists()
 
 
-def test_it_stops_when_it_is_told_to(tree: Path) -> None:
+def test_the_stop_event_ends_the_removal(tree: Path) -> None:
     deepen(tree, 3)
     stop = threading.Event()
     stop.set()
