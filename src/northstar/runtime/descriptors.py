@@ -22,7 +22,7 @@ from northstar.linux import mountinfo, netns
 from northstar.manifest import Io, Manifest, NamedNetwork, Output
 from northstar.model import LaunchError
 from northstar.runtime import stdio
-from northstar.runtime.null import reopen
+from northstar.runtime.null_device import reopen
 from northstar.runtime.running import HeldResources
 
 _DISCARD: Final = Io(stdout=Output.DISCARD, stderr=Output.DISCARD)

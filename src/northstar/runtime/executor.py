@@ -27,7 +27,7 @@ from northstar.manifest import Resource
 from northstar.model import Container, NorthstarError
 from northstar.model.loop_deadline import timeout, wait
 from northstar.runtime import data_wipe
-from northstar.runtime.events import Notifications
+from northstar.runtime.notifications import Notifications
 from northstar.runtime.repository import Package, Repository
 from northstar.runtime.request_queue import RequestQueue
 from northstar.runtime.running import RunningContainer

@@ -45,10 +45,10 @@ from northstar.runtime import (
 )
 from northstar.runtime.config import Config, RepositoryConfig
 from northstar.runtime.console import Console
-from northstar.runtime.events import Notifications
 from northstar.runtime.executor import Executor
 from northstar.runtime.mount_namespace import enter_mount_namespace
-from northstar.runtime.null import open_null
+from northstar.runtime.notifications import Notifications
+from northstar.runtime.null_device import open_null
 from northstar.runtime.operations import ContainerOperations
 from northstar.runtime.repository import FsRepository, MemRepository, Repository
 from northstar.runtime.running import ConsoleConnection

@@ -8,7 +8,7 @@ import logging
 from northstar.api import notification
 from northstar.cgroups import OomMonitor
 from northstar.model import Container
-from northstar.runtime.events import Notifications
+from northstar.runtime.notifications import Notifications
 
 log = logging.getLogger("northstar.runtime")
 

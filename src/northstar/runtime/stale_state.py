@@ -23,7 +23,7 @@ from northstar.devices import loop_device, verified_device
 from northstar.linux import mount, mountinfo
 from northstar.model import Container, InvalidValueError, listed
 from northstar.model.deadline import Deadline
-from northstar.runtime import logs, null
+from northstar.runtime import logs, null_device
 from northstar.runtime.config import Config
 
 log = logging.getLogger("northstar.runtime")
@@ -134,7 +134,7 @@ def _sockets(socket_dir: str) -> list[str]:
 
 def _is_mount_point(name: str) -> bool:
     """Tell whether a mount point in the run directory that is called so is ours."""
-    return name == null.NAME or _is_container(name)
+    return name == null_device.NAME or _is_container(name)
 
 
 def _is_container(name: str) -> bool:

@@ -26,7 +26,7 @@ from northstar.runtime import debug, listeners, logs
 from northstar.runtime.config import Config
 from northstar.runtime.descriptors import opened
 from northstar.runtime.directories import LockedDirectory, RuntimeDirectories
-from northstar.runtime.events import Notifications
+from northstar.runtime.notifications import Notifications
 from northstar.runtime.oom_watch import OomWatch
 from northstar.runtime.running import ConsoleConnection, HeldResources, RunningContainer
 from northstar.runtime.threads import Pools

@@ -5,7 +5,7 @@ from __future__ import annotations
 from northstar import api
 from northstar.api import notification
 from northstar.model import Container
-from northstar.runtime.events import Notifications, Subscription
+from northstar.runtime.notifications import Notifications, Subscription
 
 CONTAINERS = [Container.parse(f"c:0.0.{n}") for n in range(20)]
 LINES = [api.encode(notification.Started(container)) for container in CONTAINERS]
