@@ -76,7 +76,7 @@ async def shut_down(executor: Executor, grace: float) -> list[Container]:
     executor.give_up.set()
     await _finish_requests(executor)
     for number, timeout in ((signal.SIGTERM, grace), (signal.SIGKILL, _DEATH)):
-        executor.apply(events.EndAll(number))
+        executor.apply(events.SignalAll(number))
         await executor.wait_until(lambda: not core.with_process(executor.state), timeout)
     held = core.with_process(executor.state)
     for container in held:

@@ -140,8 +140,8 @@ class Registry(RuleBasedStateMachine):
 
     @precondition(lambda self: self.world.state.stopping)
     @rule(number=st.sampled_from((15, 9)))
-    def end_all(self, number: int) -> None:
-        self.give(events.EndAll(number))
+    def signal_all(self, number: int) -> None:
+        self.give(events.SignalAll(number))
 
     @precondition(lambda self: self.world.state.stopping and not self.open)
     @rule()

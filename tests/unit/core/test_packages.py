@@ -199,7 +199,7 @@ def test_an_unmount_that_fails_in_the_shutdown_is_a_warning():
 def test_the_containers_with_a_process():
     there = world().run(APP).launch(OTHER)
     assert core.with_process(there.state) == [APP]
-    there.also(events.EndAll(9))
+    there.also(events.SignalAll(9))
     assert core.with_process(there.state) == [APP]
 
 

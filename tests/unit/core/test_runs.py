@@ -268,7 +268,7 @@ def test_a_critical_container_that_ends_well_is_no_failure():
 
 
 def test_a_critical_container_may_end_during_the_shutdown():
-    there = critical().run(APP).also(events.ShutdownBegan(), events.EndAll(9))
+    there = critical().run(APP).also(events.ShutdownBegan(), events.SignalAll(9))
     decided = there.changed(events.ProcessExited(APP, Signalled(9)))
     assert lines(decided)[0][0] == logging.INFO
     assert Fail not in kinds(there.changed(events.Released(APP)))

@@ -111,7 +111,7 @@ EVENTS: dict[str, Event] = {
     "detached": events.DataDetached(APP),
     "wiped": events.DataWiped(APP),
     "wipe failed": events.WipeFailed(APP, "why"),
-    "end all": events.EndAll(9),
+    "end all": events.SignalAll(9),
     "umount all": events.UmountAll(),
 }
 REQUESTS = [name for name, event in EVENTS.items() if isinstance(event, events.Request)]
