@@ -61,7 +61,7 @@ def test_who_asks_once_keeps_nothing_open_and_who_polls_sees_every_change(tmp_pa
 def test_files_are_closed_when_nobody_asks_any_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(statistics_cache, "KEPT", 0.05)
+    monkeypatch.setattr(statistics_cache, "IDLE_TIMEOUT", 0.05)
     first, second = cgroups(tmp_path, 2)
 
     async def test(polled: StatisticsCache) -> None:
@@ -84,7 +84,7 @@ def test_files_are_closed_when_nobody_asks_any_more(
 
 
 def test_new_files_are_seen_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics_cache, "RENEWED", 0.05)
+    monkeypatch.setattr(statistics_cache, "REOPEN_INTERVAL", 0.05)
     (cgroup,) = cgroups(tmp_path, 1)
     file = tmp_path / cgroup.path / "pids.current"
     file.unlink()

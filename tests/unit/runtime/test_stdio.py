@@ -240,7 +240,7 @@ def test_a_flood_waits_in_its_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_all_pipes_share_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     cost = stdio.LINE_COST + 1
-    monkeypatch.setattr(stdio, "_total", TokenBucket(rate=1.0, burst=100 * cost))
+    monkeypatch.setattr(stdio, "_total_bucket", TokenBucket(rate=1.0, burst=100 * cost))
 
     async def test() -> None:
         with collecting() as lines:
