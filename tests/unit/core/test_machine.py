@@ -1,4 +1,4 @@
-"""Random events on a registry: what must hold whatever happens, in whatever order."""
+"""Random events on a registry: invariants that hold after any events in any order."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ KNOWN = st.sampled_from(CONTAINERS)
 
 
 class Registry(RuleBasedStateMachine):
-    """Plays the runtime: gives requests, and reports how actions end, in any order."""
+    """Simulates the runtime: gives requests, and reports results of actions, in any order."""
 
     def __init__(self) -> None:
         super().__init__()
         self.world = World()
         self.open: list[Action] = []
-        """Actions that were decided and have not ended."""
+        """Actions that were decided and have no result yet."""
         self.alive: set[Container] = set()
         """Containers whose payload was executed and that have not exited."""
         self.asked: set[Container] = set()
-        """Containers on which a request is going on: `Complete` was not decided."""
+        """Containers with a request in progress: `Complete` was not decided."""
         self.subscribed: dict[Container, str] = {}
-        """What notifications say of each container."""
+        """The state of each container according to the notifications."""
 
     @initialize(loaded=st.sets(KNOWN))
     def load(self, loaded: set[Container]) -> None:
@@ -49,11 +49,11 @@ class Registry(RuleBasedStateMachine):
                 self.world.load(one)
                 self.subscribed[one.container] = "installed"
 
-    # What clients ask for.
+    # Requests of clients.
 
     def request(self, event: events.Request) -> None:
         if event.container in self.asked:
-            return  # the runtime keeps it back
+            return  # the runtime queues it
         self.asked.add(event.container)
         if not self.give(event):
             self.asked.remove(event.container)
@@ -89,7 +89,7 @@ class Registry(RuleBasedStateMachine):
         if self.give(events.PackageVerified("one", one.container, 100)):
             self.give(events.StoreFailed("one", one.container))
 
-    # How actions end.
+    # Results of actions.
 
     @precondition(lambda self: self.open)
     @rule(data=st.data(), well=st.booleans())
@@ -105,7 +105,7 @@ class Registry(RuleBasedStateMachine):
             case actions.Umount(c):
                 return events.ImageUnmounted(c) if well else events.UmountFailed(c, "why")
             case actions.Launch(c, _, resources):
-                # All that it needs is there.
+                # All images that it needs are mounted.
                 needed = [self.world.entry(one) for one in (c, *resources.values())]
                 assert {e.image for e in needed} == {core.Image.MOUNTED}
                 if well:
@@ -149,7 +149,7 @@ class Registry(RuleBasedStateMachine):
         self.give(events.UmountAll())
 
     def give(self, event: Event) -> bool:
-        """Give an event, and tell whether it was accepted."""
+        """Give an event, and return whether it was accepted."""
         before = self.world.state
         result = self.world.step(event)
         if isinstance(result, core.Refused):
@@ -189,7 +189,7 @@ class Registry(RuleBasedStateMachine):
             case notification.Uninstall(container):
                 assert self.subscribed.pop(container) == "installed"
 
-    # What must hold.
+    # Invariants.
 
     @property
     def entries(self) -> list[core.Entry]:
@@ -202,7 +202,7 @@ class Registry(RuleBasedStateMachine):
         assert len(active) == len(self.world.state.running)
 
     @invariant()
-    def users_are_those_that_use(self) -> None:
+    def users_agree_with_the_resources_of_runs(self) -> None:
         users: dict[Container, set[Container]] = {}
         for entry in self.entries:
             for used in entry.run.resources.values() if entry.run is not None else ():
@@ -210,7 +210,7 @@ class Registry(RuleBasedStateMachine):
         assert users == self.world.state.users
 
     @invariant()
-    def what_is_used_is_installed_and_not_unmounted(self) -> None:
+    def used_images_are_mounted_and_not_being_removed(self) -> None:
         for entry in self.entries:
             if entry.run is None or not entry.run.launched:
                 continue
@@ -219,7 +219,7 @@ class Registry(RuleBasedStateMachine):
                 assert self.world.entry(used).phase is not core.Phase.REMOVING
 
     @invariant()
-    def data_is_used_or_wiped(self) -> None:
+    def used_data_is_not_wiped(self) -> None:
         for entry in self.entries:
             if entry.run is not None and entry.run.launched:
                 assert not self.world.state.is_wiping(entry.container.name)
@@ -247,8 +247,8 @@ class Registry(RuleBasedStateMachine):
             assert containers == {e.container for e in self.entries if e.image is image}
 
     @invariant()
-    def nothing_waits_for_nothing(self) -> None:
-        # A request that is going on has an action that will end it.
+    def each_request_in_progress_has_an_action(self) -> None:
+        # Without an action in progress no request could ever be completed.
         if not self.open:
             assert not self.asked
 
@@ -258,7 +258,7 @@ class Registry(RuleBasedStateMachine):
         assert sorted(stored) == sorted(self.world.state.containers)
 
     @invariant()
-    def subscribers_know_what_is_installed_and_runs(self) -> None:
+    def notifications_agree_with_the_registry(self) -> None:
         known = {e.container: "started" if e.has_process else "installed" for e in self.entries}
         assert known == self.subscribed
 
