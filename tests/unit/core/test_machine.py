@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hypothesis.strategies as st
-from hypothesis import settings
+import pytest
+from hypothesis import Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from northstar import core
@@ -25,6 +26,12 @@ MANIFESTS = (
 )
 CONTAINERS = tuple(one.container for one in MANIFESTS)
 KNOWN = st.sampled_from(CONTAINERS)
+APPS = st.sampled_from([one.container for one in MANIFESTS if one.init is not None])
+INDEX = st.integers(0, 7)
+WELL = st.sampled_from((True, True, True, True, True, False))
+RESULTS = st.lists(st.tuples(INDEX, WELL), max_size=8)
+"""Which of the actions in progress end, and whether they succeed."""
+Results = list[tuple[int, bool]]
 
 
 class Registry(RuleBasedStateMachine):
@@ -41,62 +48,66 @@ class Registry(RuleBasedStateMachine):
         """Containers with a request in progress: `Complete` was not decided."""
         self.subscribed: dict[Container, str] = {}
         """The state of each container according to the notifications."""
+        self.before_shutdown = 0
+        """Requests until the shutdown may begin: after it nearly every request is refused."""
 
-    @initialize(loaded=st.sets(KNOWN))
-    def load(self, loaded: set[Container]) -> None:
+    @initialize(missing=st.sets(KNOWN, max_size=1), later=st.integers(5, 60))
+    def load(self, missing: set[Container], later: int) -> None:
         for one in MANIFESTS:
-            if one.container in loaded:
+            if one.container not in missing:
                 self.world.load(one)
                 self.subscribed[one.container] = "installed"
+        self.before_shutdown = later
 
-    # Requests of clients.
+    # Requests of clients. Each is followed by results: most requests need several actions.
 
-    def request(self, event: events.Request) -> None:
-        if event.container in self.asked:
-            return  # the runtime queues it
-        self.asked.add(event.container)
-        if not self.give(event):
-            self.asked.remove(event.container)
+    def request(self, event: events.Request, results: Results) -> None:
+        self.before_shutdown -= 1
+        if event.container not in self.asked:  # the runtime queues others
+            self.asked.add(event.container)
+            if not self.give(event):
+                self.asked.remove(event.container)
+        for index, well in results:
+            self.end(index, well)
 
-    @rule(container=KNOWN)
-    def mount(self, container: Container) -> None:
-        self.request(events.MountRequested(container))
+    @rule(container=KNOWN, results=RESULTS)
+    def mount(self, container: Container, results: Results) -> None:
+        self.request(events.MountRequested(container), results)
 
-    @rule(container=KNOWN)
-    def umount(self, container: Container) -> None:
-        self.request(events.UmountRequested(container))
+    @rule(container=KNOWN, results=RESULTS)
+    def umount(self, container: Container, results: Results) -> None:
+        self.request(events.UmountRequested(container), results)
 
-    @rule(container=KNOWN, boot=st.booleans())
-    def start(self, container: Container, boot: bool) -> None:
-        self.request(events.StartRequested(container, boot=boot))
+    @rule(container=APPS, boot=st.booleans(), results=RESULTS)
+    def start(self, container: Container, boot: bool, results: Results) -> None:
+        self.request(events.StartRequested(container, boot=boot), results)
 
-    @rule(container=KNOWN, number=st.sampled_from((1, 9, 15)))
-    def kill(self, container: Container, number: int) -> None:
-        self.request(events.KillRequested(container, number))
+    @rule(container=APPS, number=st.sampled_from((1, 9, 15)), results=RESULTS)
+    def kill(self, container: Container, number: int, results: Results) -> None:
+        self.request(events.KillRequested(container, number), results)
 
-    @rule(container=KNOWN, wipe=st.booleans())
-    def uninstall(self, container: Container, wipe: bool) -> None:
-        self.request(events.UninstallRequested(container, wipe))
+    @rule(container=KNOWN, wipe=st.booleans(), results=RESULTS)
+    def uninstall(self, container: Container, wipe: bool, results: Results) -> None:
+        self.request(events.UninstallRequested(container, wipe), results)
 
-    @rule(one=st.sampled_from(MANIFESTS), repository=st.sampled_from(("one", "two")))
-    def install(self, one: Manifest, repository: str) -> None:
-        reserved = self.give(events.PackageVerified(repository, one.container, 100))
-        if reserved:
-            self.give(events.PackageStored(repository, one))
-
-    @rule(one=st.sampled_from(MANIFESTS))
-    def fail_to_install(self, one: Manifest) -> None:
-        if self.give(events.PackageVerified("one", one.container, 100)):
-            self.give(events.StoreFailed("one", one.container))
+    @rule(one=st.sampled_from(MANIFESTS), repository=st.sampled_from(("one", "two")), well=WELL)
+    def install(self, one: Manifest, repository: str, well: bool) -> None:
+        if self.give(events.PackageVerified(repository, one.container, 100)):
+            stored = events.PackageStored(repository, one)
+            self.give(stored if well else events.StoreFailed(repository, one.container))
 
     # Results of actions.
 
     @precondition(lambda self: self.open)
-    @rule(data=st.data(), well=st.booleans())
-    def end(self, data: st.DataObject, well: bool) -> None:
-        action = data.draw(st.sampled_from(self.open))
-        self.open.remove(action)
-        self.give(self.ending(action, well))
+    @rule(results=RESULTS)
+    def end_some(self, results: Results) -> None:
+        for index, well in results:
+            self.end(index, well)
+
+    def end(self, index: int, well: bool) -> None:
+        if self.open:
+            action = self.open.pop(index % len(self.open))
+            self.give(self.ending(action, well))
 
     def ending(self, action: Action, well: bool) -> Event:
         match action:
@@ -125,15 +136,15 @@ class Registry(RuleBasedStateMachine):
                 raise AssertionError(action)
 
     @precondition(lambda self: self.alive)
-    @rule(data=st.data(), status=st.sampled_from((Exited(0), Exited(1), Signalled(9))))
-    def exit(self, data: st.DataObject, status: Exited | Signalled) -> None:
-        container = data.draw(st.sampled_from(sorted(self.alive)))
+    @rule(index=INDEX, status=st.sampled_from((Exited(0), Exited(1), Signalled(9))))
+    def exit(self, index: int, status: Exited | Signalled) -> None:
+        container = sorted(self.alive)[index % len(self.alive)]
         self.alive.remove(container)
         self.give(events.ProcessExited(container, status))
 
     # The shutdown.
 
-    @precondition(lambda self: not self.world.state.stopping)
+    @precondition(lambda self: self.before_shutdown <= 0 and not self.world.state.stopping)
     @rule()
     def begin_shutdown(self) -> None:
         self.give(events.ShutdownBegan())
@@ -263,5 +274,12 @@ class Registry(RuleBasedStateMachine):
         assert known == self.subscribed
 
 
-Registry.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
-TestRegistry = Registry.TestCase
+Registry.TestCase.settings = settings(
+    max_examples=150,
+    stateful_step_count=60,
+    deadline=None,
+    # Without `explain`, which traces each line and takes minutes.
+    phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
+)
+# A failing example is shrunk for up to 5 minutes; the assertion is reported after that.
+TestRegistry = pytest.mark.timeout(600)(Registry.TestCase)
