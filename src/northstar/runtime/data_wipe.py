@@ -27,9 +27,9 @@ from northstar.runtime.threads import Pool
 
 log = logging.getLogger("northstar.runtime")
 
-_DOOMED: Final = ".northstar-wipe:"
+_DETACHED_PREFIX: Final = ".northstar-wipe:"
 """Prefix of the new name. No container name contains a colon."""
-_IS_DOOMED: Final = re.compile(re.escape(_DOOMED) + r"[0-9a-f]{16}\Z")
+_DETACHED_NAME: Final = re.compile(re.escape(_DETACHED_PREFIX) + r"[0-9a-f]{16}\Z")
 
 
 def wipe(path: str, stop: threading.Event | None = None) -> None:
@@ -62,9 +62,9 @@ def detach(path: str, stop: threading.Event | None = None) -> str | None:
     """
     if not stat.S_ISDIR(os.lstat(path).st_mode):  # a symbolic link and its target stay
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
-    doomed = os.path.join(os.path.dirname(path), f"{_DOOMED}{os.urandom(8).hex()}")
+    detached = os.path.join(os.path.dirname(path), f"{_DETACHED_PREFIX}{os.urandom(8).hex()}")
     try:
-        os.rename(path, doomed)
+        os.rename(path, detached)
     except OSError as failure:
         if failure.errno == errno.EBUSY:
             removal.empty(path, stop)
@@ -73,22 +73,22 @@ def detach(path: str, stop: threading.Event | None = None) -> str | None:
             raise
         removal.remove(path, stop)
         return None
-    return doomed
+    return detached
 
 
-def remove(doomed: str, stop: threading.Event | None = None) -> None:
+def remove(detached: str, stop: threading.Event | None = None) -> None:
     """Remove the tree that `detach` renamed.
 
     Raises:
         OSError: ECANCELED after `stop`; otherwise the first failure to remove something.
     """
     try:
-        removal.remove(doomed, stop)
+        removal.remove(detached, stop)
     except OSError as failure:
         if failure.errno != errno.ECANCELED:
             raise
         reason = "the runtime ends; its next start removes the rest of the data"
-        raise OSError(errno.ECANCELED, reason, doomed) from failure
+        raise OSError(errno.ECANCELED, reason, detached) from failure
 
 
 @contextlib.asynccontextmanager
@@ -114,7 +114,7 @@ async def finishing(data_dir: str, pool: Pool, stop: threading.Event) -> AsyncIt
 def unfinished(data_dir: str) -> list[str]:
     """Return the names of unfinished wipes. If `data_dir` cannot be read, log a warning."""
     try:
-        return sorted(filter(_IS_DOOMED.match, os.listdir(data_dir)))
+        return sorted(filter(_DETACHED_NAME.match, os.listdir(data_dir)))
     except OSError as failure:
         log.warning("Cannot look for data that was being wiped: %s", failure)
         return []
@@ -138,7 +138,7 @@ def finish(data_dir: str, names: Sequence[str], stop: threading.Event) -> list[s
                 break
             # No contents of a container's data may keep other containers from starting.
             is_bug = not isinstance(failure, OSError)
-            log.warning("Cannot remove what was being wiped: %s", failure, exc_info=is_bug)
+            log.warning("Cannot remove data that was being wiped: %s", failure, exc_info=is_bug)
         else:
             removed.append(name)
     if removed:

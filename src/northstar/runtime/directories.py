@@ -197,9 +197,11 @@ class LockedDirectory:
             if not self._is_removed() or self._make is None:
                 raise
             self._make()
-            log.warning("Made the %s %s anew: another program has removed it", self.key, self.path)
+            log.warning(
+                "Created the %s %s again: another program removed it", self.key, self.path
+            )
         else:
-            log.warning("The %s %s is another directory than before", self.key, self.path)
+            log.warning("The %s %s is a different directory than before", self.key, self.path)
         self.lock()
 
     def _is_removed(self) -> bool:

@@ -304,7 +304,7 @@ class FsRepository(Repository):
                 if not unlink_same(path, descriptor):
                     log.warning(
                         "%s is not the file that was loaded: another program has removed or "
-                        "replaced it. What is there is left alone",
+                        "replaced it. The current file is left alone",
                         path,
                     )
         except OSError as failure:

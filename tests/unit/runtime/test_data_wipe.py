@@ -45,10 +45,10 @@ def test_an_interrupted_wipe_is_completed(tmp_path: Path, monkeypatch: pytest.Mo
         if pid == 0:
             data_wipe.wipe(str(tmp_path / "app"))
         os.waitpid(pid, 0)
-    (doomed,) = os.listdir(tmp_path)
-    assert doomed != "app"
+    (detached,) = os.listdir(tmp_path)
+    assert detached != "app"
     tree(tmp_path / "app")  # installed again meanwhile
-    assert finish(str(tmp_path)) == [doomed]
+    assert finish(str(tmp_path)) == [detached]
     assert os.listdir(tmp_path) == ["app"]
     assert finish(str(tmp_path)) == []
 
@@ -75,10 +75,10 @@ def test_a_tree_of_any_depth_is_removed(data: Path) -> None:
     (data / "app").mkdir()
     deepen(data / "app", 3000)
     data_wipe.wipe(str(data / "app"))
-    doomed = data / ".northstar-wipe:0123456789abcdef"
-    doomed.mkdir()
-    deepen(doomed, 3000)
-    assert finish(str(data)) == [doomed.name]
+    detached = data / ".northstar-wipe:0123456789abcdef"
+    detached.mkdir()
+    deepen(detached, 3000)
+    assert finish(str(data)) == [detached.name]
     assert os.listdir(data) == []
 
 
@@ -89,11 +89,11 @@ def test_a_stopped_wipe_is_completed_later(data: Path, caplog: pytest.LogCapture
     with pytest.raises(OSError, match="the runtime ends; its next start removes") as caught:
         data_wipe.wipe(str(data / "app"), stop)
     assert caught.value.errno == errno.ECANCELED
-    (doomed,) = os.listdir(data)
+    (detached,) = os.listdir(data)
     with caplog.at_level(logging.INFO):
         assert finish(str(data), stop) == []
     assert [record.levelname for record in caplog.records] == ["INFO"]
-    assert finish(str(data), threading.Event()) == [doomed]
+    assert finish(str(data), threading.Event()) == [detached]
 
 
 @pytest.mark.parametrize("failure", [OSError(errno.EIO, "bad disk"), RecursionError(), KeyError()])
@@ -116,7 +116,7 @@ def test_a_failure_does_not_stop_the_other_removals(
 
     monkeypatch.setattr(removal, "remove", fail)
     assert finish(str(data)) == [second]
-    assert "Cannot remove what was being wiped" in caplog.text
+    assert "Cannot remove data that was being wiped" in caplog.text
     assert os.listdir(data) == [first]
 
 
