@@ -1,4 +1,4 @@
-"""What decides: pure code over immutable values. No clock, no path, no event loop."""
+"""The decisions: pure code over immutable values. No clock, no path, no event loop."""
 
 from northstar.core import actions, boot, events
 from northstar.core.requests import entry_of

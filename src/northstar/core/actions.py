@@ -1,4 +1,4 @@
-"""What `step` decides to be done. The runtime executes it, and reports what happened as events."""
+"""Actions that `step` decides. The runtime executes them, and reports their results as events."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Launch(msgspec.Struct, frozen=True):
     """Launch the process. Ends in `Executed`, `StartFailed` or `DirectoryMissing`.
 
     Attributes:
-        container: which; its image and all resources are mounted.
-        command: what is executed.
-        resources: the container that was chosen for each resource mount, by target.
+        container: its image and the images of all resources are mounted.
+        command: program, arguments and environment.
+        resources: the chosen container of each resource mount, by target.
     """
 
     container: Container
@@ -39,14 +39,14 @@ class Launch(msgspec.Struct, frozen=True):
 
 
 class SendSignal(msgspec.Struct, frozen=True):
-    """Send a signal to the container's process group. Ends in `SignalSent`, also if it is gone."""
+    """Signal the container's process group. Ends in `SignalSent`, even after its exit."""
 
     container: Container
     number: int
 
 
 class Release(msgspec.Struct, frozen=True):
-    """Release everything that the ended container holds. Ends in `Released`."""
+    """Release all resources that the exited container holds. Ends in `Released`."""
 
     container: Container
 
@@ -60,7 +60,7 @@ class RemovePackage(msgspec.Struct, frozen=True):
 class WipeData(msgspec.Struct, frozen=True):
     """Remove the persistent data. Ends in `DataWiped` or `WipeFailed`.
 
-    Perhaps after `DataDetached`.
+    `DataDetached` may come before.
     """
 
     container: Container
@@ -85,11 +85,11 @@ class Log(msgspec.Struct, frozen=True):
 
 
 class Complete(msgspec.Struct, frozen=True):
-    """Answer the request that was going on for a container; the next one can begin.
+    """Answer the current request on a container; the next one can begin.
 
     Attributes:
-        container: which.
-        error: why it failed, None if it succeeded.
+        container: the container.
+        error: the failure; None if the request succeeded.
     """
 
     container: Container

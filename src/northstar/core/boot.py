@@ -1,4 +1,4 @@
-"""What the runtime mounts and starts by itself when it comes up."""
+"""The images and apps that the runtime mounts and starts at boot."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from northstar.model import Container
 
 
 def images(state: State) -> list[Container]:
-    """Return the images to mount at boot: of `mount_on_start`, of autostart apps and resources.
+    """Return the images to mount at boot: `mount_on_start`, autostart apps and their resources.
 
-    They are mounted in parallel before anything is started.
+    They are mounted in parallel, before any start.
     """
     early = [c for c, e in state.containers.items() if _mounted_on_start(state, e)]
     for app in apps(state):

@@ -1,4 +1,4 @@
-"""What a start executes, and which containers it uses as resources."""
+"""Chooses the command of a start, and the containers that it uses as resources."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from northstar.model import Container, quote
 
 
 def newest_match(resource: Resource, candidates: Iterable[Container]) -> Container | None:
-    """Return the newest of `candidates` that fulfils what a resource mount asks for."""
+    """Return the newest of `candidates` that matches a resource mount."""
     matching = (
         container
         for container in candidates
@@ -24,7 +24,7 @@ def newest_match(resource: Resource, candidates: Iterable[Container]) -> Contain
 def choose_resources(state: State, manifest: Manifest) -> dict[str, Container]:
     """Choose the newest matching container for each resource mount, by target.
 
-    What is being uninstalled is no candidate.
+    A container that is being uninstalled is not a candidate.
 
     Raises:
         RefusedError: nothing matches.
@@ -51,10 +51,10 @@ def choose_command(
     arguments: tuple[str, ...],
     environment: Mapping[str, str],
 ) -> Command:
-    """Return what a start request executes; what is empty in it is the manifest's.
+    """Return the command of a start request. The manifest provides what the request leaves empty.
 
     Raises:
-        RefusedError: a variable that the runtime sets itself, or no init anywhere.
+        RefusedError: a variable is reserved or invalid, or there is no valid init.
     """
     for name in environment:
         if name in RESERVED_ENV:
@@ -65,7 +65,7 @@ def choose_command(
         raise RefusedError(error.StartContainerResource(manifest.container))
     program = manifest.init or ""
     if init:
-        # Counted before: a request has room for many of them.
+        # Check before replacing: a request may contain many placeholders.
         own = manifest.init or "<INIT>"
         size = len(init) + init.count("<INIT>") * (len(own) - len("<INIT>"))
         if size > INIT_MAX:

@@ -1,7 +1,7 @@
-"""What happens: requests of clients and of the runtime itself, and what was observed.
+"""Events: requests of clients and of the runtime itself, and observations.
 
-A request on a container (`MountRequested` to `UninstallRequested`) is given to `step` only while no
-other one on that container is going on: until `Complete`. It is refused, or it ends in `Complete`.
+The runtime gives a request on a container (`MountRequested` to `UninstallRequested`) to `step` only
+after the former request on that container is completed. It is refused, or it ends in `Complete`.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class StartRequested(msgspec.Struct, frozen=True):
     """Start the container.
 
     Attributes:
-        container: which.
-        init: instead of the manifest's, with `<INIT>` in it replaced by that; None for none.
-        arguments: instead of the manifest's, if there are any.
-        environment: instead of the manifest's, if there is any.
-        boot: the runtime asks for it, since the manifest has `autostart`.
+        container: the container.
+        init: replaces the manifest's, which replaces `<INIT>` in it; None for the manifest's.
+        arguments: replace the manifest's, unless empty.
+        environment: replaces the manifest's, unless empty.
+        boot: the runtime requests the start, since the manifest has `autostart`.
     """
 
     container: Container
@@ -66,7 +66,7 @@ class InstallRequested(msgspec.Struct, frozen=True):
 
 
 class PackageGrew(msgspec.Struct, frozen=True):
-    """`size` bytes of a package were received so far."""
+    """`size` bytes of a package have been received so far."""
 
     repository: str
     size: int
@@ -81,7 +81,7 @@ class PackageVerified(msgspec.Struct, frozen=True):
 
 
 class PackageStored(msgspec.Struct, frozen=True):
-    """A verified package is stored for good."""
+    """A verified package is stored durably."""
 
     repository: str
     manifest: Manifest
@@ -109,7 +109,7 @@ class ImageMounted(msgspec.Struct, frozen=True):
 
 
 class MountFailed(msgspec.Struct, frozen=True):
-    """An image could not be mounted; nothing of the attempt is left."""
+    """An image could not be mounted; the attempt left nothing behind."""
 
     container: Container
     reason: str
@@ -122,27 +122,27 @@ class ImageUnmounted(msgspec.Struct, frozen=True):
 
 
 class UmountFailed(msgspec.Struct, frozen=True):
-    """An image could not be unmounted; it still is mounted."""
+    """An image could not be unmounted; it is still mounted."""
 
     container: Container
     reason: str
 
 
 class ImageLost(msgspec.Struct, frozen=True):
-    """A mounted image is not mounted any more: somebody else has detached it."""
+    """A mounted image is not mounted any more: another program has unmounted it."""
 
     container: Container
 
 
 class Executed(msgspec.Struct, frozen=True):
-    """The payload was executed; `pid` is init's on the host."""
+    """The payload was executed; `pid` is the pid of init on the host."""
 
     container: Container
     pid: int
 
 
 class StartFailed(msgspec.Struct, frozen=True):
-    """The process could not be launched; nothing of it is left."""
+    """The process could not be launched; the attempt left nothing behind."""
 
     container: Container
     reason: str
@@ -156,7 +156,7 @@ class DirectoryMissing(msgspec.Struct, frozen=True):
 
 
 class SignalSent(msgspec.Struct, frozen=True):
-    """A signal was sent, or the process was gone already."""
+    """A signal was sent, or the process had exited already."""
 
     container: Container
 
@@ -181,20 +181,20 @@ class PackageRemoved(msgspec.Struct, frozen=True):
 
 
 class RemovalFailed(msgspec.Struct, frozen=True):
-    """The package could not be removed; it still is there."""
+    """The package could not be removed; it is still stored."""
 
     container: Container
     reason: str
 
 
 class DataDetached(msgspec.Struct, frozen=True):
-    """Persistent data has another name now, from which it is being removed."""
+    """Persistent data was renamed, and is being removed under its new name."""
 
     container: Container
 
 
 class DataWiped(msgspec.Struct, frozen=True):
-    """The persistent data is removed, or there was none."""
+    """The persistent data is removed, or did not exist."""
 
     container: Container
 
@@ -210,14 +210,14 @@ class ShutdownBegan(msgspec.Struct, frozen=True):
     """No request but `kill` is accepted from now on."""
 
 
-class EndAll(msgspec.Struct, frozen=True):
+class SignalAll(msgspec.Struct, frozen=True):
     """Send a signal to all containers that have a process: a step of the shutdown."""
 
     number: int
 
 
 class UmountAll(msgspec.Struct, frozen=True):
-    """Unmount all images that nobody uses: the last step of the shutdown."""
+    """Unmount all images that are not in use: the last step of the shutdown."""
 
 
 Request = MountRequested | UmountRequested | StartRequested | KillRequested | UninstallRequested
@@ -248,6 +248,6 @@ Event = (
     | DataWiped
     | WipeFailed
     | ShutdownBegan
-    | EndAll
+    | SignalAll
     | UmountAll
 )

@@ -1,8 +1,8 @@
 """Images: mounting and unmounting, on request and for a start.
 
-An image is mounted once for all that need it. A start that needs an image in transition waits for
-the end of that: a container may be the resource of several starts, and be unmounted by a request
-that came before them.
+An image is mounted once for all its users. A start that needs an image in transition waits until
+the transition ends: a container may be the resource of several starts, and an earlier request may
+be unmounting it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from northstar.model import Container
 
 
 def mount_requested(draft: Draft, event: events.MountRequested) -> None:
-    """Mount the image, or wait for a start that is mounting it."""
+    """Mount the image, or wait if a start is already mounting it."""
     refuse_if_stopping(draft.state)
     container = event.container
     entry = entry_of(draft.state, container)
@@ -42,9 +42,9 @@ def umount_requested(draft: Draft, event: events.UmountRequested) -> None:
 
 
 def mounted(draft: Draft, event: events.ImageMounted) -> None:
-    """Answer a mount request, and go on with the starts that waited for the image."""
+    """Answer a mount request, and continue the starts that waited for the image."""
     container = event.container
-    if _leave(draft, container, Image.MOUNTING, Image.MOUNTED):
+    if _change_image(draft, container, Image.MOUNTING, Image.MOUNTED):
         draft.act(Log(logging.INFO, f"Mounted {container}"))
         complete(draft, container, Operation.MOUNT)
         runs.image_settled(draft, container)
@@ -53,7 +53,7 @@ def mounted(draft: Draft, event: events.ImageMounted) -> None:
 def mount_failed(draft: Draft, event: events.MountFailed) -> None:
     """Answer a mount request with the failure, and fail the starts that waited for the image."""
     container = event.container
-    if _leave(draft, container, Image.MOUNTING, Image.UNMOUNTED):
+    if _change_image(draft, container, Image.MOUNTING, Image.UNMOUNTED):
         reason = error.Unexpected(f"cannot mount {container}: {event.reason}")
         complete(draft, container, Operation.MOUNT, reason)
         runs.image_failed(draft, container, event.reason)
@@ -61,9 +61,9 @@ def mount_failed(draft: Draft, event: events.MountFailed) -> None:
 
 
 def unmounted(draft: Draft, event: events.ImageUnmounted) -> None:
-    """Answer a request; mount the image again for starts that have begun to need it meanwhile."""
+    """Answer a request; mount the image again for starts that were requested meanwhile."""
     container = event.container
-    if not _leave(draft, container, Image.UNMOUNTING, Image.UNMOUNTED):
+    if not _change_image(draft, container, Image.UNMOUNTING, Image.UNMOUNTED):
         return
     draft.act(Log(logging.INFO, f"Umounted {container}"))
     complete(draft, container, Operation.UMOUNT)
@@ -74,9 +74,9 @@ def unmounted(draft: Draft, event: events.ImageUnmounted) -> None:
 
 
 def umount_failed(draft: Draft, event: events.UmountFailed) -> None:
-    """Answer a request with the failure; the image still can be used."""
+    """Answer a request with the failure; the image stays usable."""
     container = event.container
-    if not _leave(draft, container, Image.UNMOUNTING, Image.MOUNTED):
+    if not _change_image(draft, container, Image.UNMOUNTING, Image.MOUNTED):
         return
     failure = error.Unexpected(f"cannot unmount {container}: {event.reason}")
     if draft.state.containers[container].operation is None:
@@ -88,12 +88,12 @@ def umount_failed(draft: Draft, event: events.UmountFailed) -> None:
 
 
 def lost(draft: Draft, event: events.ImageLost) -> None:
-    """Note that somebody else has detached a mounted image; the next use mounts it again."""
-    if _leave(draft, event.container, Image.MOUNTED, Image.UNMOUNTED):
+    """Record that another program has unmounted an image; the next use mounts it again."""
+    if _change_image(draft, event.container, Image.MOUNTED, Image.UNMOUNTED):
         draft.act(Log(logging.WARNING, f"{event.container} is not mounted any more"))
 
 
-def _leave(draft: Draft, container: Container, before: Image, after: Image) -> bool:
+def _change_image(draft: Draft, container: Container, before: Image, after: Image) -> bool:
     entry = draft.state.containers.get(container)
     if entry is None or entry.image is not before:
         return False

@@ -16,13 +16,13 @@ from northstar.model import Container
 
 
 def install_requested(draft: Draft, event: events.InstallRequested) -> None:
-    """Refuse a package that no repository, or not this one, has room for."""
+    """Refuse a package if the repository is unknown or full."""
     refuse_if_stopping(draft.state)
     _refuse_if_full(draft.state, event.repository, event.size)
 
 
 def grew(draft: Draft, event: events.PackageGrew) -> None:
-    """Refuse a package that turns out too large; others may have come meanwhile."""
+    """Refuse a package that exceeds the capacity; other packages may have arrived meanwhile."""
     _refuse_if_full(draft.state, event.repository, event.size)
 
 
@@ -48,16 +48,16 @@ def _repository(state: State, identifier: str) -> Repository:
 
 
 def verified(draft: Draft, event: events.PackageVerified) -> None:
-    """Reserve the package's place, unless the container is known in any repository."""
+    """Reserve space for the package, unless any repository contains the container."""
     refuse_if_stopping(draft.state)
     container = event.container
     if any(container in known.packages for known in draft.state.repositories.values()):
         raise RefusedError(error.InstallDuplicate(container))
     _refuse_if_full(draft.state, event.repository, event.size)
-    _contain(draft, event.repository, container, event.size)
+    _add_package(draft, event.repository, container, event.size)
 
 
-def _contain(draft: Draft, identifier: str, container: Container, size: int) -> None:
+def _add_package(draft: Draft, identifier: str, container: Container, size: int) -> None:
     repository = _repository(draft.state, identifier)
     packages = {**repository.packages, container: size}
     _set_packages(draft, identifier, packages)
@@ -68,32 +68,32 @@ def _set_packages(draft: Draft, identifier: str, packages: dict[Container, int])
     draft.set(repositories={**draft.state.repositories, identifier: changed})
 
 
-def _forget(draft: Draft, identifier: str, container: Container) -> None:
+def _drop_package(draft: Draft, identifier: str, container: Container) -> None:
     packages = draft.state.repositories[identifier].packages
     _set_packages(draft, identifier, without(packages, container))
 
 
 def stored(draft: Draft, event: events.PackageStored) -> None:
-    """Make an installed container known."""
+    """Add the installed container to the registry."""
     container = event.manifest.container
     draft.put(Entry(event.manifest, event.repository, draft.now))
     draft.act(Log(logging.INFO, f"Successfully installed {container}"))
-    # What was verified before the shutdown is stored; subscribers hear of no install after it.
+    # A package that was verified before the shutdown is stored, but not announced during it.
     if not draft.state.stopping:
         draft.act(Publish(notification.Install(container)))
 
 
 def store_failed(draft: Draft, event: events.StoreFailed) -> None:
-    """Give the reserved place back."""
-    _forget(draft, event.repository, event.container)
+    """Release the reserved space."""
+    _drop_package(draft, event.repository, event.container)
 
 
 def loaded(draft: Draft, event: events.PackageLoaded) -> None:
-    """Make a container known that was stored before the runtime started; the first one counts."""
+    """Add a container that was stored before the runtime started; refuse a duplicate."""
     container = event.manifest.container
     if container in draft.state.containers:
         raise RefusedError(error.InstallDuplicate(container))
-    _contain(draft, event.repository, container, event.size)
+    _add_package(draft, event.repository, container, event.size)
     draft.put(Entry(event.manifest, event.repository, draft.now))
 
 
@@ -105,7 +105,7 @@ def uninstall_requested(draft: Draft, event: events.UninstallRequested) -> None:
     refuse_if_used(draft.state, entry)
     running = draft.state.running.get(container.name)
     if event.wipe and running is not None:
-        # Persistent data belongs to the name: another version of it is using it.
+        # Persistent data belongs to the name: another version of the container is using it.
         raise RefusedError(error.UmountBusy(running))
     draft.change(container, phase=Phase.REMOVING, operation=Operation.UNINSTALL)
     if event.wipe:
@@ -117,12 +117,12 @@ def uninstall_requested(draft: Draft, event: events.UninstallRequested) -> None:
 
 
 def removed(draft: Draft, event: events.PackageRemoved) -> None:
-    """Forget the container. It is uninstalled from here on, whatever becomes of its data."""
+    """Remove the container from the registry. It is uninstalled, even if the data wipe fails."""
     container = event.container
     entry = draft.state.containers.get(container)
     if entry is None or not _is_being_removed(entry):
         return
-    _forget(draft, entry.repository, container)
+    _drop_package(draft, entry.repository, container)
     draft.drop(container)
     draft.act(Publish(notification.Uninstall(container)))
     if container in draft.state.wiping:
@@ -145,19 +145,19 @@ def removal_failed(draft: Draft, event: events.RemovalFailed) -> None:
 
 
 def data_detached(draft: Draft, event: events.DataDetached) -> None:
-    """Go on with a start of the same name that waited."""
+    """Continue a start of the same name that waited."""
     if _is_being_wiped(draft.state, event.container) and draft.state.wiping[event.container]:
         draft.set(wiping={**draft.state.wiping, event.container: False})
         runs.data_settled(draft, event.container)
 
 
 def data_wiped(draft: Draft, event: events.DataWiped) -> None:
-    """Answer, and go on with a start of the same name that waited."""
+    """Answer, and continue a start of the same name that waited."""
     _wipe_ended(draft, event.container, None)
 
 
 def wipe_failed(draft: Draft, event: events.WipeFailed) -> None:
-    """Answer with the failure; the container is uninstalled all the same."""
+    """Answer with the failure; the container is uninstalled nevertheless."""
     container = event.container
     reason = f"{container} is uninstalled, but its data is not wiped: {event.reason}"
     _wipe_ended(draft, container, error.Unexpected(reason))
@@ -165,7 +165,7 @@ def wipe_failed(draft: Draft, event: events.WipeFailed) -> None:
 
 def _is_being_wiped(state: State, container: Container) -> bool:
     entry = state.containers.get(container)
-    # It may be installed again by now.
+    # The container may have been installed again meanwhile.
     return container in state.wiping and (entry is None or entry.phase is not Phase.REMOVING)
 
 

@@ -22,7 +22,7 @@ def entry_of(state: State, container: Container) -> Entry:
 
 
 def refuse_if_stopping(state: State) -> None:
-    """Refuse what must not begin during the shutdown.
+    """Refuse a request that must not begin during the shutdown.
 
     Raises:
         RefusedError: the shutdown has begun.
@@ -32,7 +32,7 @@ def refuse_if_stopping(state: State) -> None:
 
 
 def refuse_if_used(state: State, entry: Entry) -> None:
-    """Refuse what must not happen while an image is in use.
+    """Refuse a request that must not begin while the image is in use.
 
     Raises:
         RefusedError: the container starts or runs, or is the resource of one that does.

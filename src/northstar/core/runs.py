@@ -1,7 +1,7 @@
 """Runs: from a start request to the end of the clean-up.
 
-A start holds its resources from its first moment to the end of its run, so they can be neither
-unmounted nor uninstalled meanwhile.
+A container holds its resources from the start request to the end of its run: meanwhile they can be
+neither unmounted nor uninstalled.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from northstar.core.choice import choose_command, choose_resources
 from northstar.core.requests import SHUTTING_DOWN, entry_of
 from northstar.core.transitions import complete, mount
 from northstar.core.values import (
-    NOBODY,
+    NO_CONTAINERS,
     Draft,
     Entry,
     Image,
@@ -35,14 +35,14 @@ from northstar.manifest import Autostart, Resource
 from northstar.model import Container, Exited, cut, signal_name
 
 ENDING: Final = frozenset((signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
-"""Signals that are sent to end a container. Others have a meaning to the app: HUP often reloads."""
+"""Signals that end a container. Apps may handle other signals: SIGHUP often reloads."""
 
 
 def refuse_if_running(state: State, entry: Entry) -> None:
     """Refuse a start while a version of the container starts or runs.
 
     Raises:
-        RefusedError: with the one that does.
+        RefusedError: names that version.
     """
     running = state.running.get(entry.container.name)
     if running is not None:
@@ -50,9 +50,9 @@ def refuse_if_running(state: State, entry: Entry) -> None:
 
 
 def start_requested(draft: Draft, event: events.StartRequested) -> None:
-    """Choose command and resources, hold the resources, and mount what is not mounted."""
+    """Choose command and resources, hold the resources, and mount the missing images."""
     try:
-        _begin(draft, event)
+        _begin_start(draft, event)
     except RefusedError as refused:
         if not event.boot:
             raise
@@ -60,7 +60,7 @@ def start_requested(draft: Draft, event: events.StartRequested) -> None:
         draft.act(Complete(event.container, refused.error))
 
 
-def _begin(draft: Draft, event: events.StartRequested) -> None:
+def _begin_start(draft: Draft, event: events.StartRequested) -> None:
     container = event.container
     entry = entry_of(draft.state, container)
     refuse_if_running(draft.state, entry)
@@ -73,19 +73,19 @@ def _begin(draft: Draft, event: events.StartRequested) -> None:
         container, phase=Phase.STARTING, wanted=Wanted.UP, operation=Operation.START, run=run
     )
     draft.set(running={**draft.state.running, container.name: container})
-    _use(draft, container, resources.values())
-    _advance(draft, container)
+    _add_user(draft, container, resources.values())
+    _continue_start(draft, container)
 
 
-def _use(draft: Draft, user: Container, resources: Collection[Container]) -> None:
+def _add_user(draft: Draft, user: Container, resources: Collection[Container]) -> None:
     users = dict(draft.state.users)
     for resource in resources:
-        users[resource] = users.get(resource, NOBODY) | {user}
+        users[resource] = users.get(resource, NO_CONTAINERS) | {user}
     draft.set(users=users)
 
 
-def _advance(draft: Draft, container: Container) -> None:
-    """Go on with a start: mount what is missing; launch, or fail, when all images are settled."""
+def _continue_start(draft: Draft, container: Container) -> None:
+    """Continue a start: mount missing images; launch or fail when no image is in transition."""
     entry = draft.state.containers[container]
     run = entry.run
     if entry.phase is not Phase.STARTING or run is None or run.launched:
@@ -102,22 +102,22 @@ def _advance(draft: Draft, container: Container) -> None:
         draft.act(Launch(container, run.command, run.resources))
 
 
-def _starts_with(draft: Draft, image: Container) -> list[Container]:
-    """Return the starts that need an image and that are not launched."""
+def _pending_starts(draft: Draft, image: Container) -> list[Container]:
+    """Return the starts that need an image and are not launched."""
     needing = {image, *draft.state.users_of(image)}
     entries = (draft.state.containers[container] for container in sorted(needing))
     return [e.container for e in entries if e.run is not None and not e.run.launched]
 
 
 def image_settled(draft: Draft, image: Container) -> None:
-    """Go on with the starts that waited for an image in transition."""
-    for container in _starts_with(draft, image):
-        _advance(draft, container)
+    """Continue the starts that waited for an image in transition."""
+    for container in _pending_starts(draft, image):
+        _continue_start(draft, container)
 
 
 def image_failed(draft: Draft, image: Container, reason: str) -> None:
-    """Note for the starts that need an image why it could not be mounted."""
-    for container in _starts_with(draft, image):
+    """Record why an image could not be mounted, for each start that needs it."""
+    for container in _pending_starts(draft, image):
         run = draft.state.containers[container].run
         if run is not None and run.failure is None:
             failure = error.StartContainerFailed(container, cut(reason))
@@ -125,7 +125,7 @@ def image_failed(draft: Draft, image: Container, reason: str) -> None:
 
 
 def keep_installed(draft: Draft, container: Container, failure: error.Error) -> None:
-    """Answer an uninstall that failed. Its data is not wiped: a start that waited goes on."""
+    """Answer a failed uninstall. The data is not wiped: a start that waited for that continues."""
     draft.change(container, phase=Phase.INSTALLED)
     draft.set(wiping=without(draft.state.wiping, container))
     complete(draft, container, Operation.UNINSTALL, failure)
@@ -133,14 +133,14 @@ def keep_installed(draft: Draft, container: Container, failure: error.Error) -> 
 
 
 def data_settled(draft: Draft, container: Container) -> None:
-    """Go on with a start that waited until persistent data under its name was removed."""
+    """Continue a start that waited for the removal of persistent data under its name."""
     waiting = draft.state.running.get(container.name)
     if waiting is not None:
-        _advance(draft, waiting)
+        _continue_start(draft, waiting)
 
 
 def executed(draft: Draft, event: events.Executed) -> None:
-    """Note that the payload runs."""
+    """Record that the payload runs."""
     container = event.container
     if not _is_launched(draft, container):
         return
@@ -157,14 +157,14 @@ def executed(draft: Draft, event: events.Executed) -> None:
 
 
 def start_failed(draft: Draft, event: events.StartFailed) -> None:
-    """Answer a start that could not be launched."""
+    """Answer a start whose launch failed."""
     if _is_launched(draft, event.container):
         failure = error.StartContainerFailed(event.container, cut(event.reason))
         _fail_start(draft, event.container, failure)
 
 
 def directory_missing(draft: Draft, event: events.DirectoryMissing) -> None:
-    """Answer a start whose resource lacks what the manifest asks for; named is its version."""
+    """Answer a start whose resource lacks a directory; the error names the resource's version."""
     container = event.container
     if not _is_launched(draft, container):
         return
@@ -191,7 +191,7 @@ def _fail_start(draft: Draft, container: Container, failure: error.Error) -> Non
 
 
 def _log_failure(draft: Draft, container: Container, failure: error.Error, boot: bool) -> None:
-    """Log why a start failed. At boot, a critical container that does not start is the end."""
+    """Log why a start failed. At boot, the failure of a critical container ends the runtime."""
     draft.act(Log(logging.WARNING, f"Cannot start {container}: {failure}"))
     entry = draft.state.containers.get(container)
     if boot and entry is not None and entry.manifest.autostart is Autostart.CRITICAL:
@@ -199,7 +199,7 @@ def _log_failure(draft: Draft, container: Container, failure: error.Error, boot:
 
 
 def _end_run(draft: Draft, container: Container) -> Run:
-    """Release the name and the resources; nothing runs and nothing is wanted."""
+    """Release the name and the resources; the container is down, and wanted down."""
     run = draft.state.containers[container].run
     assert run is not None
     draft.change(container, phase=Phase.INSTALLED, wanted=Wanted.DOWN, run=None)
@@ -224,7 +224,7 @@ def kill_requested(draft: Draft, event: events.KillRequested) -> None:
 
 
 def send_signal(draft: Draft, container: Container, number: int) -> None:
-    """Send a signal to a container that has a process; some mean that it is to end."""
+    """Send a signal to a container that has a process; signals in `ENDING` begin its stop."""
     if number in ENDING:
         draft.change(container, phase=Phase.STOPPING, wanted=Wanted.DOWN)
     draft.act(
@@ -240,7 +240,7 @@ def signal_sent(draft: Draft, event: events.SignalSent) -> None:
 
 
 def process_exited(draft: Draft, event: events.ProcessExited) -> None:
-    """Release what the container holds. It is in use until that is done."""
+    """Release what the container holds. Until then it counts as in use."""
     container, status = event.container, event.status
     entry = draft.state.containers.get(container)
     if entry is None or entry.run is None or not entry.has_process or entry.run.status is not None:
@@ -259,7 +259,7 @@ def process_exited(draft: Draft, event: events.ProcessExited) -> None:
 
 
 def released(draft: Draft, event: events.Released) -> None:
-    """Announce the exit, and decide what comes next: nothing, or the end of the runtime."""
+    """Announce the exit; end the runtime if the container is critical and failed."""
     container = event.container
     entry = draft.state.containers.get(container)
     status = entry.run.status if entry is not None and entry.run is not None else None
@@ -267,7 +267,7 @@ def released(draft: Draft, event: events.Released) -> None:
         return
     _end_run(draft, container)
     draft.act(
-        # The exit is logged already. This line is for tools that look for it.
+        # The exit is logged already. Other tools look for this line.
         Log(logging.DEBUG, f"Container {container} exited with status {status}"),
         Publish(notification.Exit(container, status)),
     )

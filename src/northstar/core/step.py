@@ -1,4 +1,4 @@
-"""The one function that decides: an event in, a changed state and actions out, or a refusal."""
+"""The function that decides: it maps an event to a changed state and actions, or a refusal."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from northstar.model import InternalError
 
 
 class Changed(NamedTuple):
-    """What an event leads to.
+    """The result of an event.
 
     Attributes:
         state: the new state.
-        actions: what is to be done now, in this order.
+        actions: to be executed now, in this order.
     """
 
     state: State
@@ -26,7 +26,7 @@ class Changed(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A request is refused; the state stays as it was."""
+    """A request is refused; the state is unchanged."""
 
     error: error.Error
 
@@ -60,24 +60,24 @@ _HANDLERS: Final[dict[type, Callable[[Draft, Any], None]]] = {
     events.DataWiped: packages.data_wiped,
     events.WipeFailed: packages.wipe_failed,
     events.ShutdownBegan: shutdown.began,
-    events.EndAll: shutdown.end_all,
+    events.SignalAll: shutdown.signal_all,
     events.UmountAll: shutdown.umount_all,
 }
 
 
 def step(state: State, event: Event, now: int) -> Changed | Refused:
-    """Decide what an event leads to.
+    """Decide the result of an event.
 
-    An observation that does not fit the state changes nothing and leads to no action: the runtime
-    reports what happened, and is not asked whether it still matters.
+    An observation that does not fit the state changes nothing and causes no action: the runtime
+    reports every observation, without checking whether it is still relevant.
 
     Args:
-        state: what is known.
-        event: what happened.
-        now: when, in ns of CLOCK_MONOTONIC.
+        state: the current state.
+        event: the event.
+        now: time of the event, in ns of CLOCK_MONOTONIC.
 
     Raises:
-        InternalError: a request on a container on which another one is going on.
+        InternalError: another request on the same container is not completed.
     """
     draft = Draft(state, now)
     if isinstance(event, Request):

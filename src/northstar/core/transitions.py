@@ -1,4 +1,4 @@
-"""Changes that several events share."""
+"""State changes that several events share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from northstar.model import Container
 def complete(
     draft: Draft, container: Container, operation: Operation, failure: error.Error | None = None
 ) -> None:
-    """Answer the request that is going on, if it is the given one."""
+    """Answer the current request on a container, if it is of the given kind."""
     entry = draft.state.containers[container]
     if entry.operation is operation:
         draft.change(container, operation=None)
@@ -21,7 +21,7 @@ def complete(
 
 
 def mount(draft: Draft, containers: Iterable[Container]) -> None:
-    """Mount those of the images that are not mounted and not in transition."""
+    """Mount those images that are neither mounted nor in transition."""
     for container in containers:
         if draft.state.containers[container].image is Image.UNMOUNTED:
             draft.change(container, image=Image.MOUNTING)
@@ -29,6 +29,6 @@ def mount(draft: Draft, containers: Iterable[Container]) -> None:
 
 
 def umount(draft: Draft, container: Container) -> None:
-    """Unmount an image that is mounted and that nothing uses."""
+    """Unmount a mounted image that is not in use."""
     draft.change(container, image=Image.UNMOUNTING)
     draft.act(Umount(container))

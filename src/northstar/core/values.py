@@ -1,8 +1,7 @@
-"""The registry: what the runtime knows of its containers, images and repositories.
+"""The registry: the state of all containers, images and repositories.
 
-All values are immutable. `step` returns a changed registry and never changes one. The mappings are
-replaced as a whole: a device has some dozens of containers, and copying a mapping of 500 takes
-some microseconds.
+All values are immutable. `step` returns a changed copy of the registry. Mappings are replaced as a
+whole: a device has some dozens of containers, and copying a mapping of 500 takes some microseconds.
 """
 
 from __future__ import annotations
@@ -18,26 +17,26 @@ from northstar.api import error
 from northstar.manifest import Command, Manifest
 from northstar.model import Container, ExitStatus, Name
 
-NOBODY: Final[frozenset[Container]] = frozenset()
+NO_CONTAINERS: Final[frozenset[Container]] = frozenset()
 
 
 class Phase(enum.Enum):
-    """What is seen of a container. A process exists in `RUNNING` and `STOPPING`."""
+    """The observed state of a container. A process exists in `RUNNING` and `STOPPING`."""
 
     INSTALLED = "installed"
     """No process."""
     STARTING = "starting"
-    """Images are mounted and the process is launched, up to the payload's execve(2)."""
+    """Images are being mounted or the process launched, up to the payload's execve(2)."""
     RUNNING = "running"
     """The payload was executed."""
     STOPPING = "stopping"
-    """A signal that ends it was sent, or it has ended and is cleaned up."""
+    """A signal that ends it was sent, or it has exited and is being cleaned up."""
     REMOVING = "removing"
     """It is being uninstalled."""
 
 
 class Wanted(enum.Enum):
-    """What was asked for. Only requests, the boot, an exit and the shutdown change it."""
+    """The requested state. Only requests, the boot, an exit and the shutdown change it."""
 
     UP = "up"
     DOWN = "down"
@@ -53,7 +52,7 @@ class Image(enum.Enum):
 
 
 class Operation(enum.Enum):
-    """The request on a container that is going on; there is at most one."""
+    """The current request on a container; there is at most one."""
 
     MOUNT = "mount"
     UMOUNT = "umount"
@@ -66,14 +65,14 @@ class Run(msgspec.Struct, frozen=True):
     """One run of a container, from the start request to the end of the clean-up.
 
     Attributes:
-        command: what is executed.
-        resources: the container that was chosen for each resource mount, by target.
-        boot: the runtime asked for it, since the manifest has `autostart`.
-        launched: the launch was ordered: all images that it needs were mounted.
-        failure: why the start will fail once no image that it needs is in transition.
-        pid: of init on the host, once the payload was executed.
-        executed: when that was, in ns of CLOCK_MONOTONIC.
-        status: how its processes ended; what it holds is being released then.
+        command: program, arguments and environment.
+        resources: the chosen container of each resource mount, by target.
+        boot: the runtime requested the start, since the manifest has `autostart`.
+        launched: the launch was decided: all images that it needs were mounted.
+        failure: why the start will fail, as soon as no image that it needs is in transition.
+        pid: the pid of init on the host, after the payload was executed.
+        executed: time of that execution, in ns of CLOCK_MONOTONIC.
+        status: its exit status, while what it holds is being released.
     """
 
     command: Command
@@ -92,11 +91,11 @@ class Entry(msgspec.Struct, frozen=True):
     Attributes:
         manifest: its manifest.
         repository: the identifier of the repository that stores its package.
-        since: when it came into its phase, in ns of CLOCK_MONOTONIC.
-        phase: what is seen.
-        wanted: what was asked for.
+        since: when it entered its phase, in ns of CLOCK_MONOTONIC.
+        phase: the observed state.
+        wanted: the requested state.
         image: the state of its image.
-        operation: the request that is going on.
+        operation: the current request.
         run: its run; None if it neither starts nor has a process.
     """
 
@@ -116,16 +115,16 @@ class Entry(msgspec.Struct, frozen=True):
 
     @property
     def has_process(self) -> bool:
-        """Whether a process of it exists, or is being cleaned up."""
+        """Whether it has a process, or is being cleaned up."""
         return self.phase in (Phase.RUNNING, Phase.STOPPING)
 
 
 class Repository(msgspec.Struct, frozen=True):
-    """What a repository contains, and how much it may contain.
+    """Contents and capacity of a repository.
 
     Attributes:
-        packages: the size of each package file in bytes. Also of a package that is being stored:
-            its place is reserved, and no second one of the same container is accepted.
+        packages: the size of each package file in bytes. This includes a package that is being
+            stored: it reserves space, and a second one of the same container is refused.
         capacity_num: the largest number of packages, None for no limit.
         capacity_size: the largest sum of package sizes in bytes, None for no limit.
         mount_on_start: its images are mounted at boot.
@@ -145,8 +144,8 @@ class State(msgspec.Struct, frozen=True):
         running: the container that starts or runs under each name.
         users: the containers that start or run with a container as a resource, by the resource.
         repositories: by identifier, in the order of the configuration.
-        wiping: containers whose persistent data is being removed, or will be when they are
-            uninstalled; and whether it is still in its place: then no version can use that.
+        wiping: containers whose persistent data is being removed, or will be after their
+            uninstall. True while the data is still at its path: then no version may start.
         stopping: the shutdown has begun.
         failed: a critical container has failed; the runtime ends.
     """
@@ -161,32 +160,32 @@ class State(msgspec.Struct, frozen=True):
 
     def users_of(self, container: Container) -> frozenset[Container]:
         """Return the containers that start or run with `container` as a resource."""
-        return self.users.get(container, NOBODY)
+        return self.users.get(container, NO_CONTAINERS)
 
     def is_wiping(self, name: Name) -> bool:
-        """Tell whether persistent data under this name is being removed, or is going to be.
+        """Return whether persistent data under this name is being removed, or is going to be.
 
-        From the moment when an uninstall that wipes is accepted: it was checked that no version of
-        the name uses the data, and none may begin to.
+        This begins when an uninstall with a data wipe is accepted: no version of the name uses the
+        data then, and none may start to use it.
         """
-        return any(there and container.name == name for container, there in self.wiping.items())
+        return any(present and container.name == name for container, present in self.wiping.items())
 
 
 class Draft:
-    """The state that a step builds, and the actions that it has decided, in order.
+    """The state that a step builds, and the actions that it decides, in order.
 
-    Mutable, and never visible outside of one step.
+    Mutable, and used within one step only.
     """
 
     def __init__(self, state: State, now: int) -> None:
         self.state = state
         self.now = now
         self.actions: list[Any] = []
-        # Copied at the first change of the step, and only then.
+        # A copy, made by the first change of the step.
         self._containers: dict[Container, Entry] | None = None
 
     def act(self, *actions: Any) -> None:
-        """Decide actions."""
+        """Append actions."""
         self.actions += actions
 
     def set(self, **changes: Any) -> None:
@@ -195,10 +194,10 @@ class Draft:
 
     def put(self, entry: Entry) -> None:
         """Add an entry, or replace it."""
-        self._own_containers()[entry.container] = entry
+        self._copied_containers()[entry.container] = entry
 
     def change(self, container: Container, **changes: Any) -> None:
-        """Replace fields of an entry; a change of phase is dated."""
+        """Replace fields of an entry; a change of phase updates `since`."""
         entry = self.state.containers[container]
         if changes.get("phase", entry.phase) is not entry.phase:
             changes["since"] = self.now
@@ -206,9 +205,9 @@ class Draft:
 
     def drop(self, container: Container) -> None:
         """Remove an entry."""
-        del self._own_containers()[container]
+        del self._copied_containers()[container]
 
-    def _own_containers(self) -> dict[Container, Entry]:
+    def _copied_containers(self) -> dict[Container, Entry]:
         if self._containers is None:
             self._containers = dict(self.state.containers)
             self.set(containers=self._containers)
@@ -216,5 +215,5 @@ class Draft:
 
 
 def without(mapping: Mapping[Any, Any], key: object) -> dict[Any, Any]:
-    """Return a copy of `mapping` that lacks `key`."""
+    """Return a copy of `mapping` without `key`."""
     return {k: v for k, v in mapping.items() if k != key}

@@ -1,7 +1,7 @@
 """The runtime's configuration: a TOML file, read into values that need no further check.
 
-Every key stands once, as a field of the struct that it fills, with its meaning and its default.
-Whether a directory exists or a key file is sound is not decided here: that needs the disk.
+Each key is declared once, as a field of a struct, with its description and its default. This module
+does not check whether a directory exists or a key file is valid: that needs the disk.
 """
 
 from collections.abc import Mapping
@@ -45,13 +45,13 @@ _PERMISSIONS: Final = PermissionSet(
 class ConsoleOptions(msgspec.Struct, frozen=True):
     """Limits of a console connection."""
 
-    token_validity: Annotated[float, Field(Duration(), "For how long a token is good.")] = 60.0
+    token_validity: Annotated[float, Field(Duration(), "How long a token is valid.")] = 60.0
     max_requests_per_sec: Annotated[
-        # None at all would be a console that never answers.
-        int, Field(_COUNT, "Messages in a second; what is above waits.", unit="messages per second")
+        # At least 1: with 0 the console would never answer.
+        int, Field(_COUNT, "Messages per second; further ones wait.", unit="messages per second")
     ] = 1000
-    max_request_size: Annotated[int, Field(Size(1), "Longest line.")] = 2**20
-    max_npk_install_size: Annotated[int, Field(Size(), "Largest package.")] = 256 * 2**20
+    max_request_size: Annotated[int, Field(Size(1), "Maximum length of a line.")] = 2**20
+    max_npk_install_size: Annotated[int, Field(Size(), "Maximum size of a package.")] = 256 * 2**20
     npk_stream_timeout: Annotated[
         float, Field(Duration(1e-3), "Longest pause between two chunks of a package.")
     ] = 10.0
@@ -74,14 +74,14 @@ _GROUP: Final = Parsed(_parse_group, {"type": "string", "minLength": 1})
 
 
 class GlobalConsole(msgspec.Struct, frozen=True):
-    """The console that the runtime listens on, and what its clients may do."""
+    """The global console: its address, and the permissions of its clients."""
 
     bind: Annotated[
         TcpAddress | UnixAddress,
-        Field(_BIND, "Where it listens: `tcp://host:port` (port 4200 if none) or `unix:///path`."),
+        Field(_BIND, "Its address: `tcp://host:port` (default port 4200) or `unix:///path`."),
     ]
     permissions: Annotated[
-        Permissions, Field(_PERMISSIONS, "What its clients may do: `full`, or a list.")
+        Permissions, Field(_PERMISSIONS, "Permissions of its clients: `full`, or a list.")
     ]
     options: Annotated[ConsoleOptions, Field(_OPTIONS, "Limits of its connections.")] = (
         ConsoleOptions()
@@ -92,7 +92,7 @@ class GlobalConsole(msgspec.Struct, frozen=True):
     ] = _SOCKET_MODE
     group: Annotated[
         str | None,
-        Field(_GROUP, "Name or number of a Unix socket's group.", "the runtime's own"),
+        Field(_GROUP, "Name or number of a Unix socket's group.", "the runtime's group"),
     ] = None
 
 
@@ -125,7 +125,7 @@ class _Directory(msgspec.Struct, frozen=True):
 
 
 class _RepositoryType(Variant[Any]):
-    """`mem`, or a directory: kept as the directory's path, or None."""
+    """`mem` or a directory: stored as None or the directory's path."""
 
     def read(self, node: Node, path: Path, context: Context[Any]) -> str | None:
         directory: str | None = getattr(super().read(node, path, context), "dir", None)
@@ -143,7 +143,7 @@ _TYPE: Final = _RepositoryType(
 
 
 class RepositoryConfig(msgspec.Struct, frozen=True):
-    """A place for packages."""
+    """A repository of packages."""
 
     dir: Annotated[
         str | None,
@@ -151,16 +151,15 @@ class RepositoryConfig(msgspec.Struct, frozen=True):
     ]
     key: Annotated[
         str | None,
-        Field(
-            _PATH, "Public key that every package must be signed with.", "no package is verified"
-        ),
+        Field(_PATH, "Public key of the signatures of all packages.", "no package is verified"),
     ] = None
     mount_on_start: Annotated[bool, Field(Boolean(), "Mount all packages at boot.")] = False
     capacity_num: Annotated[
-        int | None, Field(Integer(0, U64, unit="packages"), "Most packages.", "no limit")
+        int | None,
+        Field(Integer(0, U64, unit="packages"), "Maximum number of packages.", "no limit"),
     ] = None
     capacity_size: Annotated[
-        int | None, Field(Size(), "Most bytes in all package files together.", "no limit")
+        int | None, Field(Size(), "Maximum size of all package files together.", "no limit")
     ] = None
     verity: Annotated[
         Verity,
@@ -187,7 +186,7 @@ _REPOSITORIES: Final = MapOf(
 
 
 def _parse_cgroup(text: str) -> str:
-    # It is joined to each hierarchy's root, where it must lead downwards.
+    # It is joined to each hierarchy's root, and must not leave it.
     if "\0" in text or not all(part not in ("", ".", "..") for part in text.split("/")):
         hint = 'write a name, as "northstar"'
         raise InvalidValueError(f"{text!r} is not the name of a cgroup", hint=hint)
@@ -201,10 +200,10 @@ _CGROUP: Final = Parsed(_parse_cgroup, {"type": "string", "minLength": 1})
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """The configuration. Paths are as written; relative ones belong to the working directory.
+    """The configuration. Paths are as written; relative ones are relative to the working directory.
 
     Attributes:
-        warnings: sentences about what was ignored, for the log.
+        warnings: messages about ignored keys, for the log.
     """
 
     run_dir: Annotated[str, Field(_PATH, "Directory of mount points.")]
@@ -217,7 +216,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         int, Field(_COUNT, "Accepted for older configurations; has no effect.", unit="events")
     ] = 256
     notification_buffer_size: Annotated[
-        int, Field(_COUNT, "How far a subscriber may be behind.", unit="notifications")
+        int, Field(_COUNT, "Queue length of a slow subscriber.", unit="notifications")
     ] = 128
     loop_device_timeout: Annotated[
         float, Field(Duration(), "How long to retry for a loop device.")
@@ -229,7 +228,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         GlobalConsole | None,
         Field(
             _CONSOLE,
-            "The console that the runtime listens on.",
+            "The global console.",
             "none",
             key="console.global",
         ),
@@ -254,14 +253,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
 
 CONFIG: Final = Record(Config, nulls=False, other=("warnings",))
-"""How the configuration is read."""
+"""The schema of the configuration."""
 
 
 def load(path: str) -> Config:
     """Read the configuration file at `path`.
 
     Raises:
-        ConfigurationError: it cannot be read, or is refused.
+        ConfigurationError: it cannot be read, or is invalid.
     """
     try:
         with open(path, "rb") as file:
@@ -285,7 +284,7 @@ def loads(text: str, origin: str = "northstar.toml") -> Config:
     """Read a configuration; `origin` names it in errors.
 
     Raises:
-        ConfigurationError: the text is no TOML, or breaks a rule.
+        ConfigurationError: the text is not TOML, or breaks a rule.
     """
     context = TomlContext(text, origin, ConfigurationError)
     return structs.replace(context.document(CONFIG), warnings=tuple(context.warnings))

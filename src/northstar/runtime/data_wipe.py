@@ -1,12 +1,12 @@
-"""Persistent data that goes with its container: all at once, and for good.
+"""Removes the persistent data of a container.
 
-Removing a tree takes a while, in which the runtime may be killed. So the tree first gets a name
-that no container has: from then on it is nobody's data, and the next start removes what is left.
+Removing a tree takes time, and the runtime may be killed meanwhile. So the tree is first renamed to
+a name that no container has. The next start of the runtime removes the rest of such a tree.
 
-That removal may take minutes, and the data is what a container has made of it. So it is done in a
-thread, beside the boot, and no failure of it is more than a warning. A shutdown stops it, as it
-stops a wipe that a client waits for: what is left then has its new name, and the start after it
-goes on. (Not after the boot: a device whose boot fails for want of disk space would never get any.)
+The removal may take minutes, and the container chose the contents. So it runs in a thread, parallel
+to the boot, and each failure is a warning. A shutdown stops it, and also stops a wipe that a client
+waits for: the rest keeps its new name, and the next start continues. (The removal does not wait for
+the end of the boot: if the boot fails for lack of disk space, that would never be freed.)
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from northstar.runtime.threads import Pool
 
 log = logging.getLogger("northstar.runtime")
 
-_DOOMED: Final = ".northstar-wipe:"
-"""How the new name begins. The colon makes it no container's name."""
-_IS_DOOMED: Final = re.compile(re.escape(_DOOMED) + r"[0-9a-f]{16}\Z")
+_DETACHED_PREFIX: Final = ".northstar-wipe:"
+"""Prefix of the new name. No container name contains a colon."""
+_DETACHED_NAME: Final = re.compile(re.escape(_DETACHED_PREFIX) + r"[0-9a-f]{16}\Z")
 
 
 def wipe(path: str, stop: threading.Event | None = None) -> None:
-    """Remove a container's data: `detach`, and then `remove` what is left.
+    """Remove a container's data: `detach`, then `remove`.
 
     Raises:
-        OSError: as those.
+        OSError: as in `detach` and `remove`.
     """
     rest = detach(path, stop)
     if rest is not None:
@@ -44,27 +44,27 @@ def wipe(path: str, stop: threading.Event | None = None) -> None:
 
 
 def detach(path: str, stop: threading.Event | None = None) -> str | None:
-    """Give the data a name that no container has: afterwards the path is free.
+    """Rename the data to a name that no container has: afterwards the path is free.
 
-    Nothing may use the path meanwhile. A mount point cannot be renamed: it is emptied and stays,
-    with what else is mounted below it.
+    Nothing must use the path meanwhile. A mount point cannot be renamed: it is emptied and stays,
+    and so do mounts below it.
 
     Args:
-        path: of the data, a directory.
-        stop: ends the removal when it is set; the next start goes on.
+        path: the directory of the data.
+        stop: when set, the removal ends; the next start continues it.
 
     Returns:
         The new path, for `remove`; None if everything is removed already.
 
     Raises:
-        OSError: ENOENT if there is none; ENOTDIR if it is no directory; or the first reason why
-            something stays.
+        OSError: ENOENT if the path does not exist; ENOTDIR if it is not a directory; otherwise
+            the first failure to remove something.
     """
-    if not stat.S_ISDIR(os.lstat(path).st_mode):  # a symbolic link, and what it leads to, stay
+    if not stat.S_ISDIR(os.lstat(path).st_mode):  # a symbolic link and its target stay
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
-    doomed = os.path.join(os.path.dirname(path), f"{_DOOMED}{os.urandom(8).hex()}")
+    detached = os.path.join(os.path.dirname(path), f"{_DETACHED_PREFIX}{os.urandom(8).hex()}")
     try:
-        os.rename(path, doomed)
+        os.rename(path, detached)
     except OSError as failure:
         if failure.errno == errno.EBUSY:
             removal.empty(path, stop)
@@ -73,32 +73,32 @@ def detach(path: str, stop: threading.Event | None = None) -> str | None:
             raise
         removal.remove(path, stop)
         return None
-    return doomed
+    return detached
 
 
-def remove(doomed: str, stop: threading.Event | None = None) -> None:
-    """Remove what `detach` has renamed.
+def remove(detached: str, stop: threading.Event | None = None) -> None:
+    """Remove the tree that `detach` renamed.
 
     Raises:
-        OSError: ECANCELED after `stop`; or the first reason why something stays.
+        OSError: ECANCELED after `stop`; otherwise the first failure to remove something.
     """
     try:
-        removal.remove(doomed, stop)
+        removal.remove(detached, stop)
     except OSError as failure:
         if failure.errno != errno.ECANCELED:
             raise
         reason = "the runtime ends; its next start removes the rest of the data"
-        raise OSError(errno.ECANCELED, reason, doomed) from failure
+        raise OSError(errno.ECANCELED, reason, detached) from failure
 
 
 @contextlib.asynccontextmanager
 async def finishing(data_dir: str, pool: Pool, stop: threading.Event) -> AsyncIterator[None]:
-    """Remove what a killed runtime was wiping, in a thread, while the block runs.
+    """Complete the wipes of a killed runtime, in a thread, while the block runs.
 
     Args:
-        data_dir: where all persistent data is.
-        pool: has the thread.
-        stop: ends the removal when it is set, at the latest at the end of the block.
+        data_dir: the directory of all persistent data.
+        pool: provides the thread.
+        stop: when set, the removal ends; set at the end of the block at the latest.
     """
     names = await pool.run(unfinished, data_dir)
     work = asyncio.create_task(pool.run(finish, data_dir, names, stop)) if names else None
@@ -107,26 +107,26 @@ async def finishing(data_dir: str, pool: Pool, stop: threading.Event) -> AsyncIt
     finally:
         stop.set()
         if work is not None:
-            with contextlib.suppress(asyncio.CancelledError):  # its pool ended before it began
+            with contextlib.suppress(asyncio.CancelledError):  # the pool ended before the call
                 await work
 
 
 def unfinished(data_dir: str) -> list[str]:
-    """Return the names of what a killed runtime was wiping. What cannot be read is a warning."""
+    """Return the names of unfinished wipes. If `data_dir` cannot be read, log a warning."""
     try:
-        return sorted(filter(_IS_DOOMED.match, os.listdir(data_dir)))
+        return sorted(filter(_DETACHED_NAME.match, os.listdir(data_dir)))
     except OSError as failure:
         log.warning("Cannot look for data that was being wiped: %s", failure)
         return []
 
 
 def finish(data_dir: str, names: Sequence[str], stop: threading.Event) -> list[str]:
-    """Remove what a killed runtime was wiping; return the names. What cannot go is a warning.
+    """Complete unfinished wipes; return the removed names. A failure is a warning.
 
     Args:
-        data_dir: where all persistent data is.
+        data_dir: the directory of all persistent data.
         names: from `unfinished`.
-        stop: ends the removal when it is set.
+        stop: when set, the removal ends.
     """
     removed: list[str] = []
     for name in names:
@@ -136,9 +136,9 @@ def finish(data_dir: str, names: Sequence[str], stop: threading.Event) -> list[s
             if stop.is_set():
                 log.info("Data that was being wiped is left to the next start")
                 break
-            # Whatever a container has made of its data: the others must start.
-            ours = not isinstance(failure, OSError)
-            log.warning("Cannot remove what was being wiped: %s", failure, exc_info=ours)
+            # No contents of a container's data may keep other containers from starting.
+            is_bug = not isinstance(failure, OSError)
+            log.warning("Cannot remove data that was being wiped: %s", failure, exc_info=is_bug)
         else:
             removed.append(name)
     if removed:

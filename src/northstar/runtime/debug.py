@@ -1,8 +1,8 @@
 """Debug commands: run for every container that starts, such as `strace -p <PID>`.
 
-They outlive their container, but not the runtime: they run in its mount namespace and hold its
-mounts. So each has a supervisor, which ends it with all of its descendants when the runtime ends,
-also when that is killed (`Launcher.supervise`).
+They may outlive their container, but not the runtime: they run in its mount namespace and keep its
+mounts busy. So each has a supervisor, which ends it with all its descendants when the runtime ends
+or is killed (`Launcher.supervise`).
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ log = logging.getLogger("northstar.runtime")
 _TERM_TIMEOUT: Final = 1.0
 """Seconds between SIGTERM and SIGKILL when the runtime ends."""
 _KILL_TIMEOUT: Final = 1.0
-"""Seconds that the kernel gets to end what was killed."""
+"""Seconds that the shutdown waits after SIGKILL."""
 
-_WORD: Final = struct.Struct("<I")
-"""A message to a supervisor, the number of a signal, and from it, an errno."""
+_MESSAGE: Final = struct.Struct("<I")
+"""A message to a supervisor (a signal number) or from it (an errno)."""
 
 
 class _Command:
-    """A command with its supervisor, which is a child of ours until it is reaped.
+    """A command with its supervisor, which is a child of the runtime until it is reaped.
 
     Attributes:
         ended: done when the command and all of its descendants have ended.
     """
 
     def __init__(self, line: str, container: Container, pid: int, stream: socket.socket) -> None:
-        """Own a supervisor; `pid` and `stream` are as `Launcher.supervise` returns them."""
+        """Own a supervisor; `Launcher.supervise` returned `pid` and `stream`."""
         self._line = line
         self._container = container
         self._pid = pid
@@ -51,25 +51,25 @@ class _Command:
         self.ended: asyncio.Future[None] = self._loop.create_future()
 
     def watch(self) -> None:
-        """Notice the end from now on.
+        """Watch for the end of the command.
 
         Raises:
-            OSError: there is no room for a descriptor, or to wait for one.
+            OSError: no descriptor is available, or it cannot be watched.
         """
         self._pidfd = pidfd.open(self._pid)
         self._loop.add_reader(self._pidfd, self._on_end)
 
     def terminate(self) -> None:
         """Send SIGTERM to the command."""
-        with contextlib.suppress(OSError):  # it has just ended
-            self._stream.send(_WORD.pack(signal.SIGTERM))
+        with contextlib.suppress(OSError):  # the command has just ended
+            self._stream.send(_MESSAGE.pack(signal.SIGTERM))
 
     def kill(self) -> None:
-        """Send SIGKILL to the command and its descendants; `ended` is done when they are gone."""
+        """Send SIGKILL to the command and its descendants; `ended` is done when they have ended."""
         self._stream.close()
 
     def discard(self) -> None:
-        """Kill, and reap. Blocks until everything is gone."""
+        """Kill and reap. Blocks until all processes have ended."""
         self._stream.close()
         os.waitpid(self._pid, 0)
         if self._pidfd >= 0:
@@ -82,9 +82,9 @@ class _Command:
 
     def _on_end(self) -> None:
         with contextlib.suppress(OSError):  # there is no message, or the stream is closed
-            message = self._stream.recv(_WORD.size)
-            if len(message) == _WORD.size:
-                _warn(self._line, self._container, os.strerror(*_WORD.unpack(message)))
+            message = self._stream.recv(_MESSAGE.size)
+            if len(message) == _MESSAGE.size:
+                _warn(self._line, self._container, os.strerror(*_MESSAGE.unpack(message)))
         self.discard()
 
 
@@ -98,9 +98,9 @@ def run_commands(
 
     Args:
         launcher: spawns the supervisors.
-        commands: split at white space, without a shell.
-        pid: the container's init.
-        container: the container, whose name their output is logged under, at info.
+        commands: are split at white space, without a shell.
+        pid: pid of the container's init.
+        container: their output is logged at info, under its name.
     """
     for line in commands:
         words = line.replace("<PID>", str(pid)).replace("<CONTAINER>", str(container)).split()
@@ -114,7 +114,7 @@ def run_commands(
 
 
 async def end_all() -> None:
-    """End what still runs, as the runtime ends: SIGTERM, and SIGKILL for what is left."""
+    """End all commands at the end of the runtime: SIGTERM, then SIGKILL."""
     for command in tuple(_running):
         command.terminate()
     await _wait(_TERM_TIMEOUT)
@@ -131,8 +131,8 @@ async def _wait(seconds: float) -> None:
 
 
 def _spawn(launcher: Launcher, line: str, words: Sequence[str], container: Container) -> None:
-    # Not asyncio's subprocesses: each has a thread that waits for its end. Where no thread can be
-    # had the command runs unnoticed.
+    # Not asyncio's subprocesses: asyncio waits for each in a thread. If no thread can be started,
+    # the end of the command is never noticed.
     with contextlib.ExitStack() as undo:
         reader, writer = os.pipe()
         undo.callback(os.close, reader)

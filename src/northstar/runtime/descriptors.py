@@ -1,7 +1,7 @@
 """Opens the descriptors that a launch plan names.
 
-`plan.descriptors` is the only list of them. A name is a kind, and for some kinds an argument behind
-a colon: `stdout`, `socket:web`, `tasks:0`.
+`plan.descriptors` is the only list of them. A name is a kind; some kinds have an argument after a
+colon: `stdout`, `socket:web`, `tasks:0`.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from northstar.linux import mountinfo, netns
 from northstar.manifest import Io, Manifest, NamedNetwork, Output
 from northstar.model import LaunchError
 from northstar.runtime import stdio
-from northstar.runtime.null import reopen
+from northstar.runtime.null_device import reopen
 from northstar.runtime.running import HeldResources
 
 _DISCARD: Final = Io(stdout=Output.DISCARD, stderr=Output.DISCARD)
 
 
 class Source(msgspec.Struct, eq=False):
-    """Where the descriptors of one launch come from.
+    """What the openers of one launch need.
 
     Attributes:
-        manifest: of the container.
-        cgroup: its cgroup, which was made.
-        system_calls: its filter, if it has one.
-        null: a null device of its own, which is closed at the end.
-        held: what it holds until its end is added here.
-        passed: closes what only the launcher needs.
+        manifest: the container's manifest.
+        cgroup: its cgroup, already created.
+        system_calls: its filter, if any.
+        null: a private descriptor of the null device, closed after the launch.
+        held: resources that the container holds until its end are added here.
+        passed: closes descriptors that only the launcher needs.
     """
 
     manifest: Manifest
@@ -48,7 +48,7 @@ class Source(msgspec.Struct, eq=False):
     passed: ExitStack
 
     def close_later(self, descriptor: int) -> int:
-        """Have a descriptor closed when the launcher has it."""
+        """Close a descriptor after it is passed to the launcher."""
         self.passed.callback(os.close, descriptor)
         return descriptor
 
@@ -101,10 +101,10 @@ def _network(source: Source, argument: str) -> int:  # noqa: ARG001
 
 
 def _why_no_network(name: str, path: str) -> str:
-    """Return why a file may be no network namespace for the runtime, and the next step.
+    """Return why the runtime sees no network namespace at `path`, and what to do.
 
-    The file is an ordinary one, on which ip-netns(8) mounts the namespace. If that happens in the
-    host's mount namespace it reaches the runtime's own only by propagation, from a shared mount.
+    ip-netns(8) mounts the namespace on an ordinary file. A mount in the host's mount namespace
+    reaches the runtime's mount namespace only by propagation, from a shared mount.
     """
     on = mountinfo.containing(path)
     if on is None or any(field.startswith(("shared:", "master:")) for field in on.fields):
@@ -125,7 +125,7 @@ _OPENERS: Final[Mapping[str, Callable[[Source, str], int]]] = {
     "stdin": _null,
     "stdout": _stdout,
     "stderr": _stderr,
-    # In the place of these init puts sockets of its own making, see Init.take_socket.
+    # Placeholders: init replaces these by sockets that it creates, see Init.take_socket.
     "console": _null,
     "socket": _null,
     "cgroup": _cgroup,
@@ -144,15 +144,15 @@ def opened(
     null: int,
     held: HeldResources,
 ) -> Iterator[dict[str, int]]:
-    """Open all descriptors of a plan, by their names; at the end those are closed that are passed.
+    """Open all descriptors of a plan, by name; at the end close those that were passed on.
 
     Args:
         plan: names the descriptors.
-        manifest: of the container.
-        cgroup: of the container.
+        manifest: the container's manifest.
+        cgroup: the container's cgroup.
         system_calls: the filter, if the manifest has one.
         null: the runtime's null device.
-        held: what the container has until its end is added here; the caller releases it.
+        held: resources that the container holds until its end are added; the caller releases them.
 
     Raises:
         LaunchError, OSError: one cannot be opened.

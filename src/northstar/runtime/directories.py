@@ -1,9 +1,8 @@
-"""The runtime's directories and its cgroup: made, tried, and ours alone while we run.
+"""The runtime's directories and its cgroup: created, checked, and locked while it runs.
 
-Two runtimes in one directory would take each other's half-received packages, mount points and
-sockets for what a dead one has left, and in one cgroup each other's containers. So each directory
-is locked: flock(2) on the directory itself, which leaves no file and ends with the process, however
-that ends.
+Of two runtimes in one directory, each would remove the other's half-received packages, mount points
+and sockets as stale state, and in one cgroup the other's containers. So each directory is locked
+with flock(2). The lock is on the directory itself: it needs no file, and ends with the process.
 """
 
 from __future__ import annotations
@@ -27,21 +26,21 @@ from northstar.runtime.config import Config
 log = logging.getLogger("northstar.runtime")
 
 _MODES: Final = {"run_dir": 0o755, "data_dir": 0o700, "socket_dir": 0o755}
-"""What they get where we make them, whatever the umask is.
+"""Their modes, independent of the umask.
 
-Containers of all users must come through to their sockets. Nobody must come through to their data:
-the owner of a persistent directory may open it to everybody, and with CAP_SETUID or CAP_CHOWN leave
-a set-user-id program of root there, for any user of the host.
+Containers of all users must reach their sockets. No other user must reach their data: the owner of
+a persistent directory may make it accessible to all users, and with CAP_SETUID or CAP_CHOWN store a
+set-user-id program of root in it, for any user of the host.
 """
 
 OWN: Final = tuple(_MODES)
-"""The directories that every runtime has, by their keys in the configuration."""
+"""The keys of the directories that every runtime has."""
 
 Stack = contextlib.ExitStack | contextlib.AsyncExitStack
 
-_DYING: Final = 0.25
-"""How long, in seconds, a runtime that was killed may take to be gone, with its locks."""
-_PAUSE: Final = 0.01
+_LOCK_TIMEOUT: Final = 0.25
+"""Seconds to wait for a lock: a runtime that was killed may still be exiting."""
+_LOCK_PAUSE: Final = 0.01
 
 
 def _make(key: str, path: str) -> None:
@@ -61,7 +60,7 @@ def _make(key: str, path: str) -> None:
 
 
 def _make_all(path: str) -> None:
-    """Make a directory and those above it. os.makedirs calls itself for each of them."""
+    """Create a directory and its missing parents. os.makedirs recurses once for each."""
     missing = [path]
     while not os.path.isdir(above := os.path.dirname(missing[-1])):
         missing.append(above)
@@ -74,51 +73,51 @@ def _make_all(path: str) -> None:
 
 
 class LockedDirectory:
-    """A directory of ours that is locked, and its path, where another one may be by now.
+    """A locked directory, and its path, at which another directory may appear later.
 
     Attributes:
-        key: what it is called in an error, as `run_dir`.
-        path: absolute, without symbolic links, unless it is that of a repository.
+        key: its name in errors, such as `run_dir`.
+        path: absolute and without symbolic links, except for a repository.
     """
 
     def __init__(self, key: str, path: str, make: Callable[[], object] | None = None) -> None:
         """Describe it; `lock` locks it.
 
         Args:
-            key: what it is called.
-            path: where it is.
-            make: makes it anew when it was removed.
+            key: its name in errors.
+            path: its path.
+            make: creates it again after it was removed.
         """
         self.key = key
         self.path = path
         self._make = make
         self._descriptor = -1
         self._twin: LockedDirectory | None = None
-        # Two threads that both make it anew would take each other's lock for another runtime's.
+        # If two threads restored it, one would mistake the other's lock for another runtime's.
         self._restoring = threading.Lock()
 
     def share(self, twin: LockedDirectory) -> bool:
-        """Have no lock of our own if `twin`, which has one, is the same directory; tell whether.
+        """Share the lock of `twin` if it is the same directory; return whether it is.
 
-        To flock(2) a second lock of this process is somebody else's.
+        flock(2) refuses a second lock of the same process too.
 
         Raises:
-            OSError: there is no directory.
+            OSError: the directory does not exist.
         """
         same = os.path.samestat(os.fstat(twin.fileno()), os.stat(self.path))
         self._twin = twin if same else None
         return same
 
     def lock(self, deadline: Deadline | None = None) -> None:
-        """Lock the directory that is at the path now, instead of an earlier one.
+        """Lock the directory that is at the path now, and release an earlier one.
 
-        What is on a read-only file system can be shared: nobody changes anything there.
+        On a read-only file system the lock is shared: no runtime can change anything there.
 
         Args:
-            deadline: until which another runtime may end; none waits for no other runtime.
+            deadline: how long to wait for another runtime to end; None does not wait.
 
         Raises:
-            ConfigurationError: another runtime uses it; with its pid, where that can be known.
+            ConfigurationError: another runtime uses it; names its pid if known.
             OSError: it cannot be opened.
         """
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -147,22 +146,22 @@ class LockedDirectory:
         return self._twin.fileno() if self._twin is not None else self._descriptor
 
     def keep(self) -> None:
-        """Stay locked until this process is gone, whatever is released."""
-        # The lock is that of the open file, which ends with its last descriptor.
+        """Stay locked until this process ends, even after `release`."""
+        # The lock belongs to the open file description, which ends with its last descriptor.
         os.dup(self.fileno())
 
     def is_current(self) -> bool:
-        """Tell whether the locked directory is the one at the path.
+        """Return whether the locked directory is the one at the path.
 
         Raises:
-            OSError: there is none.
+            OSError: the path does not exist.
         """
         return os.path.samestat(os.stat(self.path), os.fstat(self.fileno()))
 
     def refuse_if_moved(self) -> None:
-        """Refuse what needs the directory while it is elsewhere: with all that we have in it.
+        """Raise if the directory was moved away, with its contents.
 
-        One that was removed had nothing in it, apart from what was removed as well.
+        A removed directory is no error: it was empty, or its contents were removed as well.
 
         Raises:
             OSError: ENOENT, with the path.
@@ -174,15 +173,15 @@ class LockedDirectory:
                 raise
 
     def restore(self) -> None:
-        """Make and lock the directory anew, if another program has removed it.
+        """Create and lock the directory again if another program has removed it.
 
-        A program that cleans a directory of temporary files removes what is empty, and from
-        outside of our mount namespace a `run_dir` looks so. Costs one stat(2).
+        A program that cleans up temporary files removes empty directories, and outside of the
+        runtime's mount namespace a `run_dir` looks empty. Costs one stat(2).
 
         Raises:
-            OSError: ENOENT with the path: it was moved away, and with it all that we have in it;
-                or it cannot be made.
-            NorthstarError: it cannot be made, or another runtime has it now.
+            OSError: ENOENT with the path: it was moved away with its contents; or it cannot be
+                created.
+            NorthstarError: it cannot be created, or another runtime uses it now.
         """
         if self._twin is not None:
             self._twin.restore()
@@ -198,14 +197,16 @@ class LockedDirectory:
             if not self._is_removed() or self._make is None:
                 raise
             self._make()
-            log.warning("Made the %s %s anew: another program has removed it", self.key, self.path)
+            log.warning(
+                "Created the %s %s again: another program removed it", self.key, self.path
+            )
         else:
-            log.warning("The %s %s is another directory than before", self.key, self.path)
+            log.warning("The %s %s is a different directory than before", self.key, self.path)
         self.lock()
 
     def _is_removed(self) -> bool:
-        # proc_pid_fd(5). One that was renamed has its new path there. (The number of links is of no
-        # use: overlayfs and btrfs do not count those of directories.)
+        # proc_pid_fd(5). A renamed directory shows its new path. (The link count does not help:
+        # overlayfs and btrfs do not count links of directories.)
         return os.readlink(f"/proc/self/fd/{self.fileno()}") == f"{self.path} (deleted)"
 
 
@@ -218,11 +219,11 @@ class RuntimeDirectories(NamedTuple):
 
 
 def own(config: Config, stack: Stack) -> RuntimeDirectories:
-    """Make what is missing of our own directories, and lock them until `stack` unwinds.
+    """Create the runtime's directories if missing, and lock them until `stack` unwinds.
 
     Args:
         config: with absolute paths.
-        stack: ends the locks.
+        stack: releases the locks.
 
     Raises:
         ConfigurationError: one cannot be used, or another runtime uses it.
@@ -244,10 +245,10 @@ def lock(directories: Iterable[LockedDirectory], stack: Stack) -> None:
     """Lock directories until `stack` unwinds, or this process ends.
 
     Raises:
-        ConfigurationError: another runtime uses one; with its pid, where that can be known.
+        ConfigurationError: another runtime uses one; names its pid if known.
         OSError: one cannot be opened.
     """
-    deadline = Deadline(_DYING)
+    deadline = Deadline(_LOCK_TIMEOUT)
     locked: list[LockedDirectory] = []
     for directory in directories:
         if any(map(directory.share, locked)):
@@ -260,12 +261,12 @@ def lock(directories: Iterable[LockedDirectory], stack: Stack) -> None:
 def _lock(descriptor: int, key: str, path: str, shared: bool, deadline: Deadline | None) -> None:
     while not flock.try_lock(descriptor, shared=shared):
         if deadline is not None and not deadline.passed():
-            time.sleep(_PAUSE)
+            time.sleep(_LOCK_PAUSE)
             continue
         pid = flock.holder(descriptor)
-        who = f"another runtime (pid {pid})" if pid is not None else "another runtime"
+        holder = f"another runtime (pid {pid})" if pid is not None else "another runtime"
         raise ConfigurationError(
-            f"{who} uses the {key} {path}", hint="shut it down, or configure another one"
+            f"{holder} uses the {key} {path}", hint="shut it down, or configure another one"
         )
 
 
@@ -273,8 +274,8 @@ class ClaimedCgroup(NamedTuple):
     """The runtime's own cgroup.
 
     Attributes:
-        directories: in each hierarchy.
-        warnings: what could not be had.
+        directories: its directory in each hierarchy.
+        warnings: messages about missing controllers.
     """
 
     directories: tuple[LockedDirectory, ...]
@@ -282,14 +283,13 @@ class ClaimedCgroup(NamedTuple):
 
 
 def claim_cgroup(host: CgroupHost, top: str, stack: Stack) -> ClaimedCgroup:
-    """Make the runtime's own cgroup, and lock it.
+    """Create the runtime's cgroup, and lock it.
 
-    When `stack` unwinds it is removed. What cannot be removed then is a warning: it is the next
-    runtime's to remove.
+    It is removed when `stack` unwinds. A failure is a warning then: the next runtime removes it.
 
     Raises:
         ConfigurationError: another runtime uses it.
-        OSError: a directory cannot be made.
+        OSError: a directory cannot be created.
     """
     make = functools.partial(host.create_runtime_cgroup, top)
     directories = tuple(
@@ -299,7 +299,7 @@ def claim_cgroup(host: CgroupHost, top: str, stack: Stack) -> ClaimedCgroup:
         warnings = host.create_runtime_cgroup(top)
         with contextlib.ExitStack() as held, contextlib.suppress(FileNotFoundError):
             lock(directories, held)
-            # Whoever had it may have removed it while we waited: then ours is a lock on nothing.
+            # The former owner may have removed it meanwhile: then the locked one is gone.
             if all(directory.is_current() for directory in directories):
                 stack.callback(held.pop_all().close)
                 stack.callback(_remove_cgroup, host, top)

@@ -1,8 +1,8 @@
 """Gives events to the core, and executes the actions that it decides.
 
-Actions that cannot block are executed at once, the others in tasks of their own, so that what a
-client has asked for goes on when the client is gone. Each reports how it ended by an event.
-Everything here runs in the event loop's thread.
+Actions that cannot block are executed at once, all others in separate tasks, which continue when
+the client disconnects. Each action reports its result as an event. Everything in this module runs
+in the event loop's thread.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from northstar.manifest import Resource
 from northstar.model import Container, NorthstarError
 from northstar.model.loop_deadline import timeout, wait
 from northstar.runtime import data_wipe
-from northstar.runtime.events import Notifications
+from northstar.runtime.notifications import Notifications
 from northstar.runtime.repository import Package, Repository
 from northstar.runtime.request_queue import RequestQueue
 from northstar.runtime.running import RunningContainer
@@ -42,14 +42,14 @@ _REMOVED: Final = "another program has removed its directory, or unmounted it"
 
 
 class Executor:
-    """The registry of containers, and what stands behind it: packages, mounts, processes.
+    """The registry of containers, with their packages, mounts and processes.
 
     Attributes:
         state: the registry.
-        requests: requests on containers, in their turns.
+        requests: requests on containers, queued for each container.
         running: the containers that have a process.
-        statistics: of those.
-        give_up: set when the shutdown begins: nothing waits for a device any more.
+        statistics: their statistics.
+        give_up: set when the shutdown begins: ends waiting for devices.
         failed: done when a critical container has failed, with RefusedError.
     """
 
@@ -66,7 +66,7 @@ class Executor:
             context: what every start uses.
             repositories: by identifier.
             notifications: the subscribers.
-            give_up: set when the shutdown begins: nothing waits for a device any more.
+            give_up: set when the shutdown begins: ends waiting for devices.
         """
         self._context = context
         self._repositories = repositories
@@ -110,13 +110,13 @@ class Executor:
     # Events.
 
     def apply(self, event: Event) -> None:
-        """Give an event to the core, and begin what it decides.
+        """Give an event to the core, and start the actions that it decides.
 
         Raises:
             RefusedError: the core refuses it.
         """
         if isinstance(event, (events.MountRequested, events.StartRequested)):
-            self._look_at_images(event.container)
+            self._report_lost_images(event.container)
         result = core.step(self.state, event, time.monotonic_ns())
         if isinstance(result, core.Refused):
             raise RefusedError(result.error)
@@ -128,7 +128,7 @@ class Executor:
         self._changed.set()
 
     async def request(self, request: Request) -> None:
-        """Process a request on a container in its turn.
+        """Process a request on a container, after earlier requests on it.
 
         Raises:
             RefusedError: it is refused, or has failed.
@@ -136,7 +136,7 @@ class Executor:
         await self.requests.submit(request)
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run a coroutine to its end, whoever waits for it; the shutdown waits too."""
+        """Run a coroutine to its end, independent of its caller; the shutdown waits for it."""
         return self._spawn(work, self._operations)
 
     def _spawn(
@@ -154,7 +154,7 @@ class Executor:
         return task
 
     async def wait_until(self, condition: Callable[[], bool], seconds: float) -> bool:
-        """Wait for a condition that depends on the registry or the tasks; False if it is late."""
+        """Wait for a condition on the registry or the tasks; return False after the timeout."""
         try:
             async with timeout(seconds):
                 while not condition():
@@ -165,13 +165,13 @@ class Executor:
         return True
 
     def is_idle(self) -> bool:
-        """Tell whether no request is going on, and no action but the release of what has ended."""
+        """Return whether no request and no action is in progress, except releases after an exit."""
         return not self._operations and not self.requests
 
     async def cancel_operations(self, seconds: float) -> int:
-        """Cancel the actions that are going on, and wait for their end; return how many.
+        """Cancel the actions in progress, and wait for their end; return their number.
 
-        A launch whose init hangs kills it, and releases what it has acquired.
+        A cancelled launch kills its init, and releases what it has acquired.
         """
         late = tuple(self._operations)
         for task in late:
@@ -203,10 +203,10 @@ class Executor:
         path = self._data_path(container)
         log.info("Wiping persistent data dir %s of %s", path, container)
         try:
-            rest = await pools.data.run(data_wipe.detach, path, self.give_up)
+            detached = await pools.data.run(data_wipe.detach, path, self.give_up)
             self.apply(events.DataDetached(container))
-            if rest is not None:
-                await pools.wipes.run(data_wipe.remove, rest, self.give_up)
+            if detached is not None:
+                await pools.wipes.run(data_wipe.remove, detached, self.give_up)
         except FileNotFoundError:
             self.apply(events.DataWiped(container))
         except Exception as failure:
@@ -223,14 +223,14 @@ class Executor:
         return os.path.join(self._context.own.run_dir.path, str(container))
 
     def is_mounted(self, container: Container) -> bool:
-        """Tell whether an image is mounted, now and where it belongs. Costs one stat(2)."""
+        """Return whether an image is mounted at its mount point now. Costs one stat(2)."""
         root = self._roots.get(container)
         return root is not None and image_mount.is_mounted(self._mount_point(container), root)
 
-    def _look_at_images(self, container: Container) -> None:
-        """Notice the mounts that another program has ended, of what a request may use.
+    def _report_lost_images(self, container: Container) -> None:
+        """Report images that a request may use and that another program has unmounted.
 
-        What already runs keeps what it has: its mount namespace has mounts of its own.
+        Running containers are not affected: their mount namespaces contain copies of the mounts.
         """
         entry = self.state.containers.get(container)
         if entry is None:
@@ -249,7 +249,7 @@ class Executor:
         package = self.package(container)
         repository = self._repositories[self.state.containers[container].repository]
         try:
-            # Before anything is given up: a run_dir that was moved away has our mounts in it.
+            # First: a run_dir that was moved away contains the runtime's mounts.
             self._context.own.run_dir.restore()
             self._roots[container] = await repository.mounts.run(
                 image_mount.mount_image,
@@ -274,7 +274,7 @@ class Executor:
             self._context.own.run_dir.refuse_if_moved()
             found = await repository.mounts.run(image_mount.umount_image, target)
         except asyncio.CancelledError:
-            # The mount ends with our mount namespace, when the kernel lets go of the thread.
+            # The mount ends with the runtime's mount namespace, after the kernel frees the thread.
             self.apply(events.UmountFailed(container, "its file system does not answer"))
             raise
         except Exception as failure:
@@ -341,12 +341,12 @@ class Executor:
         container = action.container
         running = self.running[container]
         if action.number == signal.SIGSTOP:
-            return self._stop(running)
+            return self._stop_members(running)
         running.send_signal(action.number)
         self.apply(events.SignalSent(container))
         return None
 
-    async def _stop(self, running: RunningContainer) -> None:
+    async def _stop_members(self, running: RunningContainer) -> None:
         try:
             await running.stop()
         except Exception:
@@ -354,7 +354,7 @@ class Executor:
         finally:
             self.apply(events.SignalSent(running.container))
 
-    # The rest.
+    # Notifications, log, answers.
 
     def _publish(self, action: actions.Publish) -> None:
         self._notifications.publish(action.notification)
@@ -367,12 +367,12 @@ class Executor:
 
     def _fail(self, action: actions.Fail) -> None:
         self.failed.set_exception(RefusedError(action.error))
-        # Not waited for while the runtime already ends.
+        # Mark it as retrieved: during the shutdown nothing awaits it.
         self.failed.exception()
 
 
 def _reason(failure: Exception, what: str) -> str:
-    """Return the reason of a failure. What nobody expects is in the log as well."""
+    """Return the reason of a failure. An unexpected exception is logged as well."""
     if isinstance(failure, (NorthstarError, OSError)):
         return str(failure)
     log.error("Failed to %s", what, exc_info=failure)

@@ -1,6 +1,6 @@
-"""What the runtime inherits from its parent, and its containers must not inherit from it.
+"""Resets what the runtime inherits from its parent, so that containers do not inherit it.
 
-Signals are reset before, since that is for all commands: `northstar.cli.inherited`.
+Signals are reset before, for all commands: `northstar.cli.inherited`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 from northstar.manifest import Rlimit, RlimitResource
 
 UMASK: Final = 0o022
-"""Takes write access from others, and nothing from us. What is stricter has a mode of its own."""
+"""Removes write access of other users. Files that need more protection get an explicit mode."""
 
 _RAISED: Final = (
     RlimitResource.AS,
@@ -22,17 +22,17 @@ _RAISED: Final = (
     RlimitResource.FSIZE,
     RlimitResource.NOFILE,
 )
-"""Soft limits that stop a process that runs for long, has many descriptors or writes large files.
-RLIMIT_FSIZE is for files in memory too, and so for each launch plan."""
+"""Soft limits that a long-running process with many descriptors or large files exceeds.
+RLIMIT_FSIZE also applies to files in memory, and so to each launch plan."""
 
 _DESCRIPTORS: Final = "/proc/self/fd"
 
 
 def reset() -> dict[RlimitResource, Rlimit]:
-    """Set the umask, keep inherited descriptors to ourselves, raise soft limits.
+    """Set the umask, mark inherited descriptors close-on-exec, raise soft limits.
 
     Returns:
-        The limits that were changed, as they were: those of payloads.
+        The former values of the changed limits, for payloads.
 
     Raises:
         OSError: /proc is not mounted.
@@ -43,13 +43,13 @@ def reset() -> dict[RlimitResource, Rlimit]:
 
 
 def _close_on_exec() -> None:
-    """Mark all descriptors above 2 to be closed on exec.
+    """Set close-on-exec on all descriptors above 2.
 
     They are not closed: the configuration may be one of them (/dev/fd/N).
     """
     for name in os.listdir(_DESCRIPTORS):
         if int(name) > 2:
-            with contextlib.suppress(OSError):  # that of the listing itself is closed again
+            with contextlib.suppress(OSError):  # os.listdir's own descriptor is closed already
                 os.set_inheritable(int(name), False)
 
 

@@ -1,4 +1,4 @@
-"""How the containers come up when the runtime starts, and how they end with it."""
+"""Boots the containers when the runtime starts, and ends them at its shutdown."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from northstar.runtime.repository import NAMED_MAX, Repository
 
 log = logging.getLogger("northstar.runtime")
 
-_PATIENCE: Final = 10.0
-"""How long, in seconds, the shutdown waits for requests and for images to be unmounted."""
+_REQUESTS_TIMEOUT: Final = 10.0
+"""Seconds that the shutdown waits for requests, and for images to be unmounted."""
 
-_DEATH: Final = 5.0
-"""How long, in seconds, it waits for what was killed: some ms, unless the kernel holds it."""
+_KILL_TIMEOUT: Final = 5.0
+"""Seconds that it waits after SIGKILL or a cancellation: some ms unless the kernel blocks."""
 
 
 async def load(executor: Executor, repositories: Mapping[str, Repository]) -> None:
-    """Load all repositories; of a container in two of them the first one's counts."""
+    """Load all repositories; if two contain the same container, the first one is used."""
     for repository in repositories.values():
         packages = await repository.load()
-        twice = "%d more packages of repository %s are skipped: they are already known"
-        with logs.first_few(logging.WARNING, twice, repository.identifier, most=NAMED_MAX) as skip:
+        more = "%d more packages of repository %s are skipped: they are already known"
+        with logs.first_few(logging.WARNING, more, repository.identifier, most=NAMED_MAX) as skip:
             for package in packages:
                 try:
                     manifest, size = package.npk.manifest, package.npk.size
@@ -45,10 +45,10 @@ async def load(executor: Executor, repositories: Mapping[str, Repository]) -> No
 
 
 async def boot(executor: Executor) -> None:
-    """Mount and start what the runtime itself mounts and starts.
+    """Mount the images and start the apps of the boot.
 
-    No container keeps the others from that. A critical one that does not start ends the runtime:
-    `Executor.failed` tells.
+    A failure does not affect the other containers. If a critical one does not start, the runtime
+    ends: `Executor.failed` is done.
     """
     images = core_boot.images(executor.state)
     mounting = [executor.request(events.MountRequested(container)) for container in images]
@@ -56,7 +56,7 @@ async def boot(executor: Executor) -> None:
         text = str(failure)
         log.warning("%s%s", text[:1].upper(), text[1:])
     apps = core_boot.apps(executor.state)
-    # The core has logged, and decided, what a failure means.
+    # The core has logged each failure, and decided its consequences.
     await _all([executor.request(events.StartRequested(app, boot=True)) for app in apps])
 
 
@@ -65,34 +65,34 @@ async def _all(requests: Sequence[Awaitable[None]]) -> list[BaseException | None
 
 
 async def shut_down(executor: Executor, grace: float) -> list[Container]:
-    """End all containers: TERM, and after `grace` seconds KILL; then unmount everything.
+    """End all containers: SIGTERM, and after `grace` seconds SIGKILL; then unmount all images.
 
     Returns:
-        Those that the kernel does not let go of, though they were killed: they are frozen, or wait
-        for a device or a file system that does not answer.
+        Containers that did not exit after SIGKILL: they are frozen, or wait for a device or a file
+        system that does not answer.
     """
     executor.apply(events.ShutdownBegan())
-    # An attempt to get a loop device, or a wipe, may take longer than the shutdown may.
+    # Waiting for a loop device, or a data wipe, may take longer than the shutdown may.
     executor.give_up.set()
     await _finish_requests(executor)
-    for number, timeout in ((signal.SIGTERM, grace), (signal.SIGKILL, _DEATH)):
-        executor.apply(events.EndAll(number))
+    for number, timeout in ((signal.SIGTERM, grace), (signal.SIGKILL, _KILL_TIMEOUT)):
+        executor.apply(events.SignalAll(number))
         await executor.wait_until(lambda: not core.with_process(executor.state), timeout)
-    held = core.with_process(executor.state)
-    for container in held:
+    stuck = core.with_process(executor.state)
+    for container in stuck:
         members = procfs.process_group(executor.running[container].pid)
         states = ", ".join(f"{pid} ({state})" for pid, state in members.items())
         log.error("Cannot end %s, processes and states: %s", container, states)
-    # What those use stays mounted until they end.
+    # Images that these containers use stay mounted.
     executor.apply(events.UmountAll())
-    if not await executor.wait_until(executor.is_idle, _PATIENCE):
-        await executor.cancel_operations(_DEATH)
-    return held
+    if not await executor.wait_until(executor.is_idle, _REQUESTS_TIMEOUT):
+        await executor.cancel_operations(_KILL_TIMEOUT)
+    return stuck
 
 
 async def _finish_requests(executor: Executor) -> None:
-    # What has begun comes to its end first, so that it is seen afterwards. What comes now is
-    # refused: clients that go on asking must not keep us here, nor mount anything again.
-    if not await executor.wait_until(executor.is_idle, _PATIENCE):
-        number = await executor.cancel_operations(_DEATH)
-        log.warning("%d operations do not come to an end, and are given up", number)
+    # Requests in progress are completed first, so that the steps below see their results. New
+    # requests are refused: they must neither delay the shutdown nor mount an image again.
+    if not await executor.wait_until(executor.is_idle, _REQUESTS_TIMEOUT):
+        number = await executor.cancel_operations(_KILL_TIMEOUT)
+        log.warning("%d operations do not end, and are cancelled", number)

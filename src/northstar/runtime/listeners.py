@@ -1,7 +1,8 @@
-"""The Unix sockets that a manifest declares: bound here, made and listened on by the container.
+"""Binds the Unix sockets that a manifest declares. The container creates them and listens.
 
-Who calls socket(2) and listen(2) is seen by others: the network namespace is the maker's, the peer
-of clients, with its pidfd and its user, is the listener. So it is the container: launch/plan.py.
+Other processes see which process called socket(2) and listen(2): a socket belongs to the network
+namespace of its creator, and clients see pidfd and user of the listener as those of their peer. So
+the container makes both calls: launch/plan.py.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class BoundSocket(NamedTuple):
     """The file of a bound socket.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
         file: its device and inode.
     """
 
@@ -28,7 +29,7 @@ class BoundSocket(NamedTuple):
     file: tuple[int, int]
 
     def unlink(self) -> None:
-        """Remove the file; one that is gone is no error, and another one stays."""
+        """Remove the file. A missing file is no error, and a different file is kept."""
         with contextlib.suppress(FileNotFoundError):
             if _file(self.path) == self.file:
                 os.unlink(self.path)
@@ -37,16 +38,16 @@ class BoundSocket(NamedTuple):
 def bind(
     sock: socket.socket, directory: str, container: Container, name: str, config: Socket
 ) -> BoundSocket:
-    """Bind one socket of a container, with the mode and owner it asks for.
+    """Bind one socket of a container, with the mode and owner of `config`.
 
     Raises:
-        LaunchError: a step failed; no file is left.
+        LaunchError: a step failed; no file is left behind.
     """
     path = os.path.join(directory, f"{container}:{name}")
     try:
         _remove_stale(path)
-        # The mode of the file that bind(2) makes, less the umask (unix_bind in af_unix.c): a
-        # datagram socket can be reached before the mode of the manifest is set.
+        # bind(2) creates the file with this mode, less the umask (unix_bind in af_unix.c). A
+        # datagram socket is reachable before `_configure` sets the mode of the manifest.
         os.fchmod(sock.fileno(), 0o600)
         sock.bind(path)
         bound = BoundSocket(path, _file(path))
@@ -56,7 +57,7 @@ def bind(
             bound.unlink()
             raise
     except OSError as failure:
-        # Python refuses a path that does not fit into sockaddr_un without an errno.
+        # For a path that does not fit into sockaddr_un Python raises an OSError without errno.
         reason = "" if failure.errno else str(failure)
         raise LaunchError("make the socket", path, failure.errno or 0, reason) from failure
     return bound
@@ -74,7 +75,7 @@ def _remove_stale(path: str) -> None:
 
 
 def _configure(sock: socket.socket, path: str, config: Socket) -> None:
-    # The owner first: chown(2) may clear bits of the mode.
+    # Owner before mode: chown(2) may clear bits of the mode.
     if config.uid is not None or config.gid is not None:
         unchanged = -1
         os.chown(

@@ -1,12 +1,12 @@
-"""The log: what the runtime and its containers report, one line each, on stderr.
+"""The log of the runtime and its containers: lines on stderr.
 
-Nothing waits for the reader of the log (`writer.py`). That includes what Python itself writes to
-sys.stderr when something goes wrong: warnings, exceptions that nobody catches, errors of logging.
-`capture_streams` has them logged.
+No logging call waits for the reader of the log (`writer.py`). This includes what Python itself
+writes to sys.stderr: warnings, uncaught exceptions, errors of logging. `capture_streams` redirects
+them to the log.
 
-There are two loggers to set a level for: `northstar` for the runtime, `northstar.container` for
-all containers together. A logger for each container would never be freed, and the dots of its
-version would make a family of it; so the container is an attribute of the record.
+Two loggers have a level: `northstar` for the runtime, `northstar.container` for all containers
+together. A logger for each container would never be freed, and the dots in its version would create
+a hierarchy of loggers. So the container is an attribute of the record.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ LEVELS: Final = {
 }
 
 LOGGERS: Final = {"runtime": "northstar", "container": "northstar.container"}
-"""Names in NORTHSTAR_LOG, and the loggers that they mean."""
+"""Names in NORTHSTAR_LOG, and the loggers that they denote."""
 
 _DEFAULTS: Final = {"runtime": logging.INFO, "container": logging.DEBUG}
-_PATIENCE: Final = 1.0
-"""Seconds for what waits to be written when the process ends."""
+_CLOSE_TIMEOUT: Final = 1.0
+"""Seconds that the end of the process waits for buffered lines to be written."""
 
 TRACEBACK_MAX: Final = 200
-"""Most lines of a traceback: Python prints that many of a recursion, and more of its causes."""
+"""Most lines of a traceback. A recursion has as many in Python, and chained causes add more."""
 
 _LOSS_PAUSE: Final = 10.0
-"""Seconds between two lines about lost output of containers."""
+"""Minimum seconds between two lines about lost output of containers."""
 
 log = logging.getLogger("northstar.runtime")
 _container_logger: Final = logging.getLogger(LOGGERS["container"])
@@ -62,9 +62,9 @@ def setup(
     """Log to a descriptor from now on; replaces an earlier setup.
 
     Args:
-        level: of the runtime's log, above what NORTHSTAR_LOG says.
+        level: level of the runtime's log; overrides NORTHSTAR_LOG.
         environment: of the process.
-        descriptor: where to.
+        descriptor: where the lines are written.
 
     Raises:
         ConfigurationError: a level or logger is unknown.
@@ -87,15 +87,16 @@ def setup(
 def first_few(
     level: int, more: str, *args: object, most: int = NAMED_MAX
 ) -> Iterator[Callable[..., None]]:
-    """Give what logs the first lines of a kind and counts the rest, which are logged as a number.
+    """Yield a function that logs its first `most` messages and counts further ones.
 
-    There may be ten thousand of them: bad files in a repository, for example.
+    At the end one line reports that count. There may be ten thousand similar messages, for example
+    about bad files in a repository.
 
     Args:
-        level: of the lines.
-        more: the last line; its first argument is how many more there are.
-        args: its other arguments.
-        most: how many lines are logged.
+        level: level of the lines.
+        more: format of the last line; its first argument is the count.
+        args: further arguments of `more`.
+        most: the number of messages that are logged.
     """
     count = 0
 
@@ -113,10 +114,10 @@ def first_few(
 
 
 class ContainerLog:
-    """A log whose lines are printed under the container's name.
+    """Logs lines under a container's name.
 
-    No logging.LoggerAdapter, which looks for the caller of every line and costs twice as much:
-    the caller of what a container prints is always the same.
+    Not a logging.LoggerAdapter: it looks up the caller of every line, and costs twice as much. The
+    caller of a container's lines is always the same.
     """
 
     __slots__ = ("_name",)
@@ -125,7 +126,7 @@ class ContainerLog:
         self._name = str(container)
 
     def enabled(self, level: int) -> bool:
-        """Tell whether lines of this level are printed."""
+        """Return whether lines of this level are logged."""
         return _container_logger.isEnabledFor(level)
 
     def log(self, level: int, message: str, *args: object) -> None:
@@ -137,7 +138,7 @@ class ContainerLog:
 
 
 def is_journal(descriptor: int, environment: Mapping[str, str]) -> bool:
-    """Tell whether the descriptor is the journal's stream: JOURNAL_STREAM in systemd.exec(5)."""
+    """Return whether the descriptor is the journal's stream: JOURNAL_STREAM in systemd.exec(5)."""
     device, _, inode = environment.get("JOURNAL_STREAM", "").partition(":")
     try:
         status = os.fstat(descriptor)
@@ -147,10 +148,10 @@ def is_journal(descriptor: int, environment: Mapping[str, str]) -> bool:
 
 
 class Handler(logging.Handler):
-    """Writes records as lines. Never waits for whoever reads them."""
+    """Writes records as lines. Never waits for the reader."""
 
     def __init__(self, out: Writer, *, journal: bool) -> None:
-        """Write to `out`, in the form for systemd's journal or for people."""
+        """Write to `out`, in the format of systemd's journal or with time and level."""
         super().__init__()
         self._out = out
         self._journal = journal
@@ -163,18 +164,18 @@ class Handler(logging.Handler):
         except Exception:
             self.handleError(record)
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
-        """Write in place of a record that it could not be written.
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - name in logging
+        """Write a line instead of a record that could not be formatted.
 
-        The one of logging prints a traceback to sys.stderr, and waits for its reader.
+        The inherited method prints a traceback to sys.stderr, and waits for its reader.
         """
         error = sys.exc_info()[1]
         text = f"a message of {record.name} cannot be written: {type(error).__name__}\n"
         self._out.write(text.encode(errors="backslashreplace"))
 
     def close(self) -> None:
-        """Give what waits time to be written; called at the exit of the process."""
-        self._out.close(_PATIENCE)
+        """Write buffered lines, for a bounded time; called at the exit of the process."""
+        self._out.close(_CLOSE_TIMEOUT)
         super().close()
 
     def _lines(self, record: logging.LogRecord) -> bytes:
@@ -186,7 +187,7 @@ class Handler(logging.Handler):
                 left_out = len(trace) - TRACEBACK_MAX
                 trace[TRACEBACK_MAX // 2 : -TRACEBACK_MAX // 2] = [f"({left_out} lines left out)"]
             text += "".join(f"\n{prefix}{printable(cut(line))}" for line in trace)
-        # A file name of a foreign encoding may stand in any message.
+        # Any message may contain a file name that is not UTF-8.
         return (text + "\n").encode(errors="backslashreplace")
 
     def _prefix(self, record: logging.LogRecord) -> str:
@@ -198,19 +199,20 @@ class Handler(logging.Handler):
         return f"{stamp}.{int(record.msecs):03}Z {level:<5} {name}: "
 
     def _lost(self, lost: Loss) -> bytes:
-        text = f"{lost.writes} lines ({lost.bytes} bytes) of this log are missing here: {_WHY}"
+        size = f"{lost.writes} lines ({lost.bytes} bytes)"
+        text = f"{size} of this log are missing here: {_LOSS_REASON}"
         return self._lines(
             logging.LogRecord("northstar.runtime", logging.WARNING, "", 0, text, None, None)
         )
 
 
-_WHY: Final = "they could not be written, or not fast enough"
+_LOSS_REASON: Final = "they could not be written, or not fast enough"
 
 
 class _OutputLoss:
-    """Logs what containers lost that print to the runtime's stdout (`inherit`).
+    """Logs lost output of containers that print to the runtime's stdout (`inherit`).
 
-    Nothing is inserted into the stream itself, which may be no text.
+    Nothing is inserted into the stream itself, which may contain binary data.
     """
 
     def __init__(self) -> None:
@@ -218,7 +220,7 @@ class _OutputLoss:
         self._next = 0.0
 
     def note(self, lost: Loss) -> bytes:
-        """Log the loss, if the last line about one is not too near; else with the next one."""
+        """Log the loss, at most once per `_LOSS_PAUSE`; otherwise add it to the next report."""
         self._lost = self._lost.plus(lost)
         now = time.monotonic()
         if now >= self._next:
@@ -227,24 +229,25 @@ class _OutputLoss:
         return b""
 
     def report(self) -> None:
-        """Log what is not logged yet."""
+        """Log the losses that are not logged yet."""
         if self._lost.writes:
-            log.warning("stdout: %d bytes of containers are lost: %s", self._lost.bytes, _WHY)
+            text = "stdout: %d bytes of containers are lost: %s"
+            log.warning(text, self._lost.bytes, _LOSS_REASON)
             self._lost = Loss(0, 0)
 
 
 def capture_streams() -> None:
-    """Have nothing in this process wait for a reader of stdout or stderr any more.
+    """Prevent this process from waiting for a reader of stdout or stderr.
 
-    sys.stderr waits for its reader. Warnings and exceptions that nobody catches become records;
-    the rest that is printed there, such as the last sentence of a command, is written as it is.
+    Python's sys.stderr waits for its reader, and is replaced. Warnings and uncaught exceptions
+    become log records; other text that is printed to sys.stderr is written unchanged.
     """
     loss = _OutputLoss()
     out = writer.shared(1)
     out.note = loss.note
-    # Before that of logging, which was registered earlier: its last line may be about a loss.
+    # atexit runs this before the handler of logging, registered earlier: it may log a last line.
     atexit.register(loss.report)
-    atexit.register(out.close, _PATIENCE)
+    atexit.register(out.close, _CLOSE_TIMEOUT)
     sys.stderr = _Stderr(writer.shared(2), 2)
     logging.captureWarnings(True)
     sys.excepthook = _uncaught
@@ -307,7 +310,7 @@ def _priority(level: int) -> int:
 
 
 def _levels(text: str) -> dict[str, int]:
-    """Read NORTHSTAR_LOG: `LOGGER=LEVEL` or, for both, `LEVEL`; joined by commas."""
+    """Parse NORTHSTAR_LOG: `LOGGER=LEVEL` or, for both loggers, `LEVEL`; separated by commas."""
     levels: dict[str, int] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, level = part.rpartition("=")

@@ -1,7 +1,7 @@
-"""The life of the runtime: from a configuration to `Runtime up and running`, and back to nothing.
+"""Start, service and shutdown of the runtime.
 
-Whatever is acquired on the way goes onto one stack, so that an error at any point, as much as an
-orderly shutdown, leaves nothing behind.
+All acquired resources are released by one stack, so neither an error at any point nor an orderly
+shutdown leaves anything behind.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ from northstar.runtime import (
 )
 from northstar.runtime.config import Config, RepositoryConfig
 from northstar.runtime.console import Console
-from northstar.runtime.events import Notifications
 from northstar.runtime.executor import Executor
 from northstar.runtime.mount_namespace import enter_mount_namespace
-from northstar.runtime.null import open_null
+from northstar.runtime.notifications import Notifications
+from northstar.runtime.null_device import open_null
 from northstar.runtime.operations import ContainerOperations
 from northstar.runtime.repository import FsRepository, MemRepository, Repository
 from northstar.runtime.running import ConsoleConnection
@@ -57,24 +57,24 @@ from northstar.runtime.systemd import Manager
 
 log = logging.getLogger("northstar.runtime")
 
-_THREADS: Final = 1.0
-"""How long, in seconds, the end waits for threads that still work on something."""
+_THREADS_TIMEOUT: Final = 1.0
+"""Seconds that the shutdown waits for busy threads."""
 
 
 def run(config: Config, *, mount_namespace: bool = True) -> None:
-    """Run until the shutdown is asked for. Needs the main thread, and root.
+    """Run until a shutdown is requested. Needs the main thread, and root.
 
     Args:
         config: the configuration.
-        mount_namespace: enter a mount namespace of our own first, a slave of the host's.
+        mount_namespace: enter a new mount namespace first, a slave of the host's.
 
     Raises:
-        NorthstarError, OSError: the runtime could not start, or ended for a failure.
+        NorthstarError, OSError: the runtime could not start, or ended because of a failure.
     """
     malloc_settings.save_memory()
     check_host()
     rlimits = inherited.reset()
-    # Paths go into launch plans, which know no working directory.
+    # Launch plans contain these paths, and init has a different working directory.
     absolute = {name: os.path.realpath(getattr(config, name)) for name in directories.OWN}
     config = msgspec.structs.replace(config, **absolute)
     with contextlib.ExitStack() as stack:
@@ -82,16 +82,16 @@ def run(config: Config, *, mount_namespace: bool = True) -> None:
         unmounted = stale_state.unmount(config.run_dir)
         if mount_namespace:
             enter_mount_namespace()
-        # There is no default executor: at its end asyncio would wait for that without a limit, in
-        # one more thread, for which there may be no room.
+        # Nothing uses the default executor: at its end asyncio would wait for it without a limit,
+        # in one more thread, which the kernel may refuse.
         asyncio.run(_run(config, own, rlimits, unmounted))
 
 
 def check_host() -> None:
-    """Refuse a machine on which no container could ever start.
+    """Refuse a host on which no container can start.
 
     Raises:
-        HostError: with what is missing.
+        HostError: names what is missing.
     """
     if os.geteuid() != 0:
         raise HostError("the runtime must be run as root", hint="run it with sudo")
@@ -130,14 +130,14 @@ class Runtime:
         rlimits: Mapping[RlimitResource, Rlimit],
         unmounted: Sequence[str],
     ) -> None:
-        """Run with `config`, whose own directories are absolute.
+        """Run with `config`.
 
         Args:
-            config: the configuration.
-            own: those directories, locked.
-            pools: for what blocks; `serve` ends them.
-            rlimits: limits of ours that are not the payloads'.
-            unmounted: what `stale_state.unmount` has found.
+            config: the configuration; the runtime's directories are absolute paths.
+            own: these directories, locked.
+            pools: for blocking calls; `serve` ends them.
+            rlimits: the former values of limits that the runtime has raised, for payloads.
+            unmounted: the result of `stale_state.unmount`.
         """
         self._config = config
         self._own = own
@@ -153,12 +153,12 @@ class Runtime:
         self._console: Console
 
     async def open(self, stack: contextlib.AsyncExitStack) -> None:
-        """Make everything ready; `stack` takes it all back.
+        """Acquire all resources; `stack` releases them.
 
         Raises:
-            NorthstarError, OSError: something could not be had.
+            NorthstarError, OSError: a resource could not be acquired.
         """
-        stack.enter_context(signals.taken(asyncio.get_running_loop(), self._stop.set))
+        stack.enter_context(signals.handled(asyncio.get_running_loop(), self._stop.set))
         config = self._config
         with logs.first_few(logging.WARNING, "%d more warnings about the configuration") as warn:
             for warning in config.warnings:
@@ -241,20 +241,20 @@ class Runtime:
                 self._manager.ready()
                 await self._until_stop()
         except Exception as error:
-            # Even one of our own: containers get their SIGTERM, and what is mounted is unmounted.
+            # After a bug too, containers get their SIGTERM and images are unmounted.
             failure = error
         self._manager.stopping()
         self._console.stop_listening()
         self._notifications.publish(notification.Shutdown())
-        held = await lifecycle.shut_down(self._executor, self._config.shutdown_timeout)
+        stuck = await lifecycle.shut_down(self._executor, self._config.shutdown_timeout)
         await self._console.close()
         self._manager.close()
         stalled = self._end_threads()
         if failure is not None:
             raise failure
-        if held:
+        if stuck:
             raise HostError(
-                f"{', '.join(map(str, held))} could not be ended: the kernel holds its processes",
+                f"{', '.join(map(str, stuck))} could not be ended: the kernel holds its processes",
                 hint="look for a frozen cgroup, or a file system that does not answer",
             )
         if stalled:
@@ -265,13 +265,13 @@ class Runtime:
         log.info("Shutdown complete")
 
     def _end_threads(self) -> list[str]:
-        """End all threads; return what those wait for that the kernel does not let go of."""
-        stalled = self._pools.stop(_THREADS)
+        """End all threads; return the names of pools with threads that block in the kernel."""
+        stalled = self._pools.stop(_THREADS_TIMEOUT)
         for pool in stalled:
             log.error("The threads for %s cannot be ended: the kernel holds them", pool.name)
         for identifier, directory in self._stored.items():
             if self._pools.storage[identifier] in stalled:
-                # What such a thread does may still happen, and must not happen to a next runtime.
+                # Such a thread may still change the directory, which the next runtime must not use.
                 directory.keep()
         return [pool.name for pool in stalled]
 

@@ -1,8 +1,8 @@
 """How malloc(3) uses the memory of the runtime's process.
 
-These are decisions of the runtime and of no lower package: the right number of heaps follows from
-the runtime's threads, and the size of a large block from what its event loop reads at once. No
-other program that imports northstar (a client, `sextant`) wants them.
+The runtime decides this, not a lower package: the best number of heaps depends on the runtime's
+threads, and the size of a large block on what its event loop reads at once. Other programs that
+import northstar (clients, `sextant`) keep the defaults.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from typing import Final
 from northstar.linux import malloc
 
 _LARGE: Final = 512 * 1024
-"""Bytes. Twice what the event loop reads at once, so that a package does not cost a page fault for
-each page of it."""
+"""Bytes. Twice what the event loop reads at once, so that receiving a package does not cost a page
+fault per page."""
 
 
 def save_memory() -> None:
-    """Have one heap for all threads, and give back what is free at its top.
+    """Use one heap for all threads, and return free memory at its top to the kernel.
 
-    By default each thread gets a heap of its own, for the sake of threads that allocate at the same
-    time; those of Python mostly wait for the interpreter's lock, and each heap has its own waste.
+    By default each thread gets a separate heap, for threads that allocate concurrently. Python's
+    threads mostly wait for the interpreter's lock, and each heap wastes memory.
 
-    And by default what glibc keeps grows with the largest block that was ever freed (twice that, up
-    to 64 MiB): a client that sends one long line makes the process larger for good. Larger blocks
-    are mappings of their own instead, which are unmapped when they are freed.
+    By default glibc also keeps up to twice the largest block that was ever freed (at most 64 MiB):
+    one long line of a client would enlarge the process permanently. With this setting larger
+    blocks are separate mappings, which are unmapped when they are freed.
 
-    To be called before there is another thread. Other C libraries have no such settings, and keep
-    little by themselves.
+    Call this before other threads exist. Other C libraries have no such settings, and keep little
+    free memory.
     """
     with contextlib.suppress(AttributeError):
         malloc.mallopt(malloc.M_ARENA_MAX, 1)

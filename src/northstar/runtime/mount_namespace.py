@@ -1,7 +1,7 @@
-"""The runtime's own mount namespace: it gets the host's mounts, and the host gets none of its own.
+"""The runtime's mount namespace: it receives the host's mounts, and the host receives none of its.
 
-All of this is for the time before there is another thread: unshare(2) is for the calling thread
-only, and chroot(2) for all that share its file system attributes.
+Call this before other threads exist: unshare(2) changes the calling thread only, and chroot(2) all
+threads that share its file system attributes.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from northstar.model import HostError, name_errno
 def enter_mount_namespace() -> None:
     """Enter a new mount namespace, in which all mounts are slaves of the host's.
 
-    In a chroot(2) the root directory is often no mount point. Then it is made one, by a bind mount
-    of itself in the new namespace: without it neither the propagation of mounts can be changed
-    (mount(2): EINVAL) nor can a container's init pivot (pivot_root(2): EINVAL).
+    In a chroot(2) the root directory is often not a mount point. Then it is bind-mounted on itself
+    in the new namespace. Otherwise the propagation of mounts could not be changed (mount(2):
+    EINVAL), and a container's init could not pivot (pivot_root(2): EINVAL).
 
     Raises:
-        HostError: a step failed, and which one.
+        HostError: names the step that failed.
     """
     try:
         mount.unshare(mount.CLONE_NEWNS)
@@ -53,8 +53,8 @@ def _make_slave() -> None:
 def _make_root_a_mount_point() -> None:
     here = os.getcwd()
     mount.mount("/", "/", None, mount.MS_BIND | mount.MS_REC)
-    # The new mount covers the root directory, but a path begins below it. After `..`, which leads
-    # from a root directory to itself, the kernel goes on to what is mounted there.
+    # The new mount covers the root directory, but path lookup starts below the mount. `..` leads
+    # from a root directory to itself, and the kernel then follows the mount on it.
     os.chroot("/..")
     os.chdir(here)
 

@@ -1,4 +1,4 @@
-"""Tells subscribers and the log what happens to a container's memory."""
+"""Reports memory events of a container to subscribers and the log."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import logging
 from northstar.api import notification
 from northstar.cgroups import OomMonitor
 from northstar.model import Container
-from northstar.runtime.events import Notifications
+from northstar.runtime.notifications import Notifications
 
 log = logging.getLogger("northstar.runtime")
 
 
 class OomWatch:
-    """A container's monitor in the event loop, from `begin` until it is closed.
+    """Watches a container's monitor in the event loop, from `begin` to `close`.
 
-    It begins when the container has started, so that nobody is told of the memory of a container
-    before its start. What came meanwhile is not lost: the monitor stays readable.
+    It begins after the container has started, so that subscribers receive no memory event before
+    the start. Earlier events are not lost: the monitor stays readable.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class OomWatch:
         self._loop = asyncio.get_running_loop()
 
     def begin(self) -> None:
-        """Report from the next turn of the event loop on.
+        """Report from the next iteration of the event loop on.
 
         Raises:
             OSError: the event loop cannot watch the monitor.
@@ -52,8 +52,8 @@ class OomWatch:
         self._notifications.publish(notification.CGroup(self._container, memory))
 
     def close(self) -> None:
-        """Report what is left to report, and stop."""
-        # The end of a container is often the news itself: both become readable together.
+        """Report pending events, and stop."""
+        # An out-of-memory kill often ends the container: both descriptors become readable together.
         self._report()
         self._loop.remove_reader(self._monitor.fileno())
         self._monitor.close()

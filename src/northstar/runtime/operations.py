@@ -1,4 +1,4 @@
-"""What clients ask of the runtime's containers and repositories."""
+"""The operations on containers and repositories that clients request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from northstar.runtime.repository import Repository
 
 
 class ContainerOperations:
-    """The operations of the console. Each refuses by RefusedError."""
+    """The operations of the console. A refused one raises RefusedError."""
 
     def __init__(
         self,
@@ -32,15 +32,15 @@ class ContainerOperations:
         self._serialised: dict[Container, tuple[Manifest, dict[str, Any]]] = {}
 
     def list(self) -> list[Container]:
-        """Return all installed containers, in their order."""
+        """Return all installed containers, sorted."""
         return sorted(self._executor.state.containers)
 
     def repositories(self) -> Sequence[str]:
-        """Return the identifiers of all repositories, in their order."""
+        """Return the identifiers of all repositories, sorted."""
         return sorted(self._repositories)
 
     async def inspect(self, container: Container) -> response.ContainerData:
-        """Return what is known of a container."""
+        """Return the data of a container."""
         executor = self._executor
         entry = core.entry_of(executor.state, container)
         process = None
@@ -59,7 +59,7 @@ class ContainerOperations:
         )
 
     def _manifest(self, entry: core.Entry) -> dict[str, Any]:
-        # Made when it is asked for first: most manifests are never asked for.
+        # Serialised at the first request: most manifests are never requested.
         found = self._serialised.get(entry.container)
         if found is None or found[0] is not entry.manifest:
             found = entry.manifest, entry.manifest.to_builtins()
@@ -71,7 +71,7 @@ class ContainerOperations:
         await self._executor.request(events.MountRequested(container))
 
     async def umount(self, container: Container) -> None:
-        """Unmount a container's image that nobody uses."""
+        """Unmount a container's image, which must not be in use."""
         await self._executor.request(events.UmountRequested(container))
 
     async def start(
@@ -84,12 +84,12 @@ class ContainerOperations:
         """Start a container; returns when its payload runs.
 
         Args:
-            container: which.
-            init: instead of the manifest's, with `<INIT>` in it replaced by that.
-            arguments: instead of the manifest's, if there are any.
-            environment: instead of the manifest's, if there is any.
+            container: the container.
+            init: replaces the manifest's, which replaces `<INIT>` in it.
+            arguments: replace the manifest's, unless empty.
+            environment: replaces the manifest's, unless empty.
         """
-        # A second version is refused at once, even while the first one is still starting.
+        # Refuse a second start at once, without waiting for a start in progress.
         core.refuse_if_running(self._executor.state, core.entry_of(self._executor.state, container))
         await self._executor.request(
             events.StartRequested(container, init, tuple(arguments), environment or {})

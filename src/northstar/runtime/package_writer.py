@@ -11,14 +11,14 @@ from northstar.model import Container
 from northstar.runtime.repository import IncomingFile, Repository
 
 Apply = Callable[[Event], None]
-"""Gives an event to the core, and executes what it decides; RefusedError if it refuses."""
+"""Gives an event to the core, and executes its actions; raises RefusedError on a refusal."""
 
 
 class PackageWriter:
-    """The storing side of an install. `commit` or `abort` ends it.
+    """Stores a package during an install. `commit` or `abort` ends it.
 
-    `abort` is called whenever `commit` did not succeed, also after a failure of `write` or `commit`
-    itself; it may be called twice and leaves nothing behind.
+    The caller calls `abort` unless `commit` succeeded, also after a failure of `write` or `commit`.
+    `abort` is idempotent and leaves nothing behind.
     """
 
     def __init__(
@@ -32,9 +32,9 @@ class PackageWriter:
 
         Args:
             apply: gives events to the core.
-            spawn: runs a coroutine to its end, also if the client disconnects.
-            repository: which will contain the package.
-            file: takes its bytes.
+            spawn: runs a coroutine to its end, even if the client disconnects.
+            repository: the repository of the package.
+            file: receives its bytes.
         """
         self._apply = apply
         self._spawn = spawn
@@ -55,11 +55,11 @@ class PackageWriter:
         await self._file.write(chunk)
 
     async def commit(self) -> Container:
-        """Verify what came, store it and make it an installed container.
+        """Verify the received package, store it and add it as an installed container.
 
         Raises:
-            RefusedError: the container is known, or the repository is full.
-            PackageError: it is no valid package.
+            RefusedError: the container is already installed, or the repository is full.
+            PackageError: it is not a valid package.
             OSError: it could not be stored.
         """
         self._committing = self._spawn(self._commit())
@@ -74,7 +74,7 @@ class PackageWriter:
         except BaseException:
             package.npk.close()
             raise
-        # While it is there nobody else gets its container or the name of its file.
+        # From here on the repository assigns its container and its file name to no other package.
         self._repository.keep(package)
         try:
             await self._file.store(package)
@@ -89,7 +89,7 @@ class PackageWriter:
         return container
 
     async def abort(self) -> None:
-        """Forget what came. A commit that is going on is completed first."""
+        """Discard what was received. A commit in progress is completed first."""
         if self._committing is not None:
             await asyncio.wait((self._committing,))
         await self._file.discard()

@@ -1,11 +1,11 @@
-"""Repositories: where packages are stored, in memory or in a directory.
+"""Repositories: they store packages in memory or in a directory.
 
-A package comes in as a stream, into a memfd or a temporary file; it is verified, checked against
-what is known, and only then kept. Every call that may block is made in the repository's own
-threads, also close(2): that of a file which was removed frees its blocks, and waits for the disk.
+A package is received as a stream into a memfd or a temporary file, and verified. The core checks it
+against the installed containers, and only then it is stored. Every call that may block runs in the
+repository's threads, including close(2): on a removed file it frees blocks, and waits for the disk.
 
-Other programs may change the directory at any time. What they put there is never removed or
-replaced, whatever it is called: a file is ours if it is the very inode that we have open.
+Other programs may change the directory at any time. Their files are never removed or replaced,
+whatever their names: a file belongs to the repository only if its inode is the one that is open.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from northstar.runtime.threads import Pool
 log = logging.getLogger("northstar.runtime")
 
 _READERS: Final = 4
-"""Threads that read stored packages: enough to wait for a slow disk at several places. A thread
-for each package would cost as much as reading it, which is 0.2 ms of the interpreter's time."""
+"""Number of parallel calls that read stored packages: enough to overlap the waits for a slow disk.
+One call per package would cost as much as reading it: 0.2 ms of the interpreter's time."""
 
 _PARTIAL: Final = ".northstar-install:"
-"""How the file of a package that is still being received begins: removed at the next start.
+"""Prefix of the file of a package that is being received: removed at the next start.
 
-Any file name is loaded, and an installed package is called `NAME:VERSION.npk`. What comes after the
-colon here is no version, so no package has such a name, whatever NAME is."""
+Files of any name are loaded, and an installed package has the name `NAME:VERSION.npk`. The part
+after the colon here is not a version, so no package gets such a name."""
 _IS_PARTIAL: Final = re.compile(re.escape(_PARTIAL) + r"[0-9a-f]{16}\Z")
 
 _OLDER_PARTIAL: Final = re.compile(r"\.northstar-install-[0-9a-f]{16}\Z")
-"""What earlier releases called it. A package may be called so too, and one that is whole stays."""
+"""The pattern of earlier releases. A package may have such a name too: a complete one is kept."""
 
 _ZIP_END: Final = b"PK\x05\x06"
 _ZIP_END_SPAN: Final = 22 + 0xFFFF
@@ -71,17 +71,17 @@ class Package(msgspec.Struct, frozen=True):
 
 
 NAMED_MAX: Final = 20
-"""How many files that are not loaded are named: each has a reason of its own, and is a package that
-somebody misses."""
+"""How many files that cannot be loaded are logged by name: each is a missing package, for its own
+reason."""
 
 
 class Repository(ABC):
-    """Where one repository stores its packages. What it may contain is decided by the core.
+    """Stores the packages of one repository. The core decides which packages it may contain.
 
     Attributes:
         packages: the open packages, by container.
         storage: the threads that read and write its packages.
-        mounts: the threads that mount its images, and look into them.
+        mounts: the threads that mount and examine its images.
     """
 
     def __init__(
@@ -101,10 +101,11 @@ class Repository(ABC):
 
     @abstractmethod
     async def load(self) -> Sequence[Package]:
-        """Open what is stored; what cannot be opened is reported and left alone.
+        """Open all stored packages. A file that cannot be opened is logged and left alone.
 
         Returns:
-            The packages by file name, for `keep` or to be closed: some may be of one container.
+            The packages sorted by file name. The caller passes each to `keep` or closes it:
+            several may be of the same container.
         """
 
     @abstractmethod
@@ -112,11 +113,11 @@ class Repository(ABC):
         """Begin to receive a package.
 
         Raises:
-            OSError: it cannot be stored.
+            OSError: no file can be created.
         """
 
     def keep(self, package: Package) -> None:
-        """Make an open package one of this repository, and log what its manifest has in vain."""
+        """Add an open package to this repository, and log the warnings about its manifest."""
         self.packages[package.container] = package
         more = "%d more warnings about the manifest of %s"
         with logs.first_few(logging.WARNING, more, package.container) as warn:
@@ -124,19 +125,19 @@ class Repository(ABC):
                 warn("%s: %s", package.container, warning)
 
     def forget(self, container: Container) -> None:
-        """Take back `keep`, and close the package."""
+        """Undo `keep`, and close the package."""
         self.packages.pop(container).npk.close()
 
     @abstractmethod
     async def remove(self, container: Container) -> None:
-        """Remove a package for good; a file that another program has put in its place stays.
+        """Remove a package durably. A file that another program has put in its place is kept.
 
         Raises:
-            OSError: its file could not be removed; the package is still there.
+            OSError: its file could not be removed; the package is still stored.
         """
 
     def close(self) -> None:
-        """Close all packages; what is stored stays."""
+        """Close all packages; they stay stored."""
         for package in self.packages.values():
             package.npk.close()
         self.packages.clear()
@@ -159,48 +160,48 @@ class IncomingFile(ABC):
 
     @abstractmethod
     async def verify(self) -> Package:
-        """Open what was received; the caller closes it, or has the repository keep it.
+        """Open the received package; the caller closes it, or adds it to the repository.
 
         Raises:
-            PackageError: it is no valid package.
+            PackageError: it is not a valid package.
             OSError: it could not be read.
         """
 
     @abstractmethod
     async def store(self, package: Package) -> None:
-        """Make what `verify` returned durable, under its own name.
+        """Store the package that `verify` returned durably, under its final name.
 
         Raises:
             OSError: it could not be stored.
         """
 
     async def discard(self) -> None:
-        """Forget what was received and not stored; idempotent."""
+        """Discard received data that is not stored; idempotent."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
 
 class MemRepository(Repository):
-    """Packages in sealed memfds: gone with the runtime."""
+    """Packages in sealed memfds: they end with the runtime."""
 
     async def load(self) -> Sequence[Package]:
-        """Nothing is stored."""
+        """Return nothing: no package is stored."""
         return ()
 
     async def receive(self) -> IncomingFile:
         """Begin to receive a package into a memfd."""
-        # The name is what losetup(8) shows: whose loop device it is.
+        # losetup(8) shows the name: it identifies the owner of the loop device.
         return _IncomingMemfd(self, memfd.create(f"northstar-npk-{os.getpid()}"))
 
     async def remove(self, container: Container) -> None:
-        """Remove a package; its memory is freed when the last mount of it is gone."""
+        """Remove a package; its memory is freed after its last mount ends."""
         self.forget(container)
 
 
 class _IncomingMemfd(IncomingFile):
     async def write(self, chunk: bytes) -> None:
-        # A copy into memory: quicker than handing it to a thread.
+        # A copy into memory is faster than passing it to a thread.
         view = memoryview(chunk)
         while view:
             view = view[os.write(self._descriptor, view) :]
@@ -212,12 +213,12 @@ class _IncomingMemfd(IncomingFile):
         return Package(opened, None)
 
     async def store(self, package: Package) -> None:  # noqa: ARG002
-        # The package has a descriptor of its own.
+        # The package has a separate descriptor.
         await self.discard()
 
 
 class FsRepository(Repository):
-    """Packages as files of a directory."""
+    """Packages as files in a directory."""
 
     def __init__(
         self,
@@ -236,7 +237,7 @@ class FsRepository(Repository):
         """Open every file of the directory, in parallel."""
         names = await self.storage.run(self._file_names)
         shares = [names[first::_READERS] for first in range(min(_READERS, len(names)))]
-        # Nothing is mounted yet: all threads can read.
+        # Nothing is mounted yet, so the threads for mounts can read as well.
         pools = cycle((self.storage, self.mounts))
         opened: dict[str, Package | str] = {}
         for read in await asyncio.gather(*(next(pools).run(self._read, s) for s in shares)):
@@ -255,8 +256,8 @@ class FsRepository(Repository):
         names = []
         removed = "Removing %d more files of interrupted installs in %s"
         failed = "%d more files of interrupted installs in %s cannot be removed"
-        # What an earlier release had not finished comes last: it may be a package that was refused
-        # because another one has its name and version, and the first one of them counts.
+        # Unfinished files of an earlier release come last: they may be refused packages, whose name
+        # and version another file has, and the first file of a container is loaded.
         listed = os.listdir(self.directory)
         with (
             logs.first_few(logging.INFO, removed, self.directory) as note,
@@ -277,7 +278,7 @@ class FsRepository(Repository):
         return {name: self._open(name) for name in names}
 
     def _open(self, name: str) -> Package | str:
-        """Open a package; if that fails return a sentence about it."""
+        """Open a package; on a failure return a message about it."""
         path = self._path(name)
         try:
             return Package(npk.open(path, self.key), path)
@@ -287,11 +288,11 @@ class FsRepository(Repository):
             return f"Cannot load {path}, leaving it alone: {failure}"
 
     async def receive(self) -> IncomingFile:
-        """Begin to receive a package into a temporary file of the directory."""
+        """Begin to receive a package into a temporary file in the directory."""
         return await self.storage.run(_TemporaryFile, self)
 
     async def remove(self, container: Container) -> None:
-        """Remove the very file that the package was loaded from."""
+        """Remove the file from which the package was loaded, and no other file."""
         package = self.packages[container]
         await self.storage.run(self._remove, package)
         del self.packages[container]
@@ -303,23 +304,23 @@ class FsRepository(Repository):
                 if not unlink_same(path, descriptor):
                     log.warning(
                         "%s is not the file that was loaded: another program has removed or "
-                        "replaced it. What is there is left alone",
+                        "replaced it. The current file is left alone",
                         path,
                     )
         except OSError as failure:
             if is_same(path, descriptor):
                 raise
-            # Removed it is, for all who look: only the disk may not know yet.
+            # The file is unlinked, but the change may not be on the disk yet.
             log.warning("%s is removed, but a power cut might bring it back: %s", path, failure)
         package.npk.close()
 
     def free_path(self, container: Container) -> str:
         """Return the path for a package's file: `NAME:VERSION.npk`, or with a number.
 
-        Blocking. Any file name is loaded, so another package may sit on that name; it must not be
+        Blocks. Files of any name are loaded, so another package may have that name; it must not be
         lost.
         """
-        # All at once: the event loop's thread adds packages meanwhile.
+        # An atomic copy: the event loop's thread may add packages meanwhile.
         packages = tuple(self.packages.values())
         taken = {package.path for package in packages}
         names = chain([f"{container}.npk"], (f"{container}.{n}.npk" for n in count(1)))
@@ -327,13 +328,13 @@ class FsRepository(Repository):
         return next(path for path in paths if path not in taken and self.may_replace(path))
 
     def may_replace(self, path: str) -> bool:
-        """Tell whether a new package may have this path: what is there now would be lost.
+        """Return whether a new package may use this path, and so replace a file at it.
 
-        A file that could not be loaded is in nobody's use, unless it was changed since: then it is
-        something new. A directory no file can replace. Blocking.
+        A file that could not be loaded may be replaced, unless it was changed since: then it is a
+        new file. A directory cannot be replaced. Blocks.
 
         Raises:
-            OSError: nobody can tell, as with EIO or ENAMETOOLONG.
+            OSError: the path cannot be examined, for example EIO or ENAMETOOLONG.
         """
         try:
             state = _file_state(path)
@@ -343,9 +344,9 @@ class FsRepository(Repository):
 
     @contextlib.contextmanager
     def synced(self) -> Iterator[None]:
-        """Make the change of the directory that is done inside durable: fsync(2) of itself.
+        """Make a change of the directory within the block durable, by fsync(2) of the directory.
 
-        It is opened before the change: afterwards there may be no descriptor left for it.
+        The directory is opened before the change: afterwards no descriptor may be available.
         """
         descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -362,20 +363,20 @@ class _TemporaryFile(IncomingFile):
     _repository: FsRepository
 
     def __init__(self, repository: FsRepository) -> None:
-        # Names must differ within one process only: what an earlier one left is removed at start.
+        # Unique within this process: files of an earlier one are removed at the start.
         name = f"{_PARTIAL}{os.urandom(8).hex()}"
         self._temporary = os.path.join(repository.directory, name)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         super().__init__(repository, os.open(self._temporary, flags, 0o644))
-        # A write that was given up may still be going on when the descriptor is to be closed.
-        self._using = threading.Lock()
+        # A cancelled write may still be in progress when the descriptor is closed.
+        self._lock = threading.Lock()
 
     async def write(self, chunk: bytes) -> None:
         await self._repository.storage.run(self._write, chunk)
 
     def _write(self, chunk: bytes) -> None:
         view = memoryview(chunk)
-        with self._using:
+        with self._lock:
             while view:
                 view = view[os.write(self._descriptor, view) :]
 
@@ -387,7 +388,7 @@ class _TemporaryFile(IncomingFile):
         await self.discard()
 
     def _verify(self) -> Package:
-        with self._using:
+        with self._lock:
             os.fsync(self._descriptor)
         opened = npk.open(self._temporary, self._repository.key)
         try:
@@ -398,11 +399,11 @@ class _TemporaryFile(IncomingFile):
 
     def _rename(self, path: str) -> None:
         with self._repository.synced():
-            # Right before the rename, which would replace what another program puts there.
+            # Check immediately before the rename, which replaces a file of another program.
             if not self._repository.may_replace(path):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
             os.rename(self._temporary, path)
-            # From here on this is the file to remove should anything fail.
+            # `discard` removes this file if the fsync(2) fails.
             self._temporary = path
         self._temporary = ""
 
@@ -411,7 +412,7 @@ class _TemporaryFile(IncomingFile):
             await self._repository.storage.run(self._discard)
 
     def _discard(self) -> None:
-        with self._using:
+        with self._lock:
             if self._descriptor < 0:
                 return
             try:
@@ -423,12 +424,12 @@ class _TemporaryFile(IncomingFile):
 
 
 def is_same(path: str, descriptor: int) -> bool:
-    """Tell whether what is at `path`, or where a link there leads to, is this open file.
+    """Return whether the file at `path`, after symbolic links, is this open file.
 
-    While it is open its inode is no other file's.
+    While it is open, its inode number is not reused.
 
     Raises:
-        OSError: nobody can tell.
+        OSError: the path cannot be examined.
     """
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
@@ -439,13 +440,12 @@ def is_same(path: str, descriptor: int) -> bool:
 
 
 def unlink_same(path: str, descriptor: int) -> bool:
-    """Unlink `path` if it is this open file; tell whether it was.
+    """Unlink `path` if it is this open file; return whether it was.
 
-    Linux has no call that unlinks what a descriptor stands for. So another program can still put a
-    file there between the comparison and unlink(2), which are two system calls in a row: then that
-    file is removed. (To rename the file to a name of ours first would close this gap, and open
-    another one: that needs room for one more name, and a full disk must not keep anybody from
-    removing a package.)
+    Linux has no call that unlinks an open file by its descriptor. If another program puts a file at
+    the path between the comparison and unlink(2), which are consecutive system calls, that file is
+    removed. (Renaming the file to a private name first would close this gap, but needs space for
+    one more name: removing a package must work on a full disk.)
 
     Raises:
         OSError: it is this file, and cannot be removed.
@@ -460,7 +460,7 @@ def unlink_same(path: str, descriptor: int) -> bool:
 
 
 class _FileState(NamedTuple):
-    """A file, and when it was last changed."""
+    """Identity of a file, and the time of its last change."""
 
     device: int
     inode: int
@@ -473,7 +473,7 @@ def _file_state(path: str) -> _FileState:
 
 
 def _is_partial(path: str) -> bool:
-    """Tell whether a file is what is left of an interrupted install."""
+    """Return whether a file belongs to an interrupted install."""
     name = os.path.basename(path)
     if not _OLDER_PARTIAL.match(name):
         return _IS_PARTIAL.match(name) is not None

@@ -19,20 +19,20 @@ class RequestQueue:
     """
 
     def __init__(self, apply: Callable[[Request], object]) -> None:
-        """Use `apply`, which gives an event to the core; it raises RefusedError."""
+        """Use `apply`, which gives an event to the core, and raises RefusedError."""
         self._apply = apply
         self._loop = asyncio.get_running_loop()
         self._current: dict[Container, asyncio.Future[None]] = {}
         self._waiting: dict[Container, deque[tuple[Request, asyncio.Future[None]]]] = {}
 
     def __len__(self) -> int:
-        """Return how many containers have a request that is not answered."""
+        """Return the number of containers with an unanswered request."""
         return len(self._current)
 
     def submit(self, request: Request) -> asyncio.Future[None]:
-        """Process a request in its turn; the future tells how it ended.
+        """Process a request after earlier ones on its container; return a future of its result.
 
-        Whoever waits for the future may be cancelled; the request goes on.
+        Cancelling the future, or a task that awaits it, does not end the request.
         """
         answer: asyncio.Future[None] = self._loop.create_future()
         container = request.container
@@ -50,12 +50,12 @@ class RequestQueue:
             self._end(request.container, failure)
 
     def complete(self, container: Container, error: Error | None) -> None:
-        """Answer the request that is going on for a container, and begin the next one."""
+        """Answer the current request on a container, and begin the next one."""
         self._end(container, RefusedError(error) if error is not None else None)
 
     def _end(self, container: Container, failure: Exception | None) -> None:
         answer = self._current.pop(container)
-        if not answer.done():  # cancelled: nobody waits for it
+        if not answer.done():  # cancelled
             if failure is None:
                 answer.set_result(None)
             else:
@@ -63,8 +63,8 @@ class RequestQueue:
         waiting = self._waiting.get(container)
         if waiting:
             request, answer = waiting.popleft()
-            # Its turn is reserved now and comes later: the event that ended the former request may
-            # have decided more, which is done first.
+            # Reserve the container now, but begin later: the event that ended the former request
+            # may have led to more actions, which are executed first.
             self._current[container] = answer
             self._loop.call_soon(self._begin, request, answer)
         else:

@@ -1,4 +1,4 @@
-"""A running container: its init, and everything that it holds until its end."""
+"""A running container: its init, and the resources that it holds until its end."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class ConsoleConnection(Protocol):
 
 
 class HeldResources(msgspec.Struct, eq=False):
-    """What a container holds: filled while it starts, released as a whole at its end.
+    """Resources that a container holds: filled while it starts, released as a whole at its end.
 
     Attributes:
-        container: which.
-        mounts: the mount points that it uses; they stay when it ends.
+        container: the container.
+        mounts: the mount points that it uses; they stay mounted after its end.
         cgroup: its cgroup.
         memory: reports memory events of the cgroup.
         outputs: the runtime's ends of its output pipes.
@@ -51,7 +51,7 @@ class HeldResources(msgspec.Struct, eq=False):
     console: ConsoleConnection | None = None
 
     def describe(self) -> str:
-        """Return one line that lists all of it, for a log."""
+        """Return one line that lists all of them, for the log."""
         parts = [f"mounts {', '.join(self.mounts)}"]
         if self.cgroup is not None:
             parts.append(f"cgroup {self.cgroup.path}")
@@ -66,12 +66,12 @@ class HeldResources(msgspec.Struct, eq=False):
         return "; ".join(parts)
 
     async def release(self, pools: Pools) -> None:
-        """Release all of it, the cgroup last: then nothing uses it any more.
+        """Release all of them, the cgroup last, when nothing uses it any more.
 
-        What cannot be released is left behind, and is in the log.
+        A failure is logged, and that resource is left behind.
 
         Args:
-            pools: the cgroup is removed in a thread.
+            pools: removes the cgroup in a thread.
         """
         try:
             await self._release(pools)
@@ -79,7 +79,7 @@ class HeldResources(msgspec.Struct, eq=False):
             log.exception("Cannot clean up after %s", self.container)
 
     async def _release(self, pools: Pools) -> None:
-        async with contextlib.AsyncExitStack() as stack:  # in reverse; each, whatever fails
+        async with contextlib.AsyncExitStack() as stack:  # in reverse order, despite failures
             if self.cgroup is not None:
                 stack.push_async_callback(pools.kernel.run, self.cgroup.destroy)
             if self.memory is not None:
@@ -96,9 +96,9 @@ class RunningContainer:
     """A container whose payload was executed.
 
     Attributes:
-        container: which.
-        pid: of its init, on the host.
-        held: what it holds.
+        container: the container.
+        pid: pid of its init, on the host.
+        held: the resources that it holds.
     """
 
     def __init__(self, container: Container, init: Init, held: HeldResources, pools: Pools) -> None:
@@ -120,18 +120,18 @@ class RunningContainer:
         return self._init.exited
 
     async def release(self) -> None:
-        """Release all that it holds."""
+        """Release all resources that it holds."""
         await self.held.release(self._pools)
 
     def send_signal(self, number: int) -> None:
-        """Send a signal, but not SIGSTOP, to its process group; one that is gone is no error."""
-        # The group exists, and its number is nobody else's, while init is not reaped.
+        """Send a signal except SIGSTOP to its process group; a missing group is no error."""
+        # Until init is reaped, the group exists, and the kernel does not reuse its number.
         if not self._init.exited.done():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, number)
 
     async def stop(self) -> None:
-        """Send SIGSTOP to its process group, but not to init: see `stop_members`."""
+        """Send SIGSTOP to its process group except init: see `stop_members`."""
         if self._init.exited.done():
             return
         init = self._init.duplicate_pidfd()
@@ -140,6 +140,6 @@ class RunningContainer:
         except BaseException:
             os.close(init)
             raise
-        # The thread goes on if nobody waits any more.
+        # The thread continues if this task is cancelled.
         stopping.add_done_callback(lambda _: os.close(init))
         await asyncio.shield(stopping)

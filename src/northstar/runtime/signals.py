@@ -1,9 +1,9 @@
-"""The signals that ask the runtime to end, from its start to its last step.
+"""Handling of the signals that end the runtime, from its start to its last step.
 
-Python's handlers raise, wherever the program happens to be. That may be in a callback of the import
-system, of a weak reference or of the event loop, where every exception is reported and dropped: the
-signal is lost. So the kernel keeps the signals (pthread_sigmask(3)) until there is an event loop
-that takes them as one more event, and again once there is none.
+Python's handlers raise an exception at an arbitrary point of the program. In a callback of the
+import system, of a weak reference or of the event loop, the exception is reported and dropped: the
+signal is lost. So the signals are blocked (pthread_sigmask(3)) until an event loop handles them as
+events, and blocked again after it.
 """
 
 from __future__ import annotations
@@ -17,26 +17,25 @@ if TYPE_CHECKING:
     import asyncio
 
 STOP: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What ends the runtime in order."""
+"""Signals that begin an orderly shutdown."""
 
 
 def hold() -> None:
-    """Have the kernel keep the stop signals until `taken`.
+    """Block the stop signals until `handled`: the kernel keeps them pending.
 
-    For the calling thread and those that it starts. Nothing that takes long, and no child, may be
-    started before they are taken.
+    This applies to the calling thread and to threads that it starts. No long operation and no child
+    process must be started before `handled`.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
 
 
 @contextlib.contextmanager
-def taken(loop: asyncio.AbstractEventLoop, stop: Callable[[], object]) -> Iterator[None]:
-    """Have `loop` call `stop` for each stop signal, also for one that was held.
+def handled(loop: asyncio.AbstractEventLoop, stop: Callable[[], object]) -> Iterator[None]:
+    """Call `stop` in `loop` for each stop signal, including pending ones.
 
-    A SIGHUP that is ignored stays so: that is what nohup(1) is for. (A shell without job control
-    ignores SIGINT for what it runs in the background, but who sends one to us means it.)
-    Afterwards they are held for good: the runtime is about to end, and must not be interrupted at
-    that.
+    An ignored SIGHUP stays ignored, as nohup(1) requires. (SIGINT is handled even if ignored: a
+    shell without job control ignores it for background commands.) Afterwards the signals stay
+    blocked: the runtime is about to end, and must not be interrupted.
 
     Needs the main thread.
     """

@@ -1,12 +1,12 @@
-"""What a runtime that was killed has left behind: found, told and removed before anything begins.
+"""Finds, logs and removes the stale state of a killed runtime, before the start.
 
-Most of it ends with the process: its mounts with its mount namespace, loop and device-mapper
-devices with their last user, containers with their parent, locks with their descriptors. What does
-not is removed here: mount points, mounts of a runtime that had no namespace of its own, devices
-that were not finished, sockets and cgroups. Half-received packages are the repositories' business,
-unfinished wipes that of `data_wipe`, which takes longer than a start may.
+Most state ends with the process: mounts with its mount namespace, loop and device-mapper devices
+with their last user, containers with their parent, locks with their descriptors. This module
+removes mount points, mounts of a runtime without a separate mount namespace, unfinished devices,
+sockets and cgroups. The repositories remove half-received packages. `data_wipe` completes
+unfinished wipes, which takes longer than a start may.
 
-Nobody else can be using any of it: the directories and the cgroup are locked by now.
+No other process uses this state: the directories and the cgroup are locked.
 """
 
 from __future__ import annotations
@@ -23,23 +23,24 @@ from northstar.devices import loop_device, verified_device
 from northstar.linux import mount, mountinfo
 from northstar.model import Container, InvalidValueError, listed
 from northstar.model.deadline import Deadline
-from northstar.runtime import logs, null
+from northstar.runtime import logs, null_device
 from northstar.runtime.config import Config
 
 log = logging.getLogger("northstar.runtime")
 
-_PATIENCE: Final = 1.5
-"""How long, in seconds, the processes of a killed run may take to die, all together."""
+_EXIT_TIMEOUT: Final = 1.5
+"""Seconds to wait for the processes of a killed runtime to exit, in total."""
 
 
 def unmount(run_dir: str) -> list[str]:
-    """Unmount what a runtime mounted that had no mount namespace of its own; return which.
+    """Unmount the mounts of a runtime without a separate mount namespace; return their names.
 
-    Must be done in the namespace they are in: in a slave of it they would only be hidden. So only
-    what is called as ours is unmounted, the rest below `run_dir` is somebody else's.
+    This must happen in the namespace that contains the mounts: in a slave of it they would only be
+    hidden. Only mount points that follow our naming scheme are unmounted: other mounts below
+    `run_dir` belong to other programs.
 
     Args:
-        run_dir: an absolute path without symbolic links; we hold its lock.
+        run_dir: an absolute path without symbolic links; its lock is held.
     """
     below = run_dir + "/"
     points = [entry.mount_point for entry in mountinfo.read()]
@@ -63,14 +64,14 @@ def _few(what: str) -> contextlib.AbstractContextManager[Callable[..., None]]:
 
 
 def remove(config: Config, cgroups: CgroupHost, unmounted: Sequence[str]) -> None:
-    """Remove the rest, and log what it all was. What cannot be removed is a warning.
+    """Remove all other stale state, and log what was removed. A failure is a warning.
 
-    Blocks while processes of the killed run are still dying.
+    Blocks while processes of the killed runtime are still exiting.
 
     Args:
         config: with absolute paths.
-        cgroups: of this host.
-        unmounted: what `unmount` has found.
+        cgroups: the host's cgroup hierarchies.
+        unmounted: the result of `unmount`.
     """
     found = {
         "mount": unmounted,
@@ -80,12 +81,12 @@ def remove(config: Config, cgroups: CgroupHost, unmounted: Sequence[str]) -> Non
         "socket": _sockets(config.socket_dir),
         "cgroup": _cgroups(cgroups, config.cgroup),
     }
-    told = [_told(kind, names) for kind, names in found.items() if names]
-    if told:
-        log.warning("Removed what an earlier run left: %s", ", ".join(told))
+    summary = [_summary(kind, names) for kind, names in found.items() if names]
+    if summary:
+        log.warning("Removed what an earlier run left: %s", ", ".join(summary))
 
 
-def _told(kind: str, names: Sequence[str]) -> str:
+def _summary(kind: str, names: Sequence[str]) -> str:
     plural = "" if len(names) == 1 else "s"
     return f"{len(names)} {kind}{plural} ({listed(names)})"
 
@@ -107,7 +108,7 @@ def _mount_points(run_dir: str) -> list[str]:
     removed = []
     with os.scandir(run_dir) as entries:
         for entry in entries:
-            # What has content could not be unmounted; what has another name is somebody else's.
+            # A directory with contents could not be unmounted; other names are not ours.
             if _is_mount_point(entry.name) and entry.is_dir(follow_symlinks=False):
                 with contextlib.suppress(OSError):
                     os.rmdir(entry.path)
@@ -119,7 +120,7 @@ def _sockets(socket_dir: str) -> list[str]:
     removed = []
     with os.scandir(socket_dir) as entries, _few("sockets cannot be removed") as warn:
         for entry in entries:
-            # Called as listeners call theirs: NAME:VERSION:SOCKET, and a SOCKET may have colons.
+            # The naming scheme of `listeners`: NAME:VERSION:SOCKET. SOCKET may contain colons.
             parts = entry.name.split(":", 2)
             if len(parts) < 3 or not _is_container(":".join(parts[:2])) or not _is_socket(entry):
                 continue
@@ -133,8 +134,8 @@ def _sockets(socket_dir: str) -> list[str]:
 
 
 def _is_mount_point(name: str) -> bool:
-    """Tell whether a mount point in the run directory that is called so is ours."""
-    return name == null.NAME or _is_container(name)
+    """Return whether `name` follows our naming scheme for mount points in the run directory."""
+    return name == null_device.NAME or _is_container(name)
 
 
 def _is_container(name: str) -> bool:
@@ -153,13 +154,13 @@ def _is_socket(entry: os.DirEntry[str]) -> bool:
 
 
 def _cgroups(host: CgroupHost, top: str) -> list[str]:
-    """Remove the containers' cgroups below our own; one name for what is in several hierarchies.
+    """Remove the containers' cgroups below the runtime's; return each name once.
 
-    What is below a `cgroups.parent` of a manifest is left to the next start of that container:
-    there nobody can tell ours from other people's.
+    Cgroups below a `cgroups.parent` of a manifest are left to the next start of that container:
+    their names do not distinguish them from cgroups of other programs.
     """
     removed: dict[str, None] = {}
-    deadline = Deadline(_PATIENCE)
+    deadline = Deadline(_EXIT_TIMEOUT)
     with _few("cgroups cannot be removed") as warn:
         for hierarchy in host.hierarchies:
             for directory in tree.children(f"{hierarchy.path}/{top}"):

@@ -1,7 +1,7 @@
 """Starts a container whose images are mounted.
 
-A start fills one `HeldResources`. A start that fails half-way releases it; the end of the container
-does the same. Nothing else is acquired.
+A start stores every resource that it acquires in one `HeldResources`. A failed start releases it,
+and so does the end of the container.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from northstar.runtime import debug, listeners, logs
 from northstar.runtime.config import Config
 from northstar.runtime.descriptors import opened
 from northstar.runtime.directories import LockedDirectory, RuntimeDirectories
-from northstar.runtime.events import Notifications
+from northstar.runtime.notifications import Notifications
 from northstar.runtime.oom_watch import OomWatch
 from northstar.runtime.running import ConsoleConnection, HeldResources, RunningContainer
 from northstar.runtime.threads import Pools
@@ -36,7 +36,7 @@ log = logging.getLogger("northstar.runtime")
 ConnectConsole = Callable[
     [socket.socket, Container, Permissions], Coroutine[None, None, ConsoleConnection]
 ]
-"""Serves a container's console on a connected stream socket, which it owns from then on."""
+"""Serves a container's console on a connected stream socket, and takes ownership of the socket."""
 
 
 class StartContext(msgspec.Struct, frozen=True):
@@ -44,15 +44,15 @@ class StartContext(msgspec.Struct, frozen=True):
 
     Attributes:
         config: the configuration.
-        own: the runtime's own directories.
-        pools: for what blocks.
-        launcher: the C program.
+        own: the runtime's directories.
+        pools: for blocking calls.
+        launcher: spawns the C program.
         cgroups: the host's cgroup hierarchies.
-        cgroup_directories: the runtime's own cgroup in each of them.
-        facts: what this machine has.
-        null: a null device, see `null`.
+        cgroup_directories: the runtime's cgroup in each of them.
+        facts: capabilities and features of this host.
+        null: a descriptor of the null device, see `null_device`.
         connect_console: serves a container's console.
-        notifications: where a container's memory events go.
+        notifications: receives the containers' memory events.
     """
 
     config: Config
@@ -73,12 +73,12 @@ async def start(
     """Start a container whose image and resources are mounted.
 
     Raises:
-        LaunchError, HostError, OSError: it could not be started; nothing of it is left.
+        LaunchError, HostError, OSError: it could not be started; nothing is left behind.
     """
     container = manifest.container
     groups: list[int] = []
     if manifest.suppl_groups:
-        # getgrnam(3) may ask the network.
+        # getgrnam(3) may wait for a network service.
         groups = await context.pools.data.run(_groups, manifest)
     plan = build(manifest, command, paths, context.facts, groups)
     _warn_of_getfd(manifest)
@@ -112,17 +112,17 @@ async def start(
 async def _prepare(
     context: StartContext, manifest: Manifest, paths: ContainerPaths, held: HeldResources
 ) -> None:
-    """Make what must exist before the launch: cgroup, persistent directory, socket directory."""
+    """Create what the launch needs: cgroup, persistent directory, socket directory."""
     pools, container = context.pools, manifest.container
     held.cgroup = await pools.kernel.run(_make_cgroup, context, manifest)
     _warn(container, "the cgroup", held.cgroup.warnings)
-    if _wants_oom(manifest):
+    if _monitors_oom(manifest):
         held.memory = await _watch_memory(context, container, held.cgroup)
     if any(isinstance(mount, Persist) for mount in manifest.mounts.values()):
         await pools.data.run(
             _make_persist, context.own.data_dir, paths.persist, manifest.uid, manifest.gid
         )
-    # A socket of its own, or all of them as a mount: what is in there is made by the runtime.
+    # The container declares sockets, or mounts this directory: in both cases it must exist.
     context.own.socket_dir.restore()
 
 
@@ -141,7 +141,7 @@ def _make_cgroup(context: StartContext, manifest: Manifest) -> Cgroup:
     )
 
 
-def _wants_oom(manifest: Manifest) -> bool:
+def _monitors_oom(manifest: Manifest) -> bool:
     memory = manifest.cgroups.memory if manifest.cgroups is not None else None
     return memory is not None and memory.oom_monitor
 
@@ -152,7 +152,7 @@ async def _watch_memory(
     try:
         monitor = await context.pools.kernel.run(cgroup.oom_monitor)
     except OSError as failure:
-        # No more inotify instances, or a real-time kernel: the container can do without.
+        # No more inotify instances, or a real-time kernel: start without the monitor.
         log.warning("%s: its memory is not monitored: %s", container, failure)
         return None
     return None if monitor is None else OomWatch(container, monitor, context.notifications)
@@ -161,7 +161,7 @@ async def _watch_memory(
 async def _bring_up(
     context: StartContext, manifest: Manifest, init: Init, held: HeldResources
 ) -> None:
-    """Lead init from its clone to the payload's execve(2); it is dead if that fails."""
+    """Start the payload of a cloned init, up to its execve(2); kill init on a failure."""
     try:
         await init.ready
         if manifest.console is not None:
@@ -195,14 +195,14 @@ def _bind_sockets(
 async def _seccomp_filter(context: StartContext, manifest: Manifest) -> seccomp.Filter | None:
     if manifest.seccomp is None:
         return None
-    wanted = manifest.seccomp, manifest.capabilities
-    made = seccomp.made_filter(*wanted)
-    if made is None:
-        made = await context.pools.kernel.run(seccomp.filter_for, *wanted)
-    if made.unknown:
-        what = "system call %s, it is" if len(made.unknown) == 1 else "system calls %s, they are"
-        log.warning(f"%s: there is no {what} left out", manifest.container, listed(made.unknown))
-    return made
+    key = manifest.seccomp, manifest.capabilities
+    found = seccomp.made_filter(*key)
+    if found is None:
+        found = await context.pools.kernel.run(seccomp.filter_for, *key)
+    if found.unknown:
+        what = "system call %s, it is" if len(found.unknown) == 1 else "system calls %s, they are"
+        log.warning(f"%s: there is no {what} left out", manifest.container, listed(found.unknown))
+    return found
 
 
 def _warn_of_getfd(manifest: Manifest) -> None:
@@ -224,7 +224,7 @@ def _groups(manifest: Manifest) -> list[int]:
             missing.append(name)
             continue
         if number == 0:
-            # What `gid: 0` would give, which no manifest may have: the host's files of that group.
+            # It gives access to the host's files of group 0, like `gid: 0`, which is refused too.
             raise LaunchError(
                 f"give the container the supplementary group {name}",
                 reason="on this host its id is 0, root's group, which no container gets",
@@ -238,7 +238,7 @@ def _groups(manifest: Manifest) -> list[int]:
 
 
 def _make_persist(data_dir: LockedDirectory, path: str, uid: int, gid: int) -> None:
-    """Make the persistent directory of a container: mode 0700, its own user's."""
+    """Create the persistent directory of a container: mode 0700, owned by its user."""
     data_dir.restore()
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700)

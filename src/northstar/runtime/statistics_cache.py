@@ -1,4 +1,4 @@
-"""Statistics for who polls them: the files of a container that is asked for often stay open."""
+"""Statistics of containers. While a client polls them, the files stay open."""
 
 from __future__ import annotations
 
@@ -9,63 +9,66 @@ from typing import Any, Final
 
 from northstar.cgroups import Cgroup, Statistics
 
-KEPT: Final = 1.0
-"""Seconds without a question after which files are closed."""
+IDLE_TIMEOUT: Final = 1.0
+"""Seconds without a read after which files are closed."""
 
-RENEWED: Final = 10.0
-"""Seconds after which they are opened anew: a module of the kernel may have brought new ones."""
+REOPEN_INTERVAL: Final = 10.0
+"""Seconds after which files are opened again: a kernel module may have added new ones."""
 
-_EACH: Final = 160
-"""Of so many descriptors that we may have, files of one container stay open: a quarter of them."""
+_DESCRIPTORS_PER_CONTAINER: Final = 160
+"""One container per 160 allowed descriptors may keep its files open: a quarter of them."""
 
 
 class _Entry:
     def __init__(self, statistics: Statistics, now: float) -> None:
         self.statistics = statistics
-        self.opened = self.asked = now
+        self.opened = self.last_read = now
 
 
 class StatisticsCache:
-    """Reads the statistics of containers, all in the event loop's thread.
+    """Reads the statistics of containers in the event loop's thread.
 
-    With open files that takes 0.15 ms; to open and close them takes three times as long. So who
-    asks once has them opened and closed, and who asks again within a second has them kept open.
-    To have a thread do it would cost as much again for nothing: while others make and remove
-    cgroups without a pause, one read in a thousand waits for a lock of the kernel.
+    With open files this takes 0.15 ms; opening and closing them takes three times as long. A first
+    read closes its files at once. A second read within a second keeps them open. A thread would
+    double the cost without a benefit: even while cgroups are created and removed continuously, only
+    one read in a thousand waits for a kernel lock.
     """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._entries: dict[Cgroup, _Entry] = {}
-        self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _EACH
+        self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _DESCRIPTORS_PER_CONTAINER
         self._timer: asyncio.TimerHandle | None = None
 
     def read(self, cgroup: Cgroup) -> dict[str, Any]:
-        """Return what a container has used until now, as an inspect answer shows it."""
+        """Return the resource usage of a container, in the format of an inspect answer."""
         now = time.monotonic()
         entry = self._entries.get(cgroup)
         again = entry is not None
         if entry is None:
             entry = self._entries[cgroup] = _Entry(cgroup.statistics(), now)
-        elif now - entry.opened > RENEWED:
+        elif now - entry.opened > REOPEN_INTERVAL:
             entry.statistics.close()
             entry.opened = now
-        entry.asked = now
+        entry.last_read = now
         found = entry.statistics.read()
         if not again or len(self._entries) > self._most:
             entry.statistics.close()
         if self._timer is None:
-            self._timer = self._loop.call_later(KEPT, self._forget_idle)
+            self._timer = self._loop.call_later(IDLE_TIMEOUT, self._forget_idle)
         return found
 
     def forget(self, cgroup: Cgroup) -> None:
-        """Close what is open of a container, which has ended."""
+        """Close the files of a container that has ended."""
         entry = self._entries.pop(cgroup, None)
         if entry is not None:
             entry.statistics.close()
 
     def _forget_idle(self) -> None:
         now = time.monotonic()
-        for cgroup in [c for c, entry in self._entries.items() if now - entry.asked >= KEPT]:
+        idle = [c for c, entry in self._entries.items() if now - entry.last_read >= IDLE_TIMEOUT]
+        for cgroup in idle:
             self.forget(cgroup)
-        self._timer = self._loop.call_later(KEPT, self._forget_idle) if self._entries else None
+        self._timer = None
+        if self._entries:
+            self._timer = self._loop.call_later(IDLE_TIMEOUT, self._forget_idle)

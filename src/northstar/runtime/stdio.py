@@ -1,8 +1,8 @@
-"""What containers print: read from pipes in the event loop, into the log or to our own output.
+"""Output of containers: read from pipes in the event loop, to the log or the runtime's output.
 
-A container may print anything, at any speed. So a line has a longest length, a step takes a
-bounded time, and who prints too much is not read for a while: its pipe fills and it waits, as
-any program does whose output is read slowly.
+A container may print any bytes, at any rate. So the length of a line and the duration of a step are
+bounded, and the pipe of a container that prints too much is not read for a while. The pipe fills
+and the container waits, like any program whose output is read slowly.
 """
 
 from __future__ import annotations
@@ -21,64 +21,64 @@ LINE_MAX: Final = 4096
 """Longest line in bytes; a longer one is split."""
 
 CHUNK: Final = 16 * 1024
-"""Most bytes of one read."""
+"""Maximum bytes of one read."""
 
 LINES_PER_STEP: Final = 64
-"""Most lines that are logged before the event loop has its turn: about a millisecond."""
+"""Most lines that are logged without returning to the event loop: about a millisecond."""
 
 LINE_COST: Final = 500
-"""What a line costs beyond its bytes, in bytes: logging has a price per line."""
+"""Cost of a line besides its bytes, in bytes: each log call has a fixed cost."""
 
 ESCAPE_COST: Final = 30
-"""What each character costs that escaping adds: a `\\x1b` takes as long as a hundred plain ones."""
+"""Cost of each character that escaping adds: a `\\x1b` takes as long as a hundred plain ones."""
 
 STEP_COST: Final = 64 * 1024
-"""What a step costs, at most one line more: bytes that are no text take longer than lines of it."""
+"""Cost after which a step ends, exceeded by one line at most: binary data is slower than text."""
 
 RATE: Final = 2**20
-"""Bytes a second of one pipe, costs of lines included; and how much may come at once."""
+"""Bytes per second of one pipe, including line costs; also the largest burst."""
 
 TOTAL_RATE: Final = 2 * 2**20
-"""The same of all pipes together: 4000 short lines a second, some percent of a processor."""
+"""The same for all pipes together: 4000 short lines per second, some percent of a processor."""
 
 BACKLOG_MAX: Final = writer.LIMIT // 2
-"""Bytes that wait to be written from which on containers wait; the rest is the runtime's own."""
+"""Buffered bytes above which containers are not read; the other half is for the runtime's lines."""
 
 BACKLOG_PAUSE: Final = 0.05
-"""Seconds until it is looked at again."""
+"""Seconds until the backlog is checked again."""
 
 DRAIN_MAX: Final = 2**20
-"""Bytes that are read after the container's end: the largest size of a pipe, by default."""
+"""Most bytes that are read after the container's end: the default maximum size of a pipe."""
 
 DRAIN_LINES: Final = 1024
-"""Lines of those that are logged, the last ones: what a program says last says why it ended."""
+"""Most lines of these that are logged. The last ones are kept: they explain why it ended."""
 
 DRAIN_KEPT: Final = 128 * 1024
-"""Bytes of those that are logged at most: they may be no text, which takes longer."""
+"""Most bytes of these that are logged: binary data takes longer than text."""
 
 STEPS_AT_CLOSE: Final = 8
-"""Steps that `OutputPipe.close` does before it returns: enough for what most leave behind."""
+"""Steps of `OutputPipe.close` before it returns: enough for the remaining output of most."""
 
-_total: Final = TokenBucket(TOTAL_RATE, TOTAL_RATE)
+_total_bucket: Final = TokenBucket(TOTAL_RATE, TOTAL_RATE)
 
 
 class Sink(Protocol):
-    """Where the bytes of a pipe go."""
+    """The destination of the bytes of a pipe."""
 
     def feed(self, data: bytes) -> None:
         """Take bytes."""
 
     def step(self) -> tuple[int, bool]:
-        """Pass on a bounded part of what was fed; return its cost and whether more is there."""
+        """Pass on a bounded part of the bytes; return its cost and whether more bytes remain."""
 
     def finish(self) -> None:
-        """Pass on what is incomplete."""
+        """Pass on an incomplete line."""
 
     def trim(self) -> None:
-        """Drop what would take too long to pass on, now that nobody can be made to wait."""
+        """Drop bytes that would take too long to pass on: the container cannot wait any more."""
 
     def backlog(self) -> int:
-        """Return the bytes that wait behind the sink."""
+        """Return the number of bytes that wait to be written."""
 
 
 class LineSink:
@@ -98,7 +98,7 @@ class LineSink:
         cost = 0
         enabled = self._log.enabled(self._level)
         for _ in range(LINES_PER_STEP):
-            # A line end may stand right behind the longest line.
+            # The line end may follow a line of maximum length.
             end = self._buffer.find(b"\n", 0, LINE_MAX + 1)
             if end < 0 and len(self._buffer) <= LINE_MAX:
                 return cost, False
@@ -114,13 +114,13 @@ class LineSink:
         return cost, True
 
     def finish(self) -> None:
-        """Log a last line that has no end."""
+        """Log a last line without line end."""
         if self._buffer:
             self._emit(self._buffer)
             self._buffer.clear()
 
     def trim(self) -> None:
-        """Keep the last lines, and say what was dropped."""
+        """Keep the last lines, and log how much was dropped."""
         start = len(self._buffer)
         for _ in range(DRAIN_LINES + 1):
             start = self._buffer.rfind(b"\n", 0, start)
@@ -133,18 +133,18 @@ class LineSink:
         self._log.log(self._level, "(%d bytes of its output are left out here)", dropped)
 
     def backlog(self) -> int:
-        """Return the bytes that wait for stderr."""
+        """Return the number of bytes that wait for stderr."""
         return writer.shared(2).backlog
 
     def _emit(self, line: bytearray) -> int:
-        """Log a line; return what escaping it has cost."""
+        """Log a line; return the cost of escaping it."""
         text = line.decode(errors="backslashreplace")
         self._log.log(self._level, "%s", text)
         return max(0, len(printable(text)) - len(line)) * ESCAPE_COST
 
 
 def _boundary(buffer: bytearray) -> int:
-    """Return where to split a line that is too long: not within a character of UTF-8."""
+    """Return where to split a line that is too long: not inside a UTF-8 character."""
     for length in range(LINE_MAX, LINE_MAX - 4, -1):
         if buffer[length] & 0xC0 != 0x80:
             return length
@@ -152,7 +152,7 @@ def _boundary(buffer: bytearray) -> int:
 
 
 class CopySink:
-    """Copies bytes as they are to the runtime's own stdout or stderr."""
+    """Copies bytes unchanged to the runtime's stdout or stderr."""
 
     def __init__(self, out: writer.Writer) -> None:
         self._out = out
@@ -163,8 +163,8 @@ class CopySink:
         self._buffer += data
 
     def step(self) -> tuple[int, bool]:
-        """Write some."""
-        # In pieces: what the writer has no room for it loses as a whole.
+        """Write some bytes."""
+        # In chunks: a write that exceeds the writer's limit is lost as a whole.
         data = bytes(self._buffer[:CHUNK])
         del self._buffer[:CHUNK]
         self._out.write(data)
@@ -174,21 +174,21 @@ class CopySink:
         """Do nothing: bytes are never incomplete."""
 
     def trim(self) -> None:
-        """Do nothing: to copy bytes takes no time."""
+        """Do nothing: copying bytes is fast."""
 
     def backlog(self) -> int:
-        """Return the bytes that wait for the descriptor."""
+        """Return the number of bytes that wait for the descriptor."""
         return self._out.backlog
 
 
 def open_output(descriptor: int, container: Container, name: str, output: Output) -> OutputPipe:
-    """Begin to read what a container prints.
+    """Begin to read the output of a container.
 
     Args:
-        descriptor: the pipe's reading end; it is the result's from now on.
-        container: who prints.
+        descriptor: the pipe's read end, owned by the result.
+        container: the container that prints.
         name: `stdout` or `stderr`.
-        output: pipe (to the log) or inherit (to our own).
+        output: pipe (to the log) or inherit (to the runtime's output).
     """
     sink: Sink = LineSink(container)
     if output is Output.INHERIT:
@@ -201,29 +201,29 @@ def open_output(descriptor: int, container: Container, name: str, output: Output
 
 
 class OutputPipe:
-    """Moves bytes from a pipe to a sink, and ends by itself at the end of the stream."""
+    """Moves bytes from a pipe to a sink, and closes at the end of the stream."""
 
     def __init__(self, descriptor: int, sink: Sink) -> None:
         os.set_blocking(descriptor, False)
         self._descriptor = descriptor
         self._sink = sink
         self._loop = asyncio.get_running_loop()
-        self._budget = TokenBucket(RATE, RATE)
+        self._bucket = TokenBucket(RATE, RATE)
         self._timer: asyncio.TimerHandle | None = None
         self._closing = False
         self.ended = False
-        """The pipe is closed, and all that was read has gone to the sink."""
+        """The pipe is closed, and the sink has received all bytes that were read."""
         self._loop.add_reader(descriptor, self._readable)
 
     def close(self) -> None:
-        """The container is gone: pass on what is left in the pipe, then close it. Idempotent.
+        """Pass on the remaining bytes of an ended container, then close the pipe. Idempotent.
 
-        Usually that is done on return. Much that is left is passed on bit by bit later, or a
-        container that ends could hold up all others.
+        Usually this is complete on return. Many bytes are passed on in steps later, so that they do
+        not delay other containers.
         """
         if self._closing:
             return
-        # Bounded, since somebody else may hold the other end: a debug command, say.
+        # Bounded: another process may hold the write end, for example a debug command.
         left = DRAIN_MAX
         while left > 0 and (data := self._read()):
             self._sink.feed(data)
@@ -235,32 +235,32 @@ class OutputPipe:
         data = self._read()
         if data:
             self._sink.feed(data)
-            self._arrange(self._step())
+            self._schedule(self._step())
         elif data is not None:
             self._finish(1)
 
     def _finish(self, steps: int) -> None:
-        """Read no more; pass on what was read, `steps` of it at once."""
+        """Stop reading; pass on what was read, in `steps` steps now and more later."""
         self._closing = True
         self._pause()
         while steps and not self.ended:
             self._step()
             steps -= 1
-        self._arrange(0.0)
+        self._schedule(0.0)
 
     def _pump(self) -> None:
         self._timer = None
-        self._arrange(self._step())
+        self._schedule(self._step())
 
-    def _arrange(self, delay: float | None) -> None:
-        """Do the next step after some seconds; None: when there is something to read."""
+    def _schedule(self, delay: float | None) -> None:
+        """Schedule the next step after `delay` seconds; None waits for input."""
         if self.ended:
             return
         if delay is None:
             try:
                 self._loop.add_reader(self._descriptor, self._readable)
             except OSError:
-                # After a pause epoll_ctl(2) adds the pipe anew, and may have no room for it now.
+                # After a pause epoll_ctl(2) adds the pipe again, and may fail for lack of memory.
                 delay = BACKLOG_PAUSE
             else:
                 return
@@ -274,14 +274,14 @@ class OutputPipe:
             self._timer = None
 
     def _step(self) -> float | None:
-        """Do a bounded piece of work; return the seconds until the next, None to wait for input."""
+        """Do one step; return the seconds until the next one, or None to wait for input."""
         cost, more = self._sink.step()
         if self._closing:
             if not more:
                 self._end()
             return 0.0
         now = self._loop.time()
-        delay = max(self._budget.spend(cost, now), _total.spend(cost, now))
+        delay = max(self._bucket.spend(cost, now), _total_bucket.spend(cost, now))
         if self._sink.backlog() > BACKLOG_MAX:
             delay = max(delay, BACKLOG_PAUSE)
         return delay if delay or more else None

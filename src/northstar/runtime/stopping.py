@@ -1,4 +1,4 @@
-"""SIGSTOP for a container: every process of its group but its init."""
+"""Sends SIGSTOP to a container: to every process of its group except init."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Final
 
 from northstar.linux import pidfd, procfs
 
-_ROUNDS: Final = 100
-"""Passes to stop a group whose members fork meanwhile; each pass stops all it sees."""
+_PASSES_MAX: Final = 100
+"""Most passes over a group whose members fork meanwhile; each pass stops all members it finds."""
 
 
 def stop_members(group: int, init: int) -> None:
-    """Send SIGSTOP to all of a container's process group but its init. Blocks for a while.
+    """Send SIGSTOP to all members of a container's process group except init. Blocks.
 
     SIGSTOP from outside stops init as well (pid_namespaces(7)), and a stopped init neither reaps
-    nor reports. So every other member is stopped by itself, until all are seen so.
+    nor reports. So every other member is signalled separately, until all are stopped.
 
     Args:
-        group: the process group, whose number is init's pid.
+        group: the number of the process group, which is init's pid.
         init: a pidfd of init.
     """
-    for _ in range(_ROUNDS):
+    for _ in range(_PASSES_MAX):
         running = [
             pid
             for pid, state in procfs.process_group(group).items()
@@ -39,12 +39,12 @@ def stop_members(group: int, init: int) -> None:
 def _stop_member(pid: int, group: int, init: int) -> None:
     """Stop a process if it is in the group now, and the group is the container's.
 
-    The number may be another process's by now: so the process is held, and asked for its group
-    after that. The group's number may be another group's once init is reaped: so init is looked at
-    last. If it is not reaped then, it was not before.
+    `pid` may be reused: so a pidfd is opened before the group is read. The number of the group may
+    be reused after init is reaped: so init is checked after that. If it exists then, it existed
+    before.
 
     Raises:
-        ProcessLookupError: the process is gone, or init.
+        ProcessLookupError: the process or init has ended.
     """
     held = pidfd.open(pid)
     try:

@@ -1,4 +1,4 @@
-"""The service manager: told when we are up, when we end, and that we still live."""
+"""Notifies the service manager of readiness and shutdown, and feeds its watchdog."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger("northstar.runtime")
 
 
 class Manager:
-    """Speaks to the service manager that started us, if one did. Failures are warnings."""
+    """The service manager that started the runtime, if any. Failures are warnings."""
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         """Take NOTIFY_SOCKET and the watchdog's variables from the environment."""
@@ -29,30 +29,30 @@ class Manager:
             log.warning("The service manager's environment is not usable: %s", error)
 
     def ready(self) -> None:
-        """We are up; from now on, say within each watchdog interval that we live.
+        """Report readiness, and from now on notify the watchdog within each of its intervals.
 
-        That the event loop gets there is the proof of life.
+        A timer of the event loop does this, so a blocked event loop is detected.
         """
         self._send("READY=1")
         if self._interval is not None:
-            self._alive()
+            self._notify_watchdog()
 
     def stopping(self) -> None:
-        """We begin to end. The watchdog still hears from us: an end may take its time."""
+        """Report the shutdown. The watchdog is still notified: a shutdown may take long."""
         self._send("STOPPING=1")
 
     def close(self) -> None:
-        """Say nothing more."""
+        """Stop notifying the watchdog."""
         if self._watchdog is not None:
             self._watchdog.cancel()
             self._watchdog = None
 
-    def _alive(self) -> None:
+    def _notify_watchdog(self) -> None:
         assert self._interval is not None
         self._send("WATCHDOG=1")
         # Half of it, as sd_watchdog_enabled(3) advises.
         loop = asyncio.get_running_loop()
-        self._watchdog = loop.call_later(self._interval / 2, self._alive)
+        self._watchdog = loop.call_later(self._interval / 2, self._notify_watchdog)
 
     def _send(self, state: str) -> None:
         if self._target is None:
@@ -60,4 +60,4 @@ class Manager:
         try:
             notify.send(state, self._target)
         except OSError as error:
-            log.warning("The service manager does not hear %s: %s", state, error)
+            log.warning("Cannot send %s to the service manager: %s", state, error)

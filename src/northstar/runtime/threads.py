@@ -1,20 +1,17 @@
-"""Thread pools for calls that block, one for each thing that such a call may wait for.
+"""Thread pools for blocking calls, one pool per resource that the calls wait for.
 
-A device that does not answer holds every thread that uses it in the kernel. With one pool for
-everything a few such calls would take all threads, and nothing else could be done. So each pool has
-few threads, and only calls that wait for the same thing share one: a stalled device holds up only
-what needs it.
+A device that does not answer blocks every thread that uses it. In a single pool a few such calls
+would occupy all threads, and block all other work. So each pool has few threads, and only calls
+that wait for the same resource share one: a stalled device delays only the work that needs it.
 
-All threads of a pool exist from the beginning. A pool that starts its threads when they are needed
-fails where the kernel has no room for another one (EAGAIN, as from a cgroup's pids.max), after it
-has queued the work: a thread that becomes free does it later all the same, and a mount that was
-refused happens.
+A pool starts all its threads at creation. A pool that starts threads on demand fails if the kernel
+refuses a thread (EAGAIN, as from a cgroup's pids.max) after the work was queued: another thread
+executes it later nevertheless, and a mount that was refused happens.
 
-These are not threads of concurrent.futures.ThreadPoolExecutor, nor the default executor of
-asyncio: the interpreter waits for those before it exits, without a limit. Here they are daemon
-threads, which the interpreter does not wait for. A thread that the kernel holds in an
-uninterruptible wait still keeps the process in the process table (as a zombie) until the kernel
-lets go of it: exit_group(2) does not change that, and neither does SIGKILL.
+concurrent.futures.ThreadPoolExecutor and asyncio's default executor are not suitable: the
+interpreter waits for their threads before it exits, without a limit. It does not wait for the
+daemon threads used here. A thread in an uninterruptible wait still keeps the process in the process
+table (as a zombie) until the wait ends, despite exit_group(2) and SIGKILL.
 """
 
 from __future__ import annotations
@@ -37,16 +34,16 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 NUMBER: Final = 2
-"""Threads of each pool. Two, so that one call that takes long does not delay all others. More bring
-nothing: what they do in parallel waits for the same locks, of the interpreter and of the kernel.
-A thread costs 30 KiB once it has worked, 15 before, without what the kernel has of it."""
+"""Threads of each pool. Two, so that one long call does not delay all others. More would not help:
+parallel calls wait for the same locks of the interpreter and of the kernel. A thread costs 15 KiB,
+and 30 KiB after its first call, without the kernel's memory."""
 
 
 class Pool(Executor):
     """A fixed number of daemon threads that take work from one queue.
 
     Attributes:
-        name: what its threads work on, for a log.
+        name: what its threads work on, for the log.
     """
 
     def __init__(self, name: str, number: int) -> None:
@@ -54,10 +51,10 @@ class Pool(Executor):
 
         Args:
             name: what they work on.
-            number: how many, 1 or more.
+            number: the number of threads, at least 1.
 
         Raises:
-            RuntimeError: there is no room for them; none is left.
+            RuntimeError: the kernel refuses a thread; those already started are ended.
         """
         self.name = name
         self._queue: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
@@ -68,17 +65,17 @@ class Pool(Executor):
                 thread = threading.Thread(
                     target=_work, args=(self._queue,), name=f"{name}-{count}", daemon=True
                 )
-                thread.start()  # returns when it runs
+                thread.start()  # returns after the thread runs
                 self._threads.append(thread)
         except RuntimeError:
             self.shutdown()
             raise
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Queue a call; a future that is cancelled in time is not run.
+        """Queue a call. A future that is cancelled before its call begins is not run.
 
-        After `shutdown` the future is cancelled at once: what a cancelled task still tries to undo
-        then must end, too.
+        After `shutdown` the future is cancelled at once, so that the clean-up of a cancelled task
+        ends as well.
         """
         call = _Call(functools.partial(fn, *args, **kwargs))
         if self._closed:
@@ -92,18 +89,18 @@ class Pool(Executor):
         return len(self._threads)
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call `function` in a thread of this pool, and return what it returns.
+        """Call `function` in a thread of this pool, and return its result.
 
-        When the task that waits is cancelled, a call that has begun goes on.
+        If the waiting task is cancelled, a call that has begun continues.
         """
         return await asyncio.wrap_future(self.submit(function, *args, **kwargs))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Let the threads end when they have done what is queued; idempotent.
+        """End the threads after the queued calls; idempotent.
 
         Args:
-            wait: until they have ended, however long that takes.
-            cancel_futures: take what is queued and has not begun out of the queue first.
+            wait: wait until they have ended, without a limit.
+            cancel_futures: cancel queued calls that have not begun.
         """
         if not self._closed:
             self._closed = True
@@ -141,7 +138,7 @@ class _Call:
         try:
             result = self._function()
         except BaseException as failure:
-            # It is raised where the result is waited for.
+            # It is raised where the result is awaited.
             self.future.set_exception(failure)
         else:
             self.future.set_result(result)
@@ -150,7 +147,7 @@ class _Call:
 def _work(calls: queue.SimpleQueue[_Call | None]) -> None:
     while (call := calls.get()) is not None:
         call()
-        # An idle thread must not keep arguments and results alive.
+        # An idle thread must not keep references to arguments and results.
         del call
 
 
@@ -159,14 +156,13 @@ class Pools(msgspec.Struct, frozen=True):
 
     Attributes:
         storage: by repository: reads, writes and removes its package files.
-        mounts: by repository: mounts and unmounts its images, and looks into them. Not one with
-            `storage`: where a file system takes no writes, its images can be read all the same.
-        kernel: makes and removes cgroups, looks at processes, makes filters of system calls:
-            nothing that waits for a device or for another machine.
-        data: makes directories of persistent data, takes them away from their containers, and looks
-            up names of groups and hosts, which may ask a server. Both are rare, and few starts need
-            them.
-        wipes: removes persistent data, which may take minutes: no start waits for that.
+        mounts: by repository: mounts, unmounts and examines its images. Separate from `storage`:
+            if the file system blocks writes, its images may still be readable.
+        kernel: creates and removes cgroups, examines processes, compiles system call filters: no
+            call that waits for a device or for another machine.
+        data: creates and renames directories of persistent data, and resolves names of groups and
+            hosts, which may wait for a server. Both are rare, and few starts need them.
+        wipes: removes persistent data, which may take minutes: no start waits for it.
     """
 
     storage: Mapping[str, Pool]
@@ -180,11 +176,11 @@ class Pools(msgspec.Struct, frozen=True):
         """Start the pools.
 
         Args:
-            directories: the identifiers of the repositories that are directories.
-            memories: of those in memory, which no device can stall: they share a pool.
+            directories: identifiers of the repositories in directories.
+            memories: identifiers of those in memory, which wait for no device: they share a pool.
 
         Raises:
-            HostError: there is no room for the threads.
+            HostError: the kernel refuses the threads.
         """
         started: list[Pool] = []
 
@@ -224,12 +220,12 @@ class Pools(msgspec.Struct, frozen=True):
         return iter(dict.fromkeys((*named, self.kernel, self.data, self.wipes)))
 
     def stop(self, timeout: float) -> list[Pool]:
-        """End all threads; return the pools with threads that the kernel does not let go of.
+        """End all threads; return the pools with threads that block in the kernel.
 
-        What is queued is not begun any more.
+        Queued calls are cancelled.
 
         Args:
-            timeout: seconds that all together are given.
+            timeout: seconds to wait in total.
         """
         deadline = time.monotonic() + timeout
         pools = tuple(self)

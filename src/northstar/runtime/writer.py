@@ -1,17 +1,17 @@
-"""Writing to stdout and stderr without ever waiting for their reader.
+"""Writes to stdout and stderr without waiting for their reader.
 
-The reader may be a stopped terminal, a pipe that nobody reads, a full or a frozen disk, or gone.
-The file description is shared with other processes (the shell, a service manager, other services),
-which expect it as it is: O_NONBLOCK is a flag of the description (open(2)), so it is never set on
-it. A write(2) after a poll(2) that reports POLLOUT can still block: another process may fill the
-pipe in between, a terminal may take fewer bytes than are written, and poll(2) reports regular files
-as writable always. So the event loop uses only calls that cannot block:
+The output may be a stopped terminal, a pipe that is not read, a full or a frozen disk, or closed by
+its reader. Other processes (the shell, a service manager, other services) share the file
+description. O_NONBLOCK is a flag of the description (open(2)) and would affect them, so it is never
+set. A write(2) after a poll(2) that reports POLLOUT can still block: another process may fill the
+pipe in between, a terminal may accept fewer bytes, and poll(2) always reports regular files as
+writable. So the event loop uses only calls that cannot block:
 
-- a pipe or a terminal is opened a second time, by /proc/self/fd. This description is our own, and
-  has O_NONBLOCK;
-- a stream socket (the journal's) has MSG_DONTWAIT (send(2)).
+- a pipe or a terminal is opened again by /proc/self/fd. The new description is private, and has
+  O_NONBLOCK;
+- on a stream socket (the journal's) it uses MSG_DONTWAIT (send(2)).
 
-Everything else is written by a thread, as is what such a call did not take.
+A thread writes to other files, and writes data that such a call did not accept.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from typing import Final, NamedTuple
 
 from northstar.model.deadline import Deadline
 
-PIECE: Final = 4096
-"""Most bytes of one write(2): PIPE_BUF, so that pieces of other processes stay whole (pipe(7))."""
+WRITE_MAX: Final = 4096
+"""Maximum bytes of one write(2): PIPE_BUF, up to which writes to a pipe are atomic (pipe(7))."""
 
 LIMIT: Final = 2**20
-"""Most bytes that wait; what comes above is lost, and counted."""
+"""Maximum bytes that wait; further data is lost, and counted."""
 
 RESUME: Final = LIMIT // 2
-"""After a loss, bytes that may wait when data is kept again: one gap, not one after each line."""
+"""After a loss, data is accepted again below this backlog: one gap, not one after each line."""
 
 RETRY: Final = 0.02
-"""Seconds before a write is tried again that EAGAIN refused although poll(2) reported POLLOUT."""
+"""Seconds until a write is retried that failed with EAGAIN although poll(2) reported POLLOUT."""
 
 WriteNow = Callable[[memoryview], int]
-"""Writes what can be written without waiting, and returns the number of bytes. Raises OSError."""
+"""Writes as many bytes as possible without waiting, and returns their number. Raises OSError."""
 
 
 class Loss(NamedTuple):
-    """How many writes were lost, as a whole or in part, and how many bytes of them."""
+    """The number of writes that were lost completely or partly, and of lost bytes."""
 
     writes: int
     bytes: int
@@ -62,19 +62,18 @@ class Loss(NamedTuple):
 
 
 class Writer:
-    """Writes to one descriptor without ever waiting for it. For any thread.
+    """Writes to one descriptor without waiting for it. Thread-safe.
 
-    What the descriptor takes at once is written at once, where that is possible without blocking:
-    then nothing is lost if the process dies. A thread writes the rest, in order. It is started
-    together with the writer, since there may be no thread to be had when the reader is stuck; if
-    even that fails, each `write` tries again.
+    Data is written at once as far as possible without blocking: then it is not lost if the process
+    is killed. A thread writes the remaining data, in order. It is started together with the writer,
+    since the kernel may refuse a thread later; if it fails to start, each `write` tries again.
     """
 
     def __init__(self, descriptor: int) -> None:
-        """Write to `descriptor`, which stays the caller's. `close` ends the thread."""
+        """Write to `descriptor`, which the caller owns. `close` ends the thread."""
         self._descriptor = descriptor
         self._changed = threading.Condition()
-        # None stands where something was lost.
+        # None marks a gap, where data was lost.
         self._waiting: collections.deque[bytes | None] = collections.deque()
         self._running = False
         self._lost = Loss(0, 0)
@@ -85,29 +84,30 @@ class Writer:
         self.backlog = 0
         """Bytes that wait."""
         self.closed = False
-        """Whether `close` was called. What is written later is written all the same."""
+        """Whether `close` was called. Later writes still work."""
         self.note: Callable[[Loss], bytes] = lambda _lost: b""
-        """Makes the text that is written where something was lost. Called in the thread."""
+        """Returns the text that is written at a gap. Called in the thread."""
         with self._changed:
             self._start()
 
     def write(self, data: bytes) -> None:
-        """Write `data`, now or later, in one piece. Never waits, never fails."""
+        """Write `data` now or later, contiguously. Never waits, never fails."""
         if not data:
             return
         with self._changed:
             if self._write_now is not None and not self._waiting:
-                data = self._try(data)
+                data = self._write_part(data)
             if data:
-                self._keep(data)
+                self._enqueue(data)
                 self._start()
 
-    def close(self, patience: float) -> None:
-        """Wait at most `patience` seconds until all is written; then the thread ends.
+    def close(self, timeout: float) -> None:
+        """Wait at most `timeout` seconds until all data is written; then the thread ends.
 
-        Where no thread can be had the caller writes. Only then it can wait longer, for a disk.
+        If no thread can be started, the caller's thread writes. Only then a disk can delay it
+        longer.
         """
-        deadline = Deadline(patience)
+        deadline = Deadline(timeout)
         with self._changed:
             self.closed = True
             self._start()
@@ -125,36 +125,36 @@ class Writer:
     def _start(self) -> None:
         """Start the thread if there is none.
 
-        `threading.Thread.start` waits until the thread runs: for ever, where it dies of a lack of
-        memory before.
+        Not by `threading.Thread.start`: it waits until the thread runs, and for ever if the thread
+        dies before for lack of memory.
         """
         if self._running:
             return
         self._running = True
-        # Signals are the main thread's, which may hold them (signals.py). A thread takes the mask
-        # of the one that starts it.
+        # Only the main thread handles signals, and may block them (signals.py). A thread inherits
+        # the mask of the thread that starts it.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             _thread.start_new_thread(self._drain, ())
         except (RuntimeError, MemoryError):
-            # There is no room for a thread (EAGAIN). What waits is kept; the next write tries.
+            # The kernel refuses a thread (EAGAIN). Waiting data is kept; the next write retries.
             self._running = False
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
-    def _try(self, data: bytes) -> bytes:
-        """Write what goes without waiting, and return the rest."""
+    def _write_part(self, data: bytes) -> bytes:
+        """Write as much as possible without waiting, and return the remaining data."""
         assert self._write_now is not None
         view = memoryview(data)
         try:
             while view:
-                view = view[self._write_now(view[:PIECE]) :]
+                view = view[self._write_now(view[:WRITE_MAX]) :]
         except OSError:
-            # It takes no more now, or none ever again: that is for the thread to find out.
+            # Full for now, or failed: the thread finds out which.
             pass
         return bytes(view)
 
-    def _keep(self, data: bytes) -> None:
+    def _enqueue(self, data: bytes) -> None:
         behind_gap = bool(self._waiting) and self._waiting[-1] is None
         limit = RESUME if behind_gap and self.backlog else LIMIT
         if self.backlog + len(data) <= limit:
@@ -168,13 +168,13 @@ class Writer:
 
     @property
     def _pending(self) -> bool:
-        """Whether there is something to write. After a failure that is not the note alone."""
+        """Whether there is data to write. After a failure a note alone does not count."""
         return bool(self.backlog if self._failing else self._waiting)
 
     # In the thread -----------------------------------------------------------------------------
 
     def _drain(self, deadline: Deadline | None = None) -> None:
-        """Write what waits, until `close`; or, called by that, until a deadline."""
+        """Write waiting data until `close`; or, called by `close`, until a deadline."""
         try:
             while True:
                 with self._changed:
@@ -206,15 +206,15 @@ class Writer:
 
     def _gap_text(self, lost: Loss) -> bytes:
         note = self.note(lost) if lost.writes else b""
-        # What was cut off has no line end.
+        # The torn line before the gap has no line end.
         return b"\n" + note if note and self._torn else note
 
-    def _after_note(self, told: Loss) -> None:
+    def _after_note(self, reported: Loss) -> None:
         self._waiting.popleft()
         if not self._failing:
-            self._lost = self._lost.minus(told)
+            self._lost = self._lost.minus(reported)
             return
-        # What comes next would be refused as well.
+        # The next data would be refused as well.
         if self._waiting:
             self._after_data(len(self._waiting[0] or b""))
         else:
@@ -230,9 +230,10 @@ class Writer:
             self._waiting.appendleft(None)
 
     def _write_all(self, data: memoryview, deadline: Deadline | None) -> int | None:
-        """Write; return how many bytes were written before an error; None if the time is over."""
-        alone = deadline is not None
-        write = self._write_now if alone and self._write_now is not None else self._write_waiting
+        """Write; return the number of bytes before an error, or None after the deadline."""
+        write: WriteNow = self._write_blocking
+        if deadline is not None and self._write_now is not None:
+            write = self._write_now
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
         written = 0
@@ -243,19 +244,19 @@ class Writer:
             if left is None:
                 poll.poll()
             try:
-                written += write(data[written : written + PIECE])
+                written += write(data[written : written + WRITE_MAX])
             except BlockingIOError:
                 time.sleep(RETRY)
             except OSError:
                 break
         return written
 
-    def _write_waiting(self, data: memoryview) -> int:
+    def _write_blocking(self, data: memoryview) -> int:
         return os.write(self._descriptor, data)
 
 
 def _without_waiting(descriptor: int, undo: contextlib.ExitStack) -> WriteNow | None:
-    """Return what writes to the file of `descriptor` and cannot block; None if nothing can."""
+    """Return a function that writes to `descriptor` and cannot block; None if there is none."""
     try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISFIFO(mode) or os.isatty(descriptor):
@@ -264,7 +265,7 @@ def _without_waiting(descriptor: int, undo: contextlib.ExitStack) -> WriteNow | 
             undo.callback(os.close, own)
             return lambda data: os.write(own, data)
         if stat.S_ISSOCK(mode):
-            # Costs time to import, which help and usage errors need not spend.
+            # Imported late: the import is slow, and help and usage errors do not need it.
             import socket
 
             stream = socket.socket(fileno=os.dup(descriptor))
@@ -272,20 +273,20 @@ def _without_waiting(descriptor: int, undo: contextlib.ExitStack) -> WriteNow | 
             if stream.type is socket.SOCK_STREAM:
                 return lambda data: stream.send(data, socket.MSG_DONTWAIT)
     except OSError:
-        # A pipe without a reader, no /proc, or a security module that refuses it: the thread can.
+        # A pipe without a reader, no /proc, or a security module refuses: the thread can write.
         pass
     return None
 
 
 _shared: Final[dict[int, Writer]] = {}
-_making: Final = threading.Lock()
+_shared_lock: Final = threading.Lock()
 
 
 def shared(descriptor: int) -> Writer:
-    """Return the writer of stdout (1) or stderr (2): one only, or lines would tear each other."""
+    """Return the only writer of stdout (1) or stderr (2). Two writers would interleave lines."""
     writer = _shared.get(descriptor)
     if writer is None or writer.closed:
-        with _making:
+        with _shared_lock:
             writer = _shared.get(descriptor)
             if writer is None or writer.closed:
                 writer = _shared[descriptor] = Writer(descriptor)

@@ -279,7 +279,7 @@ def test_the_null_device_is_had_though_its_mount_point_is_removed(
     program = (
         "import os, stat, sys\n"
         "from northstar.linux import mount, mountinfo\n"
-        "from northstar.runtime.null import open_null\n"
+        "from northstar.runtime.null_device import open_null\n"
         "where, name = {'os': os, 'mount': mount}[sys.argv[1]], sys.argv[2]\n"
         "function, before = getattr(where, name), mountinfo.read()\n"
         "def stop(*arguments):\n"

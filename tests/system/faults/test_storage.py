@@ -214,7 +214,7 @@ def test_data_that_cannot_be_wiped_is_a_warning(deep: RuntimeProcess) -> None:
     deep.stop()
     (deep.data_dir / ".northstar-wipe:0123456789abcdef").touch()
     deep.start()
-    deep.wait_log("WARN .*Cannot remove what was being wiped: .*Not a directory")
+    deep.wait_log("WARN .*Cannot remove data that was being wiped: .*Not a directory")
     deep.stop()
 
 

@@ -188,7 +188,7 @@ def test_a_start_that_hangs_ends_with_the_shutdown(
     finally:
         os.close(device)
         thread.join()
-    assert "1 operations do not come to an end" in runtime.text()
+    assert "1 operations do not end" in runtime.text()
     assert "Container other:1.0.0 exited with status Signalled(SIGTERM)" in runtime.text()
     assert len(refusals) == 1
     assert "Traceback" not in runtime.text()

@@ -1,4 +1,4 @@
-"""What a start request executes."""
+"""The command of a start request."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ APP = manifest.loads("name: a\nversion: 1.0.0\ninit: /bin/a\nuid: 1000\ngid: 100
 RESOURCE = manifest.loads("name: a\nversion: 1.0.0\nuid: 1000\ngid: 1000\n")
 
 
-def test_the_own_init_stands_for_its_placeholder() -> None:
+def test_the_placeholder_is_replaced_by_the_init_of_the_manifest() -> None:
     assert choose_command(APP, "/strace-<INIT>-<INIT>", (), {}).init == "/strace-/bin/a-/bin/a"
     assert choose_command(RESOURCE, "/x<INIT>", (), {}).init == "/x<INIT>"
 
 
 @pytest.mark.parametrize("loaded", [APP, RESOURCE])
 @pytest.mark.parametrize("init", ["<INIT>" * 150_000, "x" * (INIT_MAX + 1)])
-def test_an_init_that_no_system_call_takes(loaded: manifest.Manifest, init: str) -> None:
-    """A request has room for so many placeholders that their replacements fill the memory."""
+def test_an_init_that_is_too_long(loaded: manifest.Manifest, init: str) -> None:
+    """A request may contain so many placeholders that their replacements exhaust the memory."""
     with pytest.raises(RefusedError) as caught:
         choose_command(loaded, init, (), {})
     assert isinstance(caught.value.error, error.InvalidArguments)

@@ -49,7 +49,7 @@ def test_the_number_of_packages_is_limited():
     there.also(events.InstallRequested("two", 100))
 
 
-def test_the_sum_of_sizes_is_limited_also_while_a_package_comes():
+def test_the_sum_of_sizes_is_limited_also_during_an_install():
     there = limited(size=1000).load(manifest(APP), size=900)
     there.also(events.InstallRequested("one", 100), events.PackageGrew("one", 100))
     assert there.refused(events.InstallRequested("one", 101)) == full("1000 bytes")
@@ -82,13 +82,13 @@ def test_nothing_is_installed_during_the_shutdown():
     assert there.refused(events.PackageVerified("one", APP, 1)) == later
 
 
-def test_what_is_being_stored_when_the_shutdown_begins_is_installed_silently():
+def test_a_package_stored_during_the_shutdown_is_not_announced():
     there = World().also(events.PackageVerified("one", APP, 100), events.ShutdownBegan())
     decided = there.changed(events.PackageStored("one", manifest(APP)))
     assert decided == (Log(logging.INFO, "Successfully installed app:1.0.0"),)
 
 
-def test_a_container_that_two_repositories_contain_is_that_of_the_first():
+def test_of_two_stored_copies_of_a_container_the_first_is_loaded():
     there = World().load(manifest(APP))
     refusal = there.refused(events.PackageLoaded("two", manifest(APP), 100))
     assert refusal == error.InstallDuplicate(APP)
@@ -121,7 +121,7 @@ def test_data_that_cannot_be_wiped():
         (events.WipeFailed(APP, "why"), [Complete, Launch]),
     ],
 )
-def test_a_start_of_another_version_waits_until_the_data_is_gone(
+def test_a_start_of_another_version_waits_until_the_data_is_detached_or_removed(
     event: events.Event, decided: list[type]
 ):
     there = world().also(events.UninstallRequested(APP, wipe=True), events.PackageRemoved(APP))
@@ -130,7 +130,7 @@ def test_a_start_of_another_version_waits_until_the_data_is_gone(
     assert [type(action) for action in there.changed(event)] == decided
 
 
-def test_a_start_waits_for_an_uninstall_that_will_wipe():
+def test_a_start_waits_for_an_uninstall_with_a_data_wipe():
     there = world().also(events.UninstallRequested(APP, wipe=True))
     there.launch(NEWER)
     assert there.entry(NEWER).phase is core.Phase.STARTING
@@ -139,7 +139,7 @@ def test_a_start_waits_for_an_uninstall_that_will_wipe():
 
 
 @pytest.mark.parametrize("mounted", [True, False])
-def test_a_start_goes_on_when_such_an_uninstall_fails(mounted: bool):
+def test_a_start_continues_when_such_an_uninstall_fails(mounted: bool):
     there = world()
     failed: events.Event = events.RemovalFailed(APP, "why")
     if mounted:
@@ -155,7 +155,7 @@ def test_a_start_does_not_wait_for_an_uninstall_that_keeps_the_data():
     assert type(there.changed(events.ImageMounted(NEWER))[-1]) is Launch
 
 
-def test_a_start_does_not_wait_for_the_rest_of_a_wipe():
+def test_a_start_does_not_wait_for_the_removal_of_detached_data():
     there = world().also(events.UninstallRequested(APP, wipe=True), events.PackageRemoved(APP))
     there.also(events.DataDetached(APP), events.StartRequested(NEWER))
     assert type(there.changed(events.ImageMounted(NEWER))[-1]) is Launch
@@ -170,7 +170,7 @@ def test_data_that_another_version_uses_is_not_wiped(while_starting: bool):
     there.also(events.UninstallRequested(APP))
 
 
-def test_boot_mounts_what_starts_with_its_resources_and_whole_repositories():
+def test_boot_mounts_autostart_apps_their_resources_and_whole_repositories():
     mounted = core.Repository(mount_on_start=True)
     there = World(core.State(repositories={"one": core.Repository(), "two": mounted}))
     there.load(resource(LIB), resource(LIB2), manifest(OTHER))
@@ -180,7 +180,7 @@ def test_boot_mounts_what_starts_with_its_resources_and_whole_repositories():
     assert boot.apps(there.state) == [APP]
 
 
-def test_the_shutdown_unmounts_what_nobody_uses():
+def test_the_shutdown_unmounts_unused_images():
     there = world().run(APP)
     there.also(events.MountRequested(OTHER), events.ImageMounted(OTHER), events.ShutdownBegan())
     assert there.changed(events.UmountAll()) == (actions.Umount(OTHER),)
@@ -199,11 +199,11 @@ def test_an_unmount_that_fails_in_the_shutdown_is_a_warning():
 def test_the_containers_with_a_process():
     there = world().run(APP).launch(OTHER)
     assert core.with_process(there.state) == [APP]
-    there.also(events.EndAll(9))
+    there.also(events.SignalAll(9))
     assert core.with_process(there.state) == [APP]
 
 
-def test_the_state_stays_as_it_was():
+def test_a_step_does_not_change_the_former_state():
     there = world()
     before = there.state
     copies = dict(before.containers)

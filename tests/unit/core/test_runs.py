@@ -1,4 +1,4 @@
-"""Starts, exits and signals: what they lead to, and in which order they are refused."""
+"""Starts, exits and signals: their results, and the order of refusals."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def kinds(decided: tuple[Action, ...]) -> list[type]:
     return [type(action) for action in decided]
 
 
-# What is executed.
+# The command of a start.
 
 
 @pytest.mark.parametrize(
@@ -63,14 +63,14 @@ def test_command(asked: events.StartRequested, executed: Command):
     assert launch == Launch(APP, executed, {})
 
 
-def test_an_init_for_a_container_without_one_is_taken_as_it_is():
+def test_an_init_for_a_container_without_one_is_unchanged():
     there = World().load(resource(LIB))
     there.changed(events.StartRequested(LIB, init="/bin/<INIT>"))
     decided = there.changed(events.ImageMounted(LIB))
     assert decided[-1] == Launch(LIB, Command("/bin/<INIT>", (), {}), {})
 
 
-# In which order a start is refused: each cause also has all later ones.
+# Order of the refusals of a start: in each row all later causes apply as well.
 
 
 def test_order_of_refusals():
@@ -116,7 +116,7 @@ def test_the_newest_match_is_chosen_and_kept():
     assert there.state.users_of(LIB) == frozenset()
 
 
-def test_what_is_being_uninstalled_is_no_candidate():
+def test_a_container_that_is_being_uninstalled_is_no_candidate():
     there = world().also(events.UninstallRequested(LIB2))
     there.changed(events.StartRequested(APP))
     run = there.entry(APP).run
@@ -170,7 +170,7 @@ def test_a_start_fails_once_no_image_of_it_is_in_transition():
     assert there.state.running == {}
 
 
-def test_a_start_that_fails_keeps_what_it_has_mounted():
+def test_a_failed_start_keeps_its_images_mounted():
     there = world()
     there.changed(events.StartRequested(APP))
     there.changed(events.MountFailed(APP, "why"), events.ImageMounted(LIB2))
@@ -188,7 +188,7 @@ def test_a_start_waits_for_the_end_of_an_unmount_and_mounts_again():
     assert kinds(there.changed(events.ImageMounted(LIB2))) == [Log, Launch]
 
 
-def test_an_unmount_that_fails_lets_a_start_go_on():
+def test_a_start_continues_after_a_failed_unmount():
     there = world().also(events.MountRequested(LIB2), events.ImageMounted(LIB2))
     there.also(events.UmountRequested(LIB2), events.StartRequested(APP), events.ImageMounted(APP))
     decided = there.changed(events.UmountFailed(LIB2, "why"))
@@ -262,13 +262,13 @@ def test_a_critical_container_that_fails_ends_the_runtime():
     assert decided[-1] == Fail(error.CriticalContainer(APP, Exited(3)))
 
 
-def test_a_critical_container_that_ends_well_is_no_failure():
+def test_a_critical_container_that_exits_with_0_is_no_failure():
     there = critical().run(APP).also(events.ProcessExited(APP, Exited(0)))
     assert Fail not in kinds(there.changed(events.Released(APP)))
 
 
 def test_a_critical_container_may_end_during_the_shutdown():
-    there = critical().run(APP).also(events.ShutdownBegan(), events.EndAll(9))
+    there = critical().run(APP).also(events.ShutdownBegan(), events.SignalAll(9))
     decided = there.changed(events.ProcessExited(APP, Signalled(9)))
     assert lines(decided)[0][0] == logging.INFO
     assert Fail not in kinds(there.changed(events.Released(APP)))
@@ -333,7 +333,7 @@ def test_an_exit_during_a_kill_does_not_answer_it():
     assert there.changed(events.SignalSent(APP)) == (Complete(APP),)
 
 
-def test_phases_are_dated():
+def test_a_change_of_phase_updates_its_time():
     there = world()
     before = there.entry(APP).since
     there.launch(APP)

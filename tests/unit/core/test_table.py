@@ -1,4 +1,4 @@
-"""Every event in every state, by a table. What is observed and not in a row changes nothing."""
+"""Every event in every state, by a table. An observation without a row changes nothing."""
 
 from __future__ import annotations
 
@@ -111,15 +111,15 @@ EVENTS: dict[str, Event] = {
     "detached": events.DataDetached(APP),
     "wiped": events.DataWiped(APP),
     "wipe failed": events.WipeFailed(APP, "why"),
-    "end all": events.EndAll(9),
+    "signal all": events.SignalAll(9),
     "umount all": events.UmountAll(),
 }
 REQUESTS = [name for name, event in EVENTS.items() if isinstance(event, events.Request)]
 
 BUSY = dict.fromkeys(REQUESTS, "internal error")
-"""Requests that the runtime keeps back, since another one on the container is going on."""
+"""Requests that the runtime queues, since another one on the container is in progress."""
 
-NOT_THERE = dict.fromkeys(REQUESTS, "refused invalid_container app:1.0.0")
+NOT_INSTALLED = dict.fromkeys(REQUESTS, "refused invalid_container app:1.0.0")
 STARTED = "refused start_container_started app:1.0.0"
 NOT_STARTED = "refused stop_container_not_started app:1.0.0"
 IN_USE = "refused umount_busy app:1.0.0"
@@ -179,14 +179,14 @@ TABLE: dict[Callable[[], World], dict[str, str]] = {
         "wipe": IN_USE,
         "lost": "running up unmounted -: Log",
         "exited": "stopping up mounted -: Log, Release app:1.0.0",
-        "end all": "stopping down mounted -: Log, SendSignal app:1.0.0",
+        "signal all": "stopping down mounted -: Log, SendSignal app:1.0.0",
     },
     signalled: BUSY
     | {
         "lost": "stopping down unmounted kill: Log",
         "signal sent": "stopping down mounted -: Complete app:1.0.0",
         "exited": "stopping down mounted kill: Log, Release app:1.0.0",
-        "end all": "stopping down mounted kill: Log, SendSignal app:1.0.0",
+        "signal all": "stopping down mounted kill: Log, SendSignal app:1.0.0",
     },
     stopping: {
         "mount": "refused invalid_container app:1.0.0",
@@ -198,7 +198,7 @@ TABLE: dict[Callable[[], World], dict[str, str]] = {
         "wipe": IN_USE,
         "lost": "stopping down unmounted -: Log",
         "exited": "stopping down mounted -: Log, Release app:1.0.0",
-        "end all": "stopping down mounted -: Log, SendSignal app:1.0.0",
+        "signal all": "stopping down mounted -: Log, SendSignal app:1.0.0",
     },
     exited: {
         "mount": "refused invalid_container app:1.0.0",
@@ -210,7 +210,7 @@ TABLE: dict[Callable[[], World], dict[str, str]] = {
         "wipe": IN_USE,
         "lost": "stopping up unmounted -: Log",
         "released": "installed down mounted -: Log, Publish",
-        "end all": "stopping down mounted -: Log, SendSignal app:1.0.0",
+        "signal all": "stopping down mounted -: Log, SendSignal app:1.0.0",
     },
     unmounted_to_remove: BUSY
     | {
@@ -227,18 +227,18 @@ TABLE: dict[Callable[[], World], dict[str, str]] = {
         "removed": "gone: Publish, WipeData app:1.0.0",
         "removal failed": "installed down unmounted -: Complete app:1.0.0 unexpected",
     },
-    wiping: NOT_THERE
+    wiping: NOT_INSTALLED
     | {
         "detached": "gone:",
         "wiped": "gone: Complete app:1.0.0",
         "wipe failed": "gone: Complete app:1.0.0 unexpected",
     },
-    detached: NOT_THERE
+    detached: NOT_INSTALLED
     | {
         "wiped": "gone: Complete app:1.0.0",
         "wipe failed": "gone: Complete app:1.0.0 unexpected",
     },
-    unknown: NOT_THERE,
+    unknown: NOT_INSTALLED,
     mounted_while_another_version_runs: {
         "mount": "refused invalid_container app:1.0.0",
         "umount": "installed down unmounting umount: Umount app:1.0.0",
@@ -248,7 +248,7 @@ TABLE: dict[Callable[[], World], dict[str, str]] = {
         "uninstall": "removing down unmounting uninstall: Umount app:1.0.0",
         "wipe": "refused umount_busy app:2.0.0",
         "lost": "installed down unmounted -: Log",
-        "end all": "installed down mounted -: Log, SendSignal app:2.0.0",
+        "signal all": "installed down mounted -: Log, SendSignal app:2.0.0",
         "umount all": "installed down unmounting -: Umount app:1.0.0",
     },
     shutting_down: {
@@ -272,13 +272,13 @@ TABLE: dict[Callable[[], World], dict[str, str]] = {
         "wipe": LATER,
         "lost": "running up unmounted -: Log",
         "exited": "stopping up mounted -: Log, Release app:1.0.0",
-        "end all": "stopping down mounted -: Log, SendSignal app:1.0.0",
+        "signal all": "stopping down mounted -: Log, SendSignal app:1.0.0",
     },
 }
 
 
 def outcome(there: World, event: Event) -> str:
-    """Say what an event led to, as the table does."""
+    """Describe the result of an event, in the notation of the table."""
     before = there.state
     try:
         result = there.step(event)
@@ -339,7 +339,7 @@ def test_a_resource_is_not_started():
     assert kind(world().refused(events.StartRequested(LIB2))) == "start_container_resource"
 
 
-def test_requests_on_other_containers_go_on():
+def test_requests_on_other_containers_are_independent():
     for event in (
         events.MountRequested(OTHER),
         events.StartRequested(OTHER),

@@ -38,7 +38,7 @@ def uses(*names: str, version: str = ">=1") -> dict[str, object]:
 
 
 class World:
-    """A registry that events are given to, one after the other."""
+    """A registry to which a test gives events, one after the other."""
 
     def __init__(self, state: core.State | None = None) -> None:
         self.state = state or core.State(
@@ -52,7 +52,7 @@ class World:
         return self
 
     def step(self, event: Event) -> core.Changed | core.Refused:
-        """Give an event, and take its state over. A second passes with each."""
+        """Give an event, and adopt the new state. The clock advances by one second."""
         self.now += 1_000_000_000
         result = core.step(self.state, event, self.now)
         if isinstance(result, core.Changed):
@@ -69,7 +69,7 @@ class World:
         return actions
 
     def refused(self, event: Event) -> object:
-        """Give an event that must be refused, and return the error of the wire."""
+        """Give an event that must be refused, and return the error."""
         result = self.step(event)
         assert isinstance(result, core.Refused), result
         return result.error
@@ -82,7 +82,7 @@ class World:
         return self.launch(container).also(events.Executed(container, 42))
 
     def launch(self, container: Container) -> World:
-        """Start a container, and mount all that its start mounts."""
+        """Start a container, and mount all images that it needs."""
         actions = self.changed(events.StartRequested(container))
         for action in actions:
             if isinstance(action, core.actions.Mount):
@@ -95,7 +95,7 @@ class World:
 
 
 def world() -> World:
-    """Return what most tests begin with: an app in two versions, another one, two resources."""
+    """Return the usual registry: an app in two versions, another app, two resources."""
     return World().load(
         manifest(APP, mounts=uses("lib")),
         manifest(NEWER),

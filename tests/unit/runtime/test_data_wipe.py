@@ -1,4 +1,4 @@
-"""Data that is wiped is nobody's at once, and is gone in the end, whoever is killed meanwhile."""
+"""A data wipe frees the path at once, and is completed later even if the runtime is killed."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def tree(path: Path) -> None:
 
 
 def finish(data_dir: str, stop: threading.Event | None = None) -> list[str]:
-    """Remove what an earlier run has not."""
+    """Complete the wipes of an earlier run."""
     return data_wipe.finish(data_dir, data_wipe.unfinished(data_dir), stop or threading.Event())
 
 
-def test_all_of_it_goes(tmp_path: Path) -> None:
+def test_a_wipe_removes_the_whole_tree(tmp_path: Path) -> None:
     tree(tmp_path / "app")
     tree(tmp_path / "other")
     data_wipe.wipe(str(tmp_path / "app"))
@@ -37,7 +37,7 @@ def test_all_of_it_goes(tmp_path: Path) -> None:
         data_wipe.wipe(str(tmp_path / "app"))
 
 
-def test_what_was_interrupted_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_wipe_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree(tmp_path / "app")
     with monkeypatch.context() as patched:
         patched.setattr(removal, "remove", lambda *_: os._exit(1))  # killed after the renaming
@@ -45,15 +45,15 @@ def test_what_was_interrupted_is_finished(tmp_path: Path, monkeypatch: pytest.Mo
         if pid == 0:
             data_wipe.wipe(str(tmp_path / "app"))
         os.waitpid(pid, 0)
-    (doomed,) = os.listdir(tmp_path)
-    assert doomed != "app"
+    (detached,) = os.listdir(tmp_path)
+    assert detached != "app"
     tree(tmp_path / "app")  # installed again meanwhile
-    assert finish(str(tmp_path)) == [doomed]
+    assert finish(str(tmp_path)) == [detached]
     assert os.listdir(tmp_path) == ["app"]
     assert finish(str(tmp_path)) == []
 
 
-def test_a_link_is_not_followed_and_stays(tmp_path: Path) -> None:
+def test_a_symbolic_link_is_not_followed_and_stays(tmp_path: Path) -> None:
     tree(tmp_path / "elsewhere")
     (tmp_path / "app").symlink_to("elsewhere")
     with pytest.raises(NotADirectoryError, match="/app"):
@@ -64,46 +64,46 @@ def test_a_link_is_not_followed_and_stays(tmp_path: Path) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Iterator[Path]:
-    """A data directory, which another program removes should the test fail."""
+    """A data directory; another program removes it if the test fails."""
     path = tmp_path / "data"
     path.mkdir()
     yield path
     subprocess.run(["rm", "-rf", path], check=True)
 
 
-def test_data_of_any_depth_goes(data: Path) -> None:
+def test_a_tree_of_any_depth_is_removed(data: Path) -> None:
     (data / "app").mkdir()
     deepen(data / "app", 3000)
     data_wipe.wipe(str(data / "app"))
-    doomed = data / ".northstar-wipe:0123456789abcdef"
-    doomed.mkdir()
-    deepen(doomed, 3000)
-    assert finish(str(data)) == [doomed.name]
+    detached = data / ".northstar-wipe:0123456789abcdef"
+    detached.mkdir()
+    deepen(detached, 3000)
+    assert finish(str(data)) == [detached.name]
     assert os.listdir(data) == []
 
 
-def test_what_is_stopped_is_finished_later(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stopped_wipe_is_completed_later(data: Path, caplog: pytest.LogCaptureFixture) -> None:
     tree(data / "app")
     stop = threading.Event()
     stop.set()
     with pytest.raises(OSError, match="the runtime ends; its next start removes") as caught:
         data_wipe.wipe(str(data / "app"), stop)
     assert caught.value.errno == errno.ECANCELED
-    (doomed,) = os.listdir(data)
+    (detached,) = os.listdir(data)
     with caplog.at_level(logging.INFO):
         assert finish(str(data), stop) == []
     assert [record.levelname for record in caplog.records] == ["INFO"]
-    assert finish(str(data), threading.Event()) == [doomed]
+    assert finish(str(data), threading.Event()) == [detached]
 
 
 @pytest.mark.parametrize("failure", [OSError(errno.EIO, "bad disk"), RecursionError(), KeyError()])
-def test_no_failure_leaves_the_removal_of_leftovers(
+def test_a_failure_does_not_stop_the_other_removals(
     data: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     failure: Exception,
 ) -> None:
-    """Whatever it is: it is a warning, and the others are removed."""
+    """Any exception is a warning, and the other trees are removed."""
     first, second = (f".northstar-wipe:{digit * 16}" for digit in "ab")
     tree(data / first)
     tree(data / second)
@@ -116,11 +116,11 @@ def test_no_failure_leaves_the_removal_of_leftovers(
 
     monkeypatch.setattr(removal, "remove", fail)
     assert finish(str(data)) == [second]
-    assert "Cannot remove what was being wiped" in caplog.text
+    assert "Cannot remove data that was being wiped" in caplog.text
     assert os.listdir(data) == [first]
 
 
-def test_only_what_was_being_wiped_is_removed(data: Path) -> None:
+def test_only_unfinished_wipes_are_removed(data: Path) -> None:
     names = [".northstar-wipe:mine", ".northstar-wipe", "northstar-wipe:0123456789abcdef", "app"]
     for name in names:
         tree(data / name)
@@ -128,7 +128,7 @@ def test_only_what_was_being_wiped_is_removed(data: Path) -> None:
     assert sorted(os.listdir(data)) == sorted(names)
 
 
-def test_a_data_directory_that_is_gone_is_a_warning(
+def test_a_missing_data_directory_is_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert finish(str(tmp_path / "missing")) == []
@@ -153,7 +153,7 @@ print(os.listdir(sys.argv[1]), os.path.ismount(sys.argv[1]))
 
 
 @pytest.mark.root
-def test_data_on_a_file_system_of_its_own_is_emptied(data: Path) -> None:
+def test_data_on_a_separate_file_system_is_emptied(data: Path) -> None:
     (data / "app").mkdir()
     command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", MOUNTED]
     done = subprocess.run([*command, data / "app"], check=True, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Directories that other programs remove, move or replace while we have them."""
+"""Directories that other programs remove, move or replace while the runtime uses them."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def mode(path: str) -> int:
 
 
 @pytest.mark.parametrize("key", directories.OWN)
-def test_one_that_was_removed_is_made_and_locked_anew(own: RuntimeDirectories, key: str) -> None:
+def test_a_removed_directory_is_created_and_locked_again(own: RuntimeDirectories, key: str) -> None:
     held: LockedDirectory = getattr(own, key)
     before = mode(held.path)
-    held.restore()  # of what is there nothing changes
+    held.restore()  # an existing directory is unchanged
     for directory in own:
         os.rmdir(directory.path)
     os.rmdir(os.path.dirname(held.path))
@@ -56,12 +56,12 @@ def test_one_that_was_removed_is_made_and_locked_anew(own: RuntimeDirectories, k
     assert held.is_current()
 
 
-def test_one_that_was_moved_is_missed_until_it_is_back(
+def test_a_moved_directory_is_an_error_until_it_is_back(
     own: RuntimeDirectories, tmp_path: Path
 ) -> None:
     held = own.run_dir
     (Path(held.path) / "content").mkdir()
-    away = tmp_path / "away (deleted)"  # as the kernel shows those that were removed
+    away = tmp_path / "away (deleted)"  # the suffix that the kernel shows for a removed one
     os.rename(held.path, away)
     with pytest.raises(FileNotFoundError, match=held.path):
         held.refuse_if_moved()
@@ -74,7 +74,7 @@ def test_one_that_was_moved_is_missed_until_it_is_back(
     assert os.listdir(held.path) == ["content"]
 
 
-def test_one_that_was_replaced_is_used_and_locked(own: RuntimeDirectories, tmp_path: Path) -> None:
+def test_a_replacement_is_used_and_locked(own: RuntimeDirectories, tmp_path: Path) -> None:
     held = own.data_dir
     os.rename(held.path, tmp_path / "old")
     os.mkdir(held.path)
@@ -83,7 +83,7 @@ def test_one_that_was_replaced_is_used_and_locked(own: RuntimeDirectories, tmp_p
     assert not is_locked(str(tmp_path / "old"))
 
 
-def test_another_runtime_may_have_it_by_then(own: RuntimeDirectories) -> None:
+def test_a_replacement_may_be_locked_by_another_runtime(own: RuntimeDirectories) -> None:
     held = own.socket_dir
     os.rmdir(held.path)
     os.mkdir(held.path)
@@ -112,7 +112,7 @@ def test_one_directory_for_two_purposes(tmp_path: Path) -> None:
     assert not is_locked(str(tmp_path / "x"))
 
 
-def test_a_lock_that_is_kept_outlives_the_end(tmp_path: Path) -> None:
+def test_a_kept_lock_outlives_the_release(tmp_path: Path) -> None:
     kept, released = (
         LockedDirectory("dir", str(tmp_path / "a")),
         LockedDirectory("dir", str(tmp_path / "b")),

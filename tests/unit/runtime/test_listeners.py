@@ -1,4 +1,4 @@
-"""The sockets of containers: nobody reaches one before it has the mode of its manifest."""
+"""Sockets of containers: a socket is not reachable before it has the mode of its manifest."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TYPES = {
 def test_the_first_mode_of_a_socket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: SocketType, umask: int
 ) -> None:
-    """A datagram socket can be sent to as soon as its file is there."""
+    """A datagram socket is reachable as soon as its file exists."""
     first: list[int] = []
     configure = listeners._configure
 

@@ -1,4 +1,4 @@
-"""The log's lines: form, levels, and what a message may not do to them."""
+"""The lines of the log: format, levels, and messages that must not break them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Setup = Callable[..., Callable[[], list[str]]]
 
 @pytest.fixture
 def setup() -> Iterator[Setup]:
-    """Set the log up on a pipe; gives a function that returns the lines that came."""
+    """Set the log up on a pipe; yield a function that returns the logged lines."""
     reader, output = os.pipe()
     os.set_blocking(reader, False)
     levels = {name: logging.getLogger(name).level for name in logs.LOGGERS.values()}
@@ -49,7 +49,7 @@ def setup() -> Iterator[Setup]:
     os.close(output)
 
 
-def test_form(setup: Setup) -> None:
+def test_format(setup: Setup) -> None:
     lines = setup()
     runtime.info("Started %s", A)
     runtime.warning("so so")
@@ -66,7 +66,7 @@ def test_form(setup: Setup) -> None:
         assert re.fullmatch(pattern, line)
 
 
-def test_the_journal_is_known_by_its_stream() -> None:
+def test_the_journal_is_recognised_by_its_stream() -> None:
     descriptor = os.open(os.devnull, os.O_WRONLY)
     status = os.fstat(descriptor)
     stream = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
@@ -78,7 +78,7 @@ def test_the_journal_is_known_by_its_stream() -> None:
     assert not logs.is_journal(descriptor, stream)
 
 
-def test_priorities_of_the_journal() -> None:
+def test_journal_priorities() -> None:
     reader, output = os.pipe()
     handler = logs.Handler(Writer(output), journal=True)
     for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL):
@@ -139,7 +139,7 @@ def test_a_later_setup_replaces_the_first(setup: Setup) -> None:
     assert len(lines()) == 1
 
 
-def test_a_traceback_is_lines_of_their_own(setup: Setup) -> None:
+def test_a_traceback_is_logged_as_separate_lines(setup: Setup) -> None:
     lines = setup()
     try:
         raise ValueError("bad\nvalue")
@@ -185,7 +185,7 @@ def test_a_process_ends_while_its_stderr_is_stuck() -> None:
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     ) as process:
         assert process.stdout is not None
-        # Nobody reads its stderr, and a pipe holds a tenth of what it writes.
+        # Its stderr is not read, and the pipe holds a tenth of its output.
         assert process.stdout.read() == b"done\n"
         assert process.wait(timeout=20) == 0
 
@@ -228,7 +228,7 @@ def test_a_long_traceback_is_cut(setup: Setup) -> None:
     assert sum("lines left out)" in line for line in found) == 1
 
 
-def test_of_many_lines_of_a_kind_the_rest_is_counted(setup: Setup) -> None:
+def test_only_the_first_of_many_similar_lines_are_logged(setup: Setup) -> None:
     lines = setup()
     for count in (0, 5, 45):
         with logs.first_few(logging.WARNING, "%d more bad files of %s", "/100%s") as warn:
@@ -240,7 +240,7 @@ def test_of_many_lines_of_a_kind_the_rest_is_counted(setup: Setup) -> None:
 
 
 def test_a_record_that_cannot_be_written_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """logging's own way is a traceback on sys.stderr, whose reader may be stuck."""
+    """The default of logging is a traceback on sys.stderr, whose reader may be stuck."""
     reader, output = os.pipe()
     handler = logs.Handler(Writer(output), journal=False)
     handler.handle(logging.LogRecord("northstar.runtime", 20, "", 0, "%d", ("no number",), None))
@@ -251,7 +251,7 @@ def test_a_record_that_cannot_be_written_is_a_line(capsys: pytest.CaptureFixture
     os.close(output)
 
 
-def test_what_python_itself_writes_to_stderr_goes_the_way_of_the_log() -> None:
+def test_output_of_python_itself_to_stderr_is_logged() -> None:
     script = """if True:
         import sys, threading, warnings
         from northstar.runtime import logs

@@ -1,4 +1,4 @@
-"""malloc(3) as the runtime wants it, in a process of its own."""
+"""The settings of malloc(3), in a separate process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a repository removes and replaces: files of its own, and no others."""
+"""A repository removes and replaces only files that belong to it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def accept(_event: Event) -> None:
 async def receive(
     repository: FsRepository, apply: Callable[[Event], None] = accept
 ) -> PackageWriter:
-    """Begin an install; the core accepts all of it, unless `apply` says otherwise."""
+    """Begin an install; by default `apply` accepts every event."""
     file = await repository.receive()
     return PackageWriter(apply, asyncio.create_task, repository, file)
 
@@ -53,7 +53,7 @@ def files(directory: Path) -> list[Path]:
 
 
 def replace(path: Path) -> None:
-    path.with_suffix(".new").write_bytes(b"somebody's")
+    path.with_suffix(".new").write_bytes(b"foreign")
     os.rename(path.with_suffix(".new"), path)
 
 
@@ -68,14 +68,14 @@ def test_only_the_open_file_is_unlinked(tmp_path: Path) -> None:
         assert not path.exists()
         replace(path)
         assert not unlink_same(str(path), descriptor)
-        assert path.read_bytes() == b"somebody's"
+        assert path.read_bytes() == b"foreign"
         path.unlink()
         assert not unlink_same(str(path), descriptor)
     finally:
         os.close(descriptor)
 
 
-def test_an_aborted_install_leaves_a_file_in_place_of_its_own(
+def test_an_aborted_install_keeps_a_file_that_replaced_its_own(
     repository: FsRepository, tmp_path: Path
 ) -> None:
     async def work() -> None:
@@ -91,19 +91,19 @@ def test_an_aborted_install_leaves_a_file_in_place_of_its_own(
 
     run(work())
     (left,) = files(tmp_path)
-    assert left.read_bytes() == b"somebody's"
+    assert left.read_bytes() == b"foreign"
 
 
-def test_a_file_that_comes_during_the_install_is_not_replaced(
+def test_a_file_that_appears_during_the_install_is_not_replaced(
     repository: FsRepository, tmp_path: Path
 ) -> None:
     paths = []
 
     def late(event: Event) -> None:
-        # A package is accepted when its name is chosen, and before it has it.
+        # The core accepts a package after its path is chosen, and before the file is renamed.
         if isinstance(event, events.PackageVerified):
             paths.append(tmp_path / f"{event.container}.npk")
-            paths[0].write_bytes(b"somebody's")
+            paths[0].write_bytes(b"foreign")
 
     async def work() -> None:
         incoming = await receive(repository, late)
@@ -113,20 +113,20 @@ def test_a_file_that_comes_during_the_install_is_not_replaced(
         await incoming.abort()
         assert repository.packages == {}
         assert files(tmp_path) == paths
-        # The next one chooses another name.
+        # The next install chooses another name.
         incoming = await receive(repository)
         await incoming.write(GOOD)
         package = repository.packages[await incoming.commit()]
         assert package.path not in (None, str(paths[0]))
 
     run(work())
-    assert paths[0].read_bytes() == b"somebody's"
+    assert paths[0].read_bytes() == b"foreign"
 
 
 def test_an_install_whose_directory_cannot_be_synced_leaves_no_file(
     repository: FsRepository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By then the file has its name; a file that somebody puts there meanwhile stays."""
+    """The file has its final name then; a file that another program puts there is kept."""
     directory = os.stat(tmp_path)
     fsync = os.fsync
     replacing = False
@@ -154,7 +154,7 @@ def test_an_install_whose_directory_cannot_be_synced_leaves_no_file(
     run(work())
 
 
-def test_what_is_no_package_is_not_kept(repository: FsRepository, tmp_path: Path) -> None:
+def test_an_invalid_package_is_not_kept(repository: FsRepository, tmp_path: Path) -> None:
     async def work() -> None:
         incoming = await receive(repository)
         await incoming.write(b"junk")
@@ -166,8 +166,8 @@ def test_what_is_no_package_is_not_kept(repository: FsRepository, tmp_path: Path
     assert files(tmp_path) == []
 
 
-def test_a_name_that_the_file_system_does_not_take_is_refused(repository: FsRepository) -> None:
-    """With a number behind it, it would be longer still."""
+def test_a_name_that_the_file_system_refuses_is_refused(repository: FsRepository) -> None:
+    """With a number appended it would be even longer."""
     container = Container(Name("a" * 300), Version(1, 0, 0))
     with pytest.raises(OSError, match="File name too long"):
         repository.free_path(container)

@@ -1,4 +1,4 @@
-"""What a killed runtime left is told from what is somebody else's by its name."""
+"""Stale state of a killed runtime is distinguished from other files by its name."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from northstar.runtime import config, directories, stale_state
 
 @pytest.fixture
 def configuration(tmp_path: Path) -> Iterator[config.Config]:
-    """One whose directories are missing; another program removes them at the end."""
+    """A configuration whose directories are missing; another program removes them at the end."""
     place = tmp_path / "place"
     lines = [f'{key} = "{place / key}"' for key in directories.OWN]
     yield config.loads("\n".join([*lines, 'cgroup = "northstar-unit"']))
     subprocess.run(["rm", "-rf", place], check=True)
 
 
-def test_only_what_is_named_as_ours_is_removed(configuration: config.Config) -> None:
+def test_only_names_of_our_naming_scheme_are_removed(configuration: config.Config) -> None:
     with contextlib.ExitStack() as locks:
         directories.own(configuration, locks)
     run, sockets = Path(configuration.run_dir), Path(configuration.socket_dir)
@@ -42,7 +42,7 @@ def test_only_what_is_named_as_ours_is_removed(configuration: config.Config) -> 
     assert sorted(os.listdir(sockets)) == ["a", "app:1.0.0", "app:1.0.0:file", "app:1:a"]
 
 
-def test_directories_of_any_depth_are_made(configuration: config.Config) -> None:
+def test_directories_of_any_depth_are_created(configuration: config.Config) -> None:
     deep = configuration.run_dir + "/a" * 1500
     old = os.umask(0o077)
     try:

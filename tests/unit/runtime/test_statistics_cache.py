@@ -1,4 +1,4 @@
-"""Who polls statistics has the files kept open, and only while polling."""
+"""The files of polled statistics stay open, and only while they are polled."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from northstar.runtime.statistics_cache import StatisticsCache
 
 
 def cgroups(directory: Path, count: int) -> list[Cgroup]:
-    """Containers' cgroups in a directory that looks like a hierarchy of version 1."""
+    """Cgroups of containers in a directory that imitates a hierarchy of version 1."""
     host = CgroupHost([Hierarchy(str(directory), 1, frozenset({"pids"}))])
     made = [Cgroup.create(host, "top", f"app{number}", None) for number in range(count)]
     for cgroup in made:
@@ -41,7 +41,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-def test_who_asks_once_keeps_nothing_open_and_who_polls_sees_every_change(tmp_path: Path) -> None:
+def test_one_read_keeps_no_file_open_and_polling_returns_every_change(tmp_path: Path) -> None:
     (cgroup,) = cgroups(tmp_path, 1)
 
     async def test(polled: StatisticsCache) -> None:
@@ -58,10 +58,10 @@ def test_who_asks_once_keeps_nothing_open_and_who_polls_sees_every_change(tmp_pa
     run(test)
 
 
-def test_files_are_closed_when_nobody_asks_any_more(
+def test_files_are_closed_after_the_last_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(statistics_cache, "KEPT", 0.05)
+    monkeypatch.setattr(statistics_cache, "IDLE_TIMEOUT", 0.05)
     first, second = cgroups(tmp_path, 2)
 
     async def test(polled: StatisticsCache) -> None:
@@ -76,15 +76,15 @@ def test_files_are_closed_when_nobody_asks_any_more(
 
         await until(one_is_polled)
         await until(lambda: descriptors() == before)
-        # Nothing is remembered: this is again somebody who asks once.
+        # The cache is empty: this is a first read again.
         polled.read(first)
         assert descriptors() == before
 
     run(test)
 
 
-def test_new_files_are_seen_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics_cache, "RENEWED", 0.05)
+def test_new_files_are_found_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics_cache, "REOPEN_INTERVAL", 0.05)
     (cgroup,) = cgroups(tmp_path, 1)
     file = tmp_path / cgroup.path / "pids.current"
     file.unlink()
@@ -99,9 +99,7 @@ def test_new_files_are_seen_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     run(test)
 
 
-def test_starts_are_not_left_without_descriptors(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_descriptors_remain_for_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (320, 320))
     made = cgroups(tmp_path, 3)
 

@@ -1,4 +1,4 @@
-"""What containers print: lines, floods, ends, over real pipes."""
+"""Output of containers: lines, floods and the end of the stream, over real pipes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ A = Container.parse("a:1.0.0")
 
 
 class Lines(logging.Handler):
-    """The lines of containers, with the name and level they were logged under."""
+    """The lines of containers, with their name and level."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ def collecting(level: int = logging.DEBUG) -> Iterator[Lines]:
 
 @contextlib.asynccontextmanager
 async def printing(output: Output = Output.PIPE) -> AsyncIterator[tuple[OutputPipe, int]]:
-    """A container's output, and the end of the pipe to print to."""
+    """A container's output, and the write end of its pipe."""
     reader, printer = os.pipe()
     os.set_blocking(printer, False)
     pipe = stdio.open_output(reader, A, "stdout", output)
@@ -71,7 +71,7 @@ async def printing(output: Output = Output.PIPE) -> AsyncIterator[tuple[OutputPi
 
 
 def flood(descriptor: int, data: bytes, limit: int = 2**30) -> int:
-    """Print until the pipe is full; return the bytes that it took."""
+    """Print until the pipe is full; return the number of accepted bytes."""
     sent = 0
     with contextlib.suppress(BlockingIOError):
         while sent < limit:
@@ -98,7 +98,7 @@ def test_lines() -> None:
     run(test())
 
 
-def test_what_nobody_wants_to_see_is_still_read() -> None:
+def test_output_below_the_log_level_is_still_read() -> None:
     async def test() -> None:
         with collecting(logging.INFO) as lines:
             async with printing() as (_, printer):
@@ -122,8 +122,8 @@ def test_what_nobody_wants_to_see_is_still_read() -> None:
         max_size=12,
     )
 )
-def test_no_byte_is_lost_whatever_the_pieces(pieces: list[bytes]) -> None:
-    # A carriage return is the end of a line or not; that is for other tests.
+def test_no_byte_is_lost_with_any_chunks(pieces: list[bytes]) -> None:
+    # Other tests cover carriage returns at the end of a line.
     pieces = [piece.replace(b"\r", b"") for piece in pieces]
     with collecting() as lines:
         sink = LineSink(A)
@@ -140,7 +140,7 @@ def test_no_byte_is_lost_whatever_the_pieces(pieces: list[bytes]) -> None:
         if len(line) <= LINE_MAX:
             assert text == whole
         while text != whole:
-            # Split where it is too long, but not for nothing.
+            # Split only where the line is too long.
             part = next(texts)
             assert part
             text += part
@@ -169,8 +169,8 @@ def test_long_lines_are_split(printed: bytes, lines_: list[str]) -> None:
 
 
 @pytest.mark.parametrize("junk", [b"\x1bx" * 2048, b"\x80x" * 2048, "\x85x".encode() * 1365])
-def test_bytes_that_are_no_text_cost_what_they_take(junk: bytes) -> None:
-    """Escaping takes a hundred times as long: so a step does less of it, and the pipe waits."""
+def test_the_cost_of_binary_data_matches_its_duration(junk: bytes) -> None:
+    """Escaping takes a hundred times as long: a step escapes fewer bytes, and the pipe waits."""
     with collecting() as lines:
         sink = LineSink(A)
         sink.feed((junk + b"\n") * 4)
@@ -184,7 +184,7 @@ def test_bytes_that_are_no_text_cost_what_they_take(junk: bytes) -> None:
         assert sink.step() == (0, False)
 
 
-def test_of_bytes_without_lines_the_end_is_kept() -> None:
+def test_the_end_of_output_without_line_ends_is_kept() -> None:
     with collecting() as lines:
         sink = LineSink(A)
         sink.feed(b"x" * 2**20 + b"the reason")
@@ -196,7 +196,7 @@ def test_of_bytes_without_lines_the_end_is_kept() -> None:
         assert "".join(lines.texts).endswith("the reason")
 
 
-def test_an_endless_line_does_not_grow() -> None:
+def test_an_endless_line_is_not_buffered() -> None:
     with collecting():
         sink = LineSink(A)
         for _ in range(100):
@@ -221,16 +221,16 @@ def test_a_flood_waits_in_its_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
                     before = len(lines.texts)
                     await asyncio.sleep(0)
                     most = max(most, len(lines.texts) - before)
-                # The event loop had its turn after every step.
+                # Other tasks of the event loop ran after every step.
                 assert most <= stdio.LINES_PER_STEP
-                # The burst, what the rate gave since, and one step more than was known.
+                # The burst, the amount of the rate since then, and one step of overspending.
                 seconds = loop.time() - begun
                 assert len(lines.texts) <= 1010 * (1 + seconds) + stdio.LINES_PER_STEP
-                # The rest is in the pipe and its reader: the container waits, nothing is dropped.
+                # Other bytes stay in the pipe and its reader: the container waits, none is dropped.
                 logged = sum(len(text) + 1 for text in lines.texts)
                 assert sent - logged < 2**16 + 2 * stdio.CHUNK
                 os.close(printer)
-                # What is left at its end comes at once.
+                # At the end of the container the remaining bytes are logged at once.
         left_out = sum(int(text[1:].split()[0]) for text in lines.texts if "left out" in text)
         logged = sum(len(text) + 1 for text in lines.texts if "left out" not in text)
         assert logged + left_out in (sent, sent + 1)
@@ -238,9 +238,9 @@ def test_a_flood_waits_in_its_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     run(test())
 
 
-def test_all_pipes_share_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_pipes_share_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
     cost = stdio.LINE_COST + 1
-    monkeypatch.setattr(stdio, "_total", TokenBucket(rate=1.0, burst=100 * cost))
+    monkeypatch.setattr(stdio, "_total_bucket", TokenBucket(rate=1.0, burst=100 * cost))
 
     async def test() -> None:
         with collecting() as lines:
@@ -256,13 +256,13 @@ def test_all_pipes_share_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     run(test())
 
 
-def test_close_passes_on_what_is_left() -> None:
+def test_close_passes_on_remaining_bytes() -> None:
     async def test() -> None:
         with collecting() as lines:
             async with printing() as (pipe, printer):
                 os.write(printer, b"last\nwords")
                 pipe.close()
-                # At once: the log says afterwards that the container exited.
+                # Before `close` returns: the log line about the exit follows.
                 assert lines.texts == ["last", "words"]
                 assert pipe.ended
                 pipe.close()
@@ -270,7 +270,7 @@ def test_close_passes_on_what_is_left() -> None:
     run(test())
 
 
-def test_close_does_not_hold_up_others_for_much_that_is_left() -> None:
+def test_many_remaining_bytes_at_close_do_not_delay_others() -> None:
     async def test() -> None:
         with collecting() as lines:
             async with printing() as (pipe, printer):
@@ -284,7 +284,7 @@ def test_close_does_not_hold_up_others_for_much_that_is_left() -> None:
     run(test())
 
 
-def test_the_last_words_of_a_flood_are_kept() -> None:
+def test_the_last_lines_of_a_flood_are_kept() -> None:
     async def test() -> None:
         with collecting() as lines:
             async with printing() as (pipe, printer):
@@ -303,7 +303,7 @@ def test_the_last_words_of_a_flood_are_kept() -> None:
     run(test())
 
 
-def test_somebody_else_who_holds_the_pipe_cannot_keep_it_open() -> None:
+def test_another_process_with_the_write_end_cannot_keep_it_open() -> None:
     async def test() -> None:
         async with printing() as (pipe, printer):
             pipe.close()
@@ -342,7 +342,7 @@ def test_inherit_copies_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     run(test())
 
 
-def test_a_container_waits_while_our_own_output_is_stuck() -> None:
+def test_a_container_waits_while_the_output_of_the_runtime_is_stuck() -> None:
     async def test() -> None:
         reader, output = os.pipe()
         out = Writer(output)
@@ -359,7 +359,7 @@ def test_a_container_waits_while_our_own_output_is_stuck() -> None:
             await asyncio.sleep(0.001)
         assert out.backlog <= stdio.BACKLOG_MAX + stdio.CHUNK
         assert not out._lost.writes
-        # Once it is read, all of it comes.
+        # As soon as it is read, all bytes arrive.
         loop = asyncio.get_running_loop()
         os.close(printer)
         got = 0

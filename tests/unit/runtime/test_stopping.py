@@ -1,4 +1,4 @@
-"""Which processes a signal to a container reaches, with processes of the test's own."""
+"""Which processes a signal to a container reaches, with child processes of the test."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 from northstar.linux import pidfd, procfs
 from northstar.runtime.stopping import stop_members
 
-PATIENCE = 20.0
+TIMEOUT = 20.0
 
 
 class Group:
-    """A process group: its leader stands for a container's init."""
+    """A process group: its leader has the role of a container's init."""
 
     def __init__(self) -> None:
         self.leader = subprocess.Popen(["sleep", "1000"], process_group=0)
@@ -43,7 +43,7 @@ def state(process: subprocess.Popen[bytes]) -> str:
 
 
 def wait_state(process: subprocess.Popen[bytes], wanted: str) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while state(process) != wanted:
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -66,7 +66,7 @@ def test_a_group_whose_init_is_reaped_is_somebody_elses(group: Group) -> None:
 def test_a_number_that_is_another_process_by_now(
     group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The list of members is older than the signal: a number in it may have been given away."""
+    """The list of members is older than the signal: a pid in it may have been reused."""
     other = Group()
     older = [{other.member.pid: "S"}, {}]
     try:

@@ -1,4 +1,4 @@
-"""The service manager, over a real datagram socket."""
+"""Notifications to the service manager, over a real datagram socket."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_watchdog(tmp_path: Path) -> None:
         assert listener.receive() == b"READY=1"
         for _ in range(4):
             assert await loop.run_in_executor(None, listener.receive) == b"WATCHDOG=1"
-        # Twice as often as it must be.
+        # Twice per interval of the watchdog.
         assert 0.025 < loop.time() - begun < 5
         manager.close()
 
@@ -74,7 +74,9 @@ def test_watchdog(tmp_path: Path) -> None:
         {"WATCHDOG_USEC": "1000"},
     ],
 )
-def test_nobody_to_tell(environment: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_service_manager(
+    environment: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
     manager = Manager(environment)
     manager.ready()
     manager.stopping()
@@ -87,7 +89,7 @@ def test_a_watchdog_of_another_process(tmp_path: Path) -> None:
         "WATCHDOG_USEC": "1",
         "WATCHDOG_PID": str(os.getpid() + 1),
     }
-    # A watchdog of ours would need the event loop that is not there.
+    # A watchdog timer would need an event loop, and none is running.
     Manager(environment).ready()
 
 

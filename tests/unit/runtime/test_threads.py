@@ -1,4 +1,4 @@
-"""Thread pools: what one waits for holds up no other one, and no end of the process."""
+"""Thread pools: a blocked pool delays neither other pools nor the end of the process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEADLINE = 20.0
 
 @pytest.fixture
 def gate() -> Iterator[threading.Event]:
-    """What a held thread waits for."""
+    """An event that a blocked thread waits for."""
     event = threading.Event()
     yield event
     event.set()
@@ -50,12 +50,12 @@ def test_a_call_returns_or_raises() -> None:
     pool.shutdown()
 
 
-def test_all_threads_are_there_from_the_beginning() -> None:
+def test_all_threads_start_with_the_pool() -> None:
     before = running()
     pool = Pool("test", 3)
     assert len(pool) == 3
     assert len(running() - before) == 3
-    # All of them at once, and no others.
+    # All of them work in parallel, and no further ones.
     barrier = threading.Barrier(4)
     calls = [pool.submit(barrier.wait, DEADLINE) for _ in range(3)]
     barrier.wait(DEADLINE)
@@ -65,7 +65,7 @@ def test_all_threads_are_there_from_the_beginning() -> None:
     assert running() == before
 
 
-def test_no_room_for_a_thread_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_thread_leaves_none_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     before = running()
     start = threading.Thread.start
     left = iter(range(5))
@@ -82,7 +82,7 @@ def test_no_room_for_a_thread_leaves_none(monkeypatch: pytest.MonkeyPatch) -> No
     assert running() == before
 
 
-def test_a_held_pool_holds_up_no_other(pools: Pools, gate: threading.Event) -> None:
+def test_a_blocked_pool_delays_no_other(pools: Pools, gate: threading.Event) -> None:
     held = pools.storage["a"]
     waiting = [held.submit(gate.wait) for _ in range(10)]
     for pool in pools:
@@ -93,8 +93,8 @@ def test_a_held_pool_holds_up_no_other(pools: Pools, gate: threading.Event) -> N
     assert all(call.result(DEADLINE) for call in waiting)
 
 
-def test_what_waits_for_the_same_shares_a_pool(pools: Pools) -> None:
-    """Repositories in memory wait for no device; a directory's packages and mounts may differ."""
+def test_calls_that_wait_for_the_same_resource_share_a_pool(pools: Pools) -> None:
+    """Repositories in memory wait for no device. Those of a directory are separate."""
     assert pools.storage["m"] is pools.mounts["m"] is pools.storage["n"]
     assert len({pools.storage["a"], pools.mounts["a"], pools.storage["b"], pools.mounts["b"]}) == 4
     assert sum(map(len, pools)) == 7 * threads.NUMBER + len(pools.wipes)
@@ -118,7 +118,7 @@ def test_a_cancelled_call_that_has_not_begun_is_not_made(gate: threading.Event) 
     assert made == []
 
 
-def test_the_end_names_what_is_held(pools: Pools, gate: threading.Event) -> None:
+def test_stop_returns_the_blocked_pools(pools: Pools, gate: threading.Event) -> None:
     held = pools.mounts["b"]
     made: list[int] = []
     begun = [held.submit(gate.wait) for _ in range(len(held))]
@@ -128,7 +128,7 @@ def test_the_end_names_what_is_held(pools: Pools, gate: threading.Event) -> None
     since = time.monotonic()
     assert pools.stop(0.2) == [held]
     assert time.monotonic() - since < DEADLINE
-    # What comes now ends at once, also in a task that undoes what it has begun.
+    # New calls are cancelled at once, also in the clean-up of a cancelled task.
     assert pools.kernel.submit(made.append, 2).cancelled()
     assert queued.cancelled()
     gate.set()
@@ -137,8 +137,8 @@ def test_the_end_names_what_is_held(pools: Pools, gate: threading.Event) -> None
     assert made == []
 
 
-def test_the_process_ends_though_a_thread_is_held() -> None:
-    """As it does not with the threads of ThreadPoolExecutor, which the interpreter joins."""
+def test_the_process_ends_despite_a_blocked_thread() -> None:
+    """The interpreter joins the threads of ThreadPoolExecutor, but not these."""
     program = (
         "import asyncio, threading\n"
         "from northstar.runtime.threads import Pools\n"

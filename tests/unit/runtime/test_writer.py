@@ -1,4 +1,4 @@
-"""Output that may be stuck: nobody waits, little is lost, and what is lost is reported."""
+"""Output that may be stuck: no caller waits, little is lost, and losses are reported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from northstar.runtime import writer
 from northstar.runtime.writer import Loss, Writer
 
 LINE = b"x" * 999 + b"\n"
-PATIENCE = 20.0
+TIMEOUT = 20.0
 
 
 @pytest.fixture
@@ -48,22 +48,22 @@ def note(lost: Loss) -> bytes:
 
 
 def promptly(act: Callable[[], object]) -> None:
-    """Do something that must never wait; that it hangs is a failure and not the end of pytest."""
+    """Call a function that must never wait; if it hangs, the test fails and pytest continues."""
     thread = threading.Thread(target=act, daemon=True)
     thread.start()
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT)
     assert not thread.is_alive(), "it waits for a reader"
 
 
 def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)
 
 
 def fill(out: Writer) -> int:
-    """Write until something waits; return the lines."""
+    """Write until some data waits; return the number of lines."""
     lines = 0
     while not out.backlog:
         out.write(LINE)
@@ -84,11 +84,11 @@ def write_lines(out: Writer, line: bytes, count: int) -> None:
 
 
 def ended(out: Writer) -> None:
-    out.close(PATIENCE)
+    out.close(TIMEOUT)
     until(lambda: not out._running)
 
 
-def test_what_a_pipe_takes_is_written_at_once(pipe: tuple[int, int]) -> None:
+def test_data_that_fits_into_a_pipe_is_written_at_once(pipe: tuple[int, int]) -> None:
     reader, output = pipe
     with writing(output) as out:
         out.write(b"one\n")
@@ -97,7 +97,7 @@ def test_what_a_pipe_takes_is_written_at_once(pipe: tuple[int, int]) -> None:
         assert os.read(reader, 20_000) == b"one\n" + b"y" * 10_000
 
 
-def test_what_a_terminal_or_the_journal_takes_is_written_at_once() -> None:
+def test_data_for_a_terminal_or_the_journal_is_written_at_once() -> None:
     theirs, ours = socket.socketpair()
     controller, terminal = pty.openpty()
     with theirs, ours:
@@ -110,8 +110,8 @@ def test_what_a_terminal_or_the_journal_takes_is_written_at_once() -> None:
     os.close(terminal)
 
 
-def test_the_shared_description_stays_as_it_is(tmp_path: Path) -> None:
-    """O_NONBLOCK would be seen by every process that has it: they would lose output."""
+def test_the_shared_description_is_unchanged(tmp_path: Path) -> None:
+    """O_NONBLOCK would affect every process that shares it: they would lose output."""
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as ours:
         listener.bind(str(tmp_path / "socket"))
         listener.listen()
@@ -125,9 +125,9 @@ def test_the_shared_description_stays_as_it_is(tmp_path: Path) -> None:
                 for _ in range(1000):
                     out.write(LINE)
                 assert fcntl.fcntl(output, fcntl.F_GETFL) == before
-                # What waits is refused now, so that the thread ends.
+                # Waiting data fails now, so that the thread ends.
                 os.close(reader)
-                out.close(PATIENCE)
+                out.close(TIMEOUT)
             ended(out)
             if output != ours.fileno():
                 os.close(output)
@@ -149,7 +149,7 @@ def test_a_stuck_reader_is_not_waited_for(pipe: tuple[int, int], blocking: bool)
         lines = fill(out)
         for number in range(100):
             out.write(b"%d\n" % number)
-        # All is there, in order.
+        # All lines arrived, in order.
         rest = b"".join(b"%d\n" % number for number in range(100))
         assert read(reader, lines * len(LINE) + len(rest)) == LINE * lines + rest
         until(lambda: not out._waiting)
@@ -159,7 +159,7 @@ def test_a_stuck_reader_is_not_waited_for(pipe: tuple[int, int], blocking: bool)
 
 
 def test_a_terminal_that_stops_in_the_middle_of_a_write_is_not_waited_for() -> None:
-    """A terminal that has some room reports POLLOUT, and a larger write(2) to it blocks."""
+    """A terminal with little space reports POLLOUT, and a larger write(2) to it blocks."""
     controller, terminal = pty.openpty()
     out = Writer(terminal)
     promptly(lambda: write_lines(out, b"y" * 100_000, 3))
@@ -168,7 +168,7 @@ def test_a_terminal_that_stops_in_the_middle_of_a_write_is_not_waited_for() -> N
     assert out.backlog
     begun = time.monotonic()
     promptly(lambda: out.close(0.1))
-    assert time.monotonic() - begun < PATIENCE
+    assert time.monotonic() - begun < TIMEOUT
     termios.tcflow(terminal, termios.TCOON)
     got = 0
     while got < 300_000 + 100 * (len(LINE) + 1):  # the terminal puts a \r before each \n
@@ -179,7 +179,7 @@ def test_a_terminal_that_stops_in_the_middle_of_a_write_is_not_waited_for() -> N
     os.close(terminal)
 
 
-def test_what_was_lost_is_reported_where_it_is_missing(pipe: tuple[int, int]) -> None:
+def test_a_loss_is_reported_at_the_gap(pipe: tuple[int, int]) -> None:
     reader, output = pipe
     with writing(output) as out:
         lines = fill(out)
@@ -201,13 +201,13 @@ def test_what_was_lost_is_reported_where_it_is_missing(pipe: tuple[int, int]) ->
         assert end == note(Loss(lost, lost * len(LINE))) + b"and on\n"
 
 
-def test_what_comes_after_a_loss_stands_behind_the_report(pipe: tuple[int, int]) -> None:
+def test_data_after_a_loss_follows_the_report(pipe: tuple[int, int]) -> None:
     reader, output = pipe
     with writing(output) as out:
         fill(out)
         for _ in range(writer.LIMIT // len(LINE) + 50):
             out.write(LINE)
-        # There is some room, but one gap is better than one after each line.
+        # There is some space, but one gap is better than one after each line.
         read(reader, 100 * len(LINE))
         until(lambda: out.backlog < writer.LIMIT - 10 * len(LINE))
         out.write(b"early\n")
@@ -221,7 +221,7 @@ def test_what_comes_after_a_loss_stands_behind_the_report(pipe: tuple[int, int])
     assert re.search(rb"x\n\d+ lost, \d+ bytes\nlate\n\Z", taken)
 
 
-def test_a_reader_that_is_gone_is_no_error() -> None:
+def test_a_closed_reader_is_no_error() -> None:
     reader, output = os.pipe()
     out = Writer(output)
     fill(out)
@@ -233,7 +233,7 @@ def test_a_reader_that_is_gone_is_no_error() -> None:
     os.close(output)
 
 
-def test_a_reader_that_comes_back_reads_how_much_is_missing(tmp_path: Path) -> None:
+def test_a_returning_reader_reads_how_much_is_missing(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
@@ -267,17 +267,17 @@ def run_script(script: str, *, read_stderr: bool, stderr: int = subprocess.PIPE)
         assert process.stdin is not None
         try:
             if not read_stderr:
-                # It gets here although nobody reads what it writes.
+                # It reaches this point although its output is not read.
                 assert os.read(process.stdout.fileno(), 100) == b"done\n"
-            _, said = process.communicate(b"go on\n", timeout=PATIENCE)
+            _, said = process.communicate(b"go on\n", timeout=TIMEOUT)
         finally:
             process.kill()
         assert process.returncode == 0, said
     return said.decode() if said else ""
 
 
-def test_a_full_file_goes_on_when_there_is_room_again(tmp_path: Path) -> None:
-    """The limit of the size of a file refuses a write in its middle, as a full disk does."""
+def test_a_full_file_continues_when_there_is_space_again(tmp_path: Path) -> None:
+    """RLIMIT_FSIZE truncates a write, like a full disk."""
     script = """if True:
         import resource, time
         from northstar.runtime.writer import Writer
@@ -316,8 +316,8 @@ NO_THREADS = """if True:
 
 
 @pytest.mark.parametrize("limited", ["before", "after"])
-def test_a_full_pipe_and_no_thread_to_be_had(limited: str) -> None:
-    """The event loop must not write in place of a thread; and after that the log goes on."""
+def test_a_full_pipe_and_no_thread_available(limited: str) -> None:
+    """The event loop must not write instead of a thread, and the log continues afterwards."""
     script = (
         NO_THREADS
         + f"""
@@ -389,7 +389,7 @@ def test_close_waits_but_not_for_ever(pipe: tuple[int, int]) -> None:
     ended(out)
 
 
-def test_what_comes_after_close_is_written_too(pipe: tuple[int, int]) -> None:
+def test_data_after_close_is_written_too(pipe: tuple[int, int]) -> None:
     reader, output = pipe
     out = Writer(output)
     ended(out)
@@ -418,7 +418,7 @@ def test_many_threads_write_whole_lines(pipe: tuple[int, int]) -> None:
 def test_order_while_a_slow_reader_gets_stuck_again_and_again(pipe: tuple[int, int]) -> None:
     reader, output = pipe
     with writing(output) as out:
-        # Not too much at once, or some would be lost.
+        # Few bytes at once, so that none are lost.
         lines = [b"%d" % number + b"x" * 500 + b"\n" for number in range(writer.LIMIT // 600)]
         read_back: list[bytes] = []
         size = sum(map(len, lines))
@@ -436,7 +436,7 @@ def test_order_while_a_slow_reader_gets_stuck_again_and_again(pipe: tuple[int, i
 def test_one_writer_for_a_descriptor(
     pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To ask for it again makes no other one, which would have a thread and descriptors."""
+    """A second call creates no second writer, with another thread and descriptors."""
     monkeypatch.setattr(writer, "_shared", {})
     first = writer.shared(pipe[1])
     before = os.listdir("/proc/self/task"), os.listdir("/proc/self/fd")
@@ -446,7 +446,7 @@ def test_one_writer_for_a_descriptor(
 
 
 def test_the_thread_takes_no_signals(pipe: tuple[int, int]) -> None:
-    """Signals are held in the main thread; a thread that takes them would end the runtime early."""
+    """The main thread blocks signals; a thread that accepts them would end the runtime early."""
     before = set(os.listdir("/proc/self/task"))
     with writing(pipe[1]) as out:
         (thread,) = set(os.listdir("/proc/self/task")) - before

@@ -48,7 +48,7 @@ from northstar.runtime.console.incoming_package import (
 from northstar.runtime.console.lines import Lines, LineTooLongError
 from northstar.runtime.console.memory import ALLOWANCE, Memory
 from northstar.runtime.console.peer import Peer, address, owner
-from northstar.runtime.events import Notifications, Subscription
+from northstar.runtime.notifications import Notifications, Subscription
 
 log = logging.getLogger("northstar.runtime.console")
 

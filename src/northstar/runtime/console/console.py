@@ -19,7 +19,7 @@ from northstar.runtime.console.incoming_package import READ
 from northstar.runtime.console.memory import Memory
 from northstar.runtime.console.peer import EXTERN, Peer
 from northstar.runtime.console.tokens import Tokens
-from northstar.runtime.events import Notifications
+from northstar.runtime.notifications import Notifications
 
 log = logging.getLogger("northstar.runtime.console")
 

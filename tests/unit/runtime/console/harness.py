@@ -16,7 +16,7 @@ from northstar.model import FULL, Container, Permissions
 from northstar.runtime.config import ConsoleOptions, GlobalConsole, TcpAddress, UnixAddress
 from northstar.runtime.console import Console
 from northstar.runtime.console.tokens import Tokens
-from northstar.runtime.events import Notifications
+from northstar.runtime.notifications import Notifications
 from northstar.runtime.package_writer import PackageWriter
 
 DEADLINE = 20.0

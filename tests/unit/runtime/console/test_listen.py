@@ -21,7 +21,7 @@ from northstar.runtime.config import GlobalConsole, TcpAddress, UnixAddress
 from northstar.runtime.console import Console, acceptor
 from northstar.runtime.console.acceptor import ConsoleError
 from northstar.runtime.console.peer import address
-from northstar.runtime.events import Notifications
+from northstar.runtime.notifications import Notifications
 from tests.unit.runtime.console.harness import Runtime, run, serving, until
 
 

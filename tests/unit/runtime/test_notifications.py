@@ -1,11 +1,11 @@
-"""Notifications: order, and who is too slow."""
+"""Notifications: their order, and subscribers that are too slow."""
 
 from __future__ import annotations
 
 from northstar import api
 from northstar.api import notification
 from northstar.model import Container
-from northstar.runtime.events import Notifications, Subscription
+from northstar.runtime.notifications import Notifications, Subscription
 
 CONTAINERS = [Container.parse(f"c:0.0.{n}") for n in range(20)]
 LINES = [api.encode(notification.Started(container)) for container in CONTAINERS]
@@ -32,7 +32,7 @@ def publish(hub: Notifications, count: int, first: int = 0) -> None:
         hub.publish(notification.Started(container))
 
 
-def test_all_get_all_in_order() -> None:
+def test_all_subscribers_receive_all_in_order() -> None:
     hub = Notifications(1)
     hub.publish(notification.Shutdown())
     one, two = Subscriber(hub), Subscriber(hub)
@@ -40,7 +40,7 @@ def test_all_get_all_in_order() -> None:
     assert one.lines == two.lines == LINES
 
 
-def test_a_paused_one_gets_what_was_kept() -> None:
+def test_a_resumed_subscriber_receives_its_queue() -> None:
     hub = Notifications(5)
     slow, quick = Subscriber(hub, pause_after=2), Subscriber(hub)
     publish(hub, 7)
@@ -52,7 +52,7 @@ def test_a_paused_one_gets_what_was_kept() -> None:
     assert not slow.behind
 
 
-def test_resume_stops_when_it_is_paused_again() -> None:
+def test_delivery_stops_when_the_subscriber_pauses_again() -> None:
     hub = Notifications(5)
     slow = Subscriber(hub, pause_after=1)
     publish(hub, 4)
@@ -63,10 +63,10 @@ def test_resume_stops_when_it_is_paused_again() -> None:
     assert slow.lines == LINES[:4]
 
 
-def test_more_behind_than_the_bound_ends_it() -> None:
+def test_a_full_queue_ends_the_subscription() -> None:
     hub = Notifications(3)
     slow, quick = Subscriber(hub, pause_after=1), Subscriber(hub)
-    # One was taken and three are kept: that is the bound, and one more is beyond it.
+    # One was delivered and three are queued: the queue is full, and one more exceeds it.
     publish(hub, 4)
     counts = [slow.behind]
     publish(hub, 1, first=4)
@@ -78,7 +78,7 @@ def test_more_behind_than_the_bound_ends_it() -> None:
     assert slow.lines == LINES[:1]
 
 
-def test_a_closed_one_gets_nothing() -> None:
+def test_a_closed_subscription_receives_nothing() -> None:
     hub = Notifications(3)
     gone, other = Subscriber(hub), Subscriber(hub)
     publish(hub, 1)
@@ -89,7 +89,7 @@ def test_a_closed_one_gets_nothing() -> None:
     assert other.lines == LINES[:2]
 
 
-def test_one_that_closes_another_while_it_is_served() -> None:
+def test_a_sink_may_close_another_subscription() -> None:
     hub = Notifications(3)
     two: list[bytes] = []
     second: Subscription

@@ -1,4 +1,4 @@
-"""Notifications: from whoever knows something to all who subscribed, without waiting for any."""
+"""Notifications: sent to all subscribers, without waiting for any of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from northstar.api.notification import Notification
 
 
 class Subscription:
-    """One subscriber: passes on what is published, or keeps it while the subscriber is paused."""
+    """One subscriber: receives notifications, or queues them while it is paused."""
 
     __slots__ = ("_behind", "_hub", "_paused", "_queue", "_sink")
 
@@ -24,9 +24,9 @@ class Subscription:
         self._paused = False
 
     def push(self, line: bytes) -> None:
-        """Hand over an encoded notification. More than the bound while paused: `behind` is called.
+        """Deliver or queue an encoded notification.
 
-        The subscription has ended then.
+        If the queue is full, the subscription ends and `behind` is called.
         """
         if not self._paused:
             self._sink(line)
@@ -37,31 +37,31 @@ class Subscription:
             self._behind()
 
     def pause(self) -> None:
-        """Keep what comes from now on."""
+        """Queue notifications from now on."""
         self._paused = True
 
     def resume(self) -> None:
-        """Hand over what was kept; the sink may pause again at any of them."""
+        """Deliver the queue; the sink may pause again at any notification."""
         self._paused = False
         while self._queue and not self._paused:
             self._sink(self._queue.popleft())
 
     def close(self) -> None:
-        """End the subscription. May be called twice."""
+        """End the subscription; idempotent."""
         self._queue.clear()
         self._hub.remove(self)
 
 
 class Notifications:
-    """All subscribers. Publishing never blocks and never fails; nobody waits for a slow one.
+    """All subscribers. Publishing never blocks and never fails, even with a slow subscriber.
 
-    Everything here runs in the event loop's thread.
+    All methods run in the event loop's thread.
     """
 
     def __init__(self, buffer_size: int) -> None:
-        """Allow each subscriber to be `buffer_size` notifications behind."""
+        """Queue at most `buffer_size` notifications for each paused subscriber."""
         self.buffer_size = buffer_size
-        # A dict is an ordered set: subscribers are served in the order in which they came.
+        # A dict is an ordered set: delivery follows the order of subscription.
         self._subscriptions: dict[Subscription, None] = {}
 
     def subscribe(
@@ -70,19 +70,19 @@ class Notifications:
         """Add a subscriber.
 
         Args:
-            sink: takes an encoded line; must not block.
-            behind: called once if the subscriber is too far behind and was removed.
+            sink: receives each encoded line; must not block.
+            behind: called once if the subscriber was removed, because its queue was full.
         """
         subscription = Subscription(self, sink, behind)
         self._subscriptions[subscription] = None
         return subscription
 
     def remove(self, subscription: Subscription) -> None:
-        """Remove a subscriber, if it is there."""
+        """Remove a subscriber; idempotent."""
         self._subscriptions.pop(subscription, None)
 
     def publish(self, notification: Notification) -> None:
-        """Send a notification to all who are subscribed now."""
+        """Send a notification to all current subscribers."""
         if self._subscriptions:
             line = api.encode(notification)
             for subscription in tuple(self._subscriptions):

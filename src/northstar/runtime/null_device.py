@@ -1,4 +1,4 @@
-"""A /dev/null for containers that is not the host's."""
+"""A null device for containers, separate from the host's /dev/null."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ _DEVICE: Final = os.makedev(1, 3)
 
 
 _REMOVED: Final = (errno.ENOENT, errno.EINVAL)
-"""There is no such directory, or it is no mount point."""
+"""The directory does not exist, or is not a mount point."""
 
 _TRIES: Final = 5
 
 NAME: Final = "null"
-"""Of the mount point in the run directory, which is there for a moment."""
+"""Name of the mount point in the run directory, which exists only during `open_null`."""
 
 
 def open_null(run_dir: str) -> int:
-    """Open a null device for reading and writing that nothing can change.
+    """Open a null device for reading and writing whose inode cannot be changed.
 
-    A payload holds it as a descriptor, and fchmod(2) on one needs no path. With CAP_FOWNER, with
-    CAP_CHOWN or as user 0 a container could so take /dev/null away from the whole host, and anybody
-    could watch who uses it (inotify(7)). This one is on a file system of its own, which is read
-    only: writing to a device is allowed there all the same.
+    A payload holds a descriptor of it, and fchmod(2) needs no path. With CAP_FOWNER, CAP_CHOWN or
+    as user 0 a container could make the host's /dev/null unusable, and any container could watch
+    its use (inotify(7)). This device is on a separate, read-only file system, which still allows
+    writing to devices.
 
     Args:
-        run_dir: where it is mounted for a moment. Another program may remove the mount point
-            meanwhile, which is an empty directory outside of our mount namespace.
+        run_dir: the device is mounted below it temporarily. Another program may remove the mount
+            point meanwhile: outside of the runtime's mount namespace it is an empty directory.
 
     Raises:
-        OSError: with the path.
+        OSError: includes the path.
     """
     for _ in range(_TRIES):
         try:
@@ -56,12 +56,12 @@ def _open_null(run_dir: str) -> int:
     try:
         with _tmpfs(directory):
             os.mknod(node, stat.S_IFCHR | 0o666, _DEVICE)
-            os.chmod(node, 0o666)  # noqa: S103, it is what a /dev/null has, whatever the umask
+            os.chmod(node, 0o666)  # noqa: S103, the mode of /dev/null, independent of the umask
             flags = mount.MS_REMOUNT | mount.MS_RDONLY | mount.MS_NOSUID | mount.MS_NOEXEC
             mount.mount("none", directory, "tmpfs", flags, "")
             return os.open(node, os.O_RDWR | os.O_CLOEXEC)
     finally:
-        # Another program that removes empty directories may have been quicker.
+        # Another program that removes empty directories may have removed it already.
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(directory)
 
@@ -72,17 +72,17 @@ def _tmpfs(directory: str) -> Iterator[None]:
     try:
         yield
     finally:
-        # What is open keeps the file system alive, without a place.
+        # The open descriptor keeps the detached file system alive.
         try:
             mount.umount2(directory, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
         except OSError as failure:
-            # To remove the directory, outside of our mount namespace, ends the mount as well.
+            # If the directory was removed in another mount namespace, the mount ended as well.
             if failure.errno not in _REMOVED:
                 raise
 
 
 def reopen(null: int) -> int:
-    """Open it again: containers that share one would share its flags and locks too.
+    """Open it again: a shared file description would share its flags and locks.
 
     Raises:
         OSError: EMFILE, ENFILE, ENOMEM.
