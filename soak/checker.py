@@ -188,7 +188,8 @@ class Checker:
             operation, phase = entry
             if isinstance(phase, tuple):
                 continue
-            for state, then, note in steps(self.cluster, one.state, operation, phase):
+            following = steps(self.cluster, one.state, operation, phase, shutdown=self.ending)
+            for state, then, note in following:
                 notes = (*one.notes, note) if note is not None else one.notes
                 rest = one.pending - {entry}
                 if not (operation.abandoned and isinstance(then, tuple)):

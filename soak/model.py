@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
+from northstar.api.error import Error
 from northstar.model import Container, Signalled
 
 Answer = tuple[object, ...]
@@ -161,6 +162,7 @@ class Operation:
         "program",
         "repository",
         "signal",
+        "status",
         "wipe",
     )
 
@@ -172,6 +174,7 @@ class Operation:
         repository: str = "",
         wipe: bool = False,
         signal: int = 0,
+        status: str = "",
         program: Program | None = None,
         lenient: bool = False,
         abandoned: bool = False,
@@ -182,6 +185,7 @@ class Operation:
         self.repository = repository
         self.wipe = wipe
         self.signal = signal
+        self.status = status
         self.program = program
         self.lenient = lenient
         self.abandoned = abandoned
@@ -189,7 +193,7 @@ class Operation:
     def __repr__(self) -> str:
         words = [f"#{self.number} {self.kind}", str(self.container)]
         words += [self.repository] * bool(self.repository) + ["wipe"] * self.wipe
-        words += [str(self.signal)] * bool(self.signal)
+        words += [str(self.signal)] * bool(self.signal) + [self.status] * bool(self.status)
         words += [self.program.label] if self.program else []
         words += ["lenient"] * self.lenient + ["abandoned"] * self.abandoned
         return " ".join(words)
@@ -204,12 +208,23 @@ def refused(error: str, container: str = "") -> Answer:
     return ("refused", error, container) if container else ("refused", error)
 
 
+def answer_of(error: Error) -> Answer:
+    """Return the answer that refuses with an error of the wire."""
+    return refused(type(error).__name__, str(getattr(error, "container", "")))
+
+
 UNEXPECTED: Final = refused("Unexpected")
 
 
-def steps(cluster: Cluster, state: State, operation: Operation, phase: str) -> Iterator[Step]:
+def steps(
+    cluster: Cluster, state: State, operation: Operation, phase: str, *, shutdown: bool
+) -> Iterator[Step]:
     """Yield each step that the runtime may take now for an operation; none if it has to wait."""
-    yield from _STEPS[operation.kind](cluster, state, operation, phase)
+    for after, then, note in _STEPS[operation.kind](cluster, state, operation, phase):
+        yield after, then, note
+        if shutdown and note is not None and note[0] == "install":
+            # A package that is stored once the shutdown has begun is not announced.
+            yield after, then, None
     if operation.lenient and phase == BEGIN and operation.kind in _MAY_LACK:
         about = cluster.containers[operation.container] if operation.kind == "start" else ""
         yield state, refused(_MAY_LACK[operation.kind], about), None
@@ -332,13 +347,16 @@ def _umount(cluster: Cluster, state: State, operation: Operation, phase: str) ->
     if phase == BEGIN:
         if unknown := _known(cluster, state, operation):
             yield state, unknown, None
-        elif number in state.locked:
             return
-        elif number not in state.mounted:
+        if number in state.locked:
+            return
+        user = state.user(number)
+        if number not in state.mounted:
             yield state, refused("UmountBusy", cluster.containers[number]), None
-        elif (user := state.user(number)) is not None:
+        if user is not None:
+            # Also while the user's start is still mounting it.
             yield state, refused("UmountBusy", cluster.containers[user]), None
-        else:
+        elif number in state.mounted:
             held = state._replace(locked=state.locked | {number})
             yield held._replace(unmounting=state.unmounting | {number}), "unmounting", None
         return
@@ -430,6 +448,16 @@ def _strike(cluster: Cluster, state: State, operation: Operation, phase: str) ->
     yield state, OK, None
 
 
+def _end(cluster: Cluster, state: State, operation: Operation, phase: str) -> Iterator[Step]:
+    """A process was seen to end with this status; only that exit may be announced."""
+    del phase
+    name = cluster.name(operation.container)
+    run = state.run(name)
+    if run is not None and run.running and run.container == operation.container:
+        state = state.with_run(name, run._replace(ends=frozenset({operation.status})))
+    yield state, OK, None
+
+
 def _signalled(state: State, name: str, run: Run, signal: int) -> State:
     if signal in IGNORED:
         return state
@@ -461,6 +489,7 @@ _STEPS: Final[dict[str, Callable[[Cluster, State, Operation, str], Iterator[Step
     "start": _start,
     "kill": _kill,
     "strike": _strike,
+    "end": _end,
     "inspect": _inspect,
     "list": _list,
 }

@@ -32,9 +32,9 @@ from soak import counted, world
 from soak.checker import Checker, Violation
 from soak.faults import LostError
 from soak.memory import Memory
-from soak.model import OK, Answer, Operation
+from soak.model import OK, Answer, Operation, answer_of
 from soak.plan import Plan
-from soak.worker import PATIENCE, Worker, answer_of
+from soak.worker import PATIENCE, Worker
 from tests.system import host
 from tests.system.harness import RuntimeProcess
 

@@ -8,12 +8,11 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from northstar.api import RefusedError, response
-from northstar.api.error import Error
 from northstar.client import Client, ConnectError, DisconnectedError
 from soak import faults, world
 from soak.checker import Checker, Violation
 from soak.faults import LostError
-from soak.model import OK, Answer, Operation, refused
+from soak.model import OK, Answer, Operation, answer_of
 
 if TYPE_CHECKING:
     from soak.soak import Soak
@@ -36,11 +35,6 @@ WEIGHTS: Final = {
     "list": 4,
     "small": 2,
 }
-
-
-def answer_of(error: Error) -> Answer:
-    """Return a refusal as the model has it."""
-    return refused(type(error).__name__, str(getattr(error, "container", "")))
 
 
 class Worker:
