@@ -17,6 +17,7 @@ class Plan(NamedTuple):
         round: steps between two complete checks.
         stall: seconds of silence within a package that the runtime allows. On a busy machine we are
             as silent ourselves.
+        recorded: record what the runtime's core is given and decides.
     """
 
     seed: int
@@ -26,3 +27,4 @@ class Plan(NamedTuple):
     restarts: int = 0
     round: int = 1000
     stall: float = 20.0
+    recorded: bool = False

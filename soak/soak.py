@@ -28,7 +28,7 @@ import msgspec
 
 from northstar.api import notification, response
 from northstar.client import Client, ConnectError, DisconnectedError
-from soak import counted, world
+from soak import counted, recorded, world
 from soak.checker import Checker, Violation
 from soak.faults import LostError
 from soak.memory import Memory
@@ -65,6 +65,7 @@ class Soak:
         stalled: no client is to fall silent within a package, in this round.
         junk: files that faults have put into the runtime's directories.
         stream: all notifications of this round, in their order.
+        recording: the file with what the runtime's core was given and decided, if the plan says so.
     """
 
     def __init__(self, plan: Plan, directory: Path, payload: Path) -> None:
@@ -73,12 +74,16 @@ class Soak:
         self.store = directory / "store"
         self.store.mkdir()
         repositories = {**REPOSITORIES, "fs": f'type = {{ fs = {{ dir = "{self.store}" }} }}'}
+        self.recording = directory / "recording"
+        wrapper = [counted.__file__, str(directory / "counts")]
+        if plan.recorded:
+            wrapper = [recorded.__file__, str(self.recording), *wrapper[1:]]
         self.runtime = RuntimeProcess(
             directory,
             repositories=repositories,
             console=OPTIONS.format(plan.stall),
             top="notification_buffer_size = 1024",
-            wrap=(sys.executable, counted.__file__, str(directory / "counts")),
+            wrap=(sys.executable, *wrapper),
         )
         self.pid = 0
         self.up = asyncio.Event()

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from soak import recorded
 from soak.plan import Plan
+from soak.replay import Replay
 from soak.soak import Soak
 from tests.system.conftest import payload
 from tests.system.harness import IN_VM, PATIENCE
@@ -21,7 +23,14 @@ def test_a_short_soak(tmp_path: Path, payload: Path, capsys: pytest.CaptureFixtu
     (home := tmp_path / "r").mkdir()
     operations = 200 if IN_VM else 400
     plan = Plan(
-        1, operations, clients=4, faults=0.05, restarts=1, round=operations // 2, stall=4 * PATIENCE
+        1,
+        operations,
+        clients=4,
+        faults=0.05,
+        restarts=1,
+        round=operations // 2,
+        stall=4 * PATIENCE,
+        recorded=True,
     )
     soak = Soak(plan, home, payload)
     try:
@@ -36,3 +45,11 @@ def test_a_short_soak(tmp_path: Path, payload: Path, capsys: pytest.CaptureFixtu
     assert soak.counts["start ok"] > operations / 50
     assert soak.counts["kill ok"]
     assert soak.counts["install ok"] > operations / 50
+    lives = list(recorded.read(soak.recording))
+    assert len(lives) == soak.life
+    for life in lives:
+        replay = Replay(group.cluster for group in soak.groups)
+        for event, decided in life:
+            replay.feed(event, decided)
+        assert replay.answers > operations / 50
+        assert replay.notifications > operations / 50
