@@ -26,8 +26,8 @@ from tests.system.harness import manifest
 
 CLUSTERS = world.clusters(0)
 GROUP = {Container.parse(c): cluster for cluster in CLUSTERS for c in cluster.containers}
-KINDS = ("install", "start", "start", "kill", "mount", "umount", "uninstall")
-REPOSITORIES = ("mem", "fs", "fs", "nope", "full")
+KINDS = ("install", "install", "start", "start", "kill", "mount", "umount", "uninstall")
+REPOSITORIES = (*["mem", "fs"] * 4, "nope", "full")
 SIGNALS = (9, 15, 15, 2, 1, 18)
 STATUSES = (Exited(0), Exited(7), Signalled(9), Signalled(11))
 FAILING = 0.15
@@ -219,13 +219,13 @@ def play(runtime: Runtime, number: int = 60) -> Replay:
     return runtime.replay
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(chance=st.randoms(use_true_random=False))
 def test_the_model_allows_what_the_core_decides(chance: random.Random) -> None:
     play(Runtime(chance))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(chance=st.randoms(use_true_random=False), number=st.integers(0, 40))
 def test_the_model_allows_what_the_core_decides_in_a_shutdown(
     chance: random.Random, number: int
