@@ -1,8 +1,8 @@
-"""Becomes a counted program (soak/counted.py) that also records what its core is given and decides.
+"""Runs a counted program (soak/counted.py) that also records the events and decisions of its core.
 
     recorded.py RECORDING COUNTS PYTHON -c CODE ARGUMENTS...
 
-The product does not record: this program replaces `northstar.core.step` before the product runs.
+The product cannot record: this program replaces `northstar.core.step` before the product starts.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from soak.replay import Decided
 
 _START_OF_LIFE: Final = None
-"""Stands in the recording where a runtime was started."""
+"""The entry in the recording for the start of a runtime."""
 
 
 def read(recording: Path) -> Iterator[list[tuple[Event, Decided]]]:
-    """Yield what was recorded of each life of the runtime."""
+    """Yield the recorded steps of each life of the runtime."""
     stream = io.BytesIO(recording.read_bytes())
     life: list[tuple[Event, Decided]] | None = None
     while stream.tell() < len(stream.getbuffer()):
@@ -43,7 +43,7 @@ def read(recording: Path) -> Iterator[list[tuple[Event, Decided]]]:
 
 
 def record(recording: Path) -> None:
-    """From now on append each event and what the core decides to `recording`."""
+    """Append each event and the decision of the core to `recording` from now on."""
     from northstar import core
     from northstar.core import actions
     from northstar.model import Container
@@ -56,7 +56,7 @@ def record(recording: Path) -> None:
     file = os.open(recording, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def write(entry: object) -> None:
-        # One write(2): a runtime that is killed leaves whole entries.
+        # One write(2): a killed runtime leaves only whole entries.
         os.write(file, pickle.dumps(entry))
 
     def recording_step(state: core.State, event: Event, now: int) -> core.Changed | core.Refused:
@@ -73,7 +73,7 @@ def record(recording: Path) -> None:
 
 
 def main() -> None:
-    """Become the program."""
+    """Run the program in this process."""
     root = Path(__file__).parents[1]
     sys.path[:0] = [str(root / "src"), str(root)]
     from soak import counted

@@ -1,4 +1,4 @@
-"""Compares the core with the soak's model: each answer and notification that the core decides.
+"""Compares the core with the model of the soak: each answer and notification that the core decides.
 
     compare = Replay(clusters)
     compare.feed(event, core.step(state, event, now))
@@ -36,11 +36,11 @@ _FAILURES: Final = (
 
 
 class Replay:
-    """A checker for each cluster, which is given what the core is given and what it decides.
+    """A checker for each cluster, which receives the events and the decisions of the core.
 
     Attributes:
-        answers: how many answers and refusals were compared.
-        notifications: how many notifications were compared.
+        answers: number of compared answers and refusals.
+        notifications: number of compared notifications.
     """
 
     def __init__(self, clusters: Iterable[Cluster]) -> None:
@@ -56,7 +56,7 @@ class Replay:
         """Compare one step of the core.
 
         Raises:
-            Violation: the model does not allow what the core has decided.
+            Violation: the model does not allow the decision.
         """
         if isinstance(decided, core.Refused):
             self._refused(event, answer_of(decided.error))
@@ -73,24 +73,24 @@ class Replay:
                 self._answered(stored, self._installs.pop(str(stored)), UNEXPECTED)
 
     def inspect(self, state: core.State) -> None:
-        """Compare the core's state: what is installed, mounted, and has a process.
+        """Compare the state of the core: which containers are installed, mounted, or have a process.
 
         Raises:
-            Violation: the model does not allow it.
+            Violation: the model does not allow the state.
         """
         for checker in self._checkers:
             installed = {str(c) for c in state.containers} & set(checker.cluster.containers)
             self._ask_and_answer(checker, Operation("list"), ("list", frozenset(installed)))
         for entry in state.containers.values():
             if entry.image is core.Image.UNMOUNTING:
-                continue  # whether it is unmounted is open, since that can still fail
+                continue  # the unmount can still fail
             mounted = entry.image is core.Image.MOUNTED
             answer = ("inspect", entry.repository, mounted, entry.has_process)
             checker = self._checker(entry.container)
             self._ask_and_answer(checker, self._about("inspect", entry.container), answer)
 
     def settle(self, *, idle: bool) -> None:
-        """Compare the end: every request is answered.
+        """Check that every request is answered.
 
         Args:
             idle: nothing is installed, and every notification was published.
@@ -153,7 +153,7 @@ class Replay:
         known[container] = operation
 
     def _observe(self, event: Event) -> None:
-        """Give the checkers what the core is given and does not decide."""
+        """Pass an observation to the checkers."""
         match event:
             case events.PackageLoaded(repository, manifest):
                 checker = self._checker(manifest.container)
@@ -174,7 +174,7 @@ class Replay:
                 self._allow_failures(event.container)
 
     def _allow_failures(self, container: Container) -> None:
-        """Allow the requests to fail that a failure concerns: its container's, and starts."""
+        """Allow failures of the requests on this container, and of starts, which may use it."""
         checker = self._checker(container)
         for other, operation in (*self._requests.items(), *self._installs.items()):
             is_start = operation.kind == "start" and self._checker(other) is checker

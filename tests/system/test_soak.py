@@ -1,4 +1,4 @@
-"""A short soak, always with the same seed; `python -m soak` is the long one."""
+"""A short soak with a fixed seed; `python -m soak` runs a long one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ __all__ = ["payload"]  # a fixture of the system tests
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 
 
-def test_a_short_soak(tmp_path: Path, payload: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_random_requests_and_faults_are_answered_as_the_model_allows(
+    tmp_path: Path, payload: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (home := tmp_path / "r").mkdir()
     operations = 200 if IN_VM else 400
     plan = Plan(
