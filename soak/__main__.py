@@ -1,4 +1,4 @@
-"""Have the runtime do what clients ask at random, for long: python -m soak --seed 1
+"""Run random requests and faults against a runtime for a long time: python -m soak --seed 1
 
 Needs root. See docs/soak.md.
 """
@@ -24,12 +24,12 @@ TAIL = 40
 
 
 def plan() -> Plan:
-    """Return what the command line asks for."""
+    """Return the parameters of the command line."""
     parser = argparse.ArgumentParser(prog="python -m soak", description=__doc__)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--operations", type=int, default=100_000)
     parser.add_argument("--clients", type=int, default=6, help="1: every run is the same")
-    parser.add_argument("--faults", type=float, default=0.02, help="part of the operations")
+    parser.add_argument("--faults", type=float, default=0.02, help="fraction of the operations")
     parser.add_argument("--restarts", type=int, default=10, help="in the first third")
     parser.add_argument("--round", type=int, default=1000, help="operations between two checks")
     parser.add_argument("--stall", type=float, default=20.0, help="the runtime's stream timeout")
@@ -38,22 +38,24 @@ def plan() -> Plan:
 
 def main() -> int:
     """Run, and return the exit code."""
-    asked = plan()
-    print(f"seed {asked.seed}, {asked.operations} operations, {asked.clients} clients", flush=True)
+    chosen = plan()
+    print(
+        f"seed {chosen.seed}, {chosen.operations} operations, {chosen.clients} clients", flush=True
+    )
     directory = Path(tempfile.mkdtemp(prefix="northstar-soak-"))
     payload = compile_static(PAYLOAD, directory / "payload")
     home = directory / "runtime"
     home.mkdir()
-    soak = Soak(asked, home, payload)
+    soak = Soak(chosen, home, payload)
     for number in (signal.SIGINT, signal.SIGTERM):
-        # So that what runs is ended, also where the shell has SIGINT ignored.
+        # The clean-up runs also where the shell ignores SIGINT.
         signal.signal(number, signal.default_int_handler)
     try:
         asyncio.run(soak.run(lambda line: print(line, flush=True)))
     except Violation as violation:
         print(*soak.history, "", sep="\n")
         print(*soak.runtime.text().splitlines()[-TAIL:], "", sep="\n")
-        print(f"VIOLATION at step {soak.done}, seed {asked.seed}: {violation}")
+        print(f"VIOLATION at step {soak.done}, seed {chosen.seed}: {violation}")
         print(f"the runtime's directory is kept: {directory}")
         return 1
     for name, count in sorted({**soak.counts, **soak.faults}.items()):

@@ -1,10 +1,10 @@
-"""Decides whether what clients have seen can be: all orders of steps at once.
+"""Decides whether the observations of clients are possible, in any order of steps.
 
-It keeps every state that the cluster may be in, given all that was asked, answered and announced
-so far. A new observation is looked for among the ways in which these can go on, no further than
-needed; states that cannot produce it are dropped. If none is left, the runtime has done what it
-must not. (The method is the just-in-time linearisation of concurrent histories, with more than one
-step for an operation.)
+The checker keeps every state that the cluster may have after all requests, answers and
+notifications so far. For each new observation it searches the following states, no further than
+needed, and drops the states that cannot produce it. If none remains, the runtime has violated the
+contract. (The method is the just-in-time linearisation of concurrent histories, with several steps
+per operation.)
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from soak.model import (
 )
 
 MOST: Final = 200_000
-"""States looked at for one observation; more are the fault of the search, not of the runtime."""
+"""Limit of states per observation; beyond it the search has failed, not the runtime."""
 
 
-class Violation(Exception):  # noqa: N818 - the word of the report
-    """Something that must not be was seen."""
+class Violation(Exception):  # noqa: N818 - the word in the report
+    """An observation that the model does not allow."""
 
 
 class Configuration(NamedTuple):
     """One possibility.
 
     Attributes:
-        state: of the cluster.
-        pending: operations with their phase, or with the answer that nobody has seen yet.
-        notes: what was announced, and not seen yet, in its order.
+        state: the state of the cluster.
+        pending: operations with their phase, or with an answer that is not observed yet.
+        notes: notifications that are sent and not observed yet, in order.
     """
 
     state: State
@@ -52,9 +52,9 @@ class Checker:
     """The possible states of one cluster.
 
     Attributes:
-        widest: most possibilities that there were at a time.
-        slowest: seconds that the longest search took.
-        ending: the runtime shuts down: containers are sent TERM, and then KILL, and unmounted.
+        widest: the largest number of possibilities so far.
+        slowest: duration of the longest search, in seconds.
+        ending: the runtime shuts down: it sends TERM to containers, then KILL, and unmounts.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -62,20 +62,20 @@ class Checker:
         self.widest = 1
         self.slowest = 0.0
         self.ending = False
-        nothing = State(("",) * len(cluster.containers))
-        self.possible = {Configuration(nothing, frozenset(), ())}
+        empty = State(("",) * len(cluster.containers))
+        self.possible = {Configuration(empty, frozenset(), ())}
 
     def ask(self, operation: Operation) -> None:
-        """An operation is sent now."""
+        """Note that an operation is sent now."""
         self.possible = {
             c._replace(pending=c.pending | {(operation, BEGIN)}) for c in self.possible
         }
 
     def answer(self, operation: Operation, answer: Answer) -> None:
-        """It was answered.
+        """Check the answer of an operation.
 
         Raises:
-            Violation: that cannot be.
+            Violation: the answer is impossible.
         """
 
         def without(one: Configuration) -> Configuration | None:
@@ -87,17 +87,17 @@ class Checker:
         self._observe(without, lambda _: False, f"{operation} answered {answer}")
 
     def announce(self, kind: str, container: str, status: str = "") -> None:
-        """A notification was seen.
+        """Check a notification.
 
         Raises:
-            Violation: that cannot be.
+            Violation: the notification is impossible.
         """
 
         def without(one: Configuration) -> Configuration | None:
             if not one.notes:
                 return None
-            (first, who, statuses), *rest = one.notes
-            same = who == container and (not statuses or status in statuses)
+            (first, about, statuses), *rest = one.notes
+            same = about == container and (not statuses or status in statuses)
             return one._replace(notes=tuple(rest)) if first == kind and same else None
 
         def hopeless(one: Configuration) -> bool:
@@ -106,29 +106,29 @@ class Checker:
         self._observe(without, hopeless, f"{kind} {container} {status} announced")
 
     def settle(self, *, idle: bool) -> None:
-        """All answers are in, and everything that nobody waits for is done, or was never received.
+        """Check that no request is pending; an abandoned one is complete or was never received.
 
         Args:
-            idle: everything must be uninstalled as well, and every notification seen.
+            idle: also check that nothing is installed and every notification was observed.
 
         Raises:
-            Violation: that cannot be.
+            Violation: this is impossible.
         """
         settled = {
             Configuration(one.state, frozenset(), one.notes)
             for one in self._closure(self.possible)
-            # What has begun comes to its end; what nobody began was never received.
+            # An abandoned operation that has not begun was never received.
             if all(operation.abandoned and phase == BEGIN for operation, phase in one.pending)
         }
         if idle:
             empty = State(("",) * len(self.cluster.containers))
             settled &= {Configuration(empty, frozenset(), ())}
         if not settled:
-            raise Violation(f"it should be idle, and is one of {self.possible}")
+            raise Violation(f"it should be idle; possible states: {self.possible}")
         self.possible = settled
 
     def restart(self) -> None:
-        """The runtime has ended, at any point of what was going on, and is started again."""
+        """Note that the runtime ended, at any point of its operations, and is started again."""
         self.ending = False
         self.possible = {
             Configuration(restarted(one.state), frozenset(), ())
@@ -136,7 +136,7 @@ class Checker:
         }
 
     def possibly(self, condition: Callable[[State], bool]) -> bool:
-        """Tell whether `condition` may hold, as far as is known."""
+        """Return whether `condition` holds in a possible state."""
         return any(condition(one.state) for one in self.possible)
 
     def _observe(
@@ -153,7 +153,7 @@ class Checker:
             one = todo.pop()
             taken = take(one)
             if taken is not None:
-                # What this one may do before it is seen, it may as well do afterwards.
+                # Steps that are possible before the observation are possible after it too.
                 found.add(taken)
             elif not hopeless(one):
                 for following in self.following(one):
@@ -161,9 +161,11 @@ class Checker:
                         seen.add(following)
                         todo.append(following)
             if len(seen) > MOST:
-                raise AssertionError(f"too many possibilities before {what}: {len(self.possible)}")
+                raise AssertionError(
+                    f"too many possibilities before {what}, from {len(self.possible)}"
+                )
         if not found:
-            raise Violation(f"{what}, but what is possible is {self._describe()}")
+            raise Violation(f"{what}; possible were {self._describe()}")
         self.possible = found
         self.slowest = max(self.slowest, time.perf_counter() - begun)
         self.widest = max(self.widest, len(found))
@@ -183,18 +185,19 @@ class Checker:
         return seen
 
     def following(self, one: Configuration) -> Iterator[Configuration]:
-        """Yield every possibility that is one step away from this one."""
+        """Yield every possibility that follows from this one by one step."""
         for entry in one.pending:
             operation, phase = entry
             if isinstance(phase, tuple):
                 continue
-            for state, then, note in steps(self.cluster, one.state, operation, phase):
+            following = steps(self.cluster, one.state, operation, phase, shutdown=self.ending)
+            for state, then, note in following:
                 notes = (*one.notes, note) if note is not None else one.notes
-                rest = one.pending - {entry}
+                pending = one.pending - {entry}
                 if not (operation.abandoned and isinstance(then, tuple)):
-                    # An answer that nobody waits for tells nothing.
-                    rest |= {(operation, then)}
-                yield Configuration(state, rest, notes)
+                    # The answer of an abandoned operation is never observed.
+                    pending |= {(operation, then)}
+                yield Configuration(state, pending, notes)
         for state, note in ends(self.cluster, one.state, shutdown=self.ending):
             yield Configuration(state, one.pending, (*one.notes, note))
         if self.ending:

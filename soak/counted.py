@@ -1,4 +1,4 @@
-"""Becomes the Python program named behind it, which then tells on SIGUSR2 what it has allocated.
+"""Runs a Python program that reports on SIGUSR2 what it has allocated.
 
     counted.py FILE PYTHON -c CODE ARGUMENTS...
 
@@ -19,12 +19,12 @@ import msgspec
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """What a process has allocated, without its garbage.
+    """The memory that a process has allocated, after garbage collection.
 
     Attributes:
-        blocks: of Python's own allocator, which takes what has up to 512 bytes.
-        objects: that the garbage collector knows, but for those of the start (gc.freeze).
-        heap: bytes in use that malloc(3) has given, 0 if the C library does not tell.
+        blocks: blocks of Python's allocator, which serves requests of up to 512 bytes.
+        objects: objects that the garbage collector tracks, without those of the start (gc.freeze).
+        heap: bytes in use from malloc(3), 0 if the C library does not report them.
     """
 
     blocks: int
@@ -60,13 +60,13 @@ def _mallinfo() -> Any:
 
 
 def answer(file: Path) -> None:
-    """From now on write Counts to `file` at each SIGUSR2."""
+    """Write Counts to `file` at each SIGUSR2 from now on."""
     mallinfo = _mallinfo()
     partial = file.with_name(f"{file.name}.partial")
 
     def count(_number: int, _frame: object) -> None:
-        # The garbage, and with it the free lists of the interpreter; and its table of 4096
-        # attributes that were looked up last, each with the name by which it was.
+        # Frees the garbage and the free lists of the interpreter, then its cache of 4096 attribute
+        # lookups, which holds references to names.
         gc.collect()
         sys._clear_type_cache()
         blocks = sys.getallocatedblocks()
@@ -80,8 +80,8 @@ def answer(file: Path) -> None:
 
 
 def main() -> None:
-    """Become the program."""
-    # The product of this tree, not one that happens to be installed.
+    """Run the program in this process."""
+    # The product of this tree, not an installed one.
     sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
     _, file, _, _, code, *arguments = sys.argv
     sys.argv = ["-c", *arguments]

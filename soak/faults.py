@@ -1,7 +1,7 @@
-"""What goes wrong: with clients, with payloads, with the machine.
+"""The faults: of clients, of payloads, of the machine.
 
-Each fault is a coroutine that a worker runs as one of its steps. What takes long goes on in the
-background while the worker goes on, and is waited for at the end of the round.
+Each fault is a coroutine that a worker runs as one of its steps. A long fault continues in the
+background; the end of the round waits for it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Fault = Callable[["Soak", "Worker"], Awaitable[None]]
 
 LINE: Final = 2**20
-"""The runtime's limit for a line."""
+"""The runtime's limit of a line, in bytes."""
 
 DEADLINE: Final = 60.0
 
@@ -43,12 +43,12 @@ def fault(function: Fault) -> Fault:
 
 
 def any_of(chance: random.Random) -> Fault:
-    """Choose a fault; it is counted when it runs."""
+    """Choose a fault, which counts itself when it runs."""
     chosen = chance.choice(FAULTS)
 
     async def counted(soak: Soak, worker: Worker) -> None:
         name = chosen.__name__.replace("_", " ")
-        soak.say(f"client {worker.number} fault: {name}")
+        soak.note(f"client {worker.number} fault: {name}")
         soak.faults[name] += 1
         await chosen(soak, worker)
 
@@ -56,22 +56,22 @@ def any_of(chance: random.Random) -> Fault:
 
 
 class LostError(Exception):
-    """The runtime was taken down before it answered."""
+    """The runtime was stopped before it answered."""
 
 
 class Raw:
-    """A connection without a client that knows what is proper."""
+    """A connection without the checks of a client."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
 
     def send(self, *messages: object) -> None:
-        """Send messages, each on its line."""
+        """Send messages, one per line."""
         self.writer.write(b"".join(json.dumps(m).encode() + b"\n" for m in messages))
 
     async def until_closed(self) -> bytes:
-        """Return what comes until the runtime closes the connection."""
+        """Return the bytes until the runtime closes the connection."""
         with contextlib.suppress(ConnectionError):
             return await self.reader.read()
         return b""
@@ -79,11 +79,11 @@ class Raw:
 
 @contextlib.asynccontextmanager
 async def raw(soak: Soak, *, subscribe: bool = False) -> AsyncIterator[Raw]:
-    """Connect and greet.
+    """Connect, and exchange the connect messages.
 
     Raises:
-        LostError: the runtime was taken down.
-        Violation: it ended the connection though nobody took it down.
+        LostError: the runtime was stopped.
+        Violation: it closed the connection, and was not stopped.
     """
     soak.waiting += 1
     try:
@@ -92,8 +92,8 @@ async def raw(soak: Soak, *, subscribe: bool = False) -> AsyncIterator[Raw]:
             reader, writer = await asyncio.open_unix_connection(path, limit=2**24)
             try:
                 connection = Raw(reader, writer)
-                words = {"version": "0.9.2", "subscribe_notifications": subscribe}
-                connection.send({"connect": words})
+                connect = {"version": "0.9.2", "subscribe_notifications": subscribe}
+                connection.send({"connect": connect})
                 await reader.readuntil(b"\n")
                 yield connection
             finally:
@@ -110,7 +110,7 @@ async def raw(soak: Soak, *, subscribe: bool = False) -> AsyncIterator[Raw]:
 
 
 def request(group: Checker, operation: Operation, size: int = 0) -> object:
-    """Return an operation as a message."""
+    """Return the message of an operation."""
     about = {"container": group.cluster.containers[operation.container]}
     program = operation.program
     bodies: dict[str, object] = {
@@ -126,12 +126,12 @@ def request(group: Checker, operation: Operation, size: int = 0) -> object:
     return {"request": {operation.kind: bodies[operation.kind]}}
 
 
-# Clients that go away, say nothing, or say nonsense
+# Clients that disconnect, stall, or send invalid messages
 
 
 @fault
-async def gone_before_the_answer(soak: Soak, worker: Worker) -> None:
-    """The request may have been read or not; what was begun must be carried through."""
+async def disconnect_before_the_answer(soak: Soak, worker: Worker) -> None:
+    """The request may be read or not; a request that has begun must be completed."""
     chance = worker.chance
     group = soak.any_group(chance)
     kind = chance.choice(["install", "start", "kill", "uninstall", "mount", "umount"])
@@ -148,8 +148,8 @@ async def gone_before_the_answer(soak: Soak, worker: Worker) -> None:
 
 
 @fault
-async def gone_within_a_package(soak: Soak, worker: Worker) -> None:
-    """Nothing of it may stay."""
+async def disconnect_within_a_package(soak: Soak, worker: Worker) -> None:
+    """No part of the package may stay."""
     group = soak.any_group(worker.chance)
     operation = worker.operation("install", group)
     package = soak.package(group, operation)
@@ -160,8 +160,8 @@ async def gone_within_a_package(soak: Soak, worker: Worker) -> None:
 
 
 @fault
-async def silent_within_a_package(soak: Soak, worker: Worker) -> None:
-    """The runtime closes the connection, and nothing of the package stays."""
+async def stall_within_a_package(soak: Soak, worker: Worker) -> None:
+    """The runtime closes the connection, and no part of the package stays."""
     group = soak.any_group(worker.chance)
     operation = worker.operation("install", group)
     package = soak.package(group, operation)
@@ -181,7 +181,7 @@ async def silent_within_a_package(soak: Soak, worker: Worker) -> None:
 
 @fault
 async def slow_package(soak: Soak, worker: Worker) -> None:
-    """It comes in pieces; it occupies nobody, and is judged as any other."""
+    """The package arrives in pieces; it blocks no other request, and is checked as any other."""
     group = soak.any_group(worker.chance)
     operation = worker.operation("install", group)
     package = soak.package(group, operation)
@@ -203,8 +203,8 @@ async def slow_package(soak: Soak, worker: Worker) -> None:
 
 
 @fault
-async def package_shorter_than_said(soak: Soak, worker: Worker) -> None:
-    """What is too much are no messages: there is an answer, and then the end."""
+async def package_longer_than_announced(soak: Soak, worker: Worker) -> None:
+    """The excess bytes are no messages: the runtime answers, then closes the connection."""
     group = soak.any_group(worker.chance)
     operation = worker.operation("install", group)
     operation.container = -1
@@ -223,7 +223,7 @@ async def package_shorter_than_said(soak: Soak, worker: Worker) -> None:
 
 @fault
 async def garbage(soak: Soak, worker: Worker) -> None:
-    """The connection is closed, and no other."""
+    """The runtime closes this connection, and no other one."""
     chance = worker.chance
     junk = [
         chance.randbytes(100) + b"\n",
@@ -242,7 +242,7 @@ async def garbage(soak: Soak, worker: Worker) -> None:
 
 @fault
 async def half_a_line(soak: Soak, worker: Worker) -> None:
-    """And then nothing, for a while."""
+    """The client stalls for a while within a line."""
     pause = worker.chance.random()
 
     async def hold() -> None:
@@ -254,8 +254,8 @@ async def half_a_line(soak: Soak, worker: Worker) -> None:
 
 
 @fault
-async def a_crowd(soak: Soak, worker: Worker) -> None:
-    """Fifty who connect, and half of them say nothing."""
+async def many_connections(soak: Soak, worker: Worker) -> None:
+    """Fifty clients connect, and half of them send no request."""
     del worker
 
     async def one(number: int) -> None:
@@ -264,15 +264,15 @@ async def a_crowd(soak: Soak, worker: Worker) -> None:
                 connection.send({"request": "list"})
                 await connection.reader.readuntil(b"\n")
 
-    async def crowd() -> None:
+    async def connect_all() -> None:
         await asyncio.gather(*map(one, range(50)))
 
-    soak.background(crowd())
+    soak.background(connect_all())
 
 
 @fault
 async def too_many_requests(soak: Soak, worker: Worker) -> None:
-    """More than the limit allows: they wait, and all are answered."""
+    """More requests than the rate limit allows: they wait, and all are answered."""
     count = worker.chance.randint(1100, 1500)
 
     async def burst() -> None:
@@ -288,8 +288,8 @@ async def too_many_requests(soak: Soak, worker: Worker) -> None:
 
 
 @fault
-async def answers_that_nobody_reads(soak: Soak, worker: Worker) -> None:
-    """For a while; then they are all there."""
+async def unread_answers(soak: Soak, worker: Worker) -> None:
+    """The client reads no answers for a while; then it receives all."""
     count = worker.chance.randint(300, 900)
 
     async def lazy() -> None:
@@ -306,13 +306,13 @@ async def answers_that_nobody_reads(soak: Soak, worker: Worker) -> None:
 
 
 @fault
-async def notifications_that_nobody_reads(soak: Soak, worker: Worker) -> None:
-    """For a while; then they are those that the others got, without a gap."""
+async def unread_notifications(soak: Soak, worker: Worker) -> None:
+    """The client reads none for a while; then it receives the same as others, without a gap."""
     pause = worker.chance.random() * 2
 
     async def lazy() -> None:
         async with raw(soak, subscribe=True) as connection:
-            # Whoever is subscribed gets all that is published from now on, perhaps some before.
+            # A subscriber receives all that is published from now on, perhaps some before.
             first = len(soak.stream)
             connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
             await asyncio.sleep(pause)
@@ -331,8 +331,8 @@ async def notifications_that_nobody_reads(soak: Soak, worker: Worker) -> None:
 
 
 @fault
-async def a_stopped_process(soak: Soak, worker: Worker) -> None:
-    """The pinger, which is subscribed, is stopped and goes on later."""
+async def a_stopped_client(soak: Soak, worker: Worker) -> None:
+    """The pinger, a subscriber, is stopped, and continued later."""
     pause = worker.chance.random() * 2
     pid = soak.pinger.pid
 
@@ -344,12 +344,12 @@ async def a_stopped_process(soak: Soak, worker: Worker) -> None:
     soak.background(freeze())
 
 
-# Payloads and the machine
+# Faults of payloads and of the machine
 
 
 @fault
 async def killed_from_the_host(soak: Soak, worker: Worker) -> None:
-    """Init, or the first process below it, of the first container found to run."""
+    """Kill init or its first child, in the first running container."""
     chance = worker.chance
     every = [(g, n) for g in soak.groups for n in range(len(g.cluster.containers))]
     chance.shuffle(every)
@@ -362,7 +362,7 @@ async def killed_from_the_host(soak: Soak, worker: Worker) -> None:
             target = pid if init else _child(pid)
             handle = os.pidfd_open(target)
             try:
-                # If the number is still that init's, the handle is what it was meant to be.
+                # If init still has this pid, the pidfd refers to it or its child.
                 still = await _pid(worker, group.cluster.containers[number])
                 if still == pid and (init or _child(pid) == target):
                     strike = Operation("strike", number, signal=9)
@@ -378,7 +378,7 @@ async def killed_from_the_host(soak: Soak, worker: Worker) -> None:
 async def _pid(worker: Worker, container: str) -> int:
     client = await worker.connect()
     try:
-        process = (await worker.tell(lambda: client.inspect(container))).process
+        process = (await worker.unchecked(lambda: client.inspect(container))).process
     except api.RefusedError:
         return 0
     return process.pid if process is not None else 0
@@ -390,7 +390,7 @@ def _child(pid: int) -> int:
 
 @fault
 async def no_descriptors(soak: Soak, worker: Worker) -> None:
-    """The runtime may open only a few, while this client and all others go on."""
+    """The runtime may open only a few more descriptors while all clients continue."""
     free = worker.chance.randrange(12)
     steps = worker.chance.randint(1, 6)
     if soak.lenient or not soak.up.is_set():
@@ -412,7 +412,7 @@ async def no_descriptors(soak: Soak, worker: Worker) -> None:
 
 @fault
 async def junk_in_the_repository(soak: Soak, worker: Worker) -> None:
-    """Files that are no packages, one perhaps where a package is to be."""
+    """A file that is no package, perhaps with the name of a package."""
     chance = worker.chance
     kind = chance.choice(["file", "name", "directory", "fifo", "link"])
     path = soak.store / f"junk-{chance.randrange(10**9)}"
@@ -434,8 +434,8 @@ async def junk_in_the_repository(soak: Soak, worker: Worker) -> None:
 
 
 @fault
-async def cgroups_that_are_there(soak: Soak, worker: Worker) -> None:
-    """Empty ones, left over by whomever: a container that needs one takes it."""
+async def existing_cgroups(soak: Soak, worker: Worker) -> None:
+    """Empty cgroups with the names of containers: a container that needs one uses it."""
     group = soak.any_group(worker.chance)
     name = group.cluster.name(worker.chance.randrange(len(group.cluster.containers)))
     if not soak.up.is_set():

@@ -1,4 +1,4 @@
-"""What a soak notes of the runtime's memory, and how it judges that."""
+"""The memory of the runtime during a soak, and the limits of its growth."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class Memory(NamedTuple):
     """The runtime's memory after a round.
 
     Attributes:
-        life: of the runtime.
-        step: of the run.
-        own: its anonymous memory in KiB. Not its PSS: programs that share its libraries change
-            that as they come and go.
+        life: number of the runtime's process.
+        step: number of steps so far.
+        own: its anonymous memory in KiB. Not its PSS: that changes with each program that shares
+            its libraries.
         counts: what it has allocated within that.
     """
 
@@ -31,21 +31,21 @@ MEASURES: Final[Mapping[str, tuple[Callable[[Memory], int], float]]] = {
     "bytes of malloc": (lambda row: row.counts.heap, 0.02),
     "RssAnon in KiB": (lambda row: row.own, 0.05),
 }
-"""What is compared in the end, and the part by which it may grow.
+"""The measures that are compared at the end, and the fraction by which each may grow.
 
-A leak shows in the first two: they count what is in use, to the block. The third is what the
-machine has less of. It grows as well where what is in use lies scattered, since neither allocator
-gives back what is not wholly free (Python's takes a mebibyte at a time, a twentieth of all).
+The first two show a leak: they count exactly the memory in use. The third is the memory that the
+machine lacks. It also grows by fragmentation, since no allocator releases a region before it is
+wholly free (a region of Python is a mebibyte, a twentieth of all).
 """
 
 JUDGED: Final = 20_000
-"""Operations of a life from which on it is judged: until then caches fill, last of all those that
-malloc has for each thread, which count as in use.
+"""Operations of a life before its memory is judged: until then caches fill, the last ones being
+malloc's caches per thread, which count as in use.
 """
 
 
 def compare(memory: Sequence[Memory]) -> Iterator[tuple[str, bool]]:
-    """Compare what the last life used after its first fifth, the warm-up, with its end.
+    """Compare the memory of the last life after warm-up (its first fifth) with that at its end.
 
     Yields:
         A line about each measure, and whether that has grown by more than it may.
@@ -54,7 +54,7 @@ def compare(memory: Sequence[Memory]) -> Iterator[tuple[str, bool]]:
     settled = last[len(last) // 5 :]
     half = len(settled) // 2 or 1
     for name, (measure, limit) in MEASURES.items():
-        # Medians of the two halves: a single round may end with a connection more or less.
+        # Medians of the two halves: a single round may end with one connection more or less.
         begin = median_low(map(measure, settled[:half]))
         end = median_low(map(measure, settled[-half:]))
         every = [*map(measure, last)]

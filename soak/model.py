@@ -1,12 +1,12 @@
 """What the runtime may answer and announce: a state machine for a few containers.
 
 Requests of several clients overlap, so the model has many possible states at a time (checker.py).
-This module says how one of them can go on: each request is a few steps, the runtime may take a
-step of any request at any time, and a process may end whenever it has a reason to. An answer or a
-notification that no order of steps can produce is a violation.
+This module defines the transitions from one of them: each request is a few steps, the runtime may
+take a step of any request at any time, and a process may exit at any time after its cause. An
+answer or a notification that no order of steps can produce is a violation.
 
-The steps follow the contract, with the freedom that it gives: what holds a container (a start that
-is under way, an unmount) is a state of its own, since others can see it.
+The steps follow the contract and allow all that it allows. A start or an unmount in progress is a
+separate state, since other clients can observe it.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
+from northstar.api.error import Error
 from northstar.model import Container, Signalled
 
 Answer = tuple[object, ...]
-"""What a client is told, as ("ok",), ("refused", "UmountBusy", "a:1.0.0"), ("list", {...})."""
+"""What a client receives, as ("ok",), ("refused", "UmountBusy", "a:1.0.0"), ("list", {...})."""
 
 Note = tuple[str, str, frozenset[str]]
 """A notification: kind, container, and for an exit the statuses that are possible."""
 
 OK: Final[Answer] = ("ok",)
 BEGIN: Final = "begin"
-NOBODY: Final[frozenset[str]] = frozenset()
+NO_STATUS: Final[frozenset[str]] = frozenset()
 
 IGNORED: Final = frozenset({17, 18, 19, 23, 28})
 """Signals that end no process by default: CHLD, CONT, STOP (which stops), URG, WINCH."""
@@ -33,10 +34,10 @@ _SHUTDOWN: Final = frozenset({str(Signalled(15)), str(Signalled(9))})
 
 
 class Cluster(NamedTuple):
-    """Containers that can meet: versions of a few names, and who uses whom as a resource.
+    """Containers that affect each other: versions of a few names, and the resources they use.
 
     Attributes:
-        containers: their ids; everywhere else they are numbers, the place in this tuple.
+        containers: their ids; elsewhere a container is its index in this tuple.
         uses: the name of the resource that an app needs, by the app's name.
         resources: names that are resources.
     """
@@ -59,38 +60,38 @@ class Program(NamedTuple):
     """What a start runs.
 
     Attributes:
-        label: for the report.
-        arguments: of the test payload.
-        ends: statuses with which it may end by itself.
-        init: given in the request.
-        environment: given in the request.
+        label: its name in the report.
+        arguments: those of the test payload.
+        ends: statuses with which it may exit without a signal from outside.
+        init: the init of the start request.
+        environment: the variables of the start request.
     """
 
     label: str
     arguments: tuple[str, ...]
-    ends: frozenset[str] = NOBODY
+    ends: frozenset[str] = NO_STATUS
     init: str | None = None
     environment: tuple[tuple[str, str], ...] = ()
 
     @property
     def reserved(self) -> bool:
-        """It sets a variable that only the runtime may set."""
+        """Whether it sets a variable that only the runtime may set."""
         return any(name.startswith("NORTHSTAR_") for name, _ in self.environment)
 
     @property
     def missing(self) -> bool:
-        """There is no such program in the image."""
+        """Whether the image lacks the program."""
         return self.init == "/nothing"
 
 
 class Run(NamedTuple):
-    """Who has a name: a container that is starting or running.
+    """The container that is starting or running under a name.
 
     Attributes:
-        container: which version.
-        running: its start is over.
-        resources: what it uses.
-        ends: the statuses with which it may end now.
+        container: its number.
+        running: its start is complete.
+        resources: the containers that it uses.
+        ends: the statuses with which it may exit now.
     """
 
     container: int
@@ -104,28 +105,28 @@ class State(NamedTuple):
 
     Attributes:
         where: the repository of each container, empty if it is not installed.
-        mounted: which are mounted.
+        mounted: the mounted containers.
         runs: by name.
-        locked: an operation on them is under way.
-        kept: an install has a claim on them, and is not announced yet.
-        removing: an uninstall is under way: nobody may begin to use them.
-        unmounting: an unmount is under way.
+        locked: containers with an operation in progress.
+        reserved: containers of installs that are accepted and not announced yet.
+        removing: containers with an uninstall in progress: no start may begin to use them.
+        unmounting: containers with an unmount in progress.
     """
 
     where: tuple[str, ...]
     mounted: frozenset[int] = frozenset()
     runs: tuple[tuple[str, Run], ...] = ()
     locked: frozenset[int] = frozenset()
-    kept: frozenset[int] = frozenset()
+    reserved: frozenset[int] = frozenset()
     removing: frozenset[int] = frozenset()
     unmounting: frozenset[int] = frozenset()
 
     def run(self, name: str) -> Run | None:
-        """Return who runs under a name."""
+        """Return the container that starts or runs under a name."""
         return next((run for other, run in self.runs if other == name), None)
 
     def with_run(self, name: str, run: Run | None) -> State:
-        """Return the state in which `run` has the name, or nobody."""
+        """Return the state in which `run` has the name, or no container has it."""
         others = tuple(pair for pair in self.runs if pair[0] != name)
         return self._replace(runs=tuple(sorted((*others, (name, run)))) if run else others)
 
@@ -135,7 +136,7 @@ class State(NamedTuple):
         return self._replace(where=where)
 
     def user(self, number: int) -> int | None:
-        """Return who uses a container: itself, if it runs, or another one whose resource it is."""
+        """Return the user of a container: itself if it runs, or one whose resource it is."""
         for _, run in self.runs:
             if run.running and run.container == number:
                 return number
@@ -143,13 +144,13 @@ class State(NamedTuple):
 
 
 class Operation:
-    """A request, and who asks.
+    """A request, or an event from outside ("strike", "end").
 
     Attributes:
         kind: its name.
-        container: number in the cluster, -1 where it is about none.
-        lenient: what it needs may be missing just now (descriptors): it may fail for that.
-        abandoned: nobody waits for an answer; it may also never reach the runtime.
+        container: its number in the cluster, -1 for no container.
+        lenient: it may fail, since the runtime lacks descriptors or shuts down.
+        abandoned: no client waits for an answer; the request may also never reach the runtime.
     """
 
     __slots__ = (
@@ -161,6 +162,7 @@ class Operation:
         "program",
         "repository",
         "signal",
+        "status",
         "wipe",
     )
 
@@ -172,6 +174,7 @@ class Operation:
         repository: str = "",
         wipe: bool = False,
         signal: int = 0,
+        status: str = "",
         program: Program | None = None,
         lenient: bool = False,
         abandoned: bool = False,
@@ -182,6 +185,7 @@ class Operation:
         self.repository = repository
         self.wipe = wipe
         self.signal = signal
+        self.status = status
         self.program = program
         self.lenient = lenient
         self.abandoned = abandoned
@@ -189,27 +193,38 @@ class Operation:
     def __repr__(self) -> str:
         words = [f"#{self.number} {self.kind}", str(self.container)]
         words += [self.repository] * bool(self.repository) + ["wipe"] * self.wipe
-        words += [str(self.signal)] * bool(self.signal)
+        words += [str(self.signal)] * bool(self.signal) + [self.status] * bool(self.status)
         words += [self.program.label] if self.program else []
         words += ["lenient"] * self.lenient + ["abandoned"] * self.abandoned
         return " ".join(words)
 
 
 Step = tuple[State, str | Answer, Note | None]
-"""The state afterwards, where the operation is now (or its answer), what was announced."""
+"""The state afterwards, the next phase of the operation (or its answer), the notification."""
 
 
 def refused(error: str, container: str = "") -> Answer:
-    """Return the answer that refuses with this error, which names a container or none."""
+    """Return a refusal with this error, which names a container or none."""
     return ("refused", error, container) if container else ("refused", error)
+
+
+def answer_of(error: Error) -> Answer:
+    """Return a refusal with an error of the wire."""
+    return refused(type(error).__name__, str(getattr(error, "container", "")))
 
 
 UNEXPECTED: Final = refused("Unexpected")
 
 
-def steps(cluster: Cluster, state: State, operation: Operation, phase: str) -> Iterator[Step]:
-    """Yield each step that the runtime may take now for an operation; none if it has to wait."""
-    yield from _STEPS[operation.kind](cluster, state, operation, phase)
+def steps(
+    cluster: Cluster, state: State, operation: Operation, phase: str, *, shutdown: bool
+) -> Iterator[Step]:
+    """Yield each step that the runtime may take now for an operation; none if it must wait."""
+    for after, then, note in _STEPS[operation.kind](cluster, state, operation, phase):
+        yield after, then, note
+        if shutdown and note is not None and note[0] == "install":
+            # A package that is stored once the shutdown has begun is not announced.
+            yield after, then, None
     if operation.lenient and phase == BEGIN and operation.kind in _MAY_LACK:
         about = cluster.containers[operation.container] if operation.kind == "start" else ""
         yield state, refused(_MAY_LACK[operation.kind], about), None
@@ -219,27 +234,27 @@ _MAY_LACK: Final = {
     **dict.fromkeys(("install", "uninstall", "mount", "umount", "inspect", "kill"), "Unexpected"),
     "start": "StartContainerFailed",
 }
-"""How requests fail when the runtime lacks what it needs, or shuts down."""
+"""Errors of requests while the runtime lacks descriptors, or shuts down."""
 
 
 def ends(cluster: Cluster, state: State, *, shutdown: bool) -> Iterator[tuple[State, Note]]:
-    """Yield each end of a process that may come now, in a shutdown by its signals too."""
+    """Yield each exit that is possible now; in a shutdown also by its signals."""
     for name, run in state.runs:
-        statuses = run.ends | (_SHUTDOWN if shutdown else NOBODY)
+        statuses = run.ends | (_SHUTDOWN if shutdown else NO_STATUS)
         if run.running and statuses:
             note = ("exit", cluster.containers[run.container], statuses)
             yield state.with_run(name, None), note
 
 
 def unmounted(state: State) -> Iterator[State]:
-    """Yield each unmount that a shutdown may do now."""
+    """Yield each unmount that is possible now in a shutdown."""
     for number in state.mounted:
         if state.user(number) is None:
             yield state._replace(mounted=state.mounted - {number})
 
 
 def restarted(state: State) -> State:
-    """Return what is left of a state when the runtime is a new one: what is in the directory."""
+    """Return the state after the runtime was restarted: what the directory contains."""
     return State(tuple(where if where == "fs" else "" for where in state.where))
 
 
@@ -260,23 +275,23 @@ def _known(cluster: Cluster, state: State, operation: Operation) -> Answer | Non
 
 def _install(cluster: Cluster, state: State, operation: Operation, phase: str) -> Iterator[Step]:
     number = operation.container
-    note = ("install", cluster.containers[number], NOBODY) if number >= 0 else None
-    if phase == "kept":
+    note = ("install", cluster.containers[number], NO_STATUS) if number >= 0 else None
+    if phase == "reserved":
         done = state.at(number, operation.repository)
-        done = done._replace(kept=state.kept - {number})
+        done = done._replace(reserved=state.reserved - {number})
         yield done, OK, note
         if operation.lenient:
-            yield state._replace(kept=state.kept - {number}), UNEXPECTED, None
+            yield state._replace(reserved=state.reserved - {number}), UNEXPECTED, None
     elif operation.repository == "nope":
         yield state, refused("InvalidRepository"), None
     elif operation.repository == "full" or number < 0:
         yield state, UNEXPECTED, None
-    elif state.where[number] or number in state.kept:
+    elif state.where[number] or number in state.reserved:
         yield state, refused("InstallDuplicate", cluster.containers[number]), None
     elif operation.repository == "mem":
         yield state.at(number, "mem"), OK, note
     else:
-        yield state._replace(kept=state.kept | {number}), "kept", None
+        yield state._replace(reserved=state.reserved | {number}), "reserved", None
 
 
 def _uninstall(cluster: Cluster, state: State, operation: Operation, phase: str) -> Iterator[Step]:
@@ -304,7 +319,7 @@ def _uninstall(cluster: Cluster, state: State, operation: Operation, phase: str)
         yield state._replace(mounted=state.mounted - {number}), phase, None
     else:
         gone = _unlocked(state.at(number, ""), number)
-        note = ("uninstall", cluster.containers[number], NOBODY)
+        note = ("uninstall", cluster.containers[number], NO_STATUS)
         yield gone, "wiping" if operation.wipe else OK, note
     if operation.lenient:
         yield _unlocked(state, number), UNEXPECTED, None
@@ -332,13 +347,16 @@ def _umount(cluster: Cluster, state: State, operation: Operation, phase: str) ->
     if phase == BEGIN:
         if unknown := _known(cluster, state, operation):
             yield state, unknown, None
-        elif number in state.locked:
             return
-        elif number not in state.mounted:
+        if number in state.locked:
+            return
+        user = state.user(number)
+        if number not in state.mounted:
             yield state, refused("UmountBusy", cluster.containers[number]), None
-        elif (user := state.user(number)) is not None:
+        if user is not None:
+            # Also while the start of the user is still mounting it.
             yield state, refused("UmountBusy", cluster.containers[user]), None
-        else:
+        elif number in state.mounted:
             held = state._replace(locked=state.locked | {number})
             yield held._replace(unmounting=state.unmounting | {number}), "unmounting", None
         return
@@ -360,8 +378,8 @@ def _start(cluster: Cluster, state: State, operation: Operation, phase: str) -> 
     if unknown := _known(cluster, state, operation):
         yield state, unknown, None
     elif run is not None:
-        taken = cluster.containers[run.container]
-        yield state, refused("StartContainerStarted", taken), None
+        running = cluster.containers[run.container]
+        yield state, refused("StartContainerStarted", running), None
     elif number in state.locked:
         return
     elif program.reserved:
@@ -384,7 +402,7 @@ def _start(cluster: Cluster, state: State, operation: Operation, phase: str) -> 
 
 
 def _launch(cluster: Cluster, state: State, operation: Operation, run: Run) -> Iterator[Step]:
-    """Yield the steps of a start that has begun: it mounts what it needs, then launches."""
+    """Yield the steps of a start in progress: it mounts its images, then launches."""
     number = operation.container
     name = cluster.name(number)
     wanted = {number, *run.resources}
@@ -398,7 +416,7 @@ def _launch(cluster: Cluster, state: State, operation: Operation, run: Run) -> I
             yield undone, failed, None
         else:
             started = _unlocked(state.with_run(name, run._replace(running=True)), number)
-            yield started, OK, ("started", cluster.containers[number], NOBODY)
+            yield started, OK, ("started", cluster.containers[number], NO_STATUS)
     if operation.lenient:
         yield undone, failed, None
 
@@ -421,12 +439,22 @@ def _kill(cluster: Cluster, state: State, operation: Operation, phase: str) -> I
 
 
 def _strike(cluster: Cluster, state: State, operation: Operation, phase: str) -> Iterator[Step]:
-    """A signal from the host, which asks nobody."""
+    """A signal from the host, without a request."""
     del phase
     name = cluster.name(operation.container)
     run = state.run(name)
     if run is not None and run.running and run.container == operation.container:
         state = _signalled(state, name, run, operation.signal)
+    yield state, OK, None
+
+
+def _end(cluster: Cluster, state: State, operation: Operation, phase: str) -> Iterator[Step]:
+    """An observed exit: only an exit with this status may be announced."""
+    del phase
+    name = cluster.name(operation.container)
+    run = state.run(name)
+    if run is not None and run.running and run.container == operation.container:
+        state = state.with_run(name, run._replace(ends=frozenset({operation.status})))
     yield state, OK, None
 
 
@@ -449,8 +477,10 @@ def _inspect(cluster: Cluster, state: State, operation: Operation, phase: str) -
 
 def _list(cluster: Cluster, state: State, operation: Operation, phase: str) -> Iterator[Step]:
     del operation, phase
-    there = frozenset(c for c, where in zip(cluster.containers, state.where, strict=True) if where)
-    yield state, ("list", there), None
+    installed = frozenset(
+        c for c, where in zip(cluster.containers, state.where, strict=True) if where
+    )
+    yield state, ("list", installed), None
 
 
 _STEPS: Final[dict[str, Callable[[Cluster, State, Operation, str], Iterator[Step]]]] = {
@@ -461,6 +491,7 @@ _STEPS: Final[dict[str, Callable[[Cluster, State, Operation, str], Iterator[Step
     "start": _start,
     "kill": _kill,
     "strike": _strike,
+    "end": _end,
     "inspect": _inspect,
     "list": _list,
 }

@@ -1,9 +1,9 @@
-"""A client in a process of its own, which the soak stops and lets go on.
+"""A client in a separate process, which the soak stops (SIGSTOP) and continues.
 
     python -m soak.pinger URL
 
-It subscribes and asks small things until it is ended; it may be disconnected (the runtime is taken
-down, or it was stopped for so long that it fell behind), but never be told anything wrong.
+It subscribes and makes small requests until it is terminated. It may be disconnected (the runtime
+was stopped, or the pinger was stopped for too long), but must never receive a wrong answer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PAUSE = 0.05
 
 
 def ping(client: Client) -> None:
-    """Ask, and take what was announced meanwhile."""
+    """Make requests, and read the notifications."""
     while True:
         if str(client.ident()) != "extern:0.0.0" or client.repositories() != ("fs", "full", "mem"):
             sys.exit("the runtime gave a wrong answer")

@@ -1,4 +1,4 @@
-"""What a soak is to do."""
+"""The parameters of a soak."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from typing import NamedTuple
 
 
 class Plan(NamedTuple):
-    """What to do.
+    """The parameters.
 
     Attributes:
         seed: determines what each client does. With one client the run is always the same.
-        operations: steps of the clients, in all.
-        clients: how many work at the same time.
-        faults: the part of the steps that are faults.
+        operations: steps of all clients together.
+        clients: number of concurrent clients.
+        faults: fraction of the steps that are faults.
         restarts: how often the runtime is killed or shut down, all in the first third.
         round: steps between two complete checks.
-        stall: seconds of silence within a package that the runtime allows. On a busy machine we are
-            as silent ourselves.
+        stall: the runtime's timeout for silence within a package, in seconds. On a busy machine
+            the clients of the soak are slow too.
+        recorded: record what the runtime's core is given and decides.
     """
 
     seed: int
@@ -26,3 +27,4 @@ class Plan(NamedTuple):
     restarts: int = 0
     round: int = 1000
     stall: float = 20.0
+    recorded: bool = False

@@ -1,8 +1,8 @@
-"""The soak: clients that ask at random, faults among them, and a model that judges every answer.
+"""The soak: clients with random requests and faults, and a model that checks every answer.
 
-A run is a row of rounds. In a round the workers (worker.py) make their requests and faults; then
-everything is ended, uninstalled and compared with how the runtime was before its first request:
-descriptors, mounts, loop devices, cgroups, processes and files must be the same.
+A run is a sequence of rounds. In a round the workers (worker.py) make requests and faults. Then
+all containers are killed and uninstalled, and descriptors, mounts, loop devices, cgroups, processes
+and files must be the same as before the first request.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ import msgspec
 
 from northstar.api import notification, response
 from northstar.client import Client, ConnectError, DisconnectedError
-from soak import counted, world
+from soak import counted, recorded, world
 from soak.checker import Checker, Violation
 from soak.faults import LostError
 from soak.memory import Memory
-from soak.model import OK, Answer, Operation
+from soak.model import OK, Answer, Operation, answer_of
 from soak.plan import Plan
-from soak.worker import PATIENCE, Worker, answer_of
+from soak.worker import ANSWER_TIMEOUT, Worker
 from tests.system import host
 from tests.system.harness import RuntimeProcess
 
@@ -43,12 +43,12 @@ REPOSITORIES: Final = {
     "full": 'type = "mem"\ncapacity_num = 0',
 }
 OPTIONS: Final = 'options = {{ npk_stream_timeout = "{:g}s" }}'
-REMEMBERED: Final = 50
+HISTORY: Final = 50
 
 MOST: Final = 4
-"""Requests about one cluster at the same time."""
+"""Limit of concurrent requests on one cluster."""
 
-# A package that is none is our doing; an unused wipe is as well.
+# The soak itself causes these: it sends invalid packages, and lets wipes fail.
 _EXPECTED: Final = re.compile(r"Failed to install into |its data is not wiped")
 _SQUEEZED: Final = re.compile(r"Failed to |Cannot accept a connection|Too many open files")
 
@@ -57,14 +57,16 @@ class Soak:
     """One run.
 
     Attributes:
-        up: set while the runtime is there to answer.
-        groups: the clusters of containers, each with what is known of it.
-        waiting: requests whose answer a worker waits for.
-        lenient: requests may fail for want of descriptors, or since the runtime shuts down.
-        counts: requests by kind and answer, and faults, by name.
-        stalled: no client is to fall silent within a package, in this round.
+        up: set while the runtime answers.
+        groups: the clusters of containers, each with its possible states.
+        waiting: number of requests whose answer a worker awaits.
+        lenient: requests may fail, since the runtime lacks descriptors or shuts down.
+        counts: number of requests, by kind and answer.
+        faults: number of faults, by name.
+        stalled: no client may stall within a package in this round.
         junk: files that faults have put into the runtime's directories.
-        stream: all notifications of this round, in their order.
+        stream: all notifications of this round, in order.
+        recording: the recorded events and decisions of the core, if the plan requests it.
     """
 
     def __init__(self, plan: Plan, directory: Path, payload: Path) -> None:
@@ -73,12 +75,16 @@ class Soak:
         self.store = directory / "store"
         self.store.mkdir()
         repositories = {**REPOSITORIES, "fs": f'type = {{ fs = {{ dir = "{self.store}" }} }}'}
+        self.recording = directory / "recording"
+        wrapper = [counted.__file__, str(directory / "counts")]
+        if plan.recorded:
+            wrapper = [recorded.__file__, str(self.recording), *wrapper[1:]]
         self.runtime = RuntimeProcess(
             directory,
             repositories=repositories,
             console=OPTIONS.format(plan.stall),
             top="notification_buffer_size = 1024",
-            wrap=(sys.executable, counted.__file__, str(directory / "counts")),
+            wrap=(sys.executable, *wrapper),
         )
         self.pid = 0
         self.up = asyncio.Event()
@@ -97,7 +103,7 @@ class Soak:
         self.faults: collections.Counter[str] = collections.Counter()
         self.junk: set[Path] = set()
         self.stream: list[notification.Notification] = []
-        self.history: collections.deque[str] = collections.deque(maxlen=REMEMBERED)
+        self.history: collections.deque[str] = collections.deque(maxlen=HISTORY)
         self.memory: list[Memory] = []
         self.done = 0
         self.life = 0
@@ -116,10 +122,10 @@ class Soak:
     # The run ------------------------------------------------------------------------------------
 
     async def run(self, report: Callable[[str], None] = print) -> None:
-        """Do it all.
+        """Run all rounds.
 
         Raises:
-            Violation: something was seen that must not be.
+            Violation: the model does not allow an observation, or something leaks.
         """
         begun = time.monotonic()
         self.pinger = _pinger(self.runtime.url)
@@ -168,10 +174,10 @@ class Soak:
         self.pid = self.runtime.pid
         for name in os.listdir(self.store):
             if name.startswith(".northstar"):
-                raise Violation(f"{name} of an interrupted install is still there")
+                raise Violation(f"{name} of an interrupted install still exists")
         self._observer = await Client.connect(self.runtime.url, subscribe=True)
         self._watch = self._tasks.create_task(self._observe(self._observer))
-        # Before they are told: each has one connection.
+        # Before `up` is set: each worker has one connection.
         for worker in self.workers:
             await worker.connect(early=True)
         self.up.set()
@@ -196,12 +202,12 @@ class Soak:
         await self._finished()
 
     async def _finished(self) -> None:
-        """Wait for what goes on in the background."""
+        """Wait for the background tasks."""
         while self._background:
             await asyncio.wait(self._background)
 
     def take(self) -> bool:
-        """Count a step of a worker; False if the round is over."""
+        """Count a step of a worker; return False at the end of the round."""
         if self._left <= 0:
             return False
         self._left -= 1
@@ -209,17 +215,17 @@ class Soak:
         return True
 
     def restart_is_due(self) -> bool:
-        """Tell one worker, in the middle of the round, to take the runtime down."""
+        """Return whether this worker must restart the runtime now: one per round, in the middle."""
         due = self._due and self._left < self.plan.round // 2
         self._due = self._due and not due
         return due
 
     def any_group(self, chance: random.Random) -> Checker:
-        """Choose a cluster, those with more containers more often."""
+        """Choose a cluster, in proportion to its number of containers."""
         return self._of[chance.choice([*self._of])]
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something while the round goes on; its violations count."""
+        """Run a coroutine in the background of the round; its violations count."""
 
         async def unless_lost() -> None:
             with contextlib.suppress(LostError):
@@ -229,54 +235,56 @@ class Soak:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    # What is seen -------------------------------------------------------------------------------
+    # Observations -------------------------------------------------------------------------------
 
-    def say(self, text: str) -> None:
-        """Remember a line, for the report of a violation."""
+    def note(self, text: str) -> None:
+        """Keep a line for the report of a violation."""
         self.history.append(f"{time.monotonic():.4f} step {self.done} {text}")
 
     def sent(self, who: int, group: Checker, operation: Operation) -> None:
-        """A request is about to be sent."""
+        """Register a request that is about to be sent."""
         self._numbers += 1
         operation.number = self._numbers
         operation.lenient = operation.lenient or self.lenient
         self._pending[operation] = group
         container = group.cluster.containers[operation.container]
-        self.say(f"client {who} -> {operation} ({container})")
+        self.note(f"client {who} -> {operation} ({container})")
         group.ask(operation)
 
     def answered(self, group: Checker, operation: Operation, answer: Answer) -> None:
-        """It was answered.
+        """Check the answer of a request.
 
         Raises:
-            Violation: wrongly.
+            Violation: the answer is wrong.
         """
-        self.say(f"<- {operation} {answer}")
+        self.note(f"<- {operation} {answer}")
         del self._pending[operation]
         self.counts[f"{operation.kind} {answer[1] if answer[0] == 'refused' else 'ok'}"] += 1
         group.answer(operation, answer)
 
     def installed(self, group: Checker, operation: Operation, answer: response.Install) -> None:
-        """An install over a raw connection was answered."""
+        """Check the answer of an install over a raw connection."""
         result = answer.result
         refusal = answer_of(result.error) if isinstance(result, response.InstallFailed) else OK
         self.answered(group, operation, refusal)
 
     async def expect_in_stream(self, first: int, got: list[notification.Notification]) -> None:
-        """Another subscriber got these, from place `first` of the observer's stream on or earlier.
+        """Check the notifications of a subscriber that subscribed at place `first` or earlier.
 
         Raises:
-            Violation: these do not stand there in a row.
+            Violation: the observer's stream does not contain them as one sequence.
         """
         await self._observer.ident()
         deadline = time.monotonic() + 5
         while not any(self.stream[at : at + len(got)] == got for at in range(first + 1)):
             if time.monotonic() > deadline:
-                raise Violation(f"a subscriber got other notifications than the observer: {got}")
+                raise Violation(
+                    f"a subscriber received other notifications than the observer: {got}"
+                )
             await asyncio.sleep(0.01)
 
-    async def room(self, *groups: Checker) -> None:
-        """Wait until few enough requests are about one of these: the search grows with them."""
+    async def wait_for_room(self, *groups: Checker) -> None:
+        """Wait until each cluster has fewer than MOST requests: the search grows with them."""
         while any(self._crowded(group) for group in groups):  # noqa: ASYNC110 - a count
             await asyncio.sleep(0.001)
 
@@ -284,11 +292,11 @@ class Soak:
         return sum(its is group for its in self._pending.values()) >= MOST
 
     def abandoned(self, group: Checker) -> int:
-        """Return how many requests of a cluster nobody waits for."""
+        """Return the number of abandoned requests of a cluster."""
         return sum(o.abandoned and its is group for o, its in self._pending.items())
 
     def allow_failures(self, allowed: bool) -> None:
-        """From now on requests may fail for what they lack, also those under way; or no longer."""
+        """Allow requests to fail from now on, also those in progress; or end that."""
         self.lenient = allowed
         self.squeezed |= allowed
         if allowed:
@@ -310,12 +318,12 @@ class Soak:
 
     def _noticed(self, message: notification.Notification) -> None:
         self.stream.append(message)
-        self.say(f"** {message}")
+        self.note(f"** {message}")
         if isinstance(message, notification.CGroup):
             return
         if isinstance(message, notification.Shutdown):
             if self.up.is_set():
-                raise Violation("a shutdown that nobody asked for is announced")
+                raise Violation("an unrequested shutdown is announced")
             return
         status = str(message.status) if isinstance(message, notification.Exit) else ""
         self._talked += status == f"Exit({world.TALK})"
@@ -325,13 +333,13 @@ class Soak:
     # Between rounds -----------------------------------------------------------------------------
 
     async def _quiesce(self) -> None:
-        """End everything, and see that nothing is left."""
-        # Whatever was sent by those who are gone has been read when this returns.
+        """Kill and uninstall all containers, and check that nothing is left."""
+        # After this the runtime has read all requests of closed connections.
         await asyncio.to_thread(self.runtime.snapshot)
         worker = self.workers[0]
         every = [(g, n) for g in self.groups for n in range(len(g.cluster.containers))]
         for group, number in every:
-            # Answered after all that came before it for the same container.
+            # Answered after all earlier requests on the same container.
             await worker.ask(group, Operation("kill", number, signal=9))
         await self._until_ended(worker, every)
         for operation in [o for o in self._pending if o.abandoned]:
@@ -347,31 +355,31 @@ class Soak:
         self._check_log()
         await self._until_nothing_leaks()
         if self.pinger.poll() is not None:
-            raise Violation("the pinger has met something that it must not")
+            raise Violation("the pinger has received a wrong answer")
         counts = await self._count()
         self.memory.append(Memory(self.life, self.done, _own_memory(self.pid), counts))
         self.stream.clear()
-        # In every fourth round, since it takes so long.
+        # Stalls are slow: only in every fourth round.
         self.stalled = self.done // self.plan.round % 4 != 0
 
     async def _count(self) -> counted.Counts:
-        """Return what the runtime has allocated."""
+        """Return the memory that the runtime has allocated."""
         file = self.runtime.directory / "counts"
         os.kill(self.pid, signal.SIGUSR2)
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + ANSWER_TIMEOUT
         while not file.exists():
             if time.monotonic() > deadline:
-                raise Violation("the runtime does not count its memory")
+                raise Violation("the runtime does not report its memory")
             await asyncio.sleep(0.005)
         counts = msgspec.json.decode(file.read_bytes(), type=counted.Counts)
         file.unlink()
         return counts
 
     async def _until_nothing_leaks(self) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + ANSWER_TIMEOUT
         while True:
             now = await asyncio.to_thread(self.runtime.snapshot)
-            # What the host mounts elsewhere is seen in the runtime's namespace as well.
+            # Mounts of the host appear in the runtime's namespace as well.
             here = str(self.runtime.directory)
             lines = self._before.difference(now).splitlines()
             leaks = [line for line in lines if here in line or not line.startswith("mounts:")]
@@ -382,18 +390,18 @@ class Soak:
             await asyncio.sleep(0.05)
 
     async def _until_ended(self, worker: Worker, every: list[tuple[Checker, int]]) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + ANSWER_TIMEOUT
         for group, number in every:
             while True:
                 answer = await worker.ask(group, Operation("inspect", number))
                 if answer[0] == "refused" or not answer[3]:
                     break
                 if time.monotonic() > deadline:
-                    raise Violation(f"{group.cluster.containers[number]} does not end by KILL")
+                    raise Violation(f"{group.cluster.containers[number]} still runs after KILL")
                 await asyncio.sleep(0.002)
 
     async def _until_idle(self) -> None:
-        """Wait until all notifications are here, and nothing else is possible than nothing."""
+        """Wait until all notifications have arrived and the only possible state is empty."""
         await self._observer.ident()
         deadline = time.monotonic() + 5
         while True:
@@ -408,7 +416,7 @@ class Soak:
                 return
 
     def _clean(self) -> None:
-        """Remove what faults, and containers that were uninstalled without a wipe, have left."""
+        """Remove the files of faults, and the data of containers uninstalled without a wipe."""
         for path in sorted(self.junk, reverse=True):
             if path.is_dir() and not path.is_symlink():
                 path.rmdir()
@@ -419,34 +427,34 @@ class Soak:
             raise Violation(f"files are left in the repository: {left}")
         names = {container.partition(":")[0] for container in self._of}
         for name in os.listdir(self.runtime.data_dir):
-            # What could not be wiped for want of descriptors is removed when the runtime starts.
+            # Data that was not wiped for want of descriptors is removed at the next start.
             unfinished = self.squeezed and name.startswith(".northstar-wipe:")
             if name not in names and not unfinished:
-                raise Violation(f"{name} in the data directory is nobody's")
+                raise Violation(f"{name} in the data directory belongs to no container")
             shutil.rmtree(self.runtime.data_dir / name)
 
     def _check_log(self) -> None:
         text = self.runtime.text()
         if "Traceback" in text or "internal error" in text:
-            raise Violation("there is a traceback in the log")
+            raise Violation("the log contains a traceback")
         for line in text.splitlines():
             excused = _EXPECTED.search(line) or (self.squeezed and _SQUEEZED.search(line))
             if " ERROR " in line and not excused:
                 raise Violation(f"in the log: {line}")
         if text.count("connect_ack") < self._talked:
-            raise Violation(f"{self._talked} containers talked to the console, not all got answers")
+            raise Violation(f"{self._talked} containers used the console, not all received answers")
         self._talked = 0
         self.squeezed = False
         os.truncate(self.runtime.log, 0)
 
-    # Taking the runtime down --------------------------------------------------------------------
+    # Restarts ------------------------------------------------------------------------------------
 
     async def restart(self) -> None:
-        """Kill the runtime, or shut it down, in the midst of all that goes on, and start it."""
-        while self.lenient:  # noqa: ASYNC110 - its descriptors are given back first
+        """Kill the runtime or shut it down, with requests in progress, and start it again."""
+        while self.lenient:  # noqa: ASYNC110 - first restore its limit of descriptors
             await asyncio.sleep(0.01)
         kill = self.life % 2 == 1
-        self.say("the runtime is killed" if kill else "the runtime is shut down")
+        self.note("the runtime is killed" if kill else "the runtime is shut down")
         self.faults["kill the runtime" if kill else "shut the runtime down"] += 1
         self.up.clear()
         if kill:
@@ -474,10 +482,10 @@ class Soak:
         try:
             await self._start()
         except (AssertionError, ConnectError) as failure:
-            raise Violation(f"it does not start again: {failure}") from None
+            raise Violation(f"the runtime does not start again: {failure}") from None
 
     def _leave_behind(self) -> None:
-        """Let it look as after a worse end than this one: things that a new run must replace."""
+        """Create stale state of a worse end than this one, which the next start must replace."""
         container = self.groups[0].cluster.containers[0]
         mounted = self.runtime.run_dir / container
         if not mounted.exists():
@@ -486,14 +494,14 @@ class Soak:
         if not stale.exists():
             with socket.socket(socket.AF_UNIX) as bound:
                 bound.bind(str(stale))
-        # What the killed one has left may stay until it is used again.
+        # Stale state may stay until its container is started again.
         self.junk |= {Path(path) for path in host.cgroups(self.runtime.cgroup, itself=False)}
         self.junk |= set(self.runtime.socket_dir.iterdir())
         self.junk |= set(self.runtime.run_dir.iterdir())
 
 
 def _pinger(url: str) -> subprocess.Popen[bytes]:
-    """Start it, before the runtime: what came later would be taken for a process of that."""
+    """Start the pinger before the runtime: later it would count as a process of the runtime."""
     command = [sys.executable, "-m", "soak.pinger", url]
     return subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE)
 

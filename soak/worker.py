@@ -8,20 +8,19 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from northstar.api import RefusedError, response
-from northstar.api.error import Error
 from northstar.client import Client, ConnectError, DisconnectedError
 from soak import faults, world
 from soak.checker import Checker, Violation
 from soak.faults import LostError
-from soak.model import OK, Answer, Operation, refused
+from soak.model import OK, Answer, Operation, answer_of
 
 if TYPE_CHECKING:
     from soak.soak import Soak
 
 T = TypeVar("T")
 
-PATIENCE: Final = 60.0
-"""Seconds after which an answer is missing, however busy the machine is."""
+ANSWER_TIMEOUT: Final = 60.0
+"""Seconds for an answer, also on a busy machine."""
 
 SIGNALS: Final = (*[9] * 10, *[15] * 3, 2, 1, 10, 12, 14, 18, 19, 17, 0, 32, -1)
 
@@ -38,13 +37,8 @@ WEIGHTS: Final = {
 }
 
 
-def answer_of(error: Error) -> Answer:
-    """Return a refusal as the model has it."""
-    return refused(type(error).__name__, str(getattr(error, "container", "")))
-
-
 class Worker:
-    """One client. What it does depends on its seed and number only, not on what is answered."""
+    """One client. Its steps depend only on its seed and number, not on the answers."""
 
     def __init__(self, soak: Soak, number: int, fault_rate: float) -> None:
         self.soak = soak
@@ -54,7 +48,7 @@ class Worker:
         self._client: Client | None = None
 
     async def run(self) -> None:
-        """Do what there is to do in this round."""
+        """Make the steps of this round."""
         while self.soak.take():
             try:
                 if self.soak.restart_is_due():
@@ -70,18 +64,18 @@ class Worker:
     async def connect(self, *, early: bool = False) -> Client:
         """Return the client of this worker's connection, a new one if the last was lost.
 
-        Only who starts the runtime may connect `early`.
+        Only the caller that starts the runtime may connect `early`.
         """
         if not early and not self.soak.up.is_set():
             raise LostError
         if self._client is None:
             self._client = await attempt(
-                self.soak, lambda: Client.connect(self.soak.runtime.url, timeout=PATIENCE)
+                self.soak, lambda: Client.connect(self.soak.runtime.url, timeout=ANSWER_TIMEOUT)
             )
         return self._client
 
     def forget(self) -> None:
-        """Connect anew when next something is asked: the runtime is another one."""
+        """Connect again before the next request: the runtime was restarted."""
         self._client = None
 
     async def close(self) -> None:
@@ -91,7 +85,7 @@ class Worker:
             self._client = None
 
     async def request(self) -> None:
-        """Make any request, and have the model judge the answer."""
+        """Make a random request, and check the answer with the model."""
         chance = self.chance
         kind = chance.choices([*WEIGHTS], [*WEIGHTS.values()])[0]
         if kind == "small":
@@ -122,20 +116,20 @@ class Worker:
         return made
 
     async def ask(self, group: Checker, operation: Operation) -> Answer:
-        """Send a request, and take its answer.
+        """Send a request, and check its answer.
 
         Raises:
-            LostError: the runtime was taken down meanwhile.
+            LostError: the runtime was stopped meanwhile.
         """
-        await self.soak.room(group)
+        await self.soak.wait_for_room(group)
         client = await self.connect()
         self.soak.sent(self.number, group, operation)
         answer = await self._answer(lambda: self._call(client, group, operation))
         self.soak.answered(group, operation, answer)
         return answer
 
-    async def tell(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Ask something that the model does not judge."""
+    async def unchecked(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Make a request that the model does not check."""
         self.soak.waiting += 1
         try:
             return await attempt(self.soak, call)
@@ -147,7 +141,7 @@ class Worker:
 
     async def _answer(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
         try:
-            return await self.tell(call)
+            return await self.unchecked(call)
         except RefusedError as refusal:
             return answer_of(refusal.error)
 
@@ -158,7 +152,7 @@ class Worker:
                 package = self.soak.package(group, operation)
                 installed = await client.install(package, operation.repository)
                 if str(installed) != container:
-                    raise Violation(f"{operation} installed {installed}")
+                    raise Violation(f"{operation} installed {installed} instead")
             case "uninstall":
                 await client.uninstall(container, operation.wipe)
             case "kill":
@@ -174,8 +168,8 @@ class Worker:
         return OK
 
     async def list(self) -> None:
-        """Ask for the list: each cluster's part of it is judged by itself."""
-        await self.soak.room(*self.soak.groups)
+        """Request the list: the part of each cluster is checked separately."""
+        await self.soak.wait_for_room(*self.soak.groups)
         client = await self.connect()
         operations = [(group, Operation("list")) for group in self.soak.groups]
         for group, operation in operations:
@@ -186,22 +180,22 @@ class Worker:
 
         _, found = await self._answer(call)
         assert isinstance(found, frozenset)
-        rest = found
+        unknown = found
         for group, operation in operations:
             mine = found & set(group.cluster.containers)
-            rest -= mine
+            unknown -= mine
             self.soak.answered(group, operation, ("list", mine))
-        if rest:
-            raise Violation(f"the list has {rest}, which nobody installed")
+        if unknown:
+            raise Violation(f"the list contains {unknown}, which no client installed")
 
     async def _mounts(self, kind: str) -> None:
-        """Mount or unmount several containers with one request: each one's result is judged."""
+        """Mount or unmount several containers with one request, and check each result."""
         chosen = {}
         for _ in range(self.chance.randint(1, 3)):
             group = self.soak.any_group(self.chance)
             operation = self.operation(kind, group)
             chosen[group.cluster.containers[operation.container]] = (group, operation)
-        await self.soak.room(*(group for group, _ in chosen.values()))
+        await self.soak.wait_for_room(*(group for group, _ in chosen.values()))
         client = await self.connect()
         for group, operation in chosen.values():
             self.soak.sent(self.number, group, operation)
@@ -216,7 +210,7 @@ class Worker:
             self.soak.answered(group, operation, answer)
 
     async def _small(self) -> None:
-        """Ask what changes nothing and is always the same."""
+        """Make requests that change nothing and have known answers."""
         client = await self.connect()
         shared = self.chance.randbytes(self.chance.randrange(100))
 
@@ -236,17 +230,17 @@ class Worker:
 
 
 async def attempt(soak: Soak, call: Callable[[], Awaitable[T]]) -> T:
-    """Do what needs a runtime that is up; a refusal is the caller's.
+    """Await a call that needs a running runtime; the caller handles a refusal.
 
     Raises:
-        LostError: it was taken down.
-        Violation: it ended the connection, or did not answer, though nobody took it down.
+        LostError: the runtime was stopped.
+        Violation: it closed the connection, or did not answer, and was not stopped.
     """
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(ANSWER_TIMEOUT):
             return await call()
     except TimeoutError:
-        raise Violation(f"no answer within {PATIENCE:g} s") from None
+        raise Violation(f"no answer within {ANSWER_TIMEOUT:g} s") from None
     except (ConnectError, DisconnectedError, OSError, asyncio.IncompleteReadError) as failure:
         if soak.up.is_set():
             raise Violation(f"the connection failed: {failure}") from failure

@@ -1,4 +1,4 @@
-"""What the soak has the runtime do: the containers, their packages and their programs."""
+"""The containers of the soak, their packages and their programs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from soak.model import Cluster, Program
 from tests.system.harness import manifest, pack
 
 VERSIONS: Final = ("1.0.0", "2.0.0")
-WORDS: Final = {"version": "0.9.2", "subscribe_notifications": False}
+CONNECT: Final = {"version": "0.9.2", "subscribe_notifications": False}
 
 TALK: Final = 42
-"""With this a program ends that has talked to the console."""
+"""Exit code of a program that has received its answers from the console."""
 
 
 def clusters(number: int) -> list[Cluster]:
-    """Return containers that never meet: an app with everything and its resource, a plain app."""
+    """Return independent clusters: an app that uses every feature and its resource; a plain app."""
     app, plain, resource = f"app{number}", f"plain{number}", f"res{number}"
     rich = tuple(f"{name}:{version}" for name in (app, resource) for version in VERSIONS)
     return [
@@ -29,7 +29,7 @@ def clusters(number: int) -> list[Cluster]:
 
 
 def fields(group: Cluster, name: str) -> dict[str, Any]:
-    """Return what the manifest of a container says besides name and version."""
+    """Return the fields of a container's manifest, without name and version."""
     if name in group.resources:
         return {"init": None}
     if name not in group.uses:
@@ -57,7 +57,7 @@ def fields(group: Cluster, name: str) -> dict[str, Any]:
 
 
 def packages(directory: Path, group: Cluster, payload: Path) -> list[bytes]:
-    """Pack all containers of a cluster; return their packages in its order."""
+    """Pack all containers of a cluster; return their packages in the same order."""
     made = []
     for container in group.containers:
         name, version = container.split(":")
@@ -67,12 +67,12 @@ def packages(directory: Path, group: Cluster, payload: Path) -> list[bytes]:
 
 
 def exits(code: int) -> frozenset[str]:
-    """Return the statuses of a program that ends with this code."""
+    """Return the statuses of a program that exits with this code."""
     return frozenset({str(Exited(code))})
 
 
 def program(chance: random.Random, container: str) -> Program:
-    """Choose what a start runs."""
+    """Choose the program of a start."""
     rich = container.startswith("app")
     kinds = ["pause", "exit", "crash", "brief", "orphans", "stubborn", "forks", "manifest"]
     if rich:
@@ -81,7 +81,7 @@ def program(chance: random.Random, container: str) -> Program:
     kind = chance.choice(kinds)
     made = _program(kind, chance, container)
     if container.startswith("res") and chance.random() < 0.8:
-        # A resource has no init of its own; without one in the request it must be refused.
+        # The manifest of a resource has no init; a start request without one must be refused.
         ends = made.ends if made.arguments or made.missing else exits(0)
         made = made._replace(init=made.init or "/payload", ends=ends)
     return made
@@ -109,11 +109,11 @@ def _program(kind: str, chance: random.Random, container: str) -> Program:
         case "forks":
             return Program(kind, ("fork", ";", "fork", ";", "pause"))
         case "talk":
-            messages = ({"connect": WORDS}, {"request": "ident"}, {"request": "list"})
+            messages = ({"connect": CONNECT}, {"request": "ident"}, {"request": "list"})
             return Program(kind, (*_console(*messages), "exit", str(TALK)), exits(TALK))
         case "suicide":
             kill = {"kill": {"container": container, "signal": 9}}
-            words = (*_console({"connect": WORDS}, {"request": kill}), "pause")
+            words = (*_console({"connect": CONNECT}, {"request": kill}), "pause")
             return Program(kind, words, frozenset({str(Signalled(9))}))
         case "flood":
             return Program(kind, ("flood", "200000", ";", "exit", str(code)), exits(code))

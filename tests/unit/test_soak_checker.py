@@ -93,6 +93,26 @@ def test_a_refusal_by_a_start_that_fails_itself() -> None:
     history.started(APP2)
 
 
+@pytest.mark.parametrize("named", [RES, APP])
+def test_an_unmount_of_what_a_start_mounts_names_itself_or_its_user(named: int) -> None:
+    history = History()
+    history.installed(APP, RES)
+    start = history.sent("start", APP, program=PAUSE)
+    history.did("umount", RES, no("UmountBusy", named))
+    history.did("inspect", RES, ("inspect", "mem", False, False))
+    history.checker.answer(start, OK)
+
+
+def test_an_install_that_ends_in_a_shutdown_may_be_silent() -> None:
+    history = History()
+    history.installed(PLAIN)
+    history.started(PLAIN, EXIT3)
+    install = history.sent("install", APP, repository="fs")
+    history.checker.ending = True
+    history.checker.answer(install, OK)
+    history.saw("exit", PLAIN, "Exit(3)")
+
+
 def test_what_a_killed_runtime_leaves() -> None:
     history = History()
     history.installed(PLAIN)
