@@ -1,6 +1,6 @@
 """The entry point of `nstar`.
 
-`nstar list` takes about 90 ms, of which the request takes 1 ms and Python most of the others. Two
+`nstar list` takes about 90 ms: the request takes 1 ms, Python most of the remaining time. Two
 steps of the interpreter are useless for a short-lived program and take a fifth of that time:
 garbage collection during imports, and the teardown of all objects at exit.
 """

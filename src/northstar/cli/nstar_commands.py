@@ -371,7 +371,7 @@ def verify_token(session: Session, token: str, user: Name, shared: str) -> None:
     except (binascii.Error, ValueError):
         raise click.BadParameter(f"{token!r} is not base64", param_hint="TOKEN") from None
     if len(data) != 40:
-        raise click.BadParameter(f"a token has 40 bytes and not {len(data)}", param_hint="TOKEN")
+        raise click.BadParameter(f"a token has 40 bytes, not {len(data)}", param_hint="TOKEN")
     with session.connect() as client:
         session.show(client.token_verify(data, user, os.fsencode(shared)).value)
 

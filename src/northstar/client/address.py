@@ -43,10 +43,10 @@ def environment_socket(environment: Mapping[str, str] = os.environ) -> socket.so
         )
     try:
         if not text.isascii() or not text.isdigit():
-            raise InvalidValueError(f"{CONSOLE} is {text!r} and no descriptor")
+            raise InvalidValueError(f"{CONSOLE} is {text!r}, which is no descriptor")
         stream = socket.socket(fileno=int(text))
     except (OSError, OverflowError) as error:
-        raise InvalidValueError(f"{CONSOLE} is {text} and no open socket ({error})") from None
+        raise InvalidValueError(f"{CONSOLE} is {text}, which is no open socket ({error})") from None
     if stream.type != socket.SOCK_STREAM:
         # The descriptor has another purpose: leave it open.
         stream.detach()

@@ -269,7 +269,9 @@ class Session:
             if isinstance(message, api.ConnectNack):
                 raise self.fail(RejectedError(message))
             if not isinstance(message, api.ConnectAck):
-                raise ProtocolError(f"{type(message).__name__} comes before the connection is made")
+                raise ProtocolError(
+                    f"{type(message).__name__} is received before connect is answered"
+                )
             self.connected = True
         elif isinstance(message, api.Notification):
             self._notification(message)

@@ -115,7 +115,7 @@ def test_lines_that_do_not_end(warm: RuntimeProcess) -> None:
         # Of another process, so it does not come last.
         done = warm.nstar("mount", *["x:1.0.0"] * 5000, check=False)
         assert done.stderr.count("x:1.0.0") >= 5000, done.stderr[:1000]
-    warm.wait_log("the rest of a long line does not come, and others wait for its memory")
+    warm.wait_log("a long line is incomplete, and other connections wait for its memory")
 
 
 def test_packages_that_are_not_stored(make_runtime: Any, tmp_path: Path) -> None:

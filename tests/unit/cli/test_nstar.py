@@ -418,25 +418,25 @@ def terminal() -> Callable[..., tuple[int, str]]:
     """Run nstar as a program on its own terminal; return its exit code and output."""
 
     def run(*arguments: str, **environment: str) -> tuple[int, str]:
-        ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+        local, remote = pty.openpty()
+        fcntl.ioctl(remote, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
         code = "from northstar.cli.nstar import main; main()"
         process = subprocess.Popen(
             [sys.executable, "-c", code, *arguments],
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
+            stdin=remote,
+            stdout=remote,
+            stderr=remote,
             env={"PATH": os.environ["PATH"], "TERM": "xterm-256color", **environment},
         )
-        os.close(theirs)
+        os.close(remote)
         shown = b""
         # When the other side of a terminal is closed, reading fails with EIO.
         while True:
             try:
-                shown += os.read(ours, 4096)
+                shown += os.read(local, 4096)
             except OSError:
                 break
-        os.close(ours)
+        os.close(local)
         return process.wait(TIMEOUT), shown.decode()
 
     return run

@@ -224,7 +224,7 @@ def test_an_unexpected_first_message(kind: Any, tmp_path: Path) -> None:
 
     with (
         Peer(tmp_path, script) as peer,
-        pytest.raises(client.ConnectError, match="Shutdown comes before"),
+        pytest.raises(client.ConnectError, match="Shutdown is received before connect"),
     ):
         kind.connect(peer.url)
 

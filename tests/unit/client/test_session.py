@@ -119,11 +119,11 @@ def test_an_interrupted_install_closes_the_connection(tmp_path: Path) -> None:
 
 
 def test_a_runtime_that_does_not_read() -> None:
-    ours, theirs = socket.socketpair()
-    theirs.sendall(b'{"connect_ack":null}\n')
+    local, remote = socket.socketpair()
+    remote.sendall(b'{"connect_ack":null}\n')
     with (
-        theirs,
-        Client(ours, timeout=0.05) as client,
+        remote,
+        Client(local, timeout=0.05) as client,
         pytest.raises(NoAnswerError, match=r"took nothing within 0\.05 s"),
     ):
         client.install(bytes(2**24), "r")

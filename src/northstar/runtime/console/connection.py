@@ -437,7 +437,7 @@ class Connection(asyncio.BufferedProtocol):
             return responses.PermissionDenied(request)
         except StreamTimeoutError:
             timeout = self._access.options.npk_stream_timeout
-            self._refuse(f"no byte of a package for {timeout:g} s")
+            self._refuse(f"no byte of the package received for {timeout:g} s")
         except StreamEndedError:
             log.warning("%s: the stream ended within a package", self.peer)
             text = "the stream ended before the package was complete"
@@ -464,9 +464,11 @@ class Connection(asyncio.BufferedProtocol):
         """Return the bytes of output that the peer has not read."""
         return self._transport.get_write_buffer_size()
 
-    def drop_unread(self) -> None:
+    def close_unread(self) -> None:
         """Close the connection to free the memory of its unread output."""
-        self._drop(f"does not read {self.unread()} bytes, and all output together is too much")
+        self._drop(
+            f"{self.unread()} bytes are unread, and the output of all connections exceeds its limit"
+        )
 
     def _too_far_behind(self) -> None:
         self._drop(f"more than {self._service.notifications.buffer_size} notifications behind")

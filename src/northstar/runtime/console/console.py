@@ -116,7 +116,7 @@ class Console:
         """
         if container.name == EXTERN.name:
             log.warning(
-                "%s: its tokens are not valid: to others `%s` means clients from outside",
+                "%s: its tokens are not valid, since `%s` stands for clients from outside",
                 container,
                 EXTERN.name,
             )

@@ -78,7 +78,7 @@ class Lines:
         self.waiting = False
         self.ended = False
         self.owner: Hashable = None
-        """The owner of the connection, among whom scarce memory is shared (`Reservations`)."""
+        """The owner of the connection; scarce memory is shared fairly among owners."""
 
     def connected(self) -> None:
         """Allow lines as long as the options say: the connect message was accepted."""
@@ -192,4 +192,4 @@ class Lines:
         self._resume()
 
     def _line_is_late(self) -> None:
-        self._refuse("the rest of a long line does not come, and others wait for its memory")
+        self._refuse("a long line is incomplete, and other connections wait for its memory")

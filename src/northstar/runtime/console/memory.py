@@ -233,7 +233,7 @@ class Unread(Protocol):
     def unread(self) -> int:
         """Return the number of unread bytes."""
 
-    def drop_unread(self) -> None:
+    def close_unread(self) -> None:
         """Close the connection at once."""
 
 
@@ -275,7 +275,7 @@ class Output:
         while self._total > self._limit and len(oldest) > 1:
             connection = oldest.popleft()
             self.remove(connection)
-            connection.drop_unread()
+            connection.close_unread()
 
 
 class Memory:

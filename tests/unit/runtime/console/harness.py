@@ -239,9 +239,9 @@ class Bench:
         self, permissions: Permissions, options: ConsoleOptions, container: Container = A
     ) -> Client:
         """Return the client of a container."""
-        ours, theirs = socket.socketpair()
-        await self.console.adopt(ours, container, permissions, options)
-        reader, writer = await asyncio.open_unix_connection(sock=theirs)
+        local, remote = socket.socketpair()
+        await self.console.adopt(local, container, permissions, options)
+        reader, writer = await asyncio.open_unix_connection(sock=remote)
         self.clients.append(Client(reader, writer))
         return self.clients[-1]
 

@@ -557,9 +557,9 @@ def test_a_containers_connection(caplog: pytest.LogCaptureFixture) -> None:
 def test_closing_a_containers_connection() -> None:
     async def test() -> None:
         async with serving() as bench:
-            ours, theirs = socket.socketpair()
-            connection = await bench.console.adopt(ours, A, FULL, NO_LIMIT)
-            reader, writer = await asyncio.open_unix_connection(sock=theirs)
+            local, remote = socket.socketpair()
+            connection = await bench.console.adopt(local, A, FULL, NO_LIMIT)
+            reader, writer = await asyncio.open_unix_connection(sock=remote)
             connection.close()
             connection.close()
             assert await reader.read() == b""
@@ -620,9 +620,9 @@ def test_close_waits_for_a_request_with_a_timeout() -> None:
 
 def test_ident_returns_a_containers_name() -> None:
     async def test(bench: Bench, container: Container) -> None:
-        ours, theirs = socket.socketpair()
-        await bench.console.adopt(ours, container, FULL, NO_LIMIT)
-        reader, writer = await asyncio.open_unix_connection(sock=theirs)
+        local, remote = socket.socketpair()
+        await bench.console.adopt(local, container, FULL, NO_LIMIT)
+        reader, writer = await asyncio.open_unix_connection(sock=remote)
         writer.write(b'{"connect":{"version":"0.9.2","subscribe_notifications":false}}\n')
         writer.write(b'{"request":"ident"}\n')
         assert await reader.readline() == b'{"connect_ack":null}\n'

@@ -176,7 +176,7 @@ def test_a_stream_that_stops(caplog: pytest.LogCaptureFixture) -> None:
 
     run(test())
     assert [r.levelno for r in caplog.records] == [logging.WARNING]
-    assert "no byte of a package for 0.05 s" in caplog.records[0].getMessage()
+    assert "no byte of the package received for 0.05 s" in caplog.records[0].getMessage()
 
 
 def test_only_the_pause_between_chunks_counts() -> None:

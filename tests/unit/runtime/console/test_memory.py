@@ -181,7 +181,7 @@ class Reader:
     def unread(self) -> int:
         return self.size
 
-    def drop_unread(self) -> None:
+    def close_unread(self) -> None:
         self.closed = True
 
 
@@ -441,7 +441,7 @@ def test_unread_output_is_limited_together(caplog: pytest.LogCaptureFixture) -> 
     run(test())
     messages = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert messages
-    assert all("and all output together is too much" in message for message in messages)
+    assert all("the output of all connections exceeds its limit" in message for message in messages)
 
 
 def test_neither_side_can_use_up_the_memory_of_the_other() -> None:
