@@ -1,4 +1,4 @@
-# Everything a person or a build server runs. `make help` lists it.
+# The commands for users, developers and the build server. `make help` lists them.
 
 PYTHON ?= python3
 VENV   := .venv
@@ -19,50 +19,50 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 .PHONY: demo
-demo: $(VENV)/.run $(IMAGES) ## a container's whole life on a real runtime, step by step (root)
+demo: $(VENV)/.run $(IMAGES) ## the life cycle of containers on a real runtime, step by step (root)
 	@$(BIN)/python scripts/demo
 
 .PHONY: test
-test: $(VENV)/.test ## linters and all tests; ARGS="-k name" for some (root)
+test: $(VENV)/.test ## linters and all tests; ARGS="-k name" selects tests (root)
 	@$(BIN)/pytest $(ARGS)
 
 .PHONY: lint
-lint: $(VENV)/.test ## linters only
+lint: $(VENV)/.test ## only the linters
 	@$(BIN)/pytest -q tests/unit/test_layers.py tests/unit/test_repository.py
 
 .PHONY: vm-test
-vm-test: $(VENV)/.test ## all tests that gain by cgroup v2 or device-mapper, in QEMU (slow)
+vm-test: $(VENV)/.test ## tests that cover more with cgroup v2 or device-mapper, in QEMU (slow)
 	@scripts/vm --timeout 3600 -- $(VM_PYTEST) tests/system $(ARGS)
 
-# What a poorer machine has skipped: the files that say they may be.
+# The test files that may be skipped on machines without these features (MAY_SKIP).
 .PHONY: vm-smoke
-vm-smoke: $(VENV)/.test ## those of them that other machines may skip, and one container's life
+vm-smoke: $(VENV)/.test ## those of them that may be skipped elsewhere, and one container
 	@scripts/vm --timeout 1200 -- $(VM_PYTEST) tests/system/test_harness.py \
 		$$(grep -rl --include='*.py' '^MAY_SKIP = ' tests/system) $(ARGS)
 
-# Where the crates are built: outside of the clone, since it takes minutes and changes rarely.
+# The crates are built outside the clone: building takes minutes, and they change rarely.
 INTEROP := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/northstar/interop
 .PHONY: interop
-interop: $(VENV)/.test ## against the published Rust crates: client, packages, runtime (root, cargo >= 1.74)
+interop: $(VENV)/.test ## tests with the published Rust crates: client, packages, runtime (root, cargo >= 1.74)
 	@scripts/install-packages interop
 	@CARGO_TARGET_DIR=$(INTEROP) cargo build -q --locked --manifest-path tests/interop/Cargo.toml \
 		--features runtime
 	@NORTHSTAR_INTEROP=$(INTEROP)/debug $(BIN)/pytest tests/interop $(ARGS)
 
 .PHONY: sanitize
-sanitize: $(VENV)/.test ## the launcher's tests, on a launcher with sanitizers (root)
+sanitize: $(VENV)/.test ## the launcher's tests on a launcher with sanitizers (root)
 	@NORTHSTAR_TEST_SANITIZE=1 $(BIN)/pytest tests/system/launcher $(ARGS)
 
 RUNS ?= 10000000
 .PHONY: fuzz
-fuzz: $(VENV)/.test ## libFuzzer on what the launcher reads; RUNS=1000 for fewer inputs
+fuzz: $(VENV)/.test ## libFuzzer on the launcher's parsers; RUNS=1000 for fewer inputs
 	@scripts/install-packages fuzz
 	@for target in plan program; do \
 		$(BIN)/python -m tests.fuzz.launcher $$target --runs $(RUNS) || exit; \
 	done
 
 .PHONY: compare
-compare: $(VENV)/.test ## measure beside the published Rust runtime, here and in QEMU (root, cargo >= 1.74)
+compare: $(VENV)/.test ## benchmark against the published Rust runtime, here and in QEMU (root, cargo >= 1.74)
 	@scripts/install-packages interop compare
 	@CARGO_TARGET_DIR=$(INTEROP) cargo build -q --locked --manifest-path tests/interop/Cargo.toml \
 		--release --features runtime --bin runtime
@@ -76,13 +76,13 @@ vm-shell: $(VENV)/.test ## a shell in the virtual machine
 examples: $(PACKAGES) ## pack the examples into build/examples
 
 .PHONY: clean
-clean: ## remove what make made
+clean: ## remove all files that make created
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	rm -f src/northstar/launch/init src/northstar/launch/plan_ops.py
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A stamp for each set of things that must be installed. pip builds the launcher (launcher/build.py
-# is a hook of the installation), and its own settings (PIP_*, pip.conf) tell where packages are.
+# A stamp file for each set of requirements. pip builds the launcher (launcher/build.py is a build
+# hook); its settings (PIP_*, pip.conf) select the package index.
 $(VENV)/.run: pyproject.toml scripts/packages $(LAUNCHER)
 	@scripts/install-packages run
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
@@ -96,8 +96,8 @@ $(VENV)/.test: $(VENV)/.run
 	@$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-# An example's image is the files of its root/ and the program made of its main.c, whichever it has.
-# The program is alone there, so it is static; with musl it is small.
+# An example's image contains the files of root/ and the program compiled from main.c, if present.
+# The image has no libraries, so the program is static; musl makes it small.
 .SECONDEXPANSION:
 build/examples/%/.image: $$(wildcard examples/$$*/main.c examples/$$*/root/*) $(VENV)/.run
 	@rm -rf $(@D)/root && mkdir -p $(@D)/root

@@ -22,6 +22,7 @@ PYTHON_SCRIPTS = [
 LINTERS = {
     "ruff": ["ruff", "check", "--no-cache", "--output-format=concise", ".", *PYTHON_SCRIPTS],
     "ruff-format": ["ruff", "format", "--no-cache", "--check", ".", *PYTHON_SCRIPTS],
+    "codespell": ["codespell_lib", ".", ".ci/run"],
     "mypy": ["mypy"],
     "mypy-scripts": ["mypy", *PYTHON_SCRIPTS],
 }

@@ -1,8 +1,7 @@
-"""What the three commands share: errors become a sentence, and every end has its exit code.
+"""Common code of the three commands: it prints errors as sentences, and sets the exit code.
 
-Exit codes: 0 success; 1 it failed or was refused; 2 usage; 128 + N ended by signal N; a command
-adds its own with `CommandError`. A traceback is for us, not for a user: only NORTHSTAR_DEBUG=1
-shows it.
+Exit codes: 0 success; 1 failed or refused; 2 usage; 128 + N ended by signal N; a command adds
+others with `CommandError`. Tracebacks are printed only with NORTHSTAR_DEBUG=1.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ from northstar.cli import inherited
 from northstar.model import InternalError, NorthstarError, printable
 
 FAILED: Final = 1
-"""Exit code: it failed, or was refused."""
+"""Exit code: the command failed, or was refused."""
 
 _HANDLED: Final = (signal.SIGTERM, signal.SIGHUP)
 
 
 class CommandError(NorthstarError):
-    """A failure with an exit code of its own.
+    """A failure with an exit code.
 
     Attributes:
-        exit_code: what the command exits with.
+        exit_code: the exit code of the command.
     """
 
     def __init__(self, message: str, *, hint: str | None = None, exit_code: int = FAILED) -> None:
@@ -44,7 +43,7 @@ class CommandError(NorthstarError):
 
 
 class _Terminated(BaseException):
-    """A signal asks us to end. Like KeyboardInterrupt it unwinds, so that all is cleaned up."""
+    """A termination signal. As an exception, like KeyboardInterrupt, it runs all cleanup code."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -52,13 +51,13 @@ class _Terminated(BaseException):
 
 
 def run(
-    command: click.Command, ignorable: Collection[signal.Signals] = inherited.USERS
+    command: click.Command, ignorable: Collection[signal.Signals] = inherited.USER_SIGNALS
 ) -> NoReturn:
-    """Run a command on the arguments of this process, and end the process.
+    """Run a command with the arguments of this process, and end the process.
 
     Args:
-        command: what to run.
-        ignorable: signals that stay ignored if they were at the start of the process.
+        command: the command to run.
+        ignorable: signals that stay ignored if the parent ignored them.
     """
     try:
         inherited.open_standard_streams()
@@ -66,17 +65,17 @@ def run(
         sys.exit(_report(error))
     inherited.reset_dispositions(ignorable)
     for number in _HANDLED:
-        # A signal that is ignored, as SIGHUP below nohup, stays ignored.
+        # An ignored signal stays ignored, such as SIGHUP with nohup(1).
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _terminate)
     inherited.unblock_signals()
     inherited.keep_own_access()
-    # Names of files can be any bytes; showing one must not fail.
+    # File names may be any bytes; printing one must not fail.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     program = os.path.basename(sys.argv[0]) or command.name or "northstar"
     code = invoke(command, sys.argv[1:], program)
-    # What is left in them cannot be written. Python would try once more, and exit with 120.
+    # Output that cannot be written is dropped. Python would try again at exit, and exit with 120.
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -86,12 +85,11 @@ def run(
 
 
 def invoke(command: click.Command, arguments: Sequence[str], program: str) -> int:
-    """Run a command and return its exit code; what went wrong is said on stderr.
+    """Run a command and return its exit code; errors are printed on stderr.
 
-    An integer that the command's function returns is its exit code.
+    If the command's function returns an integer, that is its exit code.
 
-    click's own `main` is not used: it takes every EPIPE for a closed stdout, and prints
-    tracebacks.
+    click's `main` is not used: it treats every EPIPE as a closed stdout, and prints tracebacks.
     """
     try:
         code = _complete(command, program)
@@ -99,13 +97,13 @@ def invoke(command: click.Command, arguments: Sequence[str], program: str) -> in
             with command.make_context(program, list(arguments)) as context:
                 result = command.invoke(context)
             code = result if isinstance(result, int) else 0
-        # Here, not at exit, so that a full disk or a closed pipe is still our business.
+        # Here, not at exit, so that a full disk or a closed pipe is reported.
         if sys.stdout is not None:
             sys.stdout.flush()
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
-        with contextlib.suppress(OSError):  # as in _say
+        with contextlib.suppress(OSError):  # as in _print_message
             error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
@@ -118,48 +116,50 @@ def invoke(command: click.Command, arguments: Sequence[str], program: str) -> in
 
 
 def warn(message: str) -> None:
-    """Say something on stderr that does not stop the command."""
-    _say("warning", "yellow", message)
+    """Print a warning on stderr; the command continues."""
+    _print_message("warning", "yellow", message)
 
 
 def colours(stream: io.TextIOBase | object) -> bool:
-    """Tell whether to colour what goes to `stream`: a terminal, and no NO_COLOR (no-color.org)."""
+    """Return whether to colour output to `stream`: a terminal, without NO_COLOR (no-color.org)."""
     is_terminal = getattr(stream, "isatty", None)
     return is_terminal is not None and is_terminal() and not os.environ.get("NO_COLOR")
 
 
 def _report(error: Exception) -> int:
-    """Tell a failure in words and return the exit code."""
+    """Print an error and return the exit code."""
     if os.environ.get("NORTHSTAR_DEBUG") == "1":
         with contextlib.suppress(OSError):
             traceback.print_exception(error)
     if isinstance(error, BrokenPipeError) and _is_closed(sys.stdout):
-        # The reader had enough (`| head`). What is still buffered has nowhere to go.
+        # The reader closed the pipe (`| head`): drop the buffered output.
         _discard(sys.stdout)
         return 128 + signal.SIGPIPE
     if isinstance(error, NorthstarError) and not isinstance(error, InternalError):
-        _say("error", "red", error.message)
+        _print_message("error", "red", error.message)
         if error.hint:
-            _say("hint", "cyan", error.hint)
+            _print_message("hint", "cyan", error.hint)
         return getattr(error, "exit_code", FAILED)
     if isinstance(error, OSError):
-        _say("error", "red", _words(error))
+        _print_message("error", "red", _describe(error))
         if error.errno == errno.ENOENT and not _has_working_directory():
-            _say("hint", "cyan", "the working directory was removed: change to another one")
+            _print_message(
+                "hint", "cyan", "the working directory was removed: change to another one"
+            )
         return FAILED
-    _say("error", "red", f"this is a bug in northstar ({type(error).__name__}: {error})")
-    _say("hint", "cyan", "please report it, with what NORTHSTAR_DEBUG=1 shows")
+    _print_message("error", "red", f"this is a bug in northstar ({type(error).__name__}: {error})")
+    _print_message("hint", "cyan", "please report it, with what NORTHSTAR_DEBUG=1 shows")
     return FAILED
 
 
 def _discard(stream: io.TextIOBase | TextIO) -> None:
-    """Let what is buffered for a standard stream, and what may still come, go nowhere."""
+    """Redirect a standard stream to /dev/null, including its buffered data."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)
 
 
-def _words(error: OSError) -> str:
+def _describe(error: OSError) -> str:
     """Return an OSError as `path: reason`."""
     reason = error.strerror or str(error) or type(error).__name__
     paths = [_text(path) for path in (error.filename, error.filename2) if path is not None]
@@ -184,9 +184,10 @@ def _text(path: object) -> str:
     return os.fsdecode(path) if isinstance(path, bytes) else str(path)
 
 
-def _say(kind: str, colour: str, message: str) -> None:
+def _print_message(kind: str, colour: str, message: str) -> None:
     label = click.style(f"{kind}:", fg=colour, bold=True) if colours(sys.stderr) else f"{kind}:"
-    # Where stderr is closed or full, the exit code alone has to tell. print takes None as stdout.
+    # If stderr is closed or full, only the exit code reports the error. print(file=None) would
+    # write to stdout.
     if sys.stderr is None:
         return
     with contextlib.suppress(OSError):
@@ -194,7 +195,7 @@ def _say(kind: str, colour: str, message: str) -> None:
 
 
 def _is_closed(stream: object) -> bool:
-    """Tell whether the reader of a pipe is gone, so that EPIPE is its, not some socket's."""
+    """Return whether a stream is a pipe without reader: else EPIPE comes from another file."""
     try:
         poll = select.poll()
         poll.register(stream.fileno(), 0)  # type: ignore[attr-defined]
@@ -204,7 +205,7 @@ def _is_closed(stream: object) -> bool:
 
 
 def _complete(command: click.Command, program: str) -> int | None:
-    """Answer the shell's question for completions, if this is one."""
+    """Print completions if a shell requests them; return None otherwise."""
     variable = f"_{program}_COMPLETE".replace("-", "_").replace(".", "_").upper()
     instruction = os.environ.get(variable)
     if not instruction:

@@ -1,7 +1,7 @@
-"""What a command inherits from its parent and cannot work with, put right before anything else.
+"""Corrects the inherited process state that a command cannot work with, before anything else.
 
-A parent may leave a program with closed standard descriptors, ignored signals and blocked signals;
-all of that survives execve(2).
+A command may inherit closed standard descriptors, ignored signals and blocked signals from its
+parent: all of them survive execve(2).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Collection
 from typing import Final
 
-USERS: Final = frozenset(
+USER_SIGNALS: Final = frozenset(
     {
         signal.SIGHUP,
         signal.SIGINT,
@@ -23,45 +23,45 @@ USERS: Final = frozenset(
         signal.SIGTTOU,
     }
 )
-"""Signals of a person or a shell. Who ignores one for a command wants it ignored: nohup(1), or a
-shell without job control, which ignores SIGINT for what it runs in the background."""
+"""Signals that users and shells send. If the parent ignored one, that was intended: nohup(1), or a
+shell without job control, which ignores SIGINT for background commands."""
 
-_PYTHONS: Final = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
-"""Python ignores them itself, so that EPIPE and EFBIG are errors like others."""
+_IGNORED_BY_PYTHON: Final = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
+"""Signals that Python ignores at its start, so that EPIPE and EFBIG become exceptions."""
 
 
 def reset_dispositions(kept: Collection[signal.Signals]) -> None:
     """Set ignored signals to their defaults, except for `kept`.
 
-    An ignored SIGCHLD is the worst: children are reaped by the kernel then, no exit status can be
-    had, subprocess takes each failure for a success, and a pid may name a stranger (wait(2)).
+    An ignored SIGCHLD is the worst case: the kernel reaps children, so their exit status is lost,
+    subprocess reports each failure as success, and a pid may be that of another process (wait(2)).
     """
-    for number in signal.valid_signals() - _PYTHONS - set(kept):
+    for number in signal.valid_signals() - _IGNORED_BY_PYTHON - set(kept):
         if signal.getsignal(number) is signal.SIG_IGN:
             default = number == signal.SIGINT
             signal.signal(number, signal.default_int_handler if default else signal.SIG_DFL)
 
 
 def unblock_signals() -> None:
-    """Unblock all signals; those that are pending come now."""
+    """Unblock all signals; pending ones are delivered now."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def open_standard_streams() -> None:
-    """Open the descriptors 0, 1 and 2 where they are closed, and sys.stdin and so on with them.
+    """Open those of the descriptors 0, 1 and 2 that are closed, and sys.stdin and so on with them.
 
-    Else the next file that is opened gets such a number, and what is printed is written into it.
-    They are opened the wrong way round, as the C library does it for set-user-id programs: reading
-    and writing give EBADF, as for a closed descriptor.
+    Otherwise the next opened file gets such a number, and output is written into it. They are
+    opened for the opposite direction, as the C library does for set-user-id programs: reading and
+    writing fail with EBADF, as for a closed descriptor.
 
     Raises:
-        OSError: there is no /dev/null.
+        OSError: /dev/null cannot be opened.
     """
     for number, flags in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_RDONLY)):
         try:
             os.fstat(number)
         except OSError:
-            # The lowest number that is free is this one.
+            # open(2) returns the lowest free number, which is this one.
             os.set_inheritable(os.open(os.devnull, flags), True)
     if sys.stdin is None:
         sys.stdin = open(0, closefd=False)  # noqa: SIM115
@@ -72,8 +72,8 @@ def open_standard_streams() -> None:
 
 
 def keep_own_access() -> None:
-    """Take the owner's bits out of the umask.
+    """Remove the owner's bits from the umask.
 
-    With them a program cannot use the directories that it makes itself, unless it is root's.
+    With them a program that does not run as root cannot use directories that it creates.
     """
     os.umask(os.umask(0o077) & ~0o700)

@@ -1,6 +1,6 @@
-"""What nstar shows: the table of containers.
+"""The table of containers that `nstar list` prints.
 
-rich takes 80 ms to import, so it is only loaded where there is a terminal to draw on.
+Importing rich takes 80 ms, so it is only imported if stdout is a terminal.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ HEADER: Final = Row("Name", "Version", "Repository", "Type", "Mounted", "PID", "
 
 
 def row(container: Container, data: ContainerData | None) -> Row:
-    """Return the line of a container; with `-` for what is not known or not there."""
+    """Return the line of a container, with `-` for missing values."""
     name, version = str(container).split(":")
     if data is None:
         return Row(name, version, *5 * [_NONE])
@@ -49,7 +49,7 @@ def row(container: Container, data: ContainerData | None) -> Row:
 
 
 def uptime(nanoseconds: int) -> str:
-    """Return a time in its two largest units, as `3d 4h` or `12s`."""
+    """Return a time in its two largest units, such as `3d 4h` or `12s`."""
     left = nanoseconds // 10**9
     parts: list[str] = []
     for unit, size in _UNITS:
@@ -60,7 +60,7 @@ def uptime(nanoseconds: int) -> str:
 
 
 def show(rows: list[Row]) -> None:
-    """Print the table: drawn on a terminal, else as aligned text."""
+    """Print the table: with lines and colours on a terminal, else as aligned text."""
     if sys.stdout.isatty():
         _draw(rows)
         return

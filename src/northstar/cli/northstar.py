@@ -8,12 +8,12 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Run the command in this process's arguments, and end the process."""
-    # Nothing of what is imported is garbage, however often the collector looks. It works from when
-    # the runtime is loaded.
+    """Run the command with this process's arguments, and end the process."""
+    # Imports create no garbage, so collections during them are wasted time. The collector is
+    # enabled when the runtime is imported.
     gc.disable()
     from northstar.cli.common import run
     from northstar.cli.northstar_command import northstar
 
-    # SIGHUP alone, for nohup(1): whoever sends another one to a runtime means it.
+    # Only SIGHUP may stay ignored, for nohup(1): the other signals must be able to end a runtime.
     run(northstar, ignorable=(signal.SIGHUP,))

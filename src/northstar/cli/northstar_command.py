@@ -21,27 +21,28 @@ from northstar.runtime.config import load
     default="northstar.toml",
     show_default=True,
     metavar="FILE",
-    help="The configuration.",
+    help="The configuration file.",
 )
 @click.option(
     "-d",
     "--disable-mount-namespace",
     is_flag=True,
-    help="Stay in the host's mount namespace: mounts are seen outside, and outlive a crash.",
+    help="Stay in the host's mount namespace: mounts are visible there, and remain after a crash.",
 )
 @click.option(
     "--log-level",
     type=click.Choice(logs.LEVELS),
-    help="What the runtime logs at least; NORTHSTAR_LOG=runtime=info,container=debug sets both.",
+    help="Lowest level that the runtime logs; NORTHSTAR_LOG=runtime=info,container=debug sets "
+    "also that of containers.",
 )
 @click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
 def northstar(path: str, disable_mount_namespace: bool, log_level: str | None) -> None:
-    """Run the Northstar container runtime until it is told to shut down.
+    """Run the Northstar container runtime until it is shut down.
 
-    SIGINT, SIGTERM and SIGHUP, or a `shutdown` request over the console, end it in order.
+    SIGINT, SIGTERM, SIGHUP, or a `shutdown` request on the console shut it down.
     """
     config = load(path)
-    # Before any thread is there: each takes the mask of the one that starts it.
+    # Before any thread is started: a thread inherits the signal mask of the one that starts it.
     signals.hold()
     logs.setup(log_level)
     logs.capture_streams()
@@ -49,23 +50,23 @@ def northstar(path: str, disable_mount_namespace: bool, log_level: str | None) -
 
 
 def _load_runtime() -> Callable[..., None]:
-    """Import the runtime: most of the start, which help and usage errors can do without."""
+    """Import the runtime: most of the start-up time, which help and usage errors avoid."""
     _import_asyncio()
     from northstar.runtime.main import run
 
-    # What has come in stays, so it need not be looked at either.
+    # Imported objects stay until the end, so the collector need not examine them.
     gc.freeze()
     gc.enable()
     return run
 
 
 def _import_asyncio() -> None:
-    """Import asyncio without ssl, which it imports if it can, for connections that we do not have.
+    """Import asyncio without ssl, which asyncio imports if available and the runtime does not use.
 
-    ssl costs 1.2 MB of resident memory (0.95 of 17.9 MB PSS) and a tenth of the time that asyncio
-    takes (CPython 3.11). asyncio supports a Python without it (`configure` without OpenSSL), and
-    None in sys.modules is the documented way to have an import fail (the language reference, "The
-    module cache"). There is no other: asyncio imports ssl in its own modules, unconditionally.
+    ssl costs 1.2 MB of resident memory (0.95 of 17.9 MB PSS) and a tenth of the import time of
+    asyncio (CPython 3.11). asyncio supports a Python without ssl (`configure` without OpenSSL), and
+    None in sys.modules is the documented way to make an import fail (the language reference, "The
+    module cache"). There is no other way: asyncio's modules import ssl unconditionally.
     """
     if "ssl" in sys.modules:
         return
@@ -73,7 +74,7 @@ def _import_asyncio() -> None:
     try:
         import asyncio
     except ImportError:
-        # An asyncio that does need it is imported with it, below: memory is all that it costs.
+        # An asyncio that requires ssl is imported with it, below. This only costs memory.
         pass
     finally:
         del sys.modules["ssl"]

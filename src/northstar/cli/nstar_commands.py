@@ -25,13 +25,13 @@ from northstar.client.operations import STOP_TIMEOUT
 from northstar.model import Container, Exited, Name, printable, printable_json
 
 CANNOT_CONNECT: Final = 3
-"""Exit code: there is no runtime at the URL."""
+"""Exit code: no runtime listens at the URL."""
 
 DEFAULT_URL: Final = "tcp://localhost:4200"
 
 
 class Session:
-    """What the options before the command say, and the connection once it is needed."""
+    """The options before the command; it makes the connection when a command needs it."""
 
     def __init__(self, url: str, json_lines: bool, timeout: float) -> None:
         self.url = url
@@ -57,7 +57,7 @@ class Session:
 
     @contextlib.contextmanager
     def connect_subscribed_if_permitted(self) -> Iterator[Client]:
-        """Connect, and ask for notifications if that is allowed."""
+        """Connect, with a subscription to notifications if that is permitted."""
         with contextlib.ExitStack() as stack:
             try:
                 client = stack.enter_context(self.connect(subscribe=True))
@@ -65,8 +65,8 @@ class Session:
                 client = stack.enter_context(self.connect())
             yield client
 
-    def say(self, text: str, *, lines: bool = False) -> None:
-        """Print a result, of several lines or of one, unless those of the protocol are printed."""
+    def show(self, text: str, *, lines: bool = False) -> None:
+        """Print a result of one line, or several (`lines`); nothing with the option --json."""
         if not self.json_lines:
             print(printable(text, lines=lines))
 
@@ -74,13 +74,13 @@ class Session:
 def _write_line(line: bytes) -> None:
     if sys.stdout.isatty():
         line = printable_json(line.decode(errors="backslashreplace")).encode()
-    # At once: who reads them may wait for a notification.
+    # At once: the reader may wait for a notification.
     sys.stdout.buffer.write(line)
     sys.stdout.buffer.flush()
 
 
 class Commands(click.Group):
-    """Some commands have a second, shorter name."""
+    """The group of commands. Some have a second, shorter name."""
 
     ALIASES: Final = {"ls": "list", "repos": "repositories"}
 
@@ -143,7 +143,7 @@ def list_containers(session: Session) -> None:
 
     with session.connect() as client:
         containers = sorted(client.list())
-        # What may not be known is not shown, nor what went away meanwhile.
+        # Without data: the permission is missing, or the container was uninstalled meanwhile.
         answers = [
             answer if isinstance(answer, response.ContainerData) else None
             for answer in client.inspect_all(containers)
@@ -158,7 +158,7 @@ def repositories(session: Session) -> None:
     """List the names of the repositories (also: repos)."""
     with session.connect() as client:
         for name in sorted(client.repositories()):
-            session.say(name)
+            session.show(name)
 
 
 @nstar.command()
@@ -167,7 +167,7 @@ def repositories(session: Session) -> None:
 def mount(session: Session, containers: tuple[Container | Name, ...]) -> None:
     """Mount containers."""
     with session.connect() as client:
-        _tell(session, client.mount(*containers), "mounted")
+        _report(session, client.mount(*containers), "mounted")
 
 
 @nstar.command()
@@ -176,17 +176,17 @@ def mount(session: Session, containers: tuple[Container | Name, ...]) -> None:
 def umount(session: Session, containers: tuple[Container | Name, ...]) -> None:
     """Unmount containers."""
     with session.connect() as client:
-        _tell(session, client.umount(*containers), "umounted")
+        _report(session, client.umount(*containers), "umounted")
 
 
-def _tell(session: Session, results: Sequence[response.Ok | response.Failed], done: str) -> None:
-    """Print a line for each success, and fail with all reasons if there is any."""
+def _report(session: Session, results: Sequence[response.Ok | response.Failed], done: str) -> None:
+    """Print a line for each success, then raise the reasons of all failures."""
     reasons = []
     for result in results:
         if isinstance(result, response.Failed):
             reasons.append(f"{result.container} is not {done}: {result.error}")
         else:
-            session.say(f"{done} {result.container}")
+            session.show(f"{done} {result.container}")
     if reasons:
         raise CommandError("; ".join(reasons))
 
@@ -198,9 +198,9 @@ def _tell(session: Session, results: Sequence[response.Ok | response.Failed], do
 def start(session: Session, container: Container | Name, command: tuple[str, ...]) -> None:
     """Start a container.
 
-    Leading words with a = are its environment, the next one is the program to run, and the rest
-    its arguments. Without these the manifest says what to run. <INIT> in the program's place
-    stands for the manifest's init.
+    Leading words with a = set environment variables, the next word is the program to run, and the
+    others are its arguments. Without these the manifest's values are used. <INIT> in place of the
+    program stands for the manifest's init.
     """
     words = list(command)
     environment: dict[str, str] = {}
@@ -213,7 +213,7 @@ def start(session: Session, container: Container | Name, command: tuple[str, ...
     with session.connect() as client:
         [resolved] = client.resolve(container)
         client.start(resolved, init, words, environment)
-        session.say(f"started {resolved}")
+        session.show(f"started {resolved}")
 
 
 @nstar.command()
@@ -225,7 +225,7 @@ def kill(session: Session, container: Container | Name, signal: int) -> None:
     with session.connect() as client:
         [resolved] = client.resolve(container)
         client.kill(resolved, signal)
-        session.say(f"signalled {resolved} with signal {signal}")
+        session.show(f"signalled {resolved} with signal {signal}")
 
 
 @nstar.command()
@@ -234,17 +234,17 @@ def kill(session: Session, container: Container | Name, signal: int) -> None:
     type=DurationType(),
     default=STOP_TIMEOUT,
     metavar="TIME",
-    help="How long it may take to end before it is killed, as 10s (the default).",
+    help="Time to end by SIGTERM before SIGKILL is sent, as 10s (the default).",
 )
 @_container
 @click.pass_obj
 def stop(session: Session, container: Container | Name, timeout: float) -> None:
-    """End a container: SIGTERM, and SIGKILL for one that has not ended in time."""
+    """Stop a container: send SIGTERM, and SIGKILL if it has not ended in time."""
     with session.connect_subscribed_if_permitted() as client:
         [resolved] = client.resolve(container)
         killed = client.stop(resolved, timeout, kill_timeout=session.timeout).killed
         how = f", by SIGKILL: it did not end within {timeout:g} s of SIGTERM" if killed else ""
-        session.say(f"stopped {resolved}{how}")
+        session.show(f"stopped {resolved}{how}")
 
 
 @nstar.command()
@@ -261,7 +261,7 @@ def install(session: Session, file: str, repository: str) -> None:
                 client.install(file, repository, progress=advance)
         else:
             client.install(file, repository)
-        session.say(f"installed {file} into {repository}")
+        session.show(f"installed {file} into {repository}")
 
 
 @nstar.command()
@@ -273,39 +273,39 @@ def uninstall(session: Session, container: Container | Name, wipe: bool) -> None
     with session.connect() as client:
         [resolved] = client.resolve(container)
         client.uninstall(resolved, wipe)
-        session.say(f"uninstalled {resolved}")
+        session.show(f"uninstalled {resolved}")
 
 
 @nstar.command()
 @_container
 @click.pass_obj
 def inspect(session: Session, container: Container | Name) -> None:
-    """Print what is known of a container, as JSON."""
+    """Print the data of a container as JSON."""
     import msgspec
 
     with session.connect() as client:
         [resolved] = client.resolve(container)
         data = msgspec.to_builtins(client.inspect(resolved))
-        session.say(json.dumps(data, indent=2), lines=True)
+        session.show(json.dumps(data, indent=2), lines=True)
 
 
 @nstar.command()
 @click.option(
-    "-n", "--number", type=click.IntRange(min=1), metavar="COUNT", help="End after so many."
+    "-n", "--number", type=click.IntRange(min=1), metavar="COUNT", help="Exit after COUNT."
 )
 @click.pass_obj
 def notifications(session: Session, number: int | None) -> None:
-    """Print what happens, until the runtime shuts down."""
+    """Print notifications until the runtime shuts down."""
     with session.connect(subscribe=True) as client:
         for count, message in enumerate(client.notifications(), start=1):
-            session.say(describe(message))
+            session.show(describe(message))
             sys.stdout.flush()
             if count == number:
                 break
 
 
 def describe(message: Notification) -> str:
-    """Return a notification in words."""
+    """Return the text of a notification."""
     match message:
         case notification.Started(container):
             return f"started {container}"
@@ -334,15 +334,15 @@ def shutdown(session: Session) -> None:
     """Shut the runtime down."""
     with session.connect() as client:
         client.shutdown()
-        session.say("shutting down")
+        session.show("shutting down")
 
 
 @nstar.command()
 @click.pass_obj
 def ident(session: Session) -> None:
-    """Print as whom the runtime knows this client."""
+    """Print the identity of this client."""
     with session.connect() as client:
-        session.say(str(client.ident()))
+        session.show(str(client.ident()))
 
 
 @nstar.command()
@@ -353,7 +353,7 @@ def token(session: Session, target: Name, shared: str) -> None:
     """Create a token for TARGET, bound to the text SHARED."""
     with session.connect() as client:
         made = client.token_create(target, os.fsencode(shared))
-        session.say(f"created token {base64.b64encode(made).decode()}")
+        session.show(f"created token {base64.b64encode(made).decode()}")
 
 
 @nstar.command("verify-token")
@@ -362,25 +362,25 @@ def token(session: Session, target: Name, shared: str) -> None:
 @click.argument("shared", metavar="SHARED")
 @click.pass_obj
 def verify_token(session: Session, token: str, user: Name, shared: str) -> None:
-    """Print what a token is worth.
+    """Check a token and print the result.
 
-    Ok: USER made it, for us, with this SHARED. Else Invalid, Expired or Future.
+    Ok: USER made it for this client, with this SHARED. Otherwise Invalid, Expired or Future.
     """
     try:
         data = base64.b64decode(token, validate=True)
     except (binascii.Error, ValueError):
         raise click.BadParameter(f"{token!r} is not base64", param_hint="TOKEN") from None
     if len(data) != 40:
-        raise click.BadParameter(f"a token has 40 bytes and not {len(data)}", param_hint="TOKEN")
+        raise click.BadParameter(f"a token has 40 bytes, not {len(data)}", param_hint="TOKEN")
     with session.connect() as client:
-        session.say(client.token_verify(data, user, os.fsencode(shared)).value)
+        session.show(client.token_verify(data, user, os.fsencode(shared)).value)
 
 
 @nstar.command()
 @click.option(
     "-s", "--shell", type=click.Choice(["bash", "zsh", "fish"]), required=True, help="The shell."
 )
-@click.option("-o", "--output", metavar="FILE", help="Write it there instead of to stdout.")
+@click.option("-o", "--output", metavar="FILE", help="Write to FILE instead of stdout.")
 @click.pass_context
 def completion(context: click.Context, shell: str, output: str | None) -> None:
     """Print a script for completion in a shell.
@@ -394,12 +394,12 @@ def completion(context: click.Context, shell: str, output: str | None) -> None:
     kind = get_completion_class(shell)
     assert kind is not None
     variable = f"_{program}_COMPLETE".replace("-", "_").replace(".", "_").upper()
-    # Not the method of bash's own class: it runs bash to see that it is not too old.
+    # Not the method of BashComplete: it runs bash to check its version.
     script = ShellComplete.source(kind(root.command, {}, program, variable))
     if output is None:
         print(script)
     else:
-        # A shell executes it, so nobody else may write to it, whatever the umask is.
+        # A shell executes the file, so no other user may write to it, whatever the umask is.
         with open(output, "w", opener=lambda path, flags: os.open(path, flags, 0o644)) as file:
             file.write(script + "\n")
 
@@ -410,7 +410,7 @@ def completion(context: click.Context, shell: str, output: str | None) -> None:
     "--no-default-profile", is_flag=True, help="List every call, not only those beyond the profile."
 )
 def seccomp(log: str, no_default_profile: bool) -> None:
-    """Print the section `seccomp` that a program needs, from a log of its system calls.
+    """Print the manifest section `seccomp` for a program, from a log of its system calls.
 
     Make the log with: strace -f -o STRACE-LOG PROGRAM
     """
@@ -421,17 +421,17 @@ def seccomp(log: str, no_default_profile: bool) -> None:
     with open(log, encoding="utf-8", errors="backslashreplace") as lines:
         needs = strace.analyse(lines, profile)
     if needs.unknown:
-        warn(f"left out, since no system call has this name: {', '.join(needs.unknown)}")
+        warn(f"omitted, since no system call has this name: {', '.join(needs.unknown)}")
     if needs.nameless:
         warn(
-            f"left out, since strace has no name for them: {', '.join(needs.nameless)} (calls that "
-            "are so new answer ENOSYS in a container)"
+            f"omitted, since strace has no name for them: {', '.join(needs.nameless)} (in a "
+            "container such new system calls fail with ENOSYS)"
         )
     if needs.foreign:
-        warn("the log has calls of a 32-bit program, which every filter ends at its first call")
+        warn("the log has calls of a 32-bit program; every filter kills it at its first call")
     if not needs.found:
         raise CommandError(
-            f"{log}: there are no system calls in it",
+            f"{log}: it contains no system calls",
             hint="make it with: strace -f -o FILE PROGRAM",
         )
     print("\n".join(strace.section(needs.allow, profile)))

@@ -1,4 +1,4 @@
-"""The types of nstar's arguments: a wrong one is wrong usage, and says what would be right."""
+"""The types of nstar's arguments. An invalid one is a usage error that names the valid form."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ContainerType(click.ParamType[Container | Name]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> Container | Name:
-        """Read it."""
+        """Parse it."""
         try:
             return container_or_name(value)
         except InvalidValueError as error:
@@ -34,7 +34,7 @@ class ContainerType(click.ParamType[Container | Name]):
         param: click.Parameter,  # noqa: ARG002 - click passes it by position
         incomplete: str,
     ) -> list[Any]:
-        """Ask the runtime. A completion that fails completes nothing."""
+        """Complete installed containers. If the runtime cannot be asked, there are none."""
         from click.shell_completion import CompletionItem
 
         options = ctx.find_root().params
@@ -44,7 +44,7 @@ class ContainerType(click.ParamType[Container | Name]):
         except Exception:
             return []
         versions = Counter(container.name for container in containers)
-        # The name where that is enough: bash takes a colon for the end of a word.
+        # The name alone if it is unique: bash treats a colon as the end of a word.
         words = [str(c.name if versions[c.name] == 1 else c) for c in containers]
         return [CompletionItem(word) for word in words if word.startswith(incomplete)]
 
@@ -55,7 +55,7 @@ class NameType(click.ParamType[Name]):
     name = "name"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Name:
-        """Read it."""
+        """Parse it."""
         try:
             return Name(value)
         except InvalidValueError as error:
@@ -77,34 +77,34 @@ class UrlType(click.ParamType[str]):
 
 
 class DurationType(click.ParamType[float]):
-    """A time, as `10s`, `1m 30s` or `500ms`, in seconds."""
+    """A time such as `10s`, `1m 30s` or `500ms`; converted to seconds."""
 
     name = "duration"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Read it."""
+        """Parse it."""
         if isinstance(value, float):
             return value
-        # Only whoever gives one waits for this import.
+        # Imported here, since most runs do not need it.
         from northstar.model.units import parse_duration
 
         try:
             seconds = parse_duration(value)
         except InvalidValueError as error:
             self.fail(f"{error.message} (as 10s, 1m 30s or 500ms)", param, ctx)
-        # No wait at all would be a non-blocking socket; longer ones do not fit into a poll.
+        # 0 would make sockets non-blocking; longer timeouts do not fit into poll(2).
         return min(max(seconds, 0.001), 1e6)
 
 
 class SignalType(click.ParamType[int]):
-    """A signal, as `15`, `TERM`, `SIGTERM` or `RTMIN+1`."""
+    """A signal such as `15`, `TERM`, `SIGTERM` or `RTMIN+1`."""
 
     name = "signal"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Read it. Which numbers may be sent is the runtime's business."""
+        """Parse it. The runtime checks which numbers may be sent."""
         if isinstance(value, int):
             return value
         if value.isascii() and value.isdigit() and len(value) < 10:

@@ -1,4 +1,4 @@
-"""A progress bar on a terminal. rich takes 80 ms to import, so only who draws one imports this."""
+"""A progress bar on a terminal. Import this only to draw one: importing rich takes 80 ms."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from northstar.model import printable
 
 @contextlib.contextmanager
 def progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Draw a bar on stderr; what is yielded takes the bytes done and their total."""
+    """Draw a bar on stderr; yield a function that takes the bytes done and their total."""
     console = Console(stderr=True, no_color=not colours(sys.stderr), highlight=False)
     columns = (
         TextColumn("{task.description}", markup=False),

@@ -1,4 +1,4 @@
-"""From a log of strace(1) to the section `seccomp` of a manifest."""
+"""Makes the section `seccomp` of a manifest from a log of strace(1)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from northstar.launch.seccomp import ANY, Admits, rules
 from northstar.launch.syscalls import is_syscall
 from northstar.manifest import Seccomp, SeccompProfile
 
-# What strace's options put in front: -f and -Y, -t -tt -ttt, -r, -n, -i. Then a call begins, or
-# goes on that was begun on an earlier line, perhaps before the log was.
+# The prefixes of strace's options -f and -Y, -t -tt -ttt, -r, -n, -i. Then a call begins, or a call
+# is resumed that began on an earlier line, or before the log.
 _LINE: Final = re.compile(
     r"""\s*
     (?: \[pid\s+\d+(?:<[^>]*>)?\]\s+ | \d+(?:<[^>]*>)?\s+ )?
@@ -24,12 +24,12 @@ _LINE: Final = re.compile(
 )
 
 _NAMELESS: Final = re.compile(r"syscall_0x[0-9a-f]+")
-"""How strace writes a call that is newer than itself."""
+"""The form in which strace writes a call that is newer than strace."""
 
 _FOREIGN: Final = re.compile(r"\[ Process PID=\d+ runs in (?:32 bit|x32) mode\. \]")
 
 _PERSONALITY: Final = {"PER_LINUX": 0x0, "PER_LINUX32": 0x8, "UNAME26": 0x20000}
-"""linux/personality.h: those that the profile knows."""
+"""linux/personality.h: the values that the profile contains."""
 
 
 class Call(NamedTuple):
@@ -45,14 +45,14 @@ class Call(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """What a program needs.
+    """The system calls that a program needs.
 
     Attributes:
         allow: the names to allow, sorted.
-        unknown: what looks like a call, but no call of this name is known.
-        nameless: calls that strace itself had no name for.
-        foreign: there are calls of 32-bit programs in the log.
-        found: how many different calls the log holds, without the unknown and nameless ones.
+        unknown: names in the log that are no system calls.
+        nameless: calls that strace has no name for.
+        foreign: the log contains calls of 32-bit programs.
+        found: the number of different calls in the log, without unknown and nameless ones.
     """
 
     allow: list[str]
@@ -63,7 +63,7 @@ class Needs(NamedTuple):
 
 
 def parse_line(line: str) -> Call | None:
-    """Return the call that begins or goes on in a line of a log; None if none does."""
+    """Return the call that begins or is resumed in a line of a log; None if there is none."""
     match = _LINE.match(line)
     if match is None:
         return None
@@ -71,9 +71,9 @@ def parse_line(line: str) -> Call | None:
 
 
 def analyse(lines: Iterable[str], profile: SeccompProfile | None) -> Needs:
-    """Return what the program of a log needs besides a profile, or all it needs without one."""
+    """Return the calls that a program needs beyond a profile; all of them without a profile."""
     allowed = rules(Seccomp(profile=profile), frozenset()) if profile else {}
-    names: dict[str, bool] = {}  # and whether one of its calls is not allowed
+    names: dict[str, bool] = {}  # name -> one of its calls is not allowed
     foreign = False
     for line in lines:
         foreign = foreign or _FOREIGN.search(line) is not None
@@ -90,9 +90,9 @@ def analyse(lines: Iterable[str], profile: SeccompProfile | None) -> Needs:
 
 
 def _is_allowed(call: Call, allowed: dict[str, Admits]) -> bool:
-    """Tell whether a profile does with a call what the program lives with."""
+    """Return whether the program works with a profile's treatment of this call."""
     if call.name in ("clone", "clone3") and allowed:
-        # Without namespaces, clone is allowed, and C libraries take it where clone3 is not.
+        # clone without namespaces is allowed, and C libraries use it where clone3 is missing.
         return "CLONE_NEW" not in call.arguments
     if call.name == "personality" and allowed:
         value = _personality(call.arguments)

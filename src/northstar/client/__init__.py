@@ -1,7 +1,7 @@
 """Clients of the console: `Client` for asyncio, `northstar.client.blocking.Client` without it.
 
-A program on the device or next to it connects by `Client.connect(url)`, a program in a
-container by `Client.from_env()`; there is a method for each request::
+A program outside a container connects with `Client.connect(url)`, a program in a container with
+`Client.from_env()`. Each request is a method::
 
     async with await Client.connect("tcp://localhost:4200", subscribe=True) as client:
         await client.start("hello")
@@ -46,7 +46,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # The import of asyncio takes longer than all that the blocking client does.
+    # The import of asyncio takes longer than a whole run of the blocking client.
     if name == "Client":
         from northstar.client.asynchronous import Client
 

@@ -1,4 +1,4 @@
-"""Where the console is: URLs, and the descriptor that a container gets."""
+"""Addresses of the console: URLs, and the descriptor that a container inherits."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Tcp = TcpAddress
 Unix = UnixAddress
 
 CONSOLE: Final = "NORTHSTAR_CONSOLE"
-"""Names the descriptor of a container's console connection."""
+"""Environment variable with the descriptor of a container's console connection."""
 
 
 def parse(url: str) -> Tcp | Unix:
-    """Read `tcp://host[:port]` (port 4200 if none), `unix:///path` or `unix:/path`.
+    """Parse `tcp://host[:port]` (default port 4200), `unix:///path` or `unix:/path`.
 
     Raises:
-        InvalidValueError: it is none of these, or has port 0, which nobody listens on.
+        InvalidValueError: it is none of these, or has port 0.
     """
     address = parse_address(url)
     if isinstance(address, TcpAddress) and not address.port:
@@ -30,25 +30,25 @@ def parse(url: str) -> Tcp | Unix:
 
 
 def environment_socket(environment: Mapping[str, str] = os.environ) -> socket.socket:
-    """Return the stream socket whose number is in NORTHSTAR_CONSOLE, which now owns it.
+    """Return the stream socket whose number is in NORTHSTAR_CONSOLE. It owns the descriptor.
 
     Raises:
-        InvalidValueError: the variable is missing or names no connected stream socket.
+        InvalidValueError: the variable is missing, or its value is not that of a stream socket.
     """
     text = environment.get(CONSOLE)
     if text is None:
         raise InvalidValueError(
             f"{CONSOLE} is not set",
-            hint="it is in containers whose manifest has a console section",
+            hint="it is set in containers whose manifest has a console section",
         )
     try:
         if not text.isascii() or not text.isdigit():
-            raise InvalidValueError(f"{CONSOLE} is {text!r} and no descriptor")
+            raise InvalidValueError(f"{CONSOLE} is {text!r}, which is no descriptor")
         stream = socket.socket(fileno=int(text))
     except (OSError, OverflowError) as error:
-        raise InvalidValueError(f"{CONSOLE} is {text} and no open socket ({error})") from None
+        raise InvalidValueError(f"{CONSOLE} is {text}, which is no open socket ({error})") from None
     if stream.type != socket.SOCK_STREAM:
-        # Not ours, whatever it is: leave it open.
+        # The descriptor has another purpose: leave it open.
         stream.detach()
         raise InvalidValueError(f"{CONSOLE} is {text}, which is no stream socket")
     return stream

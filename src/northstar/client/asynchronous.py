@@ -23,7 +23,15 @@ from northstar.client.operations import (
     Wait,
     container_in,
 )
-from northstar.client.package import CHUNK, AsyncReadable, Path, Progress, Readable, opened, short
+from northstar.client.package import (
+    CHUNK,
+    AsyncReadable,
+    Path,
+    Progress,
+    Readable,
+    opened,
+    truncated_error,
+)
 from northstar.client.session import TIMEOUT, Call, Session, Trace
 from northstar.model import Container, InvalidValueError, NorthstarError, ProtocolError
 from northstar.model.loop_deadline import timeout as time_limit
@@ -32,25 +40,25 @@ T = TypeVar("T")
 R = TypeVar("R", bound=response.Response)
 
 RETRY: Final = 0.01
-"""Seconds until a Unix socket whose backlog is full is tried again."""
+"""Seconds between attempts to connect to a Unix socket whose backlog is full."""
 
 
 class Client(AsyncOperations):
     """A connection to the console; made by `connect` or `from_env`.
 
-    Several tasks may use it at once: their requests are sent, and answered, in the order in
-    which they ask. Every request can be cancelled, also by a timeout: its answer is dropped when
-    it comes. Only an install that is cancelled before all of the package is sent closes the
-    connection, for the runtime would take any next request for the rest of the package.
+    Several tasks may use it concurrently: their requests are sent and answered in the order of the
+    calls. Every request can be cancelled, also by a timeout: its answer is dropped. Cancelling an
+    install before the whole package is sent closes the connection, since the runtime would read the
+    next request as a part of the package.
 
-    Every method that asks the runtime something raises, besides what it names: RefusedError,
-    PermissionDeniedError, DisconnectedError, ProtocolError.
+    Every method that sends a request may also raise: RefusedError, PermissionDeniedError,
+    DisconnectedError, ProtocolError.
     """
 
     def __init__(self, connection: _Connection) -> None:
         self._connection = connection
         self._session = connection.session
-        # Held while a package is sent: nothing else may stand between its bytes.
+        # Held while a package is sent: nothing else may be sent between its bytes.
         self._sending = asyncio.Lock()
 
     @classmethod
@@ -59,21 +67,21 @@ class Client(AsyncOperations):
         url: str,
         *,
         subscribe: bool = False,
-        timeout: float | None = TIMEOUT,  # noqa: ASYNC109 - it is told apart from the caller's own
+        timeout: float | None = TIMEOUT,  # noqa: ASYNC109 - it raises ConnectError
         trace: Trace | None = None,
     ) -> Self:
         """Connect to `tcp://host[:port]` or `unix:///path`.
 
         Args:
-            url: where the console is.
-            subscribe: ask for notifications; needs the permission of that name.
-            timeout: how long connection and greeting may take, in seconds.
-            trace: gets every line in both directions.
+            url: the address of the console.
+            subscribe: subscribe to notifications; needs the permission `notifications`.
+            timeout: longest time until the runtime has accepted the connection, in seconds.
+            trace: called with every line in both directions.
 
         Raises:
             InvalidValueError: the URL is none of these.
-            ConnectError: nobody is there, or it is no runtime.
-            RejectedError: the runtime does not want the connection.
+            ConnectError: no runtime listens there, or the peer is no runtime.
+            RejectedError: the runtime rejects the connection.
         """
         place = address.parse(url)
         loop = asyncio.get_running_loop()
@@ -87,20 +95,20 @@ class Client(AsyncOperations):
         except TimeoutError:
             raise ConnectError(url, f"no answer within {timeout:g} s") from None
         except (OSError, UnicodeError) as error:
-            # UnicodeError: a host name that the encoding of host names does not allow.
+            # UnicodeError: a host name that IDNA encoding does not allow.
             raise ConnectError(url, reason(error)) from None
         except (DisconnectedError, ProtocolError) as error:
             raise ConnectError(url, error.message) from None
 
     @classmethod
     async def from_env(cls, *, subscribe: bool = False) -> Self:
-        """Return the client of this container's own connection (NORTHSTAR_CONSOLE).
+        """Return a client on this container's console connection (NORTHSTAR_CONSOLE).
 
-        There is only one such connection: it is closed with the client.
+        A container has one such connection: it is closed with the client.
 
         Raises:
             InvalidValueError: this is no container, or it has no console.
-            RejectedError: the runtime does not want the connection.
+            RejectedError: the runtime rejects the connection.
         """
         stream = address.environment_socket()
         connection = _Connection(Session(subscribe=subscribe))
@@ -130,7 +138,7 @@ class Client(AsyncOperations):
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection, if it is not closed; requests that wait fail."""
+        """Close the connection; requests in progress fail. Idempotent."""
         self._connection.abort(DisconnectedError("the connection was closed by this client"))
         await self._connection.closed.wait()
 
@@ -145,14 +153,14 @@ class Client(AsyncOperations):
         """Install a package. Other requests wait until it is sent.
 
         Args:
-            package: a path, the bytes, or something readable, whose `size` must be given.
+            package: a path, the bytes, or a readable object, whose `size` must be given.
             repository: the name of the repository.
             size: of the package, in bytes.
-            progress: called after each piece.
+            progress: called after each chunk.
 
         Raises:
-            OSError: the package cannot be read. If that happens half-way the connection is
-                closed, for the runtime still waits for the rest.
+            OSError: the package cannot be read. If a part of it was sent, the connection is
+                closed, since the runtime waits for the remaining bytes.
         """
         with opened(package, size) as (source, total):
             async with self._sending:
@@ -161,7 +169,7 @@ class Client(AsyncOperations):
                     self._connection.write(line)
                     await self._upload(source, total, call, progress)
                 except BaseException:
-                    self._connection.abort(DisconnectedError("an install was broken off"))
+                    self._connection.abort(DisconnectedError("an install was cancelled or failed"))
                     raise
         return container_in(await self._answer(call, response.Install))
 
@@ -172,12 +180,12 @@ class Client(AsyncOperations):
 
         Raises:
             InvalidValueError: the client did not subscribe.
-            NotificationsLostError: they were not taken in time, and some are dropped.
-            DisconnectedError: the connection ended otherwise than by a shutdown.
+            NotificationsLostError: they were not read in time, and some are dropped.
+            DisconnectedError: the connection ended without a shutdown.
         """
         session = self._session
         if not session.subscribed:
-            raise InvalidValueError("this client did not ask for notifications (subscribe=True)")
+            raise InvalidValueError("this client has not subscribed (connect with subscribe=True)")
         while True:
             message = session.next_notification()
             if message is not None:
@@ -201,11 +209,11 @@ class Client(AsyncOperations):
                     return result
                 answer = failure = None
                 try:
-                    answer = await self._carry_out(step)
+                    answer = await self._execute(step)
                 except NorthstarError as error:
                     failure = error
 
-    async def _carry_out(self, step: Step) -> response.Response | None:
+    async def _execute(self, step: Step) -> response.Response | None:
         match step:
             case Ask(message, kind):
                 answer: response.Response = await self._ask(message, kind)
@@ -245,23 +253,23 @@ class Client(AsyncOperations):
             if inspect.iscoroutinefunction(source.read):
                 data = await source.read(size)
             else:
-                # A disk may be slow, and the other tasks do not care for this one.
+                # A slow disk must not block the other tasks.
                 data = await asyncio.to_thread(source.read, size)
             if not data:
-                raise short(sent, total)
+                raise truncated_error(sent, total)
             self._connection.write(data)
             await self._connection.writable.wait()
             sent += len(data)
             if progress is not None:
                 progress(sent, total)
             if call.done:
-                call.end_of_upload(sent, total)
+                call.raise_upload_error(sent, total)
 
 
 async def _connected(place: address.Tcp | address.Unix) -> socket.socket:
-    """Return a connected socket, for the first address of the host that answers.
+    """Return a socket that is connected to the first address of the host that answers.
 
-    create_connection does the same, but words the failures of several addresses for programmers.
+    create_connection does the same, but its error for several addresses is not readable for users.
     """
     loop = asyncio.get_running_loop()
     if isinstance(place, address.Unix):
@@ -287,7 +295,7 @@ async def _connected(place: address.Tcp | address.Unix) -> socket.socket:
 
 
 async def _connect(stream: socket.socket, where: Any) -> None:
-    """Connect a socket that does not block.
+    """Connect a non-blocking socket.
 
     Raises:
         OSError: no runtime listens.
@@ -299,18 +307,18 @@ async def _connect(stream: socket.socket, where: Any) -> None:
         try:
             stream.connect(where)
         except BlockingIOError:
-            # The runtime's backlog is full (connect(2), EAGAIN). Nothing reports when there is room
-            # again, and asyncio takes it for a connection that is being made.
+            # The runtime's backlog is full (connect(2), EAGAIN). The kernel does not report when
+            # it has room again, and asyncio would treat EAGAIN as a connection in progress.
             await asyncio.sleep(RETRY)
         else:
             return
 
 
 class _Connection(asyncio.Protocol):
-    """The session's wire.
+    """The asyncio protocol that connects a session with a socket.
 
     Attributes:
-        writable: set unless too much waits to be sent; also set once the connection is lost.
+        writable: set unless the write buffer is full; also set once the connection is lost.
         closed: the connection is lost.
     """
 
@@ -356,7 +364,7 @@ class _Connection(asyncio.Protocol):
         self._transport.write(data)
 
     def abort(self, error: NorthstarError) -> None:
-        """Close the connection at once, without what was not sent yet."""
+        """Close the connection at once; unsent data is dropped."""
         self.session.fail(error)
         if self._transport is None:
             self.closed.set()
@@ -364,10 +372,10 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
     async def wait(self, done: Callable[[], bool]) -> None:
-        """Wait until something that came makes `done` true.
+        """Wait until received messages make `done` true, or the runtime has shut down.
 
         Raises:
-            NorthstarError: the session has failed before.
+            NorthstarError: the session has failed.
         """
         while not done():
             if self.session.error is not None:
@@ -382,10 +390,10 @@ class _Connection(asyncio.Protocol):
                 self._waiters.discard(waiter)
 
     def _drain(self) -> None:
-        """Take what came before the other side stopped reading.
+        """Process the data that arrived before the runtime closed the connection.
 
-        A write that fails ends the transport, though what the runtime said last may still be in
-        the socket, which is closed only after `connection_lost`.
+        A write that fails ends the transport, but the runtime's last messages may still be in the
+        socket, which is closed only after `connection_lost`.
         """
         assert self._transport is not None
         stream = self._transport.get_extra_info("socket")

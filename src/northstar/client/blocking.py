@@ -1,4 +1,4 @@
-"""A client without an event loop, for scripts and commands. Not for several threads at once."""
+"""A client without an event loop, for scripts and commands. It is not thread-safe."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from northstar.client.operations import (
     container_in,
     data_in,
 )
-from northstar.client.package import CHUNK, Path, Progress, Readable, opened, short
+from northstar.client.package import CHUNK, Path, Progress, Readable, opened, truncated_error
 from northstar.client.session import TIMEOUT, Call, Session, Trace
 from northstar.model import Container, InvalidValueError, NorthstarError, ProtocolError
 from northstar.model.deadline import Deadline
@@ -44,19 +44,18 @@ T = TypeVar("T")
 R = TypeVar("R", bound=response.Response)
 
 RETRY: Final = 0.01
-"""Seconds until a Unix socket whose backlog is full is tried again."""
+"""Seconds between attempts to connect to a Unix socket whose backlog is full."""
 
-_AHEAD: Final = 32
-"""Most requests that `inspect_all` has on their way. Their lines fit into any socket buffer."""
+_MAX_UNANSWERED: Final = 32
+"""Maximum unanswered requests of `inspect_all`. Their lines fit into any socket buffer."""
 
 
 class Client(BlockingOperations):
     """A connection to the console.
 
-    Every method that asks the runtime something raises, besides what it names: RefusedError,
-    PermissionDeniedError, DisconnectedError, NoAnswerError, ProtocolError. After the first two
-    and after NoAnswerError the connection can still be used: an answer that comes late is
-    recognised and dropped.
+    Every method that sends a request may also raise: RefusedError, PermissionDeniedError,
+    DisconnectedError, NoAnswerError, ProtocolError. After the first two and after NoAnswerError
+    the connection can still be used: a late answer is recognised and dropped.
     """
 
     def __init__(
@@ -67,17 +66,17 @@ class Client(BlockingOperations):
         timeout: float | None = TIMEOUT,
         trace: Trace | None = None,
     ) -> None:
-        """Greet the runtime at the other end of a connected stream socket, which is ours now.
+        """Send the connect message on a connected stream socket, and wait for its answer.
 
         Args:
-            stream: the socket. It is closed if this fails.
-            subscribe: ask for notifications; needs the permission of that name.
-            timeout: longest silence of the runtime that is waited for, in seconds.
-            trace: gets every line in both directions.
+            stream: the socket, which the client owns. It is closed if this fails.
+            subscribe: subscribe to notifications; needs the permission `notifications`.
+            timeout: longest wait for data from the runtime, in seconds.
+            trace: called with every line in both directions.
 
         Raises:
-            RejectedError: the runtime does not want the connection.
-            DisconnectedError, NoAnswerError, ProtocolError: it is none, or in trouble.
+            RejectedError: the runtime rejects the connection.
+            DisconnectedError, NoAnswerError, ProtocolError: the peer is no runtime, or has failed.
         """
         self._stream = stream
         self._timeout = timeout
@@ -102,8 +101,8 @@ class Client(BlockingOperations):
 
         Raises:
             InvalidValueError: the URL is none of these.
-            ConnectError: nobody is there, or it is no runtime.
-            RejectedError: the runtime does not want the connection.
+            ConnectError: no runtime listens there, or the peer is no runtime.
+            RejectedError: the runtime rejects the connection.
         """
         place = address.parse(url)
         try:
@@ -113,7 +112,7 @@ class Client(BlockingOperations):
                 stream = _connected_to_host(*place, timeout)
                 stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except (OSError, UnicodeError) as error:
-            # UnicodeError: a host name that the encoding of host names does not allow.
+            # UnicodeError: a host name that IDNA encoding does not allow.
             raise ConnectError(url, reason(error)) from None
         try:
             return cls(stream, subscribe=subscribe, timeout=timeout, trace=trace)
@@ -122,9 +121,9 @@ class Client(BlockingOperations):
 
     @classmethod
     def from_env(cls, *, subscribe: bool = False, timeout: float | None = TIMEOUT) -> Self:
-        """Return the client of this container's own connection (NORTHSTAR_CONSOLE).
+        """Return a client on this container's console connection (NORTHSTAR_CONSOLE).
 
-        There is only one such connection: it is closed with the client.
+        A container has one such connection: it is closed with the client.
 
         Raises:
             InvalidValueError: this is no container, or it has no console.
@@ -138,12 +137,12 @@ class Client(BlockingOperations):
         self.close()
 
     def close(self) -> None:
-        """Close the connection, if it is not closed."""
+        """Close the connection. Idempotent."""
         self._session.fail(DisconnectedError("the connection was closed by this client"))
         self._stream.close()
 
     def fileno(self) -> int:
-        """Return the descriptor, to wait until something comes (notifications)."""
+        """Return the descriptor, with which a caller can wait for notifications."""
         return self._stream.fileno()
 
     # Requests
@@ -151,17 +150,17 @@ class Client(BlockingOperations):
     def inspect_all(
         self, containers: Iterable[Container | str]
     ) -> Iterator[ContainerData | RefusedError | PermissionDeniedError]:
-        """Inspect many, without waiting for an answer before the next question.
+        """Inspect many containers, with several requests in progress.
 
         Yields:
-            For each, in this order, what `inspect` would return; what it would raise because the
-            runtime refuses it, it yields.
+            For each container, in this order, the result of `inspect`, or the error if the runtime
+            refuses it.
         """
         rest = iter(containers)
         calls: deque[Call] = deque()
         while True:
-            # Not all at once: we must read before the runtime tires of writing.
-            for container in itertools.islice(rest, _AHEAD - len(calls)):
+            # A limited number: while its answers are not read, the runtime stops reading requests.
+            for container in itertools.islice(rest, _MAX_UNANSWERED - len(calls)):
                 [target] = self.resolve(container)
                 call, line = self._session.request(request.Inspect(target))
                 self._send(line)
@@ -184,14 +183,14 @@ class Client(BlockingOperations):
         """Install a package.
 
         Args:
-            package: a path, the bytes, or something readable, whose `size` must be given.
+            package: a path, the bytes, or a readable object, whose `size` must be given.
             repository: the name of the repository.
             size: of the package, in bytes.
-            progress: called after each piece.
+            progress: called after each chunk.
 
         Raises:
-            OSError: the package cannot be read. If that happens half-way the connection is
-                closed, for the runtime still waits for the rest.
+            OSError: the package cannot be read. If a part of it was sent, the connection is
+                closed, since the runtime waits for the remaining bytes.
         """
         with opened(package, size) as (source, total):
             call, line = self._session.request(request.Install(repository, total))
@@ -209,17 +208,17 @@ class Client(BlockingOperations):
         """Yield the notifications, until the runtime has shut down.
 
         Args:
-            timeout: longest time between two, in seconds; None waits for ever.
+            timeout: longest time between two, in seconds; None waits forever.
 
         Raises:
             InvalidValueError: the client did not subscribe.
-            NoAnswerError: none came in time.
-            NotificationsLostError: they were not taken in time, and some are dropped.
-            DisconnectedError: the connection ended otherwise than by a shutdown.
+            NoAnswerError: no notification came in time.
+            NotificationsLostError: they were not read in time, and some are dropped.
+            DisconnectedError: the connection ended without a shutdown.
         """
         session = self._session
         if not session.subscribed:
-            raise InvalidValueError("this client did not ask for notifications (subscribe=True)")
+            raise InvalidValueError("this client has not subscribed (connect with subscribe=True)")
         while True:
             message = session.next_notification()
             if message is not None:
@@ -245,11 +244,11 @@ class Client(BlockingOperations):
                     return result
                 answer = failure = None
                 try:
-                    answer = self._carry_out(step)
+                    answer = self._execute(step)
                 except NorthstarError as error:
                     failure = error
 
-    def _carry_out(self, step: Step) -> response.Response | None:
+    def _execute(self, step: Step) -> response.Response | None:
         match step:
             case Ask(message, kind):
                 answer: response.Response = self._ask(message, kind)
@@ -264,14 +263,14 @@ class Client(BlockingOperations):
         """Receive until `done`, until the session has failed, or until the time is up."""
         deadline = None if timeout is None else Deadline(timeout)
         while not done() and self._session.error is None:
-            # What is in the socket has come in time.
+            # Data that is in the socket already has arrived in time.
             if deadline is not None and deadline.passed() and not self._has_input():
                 return
             with contextlib.suppress(NoAnswerError):
                 self._receive(None if deadline is None else deadline.left())
 
     def _has_input(self) -> bool:
-        """Tell whether bytes, or the end of the stream, can be read without waiting."""
+        """Return whether bytes, or the end of the stream, can be read without waiting."""
         return bool(_ready(self._stream, select.POLLIN, 0.0))
 
     def _ask(self, message: request.Request, kind: type[R]) -> R:
@@ -290,7 +289,7 @@ class Client(BlockingOperations):
             self._receive(self._timeout)
 
     def _send(self, line: bytes) -> None:
-        """Send a whole line. If that fails, what the runtime said last may say why."""
+        """Send a whole line. If that fails, process the runtime's last messages for the reason."""
         rest = memoryview(line)
         try:
             while rest:
@@ -303,17 +302,17 @@ class Client(BlockingOperations):
         except OSError as error:
             self._fail(error)
         except BaseException:
-            # Interrupted in the midst of a line: the next one would be appended to it.
+            # The line may be incomplete: the next one would be appended to it.
             self.close()
             raise
 
     def _receive(self, timeout: float | None) -> None:
-        """Wait for some bytes and take them, or the end of the stream."""
+        """Wait for some bytes or the end of the stream, and process them."""
         try:
             if not _ready(self._stream, select.POLLIN, timeout):
                 raise NoAnswerError(
                     f"the runtime did not answer within {timeout:g} s",
-                    hint="it may still be at work on the request",
+                    hint="it may still be processing the request",
                 )
             self._stream.settimeout(None)
             data = self._stream.recv(CHUNK)
@@ -331,18 +330,18 @@ class Client(BlockingOperations):
         raise self._session.fail(broken) from None
 
     def _drain(self) -> None:
-        """Take what came before the other side stopped reading."""
+        """Process the data that arrived before the runtime closed the connection."""
         with contextlib.suppress(DisconnectedError):
             while self._session.error is None:
                 self._receive(self._timeout)
 
     def _upload(self, source: Readable, total: int, call: Call, progress: Progress | None) -> None:
-        """Send exactly `total` bytes, and take what comes meanwhile (notifications)."""
+        """Send exactly `total` bytes, and process what arrives meanwhile (notifications)."""
         sent = 0
         chunk = memoryview(b"")
         while sent < total:
             if not chunk:
-                chunk = memoryview(_piece(source, sent, total))
+                chunk = memoryview(_read_chunk(source, sent, total))
             events = _ready(self._stream, select.POLLIN | select.POLLOUT, self._timeout)
             if not events:
                 raise NoAnswerError(f"the runtime took nothing within {self._timeout:g} s")
@@ -356,7 +355,7 @@ class Client(BlockingOperations):
                 if progress is not None:
                     progress(sent, total)
             if call.done:
-                call.end_of_upload(sent, total)
+                call.raise_upload_error(sent, total)
 
     def _send_some(self, chunk: memoryview) -> int:
         self._stream.settimeout(0)
@@ -370,10 +369,10 @@ class Client(BlockingOperations):
 
 
 def _ready(stream: socket.socket, events: int, timeout: float | None) -> int:
-    """Wait until a socket is ready; return its events (poll(2)), 0 if it is not in time.
+    """Wait until a socket is ready; return its events (poll(2)), 0 after the timeout.
 
-    A socket's own timeout would not do: when a signal interrupts it after its time, it does not
-    look again (see `northstar.model.deadline`).
+    Python's socket timeout does not suffice: if a signal interrupts the call after the timeout, it
+    does not poll again (see `northstar.model.deadline`).
     """
     poll = select.poll()
     poll.register(stream, events)
@@ -430,8 +429,8 @@ def _connected_to_host(host: str, port: int, timeout: float | None) -> socket.so
     raise failure or OSError("the host has no address")
 
 
-def _piece(source: Readable, sent: int, total: int) -> bytes:
+def _read_chunk(source: Readable, sent: int, total: int) -> bytes:
     data = source.read(min(CHUNK, total - sent))
     if not data:
-        raise short(sent, total)
+        raise truncated_error(sent, total)
     return data

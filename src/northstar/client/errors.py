@@ -1,6 +1,6 @@
-"""What can go wrong between a client and the runtime, besides a refusal (`api.RefusedError`).
+"""Errors between a client and the runtime, besides a refusal (`api.RefusedError`).
 
-All are NorthstarErrors: one sentence for a person.
+All are NorthstarErrors: their message is one sentence for a user.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from northstar.model import Container, Name, NorthstarError
 
 
 class ConnectError(NorthstarError):
-    """There is no connection: nobody listens, or what listens is no runtime."""
+    """No connection was made: no program listens at the address, or it is no runtime."""
 
     def __init__(self, url: str, reason: str) -> None:
         super().__init__(
@@ -24,7 +24,7 @@ class ConnectError(NorthstarError):
 
 
 class RejectedError(NorthstarError):
-    """The runtime answers, but does not want this connection.
+    """The runtime answers, but rejects this connection.
 
     Attributes:
         nack: its answer.
@@ -47,32 +47,32 @@ class PermissionDeniedError(NorthstarError):
     """The connection lacks the permission for a request.
 
     Attributes:
-        request: the request as the runtime understood it.
+        request: the request as the runtime decoded it.
     """
 
     def __init__(
         self, request: Request, *, purpose: str | None = None, hint: str | None = None
     ) -> None:
-        """Say which permission is missing.
+        """Make a message that names the missing permission.
 
         Args:
-            request: the request as the runtime understood it.
-            purpose: a clause about the permission, where the caller did not make the request.
-            hint: what to do, if it is not to change the permissions.
+            request: the request as the runtime decoded it.
+            purpose: a clause about the use of the permission, if the caller made another request.
+            hint: what to do, unless it is to change the permissions.
         """
         needed = permission(request).value
         message = f"permission denied: this connection lacks the permission {needed!r}"
         super().__init__(
             message if purpose is None else f"{message}, {purpose}",
             hint=hint
-            or "permissions are given in the runtime's console.global.permissions, "
+            or "permissions are set in the runtime's console.global.permissions, "
             "or for containers in the manifest's console.permissions",
         )
         self.request = request
 
 
 class NameLookupError(NorthstarError):
-    """A name without a version does not say which container: none is installed, or several are.
+    """A name without a version is not unique: no container of that name is installed, or several.
 
     Attributes:
         name: the name.
@@ -82,7 +82,7 @@ class NameLookupError(NorthstarError):
     def __init__(self, name: Name, versions: tuple[Container, ...]) -> None:
         if versions:
             found = f"several versions of {name} are installed: {', '.join(map(str, versions))}"
-            super().__init__(found, hint="name one of them")
+            super().__init__(found, hint="give one of them")
         else:
             super().__init__(f"no container {name} is installed", hint="see nstar list")
         self.name = name
@@ -93,8 +93,8 @@ class StillRunningError(NorthstarError, TimeoutError):
     """A container has not ended in time.
 
     Attributes:
-        container: which.
-        pid: of its init on the host, where that is known.
+        container: the container.
+        pid: of its init on the host, or None if it is not known.
     """
 
     def __init__(
@@ -106,21 +106,21 @@ class StillRunningError(NorthstarError, TimeoutError):
 
 
 class DisconnectedError(NorthstarError):
-    """The connection ended before the answer came."""
+    """The connection ended before the answer was received."""
 
 
 class NoAnswerError(NorthstarError, TimeoutError):
-    """The answer did not come in time. The runtime may still work on the request."""
+    """The answer did not come in time. The runtime may still process the request."""
 
 
 class NotificationsLostError(NorthstarError):
-    """Notifications came faster than they were taken, and the later ones were dropped."""
+    """Notifications arrived faster than they were read, and later ones were dropped."""
 
 
 def reason(error: Exception) -> str:
-    """Return an error of the operating system in words, without its number and arguments."""
+    """Return the text of an error, without errno and arguments."""
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
-        # asyncio puts words of its own in the place of strerror.
+        # asyncio replaces strerror by other texts.
         return os.strerror(error.errno)
     # Errors of getaddrinfo have negative numbers.
     return (error.strerror if isinstance(error, OSError) else None) or str(error)

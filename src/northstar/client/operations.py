@@ -1,8 +1,8 @@
-"""What both clients can do: each request, and what is made of several, written once.
+"""The operations of both clients: each request, and operations that need several requests.
 
-An operation is a generator of steps. It builds requests and reads answers; a step is what it has
-to wait for. The clients differ in how they wait, so each brings its own `_run`, which carries out
-the steps of any operation: one blocks, the other awaits.
+An operation is a generator of steps. It builds requests and reads answers; a step is something that
+it waits for. Each client has a method `_run` that executes the steps of any operation: one blocks,
+the other awaits.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from northstar.model import Container, ExitStatus, InvalidValueError, Name
 from northstar.model.deadline import Deadline
 
 STOP_TIMEOUT: Final = 10.0
-"""Seconds that a container has to end by SIGTERM, unless the caller says otherwise."""
+"""Default time that a container has to end by SIGTERM, in seconds."""
 
 KILL_TIMEOUT: Final = 10.0
-"""Seconds that it has to end by SIGKILL, unless the caller says otherwise."""
+"""Default time that it has to end by SIGKILL, in seconds."""
 
 _POLL: Final = (0.005, 0.1)
-"""Seconds between two inspects of a container that is being stopped: first, and at most."""
+"""First and longest time between two inspects of a container that is being stopped, in seconds."""
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -48,7 +48,7 @@ R = TypeVar("R", bound=response.Response)
 class Ask(NamedTuple):
     """Send a request and wait for its answer, which is sent into the generator.
 
-    What the answer is instead (a refusal, a missing permission) is raised in the generator.
+    An answer that is an error (a refusal, a missing permission) is raised in the generator.
     """
 
     message: request.Request
@@ -63,18 +63,18 @@ class Wait(NamedTuple):
 
 
 class Sleep(NamedTuple):
-    """Wait for so many seconds."""
+    """Wait for that time."""
 
     seconds: float
 
 
 Step = Ask | Wait | Sleep
 Steps = Generator[Step, Any, T]
-"""An operation under way; its result is a T."""
+"""A running operation; its result is a T."""
 
 
 class _Method(Protocol[P, T_co]):
-    """An operation as a method: of the blocking client it returns, of the other it is awaited."""
+    """An operation as a method: the blocking client's returns its result, asyncio's is awaited."""
 
     @overload
     def __get__(
@@ -88,31 +88,31 @@ class _Method(Protocol[P, T_co]):
 
 
 def _operation(steps: Callable[Concatenate[Any, P], Steps[T]]) -> _Method[P, T]:
-    """Make a method of a function that returns steps: the client's `_run` carries them out."""
+    """Make a method of a function that returns steps: the client's `_run` executes them."""
 
     def method(self: Any, *arguments: P.args, **options: P.kwargs) -> Any:
         return self._run(steps(self, *arguments, **options))
 
     functools.update_wrapper(method, steps)
-    # help() and inspect.signature show what the method returns, and not how.
+    # help() and inspect.signature show the type of the result, without `Steps`.
     result = steps.__annotations__["return"].removeprefix("Steps[").removesuffix("]")
     steps.__annotations__["return"] = method.__annotations__["return"] = result
     return cast("_Method[P, T]", method)
 
 
 class Operations:
-    """The methods that both clients have.
+    """The methods of both clients.
 
-    A container may be given as a Container, as `name:version`, or as a name alone: that means its
-    only installed version (see `resolve`), takes a `list` request more, and needs the permission
-    `list`.
+    A container may be given as a Container, as `name:version`, or as a name alone. A name alone
+    means its only installed version (see `resolve`); it takes an additional `list` request, which
+    needs the permission `list`.
     """
 
     _session: Session
 
     @_operation
     def ident(self) -> Steps[Container]:
-        """Return who we are: `extern:0.0.0`, or the container at this end of the connection."""
+        """Return this client's identity: its container, or `extern:0.0.0` outside of containers."""
         return (yield from _ask(request.Ident(), response.Ident)).container
 
     @_operation
@@ -127,15 +127,15 @@ class Operations:
 
     @_operation
     def shutdown(self) -> Steps[None]:
-        """End the runtime. The connection ends after the last container."""
+        """Shut the runtime down. The connection ends after the last container."""
         yield from _ask(request.Shutdown(), response.Shutdown)
 
     @_operation
     def resolve(self, *containers: Container | str) -> Steps[tuple[Container, ...]]:
-        """Return the containers that are meant, in this order.
+        """Return containers with their versions, in this order.
 
-        A name alone means its only installed version, as in `nstar`. The runtime is asked only if
-        there is such a name, and only once.
+        A name alone means its only installed version, as in `nstar`. One `list` request is sent if
+        there is such a name, otherwise none.
 
         Raises:
             InvalidValueError: a text is neither a name nor `name:version`.
@@ -145,14 +145,14 @@ class Operations:
 
     @_operation
     def inspect(self, container: Container | str) -> Steps[ContainerData]:
-        """Return what is known of a container."""
+        """Return the data of a container."""
         return (yield from _inspect((yield from _resolved_one(container))))
 
     @_operation
     def mount(
         self, *containers: Container | str
     ) -> Steps[tuple[response.Ok | response.Failed, ...]]:
-        """Mount containers; a result for each, in this order. A failure is a result."""
+        """Mount containers; return a result for each, in this order. Failures are not raised."""
         message = request.Mount((yield from _resolved(containers)))
         return (yield from _ask(message, response.Mount)).results
 
@@ -160,7 +160,7 @@ class Operations:
     def umount(
         self, *containers: Container | str
     ) -> Steps[tuple[response.Ok | response.Failed, ...]]:
-        """Unmount containers; a result for each, in this order. A failure is a result."""
+        """Unmount containers; return a result for each, in this order. Failures are not raised."""
         message = request.Umount((yield from _resolved(containers)))
         return (yield from _ask(message, response.Umount)).results
 
@@ -172,24 +172,24 @@ class Operations:
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> Steps[None]:
-        """Start a container; what is given replaces what the manifest says.
+        """Start a container; arguments that are given replace values of the manifest.
 
         Args:
-            container: which.
-            init: a program in the container.
+            container: the container.
+            init: path of a program in the container.
             arguments: of the program.
             environment: of the program.
 
         Raises:
-            InvalidValueError: `arguments` is one text, whose letters would be the arguments.
+            InvalidValueError: `arguments` is a str, whose characters would become the arguments.
         """
         if isinstance(arguments, str | bytes):
             raise InvalidValueError(
-                f"the arguments {arguments!r} are one text", hint="give a list or a tuple of texts"
+                f"the arguments {arguments!r} are one text", hint="pass a list or a tuple of texts"
             )
         target = yield from _resolved_one(container)
         message = request.Start(target, init, tuple(arguments), dict(environment or {}))
-        # An exit that was notified before is not that of the run which begins now.
+        # An earlier exit is not that of the run that begins now.
         self._session.runs.pop(target, None)
         yield from _ask(message, response.Start)
 
@@ -206,30 +206,30 @@ class Operations:
         *,
         kill_timeout: float | None = KILL_TIMEOUT,
     ) -> Steps[Stopped]:
-        """Ask a container to end (SIGTERM), and kill it (SIGKILL) if it does not.
+        """Send SIGTERM to a container, and SIGKILL if it does not end in time.
 
-        Other than `kill`, this returns when it has ended. A client that subscribed waits for the
-        notification of the exit, which `notifications` yields all the same, and learns the exit
-        status; another one inspects the container until it has ended.
+        Unlike `kill`, this returns when the container has ended. A client that subscribed waits for
+        the notification of the exit, which contains the exit status and which `notifications` also
+        yields. Without a subscription the client inspects the container until it has ended.
 
         Args:
-            container: which.
-            timeout: how long it may take to end by SIGTERM, in seconds; None is for ever.
-            kill_timeout: how long it may take to end by SIGKILL, likewise.
+            container: the container.
+            timeout: time to end by SIGTERM, in seconds; None is unlimited.
+            kill_timeout: time to end by SIGKILL, in seconds; None is unlimited.
 
         Raises:
-            RefusedError: it does not run.
-            StillRunningError: it did not even end by SIGKILL.
+            RefusedError: the container does not run.
+            StillRunningError: it did not end by SIGKILL either.
         """
         target = yield from _resolved_one(container)
         with self._session.watching(target) as watch:
             first = None if self._session.subscribed else (yield from _inspect(target)).process
             yield from _kill(target, SIGTERM)
-            if (yield from self._ends(watch, first, timeout)):
+            if (yield from self._wait_for_end(watch, first, timeout)):
                 return Stopped(False, watch.status)
-            killed = yield from _kill_if_there(target)
-            if not (yield from self._ends(watch, first, kill_timeout)):
-                yield from _refuse_if_there(target, kill_timeout)
+            killed = yield from _kill_if_running(target)
+            if not (yield from self._wait_for_end(watch, first, kill_timeout)):
+                yield from _raise_if_running(target, kill_timeout)
             return Stopped(killed, watch.status)
 
     @_operation
@@ -237,25 +237,25 @@ class Operations:
         """Wait until a container exits, and return its exit status.
 
         The client must have subscribed: the status is part of the notification of the exit, which
-        `notifications` yields all the same. An exit right after a `start` of this client is not
-        missed, since the connection has all notifications from its beginning on.
+        `notifications` also yields. An exit right after a `start` of this client is not missed,
+        since the connection receives all notifications.
 
-        A container that has exited already: its last exit status is returned at once if this
-        client was connected when it exited, and has not begun to start it again. An exit from
-        before the connection is not known, and the container counts as not running.
+        If the container has exited already, its last exit status is returned at once, provided
+        that this client was connected at the exit and has not started the container again. After
+        an exit before the connection the container counts as not running.
 
         Args:
-            container: which.
-            timeout: how long it may take, in seconds; None is for ever.
+            container: the container.
+            timeout: longest wait, in seconds; None is unlimited.
 
         Raises:
             InvalidValueError: the client did not subscribe.
             RefusedError: the container does not run (StopContainerNotStarted), or is not installed.
-            StillRunningError: it has not exited in time. It goes on running.
+            StillRunningError: it has not exited in time. It continues to run.
         """
         if not self._session.subscribed:
             raise InvalidValueError(
-                "this client did not ask for notifications, which hold the exit status",
+                "this client did not subscribe to notifications, which contain the exit status",
                 hint="connect with subscribe=True",
             )
         deadline = _deadline(timeout)
@@ -266,12 +266,12 @@ class Operations:
         with self._session.watching(target) as watch:
             process = None
             if target not in self._session.runs:
-                # Its notification of the exit comes after this answer if it runs, and has come
-                # before it if it does not run any more.
+                # If it runs, the notification of its exit comes after this answer. If it has
+                # ended meanwhile, the notification came before this answer.
                 process = (yield from _inspect(target)).process
                 if process is None and watch.first is None:
                     raise RefusedError(StopContainerNotStarted(target))
-            yield from self._until(lambda: watch.first is not None, _left(deadline))
+            yield from self._wait_until(lambda: watch.first is not None, _left(deadline))
             if watch.first is None:
                 assert timeout is not None
                 pid = None if process is None else process.pid
@@ -280,13 +280,13 @@ class Operations:
 
     @_operation
     def uninstall(self, container: Container | str, wipe: bool = False) -> Steps[None]:
-        """Remove a package; `wipe` removes its persistent data too."""
+        """Uninstall a container; `wipe` removes its persistent data too."""
         message = request.Uninstall((yield from _resolved_one(container)), wipe)
         yield from _ask(message, response.Uninstall)
 
     @_operation
     def token_create(self, target: str, shared: bytes) -> Steps[bytes]:
-        """Return a token that says to `target` that we are who we are.
+        """Return a token that proves this client's identity to `target`.
 
         Raises:
             InvalidValueError: `target` is not a name.
@@ -296,7 +296,7 @@ class Operations:
 
     @_operation
     def token_verify(self, token: bytes, user: str, shared: bytes) -> Steps[TokenResult]:
-        """Return what a token that `user` gave us is worth.
+        """Return whether a token that `user` made for this client is valid.
 
         Raises:
             InvalidValueError: `user` is not a name.
@@ -304,12 +304,12 @@ class Operations:
         message = request.TokenVerify(token, Name(user), shared)
         return (yield from _ask(message, response.TokenVerify)).result
 
-    def _ends(
+    def _wait_for_end(
         self, watch: Watch, first: response.Process | None, timeout: float | None
     ) -> Steps[bool]:
-        """Wait for the end, by notifications or else by inspects; False if it does not come."""
+        """Wait until a container has ended, by notifications or inspects; False after `timeout`."""
         if self._session.subscribed:
-            return (yield from self._until(lambda: watch.ended, timeout))
+            return (yield from self._wait_until(lambda: watch.ended, timeout))
         deadline = _deadline(timeout)
         pause, longest = _POLL
         while not (yield from _has_ended(watch.container, first)):
@@ -320,11 +320,11 @@ class Operations:
             pause = min(2 * pause, longest)
         return True
 
-    def _until(self, done: Callable[[], bool], timeout: float | None) -> Steps[bool]:
-        """Wait until `done`; False if the time is up.
+    def _wait_until(self, done: Callable[[], bool], timeout: float | None) -> Steps[bool]:
+        """Wait until `done`; return False after the timeout.
 
         Raises:
-            NorthstarError: the connection has ended before.
+            NorthstarError: the connection ended before.
         """
         yield Wait(done, timeout)
         if not done() and self._session.error is not None:
@@ -333,23 +333,23 @@ class Operations:
 
 
 class BlockingOperations(Operations):
-    """The methods of a client that blocks."""
+    """The methods of the blocking client."""
 
     def _run(self, steps: Steps[T]) -> T:
-        """Carry out the steps of an operation and return its result."""
+        """Execute the steps of an operation and return its result."""
         raise NotImplementedError
 
 
 class AsyncOperations(Operations):
-    """The methods of an asyncio client, which are awaited."""
+    """The methods of the asyncio client, which are awaited."""
 
     async def _run(self, steps: Steps[T]) -> T:
-        """Carry out the steps of an operation and return its result."""
+        """Execute the steps of an operation and return its result."""
         raise NotImplementedError
 
 
 def container_or_name(container: Container | str) -> Container | Name:
-    """Return a container, or the name alone, from what a caller may give.
+    """Return a Container, or a Name if no version is given.
 
     Raises:
         InvalidValueError: a text is neither a name nor `name:version`.
@@ -360,13 +360,13 @@ def container_or_name(container: Container | str) -> Container | Name:
 
 
 def container_in(answer: response.Install) -> Container:
-    """Return the container that was installed, from an answer that is no failure."""
+    """Return the installed container from a successful answer."""
     assert isinstance(answer.result, response.Ok)
     return answer.result.container
 
 
 def data_in(answer: response.Inspect) -> ContainerData:
-    """Return what is known of a container, from an answer that is no failure."""
+    """Return the data of a container from a successful answer."""
     assert isinstance(answer.result, response.InspectOk)
     return answer.result.data
 
@@ -389,8 +389,8 @@ def _kill(container: Container, signal: int) -> Steps[None]:
     yield from _ask(request.Kill(container, int(signal)), response.Kill)
 
 
-def _kill_if_there(container: Container) -> Steps[bool]:
-    """Send SIGKILL; return False if the container does not run any more."""
+def _kill_if_running(container: Container) -> Steps[bool]:
+    """Send SIGKILL; return False if the container has ended already."""
     try:
         yield from _kill(container, SIGKILL)
     except RefusedError as refusal:
@@ -400,10 +400,10 @@ def _kill_if_there(container: Container) -> Steps[bool]:
     return True
 
 
-def _refuse_if_there(container: Container, timeout: float | None) -> Steps[None]:
-    """Raise StillRunningError with the process of a container that does not end by SIGKILL.
+def _raise_if_running(container: Container, timeout: float | None) -> Steps[None]:
+    """Raise StillRunningError if a container still runs after SIGKILL; it names the process.
 
-    If it has ended after all, and only its notification is missing, there is no error.
+    If the container has ended and only its notification is missing, nothing is raised.
     """
     pid = None
     try:
@@ -412,26 +412,26 @@ def _refuse_if_there(container: Container, timeout: float | None) -> Steps[None]
             return
         pid = process.pid
     except RefusedError:
-        return  # one that is uninstalled has ended as well
+        return  # an uninstalled container has ended as well
     except PermissionDeniedError:
-        pass  # then nobody can say which process it is
+        pass  # the process cannot be named
     held = "its processes" if pid is None else f"its process {pid}"
     raise StillRunningError(
         container,
         f"has not ended within {timeout:g} s of SIGKILL: the kernel still holds {held}",
         pid,
-        hint="look for a frozen cgroup, or a file system that does not answer",
+        hint="check for a frozen cgroup, or a file system that does not respond",
     )
 
 
 def _has_ended(container: Container, first: response.Process | None) -> Steps[bool]:
-    """Tell whether the process that an earlier inspect showed has ended."""
+    """Return whether the process that an earlier inspect returned has ended."""
     if first is None:
         return True
     try:
         now = (yield from _inspect(container)).process
     except RefusedError:
-        return True  # one that is uninstalled has ended as well
+        return True  # an uninstalled container has ended as well
     return now is None or now.pid != first.pid or now.uptime_ns < first.uptime_ns
 
 
@@ -441,7 +441,7 @@ def _resolved_one(container: Container | str) -> Steps[Container]:
 
 
 def _resolved(containers: Iterable[Container | str]) -> Steps[tuple[Container, ...]]:
-    """Return the containers that are meant: see `Operations.resolve`."""
+    """Return containers with their versions: see `Operations.resolve`."""
     named = [container_or_name(container) for container in containers]
     names = [one for one in named if not isinstance(one, Container)]
     if not names:

@@ -1,4 +1,4 @@
-"""What a client can send as a package."""
+"""Sources of a package that a client sends."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import Any, Final, Protocol
 from northstar.model import InvalidValueError, NorthstarError
 
 CHUNK: Final = 2**18
-"""Bytes that are read and sent at a time."""
+"""Maximum bytes that are read and sent at once."""
 
 Progress = Callable[[int, int], None]
 """Called with the bytes sent so far, and their total."""
 
 
 class Readable(Protocol):
-    """A binary file, or what can be read like one."""
+    """A binary file, or an object with its method `read`."""
 
     def read(self, size: int, /) -> bytes:
         """Return up to `size` bytes, none only at the end."""
 
 
 class AsyncReadable(Protocol):
-    """What can be read as an asyncio.StreamReader can."""
+    """An object with the method `read` of asyncio.StreamReader."""
 
     async def read(self, size: int, /) -> bytes:
         """Return up to `size` bytes, none only at the end."""
@@ -39,11 +39,11 @@ Path = str | os.PathLike[str]
 def opened(
     package: Path | bytes | Readable | AsyncReadable, size: int | None
 ) -> Iterator[tuple[Any, int]]:
-    """Open a package: what to read it from, and its size in bytes. A file is closed after it.
+    """Open a package; yield the object to read it from, and its size in bytes. Closes its file.
 
     Raises:
-        InvalidValueError: the size is not known and not given.
-        OSError: it cannot be opened.
+        InvalidValueError: the size is neither given nor known.
+        OSError: the package cannot be opened.
     """
     if isinstance(package, bytes):
         yield BytesIO(package), len(package)
@@ -61,6 +61,6 @@ def opened(
         yield package, size
 
 
-def short(sent: int, total: int) -> NorthstarError:
-    """Return the error of a package that ends too early."""
-    return NorthstarError(f"the package ends after {sent} bytes; its size was to be {total}")
+def truncated_error(sent: int, total: int) -> NorthstarError:
+    """Return the error for a package that is shorter than its size."""
+    return NorthstarError(f"the package ends after {sent} bytes; its given size is {total}")

@@ -1,7 +1,7 @@
-"""The client's side of a console connection, without I/O: what to send, and what came means.
+"""The client's side of a console connection, without I/O: encodes requests, decodes messages.
 
-Both clients drive one. Answers come in the order of the requests, so an answer that nobody
-waits for any longer is recognised by its place, and the stream stays in step.
+Both clients use it. Answers come in the order of the requests, so the answer to a cancelled request
+is recognised by its position and dropped.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from northstar.client.errors import (
 from northstar.model import Container, ExitStatus, InvalidValueError, NorthstarError, ProtocolError
 
 TIMEOUT: Final = 10.0
-"""Seconds that the runtime may take, unless the caller says otherwise."""
+"""Default time that the runtime may take to answer, in seconds."""
 
 LINE_MAX: Final = 2**26
 """Longest line that is accepted from the runtime, in bytes."""
 
 QUEUE_MAX: Final = 10_000
-"""Most notifications that are kept for somebody to take them."""
+"""Maximum number of notifications that are kept until the caller reads them."""
 
 Trace = Callable[[bytes], None]
-"""Gets every line in both directions, with its newline. Not the bytes of packages."""
+"""Called with every line in both directions, with its newline; not with the bytes of packages."""
 
 R = TypeVar("R", bound=response.Response)
 
 
 class Call:
-    """A request that was sent, and its answer once it is there."""
+    """A request that was sent, and later its answer."""
 
     def __init__(self, sent: request.Request) -> None:
         self.request = sent
@@ -47,11 +47,11 @@ class Call:
 
     @property
     def done(self) -> bool:
-        """Whether `result` has something to say."""
+        """Whether the answer, or an error, is known."""
         return self._answer is not None or self._error is not None
 
     def finish(self, outcome: response.Response | NorthstarError) -> None:
-        """Set the answer, or the reason why there will be none."""
+        """Set the answer, or the error if there will be no answer."""
         if isinstance(outcome, NorthstarError):
             self._error = outcome
         else:
@@ -64,9 +64,9 @@ class Call:
 
         Raises:
             RefusedError: the runtime refuses the request.
-            PermissionDeniedError: it needs a permission.
+            PermissionDeniedError: the connection lacks the permission for it.
             DisconnectedError: there will be no answer.
-            ProtocolError: the answer is to something else.
+            ProtocolError: the answer is of another type.
         """
         if self._error is not None:
             raise self._error
@@ -82,18 +82,19 @@ class Call:
             raise api.RefusedError(result.error)
         return answer
 
-    def end_of_upload(self, sent: int, total: int) -> NoReturn:
-        """Say why an install is done before all of the package was sent.
+    def raise_upload_error(self, sent: int, total: int) -> NoReturn:
+        """Raise the error for an install that was answered before the whole package was sent.
 
         Raises:
-            NorthstarError: what `result` raises, or that the answer came too early.
+            NorthstarError: the error of `result`, or that the answer came too early.
         """
         try:
             self.result(response.Install)
         except DisconnectedError as error:
             raise DisconnectedError(
                 f"{error.message} after {sent} of {total} bytes of the package",
-                hint="the runtime's log says why (max_npk_install_size, npk_stream_timeout?)",
+                hint="see the runtime's log for the reason; check max_npk_install_size and "
+                "npk_stream_timeout",
             ) from None
         raise ProtocolError(f"the runtime answers after {sent} of {total} bytes of the package")
 
@@ -102,9 +103,9 @@ class Stopped(NamedTuple):
     """How a container was stopped.
 
     Attributes:
-        killed: it did not end by SIGTERM in time, and was sent SIGKILL.
-        status: its exit status; None if the client did not subscribe to notifications, or came
-            too late for it.
+        killed: it did not end by SIGTERM in time, and SIGKILL was sent.
+        status: its exit status; None if the client did not subscribe to notifications, or
+            connected after the exit.
     """
 
     killed: bool
@@ -112,12 +113,12 @@ class Stopped(NamedTuple):
 
 
 class Watch:
-    """What the notifications say of one container, from now on.
+    """The state of one container according to the notifications since the watch began.
 
     Attributes:
-        ended: it has ended since, and was not started again.
-        status: with which status.
-        first: the status of the first exit since, even if it was started again.
+        ended: it has ended, and was not started again.
+        status: the exit status of that end.
+        first: the status of the first exit, even if it was started again.
     """
 
     def __init__(self, container: Container) -> None:
@@ -126,9 +127,9 @@ class Watch:
         self.status: ExitStatus | None = None
         self.first: ExitStatus | None = None
 
-    def see(self, message: notification.Notification) -> None:
-        """Take a notification of whatever kind, about whatever container."""
-        # A start counts too: a signal was accepted by what was announced last before the answer.
+    def handle(self, message: notification.Notification) -> None:
+        """Process any notification; those of other containers are ignored."""
+        # A start counts too: the kill applied to the instance announced last before the answer.
         if isinstance(message, notification.Exit) and message.container == self.container:
             self.ended, self.status = True, message.status
             if self.first is None:
@@ -141,12 +142,12 @@ class Session:
     """The state of one connection.
 
     Attributes:
-        connected: the runtime said yes.
-        notifications: those that came and were not taken.
-        runs: what the notifications say of each installed container: the status of its last exit,
-            None while it runs. Those of which nothing was notified are missing.
-        error: why the connection is of no use any more, or None.
-        shutting_down: the runtime said so; then the end of the stream is no surprise.
+        connected: the runtime has accepted the connection.
+        notifications: received and not yet read by the caller.
+        runs: for each container with a notification of a start or an exit, the status of its last
+            exit, None while it runs.
+        error: why the connection failed or ended, or None.
+        shutting_down: the runtime announced its shutdown, so the end of the stream is expected.
     """
 
     def __init__(self, *, subscribe: bool, trace: Trace | None = None) -> None:
@@ -163,18 +164,18 @@ class Session:
         self._trace = trace
 
     def connect(self) -> bytes:
-        """Return the first line."""
+        """Return the first line to send: the connect message."""
         line = api.encode(api.Connect(api.API_VERSION, self.subscribed))
         if self._trace is not None:
             self._trace(line)
         return line
 
     def request(self, message: request.Request) -> tuple[Call, bytes]:
-        """Return a request's call and line. All of the line must be sent.
+        """Return a request's call and line. The whole line must be sent.
 
         Raises:
-            InvalidValueError: the runtime would not understand it, and close the connection.
-            NorthstarError: the connection has failed; what was wrong then.
+            InvalidValueError: the request is invalid: the runtime would close the connection.
+            NorthstarError: the connection has failed; this is its error.
         """
         if self.error is not None:
             raise self.error
@@ -190,11 +191,11 @@ class Session:
         return call, line
 
     def receive(self, data: bytes) -> None:
-        """Take what came: calls are finished, notifications queued.
+        """Process received bytes: answers finish their calls, notifications are queued.
 
         Raises:
-            ProtocolError: this is no runtime; the session has failed.
-            RejectedError: it does not want the connection; likewise.
+            ProtocolError: the peer is no runtime; the session has failed.
+            RejectedError: the runtime rejects the connection; the session has failed.
         """
         self._buffer += data
         if len(self._buffer) > LINE_MAX and b"\n" not in self._buffer:
@@ -209,13 +210,13 @@ class Session:
 
     @property
     def ended(self) -> bool:
-        """Whether the connection has ended as was to be expected: by a shutdown."""
+        """Whether the connection has ended by a shutdown."""
         return self.shutting_down and isinstance(self.error, DisconnectedError)
 
     def end(self) -> None:
-        """Take the end of the stream: calls that are still open fail."""
+        """Process the end of the stream: unanswered calls fail."""
         line, self._buffer = bytes(self._buffer), bytearray()
-        # A last line without its newline still counts, if it is whole.
+        # A last line without newline counts if it is complete.
         if line and self.error is None:
             try:
                 self._take(line)
@@ -224,7 +225,7 @@ class Session:
         self.fail(DisconnectedError("the runtime closed the connection"))
 
     def fail(self, error: NorthstarError) -> NorthstarError:
-        """Give up; the first reason stays. Returns the reason."""
+        """Fail all calls. The first error is kept and returned."""
         if self.error is None:
             self.error = error
         calls, self._calls = self._calls, deque()
@@ -233,10 +234,10 @@ class Session:
         return self.error
 
     def next_notification(self) -> notification.Notification | None:
-        """Return the oldest notification; None if none is there.
+        """Return the oldest notification; None if there is none.
 
         Raises:
-            NotificationsLostError: notifications were dropped at this place.
+            NotificationsLostError: notifications were dropped at this point.
         """
         if self.notifications:
             return self.notifications.popleft()
@@ -247,7 +248,7 @@ class Session:
 
     @contextlib.contextmanager
     def watching(self, container: Container) -> Iterator[Watch]:
-        """Watch a container, if this session is subscribed; who takes the queue misses nothing."""
+        """Watch a container, if this session is subscribed. The queue still gets everything."""
         watch = Watch(container)
         self._watches.append(watch)
         try:
@@ -261,16 +262,16 @@ class Session:
         try:
             self._message(api.decode(line))
         except ProtocolError as error:
-            raise self.fail(
-                ProtocolError(f"the runtime does not keep to the protocol: {error}")
-            ) from None
+            raise self.fail(ProtocolError(f"the runtime violates the protocol: {error}")) from None
 
     def _message(self, message: api.Message) -> None:
         if not self.connected:
             if isinstance(message, api.ConnectNack):
                 raise self.fail(RejectedError(message))
             if not isinstance(message, api.ConnectAck):
-                raise ProtocolError(f"{type(message).__name__} comes before the connection is made")
+                raise ProtocolError(
+                    f"{type(message).__name__} is received before connect is answered"
+                )
             self.connected = True
         elif isinstance(message, api.Notification):
             self._notification(message)
@@ -284,22 +285,22 @@ class Session:
 
     def _notification(self, message: notification.Notification) -> None:
         self.shutting_down |= isinstance(message, notification.Shutdown)
-        self._note_run(message)
+        self._record_run(message)
         for watch in self._watches:
-            watch.see(message)
+            watch.handle(message)
         if self.lost is None and len(self.notifications) >= QUEUE_MAX:
             self.lost = NotificationsLostError(
-                f"more than {QUEUE_MAX} notifications were not taken; later ones are dropped"
+                f"more than {QUEUE_MAX} notifications were not read; later ones are dropped"
             )
         if self.lost is None:
             self.notifications.append(message)
 
-    def _note_run(self, message: notification.Notification) -> None:
+    def _record_run(self, message: notification.Notification) -> None:
         match message:
             case notification.Started(container):
                 self.runs[container] = None
             case notification.Exit(container, status):
                 self.runs[container] = status
             case notification.Uninstall(container):
-                # So there are never more than there are containers.
+                # This limits `runs` to the installed containers.
                 self.runs.pop(container, None)

@@ -116,7 +116,7 @@ def test_lines_that_do_not_end(warm: RuntimeProcess) -> None:
         done = warm.nstar("mount", *["x:1.0.0"] * 5000, check=False)
         # A message of this length is cut in the middle: its end is the last answer.
         assert done.stderr.endswith("x:1.0.0 is not installed, or is mounted already\n")
-    warm.wait_log("the rest of a long line does not come, and others wait for its memory")
+    warm.wait_log("a long line is incomplete, and other connections wait for its memory")
 
 
 def test_packages_that_are_not_stored(make_runtime: Any, tmp_path: Path) -> None:

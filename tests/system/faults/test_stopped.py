@@ -87,13 +87,13 @@ def test_a_package_whose_bytes_are_there(make_runtime: Any, tmp_path: Path, payl
         with runtime.client() as client:
             client.uninstall("app:1.0.0")
         one.close()
-    assert "no byte of a package" not in runtime.text()
+    assert "no byte of the package" not in runtime.text()
     # Silence is still what it was.
     one = Raw(runtime).connect()
     one.send(b'{"request":{"install":{"repository":"mem","size":10}}}\nxx')
     assert one.line() == b""
     one.close()
-    runtime.wait_log("no byte of a package for 0.3 s")
+    runtime.wait_log("no byte of the package received for 0.3 s")
 
 
 def test_everything_that_waits_for_the_runtime(runtime: RuntimeProcess, payload: Path) -> None:

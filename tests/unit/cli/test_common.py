@@ -1,4 +1,4 @@
-"""How commands end: exit codes, sentences, and no tracebacks."""
+"""How commands end: exit codes and error messages without tracebacks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def result(value: object, *arguments: str) -> int:
     return invoke(try_, arguments, "try")
 
 
-def test_success_and_own_codes():
+def test_success_and_other_exit_codes():
     assert result(None) == 0
     assert result("text") == 0
     assert result(3) == 3
@@ -65,7 +65,7 @@ def test_errors(capsys: pytest.CaptureFixture[str], error: BaseException, code: 
 
 
 @pytest.mark.parametrize("error", [TypeError("oops"), InternalError("oops")])
-def test_bugs(capsys: pytest.CaptureFixture[str], error: Exception):
+def test_internal_errors(capsys: pytest.CaptureFixture[str], error: Exception):
     assert invoke(raising(error), [], "try") == 1
     text = capsys.readouterr().err
     assert text.startswith("error: this is a bug in northstar")
@@ -80,7 +80,7 @@ def test_tracebacks_on_request(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_name_of_a_file_forges_no_line(capsys: pytest.CaptureFixture[str]):
+def test_a_file_name_cannot_add_lines(capsys: pytest.CaptureFixture[str]):
     name = "a\nhint: run this\u202e\x1b[2J"
     assert invoke(raising(FileNotFoundError(2, "No such file", name)), [], "try") == 1
     text = capsys.readouterr().err
@@ -127,14 +127,14 @@ def test_closed_pipe_is_quiet():
     assert process.returncode == 128 + signal.SIGPIPE
 
 
-def test_full_disk_is_told():
+def test_full_disk_is_reported():
     with open("/dev/full", "w") as full:
         process = start("name", stdout=full, stderr=subprocess.PIPE)
         assert process.communicate(timeout=20)[1] == "error: No space left on device\n"
     assert process.returncode == 1
 
 
-def test_names_of_any_bytes():
+def test_file_names_of_any_bytes():
     process = start("name", stdout=subprocess.PIPE)
     assert process.communicate(timeout=20)[0] == "\\udcff\n"
     assert process.returncode == 0
@@ -151,7 +151,7 @@ def test_signals(number: signal.Signals):
 
 
 def test_ignored_hangup_stays_ignored():
-    """As below nohup."""
+    """As with nohup(1)."""
 
     def ignore() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""What the command `northstar` imports, and when: each module is time and memory."""
+"""Which modules the command `northstar` imports, and when: each costs time and memory."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ LOAD = "from northstar.cli.northstar_command import _load_runtime; _load_runtime
 
 
 def modules_after(statement: str) -> set[str]:
-    """Return the modules that a fresh interpreter has once it has executed `statement`."""
+    """Return the modules that a new interpreter has imported after executing `statement`."""
     program = f"import sys\n{statement}\nprint(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60
@@ -22,13 +22,13 @@ def test_help_needs_no_runtime() -> None:
     assert not {"asyncio", "northstar.runtime.main", "yaml", "nacl"} & found
 
 
-def test_the_runtime_takes_no_more_than_it_uses() -> None:
+def test_the_runtime_imports_only_needed_modules() -> None:
     found = modules_after(LOAD)
     assert {"asyncio", "northstar.runtime.main"} <= found
     assert not {"ssl", "rich", "nacl", "dataclasses"} & found
 
 
-def test_who_needs_ssl_all_the_same_gets_it() -> None:
+def test_ssl_can_be_imported_afterwards() -> None:
     assert "ssl" in modules_after(f"{LOAD}; import ssl")
     assert "ssl" in modules_after(
         f"import ssl; {LOAD}; import asyncio; assert asyncio.base_events.ssl"

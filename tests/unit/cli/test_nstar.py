@@ -1,4 +1,4 @@
-"""nstar as a person meets it, against a scripted runtime on a real socket."""
+"""nstar as a user runs it, against a scripted runtime on a real socket."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Run = Callable[..., Done]
 
 @pytest.fixture
 def run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run nstar against a runtime that is asked exactly these requests and gives these answers."""
+    """Run nstar against a runtime that expects exactly these requests and sends these answers."""
 
     def run(*arguments: str, talk: tuple[Any, ...] = (), subscribe: bool = False) -> Done:
         def script(wire: Wire) -> None:
@@ -202,17 +202,17 @@ def test_inspect_is_json(run: Run) -> None:
 def test_a_name_means_the_only_version(run: Run) -> None:
     kill = ({"kill": {"container": "a:1.0.0", "signal": 15}}, {"kill": OK})
     assert run("kill", "a", talk=(LIST, kill)).out == "signalled a:1.0.0 with signal 15\n"
-    # One look is enough for several, and none is needed for a container in full.
+    # One `list` is enough for several names, and none is sent for a name with version.
     mount = ({"mount": {"containers": ["a:1.0.0", "a:1.0.0"]}}, {"mount": [OK, OK]})
     assert run("mount", "a", "a", talk=(LIST, mount)).code == 0
 
 
-def test_a_name_that_does_not_say_which(run: Run) -> None:
+def test_an_ambiguous_name(run: Run) -> None:
     done = run("start", "b", talk=(LIST,))
     assert done == (
         1,
         "",
-        "error: several versions of b are installed: b:1.0.0, b:2.0.0\nhint: name one of them\n",
+        "error: several versions of b are installed: b:1.0.0, b:2.0.0\nhint: give one of them\n",
     )
     done = run("start", "c", talk=(LIST,))
     assert done == (1, "", "error: no container c is installed\nhint: see nstar list\n")
@@ -228,7 +228,7 @@ def test_refused(run: Run) -> None:
     assert done == (1, "", "error: a:1.0.0 could not be started: exec: no\n")
 
 
-def test_a_text_of_the_runtime_does_nothing_to_the_terminal(run: Run) -> None:
+def test_texts_of_the_runtime_are_escaped(run: Run) -> None:
     refusal = {"error": {**A, "error": {"unexpected": {"error": "\x1b[2J\x9b"}}}}
     done = run("start", "a:1.0.0", talk=((start(), {"start": refusal}),))
     assert done == (1, "", "error: \\x1b[2J\\x9b\n")
@@ -298,7 +298,9 @@ def test_wrong_usage(capfd: pytest.CaptureFixture[str], arguments: list[str]) ->
     assert err.startswith("Usage: nstar")
 
 
-def test_nobody_there(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_runtime_listens(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NORTHSTAR_URL", "unix:///none")
     assert invoke(nstar, ["list"], "nstar") == 3
     out, err = capfd.readouterr()
@@ -348,12 +350,14 @@ def test_notifications(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Non
     assert capfd.readouterr().out.splitlines() == lines[:2]
 
 
-def test_a_memory_event_in_words() -> None:
+def test_the_text_of_a_memory_event() -> None:
     event = notification.CGroup(Container.parse("a:1.0.0"), notification.Memory(oom=1, oom_kill=0))
     assert describe(event) == "container a:1.0.0 met a memory limit: oom 1, oom_kill 0"
 
 
-def test_notifications_that_break_off(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_notifications_end_with_the_connection(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     with Peer(tmp_path, lambda wire: wire.greet(subscribe=True)) as peer:
         assert invoke(nstar, ["-u", peer.url, "notifications"], "nstar") == 1
     assert capfd.readouterr() == ("", "error: the runtime closed the connection\n")
@@ -411,28 +415,28 @@ def test_containers_are_completed(
 
 @pytest.fixture
 def terminal() -> Callable[..., tuple[int, str]]:
-    """Run nstar as a program on a terminal of its own; returns exit code and what it shows."""
+    """Run nstar as a program on its own terminal; return its exit code and output."""
 
     def run(*arguments: str, **environment: str) -> tuple[int, str]:
-        ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+        local, remote = pty.openpty()
+        fcntl.ioctl(remote, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
         code = "from northstar.cli.nstar import main; main()"
         process = subprocess.Popen(
             [sys.executable, "-c", code, *arguments],
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
+            stdin=remote,
+            stdout=remote,
+            stderr=remote,
             env={"PATH": os.environ["PATH"], "TERM": "xterm-256color", **environment},
         )
-        os.close(theirs)
+        os.close(remote)
         shown = b""
-        # At the end of the other side reading fails with EIO.
+        # When the other side of a terminal is closed, reading fails with EIO.
         while True:
             try:
-                shown += os.read(ours, 4096)
+                shown += os.read(local, 4096)
             except OSError:
                 break
-        os.close(ours)
+        os.close(local)
         return process.wait(TIMEOUT), shown.decode()
 
     return run
@@ -478,7 +482,7 @@ def test_a_progress_bar_on_a_terminal(
     assert f"installed {package} into r" in shown
 
 
-def test_the_program_ends_with_the_exit_code_and_all_of_its_output(tmp_path: Path) -> None:
+def test_the_program_exits_with_its_code_and_all_output(tmp_path: Path) -> None:
     names = [f"{number:04}" + 1000 * "x" for number in range(300)]
 
     def script(wire: Wire) -> None:
@@ -500,7 +504,7 @@ def test_the_program_ends_with_the_exit_code_and_all_of_its_output(tmp_path: Pat
         assert done.stdout or done.stderr
 
 
-def test_the_commands_load_neither_asyncio_nor_rich(tmp_path: Path) -> None:
+def test_the_commands_import_neither_asyncio_nor_rich(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from northstar.cli.common import run\n"
@@ -518,8 +522,8 @@ def test_the_commands_load_neither_asyncio_nor_rich(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_lines_of_the_protocol_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same JSON, with what a terminal would not show escaped; to a file they go as they are."""
+def test_protocol_lines_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same JSON, with control characters escaped; in a file they are unchanged."""
     line = '{"response":{"repositories":["\u202eä\U000e0041"]}}\n'.encode()
     terminal, output = os.openpty()
     try:

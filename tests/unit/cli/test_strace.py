@@ -1,4 +1,4 @@
-"""Logs of strace: what is read of them, and the section that is made of it."""
+"""Logs of strace: how they are parsed, and the manifest section that is made from them."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ NAMES = ["read", "keyctl", "io_uring_setup", "pread64", "umount2", "openat2", "r
 
 @settings(max_examples=50)
 @given(st.lists(_written(st.sampled_from(NAMES))))
-def test_calls_are_found_whatever_is_around_them(written: list[Written]) -> None:
+def test_calls_are_found_with_any_prefix(written: list[Written]) -> None:
     found = [parse_line(one.line) for one in written]
     assert [call.name if call else None for call in found] == [one.name for one in written]
     needs = analyse([one.line for one in written], None)
@@ -99,9 +99,9 @@ def test_calls_are_found_whatever_is_around_them(written: list[Written]) -> None
 
 
 @given(st.lists(st.text() | st.text("0123456789:. []()<>?+-ab_=\n\t")))
-def test_any_text_can_be_read(lines: list[str]) -> None:
+def test_any_text_can_be_parsed(lines: list[str]) -> None:
     needs = analyse(lines, DEFAULT)
-    # What is printed for it is a section that a manifest can have.
+    # The printed section is valid in a manifest.
     assert set(needs.allow) <= set(read_section(needs.allow, DEFAULT).allow or ())
 
 
@@ -112,7 +112,7 @@ def read_section(allow: list[str], profile: SeccompProfile | None) -> manifest.S
     return app.seccomp
 
 
-def test_the_section_is_one_of_a_manifest() -> None:
+def test_the_section_is_valid_in_a_manifest() -> None:
     anything = manifest.SyscallAny()
     section = read_section(["keyctl"], DEFAULT)
     assert section == manifest.Seccomp(profile=DEFAULT, allow={"keyctl": anything})
@@ -138,7 +138,7 @@ PROFILE = [
 
 
 @pytest.mark.parametrize(("line", "allow"), PROFILE)
-def test_what_is_beyond_the_profile(line: str, allow: list[str]) -> None:
+def test_calls_beyond_the_profile(line: str, allow: list[str]) -> None:
     assert analyse([line], DEFAULT).allow == allow
     assert analyse([line, "read(0)", line], DEFAULT).allow == allow
 
@@ -164,7 +164,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr() == ("seccomp:\n  allow:\n    keyctl: any\n    read: any\n", "")
 
 
-def test_what_is_left_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_omitted_calls_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "log"
     log.write_text(
         "[ Process PID=5 runs in 32 bit mode. ]\nprintf(1)\nsyscall_0x1f4(0) = 0\nread(0) = 0\n"
@@ -186,10 +186,10 @@ def test_a_log_without_calls(
     assert invoke(nstar, ["seccomp", str(log)], "nstar") == 1
     said = capsys.readouterr()
     assert said.out == ""
-    assert f"error: {log}: there are no system calls in it\nhint: make it with: strace" in said.err
+    assert f"error: {log}: it contains no system calls\nhint: make it with: strace" in said.err
 
 
-def test_a_log_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert invoke(nstar, ["seccomp", str(tmp_path / "nothing")], "nstar") == 1
     assert "nothing: No such file or directory" in capsys.readouterr().err
     assert invoke(nstar, ["seccomp", str(tmp_path)], "nstar") == 1

@@ -1,4 +1,4 @@
-"""A scripted other side of a console connection, on a real socket, and both clients alike."""
+"""A scripted peer of a console connection, on a real socket, and one interface to both clients."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Wire:
 
 
 class Peer:
-    """Listens on a Unix socket; one script, in a thread, for one connection."""
+    """Listens on a Unix socket; a thread runs one script for one connection."""
 
     def __init__(self, directory: Path, script: Callable[[Wire], None]) -> None:
         self.url = f"unix://{directory}/console"
@@ -83,13 +83,13 @@ class Peer:
         self._thread.join(TIMEOUT)
         self._listener.close()
         assert not self._thread.is_alive()
-        # If both fail, the peer's failure is the cause as a rule.
+        # If both fail, the peer's failure is usually the cause.
         if self.error is not None:
             raise self.error
 
 
 class Asynchronous:
-    """The asyncio client with the blocking one's face."""
+    """The asyncio client with the interface of the blocking one."""
 
     def __init__(self, runner: asyncio.Runner, inner: package.Client) -> None:
         self._runner = runner

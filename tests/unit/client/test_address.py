@@ -1,4 +1,4 @@
-"""Where the console is."""
+"""Addresses of the console."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def test_url(url: str, place: Tcp | Unix) -> None:
         "TCP://localhost",
     ],
 )
-def test_no_url(url: str) -> None:
+def test_invalid_url(url: str) -> None:
     with pytest.raises(InvalidValueError, match="not the address of a console"):
         parse(url)
 
 
 @given(st.text(max_size=30) | st.text(max_size=30).map("tcp://{}".format))
-def test_any_text_is_read_or_refused(text: str) -> None:
+def test_any_text_is_parsed_or_rejected(text: str) -> None:
     try:
         parse(text)
     except InvalidValueError as error:
@@ -86,7 +86,7 @@ def test_environment_that_names_something_else() -> None:
         for descriptor in (reader, datagram.fileno()):
             with pytest.raises(InvalidValueError, match=f"{CONSOLE} is {descriptor}"):
                 environment_socket({CONSOLE: str(descriptor)})
-        # They are somebody else's, and still open.
+        # They belong to other code, and are still open.
         os.fstat(reader)
         os.fstat(datagram.fileno())
     os.close(reader)

@@ -1,4 +1,4 @@
-"""What only the asyncio client can do: several requests at once, and to cancel one."""
+"""Features of the asyncio client only: concurrent requests, and cancelling one."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_the_answer_to_a_cancelled_request_is_dropped(tmp_path: Path) -> None:
         asyncio.run(main(peer.url))
 
 
-def test_a_cancelled_connect_leaves_nothing(tmp_path: Path) -> None:
+def test_a_cancelled_connect_leaves_no_socket(tmp_path: Path) -> None:
     greeted = threading.Event()
 
     def script(wire: Wire) -> None:
@@ -79,7 +79,7 @@ def test_a_cancelled_connect_leaves_nothing(tmp_path: Path) -> None:
 
 
 class Stalling:
-    """A package of which only the beginning comes."""
+    """A package whose source blocks after its beginning."""
 
     begun = False
 
@@ -108,7 +108,7 @@ def test_an_install_that_is_cancelled_half_way_closes_the_connection(tmp_path: P
             installing.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await installing
-            with pytest.raises(DisconnectedError, match="broken off"):
+            with pytest.raises(DisconnectedError, match="cancelled or failed"):
                 await waiting
 
     with Peer(tmp_path, script) as peer:
@@ -184,7 +184,7 @@ def test_notifications_while_requests_wait(tmp_path: Path) -> None:
         wire.greet(subscribe=True)
         assert wire.line() == {"request": "ident"}
         wire.send({"notification": {"started": "a:1.0.0"}})
-        # The next request is made only after the notification was taken.
+        # The next request is made only after the notification was read.
         assert wire.line() == {"request": "list"}
         wire.send(IDENT, {"response": {"list": []}}, {"notification": "shutdown"})
 
@@ -201,7 +201,7 @@ def test_notifications_while_requests_wait(tmp_path: Path) -> None:
         asyncio.run(main(peer.url))
 
 
-def test_close_ends_what_waits(tmp_path: Path) -> None:
+def test_close_ends_waiting_requests(tmp_path: Path) -> None:
     def script(wire: Wire) -> None:
         wire.greet()
         wire.line()
@@ -220,6 +220,6 @@ def test_close_ends_what_waits(tmp_path: Path) -> None:
         asyncio.run(main(peer.url))
 
 
-def test_the_blocking_client_does_without_asyncio() -> None:
+def test_the_blocking_client_does_not_import_asyncio() -> None:
     code = "import sys, northstar.client.blocking as b; sys.exit('asyncio' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

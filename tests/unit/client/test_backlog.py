@@ -1,4 +1,4 @@
-"""A Unix socket whose backlog is full: a client waits for room, as long as its timeout says."""
+"""A Unix socket whose backlog is full: a client waits for room until its timeout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.unit.client.peer import CLIENTS, TIMEOUT
 
 
 def fill(path: str, stack: contextlib.ExitStack) -> None:
-    """Connect until there is no more room."""
+    """Connect until the backlog is full."""
     with contextlib.suppress(BlockingIOError):
         while True:
             stream = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -26,7 +26,7 @@ def fill(path: str, stack: contextlib.ExitStack) -> None:
 
 
 @pytest.mark.parametrize("kind", CLIENTS)
-def test_there_is_room_in_time_or_not(kind: Any, tmp_path: Path) -> None:
+def test_a_full_backlog_until_the_timeout(kind: Any, tmp_path: Path) -> None:
     path = str(tmp_path / "console")
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -40,7 +40,7 @@ def test_there_is_room_in_time_or_not(kind: Any, tmp_path: Path) -> None:
         assert 0.2 <= time.monotonic() - begun < 5.0
 
         def accept() -> None:
-            """Make room, and answer the first one that says anything."""
+            """Accept connections, and answer the first one that sends data."""
             while True:
                 with listener.accept()[0] as stream, stream.makefile("rb") as file:
                     stream.setblocking(False)

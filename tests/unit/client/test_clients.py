@@ -1,4 +1,4 @@
-"""What both clients do alike, against a scripted runtime."""
+"""Common behaviour of both clients, against a scripted runtime."""
 
 from __future__ import annotations
 
@@ -147,19 +147,19 @@ def test_refusals_are_exceptions_and_the_connection_goes_on(kind: Any, tmp_path:
         assert c.ident() == A
 
 
-def test_nobody_there(kind: Any, tmp_path: Path) -> None:
+def test_no_runtime_listens(kind: Any, tmp_path: Path) -> None:
     url = f"unix://{tmp_path}/none"
     with pytest.raises(client.ConnectError) as caught:
         kind.connect(url)
     assert str(caught.value).startswith(f"cannot connect to {url}: No such file or directory; is")
     with socket.socket() as unused:
-        # Bound, but nobody listens: the port refuses.
+        # Bound, but not listening: connect(2) fails with ECONNREFUSED.
         unused.bind(("127.0.0.1", 0))
         with pytest.raises(client.ConnectError, match="refused"):
             kind.connect(f"tcp://127.0.0.1:{unused.getsockname()[1]}")
 
 
-def test_somebody_silent_is_there(kind: Any, tmp_path: Path) -> None:
+def test_a_silent_peer(kind: Any, tmp_path: Path) -> None:
     def script(wire: Wire) -> None:
         wire.line()
         wire.expect_end()
@@ -171,7 +171,7 @@ def test_somebody_silent_is_there(kind: Any, tmp_path: Path) -> None:
         kind.connect(peer.url, timeout=0.05)
 
 
-def test_it_hangs_up_at_once(kind: Any, tmp_path: Path) -> None:
+def test_the_peer_closes_at_once(kind: Any, tmp_path: Path) -> None:
     with (
         Peer(tmp_path, lambda wire: wire.line()) as peer,
         pytest.raises(client.ConnectError, match="closed the connection"),
@@ -208,7 +208,7 @@ def test_rejected(kind: Any, tmp_path: Path, reason: Any, text: str) -> None:
         "HTTP/1.1 400 Bad Request",
     ],
 )
-def test_what_is_no_runtime_is_left(kind: Any, tmp_path: Path, message: Any) -> None:
+def test_a_peer_that_is_no_runtime_is_disconnected(kind: Any, tmp_path: Path, message: Any) -> None:
     def script(wire: Wire) -> None:
         wire.greet()
         wire.answer("ident", message)
@@ -217,19 +217,19 @@ def test_what_is_no_runtime_is_left(kind: Any, tmp_path: Path, message: Any) -> 
         c.ident()
 
 
-def test_no_greeting_but_something_else(kind: Any, tmp_path: Path) -> None:
+def test_an_unexpected_first_message(kind: Any, tmp_path: Path) -> None:
     def script(wire: Wire) -> None:
         wire.line()
         wire.send({"notification": "shutdown"})
 
     with (
         Peer(tmp_path, script) as peer,
-        pytest.raises(client.ConnectError, match="Shutdown comes before"),
+        pytest.raises(client.ConnectError, match="Shutdown is received before connect"),
     ):
         kind.connect(peer.url)
 
 
-def test_an_answer_that_nobody_asked_for(kind: Any, tmp_path: Path) -> None:
+def test_an_answer_without_request(kind: Any, tmp_path: Path) -> None:
     def script(wire: Wire) -> None:
         wire.greet()
         wire.answer("ident", *2 * [{"response": {"ident": "a:1.0.0"}}])
@@ -237,7 +237,7 @@ def test_an_answer_that_nobody_asked_for(kind: Any, tmp_path: Path) -> None:
         wire.file.read()
 
     with Peer(tmp_path, script) as peer, kind.connect(peer.url) as c:
-        # Whether the second answer is seen with the first one is a matter of time.
+        # The second answer may be received with the first one or after it.
         with contextlib.suppress(ProtocolError):
             c.ident()
         with pytest.raises(ProtocolError, match="answers no request"):
@@ -265,7 +265,7 @@ def test_the_last_line_needs_no_newline(kind: Any, tmp_path: Path) -> None:
         assert c.ident() == A
 
 
-def test_bytes_may_come_one_by_one(kind: Any, tmp_path: Path) -> None:
+def test_single_bytes_are_received(kind: Any, tmp_path: Path) -> None:
     def script(wire: Wire) -> None:
         wire.greet()
         wire.line()
@@ -296,7 +296,7 @@ def test_trace_has_every_line_of_both_directions(kind: Any, tmp_path: Path) -> N
     ]
 
 
-def test_what_the_runtime_would_not_understand_is_not_sent(kind: Any, tmp_path: Path) -> None:
+def test_invalid_requests_are_not_sent(kind: Any, tmp_path: Path) -> None:
     def script(wire: Wire) -> None:
         wire.greet()
         wire.answer("ident", {"response": {"ident": "a:1.0.0"}})
@@ -345,7 +345,7 @@ def test_notifications_until_the_shutdown(kind: Any, tmp_path: Path) -> None:
         ]
 
 
-def test_notifications_that_break_off(kind: Any, tmp_path: Path) -> None:
+def test_notifications_end_with_the_connection(kind: Any, tmp_path: Path) -> None:
     def script(wire: Wire) -> None:
         wire.greet(subscribe=True)
         wire.send({"notification": {"started": "a:1.0.0"}})
@@ -366,7 +366,7 @@ def test_notifications_need_a_subscription(kind: Any, tmp_path: Path) -> None:
         next(c.notifications())
 
 
-def test_notifications_that_nobody_takes_are_bounded(
+def test_unread_notifications_are_limited(
     kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("northstar.client.session.QUEUE_MAX", 2)
@@ -429,7 +429,7 @@ def test_install_while_notifications_come(kind: Any, tmp_path: Path) -> None:
     def script(wire: Wire) -> None:
         wire.greet(subscribe=True)
         wire.line()
-        # More than the socket holds: a client that only sends would now wait for ever.
+        # More than the socket buffer holds: a client that only sends would block forever.
         for _ in range(100):
             wire.send(*200 * [{"notification": {"started": "a:1.0.0"}}])
             wire.read(len(PACKAGE) // 100)
@@ -459,7 +459,7 @@ def test_install_refused(kind: Any, tmp_path: Path) -> None:
             c.install(b"", "r")
 
 
-def test_install_is_cut_off(kind: Any, tmp_path: Path) -> None:
+def test_install_is_interrupted_by_the_runtime(kind: Any, tmp_path: Path) -> None:
     def script(wire: Wire) -> None:
         wire.greet()
         wire.line()
@@ -472,7 +472,7 @@ def test_install_is_cut_off(kind: Any, tmp_path: Path) -> None:
         c.install(PACKAGE, "r")
 
 
-def test_install_is_cut_off_with_a_reason(kind: Any, tmp_path: Path) -> None:
+def test_install_is_interrupted_with_an_error(kind: Any, tmp_path: Path) -> None:
     def script(wire: Wire) -> None:
         wire.greet()
         request = wire.line()["request"]
@@ -493,7 +493,7 @@ def test_a_package_that_is_too_short_closes_the_connection(kind: Any, tmp_path: 
         assert wire.file.read() == b"1234"
 
     with Peer(tmp_path, script) as peer, kind.connect(peer.url) as c:
-        with pytest.raises(NorthstarError, match="ends after 4 bytes; its size was to be 5"):
+        with pytest.raises(NorthstarError, match="ends after 4 bytes; its given size is 5"):
             c.install(BytesIO(b"1234"), "r", size=5)
         with pytest.raises(NorthstarError):
             c.ident()
@@ -546,13 +546,13 @@ def test_tcp(kind: Any, localhost: str) -> None:
                     wire.answer("ident", {"response": {"ident": "a:1.0.0"}})
 
         done = pool.submit(script)
-        # localhost may have a second address, where nobody listens.
+        # localhost may have a second address, where no program listens.
         with kind.connect(f"tcp://{localhost}:{listener.getsockname()[1]}") as c:
             assert c.ident() == A
         done.result()
 
 
 @pytest.mark.parametrize("host", ["a..b", "a" * 64])
-def test_a_host_that_cannot_exist(kind: Any, host: str) -> None:
+def test_an_invalid_host(kind: Any, host: str) -> None:
     with pytest.raises(client.ConnectError, match=f"cannot connect to tcp://{host}: "):
         kind.connect(f"tcp://{host}")

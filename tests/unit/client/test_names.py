@@ -1,4 +1,4 @@
-"""Containers that are given by their names alone, and arguments of any sequence: both clients."""
+"""Containers given by name only, and arguments as any sequence, with both clients."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CALLS: dict[str, Any] = {
 @both
 @pytest.mark.parametrize("method", CALLS)
 @pytest.mark.parametrize("name", ["a", Name("a")])
-def test_a_name_is_its_only_installed_version(
+def test_a_name_means_its_only_installed_version(
     kind: Any, tmp_path: Path, method: str, name: str
 ) -> None:
     def script(wire: Wire) -> None:
@@ -71,7 +71,7 @@ def test_a_name_that_is_stopped_or_waited_for(kind: Any, tmp_path: Path, method:
 
 
 @both
-def test_several_names_take_one_look_and_others_none(kind: Any, tmp_path: Path) -> None:
+def test_several_names_take_one_list_request(kind: Any, tmp_path: Path) -> None:
     mount = {"mount": {"containers": ["b:2.0.0", "a:1.0.0", "a:1.0.0"]}}
     ok = {"response": {"mount": [{"ok": {"container": c}} for c in mount["mount"]["containers"]]}}
 
@@ -97,7 +97,7 @@ def test_several_names_take_one_look_and_others_none(kind: Any, tmp_path: Path) 
         ("", None, "a name must not be empty"),
     ],
 )
-def test_a_name_that_does_not_say_which(
+def test_an_ambiguous_name(
     kind: Any, tmp_path: Path, name: str, versions: Any, message: str
 ) -> None:
     def script(wire: Wire) -> None:
@@ -158,7 +158,7 @@ def test_arguments_are_any_sequence(kind: Any, tmp_path: Path, words: Any) -> No
 
 
 @both
-def test_one_text_is_no_sequence_of_arguments(kind: Any, tmp_path: Path) -> None:
+def test_a_str_is_not_accepted_as_arguments(kind: Any, tmp_path: Path) -> None:
     def script(wire: Wire) -> None:
         wire.greet()
         wire.expect_end()

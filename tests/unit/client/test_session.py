@@ -1,4 +1,4 @@
-"""The client's side of the protocol, without I/O; and what only the blocking client does."""
+"""The client's side of the protocol, without I/O; and features of the blocking client only."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def session_bytes(order: list[bool]) -> bytes:
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_taken_or_refused(data: bytes) -> None:
+def test_any_bytes_are_processed_or_rejected(data: bytes) -> None:
     session = Session(subscribe=False)
     call, _ = session.request(request.Ident())
     try:
@@ -118,12 +118,12 @@ def test_an_interrupted_install_closes_the_connection(tmp_path: Path) -> None:
             client.ident()
 
 
-def test_a_runtime_that_takes_nothing() -> None:
-    ours, theirs = socket.socketpair()
-    theirs.sendall(b'{"connect_ack":null}\n')
+def test_a_runtime_that_does_not_read() -> None:
+    local, remote = socket.socketpair()
+    remote.sendall(b'{"connect_ack":null}\n')
     with (
-        theirs,
-        Client(ours, timeout=0.05) as client,
+        remote,
+        Client(local, timeout=0.05) as client,
         pytest.raises(NoAnswerError, match=r"took nothing within 0\.05 s"),
     ):
         client.install(bytes(2**24), "r")
@@ -134,7 +134,7 @@ def test_many_inspections_at_once(tmp_path: Path) -> None:
 
     def script(wire: Wire) -> None:
         wire.greet()
-        # As many as come ahead of any answer; the rest comes answer by answer.
+        # All that are sent before any answer; after that, one is sent per answer.
         asked = [wire.line()["request"]["inspect"] for _ in range(32)]
         for number, container in enumerate(containers):
             assert asked[number] == {"container": container}

@@ -1,4 +1,4 @@
-"""Stopping a container: what both clients ask, and what they make of the answers."""
+"""Stopping a container: the requests of both clients, and how they interpret the answers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def seen(pid: int | None, uptime: int = 5) -> Any:
 def stop(
     kind: Any, tmp_path: Path, script: Callable[[Wire], None], *, subscribe: bool, timeout: float
 ) -> tuple[Stopped, list[notification.Notification]]:
-    """Stop against a script; return the notifications as well that others can still take."""
+    """Stop against a script; return also the notifications that are still in the queue."""
 
     def whole(wire: Wire) -> None:
         wire.greet(subscribe)
@@ -59,13 +59,13 @@ def stop(
     [
         (OK, EXIT),
         (EXIT, OK),
-        # An end that was announced before is not this one, and another container's is none.
+        # An exit that was announced earlier does not count, nor that of another container.
         (EXIT, STARTED, OTHER, OK, EXIT),
         (EXIT, STARTED, EXIT, OK),
     ],
     ids=["answer-first", "exit-first", "earlier-exit", "both-before"],
 )
-def test_by_the_notification(kind: Any, tmp_path: Path, messages: tuple[Any, ...]) -> None:
+def test_stop_by_the_notification(kind: Any, tmp_path: Path, messages: tuple[Any, ...]) -> None:
     done, left = stop(
         kind, tmp_path, lambda wire: wire.answer(TERM, *messages), subscribe=True, timeout=9
     )
@@ -92,8 +92,8 @@ def test_it_ends_just_before_it_is_killed(kind: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("end", [seen(None), seen(8), seen(7, 1), UNKNOWN])
-def test_by_looking(kind: Any, tmp_path: Path, end: Any) -> None:
-    """It has ended when it does not run, when another process of it does, or when it is gone."""
+def test_stop_by_inspecting(kind: Any, tmp_path: Path, end: Any) -> None:
+    """It has ended if it does not run, if another process runs, or if it is uninstalled."""
 
     def script(wire: Wire) -> None:
         wire.answer(INSPECT, seen(7))
@@ -105,7 +105,7 @@ def test_by_looking(kind: Any, tmp_path: Path, end: Any) -> None:
     assert done == Stopped(False, None)
 
 
-def test_killed_and_seen_to_be(kind: Any, tmp_path: Path) -> None:
+def test_sigkill_confirmed_by_inspecting(kind: Any, tmp_path: Path) -> None:
     def script(wire: Wire) -> None:
         wire.answer(INSPECT, seen(7))
         wire.answer(TERM, OK)
@@ -117,7 +117,7 @@ def test_killed_and_seen_to_be(kind: Any, tmp_path: Path) -> None:
     assert done == Stopped(True, None)
 
 
-def test_what_does_not_run_is_refused(kind: Any, tmp_path: Path) -> None:
+def test_stopping_a_container_that_does_not_run_is_refused(kind: Any, tmp_path: Path) -> None:
     def script(wire: Wire) -> None:
         wire.greet(False)
         wire.answer(INSPECT, seen(None))
@@ -132,7 +132,7 @@ def test_what_does_not_run_is_refused(kind: Any, tmp_path: Path) -> None:
     assert caught.value.error == error.StopContainerNotStarted(C)
 
 
-def test_the_runtime_goes_away(kind: Any, tmp_path: Path) -> None:
+def test_the_connection_ends(kind: Any, tmp_path: Path) -> None:
     def script(wire: Wire) -> None:
         wire.greet(True)
         wire.answer(TERM, OK)
@@ -149,7 +149,7 @@ DENIED = {"response": {"permission_denied": INSPECT}}
 
 
 @pytest.mark.parametrize("subscribe", [True, False])
-def test_what_does_not_end_by_sigkill_is_an_error_with_its_process(
+def test_an_error_names_the_process_that_survives_sigkill(
     kind: Any, tmp_path: Path, subscribe: bool
 ) -> None:
     def script(wire: Wire) -> None:
@@ -163,7 +163,7 @@ def test_what_does_not_end_by_sigkill_is_an_error_with_its_process(
         if not subscribe:
             wire.answer(INSPECT, seen(7))
         wire.answer(INSPECT, seen(7))
-        # The connection is still of use.
+        # The connection can still be used.
         wire.answer("ident", {"response": {"ident": "a:1.0.0"}})
         wire.expect_end()
 
@@ -179,7 +179,7 @@ def test_what_does_not_end_by_sigkill_is_an_error_with_its_process(
     assert caught.value.hint is not None
 
 
-def test_a_process_that_may_not_be_known_is_not_named(kind: Any, tmp_path: Path) -> None:
+def test_without_permission_the_process_is_not_named(kind: Any, tmp_path: Path) -> None:
     def script(wire: Wire) -> None:
         wire.greet(True)
         wire.answer(TERM, OK)
@@ -197,9 +197,7 @@ def test_a_process_that_may_not_be_known_is_not_named(kind: Any, tmp_path: Path)
 
 
 @pytest.mark.parametrize("answer", [seen(None), UNKNOWN])
-def test_an_end_whose_notification_is_missing_is_no_error(
-    kind: Any, tmp_path: Path, answer: Any
-) -> None:
+def test_a_missing_exit_notification_is_no_error(kind: Any, tmp_path: Path, answer: Any) -> None:
     def script(wire: Wire) -> None:
         wire.answer(TERM, OK)
         wire.answer(KILL, OK)

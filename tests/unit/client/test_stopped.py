@@ -1,4 +1,4 @@
-"""A client that was stopped (SIGSTOP) for longer than its timeout takes what came meanwhile."""
+"""A client that was stopped (SIGSTOP) longer than its timeout processes what arrived meanwhile."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ main()
 
 
 class Client:
-    """A client in a process of its own."""
+    """A client in a separate process."""
 
     def __init__(self, program: str, url: str) -> None:
         self.process = subprocess.Popen(
@@ -74,14 +74,14 @@ class Client:
         assert self.process.stdout.readline() == "begin\n"
 
     def stop(self) -> None:
-        """Stop it while it waits for us; it waits in a system call by now."""
+        """Stop it while it waits for the script; it waits in a system call by now."""
         while "S (sleeping)" not in Path(f"/proc/{self.process.pid}/status").read_text():
             time.sleep(0.001)
         os.kill(self.process.pid, signal.SIGSTOP)
         os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)
 
     def go_on(self) -> None:
-        """Have the time pass, and let it run."""
+        """Continue it after its timeout has passed."""
         time.sleep(2 * TIMEOUT)
         os.kill(self.process.pid, signal.SIGCONT)
 
@@ -92,7 +92,7 @@ class Client:
 
 
 class Scripted:
-    """A script for the other side that knows the client's process."""
+    """A script for the peer that can stop the client's process."""
 
     def __init__(self, script: Callable[[Wire, Client], None]) -> None:
         self._script = script
@@ -137,7 +137,7 @@ def test_while_it_waits_for_an_answer(tmp_path: Path, program: str) -> None:
 
 @pytest.mark.parametrize("program", [STOPPING, STOPPING_ASYNC], ids=["blocking", "asyncio"])
 def test_while_a_container_ends(tmp_path: Path, program: str) -> None:
-    """It has ended in time, so there is nothing to be killed."""
+    """It has ended in time, so no SIGKILL is sent."""
     exited = {"notification": {"exit": ["a:1.0.0", {"exit": {"code": 3}}]}}
     other = {"notification": {"exit": ["b:1.0.0", {"exit": {"code": 0}}]}}
 
@@ -145,7 +145,7 @@ def test_while_a_container_ends(tmp_path: Path, program: str) -> None:
         wire.greet(subscribe=True)
         kill = {"kill": {"container": "a:1.0.0", "signal": 15}}
         wire.answer(kill, {"response": {"kill": {"ok": {"container": "a:1.0.0"}}}})
-        # Until it has taken the answer, and waits for the end.
+        # Wait until it has read the answer, and waits for the end.
         time.sleep(0.1)
         client.stop()
         wire.send(*[other] * 500, exited)

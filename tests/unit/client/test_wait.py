@@ -1,4 +1,4 @@
-"""Waiting for the exit of a container: what both clients ask, and which exit they return."""
+"""Waiting for the exit of a container: the requests of both clients, and the exit they return."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ IDENT = {"response": {"ident": "a:1.0.0"}}
 def talk(
     kind: Any, tmp_path: Path, script: Callable[[Wire], None], act: Callable[[Any], Any]
 ) -> Any:
-    """Return what `act` makes of a client that subscribed, against a script."""
+    """Return the result of `act` on a client that subscribed, against a script."""
 
     def whole(wire: Wire) -> None:
         wire.greet(True)
@@ -56,9 +56,9 @@ def started_and_waited(client: Any) -> Any:
     ("before", "after"),
     [
         ([STARTED], [EXIT]),
-        # It ends before its start is answered, or before anybody waits.
+        # It ends before its start is answered, or before the client waits.
         ([STARTED, EXIT], []),
-        # What another version does, and what the same one did before, is another exit.
+        # The exits of another version, and of an earlier run, do not count.
         ([KILLED, STARTED, OTHER], [OTHER, EXIT]),
     ],
     ids=["while-waiting", "at-once", "others"],
@@ -73,7 +73,7 @@ def test_an_exit_after_a_start(
 
 
 def test_a_start_that_is_notified_after_its_answer(kind: Any, tmp_path: Path) -> None:
-    """The exit of the run before is not taken for that of this one."""
+    """The exit of the run before does not count as that of this one."""
 
     def script(wire: Wire) -> None:
         wire.answer("ident", STARTED, KILLED, IDENT)
@@ -108,7 +108,7 @@ def test_one_that_ran_before_the_connection(
 
 
 def test_one_that_has_exited_already(kind: Any, tmp_path: Path) -> None:
-    """Its last status is known while it is installed, also when the notifications are taken."""
+    """Its last status is kept while it is installed, even if the notifications were read."""
 
     def script(wire: Wire) -> None:
         wire.answer("ident", STARTED, EXIT, STARTED, KILLED, IDENT)
@@ -149,7 +149,7 @@ def test_the_time_is_up(kind: Any, tmp_path: Path) -> None:
             client.wait("a:1.0.0", 0.05)
         assert (late.value.container, late.value.pid) == (C, 7)
         assert isinstance(late.value, TimeoutError)
-        # Waiting again is no trouble, and loses nothing.
+        # Waiting again works, and no exit is lost.
         assert client.wait("a:1.0.0", 9) == Exited(3)
         assert next(client.notifications()) == notification.Exit(C, Exited(3))
 
@@ -157,7 +157,7 @@ def test_the_time_is_up(kind: Any, tmp_path: Path) -> None:
 
 
 def test_without_the_permission_to_inspect(kind: Any, tmp_path: Path) -> None:
-    """It is needed only where no notification said that the container runs."""
+    """It is needed only if no notification has reported that the container runs."""
 
     def script(wire: Wire) -> None:
         wire.answer(INSPECT, DENIED)
@@ -172,7 +172,7 @@ def test_without_the_permission_to_inspect(kind: Any, tmp_path: Path) -> None:
     talk(kind, tmp_path, script, act)
 
 
-def test_the_runtime_goes_away(kind: Any, tmp_path: Path) -> None:
+def test_the_connection_ends(kind: Any, tmp_path: Path) -> None:
     def script(wire: Wire) -> None:
         wire.greet(True)
         wire.answer(INSPECT, seen(7))

@@ -1,4 +1,4 @@
-"""Listening for clients: the socket, and what may be in its way."""
+"""The console's listening socket: opening it, and accepting connections at a limited rate."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ from northstar.runtime.ratelimit import TokenBucket
 log = logging.getLogger("northstar.runtime.console")
 
 BACKLOG: Final = 1024
-"""Connections that wait at the door. With no more room, clients that may not block fail."""
+"""Connections in the backlog of listen(2). When it is full, non-blocking connects fail."""
 
-PER_TURN: Final = 8
-"""Connections accepted before those who are in have their turn."""
+ACCEPTS_PER_PASS: Final = 8
+"""Connections accepted before established connections are served again."""
 
 RATE: Final = 100.0
 BURST: Final = 256.0
-"""Connections in a second, and at once, whose peers are there. One that comes and goes costs as
-much as twenty requests, and the limits of connections end with them: without this one they would
-mean nothing."""
+"""Open connections that are served per second, and in a burst. A short connection costs as much as
+twenty requests, and a client can evade the limits of a connection by opening a new one: this limit
+prevents that."""
 
-LOOK_RATE: Final = 0.1
-LOOK_BURST: Final = 0.25
-"""Seconds of processor time, in a second and at once, for accepting connections and looking whether
-their peers are there. A look takes 20 to 200 microseconds, so thousands of connections that were
-closed already delay no other client, and a flood of them costs a tenth of a processor."""
+CHECK_RATE: Final = 0.1
+CHECK_BURST: Final = 0.25
+"""Seconds of processor time, per second and in a burst, for accepting connections and checking
+whether they are still open. A check takes 20 to 200 microseconds, so thousands of closed
+connections delay no other client, and a flood of them costs a tenth of a processor."""
 
-LEAST_PAUSE: Final = 0.01
-"""Seconds without a look at least, when that time is used up."""
+MIN_PAUSE: Final = 0.01
+"""Shortest pause, in seconds, when that time is used up."""
 
 FINISHED: Final = 4096
-"""Connections that may wait because their peers have finished sending, at most."""
+"""Maximum number of waiting connections whose peers have finished sending."""
 
 RETRY: Final = 1.0
-"""Seconds until accept is tried again when there are no descriptors or memory left for it."""
+"""Seconds until accept is tried again after it failed for lack of descriptors or memory."""
 
 
 class ConsoleError(NorthstarError):
@@ -62,78 +62,79 @@ class ConsoleError(NorthstarError):
 
 class _Peer(Enum):
     OPEN = auto()
-    """It may send more."""
+    """The peer may send more."""
     FINISHED = auto()
-    """It has sent a connect, and will send nothing behind what is there; it may still read."""
+    """The peer has sent a connect message and will send nothing more; it may still read."""
     GONE = auto()
-    """There is nothing that could be answered."""
+    """The connection is closed, and there is no request to answer."""
 
 
 class Acceptor:
-    """Accepts connections on a listening socket, which is its own.
+    """Accepts connections on a listening socket, which it owns.
 
-    Connections are served at a limited rate (`RATE`), but only those count whose peers are there:
-    what is closed already when it is accepted is dropped at once. So a client that opens and closes
-    connections all the time does not delay other clients.
+    Connections are served at a limited rate (`RATE`). Only open ones count: a connection that is
+    closed when it is accepted is dropped at once. So a client that opens and closes connections all
+    the time does not delay other clients.
 
-    A peer that has finished sending (shutdown(2), or close(2), which TCP cannot tell from it) and
-    has sent a connect is served too, after those that are still there.
+    A peer that has sent a connect message and finished sending (shutdown(2), or close(2), which
+    TCP cannot distinguish from it) is served too, after all open connections.
 
-    No asyncio.Server: that loses a connection which it has accepted when it is closed before the
-    connection's protocol is made, and the client would wait for ever.
+    This is not an asyncio.Server: if that is closed between accepting a connection and creating its
+    protocol, it loses the connection, and the client waits forever.
     """
 
     def __init__(
         self,
         listener: socket.socket,
         accepted: Callable[[socket.socket], object],
-        room: Callable[[], bool] = lambda: True,
+        may_accept: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Listen.
+        """Begin to accept.
 
         Args:
             listener: the socket.
-            accepted: called with each connection, a socket that does not block.
-            room: tells whether there may be one more; `advance` is called when there is again.
+            accepted: called with each connection, a non-blocking socket.
+            may_accept: returns whether one more connection is allowed. If it has returned False,
+                call `advance` when that changes.
         """
         self._listener = listener
         self._accepted = accepted
-        self._room = room
+        self._may_accept = may_accept
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._watching = False
         self._full = False
         self._rate = TokenBucket(RATE, BURST)
-        self._looks = TokenBucket(LOOK_RATE, LOOK_BURST)
-        self._lines = TokenBucket(RATE, BURST)
+        self._check_time = TokenBucket(CHECK_RATE, CHECK_BURST)
+        self._log_rate = TokenBucket(RATE, BURST)
         self._not_logged = 0
-        self._next = self._loop.time()
-        self._held: socket.socket | None = None
+        self._next_serve = self._loop.time()
+        self._pending: socket.socket | None = None
         self._finished: deque[socket.socket] = deque()
-        # More would take the descriptors that containers need.
-        self._most_finished = min(FINISHED, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8)
+        # More would use up the descriptors that containers need.
+        self._max_finished = min(FINISHED, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8)
         self._watch(True)
 
     def close(self) -> None:
-        """Stop to listen. The file of a Unix socket stays."""
+        """Stop listening. The file of a Unix socket stays."""
         if self._timer is not None:
             self._timer.cancel()
         self._watch(False)
         self._listener.close()
-        for sock in (self._held, *self._finished):
+        for sock in (self._pending, *self._finished):
             if sock is not None:
                 sock.close()
-        self._held = None
+        self._pending = None
         self._finished.clear()
 
     def advance(self) -> None:
-        """Go on: there is room again. Costs nothing if there was."""
+        """Continue after `may_accept` returned False; does nothing otherwise."""
         if self._full:
             self._full = False
             self._advance()
 
     def _watch(self, wanted: bool) -> None:
-        """Have the event loop call `_advance` when a client connects."""
+        """Register or unregister `_advance` as the event loop's callback for new connections."""
         if wanted == self._watching:
             return
         self._watching = wanted
@@ -148,14 +149,14 @@ class Acceptor:
             self._pause(RETRY)
 
     def _pause(self, seconds: float) -> None:
-        """Do nothing for some seconds, and then go on."""
+        """Accept nothing for some seconds, then continue."""
         self._watch(False)
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_later(seconds, self._advance)
 
     def _advance(self) -> None:
-        """Accept some connections, drop or serve them, and arrange for the next time."""
+        """Accept some connections, drop or serve them, and schedule the next call."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -165,80 +166,80 @@ class Acceptor:
             self._watch(False)
             return
         now = self._loop.time()
-        delay = self._looks.spend(time.thread_time() - begun, now)
+        delay = self._check_time.spend(time.thread_time() - begun, now)
         if delay > 0.0:
-            delay = max(delay, LEAST_PAUSE)
+            delay = max(delay, MIN_PAUSE)
         if failed:
             delay = max(delay, RETRY)
-        if self._held is not None:
-            delay = max(delay, self._next - now)
+        if self._pending is not None:
+            delay = max(delay, self._next_serve - now)
         elif not delay and self._finished:
-            # Only these wait. A client that connects meanwhile is served before them.
-            self._timer = self._loop.call_later(max(self._next - now, 0.0), self._advance)
-        if delay > 0.0 or self._held is not None:
+            # Only finished connections wait. A client that connects meanwhile is served first.
+            self._timer = self._loop.call_later(max(self._next_serve - now, 0.0), self._advance)
+        if delay > 0.0 or self._pending is not None:
             self._pause(delay)
         else:
             self._watch(True)
 
     def _accept_some(self) -> bool:
-        """Accept until no connection waits, or a pause is due; False if accept fails."""
-        for _ in range(PER_TURN):
-            if not self._serve_waiting():
+        """Accept until no connection waits or a pause is due; return False if accept fails."""
+        for _ in range(ACCEPTS_PER_PASS):
+            if not self._serve_pending():
                 return True
             try:
                 sock, peer = self._listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 break
             except OSError as error:
-                # The listener stays readable: without a pause we would spin.
+                # The listener stays readable: without a pause this would be a busy loop.
                 log.error("Cannot accept a connection: %s", error.strerror)
                 return False
             sock.setblocking(False)
-            state = self._look(sock, peer)
-            if state is _Peer.FINISHED and len(self._finished) < self._most_finished:
+            state = self._check(sock, peer)
+            if state is _Peer.FINISHED and len(self._finished) < self._max_finished:
                 self._finished.append(sock)
             elif state is not _Peer.GONE:
-                self._held = sock
-        if self._serve_waiting() and self._finished and self._may_serve():
+                self._pending = sock
+        if self._serve_pending() and self._finished and self._may_serve():
             self._serve(self._finished.popleft())
         return True
 
-    def _serve_waiting(self) -> bool:
-        """Serve the connection that waits, if there is one; False if it must wait on."""
-        sock = self._held
+    def _serve_pending(self) -> bool:
+        """Serve the accepted connection that waits, if any; return False if it must wait longer."""
+        sock = self._pending
         if sock is None:
             return True
-        if self._loop.time() < self._next:
+        if self._loop.time() < self._next_serve:
             return False
-        # While it waited it may have been closed.
-        self._held = None
-        if self._look(sock, None) is not _Peer.GONE:
+        # It may have been closed while it waited.
+        self._pending = None
+        if self._check(sock, None) is not _Peer.GONE:
             if not self._may_serve():
-                self._held = sock
+                self._pending = sock
                 return False
             self._serve(sock)
         return True
 
     def _may_serve(self) -> bool:
-        self._full = not self._room()
-        return not self._full and self._loop.time() >= self._next
+        self._full = not self._may_accept()
+        return not self._full and self._loop.time() >= self._next_serve
 
     def _serve(self, sock: socket.socket) -> None:
         if sock.family != socket.AF_UNIX:
-            # A peer that lost its power says no goodbye: the kernel finds out, in some hours.
+            # A peer that lost its power closes nothing: keepalive detects that after some hours.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            # An answer right behind a notification must not wait for the peer's delayed ACK.
+            # An answer right after a notification must not wait for the peer's delayed ACK.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         now = self._loop.time()
-        self._next = now + self._rate.spend(1.0, now)
+        self._next_serve = now + self._rate.spend(1.0, now)
         self._accepted(sock)
 
-    def _look(self, sock: socket.socket, peer: object) -> _Peer:
-        """Look whether the peer is there, and close the connection if it is not."""
+    def _check(self, sock: socket.socket, peer: object) -> _Peer:
+        """Return the state of the peer; if that is GONE, close the connection and log it."""
         reason = None
         try:
             state, data = _state(sock)
-            if state is _Peer.FINISHED and (reason := _no_connect(data)) is not None:
+            if state is _Peer.FINISHED and (reason := _connect_error(data)) is not None:
                 state = _Peer.GONE
         except OSError:
             state = _Peer.GONE  # reset
@@ -251,11 +252,11 @@ class Acceptor:
         return state
 
     def _log_gone(self, peer: object, reason: str | None) -> None:
-        """Log it as the connection would, but no more than it could have been."""
-        if self._lines.left(self._loop.time()) < 1.0:
+        """Log a dropped connection as `Connection` would, at the rate at which those are served."""
+        if self._log_rate.left(self._loop.time()) < 1.0:
             self._not_logged += 1
             return
-        self._lines.spend(1.0, self._loop.time())
+        self._log_rate.spend(1.0, self._loop.time())
         name = Peer(None, address(peer))
         if self._not_logged:
             log.info("%d more connections were closed before they were served", self._not_logged)
@@ -267,7 +268,7 @@ class Acceptor:
 
 
 def _state(sock: socket.socket) -> tuple[_Peer, bytes]:
-    """Return whether the peer of a fresh connection is there, and how its bytes begin.
+    """Return the state of a new connection's peer, and the first bytes that it sent.
 
     Raises:
         OSError: the connection is reset.
@@ -281,13 +282,13 @@ def _state(sock: socket.socket) -> tuple[_Peer, bytes]:
     poll = select.poll()
     poll.register(sock, select.POLLRDHUP)
     for _, events in poll.poll(0):
-        # A reset comes with what was sent before it; no answer would be read (tcp(7)).
+        # After a reset the bytes before it can still be read, but no answer can be sent (tcp(7)).
         return _Peer.GONE if events & select.POLLERR else _Peer.FINISHED, data
     return _Peer.OPEN, data
 
 
-def _no_connect(data: bytes) -> str | None:
-    """Return why bytes do not begin with a connect message; None if they do."""
+def _connect_error(data: bytes) -> str | None:
+    """Return why `data` does not begin with a connect message; None if it does."""
     line = data.split(b"\n", 1)[0]
     if len(line) > CONNECT_SIZE:
         return f"a line is longer than {CONNECT_SIZE} bytes"
@@ -301,7 +302,7 @@ def _no_connect(data: bytes) -> str | None:
 
 
 Blocking = Callable[..., Awaitable[Any]]
-"""Calls a function with arguments in a thread, and returns what that returns."""
+"""Calls a function with arguments in a thread, and returns its result."""
 
 
 async def open_listener(
@@ -310,18 +311,18 @@ async def open_listener(
     """Return a listening socket.
 
     Args:
-        config: where, and who may connect.
-        blocking: calls getaddrinfo(3) and getgrnam(3), which may ask a server.
+        config: the address, and the mode and group of a Unix socket.
+        blocking: calls getaddrinfo(3) and getgrnam(3), which may query a server.
 
     Raises:
-        ConsoleError: there is none to be had.
-        ConfigurationError: there is no such group.
+        ConsoleError: the socket cannot be opened.
+        ConfigurationError: the group does not exist.
     """
     bind = config.bind
     if isinstance(bind, UnixAddress):
         gid = -1 if config.group is None else await blocking(_gid, config.group)
-        _clear(bind.path)
-        return _listening(socket.AF_UNIX, bind.path, bind, _Access(config.mode, gid))
+        _remove_stale_socket(bind.path)
+        return _bind_and_listen(socket.AF_UNIX, bind.path, bind, _Access(config.mode, gid))
     try:
         found = await blocking(
             socket.getaddrinfo,
@@ -331,17 +332,17 @@ async def open_listener(
             flags=socket.AI_PASSIVE,
         )
     except (OSError, UnicodeError) as error:
-        # The latter is what a label that no name may have gives.
+        # UnicodeError: a label of the host name is invalid.
         reason = error.strerror if isinstance(error, OSError) else "not a host name"
         raise ConsoleError(
             f"the console cannot listen on {bind}: {reason}",
             hint="check the host in console.global.bind",
         ) from error
-    return _listening(found[0][0], found[0][4], bind)
+    return _bind_and_listen(found[0][0], found[0][4], bind)
 
 
 class _Access(NamedTuple):
-    """Who may connect to a Unix socket: permission bits, and a group; -1 leaves the group."""
+    """Permission bits and group of a Unix socket's file; group -1 is left unchanged."""
 
     mode: int
     gid: int
@@ -351,16 +352,16 @@ def _gid(group: str) -> int:
     try:
         return grp.getgrnam(group).gr_gid
     except KeyError:
-        # As chown(1) takes it. A number need not have a name.
+        # As chown(1): a numeric group needs no name.
         if group.isdecimal() and group.isascii() and int(group) < 2**32 - 1:
             return int(group)
         raise ConfigurationError(
             f"console.global.group: this machine has no group {group!r}",
-            hint=f"make it (groupadd {group}), or name another one",
+            hint=f"create it (groupadd {group}), or set another one",
         ) from None
 
 
-def _listening(
+def _bind_and_listen(
     family: int,
     target: str | tuple[Any, ...],
     bind: TcpAddress | UnixAddress,
@@ -371,11 +372,11 @@ def _listening(
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
             stack.callback(sock.close)
             if family != socket.AF_UNIX:
-                # A restart must not wait for the connections of the last run to time out.
+                # A restart must not wait until the connections of the last run time out.
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if access is not None:
-                # The file is made with this mode, less the umask (unix_bind in af_unix.c). chmod(2)
-                # after bind(2) would leave a moment with another one.
+                # bind(2) creates the file with this mode, less the umask (unix_bind in af_unix.c).
+                # With chmod(2) alone it would have another mode for a moment.
                 os.fchmod(sock.fileno(), 0o600 & access.mode)
             sock.bind(target)
             if access is not None:
@@ -383,7 +384,7 @@ def _listening(
                 _set_access(target, access)
             sock.listen(BACKLOG)
         except OSError as error:
-            # "AF_UNIX path too long" comes without an errno.
+            # "AF_UNIX path too long" has no errno.
             reason = error.strerror or str(error)
             raise ConsoleError(
                 f"the console cannot listen on {bind}: {reason}", hint=_hint(error, bind)
@@ -393,12 +394,13 @@ def _listening(
 
 
 def _set_access(path: str, access: _Access) -> None:
-    """Set group and mode of the socket's file, whatever the umask was.
+    """Set group and mode of the socket's file, whatever the umask is.
 
-    By a descriptor: chmod(2) follows a link that somebody has put into the place of the socket.
+    This uses a descriptor: chmod(2) on the path would follow a link that another process has put
+    in place of the socket.
 
     Raises:
-        OSError: a call failed; ENOTSOCK if there is something else.
+        OSError: a call failed; ENOTSOCK if the file is no socket.
     """
     descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -413,10 +415,10 @@ def _set_access(path: str, access: _Access) -> None:
 
 
 _HINTS: Final = {
-    errno.EADDRINUSE: "another runtime or program uses it: end that, or bind elsewhere",
+    errno.EADDRINUSE: "another runtime or program uses it: end that, or bind to another address",
     errno.EADDRNOTAVAIL: "this machine has no such address: check console.global.bind",
-    errno.ENOENT: "make the directory of the socket",
-    errno.EACCES: "run as root, or bind to an address that this user may take",
+    errno.ENOENT: "create the directory of the socket",
+    errno.EACCES: "run as root, or bind to an address that this user may use",
 }
 
 
@@ -426,17 +428,17 @@ def _hint(error: OSError, bind: TcpAddress | UnixAddress) -> str:
     return _HINTS.get(error.errno, "check console.global.bind")
 
 
-def _clear(path: str) -> None:
-    """Remove the socket that an earlier run left at `path`; anything else is not ours to remove.
+def _remove_stale_socket(path: str) -> None:
+    """Remove the socket that an earlier run left at `path`.
 
     Raises:
-        ConsoleError: something else is there, or it cannot be removed.
+        ConsoleError: the file is no socket, or it cannot be removed.
     """
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise ConsoleError(
-                f"the console cannot listen on {path}: a file that is no socket is in the way",
-                hint="remove it, or bind elsewhere",
+                f"the console cannot listen on {path}: the file exists and is no socket",
+                hint="remove it, or bind to another path",
             )
         os.unlink(path)
     except FileNotFoundError:
@@ -444,5 +446,5 @@ def _clear(path: str) -> None:
     except OSError as error:
         raise ConsoleError(
             f"the console cannot listen on {path}: {error.strerror}",
-            hint="bind to a path that this user may change",
+            hint="bind to a path where this user may create and remove files",
         ) from error

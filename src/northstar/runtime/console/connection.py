@@ -1,12 +1,12 @@
-"""One connection of the console: lines in, one answer after the other out, within its limits.
+"""One connection of the console: it reads requests and answers them in order, within its limits.
 
-A protocol and no stream: a small request is read, answered and written in one callback, which
-costs half of what a task per connection does. Only what must wait runs in a task.
+This is an asyncio protocol, not a stream: a small request is read, answered and written in one
+callback, at half the cost of a task per connection. Only requests that must wait run in a task.
 
-Everything that a peer can make us keep is bounded: input (reading stops while requests wait),
-output (requests are not executed while answers are not read), notifications (their bound). What
-is more than a few KiB counts for all connections together, see `memory`. So not more is read from
-a socket than there is room for: hence a BufferedProtocol.
+All memory that a peer can make the runtime use is bounded: input (reading stops while requests
+wait), output (no request is executed while the peer does not read), notifications (their bound).
+Beyond a few KiB it counts for all connections together, see `memory`. A BufferedProtocol limits
+each read from the socket to the memory that is available.
 
 Notifications that queue for several subscribers are the same objects, and each subscriber's queue
 ends with the latest one. So all queues together hold no more lines than one may.
@@ -53,16 +53,16 @@ from northstar.runtime.notifications import Notifications, Subscription
 log = logging.getLogger("northstar.runtime.console")
 
 CONNECT_TIMEOUT: Final = 10.0
-"""Seconds in which a peer from outside has to say connect."""
+"""Seconds in which a client from outside must send connect."""
 
 CLOSE_TIMEOUT: Final = 5.0
-"""Seconds for the peer to read what was written before the connection was closed."""
+"""Seconds that a peer has to read pending output after the connection was closed."""
 
 WRITE_BUFFER: Final = ALLOWANCE
-"""Bytes that the peer has not read from which on requests wait and notifications queue."""
+"""Bytes of unread output above which requests wait and notifications queue."""
 
 TURN: Final = 16
-"""Requests in a row, before other connections have their turn."""
+"""Requests in a row before other connections are served."""
 
 
 class Access(NamedTuple):
@@ -70,7 +70,7 @@ class Access(NamedTuple):
 
     Attributes:
         connect_timeout: seconds, or None.
-        memory: that it shares with all connections of its side.
+        memory: shared by all connections of its side (see `memory`).
     """
 
     permissions: Permissions
@@ -83,19 +83,19 @@ class Service(NamedTuple):
     """What all connections share.
 
     Attributes:
-        queue: connections with many requests wait there for their turn.
-        running: tells whether requests are executed: not while the runtime still starts.
-        came: called with a connection that is made now.
-        gone: called with a connection when it is over.
-        scratch: what is read from a socket comes here first.
+        queue: connections with many requests wait in it for their turn.
+        running: returns whether requests are executed: not while the runtime starts.
+        opened: called with a new connection.
+        ended: called with a connection that has ended.
+        scratch: the buffer into which all connections read from their sockets.
     """
 
     dispatcher: Dispatcher
     notifications: Notifications
     queue: FairQueue
     running: Callable[[], bool]
-    came: Callable[[Connection], object]
-    gone: Callable[[Connection], object]
+    opened: Callable[[Connection], object]
+    ended: Callable[[Connection], object]
     scratch: memoryview
 
 
@@ -103,11 +103,11 @@ class Connection(asyncio.BufferedProtocol):
     """The protocol of one connection, from the first byte to the last.
 
     Attributes:
-        unwatched: why the kernel would not report its bytes (epoll_ctl(2)), so that it is over.
+        unwatched: the error of epoll_ctl(2), if the socket could not be watched. It is closed then.
     """
 
     def __init__(self, service: Service, access: Access, peer: Peer | None = None) -> None:
-        """Serve a connection; `peer` is known for containers, else the socket tells it."""
+        """Serve a connection; `peer` is given for containers, else it is read from the socket."""
         self._service = service
         self._access = access
         self._routes = service.dispatcher.routes
@@ -133,10 +133,10 @@ class Connection(asyncio.BufferedProtocol):
     # Called by the event loop --------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
+        """Begin to serve the connection."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER)
-        # asyncio would begin to read by itself, where nobody sees that fail.
+        # asyncio would start reading itself, and its failure would not be reported.
         self._transport.pause_reading()
         permissions = describe(self._access.permissions)
         if self.peer.container is None:
@@ -151,18 +151,18 @@ class Connection(asyncio.BufferedProtocol):
             )
         if self._access.connect_timeout is not None:
             self._timeout = Timer(self._access.connect_timeout, self._connect_timed_out)
-        self._service.came(self)
+        self._service.opened(self)
         self._read(True)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Return where to read to. Without any room reading is paused, and this is not called."""
+        """Return the buffer to read into. Not called while reading is paused for lack of room."""
         del sizehint
         if self._connected and not self._lines.buffer and self._package is None:
             return self._small  # the usual case
         return self._service.scratch[: self._room()]
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take bytes: of a package, or of lines."""
+        """Process bytes of a package or of lines."""
         if self._closing:
             return
         data = self._service.scratch[:nbytes]
@@ -174,7 +174,7 @@ class Connection(asyncio.BufferedProtocol):
             self.advance()
 
     def eof_received(self) -> bool:
-        """Handle what came; the peer may still read our answers."""
+        """Process what was received; the peer may still read answers."""
         self._lines.ended = True
         if self._package is not None:
             self._package.end()
@@ -191,30 +191,30 @@ class Connection(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """The peer reads again."""
         self._writable = True
-        self._access.memory.output.forget(self)
+        self._access.memory.output.remove(self)
         if self._subscription is not None:
             self._subscription.resume()
         self.advance()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of everything. A request that runs goes on, its answer is lost."""
+        """Release everything. A request that runs is completed, its answer is dropped."""
         if not self._closing:
             log.debug("%s: connection lost: %s", self.peer, exc or "end of the stream")
-        self._shut()
-        self._access.memory.output.forget(self)
+        self._stop()
+        self._access.memory.output.remove(self)
         if self._package is not None:
             self._package.end()
         if not self._closed.done():
             self._closed.set_result(None)
-        self._service.gone(self)
+        self._service.ended(self)
 
     # Called by the console -----------------------------------------------------------------
 
     def close(self) -> None:
-        """Close the connection, after what is written was read or some seconds have passed."""
+        """Close the connection when its output is read, or after `CLOSE_TIMEOUT`."""
         if self._closing:
             return
-        self._shut()
+        self._stop()
         self._transport.close()
         if self._transport.get_write_buffer_size():
             self._timeout = Timer(CLOSE_TIMEOUT, self._transport.abort)
@@ -225,20 +225,20 @@ class Connection(asyncio.BufferedProtocol):
         return None if self._package is not None and self._package.missing else self._task
 
     async def wait_closed(self) -> None:
-        """Wait until the connection is over, and the request that runs as well."""
+        """Wait until the connection has ended and the running request is completed."""
         await asyncio.shield(self._closed)
         if self._task is not None:
             await asyncio.wait([self._task])
 
     def abort(self) -> None:
-        """Close the connection at once, whatever is unread."""
-        self._shut()
+        """Close the connection at once; output that the peer has not read is dropped."""
+        self._stop()
         self._transport.abort()
         if self._task is not None:
             self._task.cancel()
 
-    def _shut(self) -> None:
-        """Take no more requests and send no more notifications."""
+    def _stop(self) -> None:
+        """Process no more requests and send no more notifications."""
         self._closing = True
         self._lines.stop()
         if self._task is None:
@@ -252,7 +252,7 @@ class Connection(asyncio.BufferedProtocol):
     # Input ---------------------------------------------------------------------------------
 
     def advance(self) -> None:
-        """Handle lines until something must wait, then see whether to read on."""
+        """Process lines until one must wait, then read on if there is room."""
         lines = self._lines
         if not lines.waiting and not self._closing:
             for _ in range(TURN):
@@ -261,10 +261,10 @@ class Connection(asyncio.BufferedProtocol):
             else:
                 lines.wait_for_turn()
         if lines.buffer or not self._reading or self._package is not None:
-            self._regulate()  # else there is all the room that there can be
+            self._regulate()  # otherwise the buffer is empty, and reading continues
 
     def _blocked(self) -> bool:
-        """The next line has to wait, however complete it is."""
+        """Return whether the next line must wait even if it is complete."""
         return (
             self._task is not None
             or not self._writable
@@ -273,7 +273,7 @@ class Connection(asyncio.BufferedProtocol):
         )
 
     def _handle_next(self) -> bool:
-        """Handle the next line; False if there is none, or it has to wait."""
+        """Process the next line; return False if there is none, or it must wait."""
         lines = self._lines
         try:
             line = lines.take()
@@ -298,13 +298,13 @@ class Connection(asyncio.BufferedProtocol):
         return self._lines.room()
 
     def _regulate(self) -> None:
-        """Stop reading while enough waits; read what completes the next line if there is memory."""
+        """Read while there is room. For an incomplete long line, request its memory first."""
         if self._closing or self._lines.ended:
             return
         room = self._room()
         if room <= 0 and self._package is None:
             if not self._lines.waiting and not self._blocked():
-                self._lines.ask_for_room()
+                self._lines.reserve_line()
             room = self._lines.room()
         self._read(room > 0)
 
@@ -368,14 +368,14 @@ class Connection(asyncio.BufferedProtocol):
             self._send(ConnectAck())
             if message.subscribe_notifications:
                 self._subscription = self._service.notifications.subscribe(
-                    self._write, self._behind
+                    self._write, self._too_far_behind
                 )
             return
         self._send(ConnectNack(reason))
         self.close()
 
     def _request(self, request: Request, route: Immediate | Task | Upload) -> None:
-        """Answer, or begin a task that does."""
+        """Answer the request, or create a task that does."""
         allowed = requests.permission(request) in self._access.permissions
         if isinstance(route, Upload):
             self._receive(cast("requests.Install", request), route, allowed)
@@ -389,13 +389,13 @@ class Connection(asyncio.BufferedProtocol):
             self._task = self._loop.create_task(self._serve(lambda: route.handler(request)))
 
     async def _serve(self, answer: Callable[[], Awaitable[Response | None]]) -> None:
-        """Send an answer as soon as it is there; None if the connection is closed instead."""
+        """Await an answer and send it; it is None if the connection is closed instead."""
         try:
             response = await answer()
             if response is not None:
                 self._send(response)
         except asyncio.CancelledError:
-            # Without this answer the next one would be taken for it.
+            # Answers carry no id: the client would take the next answer for this one.
             self.close()
             raise
         except Exception:
@@ -421,15 +421,15 @@ class Connection(asyncio.BufferedProtocol):
         package.feed(self._lines.cut(request.size))
         if self._lines.ended:
             package.end()
-        taker = route if allowed else None
+        permitted = route if allowed else None
         self._task = self._loop.create_task(
-            self._serve(lambda: self._take(request, taker, package))
+            self._serve(lambda: self._store_package(request, permitted, package))
         )
 
-    async def _take(
+    async def _store_package(
         self, request: requests.Install, route: Upload | None, package: IncomingPackage
     ) -> Response | None:
-        """Take the package; without a route it is not permitted."""
+        """Store the package; without a route it is not permitted, and discarded."""
         try:
             if route is not None:
                 return await route.handler(request, package)
@@ -437,7 +437,7 @@ class Connection(asyncio.BufferedProtocol):
             return responses.PermissionDenied(request)
         except StreamTimeoutError:
             timeout = self._access.options.npk_stream_timeout
-            self._refuse(f"no byte of a package for {timeout:g} s")
+            self._refuse(f"no byte of the package received for {timeout:g} s")
         except StreamEndedError:
             log.warning("%s: the stream ended within a package", self.peer)
             text = "the stream ended before the package was complete"
@@ -464,15 +464,17 @@ class Connection(asyncio.BufferedProtocol):
         """Return the bytes of output that the peer has not read."""
         return self._transport.get_write_buffer_size()
 
-    def give_up(self) -> None:
-        """Close the connection, whose output takes the memory of others."""
-        self._drop(f"does not read {self.unread()} bytes, and all output together is too much")
+    def close_unread(self) -> None:
+        """Close the connection to free the memory of its unread output."""
+        self._drop(
+            f"{self.unread()} bytes are unread, and the output of all connections exceeds its limit"
+        )
 
-    def _behind(self) -> None:
+    def _too_far_behind(self) -> None:
         self._drop(f"more than {self._service.notifications.buffer_size} notifications behind")
 
     def _drop(self, reason: str) -> None:
-        """Close the connection at once: its peer does not read, so there is nothing to wait for."""
+        """Close the connection at once: its peer does not read, so waiting is useless."""
         log.warning("%s: %s, closing the connection", self.peer, reason)
-        self._shut()
+        self._stop()
         self._transport.abort()

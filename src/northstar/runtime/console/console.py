@@ -1,4 +1,4 @@
-"""The console: where clients from outside connect, and where containers' connections are served."""
+"""The console: accepts clients from outside, and serves them and the containers' connections."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from northstar.runtime.notifications import Notifications
 log = logging.getLogger("northstar.runtime.console")
 
 CONNECTIONS: Final = 4096
-"""Connections from outside at most, and no more than half of our descriptors: others wait to be
-accepted. A container has only one connection."""
+"""Maximum number of connections from outside; also limited to half of RLIMIT_NOFILE. Further ones
+wait in the backlog. A container has only one connection."""
 
 
 class Console:
-    """All connections. Requests wait until `run`; notifications go out at any time."""
+    """All connections. Requests wait until `run`; notifications are sent at any time."""
 
     def __init__(
         self,
@@ -39,13 +39,13 @@ class Console:
         *,
         connect_timeout: float = CONNECT_TIMEOUT,
     ) -> None:
-        """Serve `operations`; nothing listens yet.
+        """Prepare; `listen` opens the socket.
 
         Args:
-            operations: what requests ask for.
-            notifications: what clients may subscribe to.
-            tokens: for tests with a clock of their own.
-            connect_timeout: seconds that a peer from outside has for its first message.
+            operations: executes the requests.
+            notifications: the source that clients may subscribe to.
+            tokens: replaced by tests that control the clock.
+            connect_timeout: seconds in which a client from outside must send its first message.
         """
         dispatcher = Dispatcher(operations, tokens or Tokens())
         self._service = Service(
@@ -53,8 +53,8 @@ class Console:
             notifications,
             FairQueue(),
             lambda: self._running,
-            self._came,
-            self._gone,
+            self._add,
+            self._remove,
             memoryview(bytearray(READ)),
         )
         self._outside, self._containers = Memory(), Memory()
@@ -72,12 +72,12 @@ class Console:
         """Listen as configured, and return the address (with the port that the kernel chose).
 
         Args:
-            config: where, and what may be asked there.
-            blocking: calls what blocks in a thread.
+            config: the address, and the permissions and limits of its clients.
+            blocking: calls blocking functions in a thread.
 
         Raises:
-            ConsoleError: the address is taken, unknown or not ours to take.
-            ConfigurationError: there is no such group.
+            ConsoleError: the address is in use, unknown or not permitted.
+            ConfigurationError: the group does not exist.
         """
         listener = await open_listener(config, blocking)
         access = Access(config.permissions, config.options, self._connect_timeout, self._outside)
@@ -87,12 +87,12 @@ class Console:
             self._attaching.add(task)
             task.add_done_callback(self._attached)
 
-        most = min(CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+        limit = min(CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 
-        def room() -> bool:
-            return self._from_outside + len(self._attaching) < most
+        def may_accept() -> bool:
+            return self._from_outside + len(self._attaching) < limit
 
-        self._acceptor = Acceptor(listener, accepted, room)
+        self._acceptor = Acceptor(listener, accepted, may_accept)
         bound = config.bind
         if isinstance(bound, TcpAddress):
             bound = TcpAddress(*listener.getsockname()[:2])
@@ -106,16 +106,17 @@ class Console:
         permissions: Permissions,
         options: ConsoleOptions,
     ) -> Connection:
-        """Serve a container on the runtime's end of a connected stream socket, which is ours now.
+        """Serve a container on `sock`, the runtime's end of a connected stream socket.
 
-        The connection ends with the socket, or by its `close`.
+        The socket is owned by the connection, which ends when the container closes its end, or by
+        `Connection.close`.
 
         Raises:
-            OSError: there is no room for it.
+            OSError: the socket cannot be watched (epoll_ctl(2)).
         """
         if container.name == EXTERN.name:
             log.warning(
-                "%s: its tokens are not valid: to others `%s` means clients from outside",
+                "%s: its tokens are not valid, since `%s` stands for clients from outside",
                 container,
                 EXTERN.name,
             )
@@ -127,36 +128,36 @@ class Console:
         return connection
 
     def run(self) -> None:
-        """Work off requests from now on."""
+        """Process requests from now on."""
         self._running = True
         for connection in tuple(self._connections):
             connection.advance()
 
     def stop_listening(self) -> None:
-        """Take no more connections. Those that are there stay."""
+        """Accept no more connections. Existing ones stay."""
         if self._acceptor is not None:
             self._acceptor.close()
             self._acceptor = None
 
-    async def close(self, patience: float = 1.0) -> None:
-        """Close everything; answers that were not read yet are given `patience` seconds."""
+    async def close(self, grace_period: float = 1.0) -> None:
+        """Close everything; answering, reading, aborting take up to `grace_period` seconds each."""
         self.stop_listening()
         self._closed = True
         if self._attaching:
             await asyncio.wait(self._attaching)
         connections = tuple(self._connections)
-        # The operations have ended: each answer is a few passes of the event loop away.
+        # The operations have ended: each answer needs a few more passes of the event loop.
         answering = [connection.answering for connection in connections]
-        await wait([task for task in answering if task is not None], patience)
+        await wait([task for task in answering if task is not None], grace_period)
         for connection in connections:
             connection.close()
         waits = [asyncio.ensure_future(connection.wait_closed()) for connection in connections]
-        _, late = await wait(waits, patience)
+        _, late = await wait(waits, grace_period)
         if late:
             for connection in connections:
                 connection.abort()
             # A cancelled install removes its file, on a disk that may not answer.
-            await asyncio.wait(late, timeout=patience)
+            await asyncio.wait(late, timeout=grace_period)
 
     async def _attach(self, sock: socket.socket, connection: Connection) -> None:
         try:
@@ -173,14 +174,14 @@ class Console:
         if self._acceptor is not None:
             self._acceptor.advance()
 
-    def _came(self, connection: Connection) -> None:
+    def _add(self, connection: Connection) -> None:
         self._connections.add(connection)
         self._from_outside += connection.peer.container is None
         if self._closed:
-            # It came from a container whose start was under way.
+            # It belongs to a container that was being started.
             connection.close()
 
-    def _gone(self, connection: Connection) -> None:
+    def _remove(self, connection: Connection) -> None:
         self._connections.discard(connection)
         self._from_outside -= connection.peer.container is None
         self._advance_acceptor()

@@ -1,4 +1,4 @@
-"""From a request to its response: what the console asks of the runtime, and how failures answer."""
+"""Executes a request and makes its response; maps failures to errors of the wire."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ log = logging.getLogger("northstar.runtime.console")
 
 SIGNALS: Final = range(1, 32)
 MOUNTS_MAX: Final = 32
-"""Mounts of one request that run at the same time: a request may name a hundred thousand."""
+"""Mounts of one request that run concurrently: a request may name a hundred thousand."""
 
 
 class Operations(Protocol):
-    """What the console asks of the runtime.
+    """The operations of the runtime that requests execute.
 
     A refusal is a `RefusedError` with the error of the wire. `list`, `repositories` and
     `shutdown` do not fail.
@@ -42,7 +42,7 @@ class Operations(Protocol):
         """Begin the shutdown, and return at once."""
 
     async def inspect(self, container: Container) -> ContainerData:
-        """Return what is known of the container."""
+        """Return the data of the container."""
 
     async def mount(self, container: Container) -> None:
         """Mount it."""
@@ -57,10 +57,10 @@ class Operations(Protocol):
         arguments: Sequence[str],
         environment: Mapping[str, str],
     ) -> None:
-        """Start it; what is None or empty means the manifest's."""
+        """Start it; a None or empty value means the manifest's."""
 
     async def kill(self, container: Container, signal: int) -> None:
-        """Signal its process group; `signal` is within 1..31."""
+        """Send a signal to its process group; `signal` is within 1..31."""
 
     async def uninstall(self, container: Container, wipe: bool) -> None:
         """Remove it, with `wipe` its persistent data too."""
@@ -70,10 +70,10 @@ class Operations(Protocol):
 
 
 class Caller(NamedTuple):
-    """The connection that a request came from.
+    """The connection that a request was received on.
 
     Attributes:
-        validity: seconds for which tokens are good on it.
+        validity: seconds for which it accepts a token.
     """
 
     peer: Peer
@@ -85,7 +85,7 @@ class Immediate(NamedTuple):
 
     Attributes:
         handler: makes the response.
-        then: is called after the response was sent.
+        then: called after the response was sent.
     """
 
     handler: Callable[[Any, Caller], Response]
@@ -103,10 +103,10 @@ class Task(NamedTuple):
 
 
 class Upload(NamedTuple):
-    """A request that a package follows.
+    """A request that is followed by a package.
 
     Attributes:
-        handler: takes the package, and makes the response.
+        handler: reads the package, and makes the response.
     """
 
     handler: Callable[[requests.Install, IncomingPackage], Awaitable[Response]]
@@ -116,8 +116,8 @@ class Dispatcher:
     """Executes requests.
 
     Attributes:
-        routes: how each type of request is executed. The permission that it needs is a part of the
-            protocol, which clients know as well: `api.request.permission`.
+        routes: how each type of request is executed. The permission that it needs is part of the
+            protocol, which clients share: `api.request.permission`.
     """
 
     def __init__(self, operations: Operations, tokens: Tokens) -> None:
@@ -127,7 +127,7 @@ class Dispatcher:
             requests.Ident: Immediate(self._ident),
             requests.List: Immediate(self._list),
             requests.Repositories: Immediate(self._repositories),
-            # The response first: all subscribers are notified of the shutdown, this one too.
+            # The response comes first: the notification of the shutdown goes to this client too.
             requests.Shutdown: Immediate(self._shutdown, then=operations.shutdown),
             requests.TokenCreate: Immediate(self._token_create),
             requests.TokenVerify: Immediate(self._token_verify),
@@ -177,11 +177,11 @@ class Dispatcher:
         return responses.Inspect(result)
 
     async def _mount(self, request: requests.Mount) -> Response:
-        results = await _each("mount", self._operations.mount, request.containers)
+        results = await _for_each("mount", self._operations.mount, request.containers)
         return responses.Mount(results)
 
     async def _umount(self, request: requests.Umount) -> Response:
-        results = await _each("umount", self._operations.umount, request.containers)
+        results = await _for_each("umount", self._operations.umount, request.containers)
         return responses.Umount(results)
 
     async def _start(self, request: requests.Start) -> Response:
@@ -216,9 +216,9 @@ class Dispatcher:
 
 
 def wire_error(error: Exception, what: str) -> Error:
-    """Return the error of the wire for what an operation raised.
+    """Return the error of the wire for an exception of an operation.
 
-    What is no refusal is our failure, not the client's: it is in the log as well.
+    An exception that is no refusal is a failure of the runtime, so it is logged too.
     """
     if isinstance(error, RefusedError):
         return error.error
@@ -237,13 +237,13 @@ async def _result(what: str, container: Container, operation: Awaitable[None]) -
     return Ok(container)
 
 
-async def _each(
+async def _for_each(
     what: str,
     operation: Callable[[Container], Awaitable[None]],
     containers: Sequence[Container],
 ) -> tuple[Ok | Failed, ...]:
-    """Run `operation` on all containers at once; the results are in their order."""
-    if len(containers) == 1:  # the usual case, which needs no further tasks
+    """Run `operation` on all containers concurrently; the results are in their order."""
+    if len(containers) == 1:  # the usual case, which needs no additional tasks
         (container,) = containers
         return (await _result(what, container, operation(container)),)
     results: list[Ok | Failed] = []

@@ -1,4 +1,4 @@
-"""A queue of connections with much to do: each does a piece of it in a pass of the event loop."""
+"""A queue of connections with many requests: one of them is served in each pass of the loop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Entry:
         self._work = None
 
     def run(self) -> bool:
-        """Do the work; False if it was cancelled."""
+        """Do the work; return False if it was cancelled."""
         work, self._work = self._work, None
         if work is not None:
             work()
@@ -30,8 +30,8 @@ class Entry:
 class FairQueue:
     """A queue whose first entry runs in each pass of the event loop.
 
-    With a `call_soon` of its own for each, a pass would take the longer the more there are, and
-    everything else that a start or an exit waits for would wait that long at each of its steps.
+    With one `call_soon` per connection, a pass would take longer the more of them wait, and every
+    step of a container's start or exit would be delayed by that time.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class FairQueue:
         self._loop = asyncio.get_running_loop()
 
     def wait(self, work: Callable[[], object]) -> Entry:
-        """Do `work` after all that wait now, and not before the next pass of the event loop."""
+        """Do `work` after all current entries, in the next pass of the event loop or later."""
         entry = Entry(work)
         self._waiting.append(entry)
         self._schedule()

@@ -1,4 +1,4 @@
-"""A package that comes in over a connection: its bytes, from the socket into the storage."""
+"""A package that is received on a connection: its bytes, from the socket to the storage."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from northstar.runtime.console.memory import Packages
 from northstar.runtime.package_writer import PackageWriter
 
 READ: Final = 256 * 1024
-"""Bytes that are read from the socket at once, at most."""
+"""Maximum bytes of one read from the socket."""
 
 
 class StreamEndedError(Exception):
-    """The stream ended, or the connection was lost, before all bytes had come."""
+    """The stream ended, or the connection was lost, before all bytes were received."""
 
 
 class StreamTimeoutError(Exception):
-    """No byte came for too long."""
+    """No byte was received within the timeout."""
 
 
 class IncomingPackage:
-    """Exactly `size` bytes: a connection feeds them as they come, `store` or `discard` takes them.
+    """Exactly `size` bytes: a connection feeds them, `store` or `discard` consumes them.
 
-    All bytes are taken, whatever fails, so that the next request is seen as one.
+    All bytes are consumed even after a failure, so that the next request begins at its first byte.
     """
 
     def __init__(
@@ -36,38 +36,38 @@ class IncomingPackage:
         """Prepare for `size` bytes.
 
         Args:
-            size: all bytes of the package.
+            size: of the package, in bytes.
             timeout: longest time between two chunks, in seconds.
-            memory: counts what waits here, until `close`.
-            regulate: called when `room` may have become more.
+            memory: counts the buffered bytes, until `close`.
+            regulate: called when `room` may have grown.
         """
         self._missing = size
         self._timeout = timeout
         self._memory = memory
         self._regulate = regulate
-        # What came at once is passed on as it is. What joins it makes an array and no list of
-        # pieces: a peer may send bytes one by one.
+        # The first bytes are passed on without a copy. More bytes make it a bytearray, not a list
+        # of pieces: a peer may send single bytes.
         self._data: bytes | bytearray = b""
         self._storing = 0
         self._ended = False
         self._wakeup: asyncio.Future[None] | None = None
         memory.begin()
 
-    # The side of the socket -----------------------------------------------------------------
+    # Called by the connection ---------------------------------------------------------------
 
     @property
     def missing(self) -> int:
-        """Bytes that have not been fed."""
+        """Bytes that have not been received."""
         return self._missing
 
     @property
     def room(self) -> int:
-        """How many bytes may be read from the socket now; 0 when too much waits to be stored."""
+        """Bytes that may be read from the socket now; 0 if too many wait to be stored."""
         room = self._memory.room(self._storing + len(self._data))
         return min(self._missing, READ, room)
 
     def feed(self, data: bytes) -> None:
-        """Take bytes that were read, no more than are missing."""
+        """Add received bytes, at most `missing`."""
         if not data:
             return
         self._missing -= len(data)
@@ -81,31 +81,31 @@ class IncomingPackage:
         self._wake()
 
     def end(self) -> None:
-        """No more bytes will come."""
+        """Note the end of the stream: no more bytes follow."""
         self._ended = True
         self._wake()
 
     def close(self) -> None:
-        """Forget what was not taken. To be called once."""
+        """Drop the bytes that were not consumed. Must be called once."""
         self._memory.add(-self._storing - len(self._data))
         self._storing, self._data = 0, b""
         self._memory.end()
 
-    # The side of the storage ----------------------------------------------------------------
+    # Called by the storage ------------------------------------------------------------------
 
     async def store(
         self,
         begin: Callable[[], Awaitable[PackageWriter]],
         explain: Callable[[Exception], Error],
     ) -> Container | Error:
-        """Store the package; return the container that it is, or why it could not be stored.
+        """Store the package; return its container, or the error if it could not be stored.
 
         Args:
-            begin: makes what stores it.
+            begin: makes the writer.
             explain: called at once with the first failure of the storage.
 
         Raises:
-            StreamTimeoutError, StreamEndedError: it did not come as a whole. Nothing of it is left.
+            StreamTimeoutError, StreamEndedError: it is incomplete. Nothing of it is kept.
         """
         writer: PackageWriter | None = None
         result: Container | Error | None = None
@@ -121,7 +121,7 @@ class IncomingPackage:
                     await writer.write(chunk)
                 except Exception as failure:
                     result = explain(failure)
-                    # What came is of no use: give its space back before the rest has come.
+                    # Free the space of the stored bytes before the remaining ones are received.
                     await writer.abort()
             if writer is not None and result is None:
                 try:
@@ -135,16 +135,16 @@ class IncomingPackage:
         return result
 
     async def discard(self) -> None:
-        """Take all bytes, and store none.
+        """Read all bytes, and store none.
 
         Raises:
-            StreamTimeoutError, StreamEndedError: it did not come as a whole.
+            StreamTimeoutError, StreamEndedError: the package is incomplete.
         """
         while await self._chunk():
             pass
 
     async def _chunk(self) -> bytes:
-        """Return the next bytes, empty after the last. The ones before are stored then."""
+        """Return the next bytes, empty after the last. The previous ones count as stored."""
         if self._storing:
             self._memory.add(-self._storing)
             self._storing = 0
@@ -153,14 +153,14 @@ class IncomingPackage:
             if self._ended:
                 raise StreamEndedError
             self._wakeup = asyncio.get_running_loop().create_future()
-            # Only waiting for the peer counts, not the time that storing took.
+            # The timeout covers waiting for the peer, not storing.
             timer = Timer(self._timeout, self._expire)
             try:
                 await self._wakeup
             finally:
                 timer.cancel()
             return await self._chunk()
-        data, self._data = bytes(self._data), b""  # of bytes, no copy
+        data, self._data = bytes(self._data), b""  # bytes(bytes) makes no copy
         self._storing = len(data)
         return data
 

@@ -1,4 +1,4 @@
-"""Lines of a connection: cut out of a stream of bytes, at the pace that its limits allow."""
+"""Splits the input of a connection into lines, at the rate that its limits allow."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from northstar.runtime.console.memory import (
 )
 from northstar.runtime.ratelimit import SlidingWindow, TokenBucket
 
-LEAST_WAIT: Final = 0.01
-"""Seconds that too many requests wait at least: those that are let through then go together."""
+MIN_WAIT: Final = 0.01
+"""Shortest wait, in seconds, of requests above the rate: it lets them pass in batches."""
 
 BYTES_RATE: Final = 4.0 * 2**20
 BYTES_BURST: Final = 4.0 * 2**20
-"""Bytes of requests in a second, and at once: a single long one takes as long as hundreds of the
-usual ones, which never come near this. What is above waits; packages do not count."""
+"""Bytes of requests per second, and in a burst: a long request takes as much time as hundreds of
+usual ones, which stay far below this limit. Requests above it wait; packages do not count."""
 
 
 class LineTooLongError(Exception):
-    """A line is longer than it may be; it is not complete, and will not be read on."""
+    """A line is longer than its limit; no more of it is read."""
 
 
 class Lines:
-    """The bytes that were read of a connection and not handled yet.
+    """The bytes that were read from a connection and not processed yet.
 
     Attributes:
-        buffer: the bytes. An attribute, since a property would take longer than what asks for it.
-        waiting: the next line waits, however complete it is: for its time (`max_requests_per_sec`),
-            for its turn, or for the memory that its execution takes.
-        ended: no more bytes will come.
+        buffer: the bytes. Not a property: reading one would take longer than its use.
+        waiting: the next line waits even if it is complete: for the rate limits, for its turn, or
+            for the memory that its execution takes.
+        ended: the stream has ended.
     """
 
     def __init__(
@@ -49,14 +49,14 @@ class Lines:
         resume: Callable[[], object],
         refuse: Callable[[str], object],
     ) -> None:
-        """Prepare for a connection that is not made yet: its first line must be short.
+        """Prepare for a connection before its connect message, which must be short.
 
         Args:
             options: the connection's limits.
-            memory: what it shares with others.
-            queue: where it waits for its turn.
-            resume: called when there may be a line that does not wait any more, or more room.
-            refuse: called with the reason when the peer must be closed.
+            memory: shared with other connections.
+            queue: the queue in which it waits for its turn.
+            resume: called when a line may have stopped waiting, or `room` may have grown.
+            refuse: called with the reason when the connection must be closed.
         """
         self._options = options
         self._memory = memory
@@ -69,7 +69,7 @@ class Lines:
         self.buffer = bytearray()
         self._searched = 0
         self._limit = min(options.max_request_size, CONNECT_SIZE)
-        # Bytes that the buffer may have. One more than a line, for its end.
+        # Maximum size of the buffer: a line and its newline.
         self._capacity = self._limit + 1
         self._connected = False
         self._line_memory: Reservation | None = None
@@ -78,10 +78,10 @@ class Lines:
         self.waiting = False
         self.ended = False
         self.owner: Hashable = None
-        """Whose connection it is, when memory is scarce."""
+        """The owner of the connection; scarce memory is shared fairly among owners."""
 
     def connected(self) -> None:
-        """The connection is made: lines may be as long as the options say."""
+        """Allow lines as long as the options say: the connect message was accepted."""
         self._connected = True
         self._limit = self._options.max_request_size
         self._capacity = ALLOWANCE
@@ -93,7 +93,7 @@ class Lines:
             self._line_memory.progress()
 
     def cut(self, size: int) -> bytes:
-        """Take that many bytes, or all if there are fewer: a package is behind its request."""
+        """Remove and return up to `size` bytes: the start of the package after its request."""
         data = bytes(self.buffer[:size])
         del self.buffer[:size]
         return data
@@ -101,10 +101,10 @@ class Lines:
     def take(self) -> bytes | None:
         """Return the next line; None if there is none, or it waits.
 
-        `done` must be called before the next one is taken.
+        `done` must be called before the next call.
 
         Raises:
-            LineTooLongError: the peer must be closed.
+            LineTooLongError: the connection must be closed.
         """
         buffer = self.buffer
         end = buffer.find(b"\n", self._searched)
@@ -121,7 +121,7 @@ class Lines:
         now = self._loop.time()
         delay = self._rate.delay(now)
         if delay > 0.0:
-            self._pause(max(delay, LEAST_WAIT))
+            self._pause(max(delay, MIN_WAIT))
             return None
         line = bytes(buffer[:length])
         del buffer[: length + 1]
@@ -132,7 +132,7 @@ class Lines:
         return line
 
     def done(self) -> None:
-        """The line that was taken last is answered: give its memory back."""
+        """Release the memory of the last line, which is answered."""
         if self._line_memory is not None:
             self._line_memory.release()
             self._line_memory = None
@@ -144,16 +144,16 @@ class Lines:
     def wait_for_turn(self) -> None:
         """Let other connections go first."""
         self.waiting = True
-        self._wait = self._queue.wait(self._go_on)
+        self._wait = self._queue.wait(self._continue)
 
     def room(self) -> int:
         """Return how many bytes may be read now; 0 or less if none."""
-        # A long line is read in pieces: what comes behind it must be within the allowance.
+        # A long line is read in pieces: bytes after it must be within the allowance.
         room = self._capacity - len(self.buffer)
         return min(room, ALLOWANCE)
 
-    def ask_for_room(self) -> None:
-        """Ask for the memory of a long line, whose beginning is here."""
+    def reserve_line(self) -> None:
+        """Reserve the memory of a long line whose beginning was read."""
         if self._line_memory is not None or not self._connected:
             return
         self._line_memory = self._memory.lines.reserve(
@@ -163,7 +163,7 @@ class Lines:
             self._capacity = self._limit + 1
 
     def stop(self) -> None:
-        """Drop everything, and wait for nothing any more."""
+        """Drop the buffered bytes and stop waiting."""
         self.buffer.clear()
         if self._wait is not None:
             self._wait.cancel()
@@ -173,7 +173,7 @@ class Lines:
     def _may_execute(self, length: int) -> bool:
         if self._execution_memory is None:
             self._execution_memory = self._memory.requests.reserve(
-                EXECUTION * length, self.owner, self._go_on
+                EXECUTION * length, self.owner, self._continue
             )
         self.waiting = not self._execution_memory.granted
         return not self.waiting
@@ -182,7 +182,7 @@ class Lines:
         self.waiting = True
         self._wait = self._loop.call_later(seconds, self.wait_for_turn)
 
-    def _go_on(self) -> None:
+    def _continue(self) -> None:
         self._wait = None
         self.waiting = False
         self._resume()
@@ -192,4 +192,4 @@ class Lines:
         self._resume()
 
     def _line_is_late(self) -> None:
-        self._refuse("the rest of a long line does not come, and others wait for its memory")
+        self._refuse("a long line is incomplete, and other connections wait for its memory")

@@ -1,11 +1,11 @@
-"""The memory that connections may make the runtime keep, and what happens when it is used up.
+"""Limits on the memory that connections use, and the response to reaching them.
 
-Each connection has an allowance of its own (`ALLOWANCE`) for input, for a package and for output.
-It suffices for the usual requests, and for any package, if slowly. So a connection that keeps to it
-never waits for another one.
+Each connection has a guaranteed allowance (`ALLOWANCE`) for input, for a package and for output. It
+suffices for the usual requests, and for any package, though slowly. So a connection that stays
+within it never waits for another one.
 
-What is beyond it comes out of amounts that all connections of one side share. There are two
-sides, clients from outside and containers: neither can use up what the other one needs.
+Memory beyond it comes from pools that all connections of one side share. The sides are clients from
+outside and containers: neither can use up the memory of the other.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from northstar.model.loop_deadline import Timer
 log = logging.getLogger("northstar.runtime.console")
 
 ALLOWANCE: Final = 16 * 1024
-"""Bytes that each connection may have of each kind, whatever the others have."""
+"""Bytes of each kind that each connection may use, whatever other connections use."""
 
 CONNECT_SIZE: Final = 4096
-"""Longest line, in bytes, before the connection is made: a connect message has about 70."""
+"""Longest line, in bytes, before connect is accepted: a connect message has about 70."""
 
 LINES: Final = 4 * 2**20
 """Bytes reserved for lines that are longer than the allowance."""
@@ -33,44 +33,44 @@ PACKAGES: Final = 4 * 2**20
 """Bytes of packages that wait to be stored, or are being stored."""
 
 PACKAGE: Final = 2**20
-"""Bytes of one of them, at most."""
+"""Maximum bytes of one of them."""
 
 OUTPUT: Final = 4 * 2**20
-"""Bytes that peers have not read."""
+"""Bytes of output that peers have not read."""
 
 LINE_PAUSE: Final = 2.0
 LINE_TIMEOUT: Final = 10.0
-"""Seconds until the next byte of a long line, and until its last one, if others wait for its
-memory."""
+"""Longest time, in seconds, until the next byte and until the last byte of a long line, if other
+connections wait for its memory."""
 
 REQUESTS: Final = 8 * 2**20
 """Bytes reserved for requests that are being executed and are longer than `REQUEST`."""
 
 REQUEST: Final = 2048
-"""Bytes of a request whose execution is not counted."""
+"""Longest request, in bytes, whose execution is not counted."""
 
 EXECUTION: Final = 16
-"""How many bytes the execution of a request takes for each byte of its line, at most. It is so many
-for a mount request: containers, results, and the answer."""
+"""Bytes that the execution of a request takes at most for each byte of its line. A mount request
+takes that many: containers, results, and the answer."""
 
 
 class Reservation:
-    """Memory that was asked for: waited for, then held, until it is released.
+    """A request for memory: it waits, is granted, and is released.
 
     Attributes:
-        granted: it may be used.
-        late: the peer has not sent what the memory is for.
+        granted: the memory may be used.
+        late: the peer has not sent the data in time that the memory is for.
     """
 
     def __init__(
         self,
-        amount: Reservations,
+        pool: Reservations,
         size: int,
         owner: Hashable,
         on_granted: Callable[[], object],
         on_late: Callable[[], object] | None,
     ) -> None:
-        self._amount = amount
+        self._pool = pool
         self.size = size
         self.owner = owner
         self.granted = False
@@ -89,17 +89,17 @@ class Reservation:
         if self.on_late is not None:
             self._end = loop.time() + LINE_TIMEOUT
             self._timer = Timer(LINE_PAUSE, self._expired)
-        loop.call_soon(self._tell)
+        loop.call_soon(self._notify_granted)
 
     def progress(self) -> None:
-        """The peer has sent something."""
+        """Note that the peer has sent something."""
         self._moved = True
         if self.late and asyncio.get_running_loop().time() < self._end:
             self.late = False
             self._timer = Timer(LINE_PAUSE, self._expired)
 
     def complete(self) -> None:
-        """All is there: however long it is used now, that is not the peer's fault."""
+        """Stop the timeouts: all data was received, and its processing is not timed."""
         self.late = False
         self.on_late = None
         if self._timer is not None:
@@ -107,12 +107,12 @@ class Reservation:
             self._timer = None
 
     def release(self) -> None:
-        """Give it back, or stop to wait for it. To be called once."""
+        """Release the memory, or stop waiting for it. Must be called once."""
         self.complete()
         self._released = True
-        self._amount.remove(self)
+        self._pool.remove(self)
 
-    def _tell(self) -> None:
+    def _notify_granted(self) -> None:
         if not self._released:
             self._on_granted()
 
@@ -123,15 +123,15 @@ class Reservation:
             self._timer = Timer(LINE_PAUSE, self._expired)
             return
         self.late = True
-        self._amount.end_late()
+        self._pool.close_late()
 
 
 class Reservations:
-    """Grants parts of an amount of memory, each as a whole and never a part of a part.
+    """Grants reservations of a limited amount of memory, each completely or not at all.
 
-    So each holder can complete what the memory is for, and no two wait for each other. When there
-    is not enough, the next one granted is of the owner that has the fewest; of those the first that
-    was asked for. A peer that does not use its part is closed, but only when others wait.
+    So each holder can complete its work, and no two wait for each other (no deadlock). When memory
+    is short, the next reservation granted is that of the owner with the fewest; among equal owners
+    the oldest. A connection whose peer is late is closed, but only when others wait.
     """
 
     def __init__(self, limit: int) -> None:
@@ -149,24 +149,24 @@ class Reservations:
         on_granted: Callable[[], object],
         on_late: Callable[[], object] | None = None,
     ) -> Reservation:
-        """Ask for memory.
+        """Request memory.
 
         Args:
-            size: in bytes. If that is more than there is, it is granted when none is held.
-            owner: of the connection; an owner of several connections has no more turns than others.
-            on_granted: called when it is granted, not before this returns.
-            on_late: called when the peer must be closed; it releases the reservation. None: the
-                memory is not for something that the peer still has to send.
+            size: in bytes. If it exceeds the limit, it is granted when no other memory is held.
+            owner: of the connection; several connections of one owner get no larger share.
+            on_granted: called when it is granted, after this method has returned.
+            on_late: called when the connection must be closed; it must release the reservation.
+                None: the peer has sent all data already.
         """
         reservation = Reservation(self, size, owner, on_granted, on_late)
         self._waiting[reservation] = None
         self._advance()
         if not reservation.granted:
-            self.end_late()
+            self.close_late()
         return reservation
 
     def remove(self, reservation: Reservation) -> None:
-        """Take it back, or out of the queue."""
+        """Remove a reservation from those held or waiting."""
         if reservation in self._held:
             del self._held[reservation]
             self._used -= reservation.size
@@ -177,8 +177,8 @@ class Reservations:
             self._waiting.pop(reservation, None)
         self._advance()
 
-    def end_late(self) -> None:
-        """Close peers that are late, the oldest first, as long as others wait."""
+    def close_late(self) -> None:
+        """Close connections whose peers are late, the oldest first, while others wait."""
         while self._waiting:
             late = next((held for held in self._held if held.late), None)
             if late is None or late.on_late is None:
@@ -207,22 +207,21 @@ class Packages:
         self._count = 0
 
     def begin(self) -> None:
-        """Another package comes."""
+        """Count one more package."""
         self._count += 1
 
     def end(self) -> None:
-        """One of them has come, or will not."""
+        """Count one package less: it is complete or cancelled."""
         self._count -= 1
 
     def add(self, size: int) -> None:
-        """Count bytes that were read; negative ones were stored."""
+        """Count bytes that were read; a negative size counts stored bytes."""
         self._used += size
 
     def room(self, held: int) -> int:
-        """Return the bytes that may be read now of a package of which `held` are there.
+        """Return the bytes that may be read now for a package that buffers `held` bytes.
 
-        Within the allowance there is always room, so a package never waits for another one: what
-        it has is stored, whatever the others do.
+        The allowance is always available, so a package never waits for another one.
         """
         share = min(PACKAGE, self._limit // max(self._count, 1))
         return max(ALLOWANCE - held, min(share - held, self._limit - self._used), 0)
@@ -232,18 +231,18 @@ class Unread(Protocol):
     """A connection whose output the peer does not read."""
 
     def unread(self) -> int:
-        """Return the bytes of it."""
+        """Return the number of unread bytes."""
 
-    def give_up(self) -> None:
+    def close_unread(self) -> None:
         """Close the connection at once."""
 
 
 class Output:
-    """Bounds the output that is not read.
+    """Limits the output that peers have not read.
 
-    An answer exists already when it turns out that it is not read, so there is nothing that could
-    wait. At the bound connections are closed: first those whose peers have not read a byte for the
-    longest time. One is always kept, so an answer may be longer than the bound.
+    An answer is in memory already when its peer turns out not to read, so nothing can wait. At the
+    limit connections are closed, first those whose peers have not read for the longest time. One is
+    always kept, so an answer may be longer than the limit.
     """
 
     def __init__(self, limit: int = OUTPUT) -> None:
@@ -252,17 +251,17 @@ class Output:
         self._total = 0
 
     def update(self, connection: Unread) -> None:
-        """Count what a connection has now."""
-        self._look(connection, asyncio.get_running_loop().time())
+        """Count the unread bytes of a connection."""
+        self._measure(connection, asyncio.get_running_loop().time())
         if self._total > self._limit:
             self._shrink()
 
-    def forget(self, connection: Unread) -> None:
-        """Its peer has read enough, or it is closed; idempotent."""
+    def remove(self, connection: Unread) -> None:
+        """Stop counting a connection whose peer has read enough, or that is closed; idempotent."""
         size, _ = self._held.pop(connection, (0, 0.0))
         self._total -= size
 
-    def _look(self, connection: Unread, now: float) -> None:
+    def _measure(self, connection: Unread, now: float) -> None:
         size = connection.unread()
         before, since = self._held.get(connection, (0, now))
         self._held[connection] = size, since if size >= before else now
@@ -271,16 +270,16 @@ class Output:
     def _shrink(self) -> None:
         now = asyncio.get_running_loop().time()
         for connection in self._held:
-            self._look(connection, now)
+            self._measure(connection, now)
         oldest = deque(sorted(self._held, key=lambda connection: self._held[connection][1]))
         while self._total > self._limit and len(oldest) > 1:
             connection = oldest.popleft()
-            self.forget(connection)
-            connection.give_up()
+            self.remove(connection)
+            connection.close_unread()
 
 
 class Memory:
-    """What the connections of one side share."""
+    """The limits that the connections of one side share."""
 
     def __init__(self) -> None:
         self.lines = Reservations(LINES)

@@ -10,23 +10,23 @@ from northstar.model import Container, Name, Version
 from northstar.runtime.console.tokens import OUTSIDE, OUTSIDE_NAME, container_party
 
 EXTERN: Final = Container(Name(OUTSIDE_NAME), Version(0, 0, 0))
-"""What connections from outside are called on the wire."""
+"""The name of all clients from outside on the wire."""
 
 
 class Peer(NamedTuple):
-    """A container, or a client from outside at an address as `tcp://1.2.3.4:5`."""
+    """A container, or a client from outside with its address, such as `tcp://1.2.3.4:5`."""
 
     container: Container | None
     address: str = ""
 
     @property
     def identity(self) -> Container:
-        """What the peer is told it is."""
+        """The answer to the peer's `ident` request."""
         return self.container or EXTERN
 
     @property
     def party(self) -> str:
-        """Who the peer is in tokens: the name alone could be that of another kind of peer."""
+        """The peer's party in tokens: the name alone could mean a container or a client outside."""
         return OUTSIDE if self.container is None else container_party(self.container.name)
 
     def __str__(self) -> str:
@@ -47,10 +47,10 @@ def address(peername: object) -> str:
 
 
 def owner(sock: socket.socket) -> Hashable:
-    """Return what is at the other end: the process (unix(7), SO_PEERCRED), or the host."""
+    """Return the owner of a connection: its process (unix(7), SO_PEERCRED), or its host."""
     if sock.family == socket.AF_UNIX:
         return sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     try:
         return str(sock.getpeername()[0])
     except OSError:
-        return None  # it is gone already
+        return None  # the connection is closed already

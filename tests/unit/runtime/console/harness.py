@@ -1,4 +1,4 @@
-"""A console over real sockets, on a runtime that only remembers; a client that hides nothing."""
+"""A console on real sockets, a runtime that records its calls, and a client that sees raw lines."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ACK = {"connect_ack": None}
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
-    """Run a test's coroutine, but not for ever."""
+    """Run a test's coroutine, with a deadline."""
 
     async def limited() -> None:
         async with asyncio.timeout(DEADLINE):
@@ -40,13 +40,13 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait for a condition; `run` has the deadline."""
+    """Wait for a condition; the deadline is that of `run`."""
     while not condition():  # noqa: ASYNC110 - conditions of any kind
         await asyncio.sleep(0.001)
 
 
 class Package(PackageWriter):
-    """What came of a package."""
+    """A writer that keeps a package in memory."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -71,10 +71,10 @@ class Runtime:
     """Operations in memory.
 
     Attributes:
-        calls: what was asked, in order.
+        calls: the operations that were called, in order.
         failures: exceptions by operation.
         gates: operations that wait for an event first.
-        busy: how many wait at a gate now.
+        busy: how many operations wait for their event now.
     """
 
     def __init__(self) -> None:
@@ -148,7 +148,7 @@ class Runtime:
 
 
 class Client:
-    """The other end of a connection: lines, raw bytes, and when it ends."""
+    """The peer of a connection: it sends and receives lines and raw bytes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -186,7 +186,7 @@ class Client:
         return cast("asyncio.Transport", self.writer.transport)
 
     async def ended(self) -> bytes:
-        """Wait for the end of the stream, and return what comes before it."""
+        """Wait for the end of the stream, and return the data before it."""
         try:
             return await self.reader.read()
         except ConnectionError:
@@ -199,7 +199,7 @@ class Client:
 
 
 class Bench:
-    """A console, what it drives, and its clients."""
+    """A console, its runtime and its clients."""
 
     def __init__(
         self, permissions: Permissions, options: ConsoleOptions, connect_timeout: float
@@ -219,7 +219,7 @@ class Bench:
         self.clients: list[Client] = []
 
     async def client(self) -> Client:
-        """Return a client that has said nothing yet; on TCP the kernel buffers little for it."""
+        """Return a client that has sent nothing; on TCP the kernel buffers little for it."""
         if isinstance(self.address, UnixAddress):
             reader, writer = await asyncio.open_unix_connection(self.address.path, limit=LINE_LIMIT)
         else:
@@ -239,9 +239,9 @@ class Bench:
         self, permissions: Permissions, options: ConsoleOptions, container: Container = A
     ) -> Client:
         """Return the client of a container."""
-        ours, theirs = socket.socketpair()
-        await self.console.adopt(ours, container, permissions, options)
-        reader, writer = await asyncio.open_unix_connection(sock=theirs)
+        local, remote = socket.socketpair()
+        await self.console.adopt(local, container, permissions, options)
+        reader, writer = await asyncio.open_unix_connection(sock=remote)
         self.clients.append(Client(reader, writer))
         return self.clients[-1]
 
@@ -255,14 +255,14 @@ async def serving(
     started: bool = True,
     connect_timeout: float = DEADLINE,
 ) -> AsyncIterator[Bench]:
-    """Serve a console; at the end nothing of it may be left."""
+    """Serve a console; at the end no connection, task or memory may be left."""
     descriptors = set(os.listdir("/proc/self/fd"))
     bench = Bench(permissions, options, connect_timeout)
     with tempfile.TemporaryDirectory() as directory:
         bind = TcpAddress("127.0.0.1", 0) if tcp else UnixAddress(f"{directory}/socket")
         bench.address = await bench.console.listen(GlobalConsole(bind, permissions, options))
         if isinstance(bind, TcpAddress):
-            # Accepted sockets inherit it: what is full when a client does not read is then ours.
+            # Accepted sockets inherit it: if a client does not read, the console's buffer fills.
             assert bench.console._acceptor is not None
             listener = bench.console._acceptor._listener
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)

@@ -1,4 +1,4 @@
-"""The console's conversation: the greeting, every request, permissions, the order of answers."""
+"""The console's protocol: connect, every request, permissions, the order of answers."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ CLOSED: list[tuple[str, list[Any], str]] = [
 @pytest.mark.parametrize(
     ("messages", "reason"), [c[1:] for c in CLOSED], ids=[c[0] for c in CLOSED]
 )
-def test_closed_with_a_warning(
+def test_invalid_input_closes_with_a_warning(
     messages: list[Any], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def test() -> None:
@@ -277,7 +277,7 @@ def test_pipelined_requests_are_answered_in_order() -> None:
             client = await bench.connected()
             client.send({"request": {"start": START}}, {"request": "list"}, {"request": "ident"})
             await until(lambda: bench.runtime.busy)
-            # A second client is not held up, and the first one's next request has not begun.
+            # A second client is not delayed, and the first one's next request has not begun.
             other = await bench.connected()
             assert await other.ask("ident") == {"ident": "extern:0.0.0"}
             assert "list" not in bench.runtime.calls
@@ -305,7 +305,7 @@ def test_containers_of_one_mount_request_are_mounted_at_once() -> None:
     run(test())
 
 
-def test_a_huge_mount_request_is_answered_whole() -> None:
+def test_a_huge_mount_request_is_answered_completely() -> None:
     async def test() -> None:
         async with serving() as bench:
             client = await bench.connected()
@@ -364,7 +364,7 @@ def test_failures_are_answers(
         ]
 
 
-def test_a_bug_ends_only_its_connection(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_internal_error_closes_only_its_connection(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         async with serving() as bench:
             client, other = await bench.connected(), await bench.connected()
@@ -377,7 +377,7 @@ def test_a_bug_ends_only_its_connection(caplog: pytest.LogCaptureFixture) -> Non
     assert [r.levelno for r in caplog.records] == [logging.ERROR]
 
 
-def test_a_cancelled_operation_is_never_an_answer_that_is_missing() -> None:
+def test_a_cancelled_operation_closes_the_connection() -> None:
     async def test() -> None:
         async with serving() as bench:
             client, other = await bench.connected(), await bench.connected()
@@ -448,7 +448,7 @@ def test_requests_wait_until_the_runtime_is_up() -> None:
             last.writer.write_eof()
             late = await bench.connected(SUBSCRIBE)
             bench.hub.publish(notification.Started(A))
-            # Notifications of the boot's starts are told; requests are not looked at.
+            # Notifications of starts at boot are sent; requests are not processed.
             assert await late.receive() == {"notification": {"started": "a:1.0.0"}}
             assert bench.runtime.calls == []
             bench.console.run()
@@ -461,7 +461,7 @@ def test_requests_wait_until_the_runtime_is_up() -> None:
     run(test())
 
 
-def test_a_request_goes_on_when_its_client_is_gone() -> None:
+def test_a_request_completes_after_its_client_disconnects() -> None:
     async def test() -> None:
         async with serving() as bench:
             bench.runtime.gates["start"] = asyncio.Event()
@@ -477,7 +477,7 @@ def test_a_request_goes_on_when_its_client_is_gone() -> None:
     run(test())
 
 
-def test_a_container_called_extern_does_not_pass_for_a_client_from_outside() -> None:
+def test_a_container_named_extern_is_no_client_from_outside() -> None:
     async def test() -> None:
         async with serving(options=ConsoleOptions(token_validity=60.0)) as bench:
             options = ConsoleOptions(token_validity=60.0)
@@ -538,7 +538,7 @@ def test_a_containers_connection(caplog: pytest.LogCaptureFixture) -> None:
         async with serving(FULL, connect_timeout=0.2) as bench:
             permissions = frozenset({Permission.IDENT, Permission.KILL})
             client = await bench.container(permissions, NO_LIMIT)
-            # It has no time limit for its connect: another's passes meanwhile.
+            # It has no time limit for its connect: that of another client passes meanwhile.
             other = await bench.client()
             assert await other.ended() == b""
             await client.connect()
@@ -557,9 +557,9 @@ def test_a_containers_connection(caplog: pytest.LogCaptureFixture) -> None:
 def test_closing_a_containers_connection() -> None:
     async def test() -> None:
         async with serving() as bench:
-            ours, theirs = socket.socketpair()
-            connection = await bench.console.adopt(ours, A, FULL, NO_LIMIT)
-            reader, writer = await asyncio.open_unix_connection(sock=theirs)
+            local, remote = socket.socketpair()
+            connection = await bench.console.adopt(local, A, FULL, NO_LIMIT)
+            reader, writer = await asyncio.open_unix_connection(sock=remote)
             connection.close()
             connection.close()
             assert await reader.read() == b""
@@ -587,7 +587,7 @@ def test_log_of_a_client(tcp: bool, caplog: pytest.LogCaptureFixture) -> None:
     ) in caplog.record_tuples
 
 
-def test_close_says_goodbye_to_all() -> None:
+def test_close_closes_all_connections() -> None:
     async def test() -> None:
         async with serving() as bench:
             clients = [await bench.connected(), await bench.client()]
@@ -605,24 +605,24 @@ def test_close_says_goodbye_to_all() -> None:
     run(test())
 
 
-def test_close_does_not_wait_for_a_request_for_ever() -> None:
+def test_close_waits_for_a_request_with_a_timeout() -> None:
     async def test() -> None:
         async with serving() as bench:
             bench.runtime.gates["start"] = asyncio.Event()
             client = await bench.connected()
             client.send({"request": {"start": START}})
             await until(lambda: bench.runtime.busy)
-            await bench.console.close(patience=0.05)
+            await bench.console.close(grace_period=0.05)
             assert await client.ended() == b""
 
     run(test())
 
 
-def test_containers_are_told_their_own_names() -> None:
+def test_ident_returns_a_containers_name() -> None:
     async def test(bench: Bench, container: Container) -> None:
-        ours, theirs = socket.socketpair()
-        await bench.console.adopt(ours, container, FULL, NO_LIMIT)
-        reader, writer = await asyncio.open_unix_connection(sock=theirs)
+        local, remote = socket.socketpair()
+        await bench.console.adopt(local, container, FULL, NO_LIMIT)
+        reader, writer = await asyncio.open_unix_connection(sock=remote)
         writer.write(b'{"connect":{"version":"0.9.2","subscribe_notifications":false}}\n')
         writer.write(b'{"request":"ident"}\n')
         assert await reader.readline() == b'{"connect_ack":null}\n'

@@ -1,4 +1,4 @@
-"""Who has much to do waits for its turn."""
+"""Connections with many requests wait for their turn."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ async def passes(count: int) -> None:
         await asyncio.sleep(0)
 
 
-def test_one_in_each_turn_of_the_loop() -> None:
+def test_one_entry_runs_in_each_pass() -> None:
     done: list[int] = []
 
     async def test() -> None:
@@ -27,7 +27,7 @@ def test_one_in_each_turn_of_the_loop() -> None:
     asyncio.run(test())
 
 
-def test_who_asks_again_comes_last_and_nobody_is_served_twice_a_turn() -> None:
+def test_a_new_entry_is_last_and_none_runs_twice_in_a_pass() -> None:
     done: list[str] = []
 
     async def test() -> None:
@@ -51,7 +51,7 @@ def test_who_asks_again_comes_last_and_nobody_is_served_twice_a_turn() -> None:
     asyncio.run(test())
 
 
-def test_who_left_costs_no_turn() -> None:
+def test_a_cancelled_entry_takes_no_pass() -> None:
     done: list[int] = []
 
     async def test() -> None:

@@ -1,4 +1,4 @@
-"""Connections that are opened and closed at once: they delay nobody who stays."""
+"""Connections that are opened and closed at once do not delay other connections."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RESET = struct.pack("ii", 1, 0)
 def opened(address: TcpAddress | UnixAddress) -> socket.socket:
     if isinstance(address, UnixAddress):
         stream = socket.socket(socket.AF_UNIX)
-        # With a full backlog this waits, without using a processor.
+        # With a full backlog this blocks, without using processor time.
         stream.connect(address.path)
         return stream
     return socket.create_connection((address.host, address.port))
@@ -84,7 +84,7 @@ async def flooded(bench: Bench, close: Callable[[socket.socket], None]) -> None:
 
 @pytest.mark.parametrize("tcp", [True, False])
 @pytest.mark.parametrize("close", KINDS)
-def test_connections_that_were_dropped_delay_nobody(
+def test_closed_connections_delay_no_other_client(
     tcp: bool, close: Callable[[socket.socket], None]
 ) -> None:
     async def test() -> None:
@@ -94,7 +94,7 @@ def test_connections_that_were_dropped_delay_nobody(
             begun = loop.time()
             client = await bench.connected()
             assert await client.ask("ident") == IDENT
-            # At 100 connections in a second they took 14 s.
+            # At 100 connections per second they took 14 s.
             assert loop.time() - begun < 3.0
 
     run(test())
@@ -104,7 +104,7 @@ def test_connections_that_were_dropped_delay_nobody(
 async def flooding(
     bench: Bench, close: Callable[[socket.socket], None]
 ) -> AsyncIterator[list[int]]:
-    """Open and close connections without end, from a thread; counts them."""
+    """Open, close and count connections continuously, in a thread."""
     ended = threading.Event()
     count = [0]
 
@@ -113,7 +113,7 @@ async def flooding(
             close(opened(bench.address))
             count[0] += 1
 
-    # With a full backlog connect(2) waits for the event loop: so must this.
+    # With a full backlog connect(2) blocks until the event loop accepts: join in a thread too.
     thread = asyncio.create_task(asyncio.to_thread(flood))
     try:
         yield count
@@ -131,13 +131,13 @@ def test_a_flood_costs_a_bounded_part_of_the_processor(
         async with serving(tcp=tcp) as bench:
             loop = asyncio.get_running_loop()
             async with flooding(bench, close) as count:
-                # Until the burst is used up: what follows is the rate.
+                # Wait until the burst is used up, then measure the rate.
                 await asyncio.sleep(1.0)
                 processor, begun, first = time.thread_time(), loop.time(), count[0]
                 await asyncio.sleep(2.0)
                 used = (time.thread_time() - processor) / (loop.time() - begun)
                 assert count[0] > first + 100
-                # A tenth for the looks, and what the event loop itself takes.
+                # A tenth for the checks, and the time of the event loop.
                 assert used < 0.35
                 stream = await asyncio.to_thread(opened, bench.address)
                 stream.setblocking(False)
@@ -149,7 +149,7 @@ def test_a_flood_costs_a_bounded_part_of_the_processor(
 
 
 def test_a_flood_of_connections_that_stay_is_slowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rate is for those who are there; a client in between waits like them, and no longer."""
+    """The rate applies to open connections; a client between them waits like them, not longer."""
     monkeypatch.setattr(acceptor, "RATE", 50.0)
     monkeypatch.setattr(acceptor, "BURST", 5.0)
 
@@ -160,7 +160,7 @@ def test_a_flood_of_connections_that_stay_is_slowed(monkeypatch: pytest.MonkeyPa
             for _ in range(30):
                 await bench.client()
             client = await bench.client()
-            # Closed ones in front of it cost nothing, also of those that have been accepted.
+            # Closed connections before it cost nothing, even if they were accepted.
             for other in bench.clients[:20]:
                 other.writer.close()
             await client.connect()
@@ -171,12 +171,12 @@ def test_a_flood_of_connections_that_stay_is_slowed(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_client_that_has_finished_sending_is_answered() -> None:
-    """It is not gone: it has only nothing more to say."""
+    """Its connection is half-closed: it can still read."""
 
     async def test() -> None:
         for tcp in (True, False):
             async with serving(tcp=tcp) as bench:
-                # Before it is accepted: the event loop has no turn.
+                # This happens before the accept: the event loop does not run in between.
                 stream = opened(bench.address)
                 stream.sendall(CONNECT_LINE + b'{"request":"ident"}\n')
                 stream.shutdown(socket.SHUT_WR)
@@ -191,7 +191,7 @@ def test_a_client_that_has_finished_sending_is_answered() -> None:
     run(test())
 
 
-def test_what_a_client_asked_before_it_left_is_done() -> None:
+def test_requests_sent_before_the_client_closed_are_executed() -> None:
     async def test() -> None:
         async with serving() as bench:
             stream = opened(bench.address)
@@ -204,7 +204,7 @@ def test_what_a_client_asked_before_it_left_is_done() -> None:
     run(test())
 
 
-def test_who_is_there_is_served_before_who_has_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_connections_are_served_before_finished_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acceptor, "RATE", 5.0)
     monkeypatch.setattr(acceptor, "BURST", 1.0)
 

@@ -1,4 +1,4 @@
-"""Whatever bytes come in whatever pieces: what is valid is answered in order, nothing breaks."""
+"""Any bytes in any pieces: valid requests are answered in order, and the console continues."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def install(size: int, repository: str) -> tuple[bytes, str]:
     return line({"request": request}) + (b'{"request":"list"}\n' * size)[:size], "install"
 
 
-# A request with what belongs to it, and the key of its response.
+# A request with its package if it has one, and the key of its response.
 valid = st.one_of(
     st.sampled_from(
         [
@@ -45,7 +45,7 @@ cuts = st.lists(st.integers(1, 300), min_size=1, max_size=8)
 
 
 def pieces(data: bytes, sizes: list[int]) -> list[bytes]:
-    """Cut `data` into pieces of these sizes, over and over."""
+    """Cut `data` into pieces of these sizes, repeated as needed."""
     parts: list[bytes] = []
     while data:
         size = sizes[len(parts) % len(sizes)]
@@ -55,7 +55,7 @@ def pieces(data: bytes, sizes: list[int]) -> list[bytes]:
 
 
 async def say(bench: Bench, parts: list[bytes]) -> list[bytes]:
-    """Send the pieces, each seen by the server on its own, and return all lines that come back."""
+    """Send the pieces, each received separately, and return all lines that are answered."""
     client = await bench.client()
     answers = asyncio.ensure_future(client.ended())
     for part in parts:
@@ -85,7 +85,7 @@ def test_valid_requests_are_answered_in_order(
 
 @few
 @given(st.lists(valid, max_size=3), st.binary(max_size=300), cuts, st.booleans())
-def test_anything_behind_valid_requests(
+def test_any_bytes_after_valid_requests(
     requests: list[tuple[bytes, str]], junk: bytes, sizes: list[int], connect: bool
 ) -> None:
     async def test() -> None:
@@ -94,11 +94,11 @@ def test_anything_behind_valid_requests(
             if connect:
                 stream = line(CONNECT) + stream
             answers = await say(bench, pieces(stream, sizes))
-            # A closed connection may lose answers on their way, but brings no other ones.
+            # A closed connection may lose answers, but never delivers other ones.
             keys = [next(iter(json.loads(answer).get("response", {}))) for answer in answers[1:]]
             assert keys == [key for _, key in requests][: len(keys)]
             assert connect or answers == []
-            # And the next client feels nothing of it.
+            # The next client is not affected.
             other = await bench.connected()
             assert await other.ask("ident") == {"ident": "extern:0.0.0"}
 

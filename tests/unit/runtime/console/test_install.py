@@ -1,4 +1,4 @@
-"""Packages on a connection: exactly their bytes, whatever goes wrong."""
+"""Packages on a connection: exactly their bytes are read, whatever fails."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def failed(wire: Any) -> dict[str, Any]:
 
 
 async def in_step(client: Client) -> None:
-    """Check that the next request is seen as one."""
+    """Check that the next request is decoded and answered."""
     client.send({"request": "ident"})
     assert await client.receive() == IDENT
 
@@ -96,10 +96,10 @@ def test_a_failure_is_answered_after_all_bytes(step: str, raised: Exception, wir
             client = await bench.connected()
             size = 2 * BUFFER
             client.send(install(size), bytes(size - 1))
-            # Not before the last byte, however early it failed.
+            # Not before the last byte, even if it failed early.
             await until(lambda: _taken(bench) == size - 1)
             if step == "write":
-                # What came is of no use: its space is given back without waiting for the rest.
+                # The space of the stored bytes is freed without waiting for the remaining ones.
                 await until(lambda: bench.runtime.packages[0].aborted)
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.02):
@@ -176,7 +176,7 @@ def test_a_stream_that_stops(caplog: pytest.LogCaptureFixture) -> None:
 
     run(test())
     assert [r.levelno for r in caplog.records] == [logging.WARNING]
-    assert "no byte of a package for 0.05 s" in caplog.records[0].getMessage()
+    assert "no byte of the package received for 0.05 s" in caplog.records[0].getMessage()
 
 
 def test_only_the_pause_between_chunks_counts() -> None:
@@ -188,7 +188,7 @@ def test_only_the_pause_between_chunks_counts() -> None:
                 client.send(b"x")
                 await asyncio.sleep(0.05)
             assert await client.receive() == OK
-            # Storing may take its time.
+            # Storing may take long.
             bench.runtime.gates["write"] = asyncio.Event()
             client.send(install(1), b"x")
             await until(lambda: bench.runtime.busy)
@@ -239,7 +239,7 @@ def test_a_lost_connection_leaves_nothing(step: str | None) -> None:
             client.send(install(100), bytes(50))
             await until(lambda: bench.runtime.busy if step else bench.runtime.packages)
             client.writer.transport.abort()
-            # It may still read our answer, for all we know: so much and no more is seen of it.
+            # The console sees only the end of the stream: the client may still read the answer.
             await until(lambda: all(c._lines.ended for c in bench.console._connections))
             if step:
                 bench.runtime.gates[step].set()
@@ -263,14 +263,14 @@ def test_closing_the_console_aborts_an_install() -> None:
     run(test())
 
 
-def test_closing_the_console_aborts_a_stuck_install() -> None:
+def test_closing_the_console_aborts_a_blocked_install() -> None:
     async def test() -> None:
         async with serving() as bench:
             bench.runtime.gates["write"] = asyncio.Event()
             client = await bench.connected()
             client.send(install(100), bytes(50))
             await until(lambda: bench.runtime.busy)
-            await bench.console.close(patience=0.05)
+            await bench.console.close(grace_period=0.05)
             assert bench.runtime.packages[0].aborted
 
     run(test())

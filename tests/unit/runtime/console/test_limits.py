@@ -1,4 +1,4 @@
-"""What a peer may make the runtime keep or do: every limit, and that others do not feel it."""
+"""Every limit of a connection, and that other connections are not affected by it."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ def test_an_endless_line_is_cut_off_before_it_ends() -> None:
     async def test() -> None:
         async with serving(options=SMALL) as bench:
             client = await bench.client()
-            # Not one byte more than it takes, and no end of the stream.
+            # Exactly one byte above the limit, and no end of the stream.
             client.send(b"x" * 101)
             assert await client.ended() == b""
 
     run(test())
 
 
-def test_a_long_line_behind_good_ones_does_not_cost_their_answers() -> None:
+def test_requests_before_a_long_line_are_answered() -> None:
     async def test() -> None:
         async with serving(options=SMALL) as bench:
             bench.runtime.gates["kill"] = asyncio.Event()
@@ -112,7 +112,7 @@ def _holds(server: Connection, size: int) -> bool:
     return len(server._lines.buffer) == size
 
 
-def test_data_that_comes_meanwhile_starts_no_second_wait() -> None:
+def test_data_received_during_a_wait_starts_no_second_one() -> None:
     async def test() -> None:
         async with serving(options=ConsoleOptions(max_requests_per_sec=1)) as bench:
             client = await bench.connected()
@@ -129,7 +129,7 @@ def test_data_that_comes_meanwhile_starts_no_second_wait() -> None:
     run(test())
 
 
-def test_the_limit_of_one_connection_is_not_anothers() -> None:
+def test_each_connection_has_separate_rate_limits() -> None:
     async def test() -> None:
         options = ConsoleOptions(max_requests_per_sec=2)
         async with serving(options=options) as bench:
@@ -137,13 +137,13 @@ def test_the_limit_of_one_connection_is_not_anothers() -> None:
             begun = time.monotonic()
             for client in clients:
                 assert await client.ask("ident") == IDENT["response"]
-            # Ten messages at two in a second would take more than four.
+            # Ten messages at two per second would take more than four seconds.
             assert time.monotonic() - begun < 3
 
     run(test())
 
 
-def test_containers_have_limits_of_their_own() -> None:
+def test_containers_have_separate_limits() -> None:
     async def test() -> None:
         async with serving(options=NO_LIMIT) as bench:
             client = await (await bench.container(FULL, SMALL)).connect()
@@ -172,7 +172,7 @@ async def fill(bench: Bench, client: Client, line: bytes) -> tuple[Connection, i
                 return server, sent
 
 
-def test_requests_of_a_client_that_does_not_read_are_not_worked_off() -> None:
+def test_requests_of_a_client_that_does_not_read_are_not_processed() -> None:
     async def test() -> None:
         async with serving(tcp=True) as bench:
             client = await bench.client()
@@ -184,7 +184,7 @@ def test_requests_of_a_client_that_does_not_read_are_not_worked_off() -> None:
             assert len(bench.runtime.calls) == worked_off
             assert server._transport.get_write_buffer_size() < 2 * connection.WRITE_BUFFER
             assert len(server._lines.buffer) < ALLOWANCE + 2**18
-            # Nobody else feels it, and what waits is there when the client reads again.
+            # Other clients are not affected; the waiting answers come when the client reads again.
             other = await bench.connected()
             assert await other.ask("ident") == IDENT["response"]
             client.read_on()
@@ -222,7 +222,7 @@ def test_a_line_longer_than_the_read_ahead_arrives_whole() -> None:
     run(test())
 
 
-def test_long_lines_wait_when_they_are_too_much_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_lines_wait_when_they_exceed_the_byte_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines, "BYTES_RATE", 1e6)
     monkeypatch.setattr(lines, "BYTES_BURST", 2e5)
 
@@ -233,23 +233,23 @@ def test_long_lines_wait_when_they_are_too_much_together(monkeypatch: pytest.Mon
             begun = loop.time()
             greedy.send(*[padded(100_000)] * 6)
             modest.send(REQUEST + b"\n")
-            # Each has an account of its own.
+            # Each connection is counted separately.
             assert await modest.receive() == IDENT
             assert [await greedy.receive() for _ in range(6)] == [IDENT] * 6
-            # 600 kB less the burst; what the last one has overdrawn is not waited for.
+            # 600 kB less the burst; the overdraft of the last request causes no wait.
             assert loop.time() - begun > 0.29
 
     run(test())
 
 
-def test_a_long_row_of_requests_does_not_hold_up_others() -> None:
+def test_many_pipelined_requests_do_not_delay_other_clients() -> None:
     async def test() -> None:
         async with serving() as bench:
             greedy, modest = await bench.connected(), await bench.connected()
             greedy.writer.write(b'{"request":"list"}\n' * 3000)
             modest.send({"request": "ident"})
             assert await modest.receive() == IDENT
-            # It was answered in between, not after the last of the row.
+            # It was answered in between, not after the last one of the sequence.
             assert len(bench.runtime.calls) < 300
             for _ in range(3000):
                 assert await greedy.receive() == {"response": {"list": ["a:1.0.0", "b:2.0.0"]}}
@@ -281,7 +281,7 @@ def test_a_subscriber_that_does_not_read_is_closed(caplog: pytest.LogCaptureFixt
     assert "more than 4 notifications behind, closing the connection" in record.getMessage()
 
 
-def test_a_subscriber_that_reads_late_gets_all_that_was_kept() -> None:
+def test_a_subscriber_that_reads_late_gets_all_queued_notifications() -> None:
     async def test() -> None:
         async with serving(tcp=True) as bench:
             late = await bench.client()
@@ -320,7 +320,7 @@ def test_a_closed_connection_that_is_not_read_does_not_stay(
     run(test())
 
 
-def test_time_to_read_the_last_answers_is_given_when_the_runtime_was_held_up(
+def test_a_client_can_read_last_answers_after_the_loop_was_blocked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def test() -> None:
@@ -332,7 +332,7 @@ def test_time_to_read_the_last_answers_is_given_when_the_runtime_was_held_up(
             client.send({"request": {"mount": {"containers": ["c:1.0.0"] * 5000}}})
             await until(server.unread)
             server.close()
-            hold_up(2 * connection.CLOSE_TIMEOUT)
+            block_loop(2 * connection.CLOSE_TIMEOUT)
             client.read_on()
             assert len((await client.receive())["response"]["mount"]) == 5000
             assert await client.ended() == b""
@@ -341,12 +341,12 @@ def test_time_to_read_the_last_answers_is_given_when_the_runtime_was_held_up(
     run(test())
 
 
-def hold_up(seconds: float) -> None:
-    """Keep the event loop from running, as if the process was stopped."""
+def block_loop(seconds: float) -> None:
+    """Block the event loop, as if the process was stopped."""
     time.sleep(seconds)
 
 
-def test_permissions_are_asked_before_limits_of_the_operation() -> None:
+def test_permissions_are_checked_before_limits_of_the_operation() -> None:
     async def test() -> None:
         async with serving(FULL - {Permission.KILL}) as bench:
             client = await bench.client()

@@ -1,4 +1,4 @@
-"""Where the console listens, and what may be in its way."""
+"""The console's listening socket, and the failures of opening it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def refused(bind: TcpAddress | UnixAddress) -> str:
     return messages[0]
 
 
-def test_a_socket_that_was_left_is_replaced_and_stays(tmp_path: Path) -> None:
+def test_a_stale_socket_is_replaced_and_stays_after_close(tmp_path: Path) -> None:
     path = tmp_path / "socket"
 
     async def test() -> None:
@@ -79,7 +79,7 @@ def umask(mask: int) -> Iterator[None]:
 def test_the_mode_of_the_socket_is_that_of_the_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mask: int, mode: int | None
 ) -> None:
-    """From the moment when its file is there, and before it can be connected to."""
+    """The mode applies as soon as the file exists, and before clients can connect."""
     path = tmp_path / "socket"
     first: list[int] = []
     set_access = acceptor._set_access
@@ -138,7 +138,7 @@ def test_an_unknown_group(tmp_path: Path, group: str) -> None:
 
 
 def test_a_link_in_the_place_of_the_socket_is_not_followed(tmp_path: Path) -> None:
-    """Somebody who may write to the directory exchanges the file right after bind(2)."""
+    """A process that may write to the directory replaces the file right after bind(2)."""
     path, other = tmp_path / "socket", tmp_path / "other"
     other.touch(0o600)
     path.symlink_to(other)
@@ -154,21 +154,19 @@ def test_only_a_socket_is_removed(tmp_path: Path) -> None:
     os.mkfifo(fifo)
     for path in (file, link, fifo, tmp_path):
         message = refused(UnixAddress(str(path)))
-        assert message == (
-            f"the console cannot listen on {path}: a file that is no socket is in the way"
-        )
+        assert message == f"the console cannot listen on {path}: the file exists and is no socket"
     assert file.read_text() == "precious"
     assert link.is_symlink()
 
 
-def test_unix_paths_that_cannot_be(tmp_path: Path) -> None:
+def test_invalid_unix_paths(tmp_path: Path) -> None:
     assert "No such file or directory" in refused(UnixAddress(f"{tmp_path}/no/socket"))
     assert "too long" in refused(UnixAddress(f"{tmp_path}/{'x' * 108}"))
     (tmp_path / "file").touch()
     assert "Not a directory" in refused(UnixAddress(f"{tmp_path}/file/socket"))
 
 
-def test_a_port_that_is_taken() -> None:
+def test_a_port_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         message = refused(TcpAddress("127.0.0.1", port))
@@ -177,14 +175,14 @@ def test_a_port_that_is_taken() -> None:
     )
 
 
-def test_hosts_that_cannot_be() -> None:
+def test_invalid_hosts() -> None:
     # 192.0.2.0/24 is for documentation (RFC 5737): no machine has it.
     assert os.strerror(errno.EADDRNOTAVAIL) in refused(TcpAddress("192.0.2.1", 0))
     # No look-up that could reach a network: a label may have 63 characters (RFC 1035).
     assert refused(TcpAddress("x" * 64, 0)).endswith(":0: not a host name")
 
 
-def test_tcp_tells_the_port_and_can_be_bound_again_at_once(localhost: str) -> None:
+def test_tcp_returns_the_port_and_can_be_bound_again_at_once(localhost: str) -> None:
     async def test() -> None:
         console, bound = await listen(TcpAddress(localhost, 0))
         assert isinstance(bound, TcpAddress)
@@ -212,7 +210,7 @@ def test_names_of_peers() -> None:
     assert address(b"\0abstract") == "unix://@abstract"
 
 
-def test_no_descriptors_left_is_survived(
+def test_accepting_continues_after_running_out_of_descriptors(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def test() -> None:
@@ -244,7 +242,7 @@ def test_no_descriptors_left_is_survived(
     }
 
 
-def test_strangers_are_let_in_at_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connections_are_accepted_at_a_limited_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acceptor, "RATE", 20.0)
     monkeypatch.setattr(acceptor, "BURST", 3.0)
 
@@ -253,9 +251,9 @@ def test_strangers_are_let_in_at_a_rate(monkeypatch: pytest.MonkeyPatch) -> None
             loop = asyncio.get_running_loop()
             begun = loop.time()
             clients = await asyncio.gather(*(bench.connected() for _ in range(8)))
-            # Three at once; the last one does not wait for what it has overdrawn itself.
+            # Three at once; the last one does not wait for its own overdraft.
             assert loop.time() - begun > 4 / 20.0 - 0.01
-            # Who is in is not held up by who is not.
+            # Served connections are not delayed by waiting ones.
             assert await clients[0].ask("ident") == {"ident": "extern:0.0.0"}
 
     run(test())

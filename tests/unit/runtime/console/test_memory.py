@@ -1,4 +1,4 @@
-"""The memory that all connections of one side share: its bounds, and what waits or is closed."""
+"""The memory that all connections of one side share: its limits, and what waits or is closed."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def install(size: int) -> bytes:
     return b'{"request":{"install":{"repository":"mem","size":%d}}}\n' % size
 
 
-# ---- The three amounts by themselves
+# ---- The three pools without connections
 
 
 class Line:
-    """One that reserves memory, and remembers what happened."""
+    """A holder of reserved memory that records the callbacks."""
 
     def __init__(self, lines: Reservations, size: int, owner: str = "") -> None:
         self.granted = self.late = False
@@ -71,7 +71,7 @@ def test_long_lines_are_granted_in_their_order_and_never_beyond_the_limit() -> N
         assert [x.granted for x in (first, second, third, fourth, small)] == [True, True] + [
             False
         ] * 3
-        # What is given up is forgotten, and the next one has its place.
+        # A released reservation is removed, and the next one takes its place.
         third.reservation.release()
         first.reservation.release()
         await asyncio.sleep(0)
@@ -84,7 +84,7 @@ def test_long_lines_are_granted_in_their_order_and_never_beyond_the_limit() -> N
     run(test())
 
 
-def test_a_line_larger_than_all_there_is_goes_alone() -> None:
+def test_a_line_above_the_limit_is_granted_alone() -> None:
     async def test() -> None:
         lines = Reservations(100)
         first, second = Line(lines, 500), Line(lines, 500)
@@ -98,7 +98,7 @@ def test_a_line_larger_than_all_there_is_goes_alone() -> None:
     run(test())
 
 
-def test_who_is_late_goes_only_when_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_late_peer_is_closed_only_when_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "LINE_PAUSE", 0.02)
 
     async def test() -> None:
@@ -121,7 +121,7 @@ def test_who_is_late_goes_only_when_others_wait(monkeypatch: pytest.MonkeyPatch)
     run(test())
 
 
-def test_who_sends_a_byte_now_and_then_is_late_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_peer_that_sends_single_bytes_is_late_eventually(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "LINE_PAUSE", 0.05)
     monkeypatch.setattr(memory, "LINE_TIMEOUT", 0.3)
 
@@ -141,7 +141,7 @@ def test_who_sends_a_byte_now_and_then_is_late_in_the_end(monkeypatch: pytest.Mo
     run(test())
 
 
-def test_who_has_the_fewest_is_next() -> None:
+def test_the_owner_with_the_fewest_is_next() -> None:
     async def test() -> None:
         lines = Reservations(100)
         greedy = [Line(lines, 50, "greedy") for _ in range(4)]
@@ -165,7 +165,7 @@ def test_packages_have_equal_shares_and_each_has_its_allowance() -> None:
         packages.begin()
     assert packages.room(0) == 2 * ALLOWANCE
     assert packages.room(2 * ALLOWANCE) == 0
-    # When others have taken all there still is the allowance.
+    # When others have used all, the allowance is still available.
     packages.add(8 * ALLOWANCE)
     assert packages.room(0) == ALLOWANCE
     assert packages.room(ALLOWANCE) == 0
@@ -181,11 +181,13 @@ class Reader:
     def unread(self) -> int:
         return self.size
 
-    def give_up(self) -> None:
+    def close_unread(self) -> None:
         self.closed = True
 
 
-def test_who_has_not_read_for_the_longest_time_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_connection_unread_for_the_longest_time_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async def test() -> None:
         now = [0.0]
         monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now[0])
@@ -199,14 +201,14 @@ def test_who_has_not_read_for_the_longest_time_goes(monkeypatch: pytest.MonkeyPa
         now[0] = 3.0
         fresh = Reader(output, 40)
         assert [x.closed for x in (slow, stuck, fresh)] == [False, True, False]
-        # What was read meanwhile is seen when it matters.
+        # Reads in between are noticed when the limit is reached.
         slow.size = fresh.size = 10
         now[0] = 4.0
         more = Reader(output, 79)
         assert [x.closed for x in (slow, fresh, more)] == [False, False, False]
-        output.forget(slow)
-        output.forget(slow)
-        # One may have as much as it wants.
+        output.remove(slow)
+        output.remove(slow)
+        # A single connection may exceed the limit.
         more.size = 1000
         output.update(more)
         assert fresh.closed
@@ -228,7 +230,7 @@ def held(bench: Bench) -> int:
 
 
 async def settled(size: Callable[[], int]) -> None:
-    """Wait until a number does not change any more: the runtime has read all that it wants to."""
+    """Wait until a number does not change any more: the runtime has stopped reading."""
     before, same = -1, 0
     while same < 20:
         same = same + 1 if before == size() else 0
@@ -245,7 +247,7 @@ def test_before_connect_a_few_kib_are_enough(caplog: pytest.LogCaptureFixture) -
             await until(lambda: len(server._lines.buffer) == CONNECT_SIZE)
             client.send(b" ")
             assert await client.ended() == b""
-            # The longest one that is accepted, and what is sent right behind it.
+            # The longest accepted line, and bytes right after it.
             client = await bench.client()
             line = b'{"connect":{"version":"0.9.2","subscribe_notifications":false}}'
             client.send(line.ljust(CONNECT_SIZE) + b"\n", ident(2 * CONNECT_SIZE))
@@ -262,7 +264,7 @@ async def servers(bench: Bench, count: int) -> list[Connection]:
     return list(bench.console._connections)
 
 
-def test_lines_that_do_not_end_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_lines_are_limited_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "LINE_PAUSE", 0.3)
 
     async def test() -> None:
@@ -280,7 +282,7 @@ def test_lines_that_do_not_end_are_bounded_together(monkeypatch: pytest.MonkeyPa
             other.send(ident(LONG), ident(LONG), ident(10))
             for _ in range(3):
                 assert await other.receive() == IDENT
-            # Only those who held up others are closed.
+            # Only the connections that delayed others are closed.
             for client in clients:
                 client.send(b"\n")
             assert len(bench.console._connections) < 21
@@ -288,8 +290,8 @@ def test_lines_that_do_not_end_are_bounded_together(monkeypatch: pytest.MonkeyPa
     run(test())
 
 
-def test_long_lines_of_many_all_get_through() -> None:
-    """More than there is memory for at once, in pieces and by turns: none waits for ever."""
+def test_long_lines_of_many_clients_are_all_answered() -> None:
+    """More lines than the memory holds, sent in interleaved pieces: none waits forever."""
 
     async def talk(client: Client) -> None:
         line = ident(LONG)
@@ -327,7 +329,7 @@ def test_a_long_request_keeps_its_memory_until_it_is_answered() -> None:
             bench.runtime.gates["mount"].set()
             assert "mount" in (await busy.receive())["response"]
             assert await other.receive() == IDENT
-            # The same when the client is gone meanwhile.
+            # The same if the client disconnects meanwhile.
             bench.runtime.gates["mount"].clear()
             busy.send(mount)
             await until(lambda: bench.runtime.busy)
@@ -350,7 +352,7 @@ def test_long_requests_are_executed_a_few_at_a_time() -> None:
                 client.send(mount, ident(10))
             await until(lambda: len(requests._waiting) == 4)
             assert bench.runtime.busy == 2
-            # Short ones do not wait, whatever they do.
+            # Short ones do not wait, whatever they request.
             short = b'{"request":{"mount":{"containers":["b:2.0.0"]}}}\n'
             other = await bench.connected()
             other.send(short)
@@ -364,7 +366,7 @@ def test_long_requests_are_executed_a_few_at_a_time() -> None:
     run(test())
 
 
-def test_packages_are_bounded_together_and_none_waits_for_another() -> None:
+def test_packages_are_limited_together_and_none_waits_for_another() -> None:
     async def test() -> None:
         async with serving() as bench:
             packages = bench.console._outside.packages = Packages(4 * ALLOWANCE)
@@ -375,7 +377,7 @@ def test_packages_are_bounded_together_and_none_waits_for_another() -> None:
             await until(lambda: bench.runtime.busy == 10)
             await settled(lambda: packages._used)
             assert packages._used <= 4 * ALLOWANCE + 10 * ALLOWANCE
-            # Without room for more than the allowance it goes on in small pieces.
+            # With only the allowance it continues in small pieces.
             bench.runtime.gates["write"].set()
             for client in clients:
                 assert "ok" in (await client.receive())["response"]["install"]
@@ -386,7 +388,7 @@ def test_packages_are_bounded_together_and_none_waits_for_another() -> None:
 
 
 @pytest.mark.parametrize("how", ["too-late", "cut", "closed"])
-def test_a_package_that_breaks_off_gives_its_memory_back(how: str) -> None:
+def test_an_incomplete_package_releases_its_memory(how: str) -> None:
     async def test() -> None:
         options = ConsoleOptions(npk_stream_timeout=0.05 if how == "too-late" else 10.0)
         async with serving(options=options) as bench:
@@ -404,7 +406,7 @@ def test_a_package_that_breaks_off_gives_its_memory_back(how: str) -> None:
 
 
 async def stuck(bench: Bench, client: Client) -> Connection:
-    """Have a client that does not read ask until the runtime stops to answer it."""
+    """Send requests without reading until the runtime stops answering."""
     known = set(bench.console._connections)
     client.stop_reading()
     client.send(CONNECT)
@@ -417,7 +419,7 @@ async def stuck(bench: Bench, client: Client) -> Connection:
     return server
 
 
-def test_output_that_is_not_read_is_bounded_together(caplog: pytest.LogCaptureFixture) -> None:
+def test_unread_output_is_limited_together(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         async with serving(tcp=True) as bench:
             bench.console._outside.output = output = Output(4 * ALLOWANCE)
@@ -439,10 +441,10 @@ def test_output_that_is_not_read_is_bounded_together(caplog: pytest.LogCaptureFi
     run(test())
     messages = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert messages
-    assert all("and all output together is too much" in message for message in messages)
+    assert all("the output of all connections exceeds its limit" in message for message in messages)
 
 
-def test_neither_side_can_use_up_the_others_memory() -> None:
+def test_neither_side_can_use_up_the_memory_of_the_other() -> None:
     async def fill(bench: Bench, client: Client) -> None:
         client.send(b"x" * LINE_MAX)
         await settled(lambda: held(bench))

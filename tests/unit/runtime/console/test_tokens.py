@@ -1,4 +1,4 @@
-"""Tokens, with a clock of the test's own."""
+"""Tokens, with a clock that the test controls."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Clock:
         return self.now
 
 
-def test_life_of_a_token() -> None:
+def test_results_over_the_life_of_a_token() -> None:
     clock = Clock()
     tokens = Tokens(clock)
     token = tokens.create("a", "b", b"shared")
@@ -41,7 +41,7 @@ def test_life_of_a_token() -> None:
         assert tokens.verify(token, "a", "b", b"shared", 60.0) is result
 
 
-def test_a_token_is_good_for_its_whole_validity() -> None:
+def test_a_token_is_valid_for_its_whole_validity() -> None:
     clock = Clock()
     tokens = Tokens(clock)
     clock.now = 1000.99
@@ -75,7 +75,7 @@ def test_all_parts_are_bound(user: str, target: str, shared: bytes) -> None:
 
 
 @given(st.integers(0, 39), st.integers(1, 255))
-def test_any_changed_byte_is_noticed(position: int, flip: int) -> None:
+def test_any_changed_byte_is_detected(position: int, flip: int) -> None:
     clock = Clock()
     tokens = Tokens(clock)
     token = bytearray(tokens.create("a", "b", b"c"))
@@ -84,13 +84,13 @@ def test_any_changed_byte_is_noticed(position: int, flip: int) -> None:
 
 
 @given(st.text())
-def test_no_name_means_a_container_called_extern(name: str) -> None:
+def test_no_name_stands_for_a_container_named_extern(name: str) -> None:
     assert named_party(name) != container_party("extern")
     assert (named_party(name) == OUTSIDE) == (name == "extern")
     assert container_party(name) != OUTSIDE
 
 
-def test_the_key_is_of_this_run_only() -> None:
+def test_each_run_has_a_new_key() -> None:
     clock = Clock()
     token = Tokens(clock).create("a", "b", b"")
     assert Tokens(clock).verify(token, "a", "b", b"", 60.0) is TokenResult.INVALID
