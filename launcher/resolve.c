@@ -18,16 +18,17 @@ enum {
 };
 
 /*
- * Where a walk is. Nobody asks the kernel for `..`: a directory that is moved meanwhile may lead out
- * of the root. The way is remembered, and `..` is that way again, without its last part.
+ * The position of a walk. The kernel never resolves `..`: after a concurrent rename it may lead out
+ * of the root. Instead the path from the root is kept, and `..` walks it again without its last
+ * name.
  */
 struct place {
 	int root;
 	int at; /* a directory, O_PATH */
-	char way[PATH_MAX]; /* to `at`: no links, no dots; empty for the root, else `/a/b` */
+	char path[PATH_MAX]; /* of `at`: no links, no dots; empty for the root, else `/a/b` */
 };
 
-/* Goes to a directory below, and forgets where the walk was. */
+/* Replaces the current directory. */
 static void enter(struct place *place, int directory)
 {
 	if (place->at >= 0)
@@ -42,25 +43,25 @@ static int enter_root(struct place *place)
 	if (directory < 0)
 		return -1;
 	enter(place, directory);
-	place->way[0] = '\0';
+	place->path[0] = '\0';
 	return 0;
 }
 
 static int enter_below(struct place *place, int directory, const char *name)
 {
-	size_t used = strlen(place->way), length = strlen(name);
+	size_t used = strlen(place->path), length = strlen(name);
 
 	enter(place, directory);
-	if (used + 1 + length >= sizeof place->way) {
+	if (used + 1 + length >= sizeof place->path) {
 		errno = ENAMETOOLONG;
 		return -1;
 	}
-	place->way[used] = '/';
-	memcpy(place->way + used + 1, name, length + 1);
+	place->path[used] = '/';
+	memcpy(place->path + used + 1, name, length + 1);
 	return 0;
 }
 
-/* Cuts the first part off a path: its name, and whether there is one. It may be too long. */
+/* Removes the first name from a path; false if none is left. A name that is too long stays so. */
 static bool next_name(const char **path, char name[NAME_MAX + 2])
 {
 	size_t length;
@@ -75,12 +76,12 @@ static bool next_name(const char **path, char name[NAME_MAX + 2])
 
 static int enter_parent(struct place *place)
 {
-	char way[PATH_MAX], name[NAME_MAX + 2];
-	const char *rest = way;
+	char parent[PATH_MAX], name[NAME_MAX + 2];
+	const char *rest = parent;
 	char *last;
 
-	strcpy(way, place->way);
-	last = strrchr(way, '/');
+	strcpy(parent, place->path);
+	last = strrchr(parent, '/');
 	if (last)
 		*last = '\0';
 	if (enter_root(place))
@@ -96,8 +97,8 @@ static int enter_parent(struct place *place)
 }
 
 /*
- * The links of a process' directory in /proc are magic; those right below its root (self, mounts,
- * net) are not. Nothing else tells them apart.
+ * The links below a process's directory in /proc are magic; those directly in /proc (self, mounts,
+ * net) are not. No other property distinguishes them.
  */
 static bool is_magic(int link, int directory)
 {
@@ -109,7 +110,7 @@ static bool is_magic(int link, int directory)
 		above.st_ino != PROC_ROOT_INODE);
 }
 
-/* Puts what a link says before the rest of the path: 0, or -1 with errno. */
+/* Puts the target of a link in front of the remaining path: 0, or -1 with errno. */
 static int follow(struct place *place, int link, const char *tail, char rest[PATH_MAX])
 {
 	char target[PATH_MAX];
@@ -136,7 +137,7 @@ static int follow(struct place *place, int link, const char *tail, char rest[PAT
 	return target[0] == '/' ? enter_root(place) : 0;
 }
 
-/* One walk, which leaves `place` to be closed. */
+/* Walks a path; the caller closes `place->at`. */
 static int walk(struct place *place, char rest[PATH_MAX], int flags)
 {
 	const char *tail = rest;
@@ -219,13 +220,13 @@ int open_in_root(int root, const char *path, int flags)
 	};
 	int result;
 
-	/* A rename anywhere at the same time makes the kernel doubt a `..`: openat2(2), EAGAIN. */
+	/* A concurrent rename anywhere makes the kernel refuse a `..`: openat2(2), EAGAIN. */
 	for (int i = 0; i < TRIES_MAX; i++) {
 		result = syscall_openat2(root, path, &how, sizeof how);
 		if (result >= 0 || errno != EAGAIN)
 			break;
 	}
-	/* EPERM: a filter around us that is older than the system call. */
+	/* EPERM: an outer seccomp filter that is older than the system call. */
 	if (result < 0 && (errno == ENOSYS || errno == EPERM))
 		return walk_in_root(root, path, flags);
 	return result;

@@ -20,7 +20,7 @@ static const struct {
 	uint32_t number;
 	const char *arguments;
 } kinds[] = {
-#define OP(name, number, often, arguments, text) { number, arguments },
+#define OP(name, number, occurrence, arguments, text) { number, arguments },
 #include "../../../launcher/plan.def"
 };
 

@@ -72,7 +72,7 @@ def test_a_context_without_selinux(launch):
     assert failed.text in {"a:b:c", "/proc/thread-self/attr/exec"}
 
 
-KINDS = "a directory goes on a directory only, anything else on what is none"
+KINDS = "a directory can be mounted only on a directory, a file only on a file"
 
 MOUNTS: list[tuple[tuple[Any, ...], int, str]] = [
     ((Op.BIND, "", "/nowhere", "/data", 0, 0, ""), errno.ENOENT, "/nowhere"),

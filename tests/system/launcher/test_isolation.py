@@ -234,7 +234,7 @@ def test_init_keeps_nothing(launch, uid):
     assert "memfd:northstar-plan" not in Path(directory, "maps").read_text()
 
 
-@pytest.mark.usefixtures("not_sanitized")
+@pytest.mark.usefixtures("default_build")
 def test_init_is_small(launch):
     launched = launch("pause").start()
     rollup = Path(f"/proc/{launched.pid}/smaps_rollup").read_text()

@@ -268,16 +268,16 @@ def replace(image, number: int, *operation: object) -> bytes:
 WRONG: list[tuple[tuple[object, ...], str]] = [
     (
         (Op.CLONE, 0, -1),
-        "operation 0 (CLONE): flags must be the namespaces of a container and no others",
+        "operation 0 (CLONE): flags must be exactly the namespaces of a container",
     ),
     (
         (Op.CLONE, NAMESPACES | 0x10000000, -1),
-        "operation 0 (CLONE): flags must be the namespaces of a container and no others",
+        "operation 0 (CLONE): flags must be exactly the namespaces of a container",
     ),
     ((Op.CLONE, NAMESPACES, 3), "operation 0 (CLONE): invalid cgroup"),
     ((Op.CLONE, NAMESPACES, 0), "operation 0 (CLONE): invalid cgroup"),
     ((Op.CLONE, "", -1), "operation 0 (CLONE): invalid flags"),
-    ((Op.CLONE, NAMESPACES), "operation 0 (CLONE): no cgroup"),
+    ((Op.CLONE, NAMESPACES), "operation 0 (CLONE): missing cgroup"),
     ((Op.CLONE, NAMESPACES, -1, 1), "operation 0 (CLONE): too many arguments"),
     ((Op.HOSTNAME, ""), "operation 3 (HOSTNAME): invalid name"),
     ((Op.HOSTNAME, "x" * 65), "operation 3 (HOSTNAME): name too long"),
@@ -325,8 +325,8 @@ WRONG: list[tuple[tuple[object, ...], str]] = [
     ((Op.SCHED, "other", -21), "operation 22 (SCHED): value out of range"),
     ((Op.SCHED, "idle", 1), "operation 22 (SCHED): value out of range"),
     ((Op.CAPS, "0xG"), "operation 24 (CAPS): invalid mask"),
-    ((Op.EXEC, "/x", 0, "/x"), "operation 25 (EXEC): argc does not fit"),
-    ((Op.EXEC, "/x", 2, "/x"), "operation 25 (EXEC): argc does not fit"),
+    ((Op.EXEC, "/x", 0, "/x"), "operation 25 (EXEC): argc out of range"),
+    ((Op.EXEC, "/x", 2, "/x"), "operation 25 (EXEC): argc out of range"),
     ((Op.EXEC, "x", 1, "x"), "operation 25 (EXEC): invalid path"),
 ]
 
@@ -350,13 +350,13 @@ def test_no_step_that_isolates_can_be_left_out(program, image, number):
         {
             # Seen by what follows it.
             Op.CLONE: "operation 3 (LOOPBACK): no new network namespace",
-        }.get(number, f"no operation {number.name}"),
+        }.get(number, f"missing operation {number.name}"),
     )
 
 
 def test_at_least_the_three_standard_descriptors(program, image):
     plan = operations(image, "pause", descriptors=[2, 1])
-    refused(program, encode(plan), "operation 16 (EXEC): descriptors 0, 1 and 2 are not all given")
+    refused(program, encode(plan), "operation 16 (EXEC): descriptors 0, 1 and 2 are required")
 
 
 def test_the_order_is_kept(program, image):
@@ -375,12 +375,12 @@ def test_numbers_that_are_no_operation(program, image):
 def test_an_argument_without_an_end(program, image):
     plan = encode(operations(image, "pause")[:-1])
     exec_ = struct.pack("<II", Op.EXEC, 4) + b"/x\0" + b"1"
-    refused(program, plan + exec_, "operation 17: its last argument has no end")
+    refused(program, plan + exec_, "operation 17: its last argument is not terminated")
 
 
 def test_a_length_that_overflows(program):
     plan = struct.pack("<III", PLAN_VERSION, Op.CLONE, 0xFFFFFFFF) + bytes(64)
-    refused(program, plan, "cut off in operation 0")
+    refused(program, plan, "truncated in operation 0")
 
 
 @pytest.mark.parametrize("plan", [b"", b"x", b"xxxx", struct.pack(">I", PLAN_VERSION)])
@@ -400,7 +400,7 @@ def test_filters_of_a_wrong_size(program, image, size):
     with Launch(program, plan, [descriptor]) as launched:
         os.close(descriptor)
         said = launched.expect(Report.FAILED)
-        assert said.text == "operation 17 (SECCOMP): filter is no array of 1 to 4096 instructions"
+        assert said.text == "operation 17 (SECCOMP): filter is not an array of 1 to 4096 instructions"
 
 
 # ---- The first message
@@ -450,7 +450,7 @@ def test_a_first_message_that_does_not_fit(program, image, data, count):
         Step.RECEIVE,
         errno.EPROTO,
         0,
-        "the first message is not a count and that many descriptors",
+        "the first message must be a count and as many descriptors",
     )
 
 
@@ -478,6 +478,6 @@ def test_a_person_is_told_what_this_program_is(program_path):
     assert "is a part of the Northstar runtime" in done.stderr
 
 
-@pytest.mark.usefixtures("not_sanitized")
+@pytest.mark.usefixtures("default_build")
 def test_the_program_is_small(program_path):
     assert program_path.stat().st_size < 44 << 10
