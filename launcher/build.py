@@ -153,8 +153,8 @@ def compiler() -> list[str]:
         return own
     gcc = shutil.which("gcc")
     if gcc and shutil.which("musl-gcc"):
-        # musl-gcc searches musl's headers only; the kernel's headers are the host's. They come last,
-        # since the same directories contain the headers of the host's C library.
+        # musl-gcc searches musl's headers only; the kernel's headers are the host's. They come
+        # last, since the same directories contain the headers of the host's C library.
         multiarch = _run([gcc, "-print-multiarch"]).strip()
         return ["musl-gcc", "-idirafter", "/usr/include", "-idirafter", f"/usr/include/{multiarch}"]
     if gcc:

@@ -23,7 +23,7 @@ from tests.system.launcher.driver import (
     TMP,
     Launch,
     Operation,
-    Said,
+    Received,
     encode,
     encode_operation,
     memfd,
@@ -37,21 +37,21 @@ LOTS = settings(max_examples=100, suppress_health_check=list(HealthCheck))
 SOME = settings(max_examples=30, suppress_health_check=list(HealthCheck))
 
 
-def refusal(program: int, plan: bytes) -> Said:
+def refusal(program: int, plan: bytes) -> Received:
     """Send a plan, which must be refused by the launcher itself; return its words."""
     with Launch(program, plan) as launched:
-        said = launched.next()
-        assert said is not None, "ended without a word"
-        assert said.kind == Report.FAILED, said
+        report = launched.next()
+        assert report is not None, "ended without a word"
+        assert report.kind == Report.FAILED, report
         assert launched.next() is None
         assert os.waitstatus_to_exitcode(reap(launched.launcher)) == 1
         launched.launcher = 0
-    return said
+    return report
 
 
 def refused(program: int, plan: bytes, words: str) -> None:
-    said = refusal(program, plan)
-    assert said == (Report.FAILED, NO_OPERATION, Step.PLAN, errno.EINVAL, 0, words)
+    report = refusal(program, plan)
+    assert report == (Report.FAILED, NO_OPERATION, Step.PLAN, errno.EINVAL, 0, words)
 
 
 # ---- Cut off
@@ -59,8 +59,8 @@ def refused(program: int, plan: bytes, words: str) -> None:
 
 def cut_off(program: int, plan: bytes, lengths: Iterable[int]) -> None:
     for length in lengths:
-        said = refusal(program, plan[:length])
-        assert (said.number, said.errno) == (Step.PLAN, errno.EINVAL), length
+        report = refusal(program, plan[:length])
+        assert (report.number, report.errno) == (Step.PLAN, errno.EINVAL), length
 
 
 def test_a_plan_that_is_cut_off_anywhere(program, image):
@@ -82,19 +82,19 @@ def test_a_plan_that_is_cut_off_under_the_sanitizers(sanitized, image):
 def survives(program: int, plan: bytes) -> None:
     """Whatever the plan: it is refused, or carried out as a container, but never a crash."""
     with Launch(program, plan) as launched:
-        while (said := launched.next()) is not None:
-            if said.kind == Report.READY:
+        while (report := launched.next()) is not None:
+            if report.kind == Report.READY:
                 launched.go()
-            if said.kind == Report.STARTED:
+            if report.kind == Report.STARTED:
                 # A container of the plan's own making runs; that will do.
                 break
-        assert launched.said, "ended without a word"
+        assert launched.reports, "ended without a word"
         if launched.launcher:
-            assert launched.said[-1].kind == Report.FAILED, launched.said
+            assert launched.reports[-1].kind == Report.FAILED, launched.reports
             assert os.waitstatus_to_exitcode(reap(launched.launcher)) == 1
             launched.launcher = 0
-        elif said is None:
-            assert launched.said[-1].kind in {Report.FAILED, Report.EXITED}, launched.said
+        elif report is None:
+            assert launched.reports[-1].kind in {Report.FAILED, Report.EXITED}, launched.reports
             assert os.waitstatus_to_exitcode(launched.wait()) in {0, 1}
 
 
@@ -246,8 +246,8 @@ def test_any_bytes(program, plan):
 @SOME
 @given(rest=st.binary(max_size=100))
 def test_any_bytes_after_the_version_under_the_sanitizers(sanitized, rest):
-    said = refusal(sanitized, struct.pack("<I", PLAN_VERSION) + rest)
-    assert (said.number, said.errno) == (Step.PLAN, errno.EINVAL)
+    report = refusal(sanitized, struct.pack("<I", PLAN_VERSION) + rest)
+    assert (report.number, report.errno) == (Step.PLAN, errno.EINVAL)
 
 
 def test_the_whole_way_under_the_sanitizers(sanitized, image):
@@ -255,7 +255,7 @@ def test_the_whole_way_under_the_sanitizers(sanitized, image):
         assert launched.start().end().value == 0
 
 
-# ---- What is wrong is said
+# ---- What is wrong is report
 
 
 def replace(image, number: int, *operation: object) -> bytes:
@@ -399,14 +399,15 @@ def test_filters_of_a_wrong_size(program, image, size):
     descriptor = memfd(bytes(size))
     with Launch(program, plan, [descriptor]) as launched:
         os.close(descriptor)
-        said = launched.expect(Report.FAILED)
-        assert said.text == "operation 17 (SECCOMP): filter is not an array of 1 to 4096 instructions"
+        report = launched.expect(Report.FAILED)
+        words = "operation 17 (SECCOMP): filter is not an array of 1 to 4096 instructions"
+        assert report.text == words
 
 
 # ---- The first message
 
 
-def first_message(program: int, data: bytes, descriptors: list[int]) -> Said | None:
+def first_message(program: int, data: bytes, descriptors: list[int]) -> Received | None:
     """Send what stands in the place of the first message; return the launcher's answer."""
 
     class Bare(Launch):
@@ -422,11 +423,11 @@ def first_message(program: int, data: bytes, descriptors: list[int]) -> Said | N
             )
         ]
         launched.ours.sendmsg([data], rights if descriptors else [])
-        said = launched.next()
+        report = launched.next()
         assert launched.next() is None
         assert os.waitstatus_to_exitcode(reap(launched.launcher)) == 1
         launched.launcher = 0
-    return said
+    return report
 
 
 @pytest.mark.parametrize(
@@ -442,10 +443,10 @@ def first_message(program: int, data: bytes, descriptors: list[int]) -> Said | N
 )
 def test_a_first_message_that_does_not_fit(program, image, data, count):
     plan = memfd(encode(operations(image, "pause")))
-    said = first_message(program, data, [plan] * count)
+    report = first_message(program, data, [plan] * count)
     os.close(plan)
-    assert said is not None
-    assert said[1:] == (
+    assert report is not None
+    assert report[1:] == (
         NO_OPERATION,
         Step.RECEIVE,
         errno.EPROTO,
@@ -457,18 +458,18 @@ def test_a_first_message_that_does_not_fit(program, image, data, count):
 @pytest.mark.parametrize("missing", [fcntl.F_SEAL_WRITE, fcntl.F_SEAL_SHRINK, fcntl.F_SEAL_GROW])
 def test_a_plan_that_is_not_sealed(program, image, missing):
     plan = memfd(encode(operations(image, "pause")), seals=SEALS & ~missing)
-    said = first_message(program, b"\1\0\0\0", [plan])
+    report = first_message(program, b"\1\0\0\0", [plan])
     os.close(plan)
-    assert said is not None
-    assert said[2:] == (Step.RECEIVE, errno.EINVAL, 0, "the plan is not sealed")
+    assert report is not None
+    assert report[2:] == (Step.RECEIVE, errno.EINVAL, 0, "the plan is not sealed")
 
 
 def test_a_plan_in_a_plain_file(program, image, tmp_path):
     (tmp_path / "plan").write_bytes(encode(operations(image, "pause")))
     with (tmp_path / "plan").open("rb") as file:
-        said = first_message(program, b"\1\0\0\0", [file.fileno()])
-    assert said is not None
-    assert said[2:] == (Step.RECEIVE, errno.EINVAL, 0, "the plan is not sealed")
+        report = first_message(program, b"\1\0\0\0", [file.fileno()])
+    assert report is not None
+    assert report[2:] == (Step.RECEIVE, errno.EINVAL, 0, "the plan is not sealed")
 
 
 def test_a_person_is_told_what_this_program_is(program_path):

@@ -61,7 +61,7 @@ def test_what_a_payload_finds(launch):
     assert (me["no_new_privs"], me["seccomp"]) == (1, 2 if OLDER else 0)
     assert (me["blocked"], me["not_default"]) == (0, [])
     assert (me["umask"], me["cwd"], me["hostname"]) == (0o022, "/", "hello")
-    launched_, ready, started, exited = launched.said
+    launched_, ready, started, exited = launched.reports
     assert launched_.kind == Report.LAUNCHED
     assert launched_.value == launched.pid
     assert (ready.kind, ready.number, ready.text) == (Report.READY, Op.AWAIT, "")
@@ -139,8 +139,8 @@ def test_an_argument_list_of_megabytes(launch):
 def test_every_exit_code(launch):
     for code in range(256):
         launched = launch("exit", str(code)).start()
-        said = launched.end()
-        assert (said.number, said.value) == (0, code)
+        report = launched.end()
+        assert (report.number, report.value) == (0, code)
         launched.close()
 
 
@@ -163,16 +163,16 @@ def test_every_signal_that_ends(launch, group):
             launched.kill(number, group=True)
         else:
             os.kill(payload_of(launched), number)
-        said = launched.end()
-        assert (said.number, said.value) == (1, number)
+        report = launched.end()
+        assert (report.number, report.value) == (1, number)
         launched.close()
 
 
 def test_a_signal_that_the_payload_sends_itself(launch):
     for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM, signal.SIGRTMIN, 33, 64):
         launched = launch("raise", str(int(number))).start()
-        said = launched.end()
-        assert (said.number, said.value) == (1, number)
+        report = launched.end()
+        assert (report.number, report.value) == (1, number)
         launched.close()
 
 
@@ -214,7 +214,7 @@ def test_orphans_are_reaped(launch):
     launched = launch("orphans", "300", ";", "alone", ";", "exit", "7", mounts=[PROC])
     *_, alone = run(launched)
     assert alone == {"do": "alone", "on": "", "result": 0, "errno": 0}
-    assert launched.said[-1].value == 7
+    assert launched.reports[-1].value == 7
 
 
 def test_what_is_left_ends_with_the_payload(launch):
