@@ -1,4 +1,4 @@
-"""Older kernels: mount(2) creates the same mounts as the new mount API."""
+"""Older kernels: mount(2) creates the same mounts as the mount API; init joins its cgroup."""
 
 from __future__ import annotations
 

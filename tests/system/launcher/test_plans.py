@@ -1,4 +1,4 @@
-"""Plans and first messages that are wrong: refused in full, before anything is done."""
+"""Invalid plans and first messages are refused before the first operation."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ SOME = settings(max_examples=30, suppress_health_check=list(HealthCheck))
 
 
 def refusal(program: int, plan: bytes) -> Received:
-    """Send a plan, which must be refused by the launcher itself; return its words."""
+    """Send a plan, which the launcher must refuse; return its report."""
     with Launch(program, plan) as launched:
         report = launched.next()
-        assert report is not None, "ended without a word"
+        assert report is not None, "no report"
         assert report.kind == Report.FAILED, report
         assert launched.next() is None
         assert os.waitstatus_to_exitcode(reap(launched.launcher)) == 1
@@ -54,41 +54,40 @@ def refused(program: int, plan: bytes, words: str) -> None:
     assert report == (Report.FAILED, NO_OPERATION, Step.PLAN, errno.EINVAL, 0, words)
 
 
-# ---- Cut off
+# ---- Truncated
 
 
-def cut_off(program: int, plan: bytes, lengths: Iterable[int]) -> None:
+def refused_if_truncated(program: int, plan: bytes, lengths: Iterable[int]) -> None:
     for length in lengths:
         report = refusal(program, plan[:length])
         assert (report.number, report.errno) == (Step.PLAN, errno.EINVAL), length
 
 
-def test_a_plan_that_is_cut_off_anywhere(program, image):
+def test_a_truncated_plan(program, image):
     plan = encode(operations(image, "pause", mounts=[PROC]))
-    # Every byte of everything but the long tail of the image's own path.
-    cut_off(program, plan, range(len(plan)))
+    refused_if_truncated(program, plan, range(len(plan)))
 
 
-def test_a_plan_that_is_cut_off_under_the_sanitizers(sanitized, image):
+def test_a_truncated_plan_under_the_sanitizers(sanitized, image):
     plan = encode(operations(image, "pause"))
     ends = [len(encode(operations(image, "pause")[:n])) for n in range(26)]
     near = {e + d for e in ends for d in (-1, 0, 1, 7, 8) if e + d < len(plan)}
-    cut_off(sanitized, plan, sorted(near))
+    refused_if_truncated(sanitized, plan, sorted(near))
 
 
 # ---- Changed
 
 
 def survives(program: int, plan: bytes) -> None:
-    """Whatever the plan: it is refused, or carried out as a container, but never a crash."""
+    """Any plan is refused or performed as a container; the launcher never crashes."""
     with Launch(program, plan) as launched:
         while (report := launched.next()) is not None:
             if report.kind == Report.READY:
                 launched.go()
             if report.kind == Report.STARTED:
-                # A container of the plan's own making runs; that will do.
+                # The mutated plan is valid, and its container runs.
                 break
-        assert launched.reports, "ended without a word"
+        assert launched.reports, "no report"
         if launched.launcher:
             assert launched.reports[-1].kind == Report.FAILED, launched.reports
             assert os.waitstatus_to_exitcode(reap(launched.launcher)) == 1
@@ -250,12 +249,12 @@ def test_any_bytes_after_the_version_under_the_sanitizers(sanitized, rest):
     assert (report.number, report.errno) == (Step.PLAN, errno.EINVAL)
 
 
-def test_the_whole_way_under_the_sanitizers(sanitized, image):
+def test_a_whole_run_under_the_sanitizers(sanitized, image):
     with Launch(sanitized, encode(every_operation(image))) as launched:
         assert launched.start().end().value == 0
 
 
-# ---- What is wrong is report
+# ---- The error names what is wrong
 
 
 def replace(image, number: int, *operation: object) -> bytes:
@@ -332,7 +331,7 @@ WRONG: list[tuple[tuple[object, ...], str]] = [
 
 
 @pytest.mark.parametrize(("operation", "words"), WRONG)
-def test_what_is_wrong_is_said(program, image, operation, words):
+def test_the_error_names_what_is_wrong(program, image, operation, words):
     assert isinstance(operation[0], int)
     refused(program, replace(image, operation[0], *operation), words)
 
@@ -342,24 +341,24 @@ def test_what_is_wrong_is_said(program, image, operation, words):
     [Op.CLONE, Op.ROOT, Op.PIVOT, Op.GROUPS, Op.GID, Op.UID, Op.AWAIT, Op.PAYLOAD, Op.NO_NEW_PRIVS,
      Op.CAPS, Op.EXEC],
 )  # fmt: skip
-def test_no_step_that_isolates_can_be_left_out(program, image, number):
+def test_no_isolating_operation_can_be_omitted(program, image, number):
     plan = [o for o in every_operation(image) if o[0] != number]
     refused(
         program,
         encode(plan),
         {
-            # Seen by what follows it.
+            # Detected by a later operation.
             Op.CLONE: "operation 3 (LOOPBACK): no new network namespace",
         }.get(number, f"missing operation {number.name}"),
     )
 
 
-def test_at_least_the_three_standard_descriptors(program, image):
+def test_the_standard_descriptors_are_required(program, image):
     plan = operations(image, "pause", descriptors=[2, 1])
     refused(program, encode(plan), "operation 16 (EXEC): descriptors 0, 1 and 2 are required")
 
 
-def test_the_order_is_kept(program, image):
+def test_the_order_is_checked(program, image):
     plan = every_operation(image)
     plan[3], plan[5] = plan[5], plan[3]
     refused(program, encode(plan), "operation 4 (LOOPBACK): out of order")
@@ -367,12 +366,12 @@ def test_the_order_is_kept(program, image):
     refused(program, encode([*plan, plan[-1]]), f"operation {len(plan)} (EXEC): more than once")
 
 
-def test_numbers_that_are_no_operation(program, image):
+def test_an_unknown_operation(program, image):
     plan = encode(operations(image, "pause")) + encode_operation(77)
     refused(program, plan, "operation 18: unknown number 77")
 
 
-def test_an_argument_without_an_end(program, image):
+def test_an_unterminated_argument(program, image):
     plan = encode(operations(image, "pause")[:-1])
     exec_ = struct.pack("<II", Op.EXEC, 4) + b"/x\0" + b"1"
     refused(program, plan + exec_, "operation 17: its last argument is not terminated")
@@ -389,7 +388,7 @@ def test_another_version(program, plan):
     refused(program, plan, words)
 
 
-def test_a_plan_of_another_size(program):
+def test_a_plan_that_is_too_large(program):
     refused(program, bytes((16 << 20) + 1), "the plan is empty or larger than 16 MiB")
 
 
@@ -408,11 +407,11 @@ def test_filters_of_a_wrong_size(program, image, size):
 
 
 def first_message(program: int, data: bytes, descriptors: list[int]) -> Received | None:
-    """Send what stands in the place of the first message; return the launcher's answer."""
+    """Send a first message; return the launcher's report."""
 
     class Bare(Launch):
         def send(self, descriptors: object) -> None:
-            """Not what `Launch` would send."""
+            """Send nothing: the test sends its own message."""
 
     with Bare(program, b"x") as launched:
         rights = [
@@ -441,7 +440,7 @@ def first_message(program: int, data: bytes, descriptors: list[int]) -> Received
         (b"\1\0\0\0", 2),
     ],
 )
-def test_a_first_message_that_does_not_fit(program, image, data, count):
+def test_an_invalid_first_message(program, image, data, count):
     plan = memfd(encode(operations(image, "pause")))
     report = first_message(program, data, [plan] * count)
     os.close(plan)
@@ -472,7 +471,7 @@ def test_a_plan_in_a_plain_file(program, image, tmp_path):
     assert report[2:] == (Step.RECEIVE, errno.EINVAL, 0, "the plan is not sealed")
 
 
-def test_a_person_is_told_what_this_program_is(program_path):
+def test_without_a_socket_the_program_explains_itself(program_path):
     done = subprocess.run([program_path], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
