@@ -266,7 +266,7 @@ uint64_t take_limit(struct operation *operation)
 /* ---- Checking ---- */
 
 /* State of the check: the operations up to the current one. */
-struct seen {
+struct check_state {
 	uint32_t kinds; /* a bit for each of `kinds` */
 	uint32_t number;
 	uint64_t clone_flags;
@@ -398,15 +398,15 @@ static const char *check_filter(int descriptor)
 
 /* Checks beyond the kinds of the arguments: returns NULL, or the error. */
 static const char *check_meaning(struct operation operation, const struct plan *plan,
-				 struct seen *seen)
+				 struct check_state *state)
 {
 	struct device device;
 	const char *entry;
 
 	switch (operation.number) {
 	case OP_CLONE:
-		seen->clone_flags = take_number(&operation);
-		if ((seen->clone_flags & ~(uint64_t)CLONE_NEWNET) != namespaces)
+		state->clone_flags = take_number(&operation);
+		if ((state->clone_flags & ~(uint64_t)CLONE_NEWNET) != namespaces)
 			return "flags must be exactly the namespaces of a container";
 		return NULL;
 	case OP_SETNS:
@@ -415,7 +415,7 @@ static const char *check_meaning(struct operation operation, const struct plan *
 	case OP_HOSTNAME:
 		return strlen(take(&operation)) <= HOST_NAME_BYTES ? NULL : "name too long";
 	case OP_LOOPBACK: /* otherwise it would be the host's interface */
-		return seen->clone_flags & CLONE_NEWNET ? NULL : "no new network namespace";
+		return state->clone_flags & CLONE_NEWNET ? NULL : "no new network namespace";
 	case OP_BIND:
 		for (int i = 0; i < 5; i++)
 			entry = take(&operation);
@@ -438,7 +438,7 @@ static const char *check_meaning(struct operation operation, const struct plan *
 		return valid_socket_type(take_number(&operation)) ? NULL : "invalid type";
 	case OP_FD:
 		take(&operation);
-		if (take_number(&operation) != seen->descriptors++)
+		if (take_number(&operation) != state->descriptors++)
 			return "numbers must count from 0";
 		return NULL;
 	case OP_RLIMIT:
@@ -458,14 +458,14 @@ static const char *check_meaning(struct operation operation, const struct plan *
 		if (argc < 1 || argc > count)
 			return "argc out of range";
 		/* Without descriptor 2 a program's messages go into the first file it opens. */
-		return seen->descriptors >= 3 ? NULL : "descriptors 0, 1 and 2 are required";
+		return state->descriptors >= 3 ? NULL : "descriptors 0, 1 and 2 are required";
 	}
 	}
 	return NULL;
 }
 
-static bool check_operation(const struct plan *plan, struct operation operation, struct seen *seen,
-			    struct text *problem)
+static bool check_operation(const struct plan *plan, struct operation operation,
+			    struct check_state *state, struct text *problem)
 {
 	const struct kind *kind = kinds;
 	const char *wrong = NULL;
@@ -481,16 +481,16 @@ static bool check_operation(const struct plan *plan, struct operation operation,
 	text_append(problem, " (");
 	text_append(problem, kind->name);
 	text_append(problem, "): ");
-	if (operation.number / 10 < seen->number / 10)
+	if (operation.number / 10 < state->number / 10)
 		wrong = "out of order";
-	else if (kind->occurrence != ANY && seen->kinds & 1U << (kind - kinds))
+	else if (kind->occurrence != ANY && state->kinds & 1U << (kind - kinds))
 		wrong = "more than once";
-	seen->kinds |= 1U << (kind - kinds);
-	seen->number = operation.number;
+	state->kinds |= 1U << (kind - kinds);
+	state->number = operation.number;
 	if (!wrong) {
 		if (!valid_arguments(kind->arguments, operation, plan, problem))
 			return false;
-		wrong = check_meaning(operation, plan, seen);
+		wrong = check_meaning(operation, plan, state);
 	}
 	if (wrong)
 		text_append(problem, wrong);
@@ -500,7 +500,7 @@ static bool check_operation(const struct plan *plan, struct operation operation,
 bool check_plan(const struct plan *plan, struct text *problem)
 {
 	struct operation operation;
-	struct seen seen = { 0 };
+	struct check_state state = { 0 };
 
 	if (plan->end - plan->start < (ptrdiff_t)sizeof(uint32_t) ||
 	    word_at(plan->start) != PLAN_VERSION) {
@@ -522,11 +522,11 @@ bool check_plan(const struct plan *plan, struct text *problem)
 				 ": its last argument is not terminated", NULL);
 			return false;
 		}
-		if (!check_operation(plan, operation, &seen, problem))
+		if (!check_operation(plan, operation, &state, problem))
 			return false;
 	}
 	for (size_t i = 0; i < KINDS; i++)
-		if (kinds[i].occurrence == ONE && !(seen.kinds & 1U << i)) {
+		if (kinds[i].occurrence == ONE && !(state.kinds & 1U << i)) {
 			text_set(problem, "missing operation ", kinds[i].name, NULL);
 			return false;
 		}

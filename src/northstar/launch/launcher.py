@@ -148,26 +148,26 @@ class Launcher:
             OSError: the program could not be spawned.
             LaunchError: it exited before it received the plan.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        stream, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with contextlib.ExitStack() as undo:
-            undo.enter_context(ours)
-            with theirs:
-                ours.setblocking(False)
-                ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            undo.enter_context(stream)
+            with child_end:
+                stream.setblocking(False)
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
                 # Before the spawn, since epoll_ctl(2) can fail: an existing init would then be
                 # unwatched.
-                init = Init(ours, plan, on_skipped, self._executor)
+                init = Init(stream, plan, on_skipped, self._executor)
                 undo.callback(init.stop_reading)
                 pid = init.launcher_pid = os.posix_spawn(
                     f"/proc/self/fd/{self._descriptor}",
                     ["northstar-init"],
                     {},
-                    file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), _SOCKET_NUMBER)],
+                    file_actions=[(os.POSIX_SPAWN_DUP2, child_end.fileno(), _SOCKET_NUMBER)],
                     setsigmask=(),
                     setsigdef=_ALL_SIGNALS,
                 )
             try:
-                _send_plan(ours, plan, descriptors)
+                _send_plan(stream, plan, descriptors)
             except (BrokenPipeError, ConnectionResetError):
                 raise _launcher_ended(_reap(pid)) from None
             except BaseException:
@@ -196,10 +196,10 @@ class Launcher:
         Raises:
             OSError: the supervisor could not be spawned.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        stream, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with child_end:
             try:
-                ours.setblocking(False)
+                stream.setblocking(False)
                 pid = os.posix_spawn(
                     f"/proc/self/fd/{self._descriptor}",
                     ["northstar-debug", *arguments],
@@ -209,24 +209,24 @@ class Launcher:
                         # The socket last: `output` may have the number 3.
                         (os.POSIX_SPAWN_DUP2, output, 1),
                         (os.POSIX_SPAWN_DUP2, output, 2),
-                        (os.POSIX_SPAWN_DUP2, theirs.fileno(), _SOCKET_NUMBER),
+                        (os.POSIX_SPAWN_DUP2, child_end.fileno(), _SOCKET_NUMBER),
                     ],
                     setsigmask=(),
                     setsigdef=_ALL_SIGNALS,
                 )
             except BaseException:
-                ours.close()
+                stream.close()
                 raise
-        return pid, ours
+        return pid, stream
 
 
-def _send_plan(ours: socket.socket, plan: LaunchPlan, descriptors: Mapping[str, int]) -> None:
+def _send_plan(stream: socket.socket, plan: LaunchPlan, descriptors: Mapping[str, int]) -> None:
     content = memfd.sealed("northstar-plan", plan.encode())
     try:
         passed = array.array("i", [content, *(descriptors[name] for name in plan.descriptors)])
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, passed)]
         # The first message on a new socket never blocks.
-        ours.sendmsg([struct.pack("<I", len(passed))], rights)
+        stream.sendmsg([struct.pack("<I", len(passed))], rights)
     finally:
         os.close(content)
 

@@ -105,21 +105,21 @@ def filter_for(seccomp: Seccomp, capabilities: frozenset[Capability]) -> Filter:
         LaunchError: the filter exceeds the kernel's limit, or `COMPARISONS_MAX`.
     """
     key = _key(seccomp, capabilities)
-    if (made := _made.get(key)) is None:
+    if (made := _cache.get(key)) is None:
         made = compile_filter(seccomp, capabilities, native_architecture())
-        if len(_made) >= _MADE_MAX:
-            _made.clear()
-        _made[key] = made
+        if len(_cache) >= _CACHE_MAX:
+            _cache.clear()
+        _cache[key] = made
     return made
 
 
 def made_filter(seccomp: Seccomp, capabilities: frozenset[Capability]) -> Filter | None:
     """Return the filter if it is cached; takes no time."""
-    return _made.get(_key(seccomp, capabilities))
+    return _cache.get(_key(seccomp, capabilities))
 
 
-_MADE_MAX: Final = 64
-_made: Final[dict[object, Filter]] = {}
+_CACHE_MAX: Final = 64
+_cache: Final[dict[object, Filter]] = {}
 
 
 def _key(seccomp: Seccomp, capabilities: frozenset[Capability]) -> object:

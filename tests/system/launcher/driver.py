@@ -163,16 +163,16 @@ class Launch:
         self._closed = False
         self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self.output, write = os.pipe()
-        self.ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.ours.settimeout(DEADLINE)
+        self.stream, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.stream.settimeout(DEADLINE)
         content = memfd(plan)
-        with theirs:
-            self._spawn(program, theirs)
+        with child_end:
+            self._spawn(program, child_end)
         self.send([content, write, self._null, *extra])
         os.close(content)
         os.close(write)
 
-    def _spawn(self, program: int, theirs: socket.socket) -> None:
+    def _spawn(self, program: int, child_end: socket.socket) -> None:
         # For a launcher with sanitizers: ASAN_OPTIONS and the like.
         sanitizer = {k: v for k, v in os.environ.items() if k.endswith("SAN_OPTIONS")}
         spawn = partial(
@@ -182,7 +182,7 @@ class Launch:
             sanitizer,
             # With 0, 1 and 2 closed, the received descriptors start at 0.
             file_actions=[
-                (os.POSIX_SPAWN_DUP2, theirs.fileno(), 3),
+                (os.POSIX_SPAWN_DUP2, child_end.fileno(), 3),
                 *((os.POSIX_SPAWN_CLOSE, number) for number in (0, 1, 2)),
             ],
             setsigmask=(),
@@ -193,12 +193,12 @@ class Launch:
     def send(self, descriptors: Sequence[int]) -> None:
         rights = array.array("i", descriptors)
         message = struct.pack("<I", len(descriptors))
-        self.ours.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        self.stream.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
 
     def next(self) -> Received | None:
         """Return the next report, None at the end of the stream."""
         try:
-            data, passed, _, _ = socket.recv_fds(self.ours, 8192, 4)
+            data, passed, _, _ = socket.recv_fds(self.stream, 8192, 4)
         except ConnectionResetError:
             return None
         if not data:
@@ -228,7 +228,7 @@ class Launch:
         return self.reports[-1]
 
     def go(self) -> None:
-        self.ours.send(struct.pack("<I", GO))
+        self.stream.send(struct.pack("<I", GO))
 
     def start(self) -> Self:
         """Process the reports up to STARTED: the payload runs."""
@@ -294,7 +294,7 @@ class Launch:
         if self._closed:
             return
         self._closed = True
-        self.ours.close()
+        self.stream.close()
         if self.launcher:
             reap(self.launcher)
         if self.pidfd >= 0:

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.root
 def gone(launched: Launch) -> None:
     """Close the stream; all processes of the container must end without a signal."""
     namespace = os.readlink(f"/proc/{launched.pid}/ns/pid")
-    launched.ours.close()
+    launched.stream.close()
     assert os.waitstatus_to_exitcode(launched.wait()) == 1
     assert processes_in(namespace) == []
 
@@ -38,7 +38,7 @@ def gone(launched: Launch) -> None:
 def test_before_the_plan(program):
     class Silent(Launch):
         def send(self, _: object) -> None:
-            self.ours.close()
+            self.stream.close()
 
     with Silent(program, b"x") as launched:
         assert os.waitstatus_to_exitcode(reap(launched.launcher)) == 1
@@ -50,7 +50,7 @@ def test_right_after_the_plan(launch):
     others = set(children())
     for _ in range(50):
         launched = launch("pause", mounts=[PROC, TMP])
-        launched.ours.close()
+        launched.stream.close()
         reap(launched.launcher)
         launched.launcher = 0
         eventually(lambda: not set(children()) - others - reaped(others), "init ends")
@@ -100,7 +100,7 @@ def test_while_the_payload_runs(launch):
 def test_messages_after_go_are_dropped(launch):
     launched = launch("sleep", "0.1", ";", "exit", "4").start()
     for size in (1, 4, 5000):
-        launched.ours.send(bytes(size))
+        launched.stream.send(bytes(size))
     assert launched.end().value == 4
 
 
@@ -115,7 +115,7 @@ if stage:
     launched.go()
     launched.expect(Report.STARTED)
 end = socket.socket(fileno=keeper)
-socket.send_fds(end, [str(launched.pid).encode()], [launched.ours.fileno()])
+socket.send_fds(end, [str(launched.pid).encode()], [launched.stream.fileno()])
 end.recv(1)
 """
 

@@ -151,11 +151,11 @@ def mount_id(path: Path) -> str:
 def test_another_message_than_go(launch):
     launched = launch()
     launched.expect(Report.LAUNCHED, Report.READY)
-    launched.ours.send(struct.pack("<I", GO ^ 1))
+    launched.stream.send(struct.pack("<I", GO ^ 1))
     assert launched.expect(Report.FAILED)[2:] == (Op.AWAIT, errno.EPROTO, 0, "")
     launched = launch()
     launched.expect(Report.LAUNCHED, Report.READY)
-    launched.ours.send(struct.pack("<II", GO, 0))
+    launched.stream.send(struct.pack("<II", GO, 0))
     assert launched.expect(Report.FAILED)[2:] == (Op.AWAIT, errno.EPROTO, 0, "")
 
 

@@ -421,7 +421,7 @@ def first_message(program: int, data: bytes, descriptors: list[int]) -> Received
                 struct.pack(f"{len(descriptors)}i", *descriptors),
             )
         ]
-        launched.ours.sendmsg([data], rights if descriptors else [])
+        launched.stream.sendmsg([data], rights if descriptors else [])
         report = launched.next()
         assert launched.next() is None
         assert os.waitstatus_to_exitcode(reap(launched.launcher)) == 1

@@ -349,7 +349,7 @@ def test_equal_filters_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> Non
         made.append(what)
         return compile_filter(*what)
 
-    monkeypatch.setattr(seccomp, "_made", {})
+    monkeypatch.setattr(seccomp, "_cache", {})
     monkeypatch.setattr(seccomp, "compile_filter", counted)
     none: frozenset[Capability] = frozenset()
     wanted = Seccomp(profile=DEFAULT, allow={"keyctl": ANY})
@@ -363,9 +363,9 @@ def test_equal_filters_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> Non
     assert seccomp.filter_for(wanted, frozenset({Capability.CAP_SYS_TIME})) is not first
     assert seccomp.filter_for(Seccomp(allow={"keyctl": ANY}), none) is not first
     assert len(made) == 3
-    for value in range(2 * seccomp._MADE_MAX):
+    for value in range(2 * seccomp._CACHE_MAX):
         seccomp.filter_for(Seccomp(allow={"read": SyscallArgs(0, values=(value,))}), none)
-    assert len(seccomp._made) <= seccomp._MADE_MAX
+    assert len(seccomp._cache) <= seccomp._CACHE_MAX
 
 
 def test_the_file_of_a_filter_is_sealed() -> None:
