@@ -46,17 +46,17 @@ def expect(launched: Launch, number: int, error: int, text: str, value: int = 0)
 # ---- Before the payload
 
 
-def test_a_cgroup_that_is_none(launch):
+def test_an_invalid_cgroup(launch):
     # Descriptor 1 is the pipe.
     expect(launch(cgroup=1), Op.CLONE, errno.EBADF, "")
 
 
-def test_a_namespace_that_is_none(launch):
+def test_an_invalid_namespace(launch):
     setns = (Op.SETNS, 1, CLONE_NEWNET)
     expect(launch(flags=NAMESPACES, before=[setns]), Op.SETNS, errno.EINVAL, "")
 
 
-def test_a_cgroup_file_that_is_none(launch):
+def test_an_invalid_cgroup_file(launch):
     read, write = os.pipe()
     os.close(read)
     expect(launch(before=[(Op.JOIN, 3)], extra=[write]), Op.JOIN, errno.EPIPE, "")
@@ -72,7 +72,7 @@ def test_a_context_without_selinux(launch):
     assert failed.text in {"a:b:c", "/proc/thread-self/attr/exec"}
 
 
-KINDS = "a directory can be mounted only on a directory, a file only on a file"
+MISMATCH = "a directory can be mounted only on a directory, a file only on a file"
 
 MOUNTS: list[tuple[tuple[Any, ...], int, str]] = [
     ((Op.BIND, "", "/nowhere", "/data", 0, 0, ""), errno.ENOENT, "/nowhere"),
@@ -80,8 +80,8 @@ MOUNTS: list[tuple[tuple[Any, ...], int, str]] = [
     ((Op.BIND, "/nowhere", "/x", "/data", 0, 0, ""), errno.ENOENT, "/nowhere/x"),
     ((Op.BIND, "/etc", "/nowhere", "/data", 0, 0, ""), errno.ENOENT, "/etc/nowhere"),
     ((Op.BIND, "", "/etc", "/nowhere", 0, 0, ""), errno.ENOENT, "/nowhere"),
-    ((Op.BIND, "", "/etc", "/payload", 0, 0, "optional"), errno.EINVAL, f"/payload: {KINDS}"),
-    ((Op.BIND, "", "/etc/passwd", "/data", 0, 0, ""), errno.EINVAL, f"/data: {KINDS}"),
+    ((Op.BIND, "", "/etc", "/payload", 0, 0, "optional"), errno.EINVAL, f"/payload: {MISMATCH}"),
+    ((Op.BIND, "", "/etc/passwd", "/data", 0, 0, ""), errno.EINVAL, f"/data: {MISMATCH}"),
     ((Op.BIND, "", "/etc", "/data", 1 << 40, 0, ""), errno.EINVAL, "/data"),
     ((Op.FILESYSTEM, "nosuchfs", "", "/data", 0), errno.ENODEV, "/data"),
     ((Op.FILESYSTEM, "tmpfs", "none", "/nowhere", 0), errno.ENOENT, "/nowhere"),
@@ -130,7 +130,7 @@ def test_a_root_that_does_not_exist(launch):
     expect(launch(plan=plan), Op.ROOT, errno.ENOENT, "/nowhere")
 
 
-def test_a_root_that_is_no_mount(launch, image):
+def test_a_root_that_is_not_a_mount(launch, image):
     plan = [o for o in launch.operations() if o[0] != Op.BIND]
     # pivot_root(2): EBUSY on the mount of the current root, EINVAL on any other one.
     on_root = mount_id(image.path) == mount_id(Path("/"))

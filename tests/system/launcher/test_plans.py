@@ -78,7 +78,7 @@ def test_a_truncated_plan_under_the_sanitizers(sanitized, image):
 # ---- Changed
 
 
-def survives(program: int, plan: bytes) -> None:
+def refused_or_performed(program: int, plan: bytes) -> None:
     """Any plan is refused or performed as a container; the launcher never crashes."""
     with Launch(program, plan) as launched:
         while (report := launched.next()) is not None:
@@ -156,13 +156,17 @@ def mutate(plan: bytes, changes: list[tuple[int, str, int]]) -> bytes:
 @LOTS
 @given(changes=BYTES)
 def test_a_plan_with_other_bytes(program, image, changes):
-    survives(program, mutate(encode(operations(image, "exit", "0", mounts=[PROC, TMP])), changes))
+    refused_or_performed(
+        program, mutate(encode(operations(image, "exit", "0", mounts=[PROC, TMP])), changes)
+    )
 
 
 @SOME
 @given(changes=BYTES)
 def test_a_plan_with_other_bytes_under_the_sanitizers(sanitized, image, changes):
-    survives(sanitized, mutate(encode(operations(image, "exit", "0", mounts=[TMP])), changes))
+    refused_or_performed(
+        sanitized, mutate(encode(operations(image, "exit", "0", mounts=[TMP])), changes)
+    )
 
 
 EDIT = st.tuples(
@@ -227,13 +231,13 @@ def every_operation(image) -> list[Operation]:
 @LOTS
 @given(changes=st.lists(EDIT, min_size=1, max_size=4))
 def test_a_plan_with_other_operations(program, image, changes):
-    survives(program, encode(edit(every_operation(image), changes)))
+    refused_or_performed(program, encode(edit(every_operation(image), changes)))
 
 
 @SOME
 @given(changes=st.lists(EDIT, min_size=1, max_size=4))
 def test_a_plan_with_other_operations_under_the_sanitizers(sanitized, image, changes):
-    survives(sanitized, encode(edit(every_operation(image), changes)))
+    refused_or_performed(sanitized, encode(edit(every_operation(image), changes)))
 
 
 @SOME

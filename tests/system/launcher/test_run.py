@@ -146,7 +146,7 @@ def test_every_exit_code(launch):
 
 @pytest.mark.vm
 def test_a_short_life_is_a_start_and_an_exit(launch):
-    # Linux 6.1 closes close-on-exec descriptors long before setpgid(2) sees the exec.
+    # Linux 6.1 closes close-on-exec descriptors before setpgid(2) sees the exec.
     for _ in range(100):
         launched = launch("exit", "0").start()
         assert launched.end().value == 0
