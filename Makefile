@@ -53,6 +53,11 @@ interop: $(VENV)/.test ## tests with the published Rust crates: client, packages
 sanitize: $(VENV)/.test ## the launcher's tests on a launcher with sanitizers (root)
 	@NORTHSTAR_TEST_SANITIZE=1 $(BIN)/pytest tests/system/launcher $(ARGS)
 
+.PHONY: clang
+clang: $(VENV)/.test ## the launcher's tests, on a launcher built by clang (root)
+	@scripts/install-packages fuzz
+	@CC=clang-14 $(BIN)/pytest tests/system/launcher $(ARGS)
+
 RUNS ?= 10000000
 .PHONY: fuzz
 fuzz: $(VENV)/.test ## libFuzzer on the launcher's parsers; RUNS=1000 for fewer inputs

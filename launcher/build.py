@@ -1,7 +1,7 @@
-"""Makes what the package needs of this directory: the C program and the Python half of plan.def.
+"""Builds the C program and generates plan_ops.py from plan.def, for the package.
 
-Hatchling runs it as a build hook, for wheels and editable installs alike; by hand it is
-`python launcher/build.py`. `--sanitize` makes another program, for the tests, with the address
+Hatchling runs it as a build hook for wheels and editable installs; by hand:
+`python launcher/build.py`. `--sanitize` builds another program, for the tests, with the address
 and the undefined behaviour sanitizers.
 """
 
@@ -44,11 +44,10 @@ WARNINGS: Final = (
     "-Wformat=2",
 )
 COMMON: Final = ("-std=c11", "-D_GNU_SOURCE", *WARNINGS)
-# Small, since each container holds one, and not relocatable, so that no page is written at start.
+# Small, since one runs in each container, and not relocatable, so that no page is written at start.
 SMALL: Final = (
     "-Os",
-    "-static",
-    "-no-pie",
+    "-static",  # implies -no-pie, which clang refuses here as unused
     "-fno-pie",
     "-fno-asynchronous-unwind-tables",
     "-ffunction-sections",
@@ -66,12 +65,12 @@ SANITIZE: Final = (
 
 
 class Entry(NamedTuple):
-    """One line of plan.def: its macro, its name, its number, what is between, its text."""
+    """One line of plan.def. `extra` is the occurrence and the arguments of an OP."""
 
     macro: str
     name: str
     number: str
-    rest: tuple[str, ...]
+    extra: tuple[str, ...]
     text: str
 
 
@@ -90,22 +89,22 @@ _FIELD: Final = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[^",]+?)\s*(?:,|$)')
 
 
 class BuildError(Exception):
-    """The program cannot be made; the message says what is missing."""
+    """The program cannot be built; the message contains the cause."""
 
 
 def entries() -> list[Entry]:
-    """Return the entries of plan.def in their order.
+    """Return the entries of plan.def in order.
 
     Raises:
-        BuildError: one of them has another form.
+        BuildError: an entry has the wrong number of fields.
     """
     found = []
     for macro, fields in _ENTRY.findall(PLAN.read_text()):
         parts = [field.strip('"') for field in _FIELD.findall(fields)]
         if len(parts) != (5 if macro == "OP" else 3):
             raise BuildError(f"{PLAN}: {macro}({fields}) has {len(parts)} fields")
-        name, number, *rest, text = parts
-        found.append(Entry(macro, name, number, tuple(rest), text))
+        name, number, *extra, text = parts
+        found.append(Entry(macro, name, number, tuple(extra), text))
     return found
 
 
@@ -127,15 +126,15 @@ def plan_ops() -> str:
         if entry.macro == "VALUE"
     )
     classes = {
-        "Op": ("OP", "An operation of a plan, and how its arguments are called."),
-        "Step": ("STEP", "What is no operation but can fail."),
-        "Report": ("REPORT", "What the launcher and init tell the runtime."),
+        "Op": ("OP", "An operation of a plan, with the names of its arguments."),
+        "Step": ("STEP", "A step that is not an operation but can fail."),
+        "Report": ("REPORT", "A report of the launcher or of init to the runtime."),
     }
     for name, (macro, doc) in classes.items():
         parts.append(f'\nclass {name}(enum.IntEnum):\n    """{doc}"""\n')
         for entry in everything:
             if entry.macro == macro:
-                names = " ".join(a.split(":")[1] for a in entry.rest[-1:] for a in a.split())
+                names = " ".join(a.split(":")[1] for a in entry.extra[-1:] for a in a.split())
                 text = f"{entry.text} Arguments: {names}." if names else entry.text
                 parts.append(f"\n    {entry.name} = {entry.number}\n{_docstring(text, '    ')}")
         parts.append("\n")
@@ -143,19 +142,19 @@ def plan_ops() -> str:
 
 
 def compiler() -> list[str]:
-    """Return the C compiler with what it needs to link statically.
+    """Return the C compiler with the options that a static build needs.
 
-    `CC` in the environment wins, as for a device of another architecture.
+    `CC` in the environment takes precedence, for example for cross-compilation.
 
     Raises:
-        BuildError: there is none.
+        BuildError: no compiler was found.
     """
     if own := shlex.split(os.environ.get("CC", "")):
         return own
     gcc = shutil.which("gcc")
     if gcc and shutil.which("musl-gcc"):
-        # musl-gcc looks into musl's headers only; the kernel's are the host's. Behind all others,
-        # since the same directories hold those of the host's C library.
+        # musl-gcc searches musl's headers only; the kernel's headers are the host's. They come
+        # last, since the same directories contain the headers of the host's C library.
         multiarch = _run([gcc, "-print-multiarch"]).strip()
         return ["musl-gcc", "-idirafter", "/usr/include", "-idirafter", f"/usr/include/{multiarch}"]
     if gcc:
@@ -177,14 +176,14 @@ def _run(command: Sequence[str]) -> str:
 
 
 def compile_program(output: Path = PROGRAM, *, sanitize: bool = False) -> None:
-    """Compile init.c.
+    """Compile the program.
 
     Args:
-        output: the program; replaced in one step, so that one in use stays what it is.
-        sanitize: with the sanitizers, which need a dynamic program.
+        output: the program's path; replaced atomically, so that a running program is not modified.
+        sanitize: with the sanitizers, which require dynamic linking.
 
     Raises:
-        BuildError: there is no compiler, or it refuses.
+        BuildError: no compiler was found, or it failed.
     """
     command = ["gcc", *SANITIZE] if sanitize else [*compiler(), *SMALL]
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -196,7 +195,7 @@ def compile_program(output: Path = PROGRAM, *, sanitize: bool = False) -> None:
 
 
 def write_plan_ops() -> None:
-    """Write northstar/launch/plan_ops.py, in one step, and only if it changes."""
+    """Write northstar/launch/plan_ops.py atomically, only if it changes."""
     content = plan_ops()
     if PLAN_OPS.exists() and PLAN_OPS.read_text() == content:
         return
@@ -206,10 +205,10 @@ def write_plan_ops() -> None:
 
 
 class CustomBuildHook(BuildHookInterface[Any]):
-    """Puts the program and plan_ops.py into the package before hatchling collects its files."""
+    """Adds the program and plan_ops.py to the package before hatchling collects its files."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
-        """Build both; the wheel is for this platform and any Python 3."""
+        """Build both; the wheel is tagged for this platform and any Python 3."""
         try:
             write_plan_ops()
             compile_program()
@@ -226,8 +225,8 @@ class CustomBuildHook(BuildHookInterface[Any]):
 def main() -> None:
     """Build by hand."""
     parser = argparse.ArgumentParser(description="Build the launcher.")
-    parser.add_argument("--sanitize", action="store_true", help=f"make {SANITIZED.name} instead")
-    parser.add_argument("--output", type=Path, help="where the program goes")
+    parser.add_argument("--sanitize", action="store_true", help=f"build {SANITIZED.name} instead")
+    parser.add_argument("--output", type=Path, help="path of the program")
     options = parser.parse_args()
     try:
         write_plan_ops()

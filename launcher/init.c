@@ -1,13 +1,13 @@
 /*
- * northstar-init: from the runtime's request to a container that runs. Three processes:
+ * northstar-init starts a container. Three processes:
  *
- *   launcher   spawned by the runtime. Checks the plan, clones init into the new namespaces, ends.
- *   init       PID 1 of the container. Sets the container up, waits for the runtime's word, forks
- *              the payload, gives up all privileges; then reaps, watches and reports.
- *   payload    becomes the container's program, after it has dropped what that must not have
- *              (payload.c).
+ *   launcher   spawned by the runtime. Checks the plan, clones init into the new namespaces, exits.
+ *   init       PID 1 of the container. Sets the container up, waits for GO, forks the payload and
+ *              drops all privileges; then reaps orphans, watches the payload and reports its exit.
+ *   payload    restricts itself and executes the container's program (payload.c).
  *
- * They speak to the runtime over one socket, descriptor 3; plan.def says what. Nothing is printed.
+ * They communicate with the runtime over one socket, descriptor 3; plan.def defines the messages.
+ * Nothing is printed.
  */
 #include <endian.h>
 #include <fcntl.h>
@@ -31,10 +31,10 @@ enum { PLAN_BYTES_MAX = 16 << 20 };
 
 static struct plan plan;
 
-/* [descriptor_count] is the payload's end of the pipe that tells of its exec. */
+/* [descriptor_count] is the write end of the pipe that ends on the payload's execve. */
 static int descriptors[DESCRIPTORS_MAX + 1];
 
-/* The sanitizer watches over the ends of what is allocated, not of what is mapped. */
+/* The address sanitizer checks the bounds of allocations, not of mappings. */
 #ifdef __SANITIZE_ADDRESS__
 static const char *map_file(int file, size_t size)
 {
@@ -61,34 +61,34 @@ static void release_plan(void)
 }
 #endif
 
-/* ---- init: setting up ---- */
+/* ---- init: set the container up ---- */
 
 /*
- * While it is open, the launcher may not have reported LAUNCHED yet, and nothing may be said before.
- * It writes a byte when it has. If it is killed instead, the runtime does not know of this process,
- * which then says so: who has sent a message is told by the kernel, unix(7), SCM_CREDENTIALS.
+ * LAUNCHED must be the first report. The launcher writes a byte to this pipe after it has sent it.
+ * If the launcher is killed before, the runtime does not have init's pid. So init reports FAILED,
+ * and the kernel adds the sender's pid: unix(7), SCM_CREDENTIALS.
  */
-static int launcher_speaks = -1;
+static int launched_pipe = -1;
 
-static void let_launcher_speak(void)
+static void await_launched_report(void)
 {
 	int error = errno;
 	ssize_t length;
 	char byte;
 
-	if (launcher_speaks < 0)
+	if (launched_pipe < 0)
 		return;
 	do
-		length = read(launcher_speaks, &byte, 1);
+		length = read(launched_pipe, &byte, 1);
 	while (length < 0 && errno == EINTR);
-	close(launcher_speaks);
-	launcher_speaks = -1;
+	close(launched_pipe);
+	launched_pipe = -1;
 	if (length != 1)
 		fail_step(STEP_LAUNCH, "the launcher has died", EPIPE);
 	errno = error;
 }
 
-/* The runtime has nothing to say after GO; what it says all the same is dropped. */
+/* The runtime sends nothing after GO; other messages are dropped. */
 static bool stream_has_ended(void)
 {
 	char dropped[64];
@@ -105,28 +105,29 @@ static bool runtime_is_gone(void)
 }
 
 /*
- * The second line after the stream's end, for when this process hangs in a system call. A change
- * of ids clears it, so it is set after each. Whoever was gone before is not noticed by it: look.
+ * Besides the stream's end, for a process that hangs in a system call. A change of ids clears the
+ * setting, so it is repeated after each. It does not cover a parent that has already exited, so the
+ * stream is checked too.
  */
 static void die_with_runtime(void)
 {
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (runtime_is_gone())
-		give_up();
+		exit_silently();
 }
 
 static int make_socket(struct operation *operation)
 {
 	struct operation arguments = *operation;
 	int index = (int)take_integer(&arguments);
-	int runtimes = operation->number == OP_CONSOLE ? step_console(operation, &plan) :
-							 step_socket(operation, &plan);
+	int runtime_end = operation->number == OP_CONSOLE ? step_console(operation, &plan) :
+							    step_socket(operation, &plan);
 
-	if (runtimes < 0)
+	if (runtime_end < 0)
 		return -1;
-	let_launcher_speak();
-	send_report(REPORT_MADE, 0, index, runtimes);
-	return close(runtimes);
+	await_launched_report();
+	send_report(REPORT_MADE, 0, index, runtime_end);
+	return close(runtime_end);
 }
 
 static int await_go(void)
@@ -135,30 +136,30 @@ static int await_go(void)
 	ssize_t length;
 
 	die_with_runtime();
-	let_launcher_speak();
+	await_launched_report();
 	send_report(REPORT_READY, 0, 0, -1);
 	do
 		length = recv(SOCKET, &word, sizeof word, MSG_TRUNC);
 	while (length < 0 && errno == EINTR);
 	if (length <= 0)
-		give_up();
+		exit_silently();
 	if (length == sizeof word && le32toh(word) == GO)
 		return 0;
 	errno = EPROTO;
 	return -1;
 }
 
-/* Where the kernel cannot clone into a cgroup (before Linux 5.7) init goes there by itself. */
-static int late_cgroup = -1;
+/* Before Linux 5.7 a process cannot be cloned into a cgroup: init joins it after the clone. */
+static int cgroup_to_join = -1;
 
-static int join_late(void)
+static int join_cgroup(void)
 {
 	int file;
 
-	if (late_cgroup < 0)
+	if (cgroup_to_join < 0)
 		return 0;
 	ABOUT("cgroup.procs");
-	file = openat(late_cgroup, "cgroup.procs", O_WRONLY | O_CLOEXEC);
+	file = openat(cgroup_to_join, "cgroup.procs", O_WRONLY | O_CLOEXEC);
 	if (file < 0 || write(file, "0", 1) != 1)
 		return -1;
 	return close(file);
@@ -170,7 +171,7 @@ static int bind_or_skip(struct operation *operation)
 
 	if (result != 1)
 		return result;
-	let_launcher_speak();
+	await_launched_report();
 	send_report(REPORT_SKIPPED, 0, 0, -1);
 	return 0;
 }
@@ -179,7 +180,7 @@ static int set_up(struct operation *operation)
 {
 	switch (operation->number) {
 	case OP_CLONE:
-		return join_late(); /* the rest is done: we are its result */
+		return join_cgroup(); /* the launcher has done the clone itself */
 	case OP_SETNS:
 		return step_setns(operation, &plan);
 	case OP_JOIN:
@@ -228,10 +229,10 @@ static void interrupt(int number)
 }
 
 /*
- * A signal to the container's process group is for the payload, but reaches init as well. Ignored
- * ones are dropped on arrival, so no burst of them can fill a queue. SIGCHLD must only interrupt
- * ppoll: it is blocked otherwise. (KILL and STOP cannot be ignored; from inside, the kernel keeps
- * them away from PID 1, and only the runtime can send them from outside.)
+ * A signal to the container's process group is meant for the payload, but reaches init as well.
+ * Ignored signals are dropped on arrival, so they cannot fill a queue. SIGCHLD is blocked except in
+ * ppoll, which it interrupts. (KILL and STOP cannot be ignored. The kernel drops them if a process
+ * of the container sends them to PID 1; from outside, only the runtime sends them.)
  */
 static void ignore_signals(void)
 {
@@ -246,11 +247,11 @@ static void ignore_signals(void)
 	sigaction(SIGCHLD, &child, NULL);
 }
 
-/* ---- init: watching over the payload ---- */
+/* ---- init: watch the payload ---- */
 
 /*
- * After the fork init needs nothing any more, so it holds nothing that a payload could want: one
- * descriptor besides the pipe, no capabilities, no plan. The payload waits for this before it execs.
+ * Drops everything that a payload could exploit: after the fork, init keeps the socket and the
+ * pipe, no capabilities and no plan. The payload's process waits for this before its execve.
  */
 static void shield(int pipe, struct progress *shared)
 {
@@ -267,15 +268,14 @@ static void shield(int pipe, struct progress *shared)
 }
 
 /*
- * The pipe has ended: exec, or death? A process group can only be set before exec, setpgid(2): for
- * a child that has executed the kernel answers EACCES (EPERM if it has made a session since), also
- * when it is dead already, as long as it is not reaped. An exec may close the pipe well before it
- * counts as one (15 ms were seen on Linux 6.1), so success is only final for the dead,
- * and whether it is dead is asked first.
+ * The pipe ends on execve and on death; this distinguishes them. setpgid(2) on a child fails with
+ * EACCES after the child's execve (EPERM if the child has created a session since), also for a
+ * zombie. Trap: execve closes the pipe before setpgid fails (15 ms earlier on Linux 6.1). So a
+ * successful setpgid proves a death only if the child was a zombie before the call.
  */
 enum verdict { UNDECIDED, EXECUTED, DIED };
 
-static enum verdict judge(pid_t child)
+static enum verdict exec_verdict(pid_t child)
 {
 	siginfo_t ended = { .si_pid = 0 };
 
@@ -285,11 +285,11 @@ static enum verdict judge(pid_t child)
 	return ended.si_pid == child ? DIED : UNDECIDED;
 }
 
-static noreturn void report_death(pid_t child, struct progress *last_words)
+static noreturn void report_death(pid_t child, struct progress *shared_progress)
 {
 	int status = 0;
 
-	progress = last_words;
+	progress = shared_progress;
 	while (waitpid(child, &status, 0) < 0 && errno == EINTR)
 		continue;
 	if (progress->error || !WIFSIGNALED(status)) {
@@ -311,16 +311,16 @@ static void reap(pid_t child)
 		set_progress(NO_OPERATION, WIFSIGNALED(status) ? 1 : 0);
 		send_report(REPORT_EXITED, 0,
 			    WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), -1);
-		_exit(0); /* and the kernel ends whatever is left in the namespace */
+		_exit(0); /* the kernel kills the other processes of the PID namespace */
 	}
 }
 
 /*
- * init, once the payload's process is forked. Until it has executed, nothing is reaped (see above).
- * It ends with the payload, or with the stream: then the runtime is gone. When PID 1 ends, the
- * kernel kills everything in its namespace, so nothing here may end for another reason.
+ * The main loop of init after the fork. Nothing is reaped before the payload's execve, since
+ * exec_verdict needs the zombie. init exits when the payload exits, or when the stream ends (the
+ * runtime is gone). It must not exit otherwise: the kernel then kills the whole PID namespace.
  */
-static noreturn void watch(pid_t child, int pipe, struct progress *last_words)
+static noreturn void watch(pid_t child, int pipe, struct progress *shared_progress)
 {
 	struct pollfd sources[] = {
 		{ .fd = SOCKET, .events = POLLIN },
@@ -328,47 +328,47 @@ static noreturn void watch(pid_t child, int pipe, struct progress *last_words)
 	};
 	const struct timespec soon = { .tv_nsec = 1000000 };
 	enum verdict verdict = UNDECIDED;
-	bool judging = false;
+	bool deciding = false;
 	sigset_t none;
 
 	sigemptyset(&none);
 	for (;;) {
 		if (verdict == EXECUTED)
 			reap(child);
-		if (ppoll(sources, 2, judging ? &soon : NULL, &none) < 0)
+		if (ppoll(sources, 2, deciding ? &soon : NULL, &none) < 0)
 			continue; /* SIGCHLD */
 		if (sources[0].revents && stream_has_ended())
-			give_up();
+			exit_silently();
 		if (sources[1].fd >= 0 && sources[1].revents) {
 			close(pipe);
-			sources[1].fd = -1; /* poll(2) passes over it */
-			judging = true;
+			sources[1].fd = -1; /* ignored by poll(2) */
+			deciding = true;
 		}
-		if (!judging)
+		if (!deciding)
 			continue;
-		verdict = judge(child);
+		verdict = exec_verdict(child);
 		if (verdict == DIED)
-			report_death(child, last_words);
+			report_death(child, shared_progress);
 		if (verdict == UNDECIDED)
 			continue;
-		judging = false;
-		munmap(last_words, sizeof *last_words);
+		deciding = false;
+		munmap(shared_progress, sizeof *shared_progress);
 		report_plain(REPORT_STARTED, child);
 	}
 }
 
 /*
- * init, PID 1 of the container: does the plan up to PAYLOAD and forks. It reports READY when the
- * container is made and waits for GO, so the runtime can put it into cgroups meanwhile.
+ * init, PID 1 of the container: performs the plan up to PAYLOAD and forks. It reports READY when
+ * the container is set up and waits for GO; meanwhile the runtime can move it into cgroups.
  */
 static noreturn void init(int launcher)
 {
 	struct operation operation = before_first(&plan);
-	struct progress *last_words;
+	struct progress *shared_progress;
 	int pipes[2];
 	pid_t child;
 
-	launcher_speaks = launcher;
+	launched_pipe = launcher;
 	prctl(PR_SET_NAME, "northstar-init");
 	ignore_signals();
 	umask(0);
@@ -376,40 +376,41 @@ static noreturn void init(int launcher)
 	while (next_operation(&plan, &operation) && operation.number != OP_PAYLOAD) {
 		set_progress(operation.index, operation.number);
 		if (set_up(&operation)) {
-			let_launcher_speak();
+			await_launched_report();
 			fail();
 		}
 	}
-	/* Before the fork, so that there is no moment at which the payload could get at init. Its own
-	 * execve makes the payload dumpable again. The change of ids undoes both calls that follow. */
+	/* Before the fork, so that the payload can access init at no time. The change of ids resets
+	 * the parent death signal and the dumpable flag, so both are set after it. The payload
+	 * becomes dumpable again by its execve. */
 	set_progress(NO_OPERATION, STEP_SHIELD);
-	if (step_aside())
+	if (assume_init_user())
 		fail();
 	die_with_runtime();
 	set_progress(NO_OPERATION, STEP_FORK);
-	last_words = mmap(NULL, sizeof *last_words, PROT_READ | PROT_WRITE,
+	shared_progress = mmap(NULL, sizeof *shared_progress, PROT_READ | PROT_WRITE,
 			  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (last_words == MAP_FAILED || prctl(PR_SET_DUMPABLE, 0) || pipe2(pipes, O_CLOEXEC))
+	if (shared_progress == MAP_FAILED || prctl(PR_SET_DUMPABLE, 0) || pipe2(pipes, O_CLOEXEC))
 		fail();
-	last_words->index = progress->index; /* it may die before it has said a word */
-	last_words->number = progress->number;
+	shared_progress->index = progress->index; /* the child may die before it sets them */
+	shared_progress->number = progress->number;
 	descriptors[plan.descriptor_count++] = pipes[1];
 	child = fork();
 	if (child < 0)
 		fail();
 	if (child == 0)
-		payload(&plan, operation, last_words);
-	/* The end that is watched lies above the socket, whatever was free. */
+		payload(&plan, operation, shared_progress);
+	/* shield() expects a number above the socket's. */
 	pipes[0] = fcntl(pipes[0], F_DUPFD_CLOEXEC, SOCKET + 1);
 	if (pipes[0] < 0)
 		fail();
-	shield(pipes[0], last_words);
-	watch(child, pipes[0], last_words);
+	shield(pipes[0], shared_progress);
+	watch(child, pipes[0], shared_progress);
 }
 
 /* ---- The launcher ---- */
 
-/* Receives the descriptors: u32 count, and that many by SCM_RIGHTS. The first is the plan. */
+/* Receives a u32 count, and as many descriptors by SCM_RIGHTS. The first is the plan. */
 static void receive(void)
 {
 	uint32_t count = 0;
@@ -431,7 +432,7 @@ static void receive(void)
 		length = recvmsg(SOCKET, &message, MSG_CMSG_CLOEXEC);
 	while (length < 0 && errno == EINTR);
 	if (length == 0)
-		give_up();
+		exit_silently();
 	if (length < 0)
 		fail_step(STEP_RECEIVE, "the first message", errno);
 	header = CMSG_FIRSTHDR(&message);
@@ -443,12 +444,12 @@ static void receive(void)
 	}
 	if (length != sizeof count || plan.descriptor_count == 0 ||
 	    message.msg_flags & (MSG_TRUNC | MSG_CTRUNC) || le32toh(count) != plan.descriptor_count)
-		fail_step(STEP_RECEIVE, "the first message is not a count and that many descriptors",
+		fail_step(STEP_RECEIVE, "the first message must be a count and as many descriptors",
 			  EPROTO);
 	plan.descriptors = descriptors;
 }
 
-/* Maps the plan. Sealed, so what was checked cannot become something else afterwards. */
+/* Maps the plan. The seals ensure that it does not change after the check. */
 static void map_plan(void)
 {
 	const int wanted = F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW;
@@ -470,14 +471,14 @@ static void map_plan(void)
 }
 
 /*
- * Clones init. Its parent is the runtime (CLONE_PARENT), which gets its exit status, and the pidfd
- * with the report. The pipe tells init that the report is made.
+ * Clones init. Its parent is the runtime (CLONE_PARENT), which reaps it, and receives the pidfd
+ * with the report. A byte in the pipe notifies init that the report is sent.
  */
 static void launch(void)
 {
 	struct operation operation = before_first(&plan);
 	struct clone_args arguments = { 0 };
-	int told[2], pidfd = -1, cgroup;
+	int launched[2], pidfd = -1, cgroup;
 	pid_t pid;
 
 	next_operation(&plan, &operation);
@@ -489,11 +490,11 @@ static void launch(void)
 		arguments.flags |= CLONE_INTO_CGROUP;
 		arguments.cgroup = (unsigned int)cgroup;
 	}
-	if (pipe2(told, O_CLOEXEC))
+	if (pipe2(launched, O_CLOEXEC))
 		fail();
 	pid = syscall_clone3(&arguments, sizeof arguments);
 	if (pid < 0 && cgroup >= 0 && (errno == E2BIG || errno == EINVAL)) {
-		late_cgroup = cgroup;
+		cgroup_to_join = cgroup;
 		arguments.flags &= ~(uint64_t)CLONE_INTO_CGROUP;
 		arguments.cgroup = 0;
 		pid = syscall_clone3(&arguments, sizeof arguments);
@@ -501,19 +502,19 @@ static void launch(void)
 	if (pid < 0)
 		fail();
 	if (pid == 0) {
-		close(told[1]);
-		init(told[0]);
+		close(launched[1]);
+		init(launched[0]);
 	}
 	set_progress(NO_OPERATION, 0);
 	send_report(REPORT_LAUNCHED, 0, pid, pidfd);
-	if (write(told[1], "", 1) != 1) /* init is dead already, which its pidfd tells */
-		give_up();
+	if (write(launched[1], "", 1) != 1) /* init is dead; the runtime sees it by the pidfd */
+		exit_silently();
 }
 
 /*
- * The launcher: spawned by the runtime with a socket as descriptor 3 and nothing else. It ends when
- * init is cloned, with 0, or has reported why it is not, with 1. With arguments it is the supervisor
- * of the command that they are.
+ * The launcher: spawned by the runtime with a socket as descriptor 3 and no other descriptor. It
+ * exits with 0 after it has cloned init, and with 1 after a failure. With arguments it is the
+ * supervisor of the command that they form (supervise.c).
  */
 int main(int count, char **arguments)
 {
@@ -527,7 +528,7 @@ int main(int count, char **arguments)
 		return write(STDERR_FILENO, usage, sizeof usage - 1) < 0 ? 3 : 2;
 	if (count > 1)
 		supervise(arguments + 1);
-	/* Whatever the runtime does with its own end, this one waits. */
+	/* Blocking, independent of O_NONBLOCK on the runtime's end. */
 	fcntl(SOCKET, F_SETFL, O_RDWR);
 	receive();
 	map_plan();

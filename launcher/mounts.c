@@ -1,22 +1,22 @@
 /*
- * The mounts of a container. Nothing here follows a path out of the container's root: targets, and
- * sources inside an image, are resolved inside it (resolve.h), so a symlink or `..` in an image means
- * what it means inside. The mount is then moved onto that very descriptor: no path is looked up
- * twice. Where the kernel has no calls for that, older.c does what can be done.
+ * The mounts of a container. No path leads out of the container's root: targets, and sources inside
+ * an image, are resolved inside it (resolve.h), also through symlinks and `..`. The new mount is
+ * then moved onto the resolved descriptor, so no path is looked up twice. legacy_mount.c is the
+ * substitute for kernels that lack these calls.
  */
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
-#include "older.h"
+#include "legacy_mount.h"
 #include "resolve.h"
 #include "steps.h"
 #include "syscalls.h"
 
 static const char *root_path;
 static int root = -1;
-static bool newer; /* all of the mount API is there: decided once, so there are two ways, not 2^6 */
+static bool use_mount_api; /* decided once for all six calls, so there are two variants, not 2^6 */
 
 static int open_root(void)
 {
@@ -28,11 +28,11 @@ static int open_root(void)
 
 int step_root(struct operation *operation)
 {
-	/* Nothing mounted from here on may reach the host; what the host mounts is not ours either. */
+	/* Later mounts must not propagate to the host, nor mounts of the host to the container. */
 	ABOUT("/");
 	if (syscall_mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
 		return -1;
-	newer = has_mount_api();
+	use_mount_api = has_mount_api();
 	root_path = take(operation);
 	ABOUT(root_path);
 	return open_root();
@@ -54,8 +54,8 @@ static int set_attributes(int mount, uint64_t set, uint64_t clear, unsigned int 
 				     sizeof attributes);
 }
 
-/* The kernel says EINVAL or ENOTDIR to a directory on a file, as to many things: a person needs
- * more. */
+/* The kernel answers EINVAL or ENOTDIR to a directory on a file, as to many other errors. This adds
+ * the cause. */
 static void explain_mismatch(bool directory, int at)
 {
 	int error = errno;
@@ -63,7 +63,7 @@ static void explain_mismatch(bool directory, int at)
 
 	if (!fstat(at, &where) && S_ISDIR(where.st_mode) != directory) {
 		text_append(&progress->what,
-			    ": a directory goes on a directory only, anything else on what is none");
+			    ": a directory can be mounted only on a directory, a file only on a file");
 		error = EINVAL;
 	}
 	errno = error;
@@ -76,8 +76,8 @@ static bool is_directory(int file)
 	return !fstat(file, &what) && S_ISDIR(what.st_mode);
 }
 
-/* If the target was `/`, the root that we hold is the one below; its path leads to the top. */
-static int look_at_root_again(void)
+/* After a mount on `/` the open root is the covered one; its path leads to the new mount. */
+static int reopen_root(void)
 {
 	ABOUT(root_path);
 	return open_root();
@@ -97,18 +97,18 @@ static int attach(int mount, const char *target)
 	}
 	close(at);
 	close(mount);
-	return look_at_root_again();
+	return reopen_root();
 }
 
-/* The older way, after something was mounted on `at`: returns the mount's root, and closes `at`. */
+/* After a mount(2) on `at`: returns the root of the new mount, and closes `at`. */
 static int open_mounted(int at, const char *target)
 {
 	int top;
 
-	if (look_at_root_again())
+	if (reopen_root())
 		return -1;
 	top = open_target(target);
-	if (top < 0 || older_verify(top, at))
+	if (top < 0 || legacy_verify(top, at))
 		return -1;
 	close(at);
 	return top;
@@ -121,7 +121,7 @@ static int open_source(const char *inside, const char *source)
 	int directory, at;
 
 	ABOUT(inside, source);
-	if (!*inside && newer) /* unlike open(2) it has what is mounted on demand mounted */
+	if (!*inside && use_mount_api) /* unlike open(2) with O_PATH it triggers automounts */
 		return syscall_open_tree(AT_FDCWD, source, OPEN_TREE_CLOEXEC);
 	if (!*inside)
 		return open(source, O_PATH | O_CLOEXEC);
@@ -133,7 +133,7 @@ static int open_source(const char *inside, const char *source)
 	return at;
 }
 
-static int bind_newer(int from, const char *target, uint64_t set, uint64_t clear, bool recursive)
+static int bind_detached(int from, const char *target, uint64_t set, uint64_t clear, bool recursive)
 {
 	unsigned int below = recursive ? AT_RECURSIVE : 0;
 	int mount = syscall_open_tree(
@@ -141,25 +141,25 @@ static int bind_newer(int from, const char *target, uint64_t set, uint64_t clear
 
 	if (mount < 0)
 		return -1;
-	/* Before anything can be seen of it; and of everything below it, if that comes along. */
+	/* Before the mount is attached and so visible; recursive: of all mounts below, too. */
 	ABOUT(target);
 	if (set_attributes(mount, set, clear, below))
 		return -1;
 	return attach(mount, target);
 }
 
-static int bind_older(int from, const char *target, uint64_t set, uint64_t clear, bool recursive)
+static int bind_legacy(int from, const char *target, uint64_t set, uint64_t clear, bool recursive)
 {
 	int at = open_target(target), top;
 
 	if (at < 0)
 		return -1;
-	if (older_bind(from, at, recursive)) {
+	if (legacy_bind(from, at, recursive)) {
 		explain_mismatch(is_directory(from), at);
 		return -1;
 	}
 	top = open_mounted(at, target);
-	if (top < 0 || older_attributes(top, set, clear, recursive))
+	if (top < 0 || legacy_attributes(top, set, clear, recursive))
 		return -1;
 	return close(top);
 }
@@ -172,14 +172,15 @@ int step_bind(struct operation *operation)
 
 	if (from < 0)
 		return flags & BIND_OPTIONAL && (errno == ENOENT || errno == ENOTDIR) ? 1 : -1;
-	if ((newer ? bind_newer : bind_older)(from, target, set, clear, flags & BIND_RECURSIVE))
+	if ((use_mount_api ? bind_detached : bind_legacy)(from, target, set, clear,
+							 flags & BIND_RECURSIVE))
 		return -1;
 	return close(from);
 }
 
 /* ---- New file systems ---- */
 
-/* Adds the kernel's own words on a refused file system; only its context has them. */
+/* Appends the kernel's message on a refused file system; it is read from the fsopen(2) context. */
 static void append_reason(int context)
 {
 	int error = errno;
@@ -211,7 +212,7 @@ static int set_option(int context, const char *option)
 	return syscall_fsconfig(context, FSCONFIG_SET_STRING, key, option + length + 1, 0);
 }
 
-/* Makes a detached mount of a new file system; `options` holds what its options are. */
+/* Creates a detached mount of a new file system, with the arguments left in `options`. */
 static int make_filesystem(const char *type, const char *source, struct operation *options,
 			   unsigned int attributes, const char *target)
 {
@@ -246,7 +247,7 @@ static int mount_filesystem(const char *type, const char *source, struct operati
 {
 	int at = open_target(target);
 
-	if (at >= 0 && older_filesystem(type, source, options, attributes, at)) {
+	if (at >= 0 && legacy_filesystem(type, source, options, attributes, at)) {
 		explain_mismatch(true, at);
 		return -1;
 	}
@@ -259,7 +260,7 @@ int step_filesystem(struct operation *operation)
 	unsigned int attributes = (unsigned int)take_number(operation);
 	int mount;
 
-	if (newer) {
+	if (use_mount_api) {
 		mount = make_filesystem(type, source, operation, attributes, target);
 		return mount < 0 ? -1 : attach(mount, target);
 	}
@@ -267,7 +268,7 @@ int step_filesystem(struct operation *operation)
 	if (mount < 0)
 		return -1;
 	close(mount);
-	return look_at_root_again();
+	return reopen_root();
 }
 
 static int make_device(int directory, const struct device *device)
@@ -303,8 +304,8 @@ int step_dev(struct operation *operation)
 	uint64_t attributes = take_number(operation);
 	int mount;
 
-	/* Read only when the devices are made. */
-	if (newer) {
+	/* Read-only only after the devices are created. */
+	if (use_mount_api) {
 		mount = make_filesystem("tmpfs", "none", &options, 0, target);
 		if (mount < 0 || make_devices(mount, target, operation) ||
 		    set_attributes(mount, attributes, 0, 0))
@@ -316,7 +317,7 @@ int step_dev(struct operation *operation)
 		return -1;
 	mount = open_mounted(mount, target);
 	if (mount < 0 || make_devices(mount, target, operation) ||
-	    older_attributes(mount, attributes, 0, false))
+	    legacy_attributes(mount, attributes, 0, false))
 		return -1;
 	return close(mount);
 }
@@ -326,8 +327,8 @@ int step_pivot(void)
 	ABOUT(root_path);
 	if (fchdir(root))
 		return -1;
-	/* The new root goes onto the old one, which is then below it at the same place: no directory
-	 * for the old root is needed in the image. pivot_root(2), "pivot_root(".", ".")". */
+	/* The old root is stacked on the new one, so the image needs no directory for it:
+	 * pivot_root(2), "pivot_root(".", ".")". */
 	if (syscall_pivot_root(".", ".") || syscall_umount2(".", MNT_DETACH))
 		return -1;
 	close(root);

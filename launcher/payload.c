@@ -9,8 +9,8 @@
 #include "syscalls.h"
 
 /*
- * Fails without a system call that a filter could refuse or end us for: the words are left in
- * `progress`. If the filter answers exit_group with an errno, the trap ends us all the same.
+ * Leaves the failure in `progress`, since a seccomp filter may refuse or kill any system call of a
+ * report. If the filter answers exit_group with an errno, the trap ends the process.
  */
 static noreturn void fail_payload(void)
 {
@@ -19,7 +19,7 @@ static noreturn void fail_payload(void)
 	__builtin_trap();
 }
 
-/* Collects what execve wants, as nothing may be allocated later; `exec` is the last operation. */
+/* Builds argv and environment before the seccomp filter is set; `exec` is the last operation. */
 static char **argument_vectors(struct operation exec, char ***environment)
 {
 	struct operation counted = exec;
@@ -69,9 +69,9 @@ static int restrict_payload(struct operation *operation, const struct plan *plan
 }
 
 /*
- * The payload's process, between its fork and its execve. It holds the write end of a pipe that
- * closes on exec: the pipe ends when it has become the container's program, or has died. Only
- * execve is done after the filter is set, so everything else is done before.
+ * The payload's process, between its fork and its execve. It has the write end of a close-on-exec
+ * pipe: the pipe ends on its execve or its death. execve is the only system call after the seccomp
+ * filter is set, so everything else is prepared before.
  */
 noreturn void payload(const struct plan *plan, struct operation operation,
 		      struct progress *shared)
@@ -88,8 +88,8 @@ noreturn void payload(const struct plan *plan, struct operation operation,
 	close(SOCKET);
 	umask(022);
 	program = exec.next;
-	/* With init's capabilities, so that a script that may be executed but not read is seen too. */
-	if (step_back() || change_descriptors(0, UINT_MAX, CLOSE_RANGE_CLOEXEC) ||
+	/* With init's capabilities, so that a script without read permission is checked too. */
+	if (restore_user() || change_descriptors(0, UINT_MAX, CLOSE_RANGE_CLOEXEC) ||
 	    check_program(program))
 		fail_payload();
 	arguments = argument_vectors(exec, &environment);

@@ -9,20 +9,20 @@
 
 #include "syscalls.h"
 
-enum often { ONE, MAY, ANY };
+enum occurrence { ONE, OPTIONAL, ANY };
 
 static const struct kind {
 	uint32_t number;
-	enum often often;
+	enum occurrence occurrence;
 	const char *name;
 	const char *arguments;
 } kinds[] = {
-#define OP(name, number, often, arguments, text) { number, often, #name, arguments },
+#define OP(name, number, occurrence, arguments, text) { number, occurrence, #name, arguments },
 #include "plan.def"
 };
 
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
-_Static_assert(KINDS < 32, "check_plan() keeps a bit for each");
+_Static_assert(KINDS < 32, "check_plan() needs a bit for each kind");
 
 void text_append(struct text *text, const char *more)
 {
@@ -265,12 +265,12 @@ uint64_t take_limit(struct operation *operation)
 
 /* ---- Checking ---- */
 
-/* What the check remembers of the operations it has seen. */
-struct seen {
+/* State of the check: the operations up to the current one. */
+struct check_state {
 	uint32_t kinds; /* a bit for each of `kinds` */
 	uint32_t number;
 	uint64_t clone_flags;
-	uint64_t descriptors; /* that the payload is given */
+	uint64_t descriptors; /* how many are passed to the payload */
 };
 
 static bool valid_descriptor(const char *text, const struct plan *plan)
@@ -298,7 +298,7 @@ static bool valid_argument(char kind, const char *text, const struct plan *plan)
 		return text[0] == '/' && length < PATH_MAX;
 	case 'u':
 		return parse_number(text, length, UINT64_MAX, &number);
-	case 'n': /* -1 would mean "leave it as it is", setresuid(2) */
+	case 'n': /* -1 means "unchanged", setresuid(2) */
 		return parse_number(text, length, UINT32_MAX - 1, &number);
 	case 'i':
 		return parse_integer(text, &integer);
@@ -312,7 +312,7 @@ static bool valid_argument(char kind, const char *text, const struct plan *plan)
 	return false;
 }
 
-/* Compares the arguments with the kinds that plan.def wants; false names the first wrong one. */
+/* Compares the arguments with plan.def; if false, `problem` names the first wrong one. */
 static bool valid_arguments(const char *wanted, struct operation operation, const struct plan *plan,
 			    struct text *problem)
 {
@@ -329,7 +329,7 @@ static bool valid_arguments(const char *wanted, struct operation operation, cons
 			char name[32] = "";
 
 			memcpy(name, wanted + 2, length - 2 - repeats);
-			text_append(problem, argument ? "invalid " : "no ");
+			text_append(problem, argument ? "invalid " : "missing ");
 			text_append(problem, name);
 			return false;
 		}
@@ -342,7 +342,7 @@ static bool valid_arguments(const char *wanted, struct operation operation, cons
 	return false;
 }
 
-/* The namespaces that every container has; without them init would change the host itself. */
+/* The namespaces of every container; without them init would modify the host. */
 static const uint64_t namespaces = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS;
 
 static const char *check_policy(struct operation *operation)
@@ -392,30 +392,30 @@ static const char *check_filter(int descriptor)
 		return "filter cannot be examined";
 	if (file.st_size == 0 || file.st_size % (off_t)sizeof(struct sock_filter) ||
 	    file.st_size > (off_t)(BPF_MAXINSNS * sizeof(struct sock_filter)))
-		return "filter is no array of 1 to 4096 instructions";
+		return "filter is not an array of 1 to 4096 instructions";
 	return NULL;
 }
 
-/* What the kinds of arguments do not say: NULL, or what is wrong. */
+/* Checks beyond the kinds of the arguments: returns NULL, or the error. */
 static const char *check_meaning(struct operation operation, const struct plan *plan,
-				 struct seen *seen)
+				 struct check_state *state)
 {
 	struct device device;
 	const char *entry;
 
 	switch (operation.number) {
 	case OP_CLONE:
-		seen->clone_flags = take_number(&operation);
-		if ((seen->clone_flags & ~(uint64_t)CLONE_NEWNET) != namespaces)
-			return "flags must be the namespaces of a container and no others";
+		state->clone_flags = take_number(&operation);
+		if ((state->clone_flags & ~(uint64_t)CLONE_NEWNET) != namespaces)
+			return "flags must be exactly the namespaces of a container";
 		return NULL;
 	case OP_SETNS:
 		take(&operation);
 		return take_number(&operation) == CLONE_NEWNET ? NULL : "type is not CLONE_NEWNET";
 	case OP_HOSTNAME:
 		return strlen(take(&operation)) <= HOST_NAME_BYTES ? NULL : "name too long";
-	case OP_LOOPBACK: /* else it would be the host's */
-		return seen->clone_flags & CLONE_NEWNET ? NULL : "no new network namespace";
+	case OP_LOOPBACK: /* otherwise it would be the host's interface */
+		return state->clone_flags & CLONE_NEWNET ? NULL : "no new network namespace";
 	case OP_BIND:
 		for (int i = 0; i < 5; i++)
 			entry = take(&operation);
@@ -438,7 +438,7 @@ static const char *check_meaning(struct operation operation, const struct plan *
 		return valid_socket_type(take_number(&operation)) ? NULL : "invalid type";
 	case OP_FD:
 		take(&operation);
-		if (take_number(&operation) != seen->descriptors++)
+		if (take_number(&operation) != state->descriptors++)
 			return "numbers must count from 0";
 		return NULL;
 	case OP_RLIMIT:
@@ -454,18 +454,18 @@ static const char *check_meaning(struct operation operation, const struct plan *
 		uint64_t argc = take_number(&operation);
 		while (take(&operation))
 			count++;
-		/* A program that is given no argv[0] reads its environment as its arguments. */
+		/* Without argv[0] a program may read its environment as its arguments. */
 		if (argc < 1 || argc > count)
-			return "argc does not fit";
-		/* One that has no descriptor 2 writes its messages into the first file it opens. */
-		return seen->descriptors >= 3 ? NULL : "descriptors 0, 1 and 2 are not all given";
+			return "argc out of range";
+		/* Without descriptor 2 a program's messages go into the first file it opens. */
+		return state->descriptors >= 3 ? NULL : "descriptors 0, 1 and 2 are required";
 	}
 	}
 	return NULL;
 }
 
-static bool check_operation(const struct plan *plan, struct operation operation, struct seen *seen,
-			    struct text *problem)
+static bool check_operation(const struct plan *plan, struct operation operation,
+			    struct check_state *state, struct text *problem)
 {
 	const struct kind *kind = kinds;
 	const char *wrong = NULL;
@@ -481,16 +481,16 @@ static bool check_operation(const struct plan *plan, struct operation operation,
 	text_append(problem, " (");
 	text_append(problem, kind->name);
 	text_append(problem, "): ");
-	if (operation.number / 10 < seen->number / 10)
+	if (operation.number / 10 < state->number / 10)
 		wrong = "out of order";
-	else if (kind->often != ANY && seen->kinds & 1U << (kind - kinds))
+	else if (kind->occurrence != ANY && state->kinds & 1U << (kind - kinds))
 		wrong = "more than once";
-	seen->kinds |= 1U << (kind - kinds);
-	seen->number = operation.number;
+	state->kinds |= 1U << (kind - kinds);
+	state->number = operation.number;
 	if (!wrong) {
 		if (!valid_arguments(kind->arguments, operation, plan, problem))
 			return false;
-		wrong = check_meaning(operation, plan, seen);
+		wrong = check_meaning(operation, plan, state);
 	}
 	if (wrong)
 		text_append(problem, wrong);
@@ -500,7 +500,7 @@ static bool check_operation(const struct plan *plan, struct operation operation,
 bool check_plan(const struct plan *plan, struct text *problem)
 {
 	struct operation operation;
-	struct seen seen = { 0 };
+	struct check_state state = { 0 };
 
 	if (plan->end - plan->start < (ptrdiff_t)sizeof(uint32_t) ||
 	    word_at(plan->start) != PLAN_VERSION) {
@@ -512,21 +512,22 @@ bool check_plan(const struct plan *plan, struct text *problem)
 		size_t left = (size_t)(plan->end - operation.end), head = 2 * sizeof(uint32_t);
 
 		if (left < head || left - head < word_at(operation.end + sizeof(uint32_t))) {
-			text_set(problem, "cut off in operation ", decimal(operation.index + 1), NULL);
+			text_set(problem, "truncated in operation ", decimal(operation.index + 1),
+				 NULL);
 			return false;
 		}
 		next_operation(plan, &operation);
 		if (operation.next < operation.end && operation.end[-1] != '\0') {
 			text_set(problem, "operation ", decimal(operation.index),
-				 ": its last argument has no end", NULL);
+				 ": its last argument is not terminated", NULL);
 			return false;
 		}
-		if (!check_operation(plan, operation, &seen, problem))
+		if (!check_operation(plan, operation, &state, problem))
 			return false;
 	}
 	for (size_t i = 0; i < KINDS; i++)
-		if (kinds[i].often == ONE && !(seen.kinds & 1U << i)) {
-			text_set(problem, "no operation ", kinds[i].name, NULL);
+		if (kinds[i].occurrence == ONE && !(state.kinds & 1U << i)) {
+			text_set(problem, "missing operation ", kinds[i].name, NULL);
 			return false;
 		}
 	return true;

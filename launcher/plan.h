@@ -1,4 +1,4 @@
-/* The launch plan: its numbers, how it is read, and how it is checked. The format: plan.def. */
+/* The launch plan: its constants, its reader and its check. The format: plan.def. */
 #ifndef NORTHSTAR_PLAN_H
 #define NORTHSTAR_PLAN_H
 
@@ -8,7 +8,7 @@
 
 enum {
 #define VALUE(name, number, text) name = number,
-#define OP(name, number, often, arguments, text) OP_##name = number,
+#define OP(name, number, occurrence, arguments, text) OP_##name = number,
 #define STEP(name, number, text) STEP_##name = number,
 #define REPORT(name, number, text) REPORT_##name = number,
 #include "plan.def"
@@ -16,16 +16,16 @@ enum {
 
 enum { LAST_SIGNAL = 64, HOST_NAME_BYTES = 64, GROUPS_MAX = 65536 };
 
-/* A text put together without stdio, which is larger than this whole program. */
+/* A text assembled without stdio, which is larger than this whole program. */
 struct text {
 	char at[TEXT_MAX];
 };
 
-/* Replaces the text by the concatenation of strings, the last followed by NULL; cut if too long. */
+/* Replaces the text by the concatenation of strings, terminated by NULL; truncated if too long. */
 void text_set(struct text *text, ...) __attribute__((sentinel));
 void text_append(struct text *text, const char *more);
 
-/* A number as text, in a buffer that the next call overwrites. */
+/* Formats a number, in a buffer that the next call overwrites. */
 const char *decimal(uint64_t number);
 
 struct plan {
@@ -35,7 +35,7 @@ struct plan {
 	size_t descriptor_count;
 };
 
-/* An operation, and its arguments that were not taken yet. */
+/* An operation, and its arguments that are not taken yet. */
 struct operation {
 	uint32_t index;
 	uint32_t number;
@@ -45,17 +45,17 @@ struct operation {
 
 struct operation before_first(const struct plan *plan);
 
-/* Steps to the next operation; false at the end. Only for a plan that was checked. */
+/* Advances to the next operation; false at the end. Only for a plan that was checked. */
 bool next_operation(const struct plan *plan, struct operation *operation);
 
-/* Take the next argument: NULL if there is none, or one that the check has found in order. */
+/* Take the next argument; take() returns NULL at the end. The check has validated all values. */
 const char *take(struct operation *operation);
 uint64_t take_number(struct operation *operation);
 int64_t take_integer(struct operation *operation);
 int take_descriptor(struct operation *operation, const struct plan *plan); /* -1: none */
 uint64_t take_limit(struct operation *operation);
 
-/* One entry of DEV: a node, or a link if target is not NULL. The name is cut out of the entry. */
+/* One entry of DEV: a node, or a link if target is not NULL. */
 struct device {
 	char name[64];
 	uint32_t major, minor;
@@ -63,17 +63,17 @@ struct device {
 };
 bool parse_device(const char *entry, struct device *device);
 
-/* The next of the words or numbers of a list with commas: its length; moves on `list`. */
+/* Returns the length of the next word of a comma separated list, and advances `list`. */
 size_t next_in_list(const char **list, const char **word);
 bool parse_number(const char *text, size_t length, uint64_t most, uint64_t *number);
 
 enum bind_flags { BIND_RECURSIVE = 1, BIND_OPTIONAL = 2, BIND_INVALID = -1 };
 int parse_bind_flags(const char *list);
 
-/* SCHED_ number of a policy, -1 if there is no such policy. */
+/* Returns the SCHED_ number of a policy, -1 if it is unknown. */
 int parse_policy(const char *name);
 
-/* Checks all of a plan; false says in `problem` what is wrong with it. Changes nothing. */
+/* Checks a whole plan; if false, `problem` describes the first error. No side effects. */
 bool check_plan(const struct plan *plan, struct text *problem);
 
 #endif

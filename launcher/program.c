@@ -1,11 +1,11 @@
 /*
- * What the payload's execve is going to load, looked at beforehand.
+ * Checks the files that the payload's execve will load.
  *
  * Until its execve the payload's process runs the launcher, and /proc/self/exe (or
- * /proc/self/fd/N, /dev/fd/N, /proc/1/root/...) leads to it or to what it holds open. An image
- * that names such a link as its program, as the interpreter of a script or as the loader of an ELF
- * file would get at a file that is no part of it. So none of these may be reached through a magic
- * link. That the runtime's memfd belongs to root with mode 0700, and is sealed, is the second line.
+ * /proc/self/fd/N, /dev/fd/N, /proc/1/root/...) leads to the launcher or to its open files. An
+ * image could name such a link as its program, as the interpreter of a script or as the loader of
+ * an ELF file, and so access a file outside of it. So none of these may be behind a magic link.
+ * As a second protection, the runtime's memfd is sealed and belongs to root with mode 0700.
  */
 #include <fcntl.h>
 #include <link.h>
@@ -17,7 +17,7 @@
 #include "syscalls.h"
 
 /*
- * As much as the kernel reads of a script's first line (BINPRM_BUF_SIZE in linux/binfmts.h) and of an
+ * The kernel's own limits: of a script's first line (BINPRM_BUF_SIZE in linux/binfmts.h) and of an
  * ELF file's program headers (64 KiB, load_elf_phdrs in fs/binfmt_elf.c).
  */
 enum {
@@ -27,7 +27,7 @@ enum {
 	INTERPRETER_MAX = 4096,
 };
 
-/* Opens a program for reading, or fails as execve would. `root` is the container's. */
+/* Opens a program for reading; fails with the errno of execve. `root` is the container's. */
 static int open_program(int root, const char *path)
 {
 	struct stat file;
@@ -36,7 +36,7 @@ static int open_program(int root, const char *path)
 	if (at < 0 || fstat(at, &file))
 		return -1;
 	close(at);
-	if (!S_ISREG(file.st_mode)) { /* opening a pipe or a device may block, or do something */
+	if (!S_ISREG(file.st_mode)) { /* opening a pipe or a device may block or have effects */
 		errno = EACCES;
 		return -1;
 	}
@@ -57,8 +57,8 @@ static bool script_interpreter(const char *line, char *interpreter)
 	return length > 0;
 }
 
-/* The loader that an ELF file of this machine's word size asks for; no other can load ours. Returns
- * 1, 0 if there is none, or -1 if the file cannot be read: it is not passed unseen. */
+/* Reads the loader of an ELF file of this machine's word size; only such a file can load the
+ * launcher. Returns 1, 0 without a loader, or -1 if the file cannot be read and so not checked. */
 static int elf_interpreter(int program, const char *head, char *interpreter)
 {
 	ElfW(Ehdr) header;
@@ -76,7 +76,7 @@ static int elf_interpreter(int program, const char *head, char *interpreter)
 			return length < 0 && errno != EINVAL ? -1 : 0; /* EINVAL: a negative offset */
 		if (segment.p_type != PT_INTERP)
 			continue;
-		if (segment.p_filesz > INTERPRETER_MAX) /* more than the kernel takes, PATH_MAX */
+		if (segment.p_filesz > INTERPRETER_MAX) /* the kernel refuses it, PATH_MAX */
 			return 0;
 		length = pread(program, interpreter, segment.p_filesz, (off_t)segment.p_offset);
 		if (length < 0)
@@ -87,7 +87,8 @@ static int elf_interpreter(int program, const char *head, char *interpreter)
 	return 0;
 }
 
-/* Checks the program, its interpreter, that one's, and so on. The path stays in `what`. */
+/* Checks a program, its interpreter, the interpreter's interpreter, and so on. After a failure
+ * `progress->what` is the path. */
 int check_program(const char *path)
 {
 	static char interpreter[INTERPRETER_MAX + 1];

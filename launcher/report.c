@@ -6,10 +6,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-static struct progress of_this_process;
-struct progress *progress = &of_this_process;
+static struct progress own_progress;
+struct progress *progress = &own_progress;
 
-noreturn void give_up(void)
+noreturn void exit_silently(void)
 {
 	_exit(1);
 }
@@ -41,7 +41,7 @@ void send_report(uint32_t kind, int error, int value, int descriptor)
 	}
 	while (sendmsg(SOCKET, &message, MSG_NOSIGNAL) < 0)
 		if (errno != EINTR)
-			give_up();
+			exit_silently();
 }
 
 void set_progress(uint32_t index, uint32_t number)

@@ -18,49 +18,50 @@ enum {
 };
 
 /*
- * Where a walk is. Nobody asks the kernel for `..`: a directory that is moved meanwhile may lead out
- * of the root. The way is remembered, and `..` is that way again, without its last part.
+ * The position of a walk. The kernel never resolves `..`: after a concurrent rename it may lead out
+ * of the root. Instead the path from the root is kept, and `..` walks it again without its last
+ * name.
  */
-struct place {
+struct position {
 	int root;
 	int at; /* a directory, O_PATH */
-	char way[PATH_MAX]; /* to `at`: no links, no dots; empty for the root, else `/a/b` */
+	char path[PATH_MAX]; /* of `at`: no links, no dots; empty for the root, else `/a/b` */
 };
 
-/* Goes to a directory below, and forgets where the walk was. */
-static void enter(struct place *place, int directory)
+/* Replaces the current directory. */
+static void enter(struct position *position, int directory)
 {
-	if (place->at >= 0)
-		close(place->at);
-	place->at = directory;
+	if (position->at >= 0)
+		close(position->at);
+	position->at = directory;
 }
 
-static int enter_root(struct place *place)
+static int enter_root(struct position *position)
 {
-	int directory = openat(place->root, ".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	int directory = openat(position->root, ".", O_PATH | O_DIRECTORY | O_CLOEXEC);
 
 	if (directory < 0)
 		return -1;
-	enter(place, directory);
-	place->way[0] = '\0';
+	enter(position, directory);
+	position->path[0] = '\0';
 	return 0;
 }
 
-static int enter_below(struct place *place, int directory, const char *name)
+static int enter_below(struct position *position, int directory, const char *name)
 {
-	size_t used = strlen(place->way), length = strlen(name);
+	size_t used = strlen(position->path), length = strlen(name);
 
-	enter(place, directory);
-	if (used + 1 + length >= sizeof place->way) {
+	enter(position, directory);
+	if (used + 1 + length >= sizeof position->path) {
 		errno = ENAMETOOLONG;
 		return -1;
 	}
-	place->way[used] = '/';
-	memcpy(place->way + used + 1, name, length + 1);
+	position->path[used] = '/';
+	memcpy(position->path + used + 1, name, length + 1);
 	return 0;
 }
 
-/* Cuts the first part off a path: its name, and whether there is one. It may be too long. */
+/* Removes the first name from a path; false if none is left. A name that is too long stays so. */
 static bool next_name(const char **path, char name[NAME_MAX + 2])
 {
 	size_t length;
@@ -73,31 +74,31 @@ static bool next_name(const char **path, char name[NAME_MAX + 2])
 	return length > 0;
 }
 
-static int enter_parent(struct place *place)
+static int enter_parent(struct position *position)
 {
-	char way[PATH_MAX], name[NAME_MAX + 2];
-	const char *rest = way;
+	char parent[PATH_MAX], name[NAME_MAX + 2];
+	const char *rest = parent;
 	char *last;
 
-	strcpy(way, place->way);
-	last = strrchr(way, '/');
+	strcpy(parent, position->path);
+	last = strrchr(parent, '/');
 	if (last)
 		*last = '\0';
-	if (enter_root(place))
+	if (enter_root(position))
 		return -1;
 	while (next_name(&rest, name)) {
 		int directory =
-			openat(place->at, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+			openat(position->at, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 
-		if (directory < 0 || enter_below(place, directory, name))
+		if (directory < 0 || enter_below(position, directory, name))
 			return -1;
 	}
 	return 0;
 }
 
 /*
- * The links of a process' directory in /proc are magic; those right below its root (self, mounts,
- * net) are not. Nothing else tells them apart.
+ * The links below a process's directory in /proc are magic; those directly in /proc (self, mounts,
+ * net) are not. No other property distinguishes them.
  */
 static bool is_magic(int link, int directory)
 {
@@ -109,14 +110,14 @@ static bool is_magic(int link, int directory)
 		above.st_ino != PROC_ROOT_INODE);
 }
 
-/* Puts what a link says before the rest of the path: 0, or -1 with errno. */
-static int follow(struct place *place, int link, const char *tail, char rest[PATH_MAX])
+/* Puts the target of a link in front of the remaining path: 0, or -1 with errno. */
+static int follow(struct position *position, int link, const char *tail, char rest[PATH_MAX])
 {
 	char target[PATH_MAX];
 	size_t left = strlen(tail);
 	ssize_t length;
 
-	if (is_magic(link, place->at)) {
+	if (is_magic(link, position->at)) {
 		errno = ELOOP;
 		return -1;
 	}
@@ -133,11 +134,11 @@ static int follow(struct place *place, int link, const char *tail, char rest[PAT
 	}
 	memmove(rest + length, tail, left + 1);
 	memcpy(rest, target, (size_t)length);
-	return target[0] == '/' ? enter_root(place) : 0;
+	return target[0] == '/' ? enter_root(position) : 0;
 }
 
-/* One walk, which leaves `place` to be closed. */
-static int walk(struct place *place, char rest[PATH_MAX], int flags)
+/* Walks a path; the caller closes `position->at`. */
+static int walk(struct position *position, char rest[PATH_MAX], int flags)
 {
 	const char *tail = rest;
 	char name[NAME_MAX + 2];
@@ -150,16 +151,16 @@ static int walk(struct place *place, char rest[PATH_MAX], int flags)
 		if (!strcmp(name, "."))
 			continue;
 		if (!strcmp(name, "..")) {
-			if (enter_parent(place))
+			if (enter_parent(position))
 				return -1;
 			continue;
 		}
-		found = openat(place->at, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+		found = openat(position->at, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 		if (found < 0)
 			return -1;
 		error = fstat(found, &file);
 		if (!error && S_ISDIR(file.st_mode)) {
-			if (enter_below(place, found, name))
+			if (enter_below(position, found, name))
 				return -1;
 			continue;
 		}
@@ -168,7 +169,7 @@ static int walk(struct place *place, char rest[PATH_MAX], int flags)
 				errno = ELOOP;
 				error = -1;
 			} else {
-				error = follow(place, found, tail, rest);
+				error = follow(position, found, tail, rest);
 				tail = rest;
 			}
 		} else if (!error && *tail) {
@@ -178,18 +179,18 @@ static int walk(struct place *place, char rest[PATH_MAX], int flags)
 			return found;
 		} else if (!error) {
 			close(found);
-			return openat(place->at, name, flags | O_NOFOLLOW | O_CLOEXEC);
+			return openat(position->at, name, flags | O_NOFOLLOW | O_CLOEXEC);
 		}
 		close(found);
 		if (error)
 			return -1;
 	}
-	return openat(place->at, ".", flags | O_CLOEXEC);
+	return openat(position->at, ".", flags | O_CLOEXEC);
 }
 
 int walk_in_root(int root, const char *path, int flags)
 {
-	struct place place = { .root = root, .at = -1 };
+	struct position position = { .root = root, .at = -1 };
 	char rest[PATH_MAX];
 	int result = -1, error;
 
@@ -202,11 +203,11 @@ int walk_in_root(int root, const char *path, int flags)
 		return -1;
 	}
 	strcpy(rest, path);
-	if (!enter_root(&place))
-		result = walk(&place, rest, flags);
+	if (!enter_root(&position))
+		result = walk(&position, rest, flags);
 	error = errno;
-	if (place.at >= 0)
-		close(place.at);
+	if (position.at >= 0)
+		close(position.at);
 	errno = error;
 	return result;
 }
@@ -219,13 +220,13 @@ int open_in_root(int root, const char *path, int flags)
 	};
 	int result;
 
-	/* A rename anywhere at the same time makes the kernel doubt a `..`: openat2(2), EAGAIN. */
+	/* A concurrent rename anywhere makes the kernel refuse a `..`: openat2(2), EAGAIN. */
 	for (int i = 0; i < TRIES_MAX; i++) {
 		result = syscall_openat2(root, path, &how, sizeof how);
 		if (result >= 0 || errno != EAGAIN)
 			break;
 	}
-	/* EPERM: a filter around us that is older than the system call. */
+	/* EPERM: an outer seccomp filter that is older than the system call. */
 	if (result < 0 && (errno == ENOSYS || errno == EPERM))
 		return walk_in_root(root, path, flags);
 	return result;

@@ -1,4 +1,4 @@
-/* The steps that are not about mounts: namespaces, identity, limits, privileges. */
+/* The steps other than mounts: namespaces, ids, sockets, limits, privileges. */
 #include "steps.h"
 
 #include <fcntl.h>
@@ -27,9 +27,9 @@ int step_setns(struct operation *operation, const struct plan *plan)
 
 int step_join(struct operation *operation, const struct plan *plan)
 {
-	/* 0 is whoever writes. To move another process the kernel first stops all forks and exits,
-	 * which takes 5 to 16 ms after some idle time; a thread that moves itself needs no such
-	 * lock (Linux 6.0). Permission was checked when the runtime opened the file. */
+	/* 0 is the writer. To move another process the kernel first stops all forks and exits,
+	 * which takes 5 to 16 ms after some idle time; a thread that moves itself does not need
+	 * that lock (Linux 6.0). Permission was checked when the runtime opened the file. */
 	return write(take_descriptor(operation, plan), "0", 1) == 1 ? 0 : -1;
 }
 
@@ -37,7 +37,7 @@ int step_keyring(void)
 {
 	if (syscall_keyctl(KEYCTL_JOIN_SESSION_KEYRING, NULL) >= 0)
 		return 0;
-	/* A kernel without keys: then there are none of the runtime's to be read either. */
+	/* A kernel without keyrings: the runtime has no keys to protect. */
 	return errno == ENOSYS ? 0 : -1;
 }
 
@@ -57,7 +57,7 @@ int step_hostname(struct operation *operation)
 int step_loopback(void)
 {
 	struct ifreq request = { .ifr_name = "lo" };
-	/* Any socket will do, netdevice(7); this kind exists on every kernel that we run on. */
+	/* netdevice(7) accepts any socket; every supported kernel has AF_UNIX. */
 	int any = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
 	ABOUT("lo");
@@ -71,8 +71,8 @@ int step_loopback(void)
 
 int step_selinux(struct operation *operation)
 {
-	/* Set here, with the host's /proc at hand; fork(2) hands it on and execve(2) uses it up.
-	 * thread-self, since the attribute is the thread's: proc_pid_attr(5). */
+	/* Set here, since it needs the host's /proc; fork(2) inherits it and execve(2) resets it.
+	 * thread-self, since it is an attribute of the thread: proc_pid_attr(5). */
 	static const char attribute[] = "/proc/thread-self/attr/exec";
 	const char *context = take(operation);
 	size_t size = strlen(context) + 1;
@@ -89,7 +89,7 @@ int step_selinux(struct operation *operation)
 
 int step_groups(struct operation *operation)
 {
-	static gid_t groups[GROUPS_MAX]; /* pages that are not written to take no memory */
+	static gid_t groups[GROUPS_MAX]; /* unwritten pages take no memory */
 	const char *list = take(operation);
 	size_t count = 0;
 
@@ -119,8 +119,8 @@ static struct __user_cap_header_struct capability_header(void)
 	return (struct __user_cap_header_struct){ .version = _LINUX_CAPABILITY_VERSION_3 };
 }
 
-/* What is left to do needs capabilities. A change away from uid 0 clears all sets, except, with the
- * flag, the permitted one; capabilities(7). execve clears the flag. */
+/* Later steps need capabilities. A change from uid 0 to another clears all sets; with KEEPCAPS the
+ * permitted set stays, capabilities(7). execve clears the flag. */
 static int set_user(uid_t real, uid_t saved)
 {
 	struct __user_cap_header_struct header = capability_header();
@@ -135,41 +135,41 @@ static int set_user(uid_t real, uid_t saved)
 	return syscall_capset(&header, data);
 }
 
-static uid_t payloads_user;
+static uid_t payload_uid;
 
 int step_uid(struct operation *operation)
 {
 	const char *text = operation->next;
 
-	payloads_user = (uid_t)take_number(operation);
+	payload_uid = (uid_t)take_number(operation);
 	ABOUT(text);
-	return set_user(payloads_user, payloads_user);
+	return set_user(payload_uid, payload_uid);
 }
 
 /*
- * A process may lower the limits, the priority and the scheduling policy of all others of its user,
- * whatever they have in capabilities. RLIMIT_CPU ends even a PID 1, and an init that is only run
- * when nobody else wants to neither reports nor can be killed. So it becomes a user that no manifest
- * can name. prlimit(2) wants all three ids to be the caller's, and the saved one is another: so it
- * is refused to a payload with CAP_SETUID as well. (EINVAL: a user namespace without these ids.)
+ * A process may lower the limits, the priority and the scheduling policy of all processes of its
+ * user, whatever their capabilities are. RLIMIT_CPU ends even a PID 1, and an init with the idle
+ * policy on a busy machine neither reports nor can be killed. So init gets a user that no manifest
+ * can name. prlimit(2) requires all three ids to be the caller's; the saved id differs, so a
+ * payload with CAP_SETUID is refused, too. (EINVAL: a user namespace without these ids.)
  */
-int step_aside(void)
+int assume_init_user(void)
 {
-	const uid_t nobodys = (uid_t)-2;
+	const uid_t init_uid = (uid_t)-2;
 
-	ABOUT("user ", decimal(nobodys));
-	return set_user(nobodys, nobodys - 1) && errno != EINVAL ? -1 : 0;
+	ABOUT("user ", decimal(init_uid));
+	return set_user(init_uid, init_uid - 1) && errno != EINVAL ? -1 : 0;
 }
 
-int step_back(void)
+int restore_user(void)
 {
-	ABOUT("user ", decimal(payloads_user));
-	return set_user(payloads_user, payloads_user);
+	ABOUT("user ", decimal(payload_uid));
+	return set_user(payload_uid, payload_uid);
 }
 
 /*
- * The kernel records who calls socketpair(2) as the peer of both ends (SO_PEERCRED, SO_PEERPIDFD,
- * unix(7)). If the runtime called it, the payload would get a pidfd of the runtime. So init does.
+ * The kernel records the caller of socketpair(2) as the peer of both ends (SO_PEERCRED,
+ * SO_PEERPIDFD, unix(7)). Called by the runtime, it would give the payload a pidfd of the runtime.
  */
 int step_console(struct operation *operation, const struct plan *plan)
 {
@@ -184,9 +184,9 @@ int step_console(struct operation *operation, const struct plan *plan)
 }
 
 /*
- * A socket of any family belongs to the network namespace in which it was made: netdevice(7) calls
- * on it read, and with CAP_NET_ADMIN change, the interfaces of that one. So init makes those of the
- * payload, in the container's; the runtime only gives them their names.
+ * A socket of any family belongs to the network namespace in which it was created: netdevice(7)
+ * calls on it read, and with CAP_NET_ADMIN change, the interfaces of that namespace. So init
+ * creates the payload's sockets in the container's namespace; the runtime binds them.
  */
 int step_socket(struct operation *operation, const struct plan *plan)
 {
@@ -203,13 +203,13 @@ int step_cgroupns(void)
 {
 	if (!syscall_unshare(CLONE_NEWCGROUP))
 		return 0;
-	/* A kernel without cgroups does not know the flag: then there is nothing to hide. */
+	/* EINVAL: a kernel without cgroups, so there is nothing to hide. */
 	return errno == EINVAL ? 0 : -1;
 }
 
 /*
- * The numbers that the payload wants may be those of descriptors that are still needed: each such
- * one moves up first. Numbers are given in rising order, so what was given is never replaced.
+ * The requested number may be in use by a descriptor of a later operation, which is moved to a
+ * higher number first. Numbers are assigned in rising order, so no assigned one is replaced.
  */
 int step_fd(struct operation *operation, const struct plan *plan)
 {
@@ -225,13 +225,13 @@ int step_fd(struct operation *operation, const struct plan *plan)
 		if (descriptors[i] < 0)
 			return -1;
 	}
-	if (descriptors[index] == number) /* dup2 would leave it closing on exec */
+	if (descriptors[index] == number) /* dup2 would keep its close-on-exec flag */
 		return fcntl(number, F_SETFD, 0);
 	return dup2(descriptors[index], number) < 0 ? -1 : 0;
 }
 
-/* Clients see whoever calls listen(2) as their peer, unix(7): it must be the payload, with its ids,
- * and not the runtime, whose pidfd and user 0 they would get. */
+/* Clients see the caller of listen(2) as their peer, unix(7). It must be the payload with its ids:
+ * otherwise clients get the runtime's pidfd and user 0. */
 int step_listen(struct operation *operation, const struct plan *plan)
 {
 	int descriptor = take_descriptor(operation, plan);
@@ -273,8 +273,8 @@ int step_no_new_privs(void)
 }
 
 /*
- * The bounding set first, while CAP_SETPCAP is still there, the ambient set last: it can only hold
- * what is permitted and inheritable. Lowering the inheritable set has lowered it already.
+ * The bounding set first, since it needs CAP_SETPCAP. The ambient set last, since it can only
+ * contain permitted and inheritable capabilities; lowering the inheritable set has lowered it.
  */
 int step_caps(uint64_t mask)
 {
@@ -287,12 +287,12 @@ int step_caps(uint64_t mask)
 
 		ABOUT("capability ", decimal(capability));
 		if (mask >> capability & 1) {
-			if (present != 1) { /* capset(2) would ignore one it does not know */
+			if (present != 1) { /* capset(2) ignores unknown ones */
 				errno = present < 0 ? EINVAL : EPERM;
 				return -1;
 			}
 		} else if (present == 1 ? prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) :
-					  present < 0 && errno != EINVAL /* one it does not know */) {
+					  present < 0 && errno != EINVAL /* EINVAL: unknown */) {
 			return -1;
 		}
 	}
@@ -314,15 +314,15 @@ int step_caps(uint64_t mask)
 }
 
 /*
- * With CAP_SYS_PTRACE, pidfd_getfd(2) copies descriptors of any process of which one has a pidfd;
- * the kernel does not ask for its PID namespace. SO_PEERPIDFD and SCM_PIDFD give a pidfd of whoever
- * is at the other end of a Unix socket: of the runtime, say, which has the host's files open.
+ * With CAP_SYS_PTRACE, pidfd_getfd(2) copies descriptors of any process with a known pidfd; the
+ * kernel does not check its PID namespace. SO_PEERPIDFD and SCM_PIDFD give a pidfd of the peer of a
+ * Unix socket: for example of the runtime, which has the host's files open.
  *
- * The call's number is the same on all architectures of a kernel that runs several (x86-64 and
- * i386, arm64 and arm), except for the bit that x32 sets. So the architecture is not looked at. A
- * filter that looks at nothing else costs next to nothing: the kernel (5.11) remembers in a bitmap
- * which other calls it allows. SPEC_ALLOW: before Linux 5.16 a filter would also switch
- * mitigations on that slow the payload down, which this one does not need.
+ * The call has the same number on all architectures that one kernel supports (x86-64 and i386,
+ * arm64 and arm), except for the bit that x32 sets. So the filter does not check the architecture.
+ * A filter on the number alone costs almost nothing: the kernel (5.11) caches in a bitmap which
+ * calls it allows. SPEC_ALLOW: before Linux 5.16 a filter without it would also enable mitigations
+ * that slow the payload down.
  */
 #define GETFD_NUMBER 438
 #if defined __NR_pidfd_getfd && (__NR_pidfd_getfd & ~0x40000000) != GETFD_NUMBER
@@ -362,13 +362,13 @@ int step_seccomp(struct operation *operation, const struct plan *plan)
 
 void await_shield(struct progress *shared)
 {
-	/* The kernel's own timespec: musl's is another one on 32-bit machines. */
-	const long a_while[] = { 0, 10000000 };
+	/* The kernel's timespec; musl's differs on 32-bit machines. */
+	const long timeout[] = { 0, 10000000 };
 
-	/* If init ends instead, the kernel ends this process with it: pid_namespaces(7). It looks again
-	 * after a while, so that nothing hangs on the one call that wakes it. */
+	/* If init ends instead, the kernel kills this process: pid_namespaces(7). The timeout is
+	 * for a FUTEX_WAKE that fails. */
 	while (!__atomic_load_n(&shared->shielded, __ATOMIC_ACQUIRE))
-		syscall(__NR_futex, &shared->shielded, FUTEX_WAIT, 0, a_while);
+		syscall(__NR_futex, &shared->shielded, FUTEX_WAIT, 0, timeout);
 }
 
 void announce_shield(struct progress *shared)
@@ -383,11 +383,13 @@ int change_descriptors(unsigned int first, unsigned int last, unsigned int flags
 
 	if (!syscall_close_range(first, last, flags))
 		return 0;
-	/* EINVAL: Linux 5.9 has the call, 5.11 the flag. EPERM: a filter around us that is older. */
+	/* EINVAL: the call is of Linux 5.9, the flag of 5.11. EPERM: an outer seccomp filter that
+	 * is older than the call. */
 	if (errno != ENOSYS && errno != EINVAL && errno != EPERM)
 		return -1;
-	/* Numbers are given away from the lowest up, and the runtime hands down 0 to 3 only: behind a
-	 * gap this wide there is nothing. (To try all would be a million calls on some hosts.) */
+	/* The kernel assigns the lowest free number, and only 0 to 3 are inherited from the
+	 * runtime: no descriptor follows a gap this wide. (All numbers: a million calls on some
+	 * hosts.) */
 	for (unsigned int number = first, gap = 0; number <= last && gap < GAP; number++) {
 		int result = flags & CLOSE_RANGE_CLOEXEC ?
 				     fcntl((int)number, F_SETFD, FD_CLOEXEC) :

@@ -1,13 +1,13 @@
 /*
- * What init and the payload's process do: one function for each operation of a plan, and for each
- * other step. They return 0, or -1 with errno and with `progress->what` telling the object.
+ * The steps of init and of the payload's process: one function for each operation of a plan, and
+ * for each other step. They return 0, or -1 with errno and with the object in `progress->what`.
  */
 #ifndef NORTHSTAR_STEPS_H
 #define NORTHSTAR_STEPS_H
 
 #include "report.h"
 
-/* mounts.c. BIND's result is 1 if its optional source does not exist. */
+/* mounts.c. step_bind returns 1 if its optional source does not exist. */
 int step_root(struct operation *operation);
 int step_bind(struct operation *operation);
 int step_filesystem(struct operation *operation);
@@ -27,7 +27,7 @@ int step_gid(struct operation *operation);
 int step_uid(struct operation *operation);
 int step_cgroupns(void);
 
-/* Both return the runtime's own descriptor, which the caller closes; or -1. */
+/* Both return the runtime's descriptor, which the caller closes; or -1. */
 int step_console(struct operation *operation, const struct plan *plan);
 int step_socket(struct operation *operation, const struct plan *plan);
 int step_fd(struct operation *operation, const struct plan *plan);
@@ -39,25 +39,25 @@ int step_no_new_privs(void);
 int step_caps(uint64_t mask);
 int step_seccomp(struct operation *operation, const struct plan *plan);
 
-/* close_range(2) on whatever kernel: closes a range of descriptors, or with CLOSE_RANGE_CLOEXEC
- * marks them to be closed on exec. */
+/* close_range(2) for any kernel: closes a range of descriptors, or with CLOSE_RANGE_CLOEXEC sets
+ * their close-on-exec flag. */
 int change_descriptors(unsigned int first, unsigned int last, unsigned int flags);
 
 /*
- * A payload with CAP_SYS_PTRACE can take init over, so its execve must come after init's last
- * privilege is gone. init says so in the memory that both share; the payload's process waits.
+ * A payload with CAP_SYS_PTRACE can control init, so its execve must come after init has dropped
+ * its last privilege. init announces that in shared memory; the payload's process waits for it.
  */
 void await_shield(struct progress *shared);
 void announce_shield(struct progress *shared);
 
-/* So that init is of another user than the payload, and that the payload is itself again. */
-int step_aside(void);
-int step_back(void);
+/* Give init another user than the payload's, and restore the payload's user in its process. */
+int assume_init_user(void);
+int restore_user(void);
 
-/* program.c */
+/* program.c. Refuses a program that execve would reach through a magic link. */
 int check_program(const char *path);
 
-/* payload.c: the child of init that becomes the container's program */
+/* payload.c: the child of init that executes the container's program */
 noreturn void payload(const struct plan *plan, struct operation operation, struct progress *shared);
 
 /* supervise.c: the parent of a debug command */

@@ -1,16 +1,16 @@
 /*
- * The supervisor of a debug command. It ends the command, and every process that the command has
- * made, when the runtime ends, however that ends.
+ * The supervisor of a debug command. It kills the command and all its descendants when the runtime
+ * ends, also when the runtime is killed.
  *
- * A debug command runs in the runtime's mount namespace and holds its mounts. A parent death signal
- * alone (PR_SET_PDEATHSIG, prctl(2)) does not reach the command's own children, and the runtime
+ * A debug command runs in the runtime's mount namespace and keeps its mounts busy. A parent death
+ * signal alone (PR_SET_PDEATHSIG, prctl(2)) does not reach the command's children, and the runtime
  * cannot set it without forking the interpreter. A PID namespace would hide the container from the
- * command. So this process is the command's parent and a child subreaper: what loses its parent
- * becomes a child of this process, in whatever session or process group it is.
+ * command. So this process is the command's parent and a child subreaper: orphaned descendants
+ * become its children, in any session or process group.
  *
- * Descriptor 3 is a SOCK_SEQPACKET socket to the runtime. A message to this process is the number of
- * a signal for the command (u32, little endian). The end of the stream means SIGKILL. The only
- * message to the runtime is the errno of an execve or fork that failed (u32).
+ * Descriptor 3 is a SOCK_SEQPACKET socket to the runtime. A message from the runtime is a signal
+ * number for the command (u32, little endian). The end of the stream means SIGKILL. The only
+ * message to the runtime is the errno of a failed execve or fork (u32).
  */
 #include <endian.h>
 #include <fcntl.h>
@@ -41,7 +41,7 @@ static noreturn void become_command(char **command, pid_t supervisor)
 {
 	sigset_t none;
 
-	/* If the supervisor is killed, the command ends as well. It may be dead already: look. */
+	/* If the supervisor is killed, the command is killed. It may be dead already, so check. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != supervisor)
 		_exit(127);
@@ -54,7 +54,7 @@ static noreturn void become_command(char **command, pid_t supervisor)
 	report_errno(errno);
 }
 
-/* An entry as the kernel writes it, getdents(2). readdir(3) would bring malloc into the program. */
+/* The kernel's directory entry, getdents(2). readdir(3) would link malloc into the program. */
 struct entry {
 	uint64_t inode;
 	int64_t offset;
@@ -63,8 +63,8 @@ struct entry {
 	char name[];
 };
 
-/* A decimal number, 0 if the text is something else. */
-static pid_t number_of(const char *text)
+/* Parses a decimal number up to a space or the end; 0 if the text is not a number. */
+static pid_t parse_pid(const char *text)
 {
 	pid_t number = 0;
 
@@ -73,7 +73,8 @@ static pid_t number_of(const char *text)
 	return *text == '\0' || *text == ' ' ? number : 0;
 }
 
-/* The parent of a process by proc_pid_stat(5), 0 if it is gone. Its name may hold any character. */
+/* The parent of a process by proc_pid_stat(5), 0 if the process is gone. Its name may contain `)`,
+ * so the last one counts. */
 static pid_t parent_of(int processes, const char *pid)
 {
 	char content[512], *after_name;
@@ -90,12 +91,12 @@ static pid_t parent_of(int processes, const char *pid)
 	}
 	content[length > 0 ? length : 0] = '\0';
 	after_name = strrchr(content, ')');
-	return after_name && strlen(after_name) > 4 ? number_of(after_name + 4) : 0; /* ") S PPID " */
+	return after_name && strlen(after_name) > 4 ? parse_pid(after_name + 4) : 0; /* ") S PPID " */
 }
 
 /*
- * Sends a signal to all children. A child keeps its number until it is waited for, so no other
- * process can be hit. The file `children` of /proc is not in every kernel (CONFIG_PROC_CHILDREN).
+ * Sends a signal to all children. A child keeps its pid until it is reaped, so no other process is
+ * signalled. /proc/PID/task/TID/children does not exist on every kernel (CONFIG_PROC_CHILDREN).
  */
 static void signal_children(int number)
 {
@@ -106,14 +107,14 @@ static void signal_children(int number)
 	long length;
 
 	if (processes < 0)
-		_exit(1); /* the command's parent death signal is all that is left */
+		_exit(1); /* the command is killed by its parent death signal */
 	while ((length = syscall(__NR_getdents64, processes, entries, sizeof entries)) > 0) {
 		const struct entry *entry;
 		pid_t pid;
 
 		for (long at = 0; at < length; at += entry->length) {
 			entry = (const struct entry *)(const void *)(entries + at);
-			pid = number_of(entry->name);
+			pid = parse_pid(entry->name);
 			if (pid > 0 && parent_of(processes, entry->name) == self)
 				kill(pid, number);
 		}
@@ -121,7 +122,7 @@ static void signal_children(int number)
 	close(processes);
 }
 
-/* Waits for what has ended; the end of the last child is the end of this process. */
+/* Reaps ended children; exits after the last one. */
 static void reap_children(void)
 {
 	pid_t pid;
@@ -132,7 +133,7 @@ static void reap_children(void)
 		_exit(0);
 }
 
-/* The children of a killed process become ours when it dies, so this goes on until none is left. */
+/* The children of a killed process become children of this one: repeats until none is left. */
 static noreturn void kill_children(void)
 {
 	for (;;) {
@@ -151,7 +152,7 @@ noreturn void supervise(char **command)
 
 	prctl(PR_SET_NAME, "northstar-debug");
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
-	/* Blocked signals do nothing: those of a terminal reach the whole process group. */
+	/* All signals are blocked, since a terminal sends them to the whole process group. */
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, NULL);
 	sigaction(SIGCHLD, &child_ended, NULL);

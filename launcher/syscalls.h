@@ -1,9 +1,9 @@
 /*
- * System calls that the C library lacks, or wraps in a way that does not suit PID 1. Each is
- * syscall_NAME() with the kernel's own arguments; where the headers do not know it, it fails with
- * ENOSYS, as on a kernel that does not know it: so callers have one failure for "too old".
+ * System calls that the C library lacks, or wraps in a way that is wrong for PID 1. Each is
+ * syscall_NAME() with the kernel's arguments. If the headers lack its number it fails with ENOSYS,
+ * as on a kernel that lacks the call: callers handle one error for both.
  *
- * The kernel's headers are used for structures and constants, never <sys/mount.h> or <sched.h>,
+ * Structures and constants come from the kernel's headers, never from <sys/mount.h> or <sched.h>,
  * which define some of the same names.
  */
 #ifndef NORTHSTAR_SYSCALLS_H
@@ -169,13 +169,13 @@ static inline int syscall_capset(struct __user_cap_header_struct *header,
 	return (int)syscall(__NR_capset, header, data);
 }
 
-/* musl's sched_setscheduler(3) does nothing but fail; this one also sets the nice value. */
+/* musl's sched_setscheduler(3) always fails; sched_setattr(2) also sets the nice value. */
 static inline int syscall_sched_setattr(pid_t pid, const void *attributes, unsigned int flags)
 {
 	return (int)syscall(__NR_sched_setattr, pid, attributes, flags);
 }
 
-/* Limits are 64 bits wide here whatever the C library's rlim_t is. */
+/* Limits have 64 bits, independent of the C library's rlim_t. */
 static inline int syscall_prlimit64(pid_t pid, int resource, const uint64_t limit[2], void *old)
 {
 	return (int)syscall(__NR_prlimit64, pid, resource, limit, old);
@@ -188,10 +188,10 @@ static inline int syscall_seccomp(unsigned int operation, unsigned int flags,
 }
 
 /*
- * The C libraries keep a few real-time signals for themselves and refuse to touch them; a payload
- * must find all 64 in their default state. Signal dispositions are a struct whose members follow
- * each other differently from one architecture to the next, but the handler comes first on all we
- * know, and everything else is zero. (Not so on MIPS.)
+ * The C libraries reserve a few real-time signals and refuse to change them, but a payload must
+ * start with the default disposition of all 64. The order of the members of the kernel's struct
+ * sigaction depends on the architecture; the handler comes first on all but MIPS, and the others
+ * are zero here.
  */
 #ifdef __mips__
 #error "the kernel's struct sigaction starts with the flags here"

@@ -1,10 +1,10 @@
-"""Fuzzes what the launcher reads: `python -m tests.fuzz.launcher plan --runs 1000000`.
+"""Fuzzes the launcher's parsers: `python -m tests.fuzz.launcher plan --runs 1000000`.
 
-Two targets in C (tests/fuzz/targets): `plan`, the launch plan, and `program`, the file that is to
-be executed. libFuzzer drives them, which needs clang; a normal test drives them without, built with
-gcc. Both builds have the address and the undefined behaviour sanitizers.
+Two targets in C (tests/fuzz/targets): `plan`, the launch plan, and `program`, the file to execute.
+libFuzzer drives them, which needs clang; a normal test drives them without it, built by gcc. Both
+builds have the address and the undefined behaviour sanitizers.
 
-What libFuzzer finds is written to the directory of `--findings`; one worth keeping belongs into
+Failing inputs are written to the directory of `--findings`. Add those worth keeping to
 tests/fuzz/corpus/TARGET, which a normal test replays.
 """
 
@@ -43,13 +43,13 @@ COMMAND = Command("/bin/app", ("one", ""), {"A": "b", "EMPTY": ""})
 
 
 def corpus(target: str) -> list[Path]:
-    """Return the files that a target's test replays: `good-*` are accepted, others are not."""
+    """Return the files that a target's test replays: only `good-*` must be accepted."""
     directory = HERE / "corpus" / target
     return sorted(directory.iterdir())
 
 
 def plans() -> Iterator[bytes]:
-    """Yield the plans that the planner makes of the manifests of the vectors."""
+    """Yield the plans of the manifests in the vectors."""
     for vector in vectors.load("manifest"):
         (case,) = vector.values
         try:
@@ -59,16 +59,16 @@ def plans() -> Iterator[bytes]:
                 for target, mount in manifest.mounts.items()
                 if isinstance(mount, Resource)
             }
-            places = ContainerPaths("/run/northstar/a:1.0.0", "/data/a", "/sockets", resources)
-            yield build(manifest, COMMAND, places, FACTS, (5, 6)).encode()
+            paths = ContainerPaths("/run/northstar/a:1.0.0", "/data/a", "/sockets", resources)
+            yield build(manifest, COMMAND, paths, FACTS, (5, 6)).encode()
         except (ManifestError, HostError, LaunchError):
             continue
 
 
 def seeds(target: str) -> dict[str, bytes]:
-    """Return where a run begins."""
+    """Return the initial inputs of a run, by name."""
     if target == "plan":
-        # Many manifests make the same plan.
+        # Many manifests lead to the same plan.
         return {f"plan-{number}": plan for number, plan in enumerate(dict.fromkeys(plans()))}
     return {
         "script": b"#! /bin/sh -e\n",
@@ -77,7 +77,7 @@ def seeds(target: str) -> dict[str, bytes]:
 
 
 def words(target: str) -> list[bytes]:
-    """Return what has a meaning in the inputs of a target."""
+    """Return the dictionary of a target: byte strings with a meaning in its inputs."""
     if target == "program":
         return [b"#!", b"#! /", b"\x7fELF\2\1\1", struct.pack("<I", 3), struct.pack("<H", 56)]
     numbers = [struct.pack("<I", number) for number in (PLAN_VERSION, *Op)]
@@ -98,7 +98,8 @@ def compile_target(target: str, output: Path, *, libfuzzer: bool = False) -> Non
     """Compile a target.
 
     Raises:
-        subprocess.CalledProcessError: the compiler refuses it, or is not there.
+        subprocess.CalledProcessError: the compiler failed.
+        FileNotFoundError: the compiler is not installed.
     """
     if libfuzzer:
         compiler = ["clang-14", "-fsanitize=fuzzer,address,undefined", "-DLIBFUZZER"]
@@ -112,10 +113,10 @@ def compile_target(target: str, output: Path, *, libfuzzer: bool = False) -> Non
 
 
 def replay(program: Path, inputs: Iterable[bytes]) -> list[bool]:
-    """Give inputs to a target; return which of them it accepts.
+    """Run a target on inputs; return for each whether it was accepted.
 
     Raises:
-        AssertionError: it did not survive one.
+        AssertionError: the target crashed; names the input.
     """
     inputs = list(inputs)
     data = b"".join(struct.pack("=I", len(part)) + part for part in inputs)
@@ -134,7 +135,7 @@ def replay(program: Path, inputs: Iterable[bytes]) -> list[bool]:
 
 def main() -> None:
     """Run as a command."""
-    parser = argparse.ArgumentParser(description="Fuzz what the launcher reads.")
+    parser = argparse.ArgumentParser(description="Fuzz the launcher's parsers.")
     parser.add_argument("target", choices=SOURCES)
     parser.add_argument("--runs", type=int, default=1_000_000, help="inputs to try")
     parser.add_argument("--seed", type=int, default=0, help="make the run repeatable")

@@ -1,12 +1,12 @@
-"""Fuzzes the reader of manifests: mutated texts, and what must hold of every text.
+"""Fuzzes the manifest reader: checks properties on mutated texts.
 
 Run it for a time, or for a number of texts::
 
     python -m tests.fuzz.manifest --seconds 60
     python -m tests.fuzz.manifest --count 100000 --seed 7
 
-It starts from the corpus and the vectors. A text that breaks a property is written to the corpus
-(where `test_manifest.py` replays it ever after), and the exit code is 1.
+It starts with the corpus and the vectors. A text that violates a property is added to the corpus,
+which `test_manifest.py` replays, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests import vectors
 CORPUS = Path(__file__).parent / "corpus" / "manifest"
 
 SLOW = 2.0
-"""Seconds that no text of these sizes may take, on whatever machine."""
+"""Most seconds of CPU time for a text, on any machine."""
 
 DICTIONARY = [
     *(b": ", b"- ", b"? ", b"\n", b"\n  ", b"{", b"}", b"[", b"]", b", ", b"'", b'"', b"|\n"),
@@ -41,10 +41,10 @@ DICTIONARY = [
 
 
 def check(data: bytes) -> bool:
-    """Assert what must hold of `data`, and tell whether it is a manifest.
+    """Assert the properties of `data`; return whether it is a manifest.
 
-    It is a manifest or a ManifestError with one printable line; the search for all errors agrees
-    with the search for the first; and what is accepted can be written and read again.
+    It is a manifest, or it raises a ManifestError with one printable line. The check for all errors
+    agrees with the check for the first one. An accepted manifest survives a round trip.
     """
     started = time.process_time()
     report = manifest.check(data)
@@ -76,7 +76,7 @@ def seeds() -> list[bytes]:
 
 
 def mutations(pool: list[bytes], rng: random.Random) -> Iterator[bytes]:
-    """Yield texts made of those in `pool`, which may grow meanwhile."""
+    """Yield mutations of the texts in `pool`, which may grow meanwhile."""
     while True:
         data = bytearray(rng.choice(pool))
         for _ in range(rng.choice((1, 1, 1, 2, 4))):
@@ -101,10 +101,10 @@ def mutations(pool: list[bytes], rng: random.Random) -> Iterator[bytes]:
 
 
 def run(rng: random.Random, *, count: int | None, seconds: float | None) -> tuple[int, int]:
-    """Try `count` texts, or as many as fit into `seconds`; return how many, and how many accepted.
+    """Check `count` texts, or texts for `seconds`; return how many, and how many were accepted.
 
     Raises:
-        AssertionError: a property is broken. The text is in the corpus then.
+        AssertionError: a property is violated. The text was added to the corpus.
     """
     pool = seeds()
     end = None if seconds is None else time.monotonic() + seconds
@@ -118,26 +118,26 @@ def run(rng: random.Random, *, count: int | None, seconds: float | None) -> tupl
         except BaseException:
             found = CORPUS / f"found-{hashlib.sha256(data).hexdigest()[:12]}"
             found.write_bytes(data)
-            print(f"{found}: breaks a property", file=sys.stderr)
+            print(f"{found}: violates a property", file=sys.stderr)
             raise
         accepted += good
         if good and len(pool) < 5000:
-            # Deeper from here: most mutations of a manifest are none.
+            # To get deeper: most mutations of a manifest are not accepted.
             pool.append(data)
     return tried, accepted
 
 
 def main() -> None:
     """Run as a command."""
-    parser = argparse.ArgumentParser(description="Fuzz the reader of manifests.")
-    parser.add_argument("--count", type=int, help="stop after so many texts")
-    parser.add_argument("--seconds", type=float, help="stop after so many seconds (default: 60)")
+    parser = argparse.ArgumentParser(description="Fuzz the manifest reader.")
+    parser.add_argument("--count", type=int, help="stop after this number of texts")
+    parser.add_argument("--seconds", type=float, help="stop after this time (default: 60)")
     parser.add_argument("--seed", type=int, default=None, help="make the run repeatable")
     args = parser.parse_args()
     seed = random.SystemRandom().randrange(2**32) if args.seed is None else args.seed
     seconds = 60.0 if args.count is None and args.seconds is None else args.seconds
     tried, accepted = run(random.Random(seed), count=args.count, seconds=seconds)
-    print(f"seed {seed}: {tried} texts, {accepted} of them manifests, no property broken")
+    print(f"seed {seed}: {tried} texts, {accepted} of them manifests, no property violated")
 
 
 if __name__ == "__main__":

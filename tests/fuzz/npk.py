@@ -1,15 +1,14 @@
 """Fuzzes the package reader: `python -m tests.fuzz.npk --seconds 60`.
 
-Packages of the corpus are damaged at random, where it hurts: in their headers and numbers, by cuts
-and splices. Whatever comes out, opening it must succeed or raise PackageError, and what opens must
-hold to more than that:
+Packages of the corpus are damaged at random, mostly in headers and numbers, by changes, cuts and
+splices. Opening such a file must succeed or raise PackageError. For an opened package:
 
-- every offset and size lies within the file;
-- Python's own ZIP reader, where it accepts the file, sees the same entries with the same bytes;
-- opened with a key, manifest and root digest are those that were signed.
+- every offset and size is within the file;
+- Python's ZIP reader, if it accepts the file, finds the same entries with the same bytes;
+- opened with a key, manifest and root digest are the signed ones.
 
-An input that breaks a rule is written to the directory of `--findings`; one worth keeping belongs
-into tests/fuzz/corpus/npk, which a normal test replays.
+An input that violates a rule is written to the directory of `--findings`. Add those worth keeping
+to tests/fuzz/corpus/npk, which a normal test replays.
 """
 
 from __future__ import annotations
@@ -44,11 +43,11 @@ def corpus() -> list[Path]:
 
 
 def check(data: bytes, trusted: frozenset[tuple[bytes, str]] = frozenset()) -> str:
-    """Open `data` and assert what must hold; return what happened in a word.
+    """Open `data` and assert the rules; return the outcome.
 
     Args:
         data: the file.
-        trusted: manifest and root digest of what was signed with the key.
+        trusted: pairs of manifest and root digest that were signed with the key.
     """
     fd = os.memfd_create("fuzz")
     try:
@@ -62,7 +61,7 @@ def check(data: bytes, trusted: frozenset[tuple[bytes, str]] = frozenset()) -> s
 
 
 def signed_content(path: Path) -> tuple[bytes, str] | None:
-    """Return what a package of the corpus has signed, or None."""
+    """Return the signed manifest and root digest of a package of the corpus, or None."""
     try:
         with npk.open(path, keys.public_key(SEED)) as package:
             assert package.hashes is not None
@@ -97,7 +96,7 @@ def _check_opened(
 
 
 def _compare(package: npk.Npk, data: bytes) -> None:
-    """Compare with another reader: two that see different packages in one file are an attack."""
+    """Compare with another reader: two readers that disagree on a file enable an attack."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as other:
             names = other.namelist()
@@ -147,7 +146,7 @@ def _damage(source: random.Random, data: bytearray, bases: list[bytes]) -> None:
 
 
 def _place(source: random.Random, data: bytearray) -> int:
-    """Return a position: mostly in a header, seldom in the long stretches of zeros."""
+    """Return a position: mostly in a header, rarely in the long runs of zeros."""
     if source.random() < 0.8:
         magic = source.choice(_MAGICS)
         places: list[int] = []
@@ -161,12 +160,12 @@ def _place(source: random.Random, data: bytearray) -> int:
 
 
 def main() -> int:
-    """Fuzz until the count or the time is up, or a rule is broken."""
+    """Fuzz until the count or the time is reached, or a rule is violated."""
     parser = argparse.ArgumentParser(description="Fuzz the package reader.")
-    parser.add_argument("--count", type=int, help="how many inputs; without limit if left out")
-    parser.add_argument("--seconds", type=float, default=60, help="how long at most (60)")
-    parser.add_argument("--seed", type=int, help="the same seed makes the same inputs")
-    parser.add_argument("--findings", type=Path, default=Path("findings"), help="directory")
+    parser.add_argument("--count", type=int, help="number of inputs (default: no limit)")
+    parser.add_argument("--seconds", type=float, default=60, help="most seconds (default: 60)")
+    parser.add_argument("--seed", type=int, help="make the run repeatable")
+    parser.add_argument("--findings", type=Path, default=Path("findings"), help="a directory")
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
@@ -185,7 +184,7 @@ def main() -> int:
             options.findings.mkdir(exist_ok=True)
             path = options.findings / f"npk-{seed}-{number}"
             path.write_bytes(data)
-            print(f"a rule is broken: {path}", file=sys.stderr)
+            print(f"{path}: violates a rule", file=sys.stderr)
             raise
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
         slowest = max(slowest, time.monotonic() - now)

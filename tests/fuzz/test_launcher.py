@@ -1,4 +1,4 @@
-"""What the launcher reads, under the sanitizers: corpus, the planner's plans, mutations."""
+"""The launcher's parsers under the sanitizers: corpus, plans of the planner, mutations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def program(target: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_corpus(target, program):
-    """Files are named for what is to happen."""
+    """The name of a file states whether it is accepted."""
     paths = launcher.corpus(target)
     answers = launcher.replay(program, [path.read_bytes() for path in paths])
     assert len(paths) > 5
@@ -32,8 +32,8 @@ def test_corpus(target, program):
         assert accepted == path.name.startswith("good-"), path.name
 
 
-def test_where_a_run_begins_is_accepted(target, program):
-    """For plans: whatever the planner makes passes the check of the launcher."""
+def test_the_seeds_are_accepted(target, program):
+    """For plans: the launcher accepts every plan of the planner."""
     seeds = launcher.seeds(target)
     answers = launcher.replay(program, seeds.values())
     assert [name for name, good in zip(seeds, answers, strict=True) if not good] == []
@@ -60,7 +60,7 @@ def mutated(rng: random.Random, base: bytes) -> bytes:
     return bytes(data)
 
 
-def test_an_input_that_is_not_survived_is_told(tmp_path):
+def test_an_input_that_crashes_the_target_is_reported(tmp_path):
     broken = tmp_path / "broken"
     broken.write_text("#!/bin/sh\nprintf 1\necho 'what went wrong' >&2\nexit 3\n")
     broken.chmod(0o755)

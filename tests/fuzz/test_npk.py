@@ -1,4 +1,4 @@
-"""The corpus of the package fuzzer as a normal test, and a short run of it."""
+"""Replays the corpus of the package fuzzer, and a fixed set of its mutations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.fuzz import npk
 
 @pytest.mark.parametrize("path", npk.corpus(), ids=lambda path: path.name)
 def test_corpus(path: Path):
-    """Files are named for what is to happen: good ones open, others do not."""
+    """The name of a file states the outcome."""
     outcome = npk.check(path.read_bytes())
     expected = {
         "unsigned": "opened, refused with a key",
@@ -34,8 +34,8 @@ def test_some_mutations():
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
-def test_the_rules_can_be_broken():
-    """A check that accepts anything would find nothing."""
+def test_a_violated_rule_is_detected():
+    """A check that accepts everything would find nothing."""
     data = next(path for path in npk.corpus() if path.name == "signed").read_bytes()
     with pytest.raises(AssertionError):
         npk.check(data, frozenset({(b"another manifest", "root")}))

@@ -1,7 +1,7 @@
-"""Seccomp filters around what is tested: an older kernel, and calls that fail one by one.
+"""Seccomp filters around tested programs: to simulate an older kernel, or to fail single calls.
 
-A filter is one thread's, and whatever that thread starts inherits it. So a process is started under
-one by a thread that has it (`Thread`), and the test itself goes on without.
+A filter applies to one thread, and its child processes inherit it. So a process under a filter is
+started by a thread that has the filter (`Thread`), and the test itself runs without.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ SECCOMP_SET_MODE_FILTER = 1
 SECCOMP_FILTER_FLAG_NEW_LISTENER = 8
 ALLOW, ERRNO, USER_NOTIF = 0x7FFF0000, 0x00050000, 0x7FC00000
 
-# What came after Linux 5.4 or can be lacking, and has an older substitute: these numbers are the
-# same everywhere.
+# Calls with an older substitute, of Linux 5.4 or later or hidden by filters. These numbers are the
+# same on all architectures.
 NEWER: Final = {
     "open_tree": 428,
     "move_mount": 429,
@@ -47,7 +47,7 @@ _IOCTL = {"x86_64": 16, "aarch64": 29}[MACHINE]
 _LOOP_CONFIGURE = 0x4C0A  # linux/loop.h, Linux 5.8
 
 LAUNCHER_END: Final = 0x10000000
-"""The launcher is linked to low addresses, and so are the test programs; libraries never are."""
+"""The launcher and the test programs are linked below this address; libraries never are."""
 
 # struct seccomp_data: nr, arch, instruction pointer, six arguments
 _NUMBER, _POINTER, _ARGUMENTS = 0, 8, 16
@@ -61,17 +61,17 @@ def load(offset: int) -> Instruction:
 
 
 def equal(value: int, *, otherwise: int) -> Instruction:
-    """Go on if they are `value`, else skip so many instructions."""
+    """Continue if the loaded bits equal `value`, else skip `otherwise` instructions."""
     return (0x15, 0, otherwise, value)
 
 
 def answer(action: int) -> Instruction:
-    """Return what happens."""
+    """End with an action."""
     return (0x06, 0, 0, action)
 
 
 def without(names: Iterable[str]) -> list[Instruction]:
-    """Return a filter that answers ENOSYS to some system calls, as a kernel that lacks them."""
+    """Return a filter that fails system calls with ENOSYS, like a kernel that lacks them."""
     program = [load(_NUMBER)]
     for name in names:
         program += [equal(NEWER[name], otherwise=1), answer(ERRNO | errno.ENOSYS)]
@@ -79,7 +79,7 @@ def without(names: Iterable[str]) -> list[Instruction]:
 
 
 def older_kernel() -> list[Instruction]:
-    """Return a filter that makes the kernel one that has nothing we have a substitute for."""
+    """Return a filter that simulates a kernel without any of the calls with a substitute."""
     return [
         *without(NEWER)[:-1],
         equal(_IOCTL, otherwise=3),
@@ -91,7 +91,7 @@ def older_kernel() -> list[Instruction]:
 
 
 def in_launcher(action: int, number: int | None = None) -> list[Instruction]:
-    """Return a filter for system calls (one, or all) of programs linked as the launcher is."""
+    """Return a filter for one or all system calls of programs linked below `LAUNCHER_END`."""
     program = [] if number is None else [load(_NUMBER), equal(number, otherwise=5)]
     return [
         *program,
@@ -105,10 +105,10 @@ def in_launcher(action: int, number: int | None = None) -> list[Instruction]:
 
 
 def install(program: Sequence[Instruction], *, listener: bool = False) -> int:
-    """Put this thread, and whatever it starts, under a filter; it stays for ever.
+    """Install a filter on this thread and its future children; it cannot be removed.
 
     Returns:
-        The descriptor of the listener, if there is one: seccomp_unotify(2).
+        The descriptor of the listener if one is requested: seccomp_unotify(2).
     """
     code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
     buffer = ctypes.create_string_buffer(code, len(code))
@@ -125,12 +125,12 @@ def install(program: Sequence[Instruction], *, listener: bool = False) -> int:
 
 
 class Call(NamedTuple):
-    """A system call that waits to be answered.
+    """A suspended system call that waits for an answer.
 
     Attributes:
-        id: of the question.
-        pid: who makes it, a process of this process' PID namespace.
-        number: of the call.
+        id: id of the notification.
+        pid: the caller, a process of this process's PID namespace.
+        number: number of the call.
         first: its first argument.
     """
 
@@ -141,7 +141,7 @@ class Call(NamedTuple):
 
 
 class Listener:
-    """Answers the system calls that a filter leaves to it: seccomp_unotify(2)."""
+    """Answers the suspended system calls of a filter: seccomp_unotify(2)."""
 
     RECV, SEND = 0xC0502100, 0xC0182101
     CONTINUE = 1
@@ -152,7 +152,7 @@ class Listener:
         self._poll.register(descriptor, select.POLLIN)
 
     def next(self, timeout: float) -> Call | None:
-        """Wait so many seconds for a call; None if there is none, or nobody to make one."""
+        """Wait `timeout` seconds for a call; None if none came, or no process is left."""
         if not any(events & select.POLLIN for _, events in self._poll.poll(timeout * 1000)):
             return None
         data = bytearray(80)
@@ -165,7 +165,7 @@ class Listener:
         return Call(*struct.unpack_from("QI4xi12xQ", data))
 
     def answer(self, call: Call, error: int = 0) -> None:
-        """Let the call be done, or make it fail; it may be that of a process that is gone."""
+        """Perform the call, or fail it with `error`; its process may be gone."""
         reply = struct.pack("QqiI", call.id, 0, -error, 0 if error else self.CONTINUE)
         try:
             fcntl.ioctl(self._descriptor, self.SEND, reply)
@@ -174,14 +174,14 @@ class Listener:
                 raise
 
     def close(self) -> None:
-        """Whoever makes such a call from now on gets ENOSYS."""
+        """Close the listener; suspended and later calls fail with ENOSYS."""
         os.close(self._descriptor)
 
 
 class Thread:
-    """A thread under a filter, which calls functions. It lives as long as its processes should.
+    """A thread under a filter that calls functions.
 
-    (init asks to be killed when the thread that is its parent ends.)
+    Its processes must end before `close`: the kernel kills init when its parent thread ends.
     """
 
     def __init__(self, program: Sequence[Instruction], *, listener: bool = False) -> None:
@@ -194,17 +194,17 @@ class Thread:
         return self._pool.submit(function).result()
 
     def close(self) -> None:
-        """End it."""
+        """End the thread."""
         self._pool.shutdown()
         if self.listener is not None:
             self.listener.close()
 
 
 def listened(descriptor: int) -> tuple[str, ...]:
-    """Return a command that becomes the program named behind it, after it has sent a listener.
+    """Return a command prefix that installs a filter, sends its listener, and executes a program.
 
-    The system calls of the launchers that the program starts wait for an answer of whoever has the
-    other end of the socket `descriptor`.
+    The system calls of the launchers that the program starts are suspended. The listener is sent to
+    the socket `descriptor`.
     """
     return (sys.executable, "-I", __file__, str(descriptor))
 

@@ -1,7 +1,7 @@
-"""A launch that is struck at any system call between the runtime's spawn and the payload's execve.
+"""Faults at any system call between the runtime's spawn and the payload's execve.
 
-Each call fails once, and at each the process that makes it is killed once. The client is told, in
-words, or the start has succeeded all the same; nobody else notices, and nothing is left.
+Each call fails once, and at each call its process is killed once. Either the client receives an
+error or the start succeeds. Other containers are not affected, and nothing leaks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.system.strikes import KILL, PRCTL, Point, Watch
 
 pytestmark = pytest.mark.root
 
-# Nobody answers this by himself: where it is told, it is told of this call.
+# No call fails with it otherwise, so a report with it is that of the injected fault.
 ERRNO = errno.ESTALE
 
 BYSTANDER, TARGET = "bystander:1.0.0", "target:1.0.0"
@@ -34,7 +34,7 @@ BYSTANDER, TARGET = "bystander:1.0.0", "target:1.0.0"
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RuntimeProcess, Watch]]:
-    """A runtime whose launches are watched."""
+    """A runtime with a listener on the system calls of its launches."""
     ours, theirs = socket.socketpair()
     runtime = RuntimeProcess(
         tmp_path_factory.mktemp("runtime"),
@@ -56,7 +56,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RuntimeP
 
 @pytest.fixture(scope="module")
 def bystander(watched: tuple[RuntimeProcess, Watch], payload: Path) -> int:
-    """The pid of a container that runs all the time; another one, the target, is installed."""
+    """Install target and bystander; return the pid of the bystander, which runs all the time."""
     runtime, _ = watched
     install(runtime, payload, "bystander", args="ready ; pause")
     install(runtime, payload, "res", init=None)
@@ -82,24 +82,24 @@ def bystander(watched: tuple[RuntimeProcess, Watch], payload: Path) -> int:
     with runtime.client() as client:
         client.start(BYSTANDER)
     wait_ready(runtime, BYSTANDER)
-    # Not by inspect: for a while that keeps files of the container's cgroup open.
+    # Not by inspect, which keeps files of the container's cgroup open for a while.
     return int(runtime.wait_log(rf"Started {BYSTANDER} \((\d+)\)")[1])
 
 
 def start(client: blocking.Client, container: str) -> str:
-    """Start a container and end it again; return what the client was told, empty for success."""
+    """Start a container and kill it; return the error that the client received, or ""."""
     try:
         client.start(container)
     except RefusedError as refused:
         assert isinstance(refused.error, error.StartContainerFailed), refused
         return refused.error.error
-    with contextlib.suppress(RefusedError):  # it may have ended by the strike
+    with contextlib.suppress(RefusedError):  # the fault may have ended it
         client.kill(container, 9)
     return ""
 
 
 def points(watch: Watch, client: blocking.Client, container: str, often: int) -> list[Point]:
-    """Return the calls of one launch, of equal ones the first few."""
+    """Return the calls of one launch, at most the first `often` of equal ones."""
     watch.begin()
     assert start(client, container) == ""
     wait_ended(client, container)
@@ -113,17 +113,17 @@ def wait_ended(client: blocking.Client, container: str) -> None:
 def strike(
     runtime: RuntimeProcess, watch: Watch, bystander: int, answer: int, often: int
 ) -> dict[Point, str]:
-    """Strike at one call after the other; return what the client was told of each."""
-    told = {}
+    """Inject a fault at each call in turn; return the errors that the client received."""
+    errors = {}
     with runtime.client() as client:
         targets = points(watch, client, TARGET, often)
         before = runtime.snapshot()
         for number, point in enumerate(targets):
             watch.begin(point, answer)
-            told[point] = start(client, TARGET)
+            errors[point] = start(client, TARGET)
             wait_ended(client, TARGET)
-            # Two processes at a time make them in any order: one may not be needed this time.
-            assert watch.struck() or told[point] == "", point
+            # Two processes run concurrently, so a call may not occur in this launch.
+            assert watch.struck() or errors[point] == "", point
             assert host.state(bystander) == "S", point
             if number % 20 == 0:
                 runtime.assert_no_leak(before)
@@ -133,7 +133,7 @@ def strike(
         wait_ended(client, TARGET)
     assert {point.role for point in targets} == {"launcher", "init", "payload"}
     assert len(targets) > 80
-    return told
+    return errors
 
 
 OFTEN = [1, pytest.param(5, marks=[pytest.mark.long, pytest.mark.timeout(600)])]
@@ -171,16 +171,16 @@ def numbers(*names: str) -> set[int]:
 WATCHING = numbers(
     *("ppoll", "waitid", "setpgid", "getpgrp", "getpgid", "wait4", "munmap", "close", "sendmsg")
 )
-"""init's calls at a time when the payload may run already."""
+"""init's calls while the payload may already run."""
 
-TOLD = re.compile(r"cannot .*: Stale file handle \(ESTALE\)")
+REPORTED = re.compile(r"cannot .*: Stale file handle \(ESTALE\)")
 ENDED = {
     "launcher": "cannot launch init: its launcher ended with ",
     "init": "cannot start the container: its init ended with Exit(1)",
 }
 BROKEN_PIPE = "cannot launch init: the launcher has died: Broken pipe (EPIPE)"
 
-# Of these, what fails is of no consequence, or cannot fail with the arguments that it has.
+# The failure of these calls is ignored, or they cannot fail with their arguments.
 TOLERATED = numbers(
     "set_tid_address",
     "gettid",
@@ -194,9 +194,9 @@ TOLERATED = numbers(
     "poll",
     "exit_group",
 )
-# PDEATHSIG is the second line only, and the name for people.
+# PR_SET_PDEATHSIG, which only backs up the end of the stream, and PR_SET_NAME.
 TOLERATED_PRCTL = {1, 15}
-# First asked whether they are there: any other error than ENOSYS is a yes.
+# Calls that are probed first: any error but ENOSYS and EPERM means available.
 PROBED = set(filters.NEWER.values())
 
 
@@ -212,7 +212,7 @@ def test_the_call_fails(watched, bystander, often):
             ), point
         else:
             assert (
-                TOLD.fullmatch(words)
+                REPORTED.fullmatch(words)
                 or words == BROKEN_PIPE
                 or words.startswith(ENDED.get(point.role, "-"))
             ), (point, words)

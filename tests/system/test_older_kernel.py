@@ -1,6 +1,6 @@
-"""The mounts of a manifest on an older kernel: the same tests, under a runtime that finds one.
+"""Runs the tests of test_mounts.py with a runtime on a simulated older kernel.
 
-All system tests can be run so: NORTHSTAR_TEST_FALLBACK=1.
+NORTHSTAR_TEST_FALLBACK=1 runs all system tests so.
 """
 
 from __future__ import annotations
@@ -22,5 +22,5 @@ globals().update({name: t for name, t in vars(test_mounts).items() if name.start
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RuntimeProcess]:
-    """One runtime for all tests of this file, which does without all newer system calls."""
+    """One runtime without the newer system calls, for all tests of this file."""
     yield from shared_runtime(tmp_path_factory, older=True)

@@ -1,4 +1,4 @@
-"""Filters in force: every kind of rule, with the system calls themselves."""
+"""Seccomp filters of containers: every kind of rule, tested by real system calls."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def outcomes(
 
 
 @pytest.mark.vm
-def test_the_profile_lets_programs_live(runtime: RuntimeProcess, payload: Path) -> None:
+def test_programs_run_under_the_profile(runtime: RuntimeProcess, payload: Path) -> None:
     words = "self ; mounts ; orphans 3 ; exit 3"
     said = run_new(runtime, payload, words, seccomp=DEFAULT, mounts=PROC)
     me = said.of("self")
@@ -75,7 +75,7 @@ def test_the_profile_lets_programs_live(runtime: RuntimeProcess, payload: Path) 
 def test_what_the_profile_answers(runtime: RuntimeProcess, payload: Path) -> None:
     expected = {
         call("getpid"): "done",
-        # Killed, with whatever arguments.
+        # Killed with any arguments.
         call("keyctl", 0): "killed",
         call("add_key"): "killed",
         call("userfaultfd"): "killed",
@@ -88,7 +88,7 @@ def test_what_the_profile_answers(runtime: RuntimeProcess, payload: Path) -> Non
         call("kcmp"): "killed",
         call("clock_settime"): "killed",
         call("reboot"): "killed",
-        # Answered, so that a library goes on with something older.
+        # ENOSYS, so that a library falls back to an older call.
         call("clone3"): "ENOSYS",
         call("mount_setattr"): "ENOSYS",
         call(469): "ENOSYS",
@@ -114,7 +114,7 @@ def test_without_a_filter_nothing_is_killed(runtime: RuntimeProcess, payload: Pa
 
 
 @pytest.mark.vm
-def test_a_capability_brings_its_own_calls(runtime: RuntimeProcess, payload: Path) -> None:
+def test_a_capability_allows_its_calls(runtime: RuntimeProcess, payload: Path) -> None:
     commands = {
         "CAP_SYS_ADMIN": call("unshare", 0),
         "CAP_SYS_PTRACE": call("kcmp"),
@@ -127,7 +127,7 @@ def test_a_capability_brings_its_own_calls(runtime: RuntimeProcess, payload: Pat
             runtime, payload, [*commands.values()], seccomp=DEFAULT, capabilities=[held]
         )
         allowed = {name for name, how in zip(commands, went, strict=True) if how != "killed"}
-        # syslog comes with both: the kernel accepts either too.
+        # syslog is allowed with either of two capabilities, as by the kernel.
         assert allowed == {held} | ({"CAP_SYSLOG"} if held == "CAP_SYS_ADMIN" else set())
 
 
@@ -138,7 +138,7 @@ def test_namespaces_with_the_capability(runtime: RuntimeProcess, payload: Path) 
 
 
 @pytest.mark.vm
-def test_what_an_entry_allows(runtime: RuntimeProcess, payload: Path) -> None:
+def test_entries_allow_calls(runtime: RuntimeProcess, payload: Path) -> None:
     allow = {
         "keyctl": "any",
         "clone3": "any",
@@ -170,7 +170,7 @@ def test_what_an_entry_allows(runtime: RuntimeProcess, payload: Path) -> None:
 
 
 @pytest.mark.vm
-def test_a_list_of_its_own(runtime: RuntimeProcess, payload: Path) -> None:
+def test_a_list_without_the_profile(runtime: RuntimeProcess, payload: Path) -> None:
     needed = ["writev", "write", "ioctl", "exit_group", "arch_prctl", "set_tid_address", "brk"]
     allow = dict.fromkeys([*needed, "mmap", "rt_sigaction", "rt_sigprocmask", "fstat"], "any")
     container = install(runtime, payload, seccomp={"allow": allow})
@@ -194,7 +194,7 @@ def test_an_empty_section_allows_execve_and_nothing_else(
 
 
 @pytest.mark.vm
-def test_a_failing_execve_is_told_where_the_reporter_is_killed(
+def test_a_failing_execve_is_reported_if_the_reporter_is_killed(
     runtime: RuntimeProcess, payload: Path
 ) -> None:
     root = runtime.directory / "image"
@@ -233,7 +233,7 @@ def test_an_unknown_name_is_a_warning(runtime: RuntimeProcess, payload: Path) ->
     assert warnings == ["raed"]
 
 
-def test_without_libseccomp_only_those_who_ask_for_a_filter_fail(
+def test_without_libseccomp_only_containers_with_a_filter_fail(
     make_runtime: Callable[..., RuntimeProcess], payload: Path
 ) -> None:
     runtime = make_runtime()
@@ -249,7 +249,7 @@ def test_without_libseccomp_only_those_who_ask_for_a_filter_fail(
     runtime.stop()
 
 
-def test_a_filter_that_was_made_is_used_again(runtime: RuntimeProcess, payload: Path) -> None:
+def test_a_compiled_filter_is_used_again(runtime: RuntimeProcess, payload: Path) -> None:
     container = install(runtime, payload, seccomp=DEFAULT)
     run(runtime, container, "self")
     before = runtime.snapshot()
@@ -258,7 +258,7 @@ def test_a_filter_that_was_made_is_used_again(runtime: RuntimeProcess, payload: 
     runtime.assert_no_leak(before)
 
 
-def test_a_list_made_of_a_log_of_strace(runtime: RuntimeProcess, payload: Path) -> None:
+def test_a_list_generated_from_a_strace_log(runtime: RuntimeProcess, payload: Path) -> None:
     log = runtime.directory / "traced" / "log"
     log.parent.mkdir()
     words = f"say hello ; orphans 2 ; {KEYCTL}"
@@ -269,6 +269,6 @@ def test_a_list_made_of_a_log_of_strace(runtime: RuntimeProcess, payload: Path) 
     assert (said.status, outcome(said, KEYCTL)) == (OK, UNSUPPORTED)
     del wanted["allow"]["keyctl"]
     assert outcome(run_new(runtime, payload, words, seccomp=wanted), KEYCTL) == "killed"
-    # It is the only one that is not in the profile.
+    # The only call that the profile does not allow.
     section = runtime.nstar("seccomp", str(log)).stdout
     assert yaml.safe_load(section)["seccomp"] == {**DEFAULT, "allow": {"keyctl": "any"}}

@@ -1,1 +1,1 @@
-"""From a manifest to a process: what a start does is planned here, and done by the C program."""
+"""Starts containers: plans a start as a list of operations, which the C program performs."""

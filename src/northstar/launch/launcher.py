@@ -1,14 +1,14 @@
-"""Runs a launch plan with the C program, and turns its answers into values and errors.
+"""Runs a launch plan with the C program, and decodes its reports into values and errors.
 
-The way of one launch: `Launcher.launch` spawns the program (posix_spawn: no interpreter is ever
-forked) with one end of a SOCK_SEQPACKET pair and sends it the plan and the descriptors. It clones
-init, whose parent is the runtime (CLONE_PARENT), and ends. Init reports READY, is told to go,
-reports STARTED when the payload's execve has succeeded, and EXITED when the payload has ended.
-Each of these may be FAILED instead, and init may die at any time: the end of its stream and its
-pidfd tell.
+The sequence of a launch: `Launcher.launch` spawns the program (posix_spawn: the interpreter is
+never forked) with one end of a SOCK_SEQPACKET pair and sends it the plan and the descriptors. It
+clones init, whose parent is the runtime (CLONE_PARENT), and exits. Init reports READY, waits for
+GO, reports STARTED when the payload's execve has succeeded, and EXITED when the payload has ended.
+FAILED may come instead of any of these. Init may die at any time: its stream ends, and its pidfd
+becomes readable.
 
-From `go` on the payload may speak in init's place, if it has CAP_SYS_PTRACE (pidfd_getfd(2)). So a
-report out of turn, or one that init would not write, ends the container and has no other effect.
+After GO a payload with CAP_SYS_PTRACE may take init's socket (pidfd_getfd(2)) and send reports. So
+an unexpected or invalid report ends the container and has no other effect.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from northstar.linux import memfd, pidfd
 from northstar.model import Exited, ExitStatus, HostError, LaunchError, Signalled
 
 _SOCKET_NUMBER: Final = 3
-"""The descriptor on which the program expects its socket."""
+"""The descriptor of the program's socket."""
 
 _PROGRAM_NUMBER_MIN: Final = 60
-"""The program's own descriptor must be none that a file action replaces: EACCES (see docs)."""
+"""The program's own descriptor must not be replaced by a file action: EACCES (see docs)."""
 
 _REPORT: Final = struct.Struct("<IIIii")
 _STEPS: Final = {
     Step.RECEIVE: "receive the launch plan",
-    Step.PLAN: "carry out the launch plan",
+    Step.PLAN: "perform the launch plan",
     Step.SHIELD: "protect init from the payload",
     Step.FORK: "fork the payload",
     Step.LAUNCH: "launch init",
@@ -56,17 +56,17 @@ _NO_FILTERS: Final = (
 _HINTS: Final = {
     (Op.DENY_GETFD, EINVAL): _NO_FILTERS,
     (Op.DENY_GETFD, ENOSYS): _NO_FILTERS,
-    (Op.SCHED, EPERM): "where cgroups of version 1 govern real time, the manifest must ask for a "
-    "budget with cgroups.cpu.realtime_runtime",
-    (Op.RLIMIT, EPERM): "ask for no more than the runtime's own hard limit, or start the runtime "
-    "with CAP_SYS_RESOURCE",
+    (Op.SCHED, EPERM): "where cgroups of version 1 limit real-time scheduling, the manifest must "
+    "set a budget with cgroups.cpu.realtime_runtime",
+    (Op.RLIMIT, EPERM): "set at most the runtime's own hard limit, or start the runtime with "
+    "CAP_SYS_RESOURCE",
 }
 _ALL_SIGNALS: Final = tuple(signal.valid_signals())
 
 _REPORTS_PER_TURN: Final = 16
 _REPORTS_AT_END: Final = 1000
-"""Reports read before the event loop has its turn, and after init's death: init writes few, but who
-took its place may write without end."""
+"""Most reports that are read at once, and after init's death. init writes few, but a payload that
+has taken its socket may write without end."""
 
 _AFTER: Final = {
     Report.LAUNCHED: {Report.SKIPPED, Report.MADE, Report.READY, Report.FAILED},
@@ -75,7 +75,7 @@ _AFTER: Final = {
     Report.READY: {Report.FAILED},
     Report.STARTED: {Report.EXITED},
 }
-"""Which reports may follow on one; none on the others. Those that may follow on GO: see `go`."""
+"""The reports that may follow each report; none follow the others. After GO: see `Init.go`."""
 
 log = logging.getLogger("northstar.launch")
 
@@ -83,7 +83,7 @@ log = logging.getLogger("northstar.launch")
 class Launcher:
     """The C program in a sealed memfd, ready to be spawned. Close it when the runtime ends.
 
-    It is sealed and belongs to root with mode 0700, so a container can neither rewrite it through
+    It is sealed and belongs to root with mode 0700, so a container can neither write to it through
     /proc/*/exe nor execute it.
     """
 
@@ -93,17 +93,17 @@ class Launcher:
 
     @classmethod
     def load(cls, executor: Executor | None = None) -> Launcher:
-        """Read the program out of the package.
+        """Read the program from the package.
 
         Args:
-            executor: waits for an init that cannot be watched; by default that of the event loop.
+            executor: waits for an init that cannot be watched; default: the event loop's executor.
 
         Raises:
-            HostError: the package was installed without it.
+            HostError: the package was installed without the program.
         """
         try:
-            # The package is always a directory: importlib.resources would take longer to import
-            # than all of this takes.
+            # The package is always a directory; the import of importlib.resources takes longer
+            # than this whole function.
             with open(os.path.join(os.path.dirname(__file__), "init"), "rb") as program:
                 content = program.read()
         except FileNotFoundError:
@@ -113,7 +113,7 @@ class Launcher:
             ) from None
         writable = memfd.sealed("northstar-init", content, mode=0o700, executable=True)
         try:
-            # execve(2) of a file that somebody has open for writing: ETXTBSY.
+            # execve(2) of a file that is open for writing fails with ETXTBSY.
             low = memfd.reopen_read_only(writable)
         finally:
             os.close(writable)
@@ -123,7 +123,7 @@ class Launcher:
             os.close(low)
 
     def close(self) -> None:
-        """Give the memfd back; idempotent. Running containers keep theirs."""
+        """Close the memfd; idempotent. Running containers are not affected."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -134,40 +134,40 @@ class Launcher:
         descriptors: Mapping[str, int],
         on_skipped: Callable[[str], None],
     ) -> Init:
-        """Spawn the program and send it the plan; the rest is told by the returned `Init`.
+        """Spawn the program and send it the plan; the returned `Init` reports the progress.
 
-        Must be called in the event loop's thread, which is the runtime's main thread: init asks
-        to be killed when its parent *thread* ends (PR_SET_PDEATHSIG, prctl(2)).
+        Must be called in the event loop's thread, which is the runtime's main thread: the kernel
+        kills init when its parent *thread* ends (PR_SET_PDEATHSIG, prctl(2)).
 
         Args:
-            plan: what to do.
+            plan: the plan to perform.
             descriptors: by the names of `plan.descriptors`; the caller keeps and closes them.
             on_skipped: called with the source of each optional bind that does not exist.
 
         Raises:
             OSError: the program could not be spawned.
-            LaunchError: it has ended at once.
+            LaunchError: it exited before it received the plan.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        stream, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with contextlib.ExitStack() as undo:
-            undo.enter_context(ours)
-            with theirs:
-                ours.setblocking(False)
-                ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-                # The event loop first, whose epoll_ctl(2) can fail: of an init that is there
-                # already nothing would tell.
-                init = Init(ours, plan, on_skipped, self._executor)
+            undo.enter_context(stream)
+            with child_end:
+                stream.setblocking(False)
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+                # Before the spawn, since epoll_ctl(2) can fail: an existing init would then be
+                # unwatched.
+                init = Init(stream, plan, on_skipped, self._executor)
                 undo.callback(init.stop_reading)
                 pid = init.launcher_pid = os.posix_spawn(
                     f"/proc/self/fd/{self._descriptor}",
                     ["northstar-init"],
                     {},
-                    file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), _SOCKET_NUMBER)],
+                    file_actions=[(os.POSIX_SPAWN_DUP2, child_end.fileno(), _SOCKET_NUMBER)],
                     setsigmask=(),
                     setsigdef=_ALL_SIGNALS,
                 )
             try:
-                _send_plan(ours, plan, descriptors)
+                _send_plan(stream, plan, descriptors)
             except (BrokenPipeError, ConnectionResetError):
                 raise _launcher_ended(_reap(pid)) from None
             except BaseException:
@@ -178,55 +178,55 @@ class Launcher:
         return init
 
     def supervise(self, arguments: Sequence[str], output: int) -> tuple[int, socket.socket]:
-        """Spawn a program on the host below a supervisor, which ends it when this process ends.
+        """Spawn a program on the host under a supervisor.
 
-        "It" is the program with all processes that descend from it. The supervisor is the C
-        program too (launcher/supervise.c). It is a child of this process, to be reaped by the
-        caller, and ends with the last process that it supervises.
+        When this process ends, the supervisor kills the program and all its descendants. The
+        supervisor is the C program as well (launcher/supervise.c). It is a child of this process,
+        to be reaped by the caller, and exits after the last supervised process.
 
         Args:
-            arguments: the program, which is looked for in PATH, and its arguments.
+            arguments: the program, which is searched in PATH, and its arguments.
             output: its stdout and stderr; the caller keeps and closes it.
 
         Returns:
-            The supervisor's pid, and the socket to it. A signal's number sent there (u32, little
-            endian) is sent to the program; the end of the stream kills everything. An errno is
-            received (u32) if the program could not be executed.
+            The supervisor's pid, and the socket to it. A signal number sent on it (u32, little
+            endian) is delivered to the program; the end of the stream kills all processes. If the
+            program could not be executed, its errno (u32) is received.
 
         Raises:
             OSError: the supervisor could not be spawned.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        stream, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with child_end:
             try:
-                ours.setblocking(False)
+                stream.setblocking(False)
                 pid = os.posix_spawn(
                     f"/proc/self/fd/{self._descriptor}",
                     ["northstar-debug", *arguments],
                     os.environ,
                     file_actions=[
                         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                        # The socket last: `output` may have its number.
+                        # The socket last: `output` may have the number 3.
                         (os.POSIX_SPAWN_DUP2, output, 1),
                         (os.POSIX_SPAWN_DUP2, output, 2),
-                        (os.POSIX_SPAWN_DUP2, theirs.fileno(), _SOCKET_NUMBER),
+                        (os.POSIX_SPAWN_DUP2, child_end.fileno(), _SOCKET_NUMBER),
                     ],
                     setsigmask=(),
                     setsigdef=_ALL_SIGNALS,
                 )
             except BaseException:
-                ours.close()
+                stream.close()
                 raise
-        return pid, ours
+        return pid, stream
 
 
-def _send_plan(ours: socket.socket, plan: LaunchPlan, descriptors: Mapping[str, int]) -> None:
+def _send_plan(stream: socket.socket, plan: LaunchPlan, descriptors: Mapping[str, int]) -> None:
     content = memfd.sealed("northstar-plan", plan.encode())
     try:
         passed = array.array("i", [content, *(descriptors[name] for name in plan.descriptors)])
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, passed)]
-        # The first message on a fresh socket: it never has to wait.
-        ours.sendmsg([struct.pack("<I", len(passed))], rights)
+        # The first message on a new socket never blocks.
+        stream.sendmsg([struct.pack("<I", len(passed))], rights)
     finally:
         os.close(content)
 
@@ -236,7 +236,7 @@ def _exit_status(op: int, value: int) -> ExitStatus:
         return Exited(value)
     if op == 1 and 1 <= value <= 64:
         return Signalled(value)
-    raise ValueError(f"it says EXITED with {op}, {value}")
+    raise ValueError(f"EXITED with operation {op}, value {value}")
 
 
 def _reap(pid: int) -> ExitStatus:
@@ -250,10 +250,10 @@ def _launcher_ended(status: ExitStatus) -> LaunchError:
 
 
 def _receive(stream: socket.socket) -> tuple[bytes, list[int], int]:
-    """Receive a report: its bytes, the descriptors, and the pid of its sender (0: not known)."""
-    room = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(4)
-    # Python sets no flag: without this one the next launcher would inherit what comes.
-    data, ancillary, _, _ = stream.recvmsg(_REPORT.size + TEXT_MAX, room, socket.MSG_CMSG_CLOEXEC)
+    """Receive a report: its bytes, the descriptors, and the pid of its sender (0: unknown)."""
+    size = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(4)
+    # Python does not set MSG_CMSG_CLOEXEC; without it the next launcher inherits the descriptors.
+    data, ancillary, _, _ = stream.recvmsg(_REPORT.size + TEXT_MAX, size, socket.MSG_CMSG_CLOEXEC)
     passed = array.array("i")
     sender = 0
     for level, kind, content in ancillary:
@@ -265,14 +265,14 @@ def _receive(stream: socket.socket) -> tuple[bytes, list[int], int]:
 
 
 class Init:
-    """PID 1 of one container, seen from the runtime, from its launch to its end.
+    """The runtime's handle of one container's PID 1, from its launch to its end.
 
     Attributes:
-        launcher_pid: the process that clones it, 0 when it is reaped.
+        launcher_pid: the pid of the launcher that clones it, 0 after it is reaped.
         pid: its process id on the host, 0 before `ready` is done.
         ready: done when init waits for `go`; fails with LaunchError.
         started: done when the payload runs; fails with LaunchError.
-        exited: done with the payload's exit status when init is gone and reaped; never fails.
+        exited: done with the payload's exit status when init is reaped; never fails.
     """
 
     def __init__(
@@ -282,7 +282,7 @@ class Init:
         on_skipped: Callable[[str], None],
         executor: Executor | None = None,
     ) -> None:
-        """Listen on `stream`; what has the other end is to be spawned next.
+        """Start to read `stream`; the caller spawns the launcher with its other end.
 
         Raises:
             OSError: the event loop cannot watch the stream.
@@ -294,7 +294,7 @@ class Init:
         self._executor = executor
         self._pidfd = -1
         self._launcher_pidfd = -1
-        self._doomed = False
+        self._kill_requested = False
         self._expected: set[Report] = {Report.LAUNCHED, Report.FAILED}
         self._status: ExitStatus | None = None
         self._sockets: dict[str, socket.socket] = {}
@@ -306,51 +306,51 @@ class Init:
         self._loop.add_reader(stream.fileno(), self._on_report)
 
     def stop_reading(self) -> None:
-        """Take no more reports, and close the stream; idempotent."""
+        """Stop reading reports, and close the stream; idempotent."""
         if not self._stream_closed:
             self._loop.remove_reader(self._stream.fileno())
             self._stream.close()
 
     def take_socket(self, name: str) -> socket.socket:
-        """Return the runtime's descriptor of a socket that init has made; the caller owns it.
+        """Return the runtime's descriptor of a socket that init has created; the caller owns it.
 
-        Each can be taken once, when `ready` is done.
+        Each can be taken once, after `ready` is done.
 
         Args:
-            name: in the plan's descriptors; of the console it is the runtime's end.
+            name: as in the plan's descriptors; for the console the runtime's end is returned.
 
         Raises:
-            LaunchError: init has ended since.
+            LaunchError: init has ended meanwhile.
         """
         if name not in self._sockets:
-            # It has ended: `started` has failed with how.
+            # init has ended: `started` has failed with the cause.
             self.started.result()
             raise LaunchError("start the container", reason="its init has ended")
         return self._sockets.pop(name)
 
     def go(self) -> None:
-        """Let init go on after `ready`: it forks and executes the payload."""
+        """Send GO after `ready`: init forks, and its child executes the payload."""
         if self._expected:
             self._expected = {Report.STARTED, Report.FAILED}
         if self._stream_closed:
-            return  # init died meanwhile: its pidfd has told
+            return  # init has died, and its end was processed
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            # Or it will.
+            # init has died, and its end will be processed.
             self._stream.send(struct.pack("<I", GO))
 
     def kill(self) -> None:
-        """Kill init and so everything in its PID namespace; `exited` tells when it is gone."""
+        """Kill init and so all processes of its PID namespace; `exited` is done afterwards."""
         if self._pidfd >= 0:
             pidfd.send_signal(self._pidfd, signal.SIGKILL)
         else:
             # Not cloned yet. Its pid is needed to reap it, so wait for the launcher's report.
-            self._doomed = True
+            self._kill_requested = True
 
     def duplicate_pidfd(self) -> int:
-        """Return another pidfd of init, which is not reaped yet; the caller owns it.
+        """Duplicate the pidfd of init, which is not reaped yet; the caller owns it.
 
         Raises:
-            OSError: there is no descriptor left.
+            OSError: no free descriptor.
         """
         return fcntl.fcntl(self._pidfd, fcntl.F_DUPFD_CLOEXEC, 0)
 
@@ -368,25 +368,25 @@ class Init:
                 self._close_all(passed)
                 self.stop_reading()
                 if self._pidfd < 0:
-                    # The launcher ended without a clone.
+                    # The launcher exited before the clone.
                     status = _reap(self.launcher_pid)
                     self._fail(_launcher_ended(status))
                     self._finish(status)
                 return
             if self._pidfd < 0 and sender not in (0, self.launcher_pid):
-                # The launcher was killed between the clone and its report, and this is init. It is
-                # our child, and not reaped yet, so the number is still its own.
+                # The launcher was killed between the clone and its report, and the sender is init:
+                # a child of this process that is not reaped, so its pid is not reused.
                 try:
                     self._adopt(sender, pidfd.open(sender))
                 except OSError as failure:
-                    self._give_up(sender, failure.errno or 0)
+                    self._kill_unwatched(sender, failure.errno or 0)
                 if self._pidfd < 0:
                     self._close_all(passed)
                     return
             try:
                 self._handle(data, passed)
             except (ValueError, IndexError, struct.error) as error:
-                log.error("The init with pid %d is not itself any more: %r", self.pid, error)
+                log.error("Killing init with pid %d after an invalid report: %r", self.pid, error)
                 self.stop_reading()
                 if self._pidfd >= 0:
                     self.kill()
@@ -396,30 +396,30 @@ class Init:
                 self._close_all(passed)
 
     def _handle(self, data: bytes, passed: list[int]) -> None:
-        """Take a report in; a descriptor that is kept is taken out of `passed`.
+        """Process a report; a descriptor that is kept is removed from `passed`.
 
         Raises:
-            ValueError, IndexError, struct.error: it is out of turn, or none that init writes.
+            ValueError, IndexError, struct.error: the report is unexpected or invalid.
         """
         kind, index, op, errno, value = _REPORT.unpack_from(data)
         text = data[_REPORT.size :].split(b"\0", 1)[0].decode(errors="backslashreplace")
         report = Report(kind)
         if report not in self._expected:
-            raise ValueError(f"it says {report.name}")
+            raise ValueError(f"unexpected {report.name}")
         match report:
             case Report.LAUNCHED if passed:
                 self._adopt(value, passed.pop())
             case Report.LAUNCHED:
-                # The kernel drops what it cannot install, and the report comes without (cmsg(3)).
-                self._give_up(value, EMFILE)
+                # The kernel drops a descriptor that it cannot install, cmsg(3).
+                self._kill_unwatched(value, EMFILE)
                 return
             case Report.SKIPPED:
                 self._on_skipped(text)
             case Report.MADE if value < 1:
-                raise ValueError(f"it says MADE with {value}")
+                raise ValueError(f"MADE with value {value}")
             case Report.MADE if passed:
                 self._keep_socket(self._plan.descriptors[value - 1], passed)
-            case Report.MADE:  # as above
+            case Report.MADE:  # the descriptor was dropped, as above
                 self._fail(LaunchError("receive a socket of the container", errno=EMFILE))
                 self.kill()
             case Report.READY:
@@ -453,29 +453,29 @@ class Init:
             ValueError: it is none, or init has made this one before.
         """
         if name in self._sockets:
-            raise ValueError(f"it says MADE twice for {name}")
+            raise ValueError(f"report MADE twice for {name}")
         try:
             self._sockets[name] = socket.socket(fileno=passed[-1])
         except OSError as failure:
-            raise ValueError(f"it says MADE without a socket: {failure}") from failure
+            raise ValueError(f"report MADE without a socket: {failure}") from failure
         passed.pop()
 
     def _adopt(self, pid: int, descriptor: int) -> None:
-        """Take over an init and its pidfd, or end it."""
+        """Watch an init by its pidfd; kill it if that fails."""
         try:
             self._loop.add_reader(descriptor, self._on_death)
         except OSError as failure:
             os.close(descriptor)
-            self._give_up(pid, failure.errno or 0)
+            self._kill_unwatched(pid, failure.errno or 0)
             return
         self.pid, self._pidfd = pid, descriptor
-        if self._doomed:
+        if self._kill_requested:
             self.kill()
 
-    def _give_up(self, pid: int, errno: int) -> None:
-        """End an init whose pidfd we cannot have or watch: nothing would tell of its end.
+    def _kill_unwatched(self, pid: int, errno: int) -> None:
+        """Kill an init whose pidfd cannot be opened or watched: its end would not be noticed.
 
-        It is not reaped yet, so the number is its own.
+        It is not reaped yet, so its pid is not reused.
         """
         self.pid = pid
         self.stop_reading()
@@ -494,26 +494,27 @@ class Init:
         for descriptor in descriptors:
             os.close(descriptor)
 
-    def _failure(self, index: int, op: int, errno: int, died_of: int, text: str) -> LaunchError:
+    def _failure(self, index: int, op: int, errno: int, killed_by: int, text: str) -> LaunchError:
         hint = None
         if index == NO_OPERATION:
             step = _STEPS[Step(op)]
         else:
             step = self._plan.operations[index].describe()
             hint = _HINTS.get((Op(op), errno))
-        if died_of:
-            return LaunchError(step, reason=f"it was ended by signal {died_of}")
+        if killed_by:
+            return LaunchError(step, reason=f"it was ended by signal {killed_by}")
         return LaunchError(step, text, errno, hint=hint)
 
     def _fail(self, error: LaunchError) -> None:
         for future in (self.ready, self.started):
             if not future.done():
                 future.set_exception(error)
-                # Nobody may wait for this one, having stopped at an earlier one.
+                # A caller that failed at an earlier future does not await this one: avoid the
+                # warning "exception was never retrieved".
                 future.exception()
 
     def _on_death(self) -> None:
-        # What init said before it died is still in the socket.
+        # init's last reports are still in the socket.
         self._on_report(_REPORTS_AT_END)
         self.stop_reading()
         self._loop.remove_reader(self._pidfd)
@@ -526,15 +527,15 @@ class Init:
         self._finish(self._status or ended)
 
     def _try_reap_launcher(self) -> None:
-        """Reap the launcher if it has ended, else when it ends. Does not wait.
+        """Reap the launcher if it has exited, else watch for its exit. Does not block.
 
-        It ends right after its report, and has usually ended when init is ready. Without this each
-        running container would keep a zombie.
+        It exits right after its report, usually before init is ready. Without this each running
+        container would keep a zombie.
         """
         if os.waitpid(self.launcher_pid, os.WNOHANG) != (0, 0):
             self.launcher_pid = 0
             return
-        # Where it cannot be watched it is reaped together with init.
+        # If it cannot be watched, it is reaped together with init.
         with contextlib.suppress(OSError):
             descriptor = pidfd.open(self.launcher_pid)
             try:
@@ -545,7 +546,7 @@ class Init:
             self._launcher_pidfd = descriptor
 
     def _reap_launcher(self) -> None:
-        """Reap the launcher, which has ended or is about to, once."""
+        """Reap the launcher, which has exited or is about to; idempotent."""
         if self._launcher_pidfd >= 0:
             self._loop.remove_reader(self._launcher_pidfd)
             os.close(self._launcher_pidfd)

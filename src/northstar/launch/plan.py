@@ -1,7 +1,8 @@
-"""What must happen for a container to start: described operations, decided without acting.
+"""Plans the start of a container as a list of operations, without side effects.
 
-`build` is pure: manifest, request, host facts and resources in, `LaunchPlan` out. The operations
-are those of launcher/plan.def; the C program performs them in order and names the one that fails.
+`build` is pure: it makes a `LaunchPlan` of manifest, request, host facts and resources. The
+operations are those of launcher/plan.def; the C program performs them in order and reports the
+first that fails.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ DESCRIPTORS_MAX: Final = 252
 """Most descriptors of one launch: SCM_MAX_FD (unix(7)) less the plan itself."""
 
 BACKLOG: Final = 128
-"""Clients that may wait on a container's socket until it accepts them: listen(2)."""
+"""Most clients that wait on a container's socket to be accepted: listen(2)."""
 
 
 _DESCRIPTIONS: Final = {
@@ -65,13 +66,13 @@ _DESCRIPTIONS: Final = {
     Op.ROOT: "enter the image mounted at {0}",
     Op.BIND: "bind {0}{1} on {2}",
     Op.FILESYSTEM: "mount {0} on {2}",
-    Op.DEV: "make a /dev on {0}",
+    Op.DEV: "create /dev on {0}",
     Op.PIVOT: "change to the new root",
     Op.GROUPS: "set the supplementary groups {0}",
     Op.GID: "set the group id {0}",
     Op.UID: "set the user id {0}",
-    Op.CONSOLE: "make the console",
-    Op.SOCKET: "make a socket",
+    Op.CONSOLE: "create the console",
+    Op.SOCKET: "create a socket",
     Op.AWAIT: "wait for the runtime",
     Op.CGROUPNS: "unshare the cgroup namespace",
     Op.PAYLOAD: "fork the payload",
@@ -94,11 +95,11 @@ class Operation(msgspec.Struct, frozen=True):
     arguments: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """Say what the step does, to follow `cannot`: `mount tmpfs on /tmp`."""
+        """Return the step as a phrase that follows `cannot`: `mount tmpfs on /tmp`."""
         return _DESCRIPTIONS[self.op].format(*self.arguments)
 
     def encode(self) -> bytes:
-        """Return the operation as in the plan: u32 op, u32 length, NUL-terminated strings."""
+        """Encode the operation: u32 op, u32 length, NUL-terminated strings."""
         text = "\0".join((*self.arguments, "")).encode()
         return struct.pack("<II", self.op, len(text)) + text
 
@@ -108,28 +109,28 @@ class LaunchPlan(msgspec.Struct, frozen=True):
 
     Attributes:
         operations: in the order in which they are performed.
-        descriptors: names of the descriptors that the launcher must pass, in order; the n-th
-            (from 0) is index n + 1 in the plan, since index 0 is the plan itself.
+        descriptors: names of the descriptors to pass, in order; the n-th (from 0) has index n + 1
+            in the plan, since index 0 is the plan itself.
     """
 
     operations: tuple[Operation, ...]
     descriptors: tuple[str, ...]
 
     def encode(self) -> bytes:
-        """Return the plan as bytes: the version word and the operations."""
+        """Encode the plan: the version word and the operations."""
         head = struct.pack("<I", PLAN_VERSION)
         return head + b"".join(operation.encode() for operation in self.operations)
 
 
 class HostFacts(msgspec.Struct, frozen=True):
-    """What the planner must know of this machine.
+    """Properties of this machine that a plan depends on.
 
     Attributes:
         capabilities: the runtime's permitted set, as a mask of 1 << number (capabilities(7)).
-        into_cgroup: the v2 cgroup is entered by CLONE_INTO_CGROUP, with the descriptor `cgroup`.
-        joins: how many v1 cgroups init joins, with the descriptors `tasks:0`, `tasks:1`...
+        into_cgroup: init is cloned into a v2 cgroup, with the descriptor `cgroup`.
+        joins: number of v1 cgroups that init joins, with the descriptors `tasks:0`, `tasks:1`...
         selinux: SELinux is enabled.
-        rlimits: soft and hard limits that the runtime changed for itself, as they were before.
+        rlimits: original soft and hard limits that the runtime has changed for itself.
     """
 
     capabilities: int
@@ -140,13 +141,13 @@ class HostFacts(msgspec.Struct, frozen=True):
 
 
 class ContainerPaths(msgspec.Struct, frozen=True):
-    """Where on the host the parts of one container are.
+    """Host paths of one container.
 
     Attributes:
-        root: where its image is mounted.
+        root: mount point of its image.
         persist: its persistent data directory.
         sockets: the directory of all Unix sockets.
-        resources: for each resource mount, by target, where the resource's image is mounted.
+        resources: mount points of the resources' images, by the targets of the resource mounts.
     """
 
     root: str
@@ -156,10 +157,10 @@ class ContainerPaths(msgspec.Struct, frozen=True):
 
 
 def refuse_unsupported(manifest: Manifest, facts: HostFacts) -> None:
-    """Refuse a manifest that asks for what this runtime or host cannot give.
+    """Refuse a manifest with capabilities that the runtime lacks.
 
     Raises:
-        HostError: with what is asked for and why it cannot be given.
+        HostError: with the missing capabilities.
     """
     missing = [c for c in manifest.capabilities if not facts.capabilities >> c.number & 1]
     if missing:
@@ -171,7 +172,7 @@ def refuse_unsupported(manifest: Manifest, facts: HostFacts) -> None:
 
 
 def environment(manifest: Manifest, own: Mapping[str, str]) -> dict[str, str]:
-    """Return the payload's environment: its own, and what the runtime adds to it."""
+    """Return the payload's environment: `own`, and the variables that the runtime adds."""
     numbers = dict(descriptor_numbers(manifest))
     added = {
         "NORTHSTAR_NAME": str(manifest.name),
@@ -186,7 +187,7 @@ def environment(manifest: Manifest, own: Mapping[str, str]) -> dict[str, str]:
 
 
 def descriptor_numbers(manifest: Manifest) -> Iterator[tuple[str, int]]:
-    """Yield each descriptor that the payload holds, with its number there: no gaps, from 0."""
+    """Yield the name and the number of each descriptor of the payload: from 0, without gaps."""
     names = ["stdin", "stdout", "stderr"]
     if manifest.console is not None:
         names.append("console")
@@ -195,12 +196,12 @@ def descriptor_numbers(manifest: Manifest) -> Iterator[tuple[str, int]]:
 
 
 def socket_descriptor(name: str) -> str:
-    """Return the name in a plan of the descriptor of the manifest's socket `name`."""
+    """Return the plan's name for the descriptor of the manifest's socket `name`."""
     return f"socket:{name}"
 
 
 def tasks_descriptor(number: int) -> str:
-    """Return the name in a plan of the descriptor of a v1 cgroup's `tasks` file."""
+    """Return the plan's name for the descriptor of a v1 cgroup's `tasks` file."""
     return f"tasks:{number}"
 
 
@@ -214,15 +215,15 @@ def build(
     """Plan the start of a container.
 
     Args:
-        manifest: the container's.
-        command: what to execute.
-        paths: where its parts are on the host.
-        facts: what this machine has.
-        groups: the ids of its supplementary groups.
+        manifest: the container's manifest.
+        command: the command to execute.
+        paths: the container's host paths.
+        facts: properties of this machine.
+        groups: the ids of the supplementary groups.
 
     Raises:
-        HostError: the manifest asks for what cannot be given.
-        LaunchError: a part of it can never work.
+        HostError: the runtime lacks a capability of the manifest.
+        LaunchError: a part of the manifest can never work.
     """
     refuse_unsupported(manifest, facts)
     passed = dict(descriptor_numbers(manifest))
@@ -273,7 +274,7 @@ def _namespaces(
 ) -> Iterator[Operation]:
     if "netns" in index:
         yield Operation(Op.SETNS, (index["netns"], str(lm.CLONE_NEWNET)))
-    # First of all, so that what init itself uses is accounted for.
+    # Early, so that init's own usage is accounted.
     for number in range(facts.joins):
         yield Operation(Op.JOIN, (index[tasks_descriptor(number)],))
     yield Operation(Op.KEYRING)
@@ -287,7 +288,7 @@ def _namespaces(
 
 
 def hostname(name: Name) -> str:
-    """Return the container's host name: its name, cut to what the kernel takes."""
+    """Return the container's host name: its name, truncated to the kernel's limit."""
     return name[:HOSTNAME_MAX]
 
 
@@ -303,12 +304,12 @@ _ATTRIBUTES: Final = {
 
 
 def mount_order(targets: Mapping[str, object]) -> list[str]:
-    """Return the targets, parents before what is mounted inside them."""
+    """Return the targets, parents first."""
     return sorted(targets, key=lambda target: _normal(target).split("/"))
 
 
 def _normal(target: str) -> str:
-    # POSIX gives two leading slashes a meaning of their own, which Linux does not.
+    # normpath keeps two leading slashes, which have a special meaning in POSIX but not on Linux.
     path = posixpath.normpath("/" + target.lstrip("/"))
     return "" if path == "/" else path
 
@@ -373,7 +374,7 @@ _SOCKET_TYPES: Final = {
 
 
 def _sockets(manifest: Manifest, index: Mapping[str, str]) -> Iterator[Operation]:
-    # By init: a socket names who has made it, and belongs to that one's network namespace.
+    # By init: a socket shows its creator, and belongs to its creator's network namespace.
     if manifest.console is not None:
         yield Operation(Op.CONSOLE, (index["console"],))
     for name, config in sorted(manifest.sockets.items()):
@@ -382,7 +383,7 @@ def _sockets(manifest: Manifest, index: Mapping[str, str]) -> Iterator[Operation
 
 
 def _listening(manifest: Manifest, index: Mapping[str, str]) -> Iterator[Operation]:
-    # By the payload's process: the kernel shows a socket's clients who has called listen(2).
+    # By the payload's process: the kernel shows clients the caller of listen(2) as their peer.
     for name, config in sorted(manifest.sockets.items()):
         if config.type is not SocketType.DATAGRAM:
             yield Operation(Op.LISTEN, (index[socket_descriptor(name)], str(BACKLOG)))
@@ -398,11 +399,11 @@ def _restrictions(
         yield Operation(Op.SCHED, _scheduling(manifest.sched.policy))
     yield Operation(Op.NO_NEW_PRIVS)
     if Capability.CAP_SYS_PTRACE in manifest.capabilities:
-        # Whatever the manifest says of seccomp: it would open the host's files, see docs.
+        # Independent of the manifest's seccomp: the call would open the host's files, see docs.
         yield Operation(Op.DENY_GETFD)
     mask = sum(1 << capability.number for capability in manifest.capabilities)
     yield Operation(Op.CAPS, (f"{mask:#x}",))
-    # Last, so that it has to allow nothing but execve.
+    # Last, so that the filter must allow execve only.
     if "seccomp" in index:
         yield Operation(Op.SECCOMP, (index["seccomp"],))
 
@@ -430,6 +431,6 @@ def _exec(manifest: Manifest, command: Command) -> Operation:
     argv = (command.init, *command.arguments)
     env = environment(manifest, command.environment)
     pairs = (f"{name}={value}" for name, value in env.items())
-    # No search in PATH: a relative path is one from the container's working directory, its root.
+    # No search in PATH: a relative path starts at the container's working directory, its root.
     path = "/" + command.init.lstrip("/")
     return Operation(Op.EXEC, (path, str(len(argv)), *argv, *pairs))

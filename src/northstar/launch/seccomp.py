@@ -1,8 +1,8 @@
-"""Seccomp filters: what a manifest allows, decided as data, and made into what the kernel takes.
+"""Seccomp filters: the rules of a manifest, and their compilation to BPF.
 
-`rules` is the decision: a rule for each system call that may be made. `compile_filter` has
-libseccomp make a BPF program of it, in front of which stands what it cannot express
-(seccomp_bpf.py). All else ends the process by SIGSYS.
+`rules` decides: it returns a rule for each allowed system call. `compile_filter` compiles the rules
+with libseccomp, and puts instructions in front that libseccomp cannot express (seccomp_bpf.py).
+All other calls kill the process by SIGSYS.
 """
 
 from __future__ import annotations
@@ -47,31 +47,31 @@ Admits = frozenset[Comparison]
 _ALWAYS: Final[Admits] = frozenset({ANY})
 _NEVER: Final[Admits] = frozenset()
 
-_NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""What says nothing of the library."""
+_EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors that are not the library's."""
 
 COMPARISONS_MAX: Final = 2000
-"""Most values and masks in a filter. Some more would fit, but libseccomp takes seconds for them."""
+"""Most values and masks in a filter. libseccomp needs seconds for more."""
 
 
 class Filter(msgspec.Struct, frozen=True):
-    """A filter that is ready to be installed.
+    """A compiled filter.
 
     Attributes:
         program: an array of struct sock_filter, seccomp(2).
-        unknown: names of the manifest that are no system call's anywhere.
+        unknown: names in the manifest that no architecture has.
     """
 
     program: bytes
     unknown: tuple[str, ...] = ()
 
     def open(self) -> int:
-        """Return a sealed file that holds the program. The caller owns it."""
+        """Return a descriptor of a sealed file with the program. The caller owns it."""
         return memfd.sealed("northstar-seccomp", self.program)
 
 
 def rules(seccomp: Seccomp, capabilities: frozenset[Capability]) -> dict[str, Admits]:
-    """Return which system calls a manifest allows, and when; the names may be unknown ones."""
+    """Return the calls that a manifest allows, with their conditions; names may be unknown."""
     allowed: dict[str, Admits] = {}
     if seccomp.profile is SeccompProfile.DEFAULT:
         allowed = dict.fromkeys(BASE, _ALWAYS)
@@ -96,30 +96,30 @@ def _admits(rule: SyscallRule) -> Admits:
 
 
 def filter_for(seccomp: Seccomp, capabilities: frozenset[Capability]) -> Filter:
-    """Make a manifest's filter for this machine; takes some milliseconds the first time.
+    """Return a manifest's filter for this machine; the first call takes some milliseconds.
 
     Raises:
-        HostError: libseccomp is not installed, or too old; or filters cannot be made for this
-            machine's architecture.
-        OSError: there is no memory or no descriptor left.
-        LaunchError: the filter is larger than the kernel takes, or libseccomp makes in time.
+        HostError: libseccomp is missing or too old, or this machine's architecture is not
+            supported.
+        OSError: no memory or no free descriptor.
+        LaunchError: the filter exceeds the kernel's limit, or `COMPARISONS_MAX`.
     """
     key = _key(seccomp, capabilities)
-    if (made := _made.get(key)) is None:
+    if (made := _cache.get(key)) is None:
         made = compile_filter(seccomp, capabilities, native_architecture())
-        if len(_made) >= _MADE_MAX:
-            _made.clear()
-        _made[key] = made
+        if len(_cache) >= _CACHE_MAX:
+            _cache.clear()
+        _cache[key] = made
     return made
 
 
 def made_filter(seccomp: Seccomp, capabilities: frozenset[Capability]) -> Filter | None:
-    """Return the filter if it was made already, which needs no time."""
-    return _made.get(_key(seccomp, capabilities))
+    """Return the filter if it is cached; takes no time."""
+    return _cache.get(_key(seccomp, capabilities))
 
 
-_MADE_MAX: Final = 64
-_made: Final[dict[object, Filter]] = {}
+_CACHE_MAX: Final = 64
+_cache: Final[dict[object, Filter]] = {}
 
 
 def _key(seccomp: Seccomp, capabilities: frozenset[Capability]) -> object:
@@ -134,7 +134,7 @@ def native_architecture() -> Architecture:
     """Return this machine's architecture.
 
     Raises:
-        HostError: filters cannot be made for it.
+        HostError: filters are not supported on it.
     """
     machine = os.uname().machine
     try:
@@ -149,7 +149,7 @@ def native_architecture() -> Architecture:
 def compile_filter(
     seccomp: Seccomp, capabilities: frozenset[Capability], architecture: Architecture
 ) -> Filter:
-    """Make the filter of a manifest for an architecture, whatever this machine's is.
+    """Compile a manifest's filter for any supported architecture.
 
     Raises:
         HostError, OSError, LaunchError: as `filter_for`.
@@ -161,7 +161,7 @@ def compile_filter(
     try:
         made = _compile(seccomp, table, architecture)
     except OSError as failure:
-        if failure.errno in _NO_ROOM:
+        if failure.errno in _EXHAUSTED:
             raise
         raise HostError(
             f"the manifest asks for a seccomp filter, which libseccomp cannot make: {failure}",
@@ -183,12 +183,13 @@ def _compile(seccomp: Seccomp, table: Mapping[str, Admits], architecture: Archit
     newer: dict[int, bpf.Decision] = {}
     unknown = []
     with scmp.Filter(token) as older:
-        # What is known and has no rule is a decision too, where the answer is not the same for all.
+        # Also the known calls without a rule: a newer one of these is killed, an unknown one is
+        # answered with ENOSYS.
         for name in sorted(KNOWN | table.keys()):
             admits = table.get(name, _NEVER)
             number = scmp.resolve_name_on(token, name)
             if number is None:
-                # Another architecture's is no mistake: a manifest may be for several.
+                # A name of another architecture is no mistake: a manifest may be for several.
                 if name in (seccomp.allow or ()) and scmp.resolve_name(name) is None:
                     unknown.append(name)
             elif number >= newer_from:
@@ -201,9 +202,9 @@ def _compile(seccomp: Seccomp, table: Mapping[str, Admits], architecture: Archit
 
 
 def _decision(seccomp: Seccomp, name: str, admits: Admits) -> bpf.Decision:
-    """Return what happens to a newer call."""
+    """Return the decision on a newer call."""
     if ANY in admits:
         return bpf.Decision((), SECCOMP_RET_ALLOW)
-    # A C library that gets it from clone3 takes clone, whose flags a filter can see.
+    # After ENOSYS from clone3 a C library calls clone, whose flags a filter can check.
     refused = name in KNOWN and not (name == "clone3" and seccomp.profile is not None)
     return bpf.Decision(tuple(sorted(admits)), SECCOMP_RET_KILL_PROCESS if refused else ENOSYS)

@@ -1,8 +1,9 @@
-"""What is decided in front of libseccomp's part of a filter, as BPF instructions.
+"""The part of a filter in front of libseccomp's, as BPF instructions.
 
-libseccomp has no rule for "every number from here on", and a call whose rules do not fit can only
-get the filter's one default answer. Both are needed for new calls, which answer ENOSYS where they
-are unknown. So calls after an architecture's own table are decided here, all others there.
+New system calls need two rules that libseccomp lacks: one for all numbers from a number on, and an
+answer other than the filter's default for a call whose arguments match no rule (ENOSYS for unknown
+calls). So this part decides the calls after an architecture's own table, libseccomp's part all
+others.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from northstar.launch.seccomp_profile import Architecture
 from northstar.linux.seccomp import SECCOMP_RET_ALLOW, Comparison
 
 INSTRUCTIONS_MAX: Final = 4096
-"""BPF_MAXINSNS: what the kernel takes."""
+"""BPF_MAXINSNS, the kernel's limit."""
 
 SIZE: Final = 8
 """Bytes of an instruction: struct sock_filter."""
@@ -34,17 +35,17 @@ _ARCHITECTURE: Final = 4
 _ARGUMENTS: Final = 16
 
 _X32: Final = 0x40000000
-"""__X32_SYSCALL_BIT; also less than any number that is negative."""
+"""__X32_SYSCALL_BIT; negative numbers are larger, too."""
 
 _U32: Final = 2**32 - 1
 
 
 class Decision(NamedTuple):
-    """What happens to one system call.
+    """The decision on one system call.
 
     Attributes:
-        admits: it is allowed if one of these is true.
-        otherwise: the filter's answer if none is.
+        admits: the call is allowed if one of these comparisons is true.
+        otherwise: the filter's answer if none is true.
     """
 
     admits: tuple[Comparison, ...]
@@ -54,12 +55,12 @@ class Decision(NamedTuple):
 def newer(arch: Architecture, decisions: Mapping[int, Decision], unknown: int) -> bytes:
     """Return the instructions that decide calls from `arch.newer_from` on.
 
-    Whatever they do not decide goes on behind their end: older calls, those of other
-    architectures, and numbers with the bit that x32 sets.
+    Execution continues after them for older calls, other architectures, and numbers with the x32
+    bit.
 
     Args:
         arch: the architecture.
-        decisions: by the numbers of the calls.
+        decisions: by call number.
         unknown: the answer to all other numbers.
     """
     cases = list(_cases(decisions, unknown))
@@ -79,7 +80,7 @@ def _cases(decisions: Mapping[int, Decision], unknown: int) -> Iterator[bytes]:
     for number, (admits, otherwise) in sorted(decisions.items()):
         body = [*_admit(admits), _instruction(_RETURN, otherwise)]
         if admits:
-            # It may be longer than the jump of a comparison reaches.
+            # The body may be longer than a conditional jump reaches (255 instructions).
             yield _instruction(_IF_EQUAL, number, 1, 0)
             yield _instruction(_JUMP, len(body))
         else:
@@ -90,7 +91,7 @@ def _cases(decisions: Mapping[int, Decision], unknown: int) -> Iterator[bytes]:
 
 def _admit(admits: Iterable[Comparison]) -> Iterator[bytes]:
     for argument, mask, value in admits:
-        # Both architectures are little-endian: the low half comes first.
+        # All supported architectures are little-endian: the low half comes first.
         tests = [
             (_ARGUMENTS + 8 * argument + offset, half, value >> shift & _U32)
             for offset, shift in ((4, 32), (0, 0))

@@ -1,4 +1,4 @@
-"""`profile: default`: the lists, as data. What they are and why is told in docs/seccomp.md."""
+"""The lists of `profile: default`, as data. docs/seccomp.md explains them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from northstar.manifest.capabilities import Capability
 
 
 class Architecture(NamedTuple):
-    """An architecture that filters can be made for.
+    """An architecture that filters are supported on.
 
     Attributes:
-        token: how the kernel names it to filters, SCMP_ARCH_*.
-        newer_from: the first number after its own table; from there on it shares the numbers of
-            new system calls with all others.
+        token: its identifier in struct seccomp_data, SCMP_ARCH_*.
+        newer_from: the first number after its own table; from there on all architectures share
+            the numbers of new system calls.
     """
 
     token: int
@@ -33,8 +33,8 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Names that only 32-bit architectures have are not in these lists: their calls are killed whatever
-# their names are. What one of the two architectures lacks is simply not there.
+# Names of 32-bit architectures are not in these lists: their calls are always killed. A name that
+# one of the two architectures lacks has no effect there.
 BASE: Final = _names(
     """
     accept accept4 access adjtimex alarm arch_prctl bind brk cachestat capget capset chdir
@@ -74,15 +74,15 @@ BASE: Final = _names(
     utimensat utimes vfork vmsplice wait4 waitid write writev
     """
 )
-"""Allowed to every container, whatever the arguments are."""
+"""Allowed to every container, with any arguments."""
 
 CLONE_NAMESPACES: Final = 0x7E020000
-"""The flags of clone(2) that make namespaces: CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER,
+"""The flags of clone(2) that create namespaces: CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER,
 NEWPID and NEWNET. Without CAP_SYS_ADMIN none of these bits may be set in argument 0."""
 
 PERSONALITIES: Final = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
-"""The allowed arguments of personality(2): PER_LINUX, PER_LINUX32, both with UNAME26, and the
-question what it is."""
+"""The allowed arguments of personality(2): PER_LINUX, PER_LINUX32, both also with UNAME26, and the
+query of the current value."""
 
 BY_CAPABILITY: Final[Mapping[Capability, frozenset[str]]] = {
     capability: _names(names)
@@ -103,12 +103,12 @@ BY_CAPABILITY: Final[Mapping[Capability, frozenset[str]]] = {
         Capability.CAP_DAC_READ_SEARCH: "open_by_handle_at",
     }.items()
 }
-"""Allowed only to containers with the capability, then whatever the arguments are."""
+"""Allowed only to containers with the capability, with any arguments."""
 
 REFUSED: Final = _names("io_uring_setup io_uring_enter io_uring_register pidfd_getfd")
-"""Known to the profile, and allowed to nobody (pidfd_getfd: see step_deny_getfd in
-launcher/steps.c): only these must be told apart from calls that are
-newer than the profile, since of the older ones all are known."""
+"""Known calls that the profile never allows (pidfd_getfd: see step_deny_getfd in
+launcher/steps.c). Only calls of the shared numbers are listed, to distinguish them from calls that
+are newer than the profile; all older calls are known."""
 
 KNOWN: Final = BASE.union(*BY_CAPABILITY.values(), REFUSED)
-"""Every call that the profile has an opinion on. Newer ones than these answer ENOSYS."""
+"""Every call that the profile decides. Newer calls are answered with ENOSYS."""

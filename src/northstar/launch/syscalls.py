@@ -1,4 +1,4 @@
-"""Which names are those of system calls, for who checks a manifest before it is ever launched."""
+"""Names of system calls, for the check of a manifest before its first launch."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ from northstar.linux import seccomp
 
 
 def is_syscall(name: str) -> bool:
-    """Tell whether a system call of any architecture has this name.
-
-    Without libseccomp nobody can tell: then every name may be one.
-    """
+    """Return whether any architecture has a system call of this name; True without libseccomp."""
     try:
         return seccomp.resolve_name(name) is not None
     except OSError:

@@ -1,4 +1,4 @@
-/* A target, as libFuzzer calls it: https://llvm.org/docs/LibFuzzer.html */
+/* The entry point for libFuzzer: https://llvm.org/docs/LibFuzzer.html */
 #include "target.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

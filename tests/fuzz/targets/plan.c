@@ -1,6 +1,6 @@
 /*
- * The launcher's plan. A plan that passes the check is then read as the steps
- * read it, and must hold what makes a container of it.
+ * The launcher's plan. A plan that passes the check is then read as the steps read it, and must
+ * contain the operations that isolate a container.
  */
 #include <assert.h>
 #include <fcntl.h>
@@ -20,11 +20,11 @@ static const struct {
 	uint32_t number;
 	const char *arguments;
 } kinds[] = {
-#define OP(name, number, often, arguments, text) { number, arguments },
+#define OP(name, number, occurrence, arguments, text) { number, arguments },
 #include "../../../launcher/plan.def"
 };
 
-/* All are files that would do as a filter, but the last, which would not. */
+/* Files with the size of a valid filter, except the last, which is empty. */
 static int *files(void)
 {
 	static int descriptors[DESCRIPTORS];
@@ -51,7 +51,7 @@ static void check_list(const char *list)
 	}
 }
 
-/* Takes one argument as its kind says; false if there is none. */
+/* Takes one argument of the given kind; false if none is left. */
 static bool take_one(char kind, struct operation *operation, const struct plan *plan)
 {
 	const char *string = operation->next;
@@ -105,7 +105,7 @@ static void take_all(struct operation operation, const struct plan *plan)
 	assert(!take(&operation));
 }
 
-/* What the steps make of the strings beyond that. */
+/* Interprets the arguments as the steps do. */
 static void interpret(struct operation operation)
 {
 	const char *entry;
@@ -196,8 +196,8 @@ static uint32_t word_at(const uint8_t *at)
 }
 
 /*
- * Any change of a length makes a plan one that is cut off, so half of the changes are made to the
- * arguments of one operation, whose length is then set right.
+ * A change of the size truncates the plan, so half of the mutations change the arguments of one
+ * operation and then correct its length.
  */
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t most, unsigned int seed)
 {

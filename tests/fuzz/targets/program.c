@@ -1,6 +1,5 @@
 /*
- * The file that a container names as its program: the launcher looks at its
- * first line or at its ELF headers before it lets the kernel do so.
+ * The program of a container: the launcher reads its first line or its ELF headers before execve.
  */
 #include "../../../launcher/program.c"
 
@@ -12,7 +11,7 @@
 
 bool accepts(const uint8_t *data, size_t size)
 {
-	/* On the heap, where the sanitizer sees each byte that is too much. */
+	/* On the heap, where the sanitizer detects each access out of bounds. */
 	char *interpreter = malloc(INTERPRETER_MAX + 1), head[SCRIPT_LINE + 1] = "";
 	static int file;
 	bool found;

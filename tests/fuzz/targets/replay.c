@@ -1,6 +1,6 @@
 /*
- * Without libFuzzer: reads inputs from stdin, each a length of 4 bytes and the data, and writes a
- * byte for each, `1` or `0`, what the target has returned.
+ * Without libFuzzer: reads inputs from stdin, each a length of 4 bytes and the data, and writes the
+ * result of the target for each, `1` or `0`.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,7 +12,7 @@ int main(void)
 	uint32_t size;
 
 	while (fread(&size, sizeof size, 1, stdin) == 1) {
-		/* Exactly as large as the input, so that one byte too much is seen. */
+		/* Exactly as large as the input, so that any read out of bounds is detected. */
 		uint8_t *data = malloc(size ? size : 1);
 
 		if (!data || fread(data, 1, size, stdin) != size)

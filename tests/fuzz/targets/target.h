@@ -1,4 +1,4 @@
-/* What is fuzzed: returns whether the input is a good one, and aborts where something is wrong. */
+/* A fuzz target: returns whether the input is accepted, and aborts on a violated property. */
 #ifndef TARGET_H
 #define TARGET_H
 

@@ -118,7 +118,7 @@ def test_speaking_for_init(victim: Victim, attack: Path, kind: str) -> None:
             exit_of(client, container)
         assert client.inspect(container).process is None
         assert run(victim.runtime, container, "exit 3").status == Exited(3)
-    victim.runtime.wait_log("ERROR .*is not itself any more")
+    victim.runtime.wait_log("ERROR .*after an invalid report")
 
 
 def test_a_traced_init(victim: Victim, attack: Path) -> None:

@@ -29,9 +29,12 @@ BUILD = ROOT / "launcher" / "build.py"
 PROGRAM = ROOT / "src" / "northstar" / "launch" / "init"
 
 SANITIZE = os.environ.get("NORTHSTAR_TEST_SANITIZE") == "1"
-"""All tests use the launcher with the sanitizers, but those that use `not_sanitized`."""
+"""All tests run on a launcher with the sanitizers, except those with `not_sanitized`."""
 
-# Looking for leaks needs ptrace(2) on what asks not to be traced.
+OTHER_COMPILER = bool(os.environ.get("CC"))
+"""All tests run on a launcher built by the compiler in CC, except those with `default_build`."""
+
+# Leak detection needs ptrace(2), which non-dumpable processes refuse.
 os.environ.setdefault("ASAN_OPTIONS", "detect_leaks=0")
 
 
@@ -40,7 +43,7 @@ def build(output: Path, *options: str) -> None:
 
 
 def program_descriptor(path: Path) -> int:
-    # High: a file action onto its own number would hide the program, see posix_spawn(3).
+    # A high number: a file action must not replace the program's descriptor, posix_spawn(3).
     low = memfd(path.read_bytes())
     try:
         return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 100)
@@ -50,26 +53,33 @@ def program_descriptor(path: Path) -> int:
 
 @pytest.fixture
 def not_sanitized() -> None:
-    """For tests that the sanitizers' own memory, libraries and system calls would fail."""
+    """Mark tests that fail with the memory, libraries and system calls of the sanitizers."""
+
+
+@pytest.fixture
+def default_build() -> None:
+    """Mark tests of the program's size: a build without musl is larger (700 KiB with glibc)."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With the sanitizers, leave out what uses `not_sanitized`."""
-    if not SANITIZE:
-        return
-    out = [item for item in items if "not_sanitized" in getattr(item, "fixturenames", ())]
+    """Deselect the tests that do not apply to the launcher under test."""
+    left_out = {"default_build"} if SANITIZE or OTHER_COMPILER else set()
+    if SANITIZE:
+        left_out.add("not_sanitized")
+    out = [item for item in items if left_out.intersection(getattr(item, "fixturenames", ()))]
     config.hook.pytest_deselected(items=out)
     items[:] = [item for item in items if item not in out]
 
 
 @pytest.fixture(scope="session")
 def program_path(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    """The launcher, from the source as it stands: the package's if it is, else built."""
+    """The launcher of the current sources: the package's if it is up to date, else a new build."""
     if SANITIZE:
         sanitized: Path = request.getfixturevalue("sanitized_path")
         return sanitized
     sources = BUILD.parent.iterdir()
-    if PROGRAM.exists() and PROGRAM.stat().st_mtime > max(s.stat().st_mtime for s in sources):
+    newest = max(source.stat().st_mtime for source in sources)
+    if not OTHER_COMPILER and PROGRAM.exists() and PROGRAM.stat().st_mtime > newest:
         return PROGRAM
     path = tmp_path_factory.mktemp("launcher") / "init"
     build(path)
@@ -102,9 +112,9 @@ def sanitized(sanitized_path: Path) -> Iterator[int]:
 
 @pytest.fixture(scope="session")
 def image(tmp_path_factory: pytest.TempPathFactory, payload: Path) -> Image:
-    """A root directory that the tests of a session share; they only add to it."""
+    """A root directory, shared by the tests of a session; they only add files to it."""
     directory = tmp_path_factory.mktemp("image")
-    # pytest makes its directories for the user alone; the containers' users must get in.
+    # pytest creates its directories with mode 0700; the containers' users need access.
     for parent in directory.parents:
         if parent.name.startswith("pytest-"):
             parent.chmod(0o711)
@@ -113,14 +123,14 @@ def image(tmp_path_factory: pytest.TempPathFactory, payload: Path) -> Image:
 
 @pytest.fixture(scope="session")
 def older_kernel() -> Iterator[Thread]:
-    """What spawns launchers as on a kernel that lacks all that there is a substitute for."""
+    """A thread that spawns launchers as on a kernel that lacks every call with a substitute."""
     thread = Thread(filters.older_kernel())
     yield thread
     thread.close()
 
 
 class Launcher:
-    """Launches `/payload` with commands; keywords as `operations` has them."""
+    """Launches `/payload` with commands; keywords as for `driver.operations`."""
 
     def __init__(self, program: int, image: Image) -> None:
         self.program = program
@@ -146,7 +156,7 @@ class Launcher:
 
 @pytest.fixture
 def launch(program: int, image: Image) -> Iterator[Launcher]:
-    """What launches; whatever still runs after the test is ended, and nothing may be left."""
+    """A `Launcher`. After the test its containers are killed; no descriptor or child may remain."""
     launcher = Launcher(program, image)
     before = set(os.listdir("/proc/self/fd"))
     children_before = children()

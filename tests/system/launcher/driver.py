@@ -1,7 +1,7 @@
-"""Drives the launcher as the runtime does, without any of the runtime: sockets, pidfds, a plan.
+"""Drives the launcher without the runtime, by the same sockets, pidfds and plans.
 
-`Image` is a root directory for containers, `operations` a whole plan, `Launch` one container from
-its spawn to its end. Every wait has a deadline, and nothing of a launch outlives its `with`.
+`Image` is a root directory for containers, `operations` builds a whole plan, `Launch` is one
+container from its spawn to its end. Every wait has a deadline; `Launch.close` releases everything.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from northstar.launch.plan_ops import GO, PLAN_VERSION, Op, Report
 from tests.system import filters
 
 DEADLINE = 120.0 if os.environ.get("NORTHSTAR_VM") else 20.0
-"""Seconds after which a wait is a failure, on however busy (or emulated) a machine."""
+"""Seconds after which a wait fails, also on a busy or emulated machine."""
 
 OLDER = os.environ.get("NORTHSTAR_TEST_FALLBACK") == "1"
 
@@ -41,8 +41,8 @@ HEADER = struct.Struct("<IIIii")
 Operation = tuple[Any, ...]
 
 
-class Said(NamedTuple):
-    """A report, its words in the order of plan.def."""
+class Received(NamedTuple):
+    """A report; its fields are in the order of plan.def."""
 
     kind: Report
     operation: int
@@ -70,7 +70,7 @@ def memfd(content: bytes, *, seals: int = SEALS, mode: int = 0o700) -> int:
 
 
 class Image:
-    """A root directory: `/payload`, mount points, and what a test adds."""
+    """A root directory with `/payload`, mount points, and files that tests add."""
 
     def __init__(self, directory: Path, payload: Path) -> None:
         self.path = directory
@@ -112,7 +112,7 @@ def operations(
         (Op.SESSION,),
         *(o for o in before if o[0] > Op.SESSION),
         (Op.ROOT, root),
-        # The directory onto itself: so it is a mount, without any trace on the host.
+        # Bind the directory on itself, since the root must be a mount.
         (Op.BIND, "", root, "/", RDONLY | NOSUID | NODEV, 0, ""),
         *mounts,
         (Op.PIVOT,),
@@ -137,15 +137,15 @@ TMP: Operation = (Op.FILESYSTEM, "tmpfs", "none", "/tmp", NOSUID | NODEV, "mode=
 
 @cache
 def older_kernel() -> filters.Thread | None:
-    """Return the thread that spawns launchers on an older kernel, if all are to be."""
+    """Return the thread that spawns all launchers as on an older kernel, None by default."""
     return filters.Thread(filters.older_kernel()) if OLDER else None
 
 
 class Launch:
     """One run of the launcher.
 
-    Descriptors 1 and 2 of the plan are a pipe that the test reads, and /dev/null; more follow.
-    `thread` spawns it, if one is given.
+    Descriptors 1 and 2 of the plan are a pipe that the test reads, and /dev/null; `extra` follows.
+    `thread` spawns the launcher; default: the calling thread.
     """
 
     def __init__(
@@ -156,33 +156,33 @@ class Launch:
         thread: filters.Thread | None = None,
     ) -> None:
         self._thread = thread or older_kernel()
-        self.said: list[Said] = []
+        self.reports: list[Received] = []
         self.pid = 0
         self.pidfd = -1
         self.status: int | None = None
         self._closed = False
         self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self.output, write = os.pipe()
-        self.ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.ours.settimeout(DEADLINE)
+        self.stream, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.stream.settimeout(DEADLINE)
         content = memfd(plan)
-        with theirs:
-            self._spawn(program, theirs)
+        with child_end:
+            self._spawn(program, child_end)
         self.send([content, write, self._null, *extra])
         os.close(content)
         os.close(write)
 
-    def _spawn(self, program: int, theirs: socket.socket) -> None:
-        # ASAN_OPTIONS and the like reach a program that was built for them.
+    def _spawn(self, program: int, child_end: socket.socket) -> None:
+        # For a launcher with sanitizers: ASAN_OPTIONS and the like.
         sanitizer = {k: v for k, v in os.environ.items() if k.endswith("SAN_OPTIONS")}
         spawn = partial(
             os.posix_spawn,
             f"/proc/self/fd/{program}",
             ["northstar-init"],
             sanitizer,
-            # With 0, 1 and 2 closed the descriptors that it receives begin there.
+            # With 0, 1 and 2 closed, the received descriptors start at 0.
             file_actions=[
-                (os.POSIX_SPAWN_DUP2, theirs.fileno(), 3),
+                (os.POSIX_SPAWN_DUP2, child_end.fileno(), 3),
                 *((os.POSIX_SPAWN_CLOSE, number) for number in (0, 1, 2)),
             ],
             setsigmask=(),
@@ -193,12 +193,12 @@ class Launch:
     def send(self, descriptors: Sequence[int]) -> None:
         rights = array.array("i", descriptors)
         message = struct.pack("<I", len(descriptors))
-        self.ours.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        self.stream.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
 
-    def next(self) -> Said | None:
+    def next(self) -> Received | None:
         """Return the next report, None at the end of the stream."""
         try:
-            data, passed, _, _ = socket.recv_fds(self.ours, 8192, 4)
+            data, passed, _, _ = socket.recv_fds(self.stream, 8192, 4)
         except ConnectionResetError:
             return None
         if not data:
@@ -206,52 +206,52 @@ class Launch:
         kind, index, number, errno, value = HEADER.unpack_from(data)
         text = data[HEADER.size :]
         assert text.endswith(b"\0")
-        said = Said(
+        report = Received(
             Report(kind), index, number, errno, value, text[:-1].decode(errors="surrogateescape")
         )
-        self.said.append(said)
-        if said.kind == Report.LAUNCHED:
+        self.reports.append(report)
+        if report.kind == Report.LAUNCHED:
             self.pid = value
             (self.pidfd,) = passed
             assert os.waitpid(self.launcher, 0)[1] == 0
             self.launcher = 0
         else:
             assert not passed
-        return said
+        return report
 
-    def expect(self, *kinds: Report) -> Said:
-        """Read as many reports, which must be of these kinds; return the last."""
+    def expect(self, *kinds: Report) -> Received:
+        """Receive reports of exactly these kinds; return the last."""
         for kind in kinds:
-            said = self.next()
-            assert said is not None, f"the stream ended before {kind!r}: {self.said}"
-            assert said.kind == kind, said
-        return self.said[-1]
+            report = self.next()
+            assert report is not None, f"the stream ended before {kind!r}: {self.reports}"
+            assert report.kind == kind, report
+        return self.reports[-1]
 
     def go(self) -> None:
-        self.ours.send(struct.pack("<I", GO))
+        self.stream.send(struct.pack("<I", GO))
 
     def start(self) -> Self:
-        """From the spawn to a payload that runs."""
+        """Process the reports up to STARTED: the payload runs."""
         self.expect(Report.LAUNCHED, Report.READY)
         self.go()
         self.expect(Report.STARTED)
         return self
 
-    def failure(self) -> Said:
-        """Run until it fails, which it must; return the report."""
-        while (said := self.next()) is not None and said.kind != Report.FAILED:
-            if said.kind == Report.READY:
+    def failure(self) -> Received:
+        """Run a launch that must fail; return the FAILED report."""
+        while (report := self.next()) is not None and report.kind != Report.FAILED:
+            if report.kind == Report.READY:
                 self.go()
-            assert said.kind in {Report.LAUNCHED, Report.READY}, said
-        assert said is not None, self.said
-        assert self.next() is None, self.said
-        return said
+            assert report.kind in {Report.LAUNCHED, Report.READY}, report
+        assert report is not None, self.reports
+        assert self.next() is None, self.reports
+        return report
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """Yield what the payload prints, as it comes, to the end of its stdout."""
+        """Yield the lines of the payload's stdout as they arrive, up to its end."""
         rest = b""
         while True:
-            assert select.select([self.output], [], [], DEADLINE)[0], "the payload is silent"
+            assert select.select([self.output], [], [], DEADLINE)[0], "no output of the payload"
             data = os.read(self.output, 65536)
             if not data:
                 break
@@ -260,25 +260,25 @@ class Launch:
         assert not rest, rest
 
     def wait_line(self, do: str) -> dict[str, Any]:
-        """Return the next line that is about `do`."""
+        """Return the next output line of the command `do`."""
         for line in self.lines():
             if line["do"] == do:
                 return line
-        raise AssertionError(f"no {do} in what the payload printed")
+        raise AssertionError(f"no {do} in the payload's output")
 
     def wait(self) -> int:
-        """Wait for init's end, and return its wait status."""
+        """Wait until init has exited; return its wait status."""
         if self.status is None:
             assert select.select([self.pidfd], [], [], DEADLINE)[0], "init does not end"
             _, self.status = os.waitpid(self.pid, 0)
         return self.status
 
-    def end(self) -> Said:
-        """Wait for the payload's and init's end; return the EXITED report."""
-        said = self.expect(Report.EXITED)
+    def end(self) -> Received:
+        """Wait until payload and init have exited; return the EXITED report."""
+        report = self.expect(Report.EXITED)
         assert self.next() is None
         assert self.wait() == 0
-        return said
+        return report
 
     def kill(self, number: int, *, group: bool = False) -> None:
         if group:
@@ -294,7 +294,7 @@ class Launch:
         if self._closed:
             return
         self._closed = True
-        self.ours.close()
+        self.stream.close()
         if self.launcher:
             reap(self.launcher)
         if self.pidfd >= 0:
@@ -314,7 +314,7 @@ class Launch:
 
 
 def children() -> list[str]:
-    """Return the pids of the children of all threads of this process."""
+    """Return the pids of this process's children, of all threads."""
     found = []
     for task in os.listdir("/proc/self/task"):
         with open(f"/proc/self/task/{task}/children") as file:
@@ -323,7 +323,7 @@ def children() -> list[str]:
 
 
 def reap(pid: int) -> int:
-    """Wait for a child of ours, with the deadline."""
+    """Wait for a child of this process, with the deadline."""
     pidfd = os.pidfd_open(pid)
     try:
         if not select.select([pidfd], [], [], DEADLINE)[0]:

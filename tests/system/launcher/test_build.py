@@ -1,4 +1,4 @@
-"""What launcher/build.py puts into the package, and what it says when it cannot."""
+"""launcher/build.py: the files that it adds to the package, and its errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MADE = ("northstar/launch/init", "northstar/launch/plan_ops.py")
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A copy of the sources, without anything that was built."""
+    """A copy of the sources without build products."""
     tree = tmp_path / "tree"
     ignore = shutil.ignore_patterns("__pycache__", "plan_ops.py", "init")
     for name in ("src", "launcher"):
@@ -30,7 +30,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def hatchling(tree: Path, what: str) -> zipfile.ZipFile:
-    """Build a wheel as an installer does, in a directory of its own."""
+    """Build a wheel as an installer does, in the copy `tree`."""
     code = f"import hatchling.build as b; print(b.{what}('dist'))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tree, capture_output=True, text=True, check=False
@@ -56,7 +56,7 @@ def test_an_editable_install_finds_them_in_the_sources(tree):
 
 
 def test_the_generated_module_passes_the_linters(tmp_path):
-    # In the sources git ignores it, and so do the linters: here it is a file like any other.
+    # In the source tree git and the linters ignore it, so it is checked in another directory.
     (tmp_path / "plan_ops.py").write_text(generated())
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     ruff = Path(sys.executable).with_name("ruff")
@@ -64,20 +64,20 @@ def test_the_generated_module_passes_the_linters(tmp_path):
         subprocess.run([ruff, *command, "plan_ops.py"], cwd=tmp_path, check=True)
 
 
-def test_the_package_was_built_from_this_source():
+def test_the_package_is_built_from_this_source():
     made = Path(plan_ops.__file__).read_text()
     assert made == generated(), "plan.def has changed: run `python launcher/build.py`"
 
 
 def generated() -> str:
-    """Return what build.py would write as plan_ops.py."""
+    """Return plan_ops.py as build.py generates it."""
     code = "import build, sys; sys.stdout.write(build.plan_ops())"
     return subprocess.run(
         [sys.executable, "-c", code], cwd=BUILD.parent, capture_output=True, text=True, check=True
     ).stdout
 
 
-def test_an_entry_of_another_form_is_refused(tree):
+def test_a_malformed_entry_is_refused(tree):
     with (tree / "launcher" / "plan.def").open("a") as file:
         file.write('OP(NEW, 210, "")\n')
     done = subprocess.run(
@@ -91,7 +91,7 @@ def test_an_entry_of_another_form_is_refused(tree):
 
 
 @pytest.mark.parametrize("options", [[], ["--sanitize"]])
-def test_without_a_compiler_one_sentence_says_what_to_install(tree, options):
+def test_without_a_compiler_the_error_names_the_packages(tree, options):
     done = subprocess.run(
         [sys.executable, tree / "launcher" / "build.py", *options],
         env={"PATH": str(tree)},
@@ -105,7 +105,7 @@ def test_without_a_compiler_one_sentence_says_what_to_install(tree, options):
     assert "musl-tools" in done.stderr or options
 
 
-def test_the_compilers_own_words_are_kept(tree):
+def test_the_compilers_messages_are_shown(tree):
     (tree / "launcher" / "init.c").write_text("int main(void) { return nothing; }\n")
     done = subprocess.run(
         [sys.executable, tree / "launcher" / "build.py"],
@@ -119,7 +119,7 @@ def test_the_compilers_own_words_are_kept(tree):
     assert not (tree / "src" / MADE[0]).exists()
 
 
-def test_the_hosts_c_library_will_do(tree):
+def test_a_build_with_glibc_works(tree):
     output = tree / "init"
     environment = {**os.environ, "CC": "gcc"}
     command = [sys.executable, tree / "launcher" / "build.py", "--output", output]

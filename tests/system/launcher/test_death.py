@@ -1,4 +1,4 @@
-"""The end of the runtime at any time is the end of its containers."""
+"""When the runtime ends, at any time, its containers end."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ pytestmark = pytest.mark.root
 
 
 def gone(launched: Launch) -> None:
-    """All of a container's processes must end by themselves."""
+    """Close the stream; all processes of the container must end without a signal."""
     namespace = os.readlink(f"/proc/{launched.pid}/ns/pid")
-    launched.ours.close()
+    launched.stream.close()
     assert os.waitstatus_to_exitcode(launched.wait()) == 1
     assert processes_in(namespace) == []
 
@@ -38,7 +38,7 @@ def gone(launched: Launch) -> None:
 def test_before_the_plan(program):
     class Silent(Launch):
         def send(self, _: object) -> None:
-            self.ours.close()
+            self.stream.close()
 
     with Silent(program, b"x") as launched:
         assert os.waitstatus_to_exitcode(reap(launched.launcher)) == 1
@@ -46,18 +46,18 @@ def test_before_the_plan(program):
 
 
 def test_right_after_the_plan(launch):
-    # The launcher may have cloned init or not, and can tell nobody: it is a child of this process.
+    # The launcher may have cloned init, but cannot report it; init is a child of this process.
     others = set(children())
     for _ in range(50):
         launched = launch("pause", mounts=[PROC, TMP])
-        launched.ours.close()
+        launched.stream.close()
         reap(launched.launcher)
         launched.launcher = 0
         eventually(lambda: not set(children()) - others - reaped(others), "init ends")
 
 
 def reaped(others: set[str]) -> set[str]:
-    """Reap each child but `others` that has ended, which must be with 1; return which."""
+    """Reap each ended child except `others`; their exit code must be 1. Return their pids."""
     found = set()
     for child in set(children()) - others:
         pid, status = os.waitpid(int(child), os.WNOHANG)
@@ -97,10 +97,10 @@ def test_while_the_payload_runs(launch):
     gone(launched)
 
 
-def test_words_after_go_are_dropped(launch):
+def test_messages_after_go_are_dropped(launch):
     launched = launch("sleep", "0.1", ";", "exit", "4").start()
     for size in (1, 4, 5000):
-        launched.ours.send(bytes(size))
+        launched.stream.send(bytes(size))
     assert launched.end().value == 4
 
 
@@ -115,7 +115,7 @@ if stage:
     launched.go()
     launched.expect(Report.STARTED)
 end = socket.socket(fileno=keeper)
-socket.send_fds(end, [str(launched.pid).encode()], [launched.ours.fileno()])
+socket.send_fds(end, [str(launched.pid).encode()], [launched.stream.fileno()])
 end.recv(1)
 """
 
@@ -123,7 +123,7 @@ end.recv(1)
 @pytest.mark.vm
 @pytest.mark.parametrize("stage", [0, 1], ids=["ready", "started"])
 def test_init_dies_with_the_runtime_even_if_the_stream_lives_on(program, image, stage):
-    # Somebody else holds the runtime's end of the stream: only PR_SET_PDEATHSIG is left.
+    # This process keeps the runtime's end of the stream open: only PR_SET_PDEATHSIG acts.
     ours, theirs = socket.socketpair()
     command = [sys.executable, "-c", RUNTIME, str(program), str(theirs.fileno()), str(stage)]
     with subprocess.Popen(
@@ -149,5 +149,5 @@ def alive(pidfd: int) -> bool:
         signal.pidfd_send_signal(pidfd, 0)
     except ProcessLookupError:
         return False
-    # A zombie of whoever inherited it is dead, too.
+    # A zombie that its new parent has not reaped is dead, too.
     return not select.select([pidfd], [], [], 0)[0]

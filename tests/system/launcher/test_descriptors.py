@@ -1,4 +1,4 @@
-"""A process without a free descriptor: the pidfd of an init that was launched has no room."""
+"""The runtime without a free descriptor: it cannot receive the pidfd of a launched init."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.root
 
 
 class Plan:
-    """A plan of the driver's, as the launcher wants it."""
+    """A plan of the driver, with the interface that `Launcher` uses."""
 
     descriptors = ("null", "null", "null")
 
@@ -29,7 +29,7 @@ class Plan:
         return encode(self._plan)
 
 
-def test_no_room_for_the_pidfd(image: Image) -> None:
+def test_no_free_descriptor_for_the_pidfd(image: Image) -> None:
     before = set(os.listdir("/proc/self/fd"))
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
 
@@ -44,7 +44,7 @@ def test_no_room_for_the_pidfd(image: Image) -> None:
                 async with asyncio.timeout(DEADLINE):
                     with pytest.raises(LaunchError, match="Too many open files"):
                         await init.ready
-                    # As whoever started it does when that fails.
+                    # As the runtime does after a failed start.
                     init.kill()
                     assert await init.exited == Signalled(9)
             finally:

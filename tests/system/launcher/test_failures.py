@@ -1,4 +1,4 @@
-"""Whatever fails is told word for word: operation, errno, object; and nothing is left."""
+"""Each failure is reported with operation, errno and object, and leaks nothing."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ def expect(launched: Launch, number: int, error: int, text: str, value: int = 0)
 # ---- Before the payload
 
 
-def test_a_cgroup_that_is_none(launch):
-    # 1 is the pipe. Not a cgroup's directory, nor is one of v1: the same.
+def test_an_invalid_cgroup(launch):
+    # Descriptor 1 is the pipe.
     expect(launch(cgroup=1), Op.CLONE, errno.EBADF, "")
 
 
-def test_a_namespace_that_is_none(launch):
+def test_an_invalid_namespace(launch):
     setns = (Op.SETNS, 1, CLONE_NEWNET)
     expect(launch(flags=NAMESPACES, before=[setns]), Op.SETNS, errno.EINVAL, "")
 
 
-def test_a_cgroup_file_that_is_none(launch):
+def test_an_invalid_cgroup_file(launch):
     read, write = os.pipe()
     os.close(read)
     expect(launch(before=[(Op.JOIN, 3)], extra=[write]), Op.JOIN, errno.EPIPE, "")
@@ -72,7 +72,7 @@ def test_a_context_without_selinux(launch):
     assert failed.text in {"a:b:c", "/proc/thread-self/attr/exec"}
 
 
-KINDS = "a directory goes on a directory only, anything else on what is none"
+MISMATCH = "a directory can be mounted only on a directory, a file only on a file"
 
 MOUNTS: list[tuple[tuple[Any, ...], int, str]] = [
     ((Op.BIND, "", "/nowhere", "/data", 0, 0, ""), errno.ENOENT, "/nowhere"),
@@ -80,8 +80,8 @@ MOUNTS: list[tuple[tuple[Any, ...], int, str]] = [
     ((Op.BIND, "/nowhere", "/x", "/data", 0, 0, ""), errno.ENOENT, "/nowhere/x"),
     ((Op.BIND, "/etc", "/nowhere", "/data", 0, 0, ""), errno.ENOENT, "/etc/nowhere"),
     ((Op.BIND, "", "/etc", "/nowhere", 0, 0, ""), errno.ENOENT, "/nowhere"),
-    ((Op.BIND, "", "/etc", "/payload", 0, 0, "optional"), errno.EINVAL, f"/payload: {KINDS}"),
-    ((Op.BIND, "", "/etc/passwd", "/data", 0, 0, ""), errno.EINVAL, f"/data: {KINDS}"),
+    ((Op.BIND, "", "/etc", "/payload", 0, 0, "optional"), errno.EINVAL, f"/payload: {MISMATCH}"),
+    ((Op.BIND, "", "/etc/passwd", "/data", 0, 0, ""), errno.EINVAL, f"/data: {MISMATCH}"),
     ((Op.BIND, "", "/etc", "/data", 1 << 40, 0, ""), errno.EINVAL, "/data"),
     ((Op.FILESYSTEM, "nosuchfs", "", "/data", 0), errno.ENODEV, "/data"),
     ((Op.FILESYSTEM, "tmpfs", "none", "/nowhere", 0), errno.ENOENT, "/nowhere"),
@@ -106,8 +106,8 @@ MOUNTS: list[tuple[tuple[Any, ...], int, str]] = [
 ]
 
 
-# mount(2) has no words of the kernel to pass on.
-SILENT = {
+# mount(2) returns no message of the kernel.
+LEGACY_TEXTS = {
     "/data: size=lots: tmpfs: Bad value for 'size'": "/data: size=lots",
     "/data: colour=blue: tmpfs: Unknown parameter 'colour'": "/data: mode=755,colour=blue",
 }
@@ -120,17 +120,17 @@ def test_mounts(launch, older_kernel, operation, error, text, older):
     launched = launch(mounts=[operation], thread=older_kernel if older else None)
     failed = launched.failure()
     if older or OLDER:
-        text = SILENT.get(text, text)
+        text = LEGACY_TEXTS.get(text, text)
     assert failed[2:] == (operation[0], error, 0, text)
     assert failed.operation == 5  # of the plan, counted from 0
 
 
-def test_a_root_that_is_nowhere(launch):
+def test_a_root_that_does_not_exist(launch):
     plan = [(Op.ROOT, "/nowhere") if o[0] == Op.ROOT else o for o in launch.operations()]
     expect(launch(plan=plan), Op.ROOT, errno.ENOENT, "/nowhere")
 
 
-def test_a_root_that_is_no_mount(launch, image):
+def test_a_root_that_is_not_a_mount(launch, image):
     plan = [o for o in launch.operations() if o[0] != Op.BIND]
     # pivot_root(2): EBUSY on the mount of the current root, EINVAL on any other one.
     on_root = mount_id(image.path) == mount_id(Path("/"))
@@ -148,14 +148,14 @@ def mount_id(path: Path) -> str:
     return next(line for line in lines if line.startswith("mnt_id:"))
 
 
-def test_another_word_than_go(launch):
+def test_another_message_than_go(launch):
     launched = launch()
     launched.expect(Report.LAUNCHED, Report.READY)
-    launched.ours.send(struct.pack("<I", GO ^ 1))
+    launched.stream.send(struct.pack("<I", GO ^ 1))
     assert launched.expect(Report.FAILED)[2:] == (Op.AWAIT, errno.EPROTO, 0, "")
     launched = launch()
     launched.expect(Report.LAUNCHED, Report.READY)
-    launched.ours.send(struct.pack("<II", GO, 0))
+    launched.stream.send(struct.pack("<II", GO, 0))
     assert launched.expect(Report.FAILED)[2:] == (Op.AWAIT, errno.EPROTO, 0, "")
 
 
@@ -209,7 +209,7 @@ def test_restrictions_and_programs(launch, options, number, error, text):
     expect(launch("pause", **options), number, error, text)
 
 
-def test_a_program_that_may_not_be_executed(launch, image):
+def test_a_program_that_is_not_executable(launch, image):
     image.add("plain", "x", 0o644)
     image.add("private", "x", 0o700)
     image.add("script", "#!/nowhere\n")
@@ -218,7 +218,7 @@ def test_a_program_that_may_not_be_executed(launch, image):
     expect(launch(argv=["/script"]), Op.EXEC, errno.ENOENT, "/nowhere")
 
 
-def test_a_path_of_the_greatest_length_is_told_in_full(launch):
+def test_a_path_of_maximum_length_is_reported_in_full(launch):
     path = "/" + "d/" * 2046 + "x"
     assert len(path) == 4094
     expect(launch(argv=[path]), Op.EXEC, errno.ENOENT, path)
@@ -232,7 +232,7 @@ EXECVE = {"x86_64": 59, "aarch64": 221}[os.uname().machine]
 
 
 def filter_of(execve: int, others: int) -> int:
-    """A seccomp filter in a file: what it answers to execve and to everything else."""
+    """Return a file with a seccomp filter: the actions for execve and for all other calls."""
     equal = struct.pack("<HBBI", 0x15, 0, 1, EXECVE)
     returns = (struct.pack("<HBBI", 0x06, 0, 0, answer) for answer in (execve, others))
     return memfd(LOAD_NUMBER + equal + b"".join(returns))
@@ -247,15 +247,15 @@ def under(launch, execve: int, others: int, **options) -> Launch:
 
 @pytest.mark.vm
 @pytest.mark.usefixtures("not_sanitized")
-def test_a_failing_execve_is_told_where_the_filter_kills_the_reporter(launch, image):
+def test_a_failing_execve_is_reported_if_the_filter_kills_the_reporter(launch, image):
     image.add("plain", "x", 0o644)
     launched = under(launch, ALLOW, KILL_PROCESS, argv=["/plain"])
     expect(launched, Op.EXEC, errno.EACCES, "/plain")
 
 
 @pytest.mark.usefixtures("not_sanitized")
-def test_a_failing_execve_is_told_where_nothing_can_be_done_any_more(launch, image):
-    # exit_group answers EPERM: the reporter cannot even end.
+def test_a_failing_execve_is_reported_if_every_other_call_fails(launch, image):
+    # exit_group fails with EPERM: the reporter cannot even exit.
     image.add("plain", "x", 0o644)
     launched = under(launch, ALLOW, ERRNO_1, argv=["/plain"])
     expect(launched, Op.EXEC, errno.EACCES, "/plain")
@@ -289,11 +289,11 @@ def test_a_filter_that_the_kernel_refuses(launch):
 
 # ---- An older kernel, a runtime with fewer privileges
 
-POORER = """
+DEPRIVED = """
 import ctypes, json, os, struct, sys
 from tests.system.launcher.driver import Launch
 number, error, program = map(int, sys.argv[1:])
-# Below this process the system call fails, as on a kernel that lacks it. (-1: none does.)
+# In children of this process the system call fails, as on a kernel that lacks it. (-1: no call.)
 answers = (0x06, 0, 0, 0x50000 | error), (0x06, 0, 0, 0x7FFF0000)
 code = (0x20, 0, 0, 0), (0x15, 0, 1, number & 0xFFFFFFFF), *answers
 filter = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *c) for c in code))
@@ -303,10 +303,10 @@ if number >= 0 and libc.prctl(22, 2, prog, 0, 0):
     sys.exit(os.strerror(ctypes.get_errno()))
 with Launch(program, sys.stdin.buffer.read()) as launched:
     launched.next()
-    while launched.said[-1].kind not in (4, 5) and launched.next():
-        if launched.said[-1].kind == 3:
+    while launched.reports[-1].kind not in (4, 5) and launched.next():
+        if launched.reports[-1].kind == 3:
             launched.go()
-    print(json.dumps(launched.said[-1]))
+    print(json.dumps(launched.reports[-1]))
 """
 
 NEW_CALLS = [
@@ -319,46 +319,47 @@ NEW_CALLS = [
 ]
 
 
-def poorer(launch, *prefix: str, number: int = -1, error: int = 0, **options: Any) -> list[Any]:
-    """Launch from a process that lacks something; return its last report."""
+def deprived(launch, *prefix: str, number: int = -1, error: int = 0, **options: Any) -> list[Any]:
+    """Launch from a process without a system call or a capability; return the last report."""
     plan = encode(launch.operations("exit", "0", mounts=[TMP], **options))
-    command = [*prefix, sys.executable, "-c", POORER, str(number), str(error), str(launch.program)]
+    arguments = [str(number), str(error), str(launch.program)]
+    command = [*prefix, sys.executable, "-c", DEPRIVED, *arguments]
     done = subprocess.run(
         command, input=plan, capture_output=True, pass_fds=[launch.program], check=False
     )
     assert done.returncode == 0, done.stderr.decode()
-    said: list[Any] = json.loads(done.stdout)
-    return said
+    report: list[Any] = json.loads(done.stdout)
+    return report
 
 
 @pytest.mark.parametrize(("name", "number", "error", "operation"), NEW_CALLS)
 def test_a_kernel_without(launch, name, number, error, operation):
-    said = poorer(launch, number=number, error=error)
-    if operation is None:  # there is a substitute, or nothing that must be hidden
-        assert said[0] == Report.STARTED, name
+    report = deprived(launch, number=number, error=error)
+    if operation is None:  # a substitute exists, or there is nothing to hide
+        assert report[0] == Report.STARTED, name
     else:
-        assert said[0] == Report.FAILED, name
-        assert said[2:4] == [operation, error], name
+        assert report[0] == Report.FAILED, name
+        assert report[2:4] == [operation, error], name
 
 
 def test_a_runtime_without_a_capability(launch):
     chown, setpcap = 0, 8
     without = ("setpriv", "--bounding-set=-chown")
-    said = poorer(launch, *without, caps=hex(1 << chown))
-    assert said[2:] == [Op.CAPS, errno.EPERM, 0, "capability 0"]
-    assert poorer(launch, *without)[0] == Report.STARTED
-    said = poorer(launch, "setpriv", "--bounding-set=-setpcap", caps=hex(1 << setpcap))
-    assert said[2:4] == [Step.SHIELD, errno.EPERM]
+    report = deprived(launch, *without, caps=hex(1 << chown))
+    assert report[2:] == [Op.CAPS, errno.EPERM, 0, "capability 0"]
+    assert deprived(launch, *without)[0] == Report.STARTED
+    report = deprived(launch, "setpriv", "--bounding-set=-setpcap", caps=hex(1 << setpcap))
+    assert report[2:4] == [Step.SHIELD, errno.EPERM]
 
 
-# ---- The order of things
+# ---- Order of reports
 
 
 def test_reports_come_in_order_even_if_init_fails_at_once(launch):
     for _ in range(50):
         launched = launch(before=[(Op.HOSTNAME, "x")], mounts=[MOUNTS[0][0]])
         launched.failure()
-        assert [said.kind for said in launched.said] == [Report.LAUNCHED, Report.FAILED]
+        assert [report.kind for report in launched.reports] == [Report.LAUNCHED, Report.FAILED]
         launched.close()
 
 
@@ -369,4 +370,4 @@ def test_a_failure_leaves_no_process(launch):
     launched.failure()
     launched.wait()
     assert processes_in(namespace) == []
-    assert launched.said[-1].operation != NO_OPERATION
+    assert launched.reports[-1].operation != NO_OPERATION

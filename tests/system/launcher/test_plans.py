@@ -1,4 +1,4 @@
-"""Plans and first messages that are wrong: refused in full, before anything is done."""
+"""Invalid plans and first messages are refused before the first operation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.system.launcher.driver import (
     TMP,
     Launch,
     Operation,
-    Said,
+    Received,
     encode,
     encode_operation,
     memfd,
@@ -37,64 +37,63 @@ LOTS = settings(max_examples=100, suppress_health_check=list(HealthCheck))
 SOME = settings(max_examples=30, suppress_health_check=list(HealthCheck))
 
 
-def refusal(program: int, plan: bytes) -> Said:
-    """Send a plan, which must be refused by the launcher itself; return its words."""
+def refusal(program: int, plan: bytes) -> Received:
+    """Send a plan, which the launcher must refuse; return its report."""
     with Launch(program, plan) as launched:
-        said = launched.next()
-        assert said is not None, "ended without a word"
-        assert said.kind == Report.FAILED, said
+        report = launched.next()
+        assert report is not None, "no report"
+        assert report.kind == Report.FAILED, report
         assert launched.next() is None
         assert os.waitstatus_to_exitcode(reap(launched.launcher)) == 1
         launched.launcher = 0
-    return said
+    return report
 
 
 def refused(program: int, plan: bytes, words: str) -> None:
-    said = refusal(program, plan)
-    assert said == (Report.FAILED, NO_OPERATION, Step.PLAN, errno.EINVAL, 0, words)
+    report = refusal(program, plan)
+    assert report == (Report.FAILED, NO_OPERATION, Step.PLAN, errno.EINVAL, 0, words)
 
 
-# ---- Cut off
+# ---- Truncated
 
 
-def cut_off(program: int, plan: bytes, lengths: Iterable[int]) -> None:
+def refused_if_truncated(program: int, plan: bytes, lengths: Iterable[int]) -> None:
     for length in lengths:
-        said = refusal(program, plan[:length])
-        assert (said.number, said.errno) == (Step.PLAN, errno.EINVAL), length
+        report = refusal(program, plan[:length])
+        assert (report.number, report.errno) == (Step.PLAN, errno.EINVAL), length
 
 
-def test_a_plan_that_is_cut_off_anywhere(program, image):
+def test_a_truncated_plan(program, image):
     plan = encode(operations(image, "pause", mounts=[PROC]))
-    # Every byte of everything but the long tail of the image's own path.
-    cut_off(program, plan, range(len(plan)))
+    refused_if_truncated(program, plan, range(len(plan)))
 
 
-def test_a_plan_that_is_cut_off_under_the_sanitizers(sanitized, image):
+def test_a_truncated_plan_under_the_sanitizers(sanitized, image):
     plan = encode(operations(image, "pause"))
     ends = [len(encode(operations(image, "pause")[:n])) for n in range(26)]
     near = {e + d for e in ends for d in (-1, 0, 1, 7, 8) if e + d < len(plan)}
-    cut_off(sanitized, plan, sorted(near))
+    refused_if_truncated(sanitized, plan, sorted(near))
 
 
 # ---- Changed
 
 
-def survives(program: int, plan: bytes) -> None:
-    """Whatever the plan: it is refused, or carried out as a container, but never a crash."""
+def refused_or_performed(program: int, plan: bytes) -> None:
+    """Any plan is refused or performed as a container; the launcher never crashes."""
     with Launch(program, plan) as launched:
-        while (said := launched.next()) is not None:
-            if said.kind == Report.READY:
+        while (report := launched.next()) is not None:
+            if report.kind == Report.READY:
                 launched.go()
-            if said.kind == Report.STARTED:
-                # A container of the plan's own making runs; that will do.
+            if report.kind == Report.STARTED:
+                # The mutated plan is valid, and its container runs.
                 break
-        assert launched.said, "ended without a word"
+        assert launched.reports, "no report"
         if launched.launcher:
-            assert launched.said[-1].kind == Report.FAILED, launched.said
+            assert launched.reports[-1].kind == Report.FAILED, launched.reports
             assert os.waitstatus_to_exitcode(reap(launched.launcher)) == 1
             launched.launcher = 0
-        elif said is None:
-            assert launched.said[-1].kind in {Report.FAILED, Report.EXITED}, launched.said
+        elif report is None:
+            assert launched.reports[-1].kind in {Report.FAILED, Report.EXITED}, launched.reports
             assert os.waitstatus_to_exitcode(launched.wait()) in {0, 1}
 
 
@@ -157,13 +156,17 @@ def mutate(plan: bytes, changes: list[tuple[int, str, int]]) -> bytes:
 @LOTS
 @given(changes=BYTES)
 def test_a_plan_with_other_bytes(program, image, changes):
-    survives(program, mutate(encode(operations(image, "exit", "0", mounts=[PROC, TMP])), changes))
+    refused_or_performed(
+        program, mutate(encode(operations(image, "exit", "0", mounts=[PROC, TMP])), changes)
+    )
 
 
 @SOME
 @given(changes=BYTES)
 def test_a_plan_with_other_bytes_under_the_sanitizers(sanitized, image, changes):
-    survives(sanitized, mutate(encode(operations(image, "exit", "0", mounts=[TMP])), changes))
+    refused_or_performed(
+        sanitized, mutate(encode(operations(image, "exit", "0", mounts=[TMP])), changes)
+    )
 
 
 EDIT = st.tuples(
@@ -228,13 +231,13 @@ def every_operation(image) -> list[Operation]:
 @LOTS
 @given(changes=st.lists(EDIT, min_size=1, max_size=4))
 def test_a_plan_with_other_operations(program, image, changes):
-    survives(program, encode(edit(every_operation(image), changes)))
+    refused_or_performed(program, encode(edit(every_operation(image), changes)))
 
 
 @SOME
 @given(changes=st.lists(EDIT, min_size=1, max_size=4))
 def test_a_plan_with_other_operations_under_the_sanitizers(sanitized, image, changes):
-    survives(sanitized, encode(edit(every_operation(image), changes)))
+    refused_or_performed(sanitized, encode(edit(every_operation(image), changes)))
 
 
 @SOME
@@ -246,16 +249,16 @@ def test_any_bytes(program, plan):
 @SOME
 @given(rest=st.binary(max_size=100))
 def test_any_bytes_after_the_version_under_the_sanitizers(sanitized, rest):
-    said = refusal(sanitized, struct.pack("<I", PLAN_VERSION) + rest)
-    assert (said.number, said.errno) == (Step.PLAN, errno.EINVAL)
+    report = refusal(sanitized, struct.pack("<I", PLAN_VERSION) + rest)
+    assert (report.number, report.errno) == (Step.PLAN, errno.EINVAL)
 
 
-def test_the_whole_way_under_the_sanitizers(sanitized, image):
+def test_a_whole_run_under_the_sanitizers(sanitized, image):
     with Launch(sanitized, encode(every_operation(image))) as launched:
         assert launched.start().end().value == 0
 
 
-# ---- What is wrong is said
+# ---- The error names what is wrong
 
 
 def replace(image, number: int, *operation: object) -> bytes:
@@ -268,16 +271,16 @@ def replace(image, number: int, *operation: object) -> bytes:
 WRONG: list[tuple[tuple[object, ...], str]] = [
     (
         (Op.CLONE, 0, -1),
-        "operation 0 (CLONE): flags must be the namespaces of a container and no others",
+        "operation 0 (CLONE): flags must be exactly the namespaces of a container",
     ),
     (
         (Op.CLONE, NAMESPACES | 0x10000000, -1),
-        "operation 0 (CLONE): flags must be the namespaces of a container and no others",
+        "operation 0 (CLONE): flags must be exactly the namespaces of a container",
     ),
     ((Op.CLONE, NAMESPACES, 3), "operation 0 (CLONE): invalid cgroup"),
     ((Op.CLONE, NAMESPACES, 0), "operation 0 (CLONE): invalid cgroup"),
     ((Op.CLONE, "", -1), "operation 0 (CLONE): invalid flags"),
-    ((Op.CLONE, NAMESPACES), "operation 0 (CLONE): no cgroup"),
+    ((Op.CLONE, NAMESPACES), "operation 0 (CLONE): missing cgroup"),
     ((Op.CLONE, NAMESPACES, -1, 1), "operation 0 (CLONE): too many arguments"),
     ((Op.HOSTNAME, ""), "operation 3 (HOSTNAME): invalid name"),
     ((Op.HOSTNAME, "x" * 65), "operation 3 (HOSTNAME): name too long"),
@@ -325,14 +328,14 @@ WRONG: list[tuple[tuple[object, ...], str]] = [
     ((Op.SCHED, "other", -21), "operation 22 (SCHED): value out of range"),
     ((Op.SCHED, "idle", 1), "operation 22 (SCHED): value out of range"),
     ((Op.CAPS, "0xG"), "operation 24 (CAPS): invalid mask"),
-    ((Op.EXEC, "/x", 0, "/x"), "operation 25 (EXEC): argc does not fit"),
-    ((Op.EXEC, "/x", 2, "/x"), "operation 25 (EXEC): argc does not fit"),
+    ((Op.EXEC, "/x", 0, "/x"), "operation 25 (EXEC): argc out of range"),
+    ((Op.EXEC, "/x", 2, "/x"), "operation 25 (EXEC): argc out of range"),
     ((Op.EXEC, "x", 1, "x"), "operation 25 (EXEC): invalid path"),
 ]
 
 
 @pytest.mark.parametrize(("operation", "words"), WRONG)
-def test_what_is_wrong_is_said(program, image, operation, words):
+def test_the_error_names_what_is_wrong(program, image, operation, words):
     assert isinstance(operation[0], int)
     refused(program, replace(image, operation[0], *operation), words)
 
@@ -342,24 +345,24 @@ def test_what_is_wrong_is_said(program, image, operation, words):
     [Op.CLONE, Op.ROOT, Op.PIVOT, Op.GROUPS, Op.GID, Op.UID, Op.AWAIT, Op.PAYLOAD, Op.NO_NEW_PRIVS,
      Op.CAPS, Op.EXEC],
 )  # fmt: skip
-def test_no_step_that_isolates_can_be_left_out(program, image, number):
+def test_no_isolating_operation_can_be_omitted(program, image, number):
     plan = [o for o in every_operation(image) if o[0] != number]
     refused(
         program,
         encode(plan),
         {
-            # Seen by what follows it.
+            # Detected by a later operation.
             Op.CLONE: "operation 3 (LOOPBACK): no new network namespace",
-        }.get(number, f"no operation {number.name}"),
+        }.get(number, f"missing operation {number.name}"),
     )
 
 
-def test_at_least_the_three_standard_descriptors(program, image):
+def test_the_standard_descriptors_are_required(program, image):
     plan = operations(image, "pause", descriptors=[2, 1])
-    refused(program, encode(plan), "operation 16 (EXEC): descriptors 0, 1 and 2 are not all given")
+    refused(program, encode(plan), "operation 16 (EXEC): descriptors 0, 1 and 2 are required")
 
 
-def test_the_order_is_kept(program, image):
+def test_the_order_is_checked(program, image):
     plan = every_operation(image)
     plan[3], plan[5] = plan[5], plan[3]
     refused(program, encode(plan), "operation 4 (LOOPBACK): out of order")
@@ -367,20 +370,20 @@ def test_the_order_is_kept(program, image):
     refused(program, encode([*plan, plan[-1]]), f"operation {len(plan)} (EXEC): more than once")
 
 
-def test_numbers_that_are_no_operation(program, image):
+def test_an_unknown_operation(program, image):
     plan = encode(operations(image, "pause")) + encode_operation(77)
     refused(program, plan, "operation 18: unknown number 77")
 
 
-def test_an_argument_without_an_end(program, image):
+def test_an_unterminated_argument(program, image):
     plan = encode(operations(image, "pause")[:-1])
     exec_ = struct.pack("<II", Op.EXEC, 4) + b"/x\0" + b"1"
-    refused(program, plan + exec_, "operation 17: its last argument has no end")
+    refused(program, plan + exec_, "operation 17: its last argument is not terminated")
 
 
 def test_a_length_that_overflows(program):
     plan = struct.pack("<III", PLAN_VERSION, Op.CLONE, 0xFFFFFFFF) + bytes(64)
-    refused(program, plan, "cut off in operation 0")
+    refused(program, plan, "truncated in operation 0")
 
 
 @pytest.mark.parametrize("plan", [b"", b"x", b"xxxx", struct.pack(">I", PLAN_VERSION)])
@@ -389,7 +392,7 @@ def test_another_version(program, plan):
     refused(program, plan, words)
 
 
-def test_a_plan_of_another_size(program):
+def test_a_plan_that_is_too_large(program):
     refused(program, bytes((16 << 20) + 1), "the plan is empty or larger than 16 MiB")
 
 
@@ -399,19 +402,20 @@ def test_filters_of_a_wrong_size(program, image, size):
     descriptor = memfd(bytes(size))
     with Launch(program, plan, [descriptor]) as launched:
         os.close(descriptor)
-        said = launched.expect(Report.FAILED)
-        assert said.text == "operation 17 (SECCOMP): filter is no array of 1 to 4096 instructions"
+        report = launched.expect(Report.FAILED)
+        words = "operation 17 (SECCOMP): filter is not an array of 1 to 4096 instructions"
+        assert report.text == words
 
 
 # ---- The first message
 
 
-def first_message(program: int, data: bytes, descriptors: list[int]) -> Said | None:
-    """Send what stands in the place of the first message; return the launcher's answer."""
+def first_message(program: int, data: bytes, descriptors: list[int]) -> Received | None:
+    """Send a first message; return the launcher's report."""
 
     class Bare(Launch):
         def send(self, descriptors: object) -> None:
-            """Not what `Launch` would send."""
+            """Send nothing: the test sends its own message."""
 
     with Bare(program, b"x") as launched:
         rights = [
@@ -421,12 +425,12 @@ def first_message(program: int, data: bytes, descriptors: list[int]) -> Said | N
                 struct.pack(f"{len(descriptors)}i", *descriptors),
             )
         ]
-        launched.ours.sendmsg([data], rights if descriptors else [])
-        said = launched.next()
+        launched.stream.sendmsg([data], rights if descriptors else [])
+        report = launched.next()
         assert launched.next() is None
         assert os.waitstatus_to_exitcode(reap(launched.launcher)) == 1
         launched.launcher = 0
-    return said
+    return report
 
 
 @pytest.mark.parametrize(
@@ -440,44 +444,44 @@ def first_message(program: int, data: bytes, descriptors: list[int]) -> Said | N
         (b"\1\0\0\0", 2),
     ],
 )
-def test_a_first_message_that_does_not_fit(program, image, data, count):
+def test_an_invalid_first_message(program, image, data, count):
     plan = memfd(encode(operations(image, "pause")))
-    said = first_message(program, data, [plan] * count)
+    report = first_message(program, data, [plan] * count)
     os.close(plan)
-    assert said is not None
-    assert said[1:] == (
+    assert report is not None
+    assert report[1:] == (
         NO_OPERATION,
         Step.RECEIVE,
         errno.EPROTO,
         0,
-        "the first message is not a count and that many descriptors",
+        "the first message must be a count and as many descriptors",
     )
 
 
 @pytest.mark.parametrize("missing", [fcntl.F_SEAL_WRITE, fcntl.F_SEAL_SHRINK, fcntl.F_SEAL_GROW])
 def test_a_plan_that_is_not_sealed(program, image, missing):
     plan = memfd(encode(operations(image, "pause")), seals=SEALS & ~missing)
-    said = first_message(program, b"\1\0\0\0", [plan])
+    report = first_message(program, b"\1\0\0\0", [plan])
     os.close(plan)
-    assert said is not None
-    assert said[2:] == (Step.RECEIVE, errno.EINVAL, 0, "the plan is not sealed")
+    assert report is not None
+    assert report[2:] == (Step.RECEIVE, errno.EINVAL, 0, "the plan is not sealed")
 
 
 def test_a_plan_in_a_plain_file(program, image, tmp_path):
     (tmp_path / "plan").write_bytes(encode(operations(image, "pause")))
     with (tmp_path / "plan").open("rb") as file:
-        said = first_message(program, b"\1\0\0\0", [file.fileno()])
-    assert said is not None
-    assert said[2:] == (Step.RECEIVE, errno.EINVAL, 0, "the plan is not sealed")
+        report = first_message(program, b"\1\0\0\0", [file.fileno()])
+    assert report is not None
+    assert report[2:] == (Step.RECEIVE, errno.EINVAL, 0, "the plan is not sealed")
 
 
-def test_a_person_is_told_what_this_program_is(program_path):
+def test_without_a_socket_the_program_explains_itself(program_path):
     done = subprocess.run([program_path], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
     assert "is a part of the Northstar runtime" in done.stderr
 
 
-@pytest.mark.usefixtures("not_sanitized")
+@pytest.mark.usefixtures("default_build")
 def test_the_program_is_small(program_path):
     assert program_path.stat().st_size < 44 << 10

@@ -1,4 +1,4 @@
-"""Paths inside a root: what openat2(2) makes of one, the walk by hand makes of it, too."""
+"""Paths inside a root: walk_in_root resolves them as openat2(2) does."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMES = st.sampled_from(["a", "b", "c", "dir", "file", ".", "..", "", "x" * 255,
 PATHS = st.tuples(st.booleans(), st.lists(NAMES, max_size=8)).map(
     lambda p: "/" * p[0] + "/".join(p[1])
 )
-# Links by where they are; what is not a link is a directory or a file.
+# Targets of links by their paths; the other names are directories and files.
 LINKS = st.dictionaries(
     st.sampled_from(["a", "b", "c", "dir/a", "dir/b", "dir/dir/c"]), PATHS.filter(bool), max_size=6
 )
@@ -35,7 +35,7 @@ FLAGS = st.sampled_from([os.O_PATH, os.O_RDONLY | os.O_NONBLOCK])
 
 
 class Found(NamedTuple):
-    """What was opened, or why nothing was."""
+    """The opened file, or the errno."""
 
     device: int = 0
     inode: int = 0
@@ -57,7 +57,7 @@ def walk_in_root(tmp_path_factory: pytest.TempPathFactory) -> ctypes._NamedFuncP
 
 @pytest.fixture(scope="module")
 def top() -> Iterator[Path]:
-    """A directory, on a file system whose names may have 255 bytes."""
+    """A directory on a file system with names of up to 255 bytes."""
     with tempfile.TemporaryDirectory(prefix="northstar-test-") as directory:
         yield Path(directory)
 
@@ -75,7 +75,7 @@ def kernel(root: int, path: str, flags: int) -> Found:
     libc = ctypes.CDLL(None, use_errno=True)
     for _ in range(1000):
         answer = found(libc.syscall(ctypes.c_long(OPENAT2), root, path.encode(), how, len(how)))
-        if answer.errno != errno.EAGAIN:  # somebody renames something
+        if answer.errno != errno.EAGAIN:  # a concurrent rename
             break
     return answer
 
@@ -83,7 +83,7 @@ def kernel(root: int, path: str, flags: int) -> Found:
 def check(
     walk_in_root, root: Path | str, path: str, flags: int, not_loop: Collection[int] = ()
 ) -> Found:
-    """Both must find the same. A loop that grows may also end with one of the errors `not_loop`."""
+    """Both must find the same file. Instead of ELOOP an error in `not_loop` is accepted, too."""
     directory = os.open(root, os.O_PATH | os.O_DIRECTORY)
     try:
         expected = kernel(directory, path, flags)
@@ -104,7 +104,7 @@ def check(
 @example(links={"dir/a": "/"}, path="dir/a/dir/a/..", flags=os.O_PATH)
 @example(links={"a": "dir/"}, path="a/", flags=os.O_PATH)
 @example(links={"a": "file/"}, path="a", flags=os.O_PATH)
-def test_both_ways_lead_to_the_same_place(walk_in_root, top, links, path, flags):
+def test_both_resolve_to_the_same_file(walk_in_root, top, links, path, flags):
     root = top / "root"
     (root / "dir" / "dir" / "dir").mkdir(parents=True)
     try:
@@ -166,8 +166,8 @@ while True:
 """
 
 
-def test_a_directory_that_is_moved_out_does_not_take_the_walk_along(walk_in_root, top):
-    """`..` of a directory that has left the root would be outside."""
+def test_a_directory_that_is_moved_out_does_not_lead_out(walk_in_root, top):
+    """`..` of a directory that was moved out of the root is outside."""
     (top / "outside").mkdir()
     (top / "outside" / "secret").write_text("")
     (top / "inside" / "deep").mkdir(parents=True)
@@ -181,7 +181,7 @@ def test_a_directory_that_is_moved_out_does_not_take_the_walk_along(walk_in_root
                 reached.add(answer.errno or answer.inode)
                 assert found(walk_in_root(root, b"deep/../secret", os.O_PATH)).errno
             assert reached <= {inside.st_ino, errno.ENOENT}
-            assert len(reached) == 2, "nothing was moved at the right time"
+            assert len(reached) == 2, "no rename happened during a walk"
         finally:
             mover.kill()
     os.close(root)

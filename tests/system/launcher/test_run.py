@@ -1,4 +1,4 @@
-"""A container as it is meant to be: what the payload finds, and how its end is told."""
+"""Regular containers: the environment of the payload, and the report of its end."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(launched: Launch) -> list[dict[str, Any]]:
 
 
 def payload_of(launched: Launch) -> int:
-    """The host's pid of a container's only process besides init."""
+    """Return the host's pid of a container's only process besides init."""
     (pid,) = set(launched.processes()) - {launched.pid}
     return pid
 
@@ -61,7 +61,7 @@ def test_what_a_payload_finds(launch):
     assert (me["no_new_privs"], me["seccomp"]) == (1, 2 if OLDER else 0)
     assert (me["blocked"], me["not_default"]) == (0, [])
     assert (me["umask"], me["cwd"], me["hostname"]) == (0o022, "/", "hello")
-    launched_, ready, started, exited = launched.said
+    launched_, ready, started, exited = launched.reports
     assert launched_.kind == Report.LAUNCHED
     assert launched_.value == launched.pid
     assert (ready.kind, ready.number, ready.text) == (Report.READY, Op.AWAIT, "")
@@ -99,9 +99,9 @@ def test_each_policy(launch, policy, value, number):
 
 
 @pytest.mark.vm
-def test_exactly_the_given_descriptors_whatever_their_numbers_were(launch):
-    # With 0, 1 and 2 closed they arrive as 0, 1, 2, 4, 5, ...: nearly each number that is wanted is
-    # one that another descriptor still has.
+def test_exactly_the_given_descriptors_with_colliding_numbers(launch):
+    # With 0, 1 and 2 closed they arrive as 0, 1, 2, 4, 5, ...: almost each requested number is in
+    # use by another descriptor.
     pipes = [os.pipe() for _ in range(6)]
     order = [8, 1, 7, 6, 2, 4, 5, 3, 8]  # of indices, for the numbers 0, 1, 2, ...
     commands = ["self", *(w for n in (0, 2, 3, 5, 6, 7) for w in (";", "put", str(n), f"<{n}>"))]
@@ -139,14 +139,14 @@ def test_an_argument_list_of_megabytes(launch):
 def test_every_exit_code(launch):
     for code in range(256):
         launched = launch("exit", str(code)).start()
-        said = launched.end()
-        assert (said.number, said.value) == (0, code)
+        report = launched.end()
+        assert (report.number, report.value) == (0, code)
         launched.close()
 
 
 @pytest.mark.vm
 def test_a_short_life_is_a_start_and_an_exit(launch):
-    # Linux 6.1 lets go of what closes on exec well before the exec is one.
+    # Linux 6.1 closes close-on-exec descriptors before setpgid(2) sees the exec.
     for _ in range(100):
         launched = launch("exit", "0").start()
         assert launched.end().value == 0
@@ -154,7 +154,7 @@ def test_a_short_life_is_a_start_and_an_exit(launch):
 
 
 @pytest.mark.parametrize("group", [False, True], ids=["payload", "group"])
-def test_every_signal_that_ends(launch, group):
+def test_every_fatal_signal(launch, group):
     for number in ENDING:
         if group and number == signal.SIGKILL:
             continue  # below
@@ -163,20 +163,20 @@ def test_every_signal_that_ends(launch, group):
             launched.kill(number, group=True)
         else:
             os.kill(payload_of(launched), number)
-        said = launched.end()
-        assert (said.number, said.value) == (1, number)
+        report = launched.end()
+        assert (report.number, report.value) == (1, number)
         launched.close()
 
 
 def test_a_signal_that_the_payload_sends_itself(launch):
     for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM, signal.SIGRTMIN, 33, 64):
         launched = launch("raise", str(int(number))).start()
-        said = launched.end()
-        assert (said.number, said.value) == (1, number)
+        report = launched.end()
+        assert (report.number, report.value) == (1, number)
         launched.close()
 
 
-def test_signals_that_do_nothing_do_nothing(launch):
+def test_signals_that_are_ignored_by_default(launch):
     launched = launch("ready", ";", "sleep", "0.05", ";", "exit", "6").start()
     launched.wait_line("ready")
     for number in DO_NOTHING:
@@ -184,7 +184,7 @@ def test_signals_that_do_nothing_do_nothing(launch):
     assert launched.end()[2:5] == (0, 0, 6)
 
 
-def test_a_group_kill_ends_init_by_it(launch):
+def test_a_group_kill_ends_init(launch):
     launched = launch("fork", ";", "pause").start()
     namespace = os.readlink(f"/proc/{launched.pid}/ns/pid")
     launched.kill(signal.SIGKILL, group=True)
@@ -200,9 +200,9 @@ def test_the_payload_is_stopped_and_continued(launch):
     launched.wait_line("ready")
     pid = payload_of(launched)
     launched.kill(signal.SIGSTOP, group=True)
-    # From outside even PID 1 can be stopped; it alone is continued.
+    # From outside even PID 1 can be stopped. Continue init only.
     launched.kill(signal.SIGCONT)
-    eventually(lambda: state_of(pid) == "T" and state_of(launched.pid) == "S", "only it stops")
+    eventually(lambda: state_of(pid) == "T" and state_of(launched.pid) == "S", "only init runs")
     launched.kill(signal.SIGCONT, group=True)
     assert launched.wait_line("signal")["on"] == str(int(signal.SIGCONT))
     launched.kill(signal.SIGTERM, group=True)
@@ -214,10 +214,10 @@ def test_orphans_are_reaped(launch):
     launched = launch("orphans", "300", ";", "alone", ";", "exit", "7", mounts=[PROC])
     *_, alone = run(launched)
     assert alone == {"do": "alone", "on": "", "result": 0, "errno": 0}
-    assert launched.said[-1].value == 7
+    assert launched.reports[-1].value == 7
 
 
-def test_what_is_left_ends_with_the_payload(launch):
+def test_the_other_processes_end_with_the_payload(launch):
     launched = launch(
         "fork", ";", "session", ";", "ignore", "TERM", "HUP", ";", "ready", ";", "pause"
     )
@@ -248,7 +248,7 @@ def test_an_existing_network_namespace_is_entered(launch):
 
 
 def test_loopback_is_up(launch):
-    # 9: discard. Up, nobody listens: refused. Down, there would be no way: ENETUNREACH.
+    # Port 9 (discard) has no listener: ECONNREFUSED if lo is up, ENETUNREACH if it is down.
     (up,) = run(launch("connect", "9", before=[(Op.LOOPBACK,)]))
     (down,) = run(launch("connect", "9"))
     assert (os.strerror(up["errno"]), os.strerror(down["errno"])) == (
@@ -265,7 +265,7 @@ def test_every_namespace_is_new(launch):
         assert inside != os.readlink(f"/proc/self/ns/{name}"), name
 
 
-def test_the_process_is_called_by_its_name(launch):
+def test_the_name_of_the_process(launch):
     launched = launch("pause").start()
     with open(f"/proc/{launched.pid}/comm") as file:
         assert file.read() == "northstar-init\n"
@@ -281,6 +281,6 @@ def test_a_v2_cgroup_is_entered_by_the_clone(launch, v2_cgroup):
         assert f"0::/{v2_cgroup.name}\n" in file.read()
     launched.go()
     launched.expect(Report.STARTED)
-    # In its cgroup namespace that is the root.
+    # In its cgroup namespace its cgroup is the root.
     assert "0::/\n" in launched.wait_line("read")["text"]
     launched.end()

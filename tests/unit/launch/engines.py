@@ -1,8 +1,8 @@
-"""The container engines' default list, reduced to its facts: engines.json beside this file.
+"""Extracts the container engines' default seccomp list into engines.json.
 
-The list is that of Debian's package golang-github-containers-common, which pulls in a network
-stack, so it is not installed for the tests. This makes engines.json anew (in the package's
-directory of a Debian 12, with the network at hand):
+The list is that of Debian's package golang-github-containers-common. The package depends on a
+network stack, so it is not installed for the tests. To generate engines.json again (on Debian 12,
+with network access):
 
     python -m tests.unit.launch.engines
 """
@@ -21,10 +21,7 @@ FACTS = Path(__file__).with_name("engines.json")
 
 
 def reduce(profile: dict[str, Any]) -> dict[str, Any]:
-    """Return which calls a list of the engines allows, and under which condition.
-
-    Calls that are allowed for some arguments only are listed with these.
-    """
+    """Return the calls that a list of the engines allows, with their arguments and conditions."""
     allowed = []
     for rule in profile["syscalls"]:
         if rule["action"] != "SCMP_ACT_ALLOW":

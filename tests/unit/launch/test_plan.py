@@ -1,4 +1,4 @@
-"""Planning a start: pure, so every decision is tested without root."""
+"""Plans of a start. The planner is pure, so no test needs root."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from northstar.manifest import Command, Manifest, Rlimit, RlimitResource, from_b
 from northstar.model import HostError, LaunchError
 
 FACTS = HostFacts(capabilities=(1 << 41) - 1)
-PLACES = ContainerPaths(root="/run/n/a:1.0.0", persist="/data/a", sockets="/sockets")
+PATHS = ContainerPaths(root="/run/n/a:1.0.0", persist="/data/a", sockets="/sockets")
 COMMAND = Command("/init", ("one",), {"A": "b"})
 
 RO, NOSUID, NODEV, NOEXEC = (
@@ -41,7 +41,7 @@ def manifest(**fields: Any) -> Manifest:
     )
 
 
-def plan(facts: HostFacts = FACTS, paths: ContainerPaths = PLACES, **fields: Any) -> LaunchPlan:
+def plan(facts: HostFacts = FACTS, paths: ContainerPaths = PATHS, **fields: Any) -> LaunchPlan:
     return build(manifest(**fields), COMMAND, paths, facts, (5, 6))
 
 
@@ -93,12 +93,12 @@ def test_identity() -> None:
     assert only(planned, Op.CAPS) == ("0x0",)
 
 
-def test_a_long_name_is_cut_to_a_host_name() -> None:
-    planned = build(manifest(name="n" * 100), COMMAND, PLACES, FACTS)
+def test_a_long_name_is_truncated_to_a_host_name() -> None:
+    planned = build(manifest(name="n" * 100), COMMAND, PATHS, FACTS)
     assert only(planned, Op.HOSTNAME) == ("n" * 64,)
 
 
-def test_exec_takes_argv_then_the_environment() -> None:
+def test_exec_has_argv_then_the_environment() -> None:
     path, count, *rest = only(plan(), Op.EXEC)
     assert (path, count, rest[:2]) == ("/init", "2", ["/init", "one"])
     assert rest[2:] == [
@@ -109,12 +109,12 @@ def test_exec_takes_argv_then_the_environment() -> None:
     ]
 
 
-def test_a_relative_init_is_one_from_the_root() -> None:
-    planned = build(manifest(), Command("bin/x", (), {}), PLACES, FACTS)
+def test_a_relative_init_starts_at_the_root() -> None:
+    planned = build(manifest(), Command("bin/x", (), {}), PATHS, FACTS)
     assert only(planned, Op.EXEC)[:3] == ("/bin/x", "1", "bin/x")
 
 
-def test_descriptors_have_no_gaps_and_sockets_are_in_the_order_of_their_names() -> None:
+def test_descriptors_have_no_gaps_and_sockets_are_sorted_by_name() -> None:
     sockets = {name: {"type": "stream", "mode": 511} for name in ("z", "b", "m")}
     with_all = manifest(console={"permissions": "full"}, sockets=sockets)
     names = ["stdin", "stdout", "stderr", "console", "socket:b", "socket:m", "socket:z"]
@@ -124,7 +124,7 @@ def test_descriptors_have_no_gaps_and_sockets_are_in_the_order_of_their_names() 
     assert [added[f"NORTHSTAR_SOCKET_{name}"] for name in "bmz"] == ["4", "5", "6"]
 
 
-def test_what_the_runtime_adds_wins_over_the_environment() -> None:
+def test_the_variables_of_the_runtime_take_precedence() -> None:
     assert environment(manifest(), {"NORTHSTAR_NAME": "x"})["NORTHSTAR_NAME"] == "a"
 
 
@@ -244,7 +244,7 @@ def test_limits_and_capabilities() -> None:
     assert only(planned, Op.CAPS) == ("0x20",)
 
 
-def test_a_limit_that_the_runtime_raised_for_itself_is_given_back() -> None:
+def test_a_limit_that_the_runtime_raised_for_itself_is_restored() -> None:
     before = {RlimitResource.NOFILE: Rlimit(1024, 4096)}
     facts = HostFacts(capabilities=0, rlimits=before)
     assert only(plan(facts), Op.RLIMIT) == ("7", "1024", "4096")
@@ -268,14 +268,14 @@ def test_the_filter_is_installed_last_of_all() -> None:
 
 
 @pytest.mark.parametrize("seccomp", [None, {"allow": {"pidfd_getfd": "any"}}])
-def test_a_payload_that_may_trace_is_refused_pidfd_getfd(seccomp: Any) -> None:
+def test_pidfd_getfd_is_denied_to_a_payload_with_cap_sys_ptrace(seccomp: Any) -> None:
     fields: dict[str, Any] = {} if seccomp is None else {"seccomp": seccomp}
     planned = ops(plan(capabilities=["CAP_SYS_PTRACE"], **fields))
     assert planned.index(Op.NO_NEW_PRIVS) < planned.index(Op.DENY_GETFD) < planned.index(Op.CAPS)
     assert Op.DENY_GETFD not in ops(plan(capabilities=["CAP_KILL"], **fields))
 
 
-def test_the_container_makes_its_console_and_listens_itself() -> None:
+def test_console_and_sockets_are_created_in_the_container() -> None:
     sockets = {
         "a": {"type": "stream", "mode": 511},
         "b": {"type": "datagram", "mode": 511},
@@ -309,12 +309,12 @@ def test_the_selinux_context_is_set_where_selinux_is_enabled() -> None:
     assert Op.SELINUX not in ops(plan(selinux=selinux))
 
 
-def test_every_operation_can_say_what_it_does() -> None:
+def test_every_operation_has_a_description() -> None:
     mounts = {"/m": {"type": "bind", "host": "/h"}, "/t": {"type": "tmpfs", "size": 1}}
-    said = {o.op: o.describe() for o in plan(mounts=mounts).operations}
-    assert said[Op.BIND] == "bind /h on /m"
-    assert said[Op.FILESYSTEM] == "mount tmpfs on /t"
-    assert said[Op.EXEC] == "execute /init"
+    described = {o.op: o.describe() for o in plan(mounts=mounts).operations}
+    assert described[Op.BIND] == "bind /h on /m"
+    assert described[Op.FILESYSTEM] == "mount tmpfs on /t"
+    assert described[Op.EXEC] == "execute /init"
     for op in Op:
         assert Operation(op, tuple("abcdef")).describe()
 
@@ -324,7 +324,7 @@ def test_encoding() -> None:
     assert encoded == struct.pack("<III2sII", PLAN_VERSION, Op.UID, 2, b"7\0", Op.PIVOT, 0)
 
 
-def test_v1_cgroups_are_joined_before_anything_else_is_done() -> None:
+def test_v1_cgroups_are_joined_right_after_the_clone() -> None:
     planned = plan(HostFacts(capabilities=0, joins=2))
     assert ops(planned)[:4] == [Op.CLONE, Op.JOIN, Op.JOIN, Op.KEYRING]
     indices = [o.arguments[0] for o in planned.operations if o.op is Op.JOIN]

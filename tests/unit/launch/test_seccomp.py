@@ -1,4 +1,4 @@
-"""Filters against a plain model of the rules, decided by an interpreter of their BPF."""
+"""Compares filters, run by a BPF interpreter, with a simple model of the rules."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ANY = SyscallAny()
 
 
 def known_numbers(machine: str) -> dict[str, int]:
-    """By the kernel's headers, and for calls newer than these by our own table."""
+    """Numbers of the kernel's headers, and of `NEWER` for calls newer than the headers."""
     return {**scmp.NEWER, **numbers(machine)}
 
 
@@ -57,7 +57,7 @@ def ask(filter_program: bytes, machine: str, name: str, *arguments: int) -> int:
     return decide(filter_program, Data(known_numbers(machine)[name], TOKENS[machine], args))
 
 
-# ---- The model: the contract in plain words
+# ---- The model
 
 
 def admits(rule: SyscallRule | None, args: tuple[int, ...]) -> bool:
@@ -125,7 +125,7 @@ CAPABILITIES = st.frozensets(st.sampled_from([*BY_CAPABILITY, Capability.CAP_KIL
 
 
 def near(wanted: Seccomp) -> st.SearchStrategy[int]:
-    """Arguments that a rule may be about, and some with one bit more or less."""
+    """Values and masks of the rules, and variants with one bit changed."""
     marks = {0x7E020000, 0x20008, 0xFFFFFFFF}
     for rule in (wanted.allow or {}).values():
         if isinstance(rule, SyscallArgs):
@@ -165,7 +165,7 @@ def test_every_number_under_the_profile(machine: str, capability: Capability | N
         assert answer == expected(wanted, held, machine, question), number
 
 
-# ---- What the contract names, one by one
+# ---- The rules one by one
 
 
 @pytest.mark.parametrize("machine", MACHINES)
@@ -178,7 +178,7 @@ def test_nothing_but_execve_without_a_rule(machine: str) -> None:
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_other_architectures_are_killed_whatever_they_call(machine: str) -> None:
+def test_all_calls_of_other_architectures_are_killed(machine: str) -> None:
     allow = dict.fromkeys(["read", "getpid", "clone3", "mount_setattr"], ANY)
     made = program(*Capability, machine=machine, allow=allow)
     for token in {*FOREIGN} - {TOKENS[machine]}:
@@ -205,7 +205,7 @@ def test_clone_with_and_without_namespaces() -> None:
     assert ask(powerful, "x86_64", "clone3") == ALLOW
 
 
-def test_what_no_capability_gives() -> None:
+def test_calls_that_no_capability_allows() -> None:
     made = program(*Capability)
     never = ["add_key", "keyctl", "request_key", "userfaultfd", "pivot_root", "swapon", "swapoff"]
     never += ["io_uring_setup", "io_uring_enter", "io_uring_register"]
@@ -213,7 +213,7 @@ def test_what_no_capability_gives() -> None:
         assert ask(made, "x86_64", name) == KILL, name
 
 
-def test_a_capability_gives_only_what_is_its_own() -> None:
+def test_a_capability_allows_only_its_calls() -> None:
     for capability, names in BY_CAPABILITY.items():
         held = program(capability)
         for other in BY_CAPABILITY.values():
@@ -222,7 +222,7 @@ def test_a_capability_gives_only_what_is_its_own() -> None:
                 assert (ask(held, "x86_64", name) == ALLOW) is allowed, (capability, name)
 
 
-def test_an_entry_wins_over_the_profile() -> None:
+def test_an_entry_takes_precedence_over_the_profile() -> None:
     made = program(
         allow={
             "clone3": ANY,
@@ -256,7 +256,7 @@ def test_values_and_mask_of_64_bits() -> None:
 
 
 @pytest.mark.parametrize("name", ["kcmp", "clone3"])
-def test_the_mask_of_everything_and_of_nothing(name: str) -> None:
+def test_full_and_empty_masks(name: str) -> None:
     made = program(allow={name: SyscallArgs(0, mask=U64)})
     assert ask(made, "x86_64", name, U64) == ALLOW
     made = program(allow={name: SyscallArgs(0, mask=0)})
@@ -264,7 +264,7 @@ def test_the_mask_of_everything_and_of_nothing(name: str) -> None:
     assert ask(made, "x86_64", name, 1 << 63) != ALLOW
 
 
-def test_a_newer_call_with_the_most_values_goes_over_no_jump() -> None:
+def test_a_newer_call_with_many_values_exceeds_no_jump() -> None:
     rule = SyscallArgs(5, values=tuple(range(1, 2**40, 2**40 // 50))[:50], mask=0x7)
     made = program(allow={"cachestat": rule, "mount_setattr": rule, "futex_wait": ANY})
     assert rule.values is not None
@@ -275,34 +275,34 @@ def test_a_newer_call_with_the_most_values_goes_over_no_jump() -> None:
     assert ask(made, "x86_64", "read") == ALLOW
 
 
-def test_unknown_names_are_told_and_those_of_other_architectures_are_not() -> None:
+def test_unknown_names_are_reported_but_not_those_of_other_architectures() -> None:
     wanted = Seccomp(allow=dict.fromkeys(["raed", "chown32", "open", "cachestat"], ANY))
     for machine in MACHINES:
         made = seccomp.compile_filter(wanted, frozenset(), ARCHITECTURES[machine])
         assert made.unknown == ("raed",)
 
 
-def test_the_numbers_are_those_of_the_kernels_headers() -> None:
+def test_numbers_equal_the_kernels_headers() -> None:
     for machine in MACHINES:
         for name, number in numbers(machine).items():
             assert scmp.resolve_name_on(TOKENS[machine], name) == number
 
 
-def test_a_filter_is_the_same_each_time_it_is_made() -> None:
+def test_compilation_is_deterministic() -> None:
     assert program() == program()
 
 
-# ---- What the host lacks, and what the kernel refuses
+# ---- Limits and missing libraries
 
 
 def test_a_filter_that_is_too_long() -> None:
-    # Of a newer call every value takes five instructions.
+    # Each value of a newer call takes five instructions.
     newer = [name for name, number in known_numbers("x86_64").items() if number >= 424]
     with pytest.raises(LaunchError, match=r"cannot install the seccomp filter: it has \d{4} instr"):
         program(profile=None, allow=dict.fromkeys(newer[:20], fifty_values(0)))
 
 
-def test_a_filter_that_would_take_too_long_to_make() -> None:
+def test_a_filter_that_would_take_too_long_to_compile() -> None:
     allow = {name: fifty_values(50 * at) for at, name in enumerate(sorted(BASE - {"execve"})[:41])}
     with pytest.raises(LaunchError, match="it has 2050 values and masks, and at most 2000 are mad"):
         program(profile=None, allow=allow)
@@ -323,7 +323,7 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
         scmp._function.cache_clear()
 
 
-def test_without_descriptors_the_library_is_not_blamed() -> None:
+def test_without_descriptors_the_error_does_not_name_the_library() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     program()  # so that the library is loaded
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
@@ -341,7 +341,7 @@ def test_another_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
         seccomp.native_architecture()
 
 
-def test_made_once_for_what_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_filters_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
     compile_filter = seccomp.compile_filter
 
@@ -349,7 +349,7 @@ def test_made_once_for_what_differs(monkeypatch: pytest.MonkeyPatch) -> None:
         made.append(what)
         return compile_filter(*what)
 
-    monkeypatch.setattr(seccomp, "_made", {})
+    monkeypatch.setattr(seccomp, "_cache", {})
     monkeypatch.setattr(seccomp, "compile_filter", counted)
     none: frozenset[Capability] = frozenset()
     wanted = Seccomp(profile=DEFAULT, allow={"keyctl": ANY})
@@ -357,19 +357,18 @@ def test_made_once_for_what_differs(monkeypatch: pytest.MonkeyPatch) -> None:
     first = seccomp.filter_for(wanted, none)
     same = Seccomp(profile=DEFAULT, allow={"keyctl": SyscallAny()})
     assert seccomp.made_filter(same, none) is first
-    # No call depends on this one.
+    # No call depends on this capability.
     assert seccomp.filter_for(same, frozenset({Capability.CAP_KILL})) is first
     assert len(made) == 1
     assert seccomp.filter_for(wanted, frozenset({Capability.CAP_SYS_TIME})) is not first
     assert seccomp.filter_for(Seccomp(allow={"keyctl": ANY}), none) is not first
     assert len(made) == 3
-    for value in range(2 * seccomp._MADE_MAX):
+    for value in range(2 * seccomp._CACHE_MAX):
         seccomp.filter_for(Seccomp(allow={"read": SyscallArgs(0, values=(value,))}), none)
-    assert len(seccomp._made) <= seccomp._MADE_MAX
+    assert len(seccomp._cache) <= seccomp._CACHE_MAX
 
 
-def test_the_file_of_a_filter() -> None:
-
+def test_the_file_of_a_filter_is_sealed() -> None:
     made = seccomp.filter_for(Seccomp(), frozenset())
     file = made.open()
     try:

@@ -1,4 +1,4 @@
-"""The profile against the list of the container engines: every difference stands in the docs."""
+"""Compares the profile with the list of container engines: the document lists every difference."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SOME = "some arguments"
 
 
 def theirs(machine: str, capability: Capability | None) -> dict[str, str]:
-    """What the engines allow with at most one capability: `yes` or for some arguments."""
+    """The calls that the engines allow with at most one capability: `yes` or `SOME`."""
     found: dict[str, str] = {}
     held = {capability.value} if capability else set()
     for rule in FACTS["allowed"]:
@@ -55,7 +55,7 @@ def ours(_machine: str, capability: Capability | None) -> dict[str, str]:
 
 
 def states(machine: str, allowed: Any) -> dict[str, str]:
-    """What each call of an architecture is: `yes`, `no`, or what it is allowed with."""
+    """For each call of an architecture `yes`, `no`, or the conditions on which it is allowed."""
     every = [(c.value if c else "", allowed(machine, c)) for c in CAPABILITIES]
     found = {}
     for name in {**numbers(machine), **NEWER}:
@@ -66,7 +66,7 @@ def states(machine: str, allowed: Any) -> dict[str, str]:
 
 
 def table() -> dict[str, tuple[str, str]]:
-    """The rows of the document: for each call what engines do, and what happens here."""
+    """The rows of the document: for each call the answer of the engines and of the profile."""
     rows = {}
     for names, engine, here, why in re.findall(
         r"^\| (`.*`) \| (.*?) \| (.*?) \| (.*?) \|$", DOCUMENT.read_text(), re.MULTILINE
@@ -88,7 +88,7 @@ def test_every_difference_is_explained() -> None:
     assert table() == found
 
 
-def test_the_section_in_the_document_is_one() -> None:
+def test_the_section_in_the_document_is_valid() -> None:
     (block,) = re.findall(r"^    seccomp:\n(?:    .*\n)+", DOCUMENT.read_text(), re.MULTILINE)
     app = "name: a\nversion: 1.0.0\ninit: /a\nuid: 1\ngid: 1\n" + textwrap.dedent(block)
     section = manifest.loads(app).seccomp
@@ -99,7 +99,7 @@ def test_the_section_in_the_document_is_one() -> None:
     assert all(allowed[name] != profile.get(name) for name in section.allow or ())
 
 
-def test_arguments_are_as_the_engines_have_them() -> None:
+def test_arguments_equal_those_of_the_engines() -> None:
     rules = [r for r in FACTS["allowed"] if r["names"] == "personality"]
     assert [r["arguments"] for r in rules] == [[[0, "EQ", value]] for value in PERSONALITIES]
     # linux/sched.h: NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
@@ -107,14 +107,14 @@ def test_arguments_are_as_the_engines_have_them() -> None:
     assert sum(flags) == CLONE_NAMESPACES
 
 
-def test_every_name_is_that_of_a_call() -> None:
+def test_every_name_is_a_system_call() -> None:
     assert [name for name in KNOWN if resolve_name(name) is None] == []
     here = {**numbers("x86_64"), **numbers("aarch64"), **NEWER}
     assert BASE - here.keys() == set()
 
 
 @pytest.mark.parametrize("capability", BY_CAPABILITY, ids=str)
-def test_what_depends_on_a_capability_is_in_no_other_list(capability: Capability) -> None:
+def test_a_call_with_a_capability_is_in_no_other_list(capability: Capability) -> None:
     assert BY_CAPABILITY[capability].isdisjoint(BASE)
     shared = {"syslog"}
     for other, names in BY_CAPABILITY.items():

@@ -1,12 +1,12 @@
 /*
- * mount(2) takes paths. Here each one is that of a descriptor, which was resolved inside the
- * container's root: /proc/self/fd/N leads to the very file, whatever its path leads to by now.
- * The host's /proc is at hand until the root is left.
+ * mount(2) takes paths. Here each path is /proc/self/fd/N of a descriptor that was resolved inside
+ * the container's root: it leads to the opened file even after a rename. The host's /proc is
+ * available until pivot_root.
  *
- * What a mount is cannot be told by its descriptor alone, and a target is looked up twice: once to
- * mount on it, once to get at the mount. So the mount table is asked whether it is the same place.
+ * A target has to be looked up twice: to mount on it, and to open the new mount. A rename between
+ * both would lead to another mount, so the second descriptor is compared with the mount table.
  */
-#include "older.h"
+#include "legacy_mount.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -17,7 +17,7 @@
 #include "report.h"
 #include "syscalls.h"
 
-/* The attributes whose numbers are those of mount(2)'s flags; no others are ever asked for. */
+/* The attributes whose numbers equal mount(2)'s flags; others are refused with EINVAL. */
 enum { PLAIN_ATTRIBUTES = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC };
 
 #ifndef ST_NOSYMFOLLOW /* statfs(2), Linux 5.10 */
@@ -33,7 +33,8 @@ bool has_mount_api(void)
 {
 	struct mount_attr nothing = { 0 };
 
-	/* Refused in any case, but not with ENOSYS, nor with the EPERM of an older filter around us. */
+	/* These calls always fail. ENOSYS: the kernel lacks the call. EPERM: an outer seccomp
+	 * filter is older than the call. */
 #define LACKS(call) ((call) < 0 && (errno == ENOSYS || errno == EPERM))
 	return !(LACKS(syscall_open_tree(-1, "", OPEN_TREE_CLONE | AT_EMPTY_PATH)) ||
 		 LACKS(syscall_move_mount(-1, "", -1, "",
@@ -55,7 +56,7 @@ static const char *path_of(int descriptor, struct descriptor_path *path)
 	return path->at;
 }
 
-int older_bind(int from, int at, bool recursive)
+int legacy_bind(int from, int at, bool recursive)
 {
 	struct descriptor_path source, target;
 
@@ -63,18 +64,18 @@ int older_bind(int from, int at, bool recursive)
 			     MS_BIND | (recursive ? MS_REC : 0), NULL);
 }
 
-int older_filesystem(const char *type, const char *source, struct operation *options,
+int legacy_filesystem(const char *type, const char *source, struct operation *options,
 		     unsigned int attributes, int at)
 {
 	struct descriptor_path target;
-	char data[4096] = ""; /* as much as the kernel takes: a page, mount(2) */
+	char data[4096] = ""; /* the kernel's limit: a page, mount(2) */
 
 	if (attributes & ~(unsigned int)PLAIN_ATTRIBUTES) {
 		errno = EINVAL;
 		return -1;
 	}
 	for (const char *option; (option = take(options));) {
-		if (strchr(option, ',')) { /* it would be two options */
+		if (strchr(option, ',')) { /* mount(2) would split it */
 			errno = EINVAL;
 			return -1;
 		}
@@ -97,7 +98,7 @@ int older_filesystem(const char *type, const char *source, struct operation *opt
 
 /* ---- The mount table ---- */
 
-/* A line of mountinfo, proc_pid_mountinfo(5); `point` is escaped and lies in the table. */
+/* A line of mountinfo, proc_pid_mountinfo(5); `point` is escaped and points into the table. */
 struct entry {
 	uint64_t id;
 	uint64_t parent;
@@ -141,7 +142,7 @@ static void drop_table(struct table *table)
 	munmap(table->start, TABLE_BYTES_MAX);
 }
 
-/* The next word of a line: its length, 0 at the end. */
+/* Returns the length of the next word of a line, 0 at the end. */
 static size_t next_word(const char **at, const char *end, const char **word)
 {
 	const char *space;
@@ -152,7 +153,7 @@ static size_t next_word(const char **at, const char *end, const char **word)
 	return (size_t)((space ? space : end) - *word);
 }
 
-/* Reads the line at `*at` and moves on; false at the end. */
+/* Parses the line at `*at` (NULL: the first) and advances `*at`; false at the end. */
 static bool next_entry(const struct table *table, const char **at, struct entry *entry)
 {
 	const char *end = table->start + table->size, *line = *at, *stop, *word;
@@ -186,14 +187,14 @@ static bool find_entry(const struct table *table, uint64_t id, struct entry *ent
 	return false;
 }
 
-/* Whether one mount point lies below another one. */
+/* Whether a mount point is below another one. */
 static bool is_below(const struct entry *entry, const struct entry *above)
 {
 	return entry->length > above->length && entry->point[above->length] == '/' &&
 	       !memcmp(entry->point, above->point, above->length);
 }
 
-/* Whether no path leads to a mount, since another one lies on it or on a directory above it. */
+/* Whether no path leads to a mount: another mount covers it or a directory above it. */
 static bool is_hidden(const struct table *table, struct entry entry)
 {
 	struct entry other;
@@ -210,7 +211,7 @@ static bool is_hidden(const struct table *table, struct entry entry)
 	return false;
 }
 
-/* The kernel writes blank, tab, line feed and backslash as \ooo. */
+/* The kernel writes space, tab, line feed and backslash as \ooo. */
 static int unescape(const struct entry *entry, char path[PATH_MAX])
 {
 	size_t used = 0;
@@ -234,7 +235,7 @@ static int unescape(const struct entry *entry, char path[PATH_MAX])
 	return 0;
 }
 
-/* The id of the mount that a descriptor is on: `mnt_id:` of proc_pid_fdinfo(5). */
+/* The id of a descriptor's mount: `mnt_id:` of proc_pid_fdinfo(5). */
 static int mount_id(int descriptor, uint64_t *id)
 {
 	char path[64] = "/proc/self/fdinfo/", text[512];
@@ -262,7 +263,7 @@ static int mount_id(int descriptor, uint64_t *id)
 	return -1;
 }
 
-int older_verify(int top, int at)
+int legacy_verify(int top, int at)
 {
 	uint64_t wanted, below, newest = 0;
 	struct table table;
@@ -270,14 +271,14 @@ int older_verify(int top, int at)
 
 	if (mount_id(top, &wanted) || mount_id(at, &below) || read_table(&table))
 		return -1;
-	/* What was mounted later stands later in the table. */
+	/* The table is in the order of mounting. */
 	for (const char *line = NULL; next_entry(&table, &line, &entry);)
 		if (entry.parent == below)
 			newest = entry.id;
 	drop_table(&table);
 	if (newest == wanted)
 		return 0;
-	/* Somebody else can change what is bind mounted above the target. */
+	/* A host process can rename inside a bind mount that contains the target. */
 	text_append(&progress->what, " was replaced while it was mounted on");
 	errno = EAGAIN;
 	return -1;
@@ -297,7 +298,7 @@ static int remount(int top, uint64_t set, uint64_t clear)
 	}
 	if (fstatfs(top, &now))
 		return -1;
-	/* A remount sets all flags but those of access times, which stay if none is given. */
+	/* A remount sets all flags, except that those of access times persist if none is given. */
 	flags = ((uint64_t)now.f_flags & PLAIN_ATTRIBUTES & ~clear) | set;
 	if ((uint64_t)now.f_flags & ST_NOSYMFOLLOW)
 		flags |= MS_NOSYMFOLLOW;
@@ -305,7 +306,7 @@ static int remount(int top, uint64_t set, uint64_t clear)
 			     (unsigned long)(MS_REMOUNT | MS_BIND | flags), NULL);
 }
 
-/* A mount below, found by its path: it must be the one of the table, or nobody can get at it. */
+/* Remounts a mount of the table by its path. The path must lead to it, or it must be hidden. */
 static int remount_below(const struct table *table, const struct entry *entry, uint64_t set,
 			 uint64_t clear)
 {
@@ -329,7 +330,7 @@ static int remount_below(const struct table *table, const struct entry *entry, u
 	return result;
 }
 
-int older_attributes(int top, uint64_t set, uint64_t clear, bool recursive)
+int legacy_attributes(int top, uint64_t set, uint64_t clear, bool recursive)
 {
 	struct table table;
 	struct entry own, entry;

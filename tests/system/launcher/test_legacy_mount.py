@@ -1,4 +1,4 @@
-"""Older kernels: what the newer mount API makes of a plan, mount(2) makes of it, too."""
+"""Older kernels: mount(2) creates the same mounts as the mount API; init joins its cgroup."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.root
 
 NO_API = {"open_tree", "move_mount", "fsopen", "fsconfig", "fsmount", "fspick"}
 
-# What they lack, of what has a substitute.
+# The calls with a substitute that each kernel lacks.
 KERNELS = {
     "5.1": frozenset(NEWER),
     "5.4": frozenset(NEWER) - NO_API,
@@ -54,7 +54,7 @@ def kernel(request: pytest.FixtureRequest) -> Iterator[Thread]:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with things to bind, mounted upon only where a test does it."""
+    """A directory with sources of binds. Tests mount on it in their own namespace only."""
     top = tmp_path_factory.mktemp("source")
     for name in ("plain", "in ner/deep", "twice/below", "over/way/below", "odd\n\\name"):
         (top / name).mkdir(parents=True)
@@ -64,7 +64,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def mounts(launched: Launch) -> list[tuple[str, str, str, str]]:
-    """Run a payload that says what is mounted, and return that, devices left out."""
+    """Run a payload that lists its mounts, and return them without the devices."""
     launched.start()
     found = [tuple(line["mount"]) for line in launched.lines() if line["do"] == "mounts"]
     launched.end()
@@ -92,11 +92,11 @@ def test_the_mounts_are_the_same(launch, kernel, source, image):
     assert [row[0] for row in found] == [
         "/", "/proc", "/tmp", "/dev", "/sys", "/data", "/to", "/covered"
     ]  # fmt: skip
-    # A read-only mount of a new file system makes that read only as well, seen by nobody.
+    # mount(2) also makes the new file system itself read-only, which has no visible effect.
     assert found == mounts(older)
 
 
-def test_another_directory_is_mounted_on_the_root(launch, kernel, payload, tmp_path):
+def test_a_directory_mounted_on_the_root(launch, kernel, payload, tmp_path):
     other = Image(tmp_path / "other", payload)
     plan = launch.operations("mounts", mounts=[PROC], uid=0, gid=0)
     at = next(i for i, o in enumerate(plan) if o[0] == Op.BIND)
@@ -108,7 +108,7 @@ def test_another_directory_is_mounted_on_the_root(launch, kernel, payload, tmp_p
     assert found == mounts(older)
 
 
-def test_what_is_mounted_below_gets_the_options_too(program, image, source):
+def test_submounts_get_the_options_too(program, image, source):
     options = RDONLY | NOSUID | NODEV | NOEXEC
     plan = encode(
         operations(
@@ -121,7 +121,7 @@ def test_what_is_mounted_below_gets_the_options_too(program, image, source):
     def prepare() -> None:
         os_unshare_mounts()
         tmpfs = ("mount", "-t", "tmpfs", "-o", "nosymfollow", "none")
-        # One below another, one upon another, and one whose directory another hides.
+        # Nested, stacked, and one whose directory another mount hides.
         for name in ("in ner", "in ner/deep", "twice", "twice", "over/way/below", "over"):
             subprocess.run([*tmpfs, f"{source}/{name}"], check=True)
             if name == "in ner":
@@ -137,7 +137,7 @@ def test_what_is_mounted_below_gets_the_options_too(program, image, source):
             both.append(tree(launched.pid))
         thread.close()
     newer, *older = both
-    # As far as a path leads to them: what is hidden keeps its options, nobody gets at it.
+    # All mounts that a path leads to; hidden ones are unreachable and keep their options.
     shown = {"/data", "/data/in ner", "/data/in ner/deep", "/data/twice", "/data/over"}
     shown |= {"/data/odd\n\\name"}
     assert set(newer) >= shown
@@ -149,20 +149,20 @@ def test_what_is_mounted_below_gets_the_options_too(program, image, source):
 
 
 def os_unshare_mounts() -> None:
-    """Give this thread a mount namespace of its own."""
+    """Enter a new mount namespace with this thread."""
     mount.unshare(mount.CLONE_NEWNS)
     mount.mount(None, "/", None, mount.MS_REC | mount.MS_PRIVATE)
 
 
 def tree(pid: int) -> dict[str, set[str]]:
-    """Return the options of each mount that `pid` sees; the uppermost one where two are stacked."""
+    """Return the options of each mount of `pid`; of stacked mounts those of the uppermost."""
     with open(f"/proc/{pid}/mountinfo") as file:
         lines = [mountinfo.parse_line(line) for line in file]
     return {entry.mount_point: set(entry.options) for entry in lines}
 
 
 @pytest.mark.usefixtures("not_sanitized")
-def test_a_cgroup_is_joined_where_no_clone_can(program, image, v2_cgroup):
+def test_init_joins_a_cgroup_that_clone3_cannot_enter(program, image, v2_cgroup):
     """A kernel before 5.7 answers E2BIG to the cgroup in clone3's arguments."""
     directory = os.open(v2_cgroup, os.O_RDONLY | os.O_DIRECTORY)
     plan = encode(operations(image, "pause", cgroup=3))
