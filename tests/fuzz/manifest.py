@@ -1,33 +1,23 @@
-"""Fuzzes the reader of manifests: mutated texts, and what must hold of every text.
+"""Fuzzes the reader of manifests: mutated texts, and the properties of every text.
 
 Run it for a time, or for a number of texts::
 
     python -m tests.fuzz.manifest --seconds 60
     python -m tests.fuzz.manifest --count 100000 --seed 7
 
-It starts from the corpus and the vectors. A text that breaks a property is written to the corpus
-(where `test_manifest.py` replays it ever after), and the exit code is 1.
+It starts from the corpus and the vectors. A text that breaks a property is written to the corpus,
+which `test_manifest.py` replays, and the exit code is 1.
 """
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import json
-import random
-import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 from northstar import manifest
 from northstar.model import ManifestError
 from tests import vectors
-
-CORPUS = Path(__file__).parent / "corpus" / "manifest"
-
-SLOW = 2.0
-"""Seconds that no text of these sizes may take, on whatever machine."""
+from tests.fuzz.texts import SLOW, Target
 
 DICTIONARY = [
     *(b": ", b"- ", b"? ", b"\n", b"\n  ", b"{", b"}", b"[", b"]", b", ", b"'", b'"', b"|\n"),
@@ -41,7 +31,7 @@ DICTIONARY = [
 
 
 def check(data: bytes) -> bool:
-    """Assert what must hold of `data`, and tell whether it is a manifest.
+    """Assert the properties of `data`, and return whether it is a manifest.
 
     It is a manifest or a ManifestError with one printable line; the search for all errors agrees
     with the search for the first; and what is accepted can be written and read again.
@@ -64,81 +54,17 @@ def check(data: bytes) -> bool:
     return True
 
 
-def seeds() -> list[bytes]:
-    """Return the corpus and the inputs of the vectors."""
-    files = [path.read_bytes() for path in sorted(CORPUS.iterdir())]
+def _vectors() -> list[bytes]:
     inputs = [vector.values[0] for vector in vectors.load("manifest")]
-    return files + [
+    return [
         vector["input"].encode()
         for vector in inputs
         if isinstance(vector, dict) and len(vector["input"]) < 2000
     ]
 
 
-def mutations(pool: list[bytes], rng: random.Random) -> Iterator[bytes]:
-    """Yield texts made of those in `pool`, which may grow meanwhile."""
-    while True:
-        data = bytearray(rng.choice(pool))
-        for _ in range(rng.choice((1, 1, 1, 2, 4))):
-            at, to = sorted((rng.randint(0, len(data)), rng.randint(0, len(data))))
-            match rng.randrange(6):
-                case 0:
-                    data[at:at] = rng.choice(DICTIONARY)
-                case 1:
-                    data[at : min(to, at + 20)] = rng.choice(DICTIONARY)
-                case 2:
-                    del data[at : min(to, at + 20)]
-                case 3:
-                    data[at:at] = data[at : min(to, at + 200)]
-                case 4:
-                    other = rng.choice(pool)
-                    cut = rng.randint(0, len(other))
-                    data[at:at] = other[cut : cut + 200]
-                case _:
-                    if at < len(data):
-                        data[at] = rng.randrange(256)
-        yield bytes(data[:20_000])
-
-
-def run(rng: random.Random, *, count: int | None, seconds: float | None) -> tuple[int, int]:
-    """Try `count` texts, or as many as fit into `seconds`; return how many, and how many accepted.
-
-    Raises:
-        AssertionError: a property is broken. The text is in the corpus then.
-    """
-    pool = seeds()
-    end = None if seconds is None else time.monotonic() + seconds
-    tried = accepted = 0
-    for data in mutations(pool, rng):
-        if tried == count or (end is not None and time.monotonic() > end):
-            break
-        tried += 1
-        try:
-            good = check(data)
-        except BaseException:
-            found = CORPUS / f"found-{hashlib.sha256(data).hexdigest()[:12]}"
-            found.write_bytes(data)
-            print(f"{found}: breaks a property", file=sys.stderr)
-            raise
-        accepted += good
-        if good and len(pool) < 5000:
-            # Deeper from here: most mutations of a manifest are none.
-            pool.append(data)
-    return tried, accepted
-
-
-def main() -> None:
-    """Run as a command."""
-    parser = argparse.ArgumentParser(description="Fuzz the reader of manifests.")
-    parser.add_argument("--count", type=int, help="stop after so many texts")
-    parser.add_argument("--seconds", type=float, help="stop after so many seconds (default: 60)")
-    parser.add_argument("--seed", type=int, default=None, help="make the run repeatable")
-    args = parser.parse_args()
-    seed = random.SystemRandom().randrange(2**32) if args.seed is None else args.seed
-    seconds = 60.0 if args.count is None and args.seconds is None else args.seconds
-    tried, accepted = run(random.Random(seed), count=args.count, seconds=seconds)
-    print(f"seed {seed}: {tried} texts, {accepted} of them manifests, no property broken")
+TARGET = Target("manifest", check, DICTIONARY, _vectors())
 
 
 if __name__ == "__main__":
-    main()
+    TARGET.main()

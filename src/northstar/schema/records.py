@@ -154,7 +154,7 @@ class Record(Kind[S]):
             for key, field in self.fields.items()
         }
         self._writers = [
-            (key, field.name, field.kind.dump, field.always, field.default)
+            (key, field.name, field.kind.dump, field.always, field.nullable, field.default)
             for key, field in self.fields.items()
         ]
 
@@ -208,15 +208,16 @@ class Record(Kind[S]):
     def dump(self, value: S, *, tagged: bool) -> Any:
         """Return the fields, without those that are absent."""
         result: dict[str, Any] = {}
-        for key, name, dump, always, default in self._writers:
+        for key, name, dump, always, nullable, default in self._writers:
             if not name:
                 if section := dump(value, tagged=tagged):
                     result[key] = section
                 continue
             member = getattr(value, name)
             if always:
-                # None stands for null, which no kind but the optional field itself knows.
-                result[key] = None if member is None else dump(member, tagged=tagged)
+                # None is null in an optional field; in another it is a value of the kind.
+                null = nullable and member is None
+                result[key] = None if null else dump(member, tagged=tagged)
             elif member != default:
                 result[key] = dump(member, tagged=tagged)
         return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import re
 import tomllib
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from northstar.model import NorthstarError
@@ -19,6 +20,9 @@ E = TypeVar("E", bound=NorthstarError)
 
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+\Z")
 
+_READINGS_MAX: Final = 100
+"""Most readings of a file to find a line in it."""
+
 
 class TomlContext(Context[E]):
     """A reading of a TOML file."""
@@ -32,7 +36,7 @@ class TomlContext(Context[E]):
         too_deep=f"nested too deeply (at most {NESTING_MAX} levels)",
     )
 
-    # To find a line takes long, and a table with very many unknown keys is none of this program.
+    # Finding a line is slow, and a table with very many unknown keys is no table of this program.
     WARNINGS_MAX = NAMED_MAX
 
     def __init__(self, text: str, origin: str, error: type[E]) -> None:
@@ -72,31 +76,63 @@ class TomlContext(Context[E]):
         return repr(_builtins(node))
 
 
+class _TooManyReadingsError(Exception):
+    """The line is not found with `_READINGS_MAX` readings."""
+
+
+class _Prefixes:
+    """Reads prefixes of a file, as many as `_READINGS_MAX`."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self._lines = lines
+        self._readings = 0
+
+    def complete(self, count: int) -> tuple[int, dict[str, Any]]:
+        """Return the longest prefix of at most `count` lines that is TOML: its length and value."""
+        while True:
+            self._readings += 1
+            if self._readings > _READINGS_MAX:
+                raise _TooManyReadingsError
+            try:
+                return count, tomllib.loads("\n".join(self._lines[:count]))
+            except tomllib.TOMLDecodeError:
+                # The prefix ends within a statement. The longest complete one ends where that
+                # statement begins, and such a line has a `=`, or is the name of a table.
+                count -= 1
+                while "=" not in self._lines[count] and self._lines[count].lstrip()[:1] != "[":
+                    count -= 1
+
+    def contain(self, path: tuple[str, ...], count: int) -> bool:
+        """Return whether the longest complete prefix of at most `count` lines has `path`."""
+        return _has(self.complete(count)[1], path)
+
+
 def toml_line(lines: list[str], path: tuple[str, ...]) -> int | None:
     """Return the line, from 1, on which the statement that gives the value at `path` begins.
 
-    Of a path that is not there it is the nearest table's, or None where that is the document.
+    For a path that does not exist it is the line of the nearest table, or None where that is the
+    document. It is None too if a statement has so many lines that the search takes too long.
 
-    tomllib tells no positions. But a prefix of lines is TOML of its own exactly when it does not
-    end within a statement, and once the path is there it stays there: the first such prefix that
-    has it ends with its statement, and bisection finds it. A line more or less never gives a wrong
-    answer, as a scanner of our own would with strings over many lines. It takes as long as some
-    ten readings of the file: not for files of others.
+    tomllib reports no positions. But a prefix of lines is TOML exactly if it does not end within a
+    statement, and a path in a prefix is in each longer one too: bisection finds the first prefix
+    with the path, which ends with its statement. A scanner would be faster, and wrong about
+    strings of many lines. The search takes as long as ten to `_READINGS_MAX` readings of the file:
+    only for the files of an operator.
     """
-    if not path:
-        return None
-
-    def complete(count: int) -> tuple[int, Any]:
-        while True:
-            try:
-                return count, tomllib.loads("\n".join(lines[:count]))
-            except tomllib.TOMLDecodeError:
-                count -= 1
-
-    end = 1 + bisect.bisect_left(
-        range(1, len(lines) + 1), True, key=lambda count: _has(complete(count)[1], path)
-    )
-    return complete(end - 1)[0] + 1 if end <= len(lines) else toml_line(lines, path[:-1])
+    prefixes = _Prefixes(lines)
+    try:
+        for length in range(len(path), 0, -1):
+            part = path[:length]
+            end = 1 + bisect.bisect_left(
+                range(1, len(lines) + 1),
+                True,
+                key=partial(prefixes.contain, part),
+            )
+            if end <= len(lines):
+                return prefixes.complete(end - 1)[0] + 1
+    except _TooManyReadingsError:
+        pass
+    return None
 
 
 def _has(value: Any, path: tuple[str, ...]) -> bool:
