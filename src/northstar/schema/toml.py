@@ -1,4 +1,4 @@
-"""TOML files of an operator: errors name the file and the line, in the words of TOML."""
+"""TOML files of an operator. Errors name the file and the line, and use the terms of TOML."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _READINGS_MAX: Final = 100
 
 
 class TomlContext(Context[E]):
-    """A reading of a TOML file."""
+    """State of reading a TOML file."""
 
     words = Words(
         not_a_map="must be a table",
@@ -40,7 +40,7 @@ class TomlContext(Context[E]):
     WARNINGS_MAX = NAMED_MAX
 
     def __init__(self, text: str, origin: str, error: type[E]) -> None:
-        """Prepare a reading of `text`; `origin` names the file in errors of the class `error`."""
+        """Prepare to read `text`. `origin` is the name of the file for errors of class `error`."""
         super().__init__()
         self._text = text
         self._lines = text.replace("\r\n", "\n").split("\n")
@@ -51,13 +51,13 @@ class TomlContext(Context[E]):
         """Return the file's value.
 
         Raises:
-            NorthstarError: the text is no TOML, or breaks a rule; of the class that was given.
+            NorthstarError: the text is not TOML, or breaks a rule; of the class `error`.
         """
         return self.value(kind, lambda: parse_toml(self._text, self))
 
     def error(self, rule: str, path: Path = (), place: Place = None, hint: Hint = None) -> E:
         """Make an error that names the line, and always has a hint."""
-        # Items of an array stand in one statement; only keys can be found.
+        # All items of an array are in one statement, so only keys lead to a line.
         keys = tuple(key for key in path if isinstance(key, str))
         if not keys:
             where = "" if place is None else f", line {place[0]}, column {place[1]}"
@@ -68,11 +68,11 @@ class TomlContext(Context[E]):
         return self._error(f"{origin}: {dotted}: {rule}", hint=hint or "correct the value")
 
     def show(self, text: str) -> str:
-        """Quote a text: whole, for the file is the operator's own."""
+        """Quote a text uncut: the file belongs to the operator."""
         return repr(text)
 
     def describe(self, node: Node) -> str:
-        """Name a value by itself."""
+        """Return the value as Python writes it."""
         return repr(_builtins(node))
 
 
@@ -96,8 +96,8 @@ class _Prefixes:
             try:
                 return count, tomllib.loads("\n".join(self._lines[:count]))
             except tomllib.TOMLDecodeError:
-                # The prefix ends within a statement. The longest complete one ends where that
-                # statement begins, and such a line has a `=`, or is the name of a table.
+                # The prefix ends within a statement. The longest complete prefix ends before the
+                # first line of that statement, which has a `=` or is the header of a table.
                 count -= 1
                 while "=" not in self._lines[count] and self._lines[count].lstrip()[:1] != "[":
                     count -= 1
@@ -108,16 +108,16 @@ class _Prefixes:
 
 
 def toml_line(lines: list[str], path: tuple[str, ...]) -> int | None:
-    """Return the line, from 1, on which the statement that gives the value at `path` begins.
+    """Return the first line, counted from 1, of the statement that sets the value at `path`.
 
-    For a path that does not exist it is the line of the nearest table, or None where that is the
-    document. It is None too if a statement has so many lines that the search takes too long.
+    For a path that does not exist, return the line of the nearest table above it; None if that is
+    the document. Return None too if the search needs more than `_READINGS_MAX` readings, because a
+    statement has very many lines.
 
     tomllib reports no positions. But a prefix of lines is TOML exactly if it does not end within a
-    statement, and a path in a prefix is in each longer one too: bisection finds the first prefix
-    with the path, which ends with its statement. A scanner would be faster, and wrong about
-    strings of many lines. The search takes as long as ten to `_READINGS_MAX` readings of the file:
-    only for the files of an operator.
+    statement, and each longer prefix has all paths of a shorter one: bisection finds the shortest
+    prefix with the path, which ends with its statement. A separate scanner could disagree with
+    tomllib about multi-line strings. The search is slow: only for the files of an operator.
     """
     prefixes = _Prefixes(lines)
     try:
