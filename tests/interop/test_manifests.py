@@ -11,7 +11,7 @@ import pytest
 from northstar import manifest
 from northstar.model import ManifestError
 from tests import vectors
-from tests.fuzz import manifest as fuzz
+from tests.fuzz.manifest import TARGET
 from tests.interop.differences import as_peer, comparable, is_stricter, is_wider
 from tests.interop.peer import Answer, ask, examples
 from tests.unit.manifest import strategies
@@ -50,10 +50,10 @@ def test_generated(values: list[manifest.Manifest]) -> None:
 
 def texts() -> list[str]:
     """Return texts that are manifests, or almost: mutations of vectors, corpus and generated."""
-    pool = fuzz.seeds()
+    pool = TARGET.seeds()
     pool += [manifest.dumps(value).encode() for value in examples(strategies.manifests, 100)]
     found: list[str] = []
-    for data in fuzz.mutations(pool, random.Random(2)):
+    for data in TARGET.mutations(pool, random.Random(2)):
         try:
             text = data.decode()
         except UnicodeDecodeError:

@@ -1,8 +1,8 @@
 """The console's messages and their codec. No I/O.
 
-`decode` and `encode` turn lines into messages and back; the messages are `Connect`,
+`decode` turns a line into a message, `encode` a message into a line. The messages are `Connect`,
 `ConnectAck`, `ConnectNack`, and the classes of the modules `request`, `response` and
-`notification`. The errors with which a request is refused are in `error`.
+`notification`. The module `error` contains the errors with which a request is refused.
 """
 
 from northstar.api import error, notification, request, response

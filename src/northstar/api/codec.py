@@ -1,10 +1,9 @@
-"""Lines to messages and back.
+"""Decodes lines to messages, and encodes messages to lines.
 
-Writing is msgspec's work, reading is not, because the protocol asks for more than it offers:
-variants are tagged by a key, a member that is there twice is refused, containers and versions
-are strings. So a line is read by json's C scanner, and then by our own readers: 2 to 7 us for a
-request. The console of a device hears the same requests over and over, and requests are
-immutable, hence the cache: 0.2 us.
+msgspec encodes. It cannot decode the protocol, in which variants are tagged by a key, duplicate
+members are refused, and containers and versions are strings. So the C scanner of the json module
+parses a line, and the functions of `reader` make the message: 2 to 7 us for a request. Clients of a
+device repeat the same requests, and requests are immutable, so they are cached: 0.2 us.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ from northstar.api.writer import Writer, plain, variant_writer
 from northstar.model import InvalidValueError, ProtocolError
 
 _SHORT: Final = 160
-"""Longest line, in bytes, that is worth a place in the cache."""
+"""Longest line in the cache, in bytes."""
 
 _SHOWN: Final = 200
-"""Most characters of a message about a line: a peer must not fill the log with its own text."""
+"""Most characters of an error about a line: a peer must not fill the log with its text."""
 
 
 def decode(line: bytes) -> Message:
-    """Read one line, with or without its newline.
+    """Return the message of a line, with or without its newline.
 
     Raises:
-        ProtocolError: the line is no message; it says where and why.
+        ProtocolError: the line is not a message; the error names the member and the reason.
     """
     if len(line) <= _SHORT and line.startswith(b'{"request":'):
         return _decode_cached(line)
@@ -43,10 +42,10 @@ def decode(line: bytes) -> Message:
 
 
 def encode(message: Message) -> bytes:
-    """Write a message as a line with its newline.
+    """Return the line of a message, with its newline.
 
-    A text that is not valid Unicode (a path of a foreign encoding in an error) is escaped, but
-    not in a request, where it would mean something else.
+    A text that is not valid Unicode (an error with a path in another encoding) is escaped. In a
+    request it is refused, since the escaped text would have another meaning.
 
     Raises:
         InvalidValueError: a text of a request is not valid Unicode.
@@ -80,7 +79,7 @@ def _decode(line: bytes) -> Message:
     except RecursionError:
         reason = "nested too deeply"
     except ValueError as error:
-        # NaN, and integers of more than some thousand digits.
+        # NaN, and integers of more than 4300 digits.
         reason = f"invalid JSON: {error}"
     if len(reason) > _SHOWN:
         reason = reason[:_SHOWN] + " ..."
@@ -96,7 +95,7 @@ def _read_message(value: object) -> Message:
     for key, content in pairs_of(value):
         if key in envelopes:
             if key in found:
-                raise InvalidError("is there twice").inside(key)
+                raise InvalidError("is duplicated").inside(key)
             found[key] = content
     first: InvalidError | None = None
     for key, read in envelopes.items():
@@ -107,12 +106,12 @@ def _read_message(value: object) -> Message:
                 first = first or error.inside(key)
             else:
                 return message
-    raise first or InvalidError(f"no message: none of {', '.join(envelopes)} is there")
+    raise first or InvalidError(f"not a message: it has none of the keys {', '.join(envelopes)}")
 
 
 @functools.cache
 def _envelopes() -> dict[str, Reader]:
-    """Readers by the key of a message, in the order in which the keys are tried."""
+    """Return the reader for each key of a message, in the order in which the keys are tried."""
     return {
         **{tag_of(kind): content_reader(kind) for kind in (Connect, ConnectAck, ConnectNack)},
         **{key: reader(union) for key, union in _UNIONS.items()},

@@ -1,7 +1,7 @@
-"""What each part of the protocol means: the docstrings of the messages, as data.
+"""Descriptions of all parts of the protocol: the docstrings of the messages, as data.
 
-The docstrings are the one place where a message and its fields are described. Pages of reference
-are made of them; the runtime and the clients never load this module.
+Only the docstrings describe a message and its fields. Reference pages are generated from them. The
+runtime and the clients never load this module.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _FIELD: Final = re.compile(r"    (\w+): (.*(?:\n {5,}.*)*)")
 
 
 class Description(NamedTuple):
-    """What a part of the protocol means.
+    """Description of a part of the protocol.
 
     Attributes:
-        text: sentences on the whole.
-        fields: a text for each field by its name on the wire; for an enumeration, each value.
+        text: sentences about the part.
+        fields: a text for each field, by its name on the wire; for an enumeration, for each value.
     """
 
     text: str
@@ -33,7 +33,7 @@ class Description(NamedTuple):
 
 
 def parts() -> list[type]:
-    """Return the classes of all messages, errors, and of what is in them, each once."""
+    """Return the classes of all messages and errors, and of their members, each once."""
     found: dict[type, None] = {}
     for kind in (*get_args(Message), *get_args(Error)):
         _collect(kind, found)
@@ -41,10 +41,7 @@ def parts() -> list[type]:
 
 
 def describe(kind: type) -> Description:
-    """Return the description of one of `parts`.
-
-    A field that the docstring does not name is missing in it.
-    """
+    """Return the description of one of `parts`, with the fields that its docstring names."""
     text, _, attributes = (inspect.getdoc(kind) or "").partition("\n\nAttributes:\n")
     described = {name: " ".join(text.split()) for name, text in _FIELD.findall(attributes)}
     names = wire_names(kind)
@@ -52,7 +49,7 @@ def describe(kind: type) -> Description:
 
 
 def wire_names(kind: type) -> dict[str, str]:
-    """Return a part's fields (of an enumeration its values), each with its name on the wire."""
+    """Return the names on the wire of a part's fields; of an enumeration's members its values."""
     if issubclass(kind, enum.Enum):
         return {member.name: str(member.value) for member in kind}
     assert issubclass(kind, Body | Variant)

@@ -1,6 +1,6 @@
-"""The errors with which the runtime refuses a request, as they stand on the wire.
+"""The errors with which the runtime refuses a request, in their form on the wire.
 
-`str()` of each is one sentence for a person.
+`str()` of an error is one sentence for the user.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ class Configuration(Record, frozen=True):
     """The runtime's configuration does not allow it.
 
     Attributes:
-        context: what is not allowed, in words.
+        context: what is not allowed.
     """
 
     context: str
@@ -24,23 +24,23 @@ class Configuration(Record, frozen=True):
 
 
 class DuplicateContainer(Record, frozen=True):
-    """The container is known already.
+    """The container exists already.
 
     Attributes:
-        container: the one that is known already.
+        container: the existing container.
     """
 
     container: Container
 
     def __str__(self) -> str:
-        return f"{self.container} is there already"
+        return f"{self.container} exists already"
 
 
 class InvalidContainer(Record, frozen=True):
     """No such container, or (mount) it is mounted already.
 
     Attributes:
-        container: the one that the request named.
+        container: the container in the request.
     """
 
     container: Container
@@ -53,7 +53,7 @@ class InvalidArguments(Record, frozen=True):
     """The arguments of a start are refused.
 
     Attributes:
-        cause: what is wrong with them, in words.
+        cause: what is wrong with them.
     """
 
     cause: str
@@ -66,7 +66,7 @@ class MountBusy(Record, frozen=True):
     """The container cannot be mounted now.
 
     Attributes:
-        container: the one that cannot be mounted.
+        container: the container that cannot be mounted.
     """
 
     container: Container
@@ -76,10 +76,10 @@ class MountBusy(Record, frozen=True):
 
 
 class UmountBusy(Record, frozen=True):
-    """The container, or the user of the resource that is named here, needs the mount.
+    """The image is in use, or is not mounted.
 
     Attributes:
-        container: the one that needs the mount.
+        container: the container that uses the image.
     """
 
     container: Container
@@ -89,10 +89,10 @@ class UmountBusy(Record, frozen=True):
 
 
 class StartContainerStarted(Record, frozen=True):
-    """This container, or another version of it, runs; named is the one that runs.
+    """This container, or another version of it, is running.
 
     Attributes:
-        container: the one that runs.
+        container: the running container.
     """
 
     container: Container
@@ -102,7 +102,7 @@ class StartContainerStarted(Record, frozen=True):
 
 
 class StartContainerResource(Record, frozen=True):
-    """A resource has no init that could be started.
+    """The container is a resource, which has no init to start.
 
     Attributes:
         container: the resource.
@@ -115,12 +115,12 @@ class StartContainerResource(Record, frozen=True):
 
 
 class StartContainerMissingResource(Record, frozen=True):
-    """No installed container fulfils a resource mount.
+    """No installed resource matches a resource mount of the manifest.
 
     Attributes:
-        container: the one that was to be started.
-        resource: the name that the manifest asks for.
-        version: the requirement; or, if `dir` is missing in the resource, the resource's version.
+        container: the container of the request.
+        resource: the name of the resource in the manifest.
+        version: the version requirement; if the resource lacks `dir`, the resource's version.
     """
 
     container: Container
@@ -135,11 +135,11 @@ class StartContainerMissingResource(Record, frozen=True):
 
 
 class StartContainerFailed(Record, frozen=True):
-    """The start failed; `error` names the step, the path and the reason.
+    """The start failed.
 
     Attributes:
-        container: the one that was to be started.
-        error: step, path and reason, in words.
+        container: the container of the request.
+        error: the step that failed, its path and the reason.
     """
 
     container: Container
@@ -150,10 +150,10 @@ class StartContainerFailed(Record, frozen=True):
 
 
 class StopContainerNotStarted(Record, frozen=True):
-    """The container does not run.
+    """The container is not running.
 
     Attributes:
-        container: the one that does not run.
+        container: the container in the request.
     """
 
     container: Container
@@ -163,10 +163,10 @@ class StopContainerNotStarted(Record, frozen=True):
 
 
 class InvalidRepository(Record, frozen=True):
-    """No such repository.
+    """The repository does not exist.
 
     Attributes:
-        repository: the name that the request gave.
+        repository: the name in the request.
     """
 
     repository: str
@@ -179,7 +179,7 @@ class InstallDuplicate(Record, frozen=True):
     """The container is installed already, here or in another repository.
 
     Attributes:
-        container: the one that is installed already.
+        container: the installed container.
     """
 
     container: Container
@@ -189,11 +189,11 @@ class InstallDuplicate(Record, frozen=True):
 
 
 class CriticalContainer(Record, frozen=True):
-    """A critical container ended, and the runtime with it.
+    """A critical container ended, so the runtime shuts down.
 
     Attributes:
-        container: the one that ended.
-        status: how it ended.
+        container: the critical container.
+        status: its exit status.
     """
 
     container: Container
@@ -210,7 +210,7 @@ class CriticalContainer(Record, frozen=True):
 
 
 class Unexpected(Record, frozen=True):
-    """Any other reason, in words.
+    """Any other reason.
 
     Attributes:
         error: the reason.
@@ -242,10 +242,10 @@ Error = (
 
 
 class RefusedError(NorthstarError):
-    """The runtime refuses a request. Raised inside the runtime, and again by the clients.
+    """The runtime refuses a request. Raised inside the runtime, and in the clients.
 
     Attributes:
-        error: the reason, as it stands on the wire.
+        error: the reason, in its form on the wire.
     """
 
     def __init__(self, error: Error) -> None:

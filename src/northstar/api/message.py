@@ -1,4 +1,4 @@
-"""The messages of the console: the greeting, and what may follow it."""
+"""The messages of the console: those that open a connection, and the union of all."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from northstar.api.shape import Record, Wrapper
 from northstar.model import Version
 
 API_VERSION: Final = Version(0, 9, 2)
-"""The version of the protocol. A client's must be at least 0.9, whatever its patch level."""
+"""The version of the protocol. A client's version must be at least 0.9; the patch level is ignored.
+"""
 
 
 class Connect(Record, frozen=True):
     """The first message of a client.
 
     Attributes:
-        version: the version of the protocol that the client speaks.
-        subscribe_notifications: whether the runtime shall send notifications.
+        version: the client's version of the protocol.
+        subscribe_notifications: whether the runtime sends notifications.
     """
 
     version: Version
@@ -37,24 +38,24 @@ class ConnectAck(Wrapper, frozen=True):
 
 
 class PermissionDenied(Record, frozen=True):
-    """The client may not subscribe."""
+    """The client lacks the permission to subscribe to notifications."""
 
 
 class InvalidProtocolVersion(Record, frozen=True):
-    """The client is too old; `version` is the runtime's.
+    """The client's version of the protocol is too old.
 
     Attributes:
-        version: the version that the runtime speaks.
+        version: the runtime's version of the protocol.
     """
 
     version: Version
 
 
 class ConnectNack(Wrapper, frozen=True):
-    """The connection is refused, and closed after this.
+    """The connection is refused. The runtime closes it after this message.
 
     Attributes:
-        reason: why.
+        reason: why it is refused.
     """
 
     reason: PermissionDenied | InvalidProtocolVersion

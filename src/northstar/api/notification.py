@@ -1,4 +1,4 @@
-"""What the runtime tells its subscribers."""
+"""The notifications of the runtime to its subscribers."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ class Started(Wrapper, frozen=True):
     """A container was started.
 
     Attributes:
-        container: the one that was started.
+        container: the started container.
     """
 
     container: Container
 
 
 class Exit(Row, frozen=True):
-    """A container ended; it can be started, unmounted and uninstalled again.
+    """A container ended. It can be started, unmounted and uninstalled again.
 
     Attributes:
-        container: the one that ended.
-        status: its exit code, or the signal that ended it.
+        container: the container that ended.
+        status: its exit code, or the signal that terminated it.
     """
 
     container: Container
@@ -32,7 +32,7 @@ class Install(Wrapper, frozen=True):
     """A package was installed.
 
     Attributes:
-        container: the one in the package.
+        container: the container in the package.
     """
 
     container: Container
@@ -42,21 +42,21 @@ class Uninstall(Wrapper, frozen=True):
     """A package was removed.
 
     Attributes:
-        container: the one that was in the package.
+        container: the container in the package.
     """
 
     container: Container
 
 
 class Memory(Record, frozen=True):
-    """Totals of memory.events (cgroup v2); with cgroup v1 only `oom`, which is 1.
+    """Counters of memory.events (cgroup v2). With cgroup v1 only `oom` is set, to 1.
 
     Attributes:
-        low: how often memory was reclaimed though usage was below `memory.low`.
-        high: how often processes were slowed down since usage was above `memory.high`.
+        low: how often memory was reclaimed although usage was below `memory.low`.
+        high: how often processes were throttled because usage was above `memory.high`.
         max: how often usage was about to exceed `memory.max`.
         oom: how often an allocation was about to fail.
-        oom_kill: how many processes the kernel killed for want of memory.
+        oom_kill: number of processes that the kernel's out-of-memory killer killed.
     """
 
     low: U64 | None = None
@@ -67,11 +67,11 @@ class Memory(Record, frozen=True):
 
 
 class CGroup(Row, frozen=True):
-    """A cgroup of the container met a limit.
+    """A cgroup of the container reached a memory limit.
 
     Attributes:
-        container: the one whose cgroup it is.
-        memory: how often, since the start.
+        container: the container of the cgroup.
+        memory: the counters since the start.
     """
 
     container: Container
@@ -79,7 +79,7 @@ class CGroup(Row, frozen=True):
 
 
 class Shutdown(Record, frozen=True):
-    """The runtime ends."""
+    """The runtime shuts down."""
 
 
 Notification = Started | Exit | Install | Uninstall | CGroup | Shutdown

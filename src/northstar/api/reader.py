@@ -1,7 +1,7 @@
-"""Readers: from what json's scanner makes of a line to the values of a message.
+"""Readers: convert parsed JSON to the values of a message.
 
-A reader is made once for each type, from the annotations of the message classes. What it gets
-is a tuple of pairs for an object, which keeps duplicates and tells it from an array (a list).
+A reader is created once for each type, from the annotations of the message classes. Its input has a
+tuple of pairs for a JSON object, which keeps duplicate members, and a list for an array.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class InvalidError(Exception):
-    """A value is refused. `path` leads to it, innermost member first."""
+    """A value is refused. `path` is the path to it, innermost member first."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -44,7 +44,7 @@ class InvalidError(Exception):
         self.path: list[str] = []
 
     def inside(self, member: str) -> InvalidError:
-        """Return this error, said of a member of the value at hand."""
+        """Add an enclosing member to the path, and return this error."""
         self.path.append(member)
         return self
 
@@ -79,7 +79,7 @@ def reader(kind: Any) -> Reader:
 
 def _variant_reader(kinds: tuple[type[Variant], ...]) -> Reader:
     units = {tag_of(kind): kind() for kind in kinds if not kind.__struct_fields__}
-    # Their readers are made once they are needed: a command uses two or three of all these.
+    # Their readers are created on first use: a command needs only two or three of them.
     others = {tag_of(kind): kind for kind in kinds if kind.__struct_fields__}
 
     def read(value: object) -> object:
@@ -88,7 +88,9 @@ def _variant_reader(kinds: tuple[type[Variant], ...]) -> Reader:
         else:
             pairs = pairs_of(value)
             if len(pairs) != 1:
-                raise InvalidError(f"an object of {len(pairs)} members is no variant (it has one)")
+                raise InvalidError(
+                    f"an object of {len(pairs)} members is not a variant (exactly one member)"
+                )
             tag, content = pairs[0]
         if tag in units:
             if content is not None:
@@ -106,7 +108,7 @@ def _variant_reader(kinds: tuple[type[Variant], ...]) -> Reader:
 
 @functools.cache
 def content_reader(kind: type[Variant]) -> Reader:
-    """Return the reader of what stands behind the tag."""
+    """Return the reader of the value after the tag."""
     if issubclass(kind, Record):
         return _fields_reader(kind)
     hints = get_type_hints(kind, include_extras=True)
@@ -125,7 +127,7 @@ def content_reader(kind: type[Variant]) -> Reader:
 
 def _fields_reader(kind: type[Body | Record]) -> Reader:
     hints = get_type_hints(kind, include_extras=True)
-    # Fields in the order of the constructor, each under its name on the wire.
+    # Fields in the order of the constructor, by their names on the wire.
     names = dict(zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True))
     readers = {wire: reader(hints[field]) for wire, field in names.items()}
     optional = {wire for wire, field in names.items() if types.NoneType in get_args(hints[field])}
@@ -137,7 +139,7 @@ def _fields_reader(kind: type[Body | Record]) -> Reader:
             if reader is None:
                 continue
             if key in values:
-                raise InvalidError("is there twice").inside(key)
+                raise InvalidError("is duplicated").inside(key)
             try:
                 values[key] = reader(item)
             except InvalidError as error:
@@ -164,7 +166,7 @@ def _array_reader(read_item: Reader) -> Reader:
 
 def _mapping_reader(read_key: Reader, read_value: Reader) -> Reader:
     def read(value: object) -> Mapping[Any, Any]:
-        # Read-only: a message that the cache hands out twice must not change. The last wins.
+        # Read-only, because callers share a cached message. The last of duplicate keys counts.
         return types.MappingProxyType(
             {read_key(key): read_value(item) for key, item in pairs_of(value)}
         )
@@ -199,7 +201,7 @@ def _bounded_reader(kind: type, bound: object) -> Reader:
 
             def read_argument(value: object) -> str:
                 if "\0" in (text := _string(value)):
-                    raise InvalidError("holds a NUL")
+                    raise InvalidError("contains a NUL character")
                 return text
 
             return read_argument
@@ -207,7 +209,7 @@ def _bounded_reader(kind: type, bound: object) -> Reader:
 
             def read_bytes(value: object) -> bytes:
                 if len(data := _bytes(value)) != length:
-                    raise InvalidError(f"holds {len(data)} bytes and not {length}")
+                    raise InvalidError(f"has {len(data)} bytes, not {length}")
                 return data
 
             return read_bytes
@@ -218,7 +220,7 @@ def pairs_of(value: object) -> Pairs:
     """Return the members of an object.
 
     Raises:
-        InvalidError: it is none.
+        InvalidError: the value is not an object.
     """
     if type(value) is not tuple:
         raise InvalidError("is not an object")
@@ -232,7 +234,7 @@ def _string(value: object) -> str:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise InvalidError("holds half of a surrogate pair") from None
+            raise InvalidError("contains half of a surrogate pair") from None
     return value
 
 
@@ -253,7 +255,7 @@ def _bytes(value: object) -> bytes:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise InvalidError("is not base64") from None
-    # Two texts for the same bytes are one too many: the unused bits of the last digit are zero.
+    # Canonical: each value has one text only. The unused bits of the last digit are zero.
     if base64.b64encode(data) != text.encode():
         raise InvalidError("is not base64 in its canonical form")
     return data
@@ -279,7 +281,7 @@ def _json_object(value: object) -> JsonObject:
     pairs = pairs_of(value)
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise InvalidError("has a member twice")
+        raise InvalidError("has a duplicate member")
     for key, item in pairs:
         _string(key)
         try:
@@ -290,7 +292,7 @@ def _json_object(value: object) -> JsonObject:
 
 
 def _json(value: object) -> object:
-    """Read any JSON, as far as it can be written again."""
+    """Return any JSON value that can be encoded again."""
     kind = type(value)
     if kind is str:
         return _string(value)
@@ -299,7 +301,7 @@ def _json(value: object) -> object:
     if type(value) is list:
         return [_json(item) for item in value]
     if type(value) is int and not -(2**63) <= value < 2**64:
-        raise InvalidError("is an integer of more than 64 bit")
+        raise InvalidError("is an integer of more than 64 bits")
     if type(value) is float and not math.isfinite(value):
         raise InvalidError("is out of range")
     return value

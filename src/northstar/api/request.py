@@ -9,23 +9,23 @@ from northstar.model import Container, Name, Permission
 
 
 class Ident(Record, frozen=True):
-    """Who am I?"""
+    """Return the name and version of this client's container."""
 
 
 class List(Record, frozen=True):
-    """All installed containers."""
+    """List all installed containers."""
 
 
 class Repositories(Record, frozen=True):
-    """The names of all repositories."""
+    """List the names of all repositories."""
 
 
 class Shutdown(Record, frozen=True):
-    """End the runtime."""
+    """Shut down the runtime."""
 
 
 class Inspect(Record, frozen=True):
-    """What is known of a container.
+    """Return manifest, repository and state of a container.
 
     Attributes:
         container: its name and version.
@@ -59,9 +59,9 @@ class Start(Record, frozen=True):
 
     Attributes:
         container: its name and version.
-        init: a program in the container instead of the manifest's init; null for that.
-        arguments: its arguments after argv[0]; if not empty, they replace the manifest's.
-        environment: its environment; if not empty, it replaces the manifest's.
+        init: a program in the container; null for the init of the manifest.
+        arguments: its arguments after argv[0]. If not empty, they replace those of the manifest.
+        environment: its environment. If not empty, it replaces that of the manifest.
     """
 
     container: Container
@@ -75,7 +75,7 @@ class Kill(Record, frozen=True):
 
     Attributes:
         container: its name and version.
-        signal: number of the signal on Linux, as 15 for SIGTERM.
+        signal: number of the signal on Linux, for example 15 for SIGTERM.
     """
 
     container: Container
@@ -86,7 +86,7 @@ class Install(Record, frozen=True):
     """Install a package: `size` raw bytes follow this line.
 
     Attributes:
-        repository: where the package is stored.
+        repository: the repository that stores the package.
         size: length of the package in bytes.
     """
 
@@ -99,7 +99,7 @@ class Uninstall(Record, frozen=True):
 
     Attributes:
         container: its name and version.
-        wipe: whether its persistent data is removed, too.
+        wipe: whether to remove its persistent data too.
     """
 
     container: Container
@@ -107,11 +107,11 @@ class Uninstall(Record, frozen=True):
 
 
 class TokenCreate(Record, frozen=True):
-    """Make a token for `target`, bound to the bytes `shared`.
+    """Create a token for `target`, bound to the bytes `shared`.
 
     Attributes:
-        target: the container that shall verify the token.
-        shared: bytes that both sides know, at their choice.
+        target: the container that can verify the token.
+        shared: bytes that both containers have agreed on.
     """
 
     target: Name
@@ -119,12 +119,12 @@ class TokenCreate(Record, frozen=True):
 
 
 class TokenVerify(Record, frozen=True):
-    """Check that `user` made this token for us, with the same `shared`.
+    """Check that `user` created this token for this client, with the same `shared`.
 
     Attributes:
         token: the 40 bytes of the token.
-        user: the container that made the token, by its claim.
-        shared: the bytes that the token was made with.
+        user: the container that claims to have created the token.
+        shared: the bytes that the token must be bound to.
     """
 
     token: TokenBytes
@@ -168,7 +168,7 @@ _PERMISSIONS: Final[dict[type[Request], Permission]] = {
 def permission(request: Request) -> Permission:
     """Return the permission that a request needs.
 
-    To start something else than what the manifest says is a permission of its own.
+    A start that replaces a part of the manifest's command needs another permission.
     """
     if isinstance(request, Start) and (
         request.init is not None or request.arguments or request.environment

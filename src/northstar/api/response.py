@@ -15,10 +15,10 @@ class Process(Body, frozen=True, rename={"uptime_ns": "uptime"}):
     """The process of a started container.
 
     Attributes:
-        pid: of the container's init, in the host's PID namespace.
+        pid: PID of the container's init in the host's PID namespace.
         uptime_ns: nanoseconds since the start.
-        statistics: of the container's cgroups; members `memory`, `cpu`, `blkio`, `pids`, each
-            only if its controller is there.
+        statistics: statistics of the container's cgroups: members `memory`, `cpu`, `blkio`,
+            `pids`, each only if its controller is available.
     """
 
     pid: U32
@@ -27,14 +27,14 @@ class Process(Body, frozen=True, rename={"uptime_ns": "uptime"}):
 
 
 class ContainerData(Body, frozen=True):
-    """What is known of an installed container.
+    """Manifest and state of an installed container.
 
     Attributes:
-        manifest: its serialised form. A plain dict and no Manifest: a client must be able to
-            read what a runtime of another version answers, and most only print it.
-        repository: where its package is.
+        manifest: the manifest in its serialised form. A dict, not a `Manifest`, so that clients
+            can read the answer of a runtime of another version.
+        repository: the repository of its package.
         mounted: whether its image is mounted.
-        process: None if it is not started.
+        process: its process; null if it is not started.
     """
 
     manifest: JsonObject
@@ -44,10 +44,10 @@ class ContainerData(Body, frozen=True):
 
 
 class Ok(Record, frozen=True):
-    """It is done.
+    """The request succeeded.
 
     Attributes:
-        container: the container that the request was about.
+        container: the container of the request.
     """
 
     container: Container
@@ -58,7 +58,7 @@ class InspectOk(Record, frozen=True):
 
     Attributes:
         container: its name and version.
-        data: what is known of it.
+        data: its manifest and state.
     """
 
     TAG: ClassVar = "ok"
@@ -67,11 +67,11 @@ class InspectOk(Record, frozen=True):
 
 
 class Failed(Record, frozen=True):
-    """It is not done.
+    """The request failed.
 
     Attributes:
-        container: the container that the request was about.
-        error: why it is not done.
+        container: the container of the request.
+        error: the reason.
     """
 
     TAG: ClassVar = "error"
@@ -80,10 +80,10 @@ class Failed(Record, frozen=True):
 
 
 class InstallFailed(Record, frozen=True):
-    """It is not installed.
+    """The package is not installed.
 
     Attributes:
-        error: why it is not installed.
+        error: the reason.
     """
 
     TAG: ClassVar = "error"
@@ -91,13 +91,13 @@ class InstallFailed(Record, frozen=True):
 
 
 class TokenResult(enum.Enum):
-    """What a token is worth.
+    """The result of the verification of a token.
 
     Attributes:
-        OK: `user` made it for this connection, with these bytes, and it is still good.
-        INVALID: it is none, or was made by or for somebody else, or with other bytes.
+        OK: `user` created it for this client, with these bytes, and it has not expired.
+        INVALID: it is not a token, or was created by or for another client, or with other bytes.
         EXPIRED: it is older than the runtime's `token_validity`.
-        FUTURE: its time has not come: the clock was set back.
+        FUTURE: its time of creation is in the future: the clock was set back.
     """
 
     OK = "Ok"
@@ -107,10 +107,10 @@ class TokenResult(enum.Enum):
 
 
 class Ident(Wrapper, frozen=True):
-    """The name of the connection: `extern:0.0.0`, or the container's own.
+    """The container of the client.
 
     Attributes:
-        container: the name and version.
+        container: its name and version; `extern:0.0.0` for a client outside of containers.
     """
 
     container: Container
@@ -130,7 +130,7 @@ class Repositories(Wrapper, frozen=True):
     """The names of all repositories.
 
     Attributes:
-        names: as in the runtime's configuration.
+        names: their names in the runtime's configuration.
     """
 
     names: tuple[str, ...]
@@ -141,30 +141,30 @@ class Shutdown(Record, frozen=True):
 
 
 class Inspect(Wrapper, frozen=True):
-    """What is known of the container.
+    """Manifest and state of a container.
 
     Attributes:
-        result: the data, or why there is none.
+        result: the data, or the reason of the failure.
     """
 
     result: InspectOk | Failed
 
 
 class Mount(Wrapper, frozen=True):
-    """A result for each container, in the order asked.
+    """A result for each container, in the order of the request.
 
     Attributes:
-        results: for each container whether it is mounted, or why not.
+        results: Ok if the container is mounted, else the reason of the failure.
     """
 
     results: tuple[Ok | Failed, ...]
 
 
 class Umount(Wrapper, frozen=True):
-    """A result for each container, in the order asked.
+    """A result for each container, in the order of the request.
 
     Attributes:
-        results: for each container whether it is unmounted, or why not.
+        results: Ok if the container is unmounted, else the reason of the failure.
     """
 
     results: tuple[Ok | Failed, ...]
@@ -174,7 +174,7 @@ class Start(Wrapper, frozen=True):
     """Ok: the payload's execve succeeded.
 
     Attributes:
-        result: whether it is started, or why not.
+        result: Ok, or the reason of the failure.
     """
 
     result: Ok | Failed
@@ -184,7 +184,7 @@ class Kill(Wrapper, frozen=True):
     """Ok: the signal was sent.
 
     Attributes:
-        result: whether the signal was sent, or why not.
+        result: Ok, or the reason of the failure.
     """
 
     result: Ok | Failed
@@ -194,17 +194,17 @@ class Install(Wrapper, frozen=True):
     """Ok names the container that was in the package.
 
     Attributes:
-        result: the container that is installed, or why it is not.
+        result: the installed container, or the reason of the failure.
     """
 
     result: Ok | InstallFailed
 
 
 class Uninstall(Wrapper, frozen=True):
-    """Ok: the package is gone.
+    """Ok: the package is removed.
 
     Attributes:
-        result: whether it is removed, or why not.
+        result: Ok, or the reason of the failure.
     """
 
     result: Ok | Failed
@@ -222,10 +222,10 @@ class TokenCreate(Wrapper, frozen=True):
 
 
 class TokenVerify(Wrapper, frozen=True):
-    """What the token is worth.
+    """The result of the verification of a token.
 
     Attributes:
-        result: what the token is worth.
+        result: whether the token is valid.
     """
 
     TAG: ClassVar = "token_verification"
@@ -233,10 +233,10 @@ class TokenVerify(Wrapper, frozen=True):
 
 
 class PermissionDenied(Wrapper, frozen=True):
-    """The connection lacks the permission that this request needs.
+    """The connection lacks the permission for this request.
 
     Attributes:
-        request: the request that is refused.
+        request: the refused request.
     """
 
     request: request.Request

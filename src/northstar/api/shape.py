@@ -1,8 +1,8 @@
-"""The shapes that a message's parts have on the wire, declared by the base class of a part.
+"""The forms of a message's parts on the wire, declared by the base class of each part.
 
-Variants are externally tagged: a variant without fields is the string of its tag, any other is
-an object whose one key is the tag. What stands behind the tag depends on the base class. The
-codec reads the rest from the annotations, so a message is described in one place only.
+Variants are externally tagged: a variant without fields is the string of its tag, any other is an
+object whose only key is the tag. The base class determines the value of that key, the annotations
+determine its members. So each message is described in one place only.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, Final, NamedTuple
 
 import msgspec
 
@@ -23,7 +23,7 @@ class Range(NamedTuple):
 
 
 class NoNul(NamedTuple):
-    """A text without NUL: it goes to execve."""
+    """A text without NUL, for execve(2)."""
 
 
 class Length(NamedTuple):
@@ -36,7 +36,9 @@ I32 = Annotated[int, Range(-(2**31), 2**31 - 1)]
 U32 = Annotated[int, Range(0, 2**32 - 1)]
 U64 = Annotated[int, Range(0, 2**64 - 1)]
 Argument = Annotated[str, NoNul()]
-TokenBytes = Annotated[bytes, Length(40)]
+TOKEN_SIZE: Final = 40
+"""Size of a token, in bytes."""
+TokenBytes = Annotated[bytes, Length(TOKEN_SIZE)]
 Environment = Mapping[Argument, Argument]
 JsonObject = dict[str, Any]
 """An object whose members are not fixed by the protocol, as plain dicts and lists."""
@@ -47,7 +49,7 @@ class Body(msgspec.Struct, frozen=True):
 
 
 class Variant(msgspec.Struct, frozen=True):
-    """One of several: `TAG` if it is not empty, else the class's name in snake case, names it."""
+    """One of several alternatives. Its tag is `TAG`, or by default the class name in snake case."""
 
     TAG: ClassVar[str] = ""
 
@@ -61,11 +63,11 @@ class Wrapper(Variant, frozen=True):
 
 
 class Row(Variant, frozen=True):
-    """`{tag: [value, ..]}`: the fields in their order."""
+    """`{tag: [value, ..]}`: the fields in order."""
 
 
 class Exit(Record, frozen=True):
-    """The wire's form of the model's Exited.
+    """The process exited: the form of `model.Exited` on the wire.
 
     Attributes:
         code: the exit code, 0 to 255.
@@ -75,10 +77,10 @@ class Exit(Record, frozen=True):
 
 
 class Signal(Record, frozen=True):
-    """The wire's form of the model's Signalled.
+    """A signal terminated the process: the form of `model.Signalled` on the wire.
 
     Attributes:
-        signal: number of the signal that ended the process.
+        signal: number of the signal that terminated the process.
     """
 
     TAG: ClassVar = "signalled"

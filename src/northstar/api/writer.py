@@ -1,7 +1,7 @@
-"""Writers: from the values of a message to what msgspec writes by itself.
+"""Writers: convert messages to values that msgspec encodes.
 
-They put the tags around it, and replace the types that msgspec would take for arrays (named
-tuples). About containers and names it asks `plain`.
+They add the tags, and replace named tuples, which msgspec would encode as arrays. The encoder calls
+`plain` for containers and names.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Writer = Callable[[Any], Any]
 
 
 def plain(value: object) -> object:
-    """Return a value of a type that is foreign to msgspec as one that it knows."""
+    """Return a value that msgspec does not support as one that it does."""
     if isinstance(value, Container):
         return str(value)
     if isinstance(value, Name):
@@ -30,7 +30,7 @@ def plain(value: object) -> object:
 
 @functools.cache
 def variant_writer(kind: type[Variant]) -> Writer:
-    """Return what makes the tagged form of a variant."""
+    """Return the function that makes the tagged form of a variant."""
     tag = tag_of(kind)
     fields = _field_writers(kind)
     if not fields:

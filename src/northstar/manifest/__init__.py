@@ -1,7 +1,7 @@
 """Manifests: the values, the reader of YAML, JSON and TOML, the writer, and the JSON Schema.
 
-One module describes each section of the manifest: a frozen struct whose annotations have kind and
-description of each field (see `northstar.schema`), from which reader, writer and schema are made.
+Each section of the manifest is described in a module: a frozen struct whose annotations have kind
+and description of each field (see `northstar.schema`). Reader, writer and schema are made from it.
 """
 
 from northstar.manifest.autostart import Autostart

@@ -1,4 +1,4 @@
-"""`autostart`: whether, and how, the runtime starts the container at boot."""
+"""`autostart`: whether the runtime starts the container at boot, and what a failure causes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from northstar.schema.variants import Choice
 
 
 class Autostart(enum.Enum):
-    """What a failure of the container means for the runtime."""
+    """The effect of a failure of the container on the runtime."""
 
     RELAXED = "relaxed"
-    """A warning."""
+    """The runtime logs a warning."""
     CRITICAL = "critical"
-    """The end."""
+    """The runtime shuts down."""
 
 
 AUTOSTART = Choice(Autostart, "a kind of autostart")

@@ -1,8 +1,8 @@
-"""How much of each thing a manifest may have: the bounds, each with its reason.
+"""Bounds on the lengths and numbers of a manifest's parts, each with its reason.
 
-A manifest is at most 1 MiB, which is room for 45 000 names. Whatever has a price for each of its
-entries (a line of a log, a system call at each start) has a bound here. A manifest above one is
-refused with the path, the count and the bound.
+A manifest of the maximum size, 1 MiB, has room for 45 000 names. Each list whose entries cost
+something (a line in the log, a system call at each start) has a bound here. A manifest that exceeds
+a bound is refused; the error names the path, the count and the bound.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 # Texts, in bytes.
 
 PATH_MAX: Final = 4096
-"""Longest path: PATH_MAX of linux/limits.h, no system call takes a longer one."""
+"""Longest path: PATH_MAX of linux/limits.h; system calls refuse longer ones."""
 
 FILE_NAME_MAX: Final = 255
 """Longest name of a file: NAME_MAX of linux/limits.h."""
@@ -33,10 +33,10 @@ SUPPL_GROUP_MAX: Final = 64
 """Longest name of a supplementary group: as in Northstar 0.9.2."""
 
 SYSCALL_NAME_MAX: Final = 64
-"""Longest name of a system call. All of Linux have less than 32."""
+"""Longest name of a system call. Those of Linux are shorter than 32."""
 
 CGROUP_VALUE_MAX: Final = 4096
-"""Longest value for a file of a cgroup: a page, kernfs takes no more at once (fs/kernfs/file.c)."""
+"""Longest value for a file of a cgroup: a page, the maximum of kernfs (fs/kernfs/file.c)."""
 
 CONTEXT_MAX: Final = 65535
 """Longest SELinux context: as in Northstar 0.9.2."""
@@ -44,8 +44,8 @@ CONTEXT_MAX: Final = 65535
 # Entries.
 
 ARGUMENTS_MAX: Final = 4096
-"""Most arguments of init. The kernel takes more (ARG_MAX), but each is copied several times at each
-start, and a longer list belongs into a file of the package."""
+"""Most arguments of init. The kernel accepts more (ARG_MAX), but each start copies each argument
+several times. A longer list should be a file in the package."""
 
 ENV_MAX: Final = 64
 """Most environment variables: as in Northstar 0.9.2."""
@@ -54,20 +54,20 @@ SUPPL_GROUPS_MAX: Final = 64
 """Most supplementary groups: as in Northstar 0.9.2."""
 
 MOUNTS_MAX: Final = 256
-"""Most mounts. Each takes up to a millisecond of each start, and a missing source is reported."""
+"""Most mounts. Each takes up to a millisecond at each start, and can cause a line in the log."""
 
 SOCKETS_MAX: Final = 252
-"""Most sockets: SCM_MAX_FD (unix(7)) less the launch plan. No start could pass more."""
+"""Most sockets: SCM_MAX_FD (unix(7)) minus one, since the launch plan is passed along with them."""
 
 SYSCALLS_MAX: Final = 1024
-"""Most system calls that are allowed by name. libseccomp knows some 500 names, those of all
+"""Most system calls that are allowed by name. libseccomp has about 500 names, for all
 architectures together."""
 
 SYSCALL_VALUES_MAX: Final = 50
 """Most values of an argument of a system call: as in Northstar 0.9.2."""
 
 CGROUP_ATTRS_MAX: Final = 64
-"""Most raw files of a controller. The controller with most files, memory of version 1, has 40."""
+"""Most raw files of a controller. The memory controller of cgroup v1 has the most files, 40."""
 
 BLOCK_DEVICES_MAX: Final = 64
-"""Most block devices in one list. Each is a write into a cgroup's file at each start."""
+"""Most block devices in one list. Each start writes a line into a file of the cgroup for each."""

@@ -1,4 +1,4 @@
-"""`capabilities`: what the payload may do as if it were root. See capabilities(7)."""
+"""`capabilities`: the Linux capabilities of the payload. See capabilities(7)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from northstar.schema.variants import Choice
 class Capability(enum.Enum):
     """A Linux capability; the value is its name.
 
-    In the order of their numbers in include/uapi/linux/capability.h, from 0: none was ever left
-    out, and none can be renumbered.
+    In the order of their numbers in include/uapi/linux/capability.h, which start at 0, have no gaps
+    and never change.
     """
 
     CAP_CHOWN = "CAP_CHOWN"

@@ -1,7 +1,7 @@
-"""`cgroups`: limits on what the container uses.
+"""`cgroups`: limits on the resources of the container.
 
-The units are the kernel's, see Documentation/admin-guide/cgroup-v1 (cpusets, memory, blkio) and
-cgroup-v2: each value is written to the file of the same meaning.
+The units are those of the kernel, see Documentation/admin-guide/cgroup-v1 (cpusets, memory, blkio)
+and cgroup-v2: each value is written to the corresponding file.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from northstar.schema.scalars import (
 from northstar.schema.values import CGROUP_LEVELS_MAX
 
 PIDS_MAX: Final = 4 * 1024 * 1024
-"""Most processes that a limit can name: PID_MAX_LIMIT of include/linux/threads.h."""
+"""Largest limit on processes: PID_MAX_LIMIT of include/linux/threads.h."""
 
 _TEXT: Final = Text(most=bounds.CGROUP_VALUE_MAX)
 _US: Final = Integer(0, U64, unit="microseconds")
@@ -37,7 +37,7 @@ _RATE: Final = Integer(0, U64, unit="bytes or operations per second")
 _DEVICE: Final = Integer(0, U64, unit="device number")
 
 Attrs = Mapping[str, str]
-"""Files of a controller, by name, and what is written to them as it is."""
+"""Names of files of a controller, and the text that is written to each, unchanged."""
 
 _ATTRS: Final = Field(
     MapOf(
@@ -45,7 +45,7 @@ _ATTRS: Final = Field(
         _TEXT,
         max_entries=bounds.CGROUP_ATTRS_MAX,
     ),
-    "Files of the controller, by name, and what is written to them as it is.",
+    "Names of files of the controller, and the text that is written to each, unchanged.",
 )
 
 _KERNEL: Final = "the kernel's"
@@ -60,18 +60,19 @@ class Pids(msgspec.Struct, frozen=True):
 class Cpu(msgspec.Struct, frozen=True):
     """Controllers cpu and cpuset."""
 
-    cpus: Annotated[str | None, Field(_TEXT, "Processors, as `0-2,7`.", "all")] = None
-    mems: Annotated[str | None, Field(_TEXT, "Memory nodes, as `0`.", "all")] = None
+    cpus: Annotated[str | None, Field(_TEXT, "Processors, such as `0-2,7`.", "all")] = None
+    mems: Annotated[str | None, Field(_TEXT, "Memory nodes, such as `0`.", "all")] = None
     shares: Annotated[
-        int | None, Field(_SHARES, "Weight against other groups, as in cgroup v1.", "1024")
+        int | None, Field(_SHARES, "Weight among sibling groups, as in cgroup v1.", "1024")
     ] = None
     quota: Annotated[
-        int | None, Field(_SIGNED_US, "Time in each period; no limit if not positive.", "no limit")
+        int | None,
+        Field(_SIGNED_US, "CPU time per period; no limit if not positive.", "no limit"),
     ] = None
     period: Annotated[int | None, Field(_US, "Length of a period.", _KERNEL)] = None
     realtime_runtime: Annotated[
         int | None,
-        Field(_SIGNED_US, "Real-time policies' share of each real-time period.", _KERNEL),
+        Field(_SIGNED_US, "CPU time of real-time policies per real-time period.", _KERNEL),
     ] = None
     realtime_period: Annotated[int | None, Field(_US, "Length of a real-time period.", _KERNEL)] = (
         None
@@ -90,7 +91,7 @@ class Memory(msgspec.Struct, frozen=True):
     ] = None
     memory_hard_limit: Annotated[int | None, Field(_BYTES, "Most memory.", "no limit")] = None
     memory_soft_limit: Annotated[
-        int | None, Field(_BYTES, "Memory that is kept when the machine runs short.", _KERNEL)
+        int | None, Field(_BYTES, "Limit that applies if memory is scarce.", _KERNEL)
     ] = None
     kernel_tcp_memory_limit: Annotated[
         int | None, Field(_BYTES, "Kernel memory of TCP (cgroup v1).", "no limit")
@@ -100,16 +101,16 @@ class Memory(msgspec.Struct, frozen=True):
     ] = None
     swappiness: Annotated[
         int | None,
-        Field(_PERCENT, "How much is swapped, 0 to 100; cgroup v2 has only 0: no swap.", _KERNEL),
+        Field(_PERCENT, "Tendency to swap, 0 to 100. cgroup v2 has only 0: no swap.", _KERNEL),
     ] = None
     attrs: Annotated[Attrs, _ATTRS] = {}
 
 
 _MAJOR: Final = Field(_DEVICE, "Major number of the block device.")
 _MINOR: Final = Field(_DEVICE, "Minor number of the block device.")
-_GROUP: Final = Field(_WEIGHT, "Weight against other groups.", _KERNEL)
+_GROUP: Final = Field(_WEIGHT, "Weight among sibling groups.", _KERNEL)
 _LEAF_WEIGHT: Final = Field(
-    _WEIGHT, "Weight of the group's own processes against its sub-groups.", _KERNEL
+    _WEIGHT, "Weight of the processes of the group itself among its child groups.", _KERNEL
 )
 
 
@@ -123,11 +124,11 @@ class WeightDevice(msgspec.Struct, frozen=True):
 
 
 class ThrottleDevice(msgspec.Struct, frozen=True):
-    """A rate for one block device."""
+    """A rate limit for one block device."""
 
     major: Annotated[int, _MAJOR]
     minor: Annotated[int, _MINOR]
-    rate: Annotated[int, Field(_RATE, "Most in a second.")]
+    rate: Annotated[int, Field(_RATE, "Limit per second.")]
 
 
 def _devices(struct: type[msgspec.Struct]) -> ListOf[Any]:
@@ -147,16 +148,16 @@ class Blkio(msgspec.Struct, frozen=True, kw_only=True):
     leaf_weight: Annotated[int | None, _LEAF_WEIGHT] = None
     weight_device: Annotated[tuple[WeightDevice, ...], Field(_WEIGHTS, "Weights by device.")]
     throttle_read_bps_device: Annotated[
-        _Throttles, Field(_THROTTLES, "Bytes read in a second, by device.")
+        _Throttles, Field(_THROTTLES, "Bytes read per second, by device.")
     ]
     throttle_read_iops_device: Annotated[
-        _Throttles, Field(_THROTTLES, "Reads in a second, by device.")
+        _Throttles, Field(_THROTTLES, "Reads per second, by device.")
     ]
     throttle_write_bps_device: Annotated[
-        _Throttles, Field(_THROTTLES, "Bytes written in a second, by device.")
+        _Throttles, Field(_THROTTLES, "Bytes written per second, by device.")
     ]
     throttle_write_iops_device: Annotated[
-        _Throttles, Field(_THROTTLES, "Writes in a second, by device.")
+        _Throttles, Field(_THROTTLES, "Writes per second, by device.")
     ]
     attrs: Annotated[Attrs, _ATTRS] = {}
 
@@ -176,8 +177,8 @@ class Cgroups(msgspec.Struct, frozen=True):
         str | None,
         Field(
             Text("a cgroup", most=bounds.PATH_MAX, check=_parent_rule, pattern="^[^/]"),
-            "Group below which the container's is made, relative to the hierarchy's root.",
-            "the one of the runtime's configuration",
+            "Parent of the container's cgroup, relative to the root of the hierarchy.",
+            "the cgroup of the runtime's configuration",
         ),
     ] = None
     pids: Annotated[

@@ -8,12 +8,12 @@ import msgspec
 
 
 class Command(msgspec.Struct, frozen=True):
-    """What the payload is.
+    """The command of the payload.
 
     Attributes:
-        init: its program, a path in the container.
-        arguments: its arguments after argv[0].
-        environment: its own environment, without what the runtime adds.
+        init: the program, a path in the container.
+        arguments: the arguments after argv[0].
+        environment: the environment, without the variables that the runtime adds.
     """
 
     init: str

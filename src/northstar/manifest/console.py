@@ -1,4 +1,4 @@
-"""`console`: a console connection for the container, and what it may ask for there."""
+"""`console`: a console connection for the container, and its permissions."""
 
 from typing import Annotated
 
@@ -13,7 +13,7 @@ class Console(msgspec.Struct, frozen=True):
     """A console connection with these permissions."""
 
     permissions: Annotated[
-        Permissions, Field(PermissionSet(), "What the container may do: `full`, or a list.")
+        Permissions, Field(PermissionSet(), "Permissions of the container: `full`, or a list.")
     ]
 
 

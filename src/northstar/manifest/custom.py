@@ -1,7 +1,7 @@
-"""`custom`: data that the runtime hands on and does not interpret.
+"""`custom`: data that the runtime does not interpret, and returns to clients.
 
-Untyped scalars of YAML have the types of the core schema (YAML 1.2.2, 10.3.2), but for a number
-with a leading zero, which is a string: nobody agrees on what it counts to.
+Untagged scalars of YAML have the types of the core schema (YAML 1.2.2, 10.3.2), except for numbers
+with a leading zero, which are strings (see `schema.scalars.is_string`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CORE_NAMES: Final = {
 
 
 class Custom(Kind[Any]):
-    """Anything that JSON can say: None, bool, int of 64 bit, finite float, str, list, dict."""
+    """Any JSON value: None, bool, int of 64 bits, finite float, str, list, dict."""
 
     def read(self, node: Node, path: Path, context: Context[Any]) -> Any:
         """Return the data."""
@@ -57,7 +57,7 @@ class Custom(Kind[Any]):
         return result
 
     def schema(self) -> dict[str, Any]:
-        """Return the schema of anything."""
+        """Return the schema that accepts any value."""
         return {}
 
 

@@ -1,4 +1,4 @@
-"""`io`: where the payload's standard output and standard error go."""
+"""`io`: the destinations of the payload's standard output and standard error."""
 
 import enum
 from typing import Annotated
@@ -17,7 +17,7 @@ class Output(enum.Enum):
     PIPE = "pipe"
     """A pipe whose lines the runtime logs."""
     INHERIT = "inherit"
-    """The runtime's own."""
+    """The runtime's standard output or standard error."""
 
 
 _OUTPUT = Choice(Output, "an output")
@@ -26,8 +26,8 @@ _OUTPUT = Choice(Output, "an output")
 class Io(msgspec.Struct, frozen=True):
     """Destinations of standard output and standard error."""
 
-    stdout: Annotated[Output, Field(_OUTPUT, "Where standard output goes.")]
-    stderr: Annotated[Output, Field(_OUTPUT, "Where standard error goes.")]
+    stdout: Annotated[Output, Field(_OUTPUT, "Destination of standard output.")]
+    stderr: Annotated[Output, Field(_OUTPUT, "Destination of standard error.")]
 
 
 IO = Record(Io)

@@ -1,4 +1,4 @@
-"""What a valid manifest likely does not mean."""
+"""Warnings about valid manifests: settings that are probably mistakes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from northstar.model.text import NAMED_MAX, quote
 
 
 def lint(manifest: Manifest, *, is_syscall: Callable[[str], bool] | None = None) -> Iterator[str]:
-    """Yield a sentence for each doubt about `manifest`.
+    """Yield a warning for each setting of `manifest` that is probably a mistake.
 
     Args:
         manifest: the manifest.
-        is_syscall: tells whether a name is that of a system call; None does not check them.
+        is_syscall: returns whether a system call has this name; None skips the check of names.
     """
     for target, mount in manifest.mounts.items():
         if type(mount) is Bind and MountOption.RW in mount.options:

@@ -1,4 +1,4 @@
-"""Text to manifest and back."""
+"""Reads and writes manifests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from northstar.schema.node import INPUT_MAX, Node
 
 
 class ManifestContext(Context[ManifestError]):
-    """A reading of a manifest: errors name the field, the line and the column."""
+    """State of reading a manifest. Errors name the field, the line and the column."""
 
     def error(
         self, rule: str, path: Path = (), place: Place = None, hint: Hint = None
@@ -25,19 +25,19 @@ class ManifestContext(Context[ManifestError]):
         """Make an error."""
         field = ".".join(map(str, path))
         if not field.isprintable() or len(field) > 4 * VALUE_MAX:
-            # A key comes from the document: it must not act on a terminal, or fill a log.
+            # A key is untrusted text: it must not control a terminal or fill a log.
             field = field[: 4 * VALUE_MAX].encode("unicode_escape").decode()
         line, column = place or (None, None)
         return ManifestError(rule, path=field, line=line, column=column, hint=hint)
 
 
 class Report(NamedTuple):
-    """What can be said about a text.
+    """The result of checking a text.
 
     Attributes:
-        manifest: the manifest, or None if there are errors.
-        errors: why it is none, as far as it can be told at once.
-        warnings: what is ignored, and what is likely not meant.
+        manifest: the manifest; None if there are errors.
+        errors: all errors that one pass finds.
+        warnings: ignored fields, and settings that are probably mistakes.
     """
 
     manifest: Manifest | None
@@ -49,16 +49,16 @@ def loads(text: str | bytes) -> Manifest:
     """Read a manifest in YAML, JSON or TOML. Bytes are UTF-8.
 
     Raises:
-        ManifestError: the text is no manifest; the first error.
+        ManifestError: the text is not a manifest; the first error.
     """
     return loads_with_warnings(text)[0]
 
 
 def loads_with_warnings(text: str | bytes) -> tuple[Manifest, tuple[str, ...]]:
-    """Read a manifest, and return with it what was ignored (unknown fields), for a log.
+    """Read a manifest. Return it with warnings about ignored (unknown) fields, for a log.
 
     Raises:
-        ManifestError: the text is no manifest; the first error.
+        ManifestError: the text is not a manifest; the first error.
     """
     manifest, context = _read(text, collect=False)
     if manifest is None:
@@ -67,11 +67,11 @@ def loads_with_warnings(text: str | bytes) -> tuple[Manifest, tuple[str, ...]]:
 
 
 def check(text: str | bytes, *, is_syscall: Callable[[str], bool] | None = None) -> Report:
-    """Find all errors of a manifest at once, and what is likely not meant.
+    """Find all errors of a manifest, and settings that are probably mistakes.
 
     Args:
         text: the manifest in YAML, JSON or TOML.
-        is_syscall: tells whether a name is that of a system call; None does not check them.
+        is_syscall: returns whether a system call has this name; None skips the check of names.
     """
     manifest, context = _read(text, collect=True)
     warnings = list(context.warnings)
@@ -81,17 +81,17 @@ def check(text: str | bytes, *, is_syscall: Callable[[str], bool] | None = None)
 
 
 def from_builtins(value: object) -> Manifest:
-    """Read the serialised form, as `to_builtins` returns it and an inspect answer has it.
+    """Read the serialised form, which `to_builtins` returns and an inspect answer contains.
 
     Raises:
-        ManifestError: it is no manifest.
+        ManifestError: it is not a manifest.
     """
     context = ManifestContext()
     return context.value(MANIFEST, lambda: documents.node_of(value, context))
 
 
 def to_builtins(manifest: Manifest) -> dict[str, Any]:
-    """Return the serialised form. Do not change its parts."""
+    """Return the serialised form. The caller must not change its parts."""
     return manifest.to_builtins()
 
 
@@ -101,7 +101,7 @@ def dumps(manifest: Manifest) -> str:
 
 
 def schema() -> dict[str, Any]:
-    """Return the JSON Schema (2020-12) of manifests: of the serialised form."""
+    """Return the JSON Schema (2020-12) of the serialised form of manifests."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Northstar manifest",
@@ -110,11 +110,11 @@ def schema() -> dict[str, Any]:
 
 
 def _read(text: str | bytes, *, collect: bool) -> tuple[Manifest | None, ManifestContext]:
-    """Return the manifest, or None and the context that has the errors to show.
+    """Return the manifest or None, and the context with the warnings or errors.
 
-    Any of the three languages may accept the text. JSON goes first where the text looks like it:
-    YAML reads JSON too, but folds some line separators in strings (U+0085, U+2028, U+2029), which
-    JSON keeps.
+    The text is parsed as YAML, JSON and TOML until one of them accepts it. A text that looks like
+    JSON is parsed as JSON first: YAML reads JSON too, but folds some line separators in strings
+    (U+0085, U+2028, U+2029), which JSON keeps.
     """
     context = ManifestContext(collect=collect)
     try:
@@ -142,7 +142,7 @@ def _read(text: str | bytes, *, collect: bool) -> tuple[Manifest | None, Manifes
 
 
 def _locate(errors: list[ManifestError], located: list[ManifestError]) -> None:
-    """Give errors of JSON the places at which YAML found the same: JSON's reader knows none."""
+    """Add lines to errors of JSON, whose parser has none, from the same errors found as YAML."""
     places = {(error.path, error.rule): error for error in located}
     for index, error in enumerate(errors):
         place = places.get((error.path, error.rule))
@@ -152,7 +152,7 @@ def _locate(errors: list[ManifestError], located: list[ManifestError]) -> None:
 
 def _decode(text: str | bytes) -> tuple[bytes, str]:
     if len(text) > INPUT_MAX:
-        # Before anything is done with it.
+        # Refused before the text is copied or parsed.
         raise _too_large(len(text))
     try:
         data = text.encode() if isinstance(text, str) else bytes(text)

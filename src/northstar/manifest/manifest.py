@@ -1,4 +1,4 @@
-"""The manifest: what a package is, and what its container may do and use."""
+"""The manifest: the identity of a package, and the rights and resources of its container."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
@@ -41,7 +41,7 @@ APP_ONLY: Final = (
     "io",
     "seccomp",
 )
-"""Fields that a resource, which never runs, must not have."""
+"""Fields that a resource must not have, since it never runs."""
 
 
 def _env_name_rule(text: str) -> str | None:
@@ -67,7 +67,7 @@ _GID: Final = Integer(1, U16, "a group id", unit="group id")
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """A manifest whose every field is valid."""
+    """A manifest. All its fields are valid."""
 
     name: Annotated[Name, Field(NAME, "Name of the container.")]
     version: Annotated[Version, Field(VERSION, "Version of the container.")]
@@ -75,7 +75,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         Field(
             Text("init", least=1, most=bounds.INIT_MAX),
-            "The payload's program in the container.",
+            "Path of the payload's program in the container.",
             "none: a resource, which cannot be started",
         ),
     ] = None
@@ -86,22 +86,22 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     console: Annotated[Console | None, Field(CONSOLE, "Its console connection.", "none")] = None
     sched: Annotated[Sched | None, Field(SCHED, "Its scheduling.", "that of the runtime")] = None
     mounts: Annotated[
-        Mapping[str, Mount], Field(MOUNTS, "What is mounted, by absolute target as written.")
+        Mapping[str, Mount], Field(MOUNTS, "Its mounts, by absolute path of the target.")
     ] = {}
     autostart: Annotated[
         Autostart | None,
         Field(
             AUTOSTART,
-            "How it starts at boot: a failure is a warning (relaxed), or ends the runtime "
+            "Start at boot. A failure causes a warning (relaxed), or a shutdown of the runtime "
             "(critical).",
             "it does not start",
         ),
     ] = None
-    cgroups: Annotated[Cgroups | None, Field(CGROUPS, "Limits on what it uses.", "no limits")] = (
+    cgroups: Annotated[Cgroups | None, Field(CGROUPS, "Limits on its resources.", "no limits")] = (
         None
     )
     network: Annotated[
-        Network | None, Field(NETWORK, "Its network namespace.", "a new, empty one")
+        Network | None, Field(NETWORK, "Its network namespace.", "a new, empty namespace")
     ] = None
     seccomp: Annotated[
         Seccomp | None, Field(SECCOMP, "System calls that it may make.", "all are allowed")
@@ -121,7 +121,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     ] = {}
     io: Annotated[Io | None, Field(IO, "Standard output and error.", "both are discarded")] = None
     custom: Annotated[
-        Any, Field(CUSTOM, "Data that the runtime hands on and does not interpret.", "none")
+        Any,
+        Field(CUSTOM, "Data that the runtime does not interpret, and returns to clients.", "none"),
     ] = None
 
     @property
@@ -134,13 +135,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         """Whether it can be started."""
         return self.init is not None
 
-    @property
-    def is_resource(self) -> bool:
-        """Whether it can only be mounted into apps."""
-        return self.init is None
-
     def to_builtins(self) -> dict[str, Any]:
-        """Return the serialised form, as in an inspect answer. Do not change its parts."""
+        """Return the serialised form, as in an inspect answer. The caller must not change it."""
         serialised: dict[str, Any] = MANIFEST.dump(self, tagged=False)
         return serialised
 
@@ -148,12 +144,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 def _resource_rule(
     values: dict[Any, Any], nodes: dict[str, Node], path: Path, context: Context[Any]
 ) -> None:
-    # An init that could not be read makes an app all the same.
+    # With an invalid init it is still an app.
     if "init" in nodes and not is_null(nodes["init"]):
         return
     for name in APP_ONLY:
         value = values.get(name)
-        # An empty map or list is as good as none. An empty record is not: it asks for something.
+        # An empty map or list is allowed, an empty record is not: it enables a feature.
         if value is not None and not (isinstance(value, Mapping | tuple | frozenset) and not value):
             rule = "a resource (a manifest without init) must not have it"
             context.refuse(context.invalid(nodes[name], (*path, name), rule))
@@ -165,10 +161,10 @@ def _resource_schema() -> dict[str, Any]:
         name: empty if isinstance(MANIFEST.fields[name].kind, ListOf | MapOf) else {"type": "null"}
         for name in APP_ONLY
     }
-    # True of an init that is absent, too.
+    # This also matches if init is absent.
     no_init = {"properties": {"init": {"type": "null"}}}
     return {"if": no_init, "then": {"properties": nothing}}
 
 
 MANIFEST: Final = Record(Manifest, check=_resource_rule, rules=_resource_schema)
-"""How a manifest is read and written."""
+"""The kind that reads and writes manifests."""

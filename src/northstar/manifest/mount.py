@@ -1,4 +1,4 @@
-"""`mounts`: what is mounted below the container's root, by target."""
+"""`mounts`: the mounts in the container, by target."""
 
 import enum
 from collections.abc import Mapping
@@ -18,15 +18,15 @@ from northstar.schema.variants import ByType
 
 
 class MountOption(enum.Enum):
-    """An option of a bind or resource mount, named as mount(8) names it where it knows it."""
+    """An option of a bind or resource mount. Except for `rec`, the names are those of mount(8)."""
 
     RW = "rw"
-    """Writable: without it the mount is read only."""
+    """Writable; the default is read only."""
     NOEXEC = "noexec"
     NOSUID = "nosuid"
     NODEV = "nodev"
     REC = "rec"
-    """With all mounts below the source."""
+    """Recursive: with all mounts below the source."""
 
 
 MountOptions = frozenset[MountOption]
@@ -39,7 +39,7 @@ def _parse_options(text: str) -> MountOptions:
     names = [name.strip() for name in text.split(",")] if text.strip() else []
     for name in names:
         if name not in _BY_NAME:
-            # Read only is the default, so `ro` is a likely guess.
+            # `ro` is a likely mistake, since read only is the default.
             hint = "leave it out: read only is the default" if name == "ro" else None
             rule = f"{name[:32]!r} is not a mount option ({', '.join(_BY_NAME)})"
             raise InvalidValueError(rule, hint=hint)
@@ -59,7 +59,7 @@ OPTIONS: Final = Parsed(
 
 
 def _path_rule(text: str) -> str | None:
-    # Most paths have no dot after a slash, which is the quicker test.
+    # The test for "/." is fast, and excludes most paths.
     if not text.startswith("/") or ("/." in text and {".", ".."} & set(text.split("/"))):
         return "is not an absolute path without '.' and '..'"
     return None
@@ -68,7 +68,7 @@ def _path_rule(text: str) -> str | None:
 PATH: Final = Text("a path", most=bounds.PATH_MAX, check=_path_rule, pattern="^/")
 
 _HOST: Final = Text("a path", most=bounds.PATH_MAX, strict=True)
-_OPTIONS: Final = Field(OPTIONS, "Names with commas between them: rw, noexec, nosuid, nodev, rec.")
+_OPTIONS: Final = Field(OPTIONS, "Names separated by commas: rw, noexec, nosuid, nodev, rec.")
 
 
 class Bind(msgspec.Struct, frozen=True):
@@ -83,7 +83,7 @@ class Dev(msgspec.Struct, frozen=True):
 
 
 class Persist(msgspec.Struct, frozen=True):
-    """The container's own directory on the host, which outlives it."""
+    """A directory on the host for persistent data of the container."""
 
 
 class Proc(msgspec.Struct, frozen=True):
@@ -99,14 +99,14 @@ class Sockets(msgspec.Struct, frozen=True):
 
 
 class Resource(msgspec.Struct, frozen=True):
-    """A directory of a resource, in its best version that fulfils a requirement.
+    """A directory of a resource, in its best version that matches a requirement.
 
-    It is always read only: `rw` is accepted, as packages have it, and does nothing.
+    It is always read only: `rw` is accepted for existing packages, and has no effect.
     """
 
     name: Annotated[Name, Field(STRICT_NAME, "Name of the resource.")]
     version: Annotated[
-        VersionReq, Field(REQUIREMENT, 'Version requirement, as `"^1.2"` (a string, in quotes).')
+        VersionReq, Field(REQUIREMENT, 'Version requirement, such as `"^1.2"`; a quoted string.')
     ]
     dir: Annotated[str, Field(PATH, "Directory in the resource.")]
     options: Annotated[MountOptions, _OPTIONS] = frozenset()
@@ -115,7 +115,7 @@ class Resource(msgspec.Struct, frozen=True):
 class Tmpfs(msgspec.Struct, frozen=True):
     """A tmpfs. See tmpfs(5)."""
 
-    size: Annotated[int, Field(WholeSize(), "Its size, as `10M`; 0 is no limit.")]
+    size: Annotated[int, Field(WholeSize(), "Its size, such as `10M`; 0 is no limit.")]
 
 
 Mount = Bind | Dev | Persist | Proc | Sysfs | Sockets | Resource | Tmpfs
@@ -149,15 +149,15 @@ _MOUNT: ByType[Mount] = ByType(
 
 
 def components(path: str) -> tuple[str, ...]:
-    """Split an absolute path: `/a/b`, `/a//b` and `/a/b/` are the same."""
+    """Return the components of an absolute path; the same for `/a/b`, `/a//b` and `/a/b/`."""
     return tuple(part for part in path.split("/") if part)
 
 
 def _no_nested_binds(
     mounts: dict[Any, Any], nodes: dict[str, Node], path: Path, context: Context[Any]
 ) -> None:
-    # In the order of components all that is below a target follows it at once. The root is left
-    # out: whatever is bound there, all other mounts are below of it.
+    # Sorted by components, targets below another target follow it directly. A bind mount on the
+    # root is not checked: all other mounts are below it.
     binds = sorted(
         (parts, target)
         for target, mount in mounts.items()

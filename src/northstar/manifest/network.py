@@ -1,4 +1,4 @@
-"""`network`: the network namespace. Without it the container has a new, empty one."""
+"""`network`: the network namespace. Without this section the container has a new, empty one."""
 
 from typing import Annotated, Final
 
@@ -15,11 +15,11 @@ _NAME: Final = file_name("the name of a network namespace", NAMESPACE_MAX, least
 
 
 class HostNetwork(msgspec.Struct, frozen=True):
-    """The host's own network namespace."""
+    """The host's network namespace."""
 
 
 class NamedNetwork(msgspec.Struct, frozen=True):
-    """The network namespace that is mounted as `name` in /run/netns. See ip-netns(8)."""
+    """The network namespace that is mounted on /run/netns/`name`. See ip-netns(8)."""
 
     name: Annotated[str, Field(_NAME, "Name of the namespace.")]
 

@@ -11,7 +11,7 @@ from northstar.schema.variants import Choice
 
 
 class RlimitResource(enum.Enum):
-    """A resource; the value is its name in manifests, RLIMIT_ and the upper-case name in C."""
+    """A resource. The value is its name in manifests; in C the name is RLIMIT_ and upper case."""
 
     AS = "as"
     CORE = "core"
@@ -32,13 +32,13 @@ class RlimitResource(enum.Enum):
 
     @property
     def number(self) -> int:
-        """The kernel's number on this machine: five of them are others on MIPS and Alpha."""
+        """The kernel's number on this machine. Five numbers differ on MIPS and Alpha."""
         import resource
 
-        # The one that the module lacks is 10 everywhere (include/uapi/asm-generic/resource.h).
+        # The module lacks this one. It is 10 everywhere (include/uapi/asm-generic/resource.h).
         if self is RlimitResource.LOCKS:
             return 10
-        # Not getattr: the interpreter would remember each of these strings, in one of 4096 places.
+        # Not getattr, whose cache in the interpreter (4096 entries) would keep each of the strings.
         number: int = vars(resource)[f"RLIMIT_{self.name}"]
         return number
 
@@ -50,10 +50,10 @@ class Rlimit(msgspec.Struct, frozen=True):
     """Limits of a resource."""
 
     soft: Annotated[
-        int | None, Field(_LIMIT, "What the kernel enforces.", "unlimited", always=True)
+        int | None, Field(_LIMIT, "The limit that the kernel enforces.", "unlimited", always=True)
     ] = None
     hard: Annotated[
-        int | None, Field(_LIMIT, "Ceiling of the soft limit.", "unlimited", always=True)
+        int | None, Field(_LIMIT, "Maximum of the soft limit.", "unlimited", always=True)
     ] = None
 
 

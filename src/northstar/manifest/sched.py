@@ -9,7 +9,8 @@ from northstar.schema.scalars import Integer
 from northstar.schema.variants import Variant
 
 _NICE = Field(
-    Integer(-20, 19, "a nice value", unit="nice value"), "Nice value; a lower one gets more time."
+    Integer(-20, 19, "a nice value", unit="nice value"),
+    "Nice value; a lower one gets more CPU time.",
 )
 _PRIORITY = Field(
     Integer(1, 99, "a real-time priority", unit="priority"),
@@ -30,23 +31,23 @@ class SchedBatch(msgspec.Struct, frozen=True):
 
 
 class SchedFifo(msgspec.Struct, frozen=True):
-    """SCHED_FIFO: real time, until the process yields."""
+    """SCHED_FIFO: real time, until the process yields or blocks."""
 
     priority: Annotated[int, _PRIORITY]
 
 
 class SchedRoundRobin(msgspec.Struct, frozen=True):
-    """SCHED_RR: real time, in turns with others of the same priority."""
+    """SCHED_RR: real time, round robin among processes of the same priority."""
 
     priority: Annotated[int, _PRIORITY]
 
 
 class SchedIdle(msgspec.Struct, frozen=True):
-    """SCHED_IDLE."""
+    """SCHED_IDLE, for background work of very low priority."""
 
 
 class SchedDeadline(msgspec.Struct, frozen=True):
-    """SCHED_DEADLINE. The manifest has no parameters for it, so that the kernel refuses it."""
+    """SCHED_DEADLINE. The kernel refuses it, since a manifest has no parameters for it."""
 
 
 SchedPolicy = SchedOther | SchedBatch | SchedFifo | SchedRoundRobin | SchedIdle | SchedDeadline

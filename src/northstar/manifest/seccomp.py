@@ -18,7 +18,7 @@ INDEX_MAX: Final = 5
 
 
 class SeccompProfile(enum.Enum):
-    """A set of rules that comes with the runtime."""
+    """A set of rules that is part of the runtime."""
 
     DEFAULT = "default"
 
@@ -28,13 +28,13 @@ _NUMBER = Integer(0, U64, "a value of an argument", unit="value of the argument"
 
 
 class SyscallAny(msgspec.Struct, frozen=True):
-    """The call is allowed whatever its arguments are."""
+    """The call is allowed with any arguments."""
 
 
 class SyscallArgs(msgspec.Struct, frozen=True):
-    """The call is allowed if one of its arguments fits; `values` or `mask` must be there."""
+    """The call is allowed if one of its arguments matches. `values` or `mask` is required."""
 
-    index: Annotated[int, Field(_INDEX, "Which argument, from 0.")]
+    index: Annotated[int, Field(_INDEX, "Index of the argument, from 0.")]
     values: Annotated[
         tuple[int, ...] | None,
         Field(
@@ -44,7 +44,7 @@ class SyscallArgs(msgspec.Struct, frozen=True):
         ),
     ] = None
     mask: Annotated[
-        int | None, Field(_NUMBER, "The argument has no bit outside of these.", "any value")
+        int | None, Field(_NUMBER, "The argument has no bit outside of this mask.", "any value")
     ] = None
 
 
@@ -86,14 +86,14 @@ class Seccomp(msgspec.Struct, frozen=True):
     profile: Annotated[
         SeccompProfile | None,
         Field(
-            Choice(SeccompProfile, "a seccomp profile"), "Rules that come with the runtime.", "none"
+            Choice(SeccompProfile, "a seccomp profile"), "A set of rules of the runtime.", "none"
         ),
     ] = None
     allow: Annotated[
         Mapping[str, SyscallRule] | None,
         Field(
             _ALLOW,
-            "What is allowed beside the profile, by the names of system calls.",
+            "System calls that are allowed in addition to the profile, by name.",
             "nothing",
         ),
     ] = None

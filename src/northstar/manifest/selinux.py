@@ -24,7 +24,7 @@ _KIND: Final = Text(
 
 
 class Selinux(msgspec.Struct, frozen=True):
-    """Contexts, as `system_u:object_r:app_t:s0`."""
+    """SELinux contexts, such as `system_u:object_r:app_t:s0`."""
 
     mount_context: Annotated[
         str | None,
@@ -36,7 +36,7 @@ class Selinux(msgspec.Struct, frozen=True):
         ),
     ] = None
     exec: Annotated[
-        str | None, Field(_KIND, "Context of the payload from its exec on.", "none", always=True)
+        str | None, Field(_KIND, "Context of the payload after execve.", "none", always=True)
     ] = None
 
 

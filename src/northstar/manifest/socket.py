@@ -1,4 +1,4 @@
-"""`sockets`: UNIX sockets that the runtime opens for the container. See unix(7)."""
+"""`sockets`: Unix sockets that the runtime opens for the container. See unix(7)."""
 
 import enum
 from typing import Annotated

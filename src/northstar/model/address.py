@@ -17,7 +17,7 @@ _UNIX: Final = re.compile(r"unix:(?://(?=/)|(?!//))(/[^\0]+)\Z", re.DOTALL)
 
 
 class TcpAddress(NamedTuple):
-    """`tcp://host:port`. The host is a name or an address, an IPv6 address without brackets."""
+    """`tcp://host:port`. The host is a name or an address, IPv6 addresses without brackets."""
 
     host: str
     port: int
@@ -37,10 +37,10 @@ class UnixAddress(NamedTuple):
 
 
 def parse_address(url: str) -> TcpAddress | UnixAddress:
-    """Read `tcp://host[:port]` (port 4200 if none), `unix:///path` or `unix:/path`.
+    """Parse `tcp://host[:port]` (default port: 4200), `unix:///path` or `unix:/path`.
 
     Raises:
-        InvalidValueError: it is none of these.
+        InvalidValueError: it has none of these forms.
     """
     if match := _UNIX.match(url):
         return UnixAddress(match[1])

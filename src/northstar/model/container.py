@@ -16,7 +16,7 @@ from northstar.model.version import Version
 class Container:
     """An installed package, written `name:version`. Immutable; ordered by name, then version.
 
-    Not a tuple: the message codec would take one for an array.
+    Not a tuple, which the message codec would encode as an array.
     """
 
     __slots__ = ("_hash", "_text", "name", "version")
@@ -38,10 +38,10 @@ class Container:
 
     @classmethod
     def parse(cls, text: str) -> Container:
-        """Read `name:version`.
+        """Parse `name:version`.
 
         Raises:
-            InvalidValueError: the text is no container.
+            InvalidValueError: the text is not a container.
         """
         return _parse(text)
 
@@ -66,7 +66,7 @@ class Container:
 
 @lru_cache(maxsize=1024)
 def _parse(text: str) -> Container:
-    # The cache is for the console: a device has some dozens of containers, named in every request.
+    # The console parses the same few dozen containers in every request.
     name, colon, version = text.partition(":")
     if not colon:
         raise InvalidValueError(f"{quote(text)} is not a container (NAME:VERSION, as hello:1.0.0)")

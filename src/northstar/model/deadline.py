@@ -1,13 +1,14 @@
-"""Deadlines: first look at what is there, then judge.
+"""Deadlines that allow a last attempt after the deadline.
 
 A process can be stopped (SIGSTOP), suspended, or not scheduled for longer than any timeout. When it
-runs again, its deadline has passed, and what it was waiting for may have come long ago. The system
-call that waits may not report that: epoll_wait(2) fails with EINTR after SIGCONT, and others do if
-there is a handler (signal(7)). Python does not repeat a call whose time is up (PEP 475).
+runs again, its deadline has passed, although the awaited event may have happened long ago. The
+waiting system call possibly does not report the event: epoll_wait(2) fails with EINTR after
+SIGCONT, other calls do if a handler is installed (signal(7)). Python does not repeat a call whose
+timeout has passed (PEP 475).
 
-So a deadline is judged by a look that began after it. The time by which it was noticed too late is
-added once, at most the timeout itself: in that time the process could do nothing. On a process that
-was not stopped this is a millisecond or less.
+So a wait fails only after an attempt that began after the deadline. The delay with which the
+process noticed the deadline is added to it once, at most the timeout itself: the process could not
+run in that time. For a process that was not stopped the delay is a millisecond or less.
 
 `Deadline` is for code that blocks; `northstar.model.loop_deadline` is for the event loop.
 """
@@ -19,7 +20,7 @@ from collections.abc import Callable
 
 
 class Deadline:
-    """A point in time for a loop that tries again until it succeeds or must give up.
+    """A point in time until which a loop repeats its attempts.
 
     while not attempt():
         if deadline.passed():
@@ -38,14 +39,14 @@ class Deadline:
         self._late = False
 
     def left(self) -> float:
-        """Return the seconds until the deadline, 0.0 after it."""
+        """Return the seconds until the deadline; 0.0 after it."""
         return max(self._when - self._clock(), 0.0)
 
     def passed(self) -> bool:
         """Return whether the attempt that just failed was the last one.
 
-        It was if it began after the deadline: that is, if the call before this one, or the
-        beginning, was after it.
+        It was if it began after the deadline. An attempt begins with the previous call of this
+        method; the first one begins when the deadline is set.
         """
         now = self._clock()
         begun, self._begun = self._begun, now

@@ -1,4 +1,4 @@
-"""What a container's /dev holds. The packer and the launcher make exactly these."""
+"""Contents of a container's /dev. The packer and the launcher create exactly these."""
 
 from __future__ import annotations
 

@@ -2,19 +2,19 @@
 
 ::
 
-    NorthstarError                  one sentence for a person, and perhaps a next step
-    ├── InvalidValueError           a value that breaks a rule of its type (also a ValueError)
-    ├── ManifestError               a manifest that is refused: field path, line, column, rule
-    ├── PackageError                a package file that is refused, or cannot be made
-    │   └── VerificationError       ... because a signature, hash or key does not fit
+    NorthstarError                  one sentence for the user, with an optional next step
+    ├── InvalidValueError           a value breaks a rule of its type (also a ValueError)
+    ├── ManifestError               a manifest is refused: field path, line, column, rule
+    ├── PackageError                a package file is refused, or cannot be made
+    │   └── VerificationError       a signature, hash or key does not match
     ├── ConfigurationError          the runtime's configuration is refused
-    ├── ProtocolError               a line that is no message of the console protocol
-    ├── HostError                   this machine lacks something the request needs
+    ├── ProtocolError               a line is not a message of the console protocol
+    ├── HostError                   this machine lacks something that the request needs
     ├── LaunchError                 a start failed: step, path, errno
-    └── InternalError               our own bug: please report
+    └── InternalError               a bug of Northstar
 
-`OSError` is not wrapped where it says everything (path and errno): it stays what it is.
-A failure that is expected of the outside world is one of these; anything else is a bug.
+An `OSError` with path and errno is complete, so it is not wrapped.
+A failure with an external cause is one of these or an `OSError`; any other exception is a bug.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from northstar.model.text import cut
 
 
 class NorthstarError(Exception):
-    """A failure that a person can read: one sentence that says what, and one that says what to do.
+    """A failure, described for the user: one clause for the fault, and one for the next step.
 
     Attributes:
-        message: what is wrong, without a full stop at its end; cut, where it quotes too much.
+        message: what is wrong, without a final full stop; cut to `MESSAGE_MAX` characters.
         hint: the next step, or None.
     """
 
@@ -52,7 +52,7 @@ class ConfigurationError(NorthstarError):
 
 
 class ProtocolError(NorthstarError):
-    """A line is no message of the console protocol."""
+    """A line is not a message of the console protocol."""
 
 
 class PackageError(NorthstarError):
@@ -60,7 +60,7 @@ class PackageError(NorthstarError):
 
 
 class VerificationError(PackageError):
-    """A signature, a hash or a key does not fit the package."""
+    """A signature, a hash or a key does not match the package."""
 
 
 class HostError(NorthstarError):
@@ -68,15 +68,15 @@ class HostError(NorthstarError):
 
 
 class InternalError(NorthstarError):
-    """Something that cannot happen did: a bug of ours. Please report it."""
+    """An invariant is broken: a bug of Northstar. Please report it."""
 
 
 class ManifestError(NorthstarError):
     """A manifest is refused.
 
     Attributes:
-        path: the field, as `mounts./tmp.size`; empty for the document itself.
-        line, column: counted from 1, where the parser knows them, else None.
+        path: the field, such as `mounts./tmp.size`; empty for the document itself.
+        line, column: counted from 1; None if the parser does not report them.
     """
 
     def __init__(
@@ -101,12 +101,12 @@ class ManifestError(NorthstarError):
 
 
 class LaunchError(NorthstarError):
-    """A start failed between the clone of the namespaces and the payload's execve, or at it.
+    """A start failed between the clone of the namespaces and the payload's execve, inclusive.
 
     Attributes:
-        step: what was being done, as `mount tmpfs on /tmp`.
-        path: the file or other object that failed, empty if the step says it all.
-        errno: the kernel's error number, 0 if it was none.
+        step: the operation that failed, such as `mount tmpfs on /tmp`.
+        path: the file or other object of the operation; empty if the step names it.
+        errno: the kernel's error number; 0 if the failure has none.
     """
 
     def __init__(
@@ -129,5 +129,5 @@ class LaunchError(NorthstarError):
 
 
 def name_errno(number: int) -> str:
-    """Return the symbol of an error number, as `ENOENT`; the number where it has none."""
+    """Return the symbol of an error number, such as `ENOENT`; the number if it has none."""
     return errno.errorcode.get(number, str(number))

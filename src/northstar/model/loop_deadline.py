@@ -1,8 +1,8 @@
 """Deadlines in the event loop: see `northstar.model.deadline`.
 
-The event loop of asyncio runs expired timers without a look at the descriptors when its
-epoll_wait(2) was interrupted. And a task that is cancelled by a timeout is cancelled even if what
-it waits for was set in the same pass.
+When its epoll_wait(2) was interrupted, the event loop of asyncio runs expired timers before it
+checks the descriptors. And a timeout cancels a task even if the future that the task awaits was
+set in the same pass.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, Final, TypeVar
 
 PASSES: Final = 4
-"""Passes of the event loop between the deadline and the judgement: bytes are read, a future is
-set, the task that awaits it runs, and what that has scheduled runs."""
+"""Passes of the event loop between the deadline and its expiry. In them bytes are read, a future is
+set, the task that awaits it runs, and the callbacks that the task has scheduled run."""
 
 F = TypeVar("F", bound="asyncio.Future[Any]")
 
@@ -22,8 +22,8 @@ F = TypeVar("F", bound="asyncio.Future[Any]")
 class Timer:
     """Calls a function after some seconds, unless it is cancelled before.
 
-    What cancels it counts even if it happens after the deadline, as long as it was possible then:
-    bytes that are in a socket are read first.
+    An event that was pending at the deadline can still cancel it: bytes that are in a socket are
+    read before the function is called.
     """
 
     __slots__ = ("_expired", "_handle", "_loop", "_seconds", "_when")
@@ -56,10 +56,10 @@ class Timer:
 
 @contextlib.asynccontextmanager
 async def timeout(seconds: float | None) -> AsyncIterator[None]:
-    """Limit the time of what is inside, as asyncio.timeout does; None is no limit.
+    """Limit the time of the body, as asyncio.timeout does; None is no limit.
 
     Raises:
-        TimeoutError: it was not done, and what it waited for was not there.
+        TimeoutError: the body was not done, and no event for it was pending.
     """
     async with asyncio.timeout(None) as scope:
         if seconds is None:
@@ -74,15 +74,15 @@ async def timeout(seconds: float | None) -> AsyncIterator[None]:
 
 
 async def wait(futures: Iterable[F], seconds: float) -> tuple[set[F], set[F]]:
-    """Wait until all futures are done, as asyncio.wait does; return those that are and are not.
+    """Wait until all futures are done, as asyncio.wait does. Return the done and the pending ones.
 
     Args:
-        futures: futures or tasks; none of them is cancelled.
-        seconds: how long to wait.
+        futures: futures or tasks; they are not cancelled.
+        seconds: longest time to wait.
     """
     waited = set(futures)
     if waited:
-        # It never raises TimeoutError by itself: futures that fail are done.
+        # asyncio.wait does not raise a future's TimeoutError: a future that fails is done.
         with contextlib.suppress(TimeoutError):
             async with timeout(seconds):
                 await asyncio.wait(waited)

@@ -15,18 +15,18 @@ _VALID: Final = re.compile(r"[0-9A-Za-z._-]{1,1024}\Z")
 
 
 class Name(str):
-    """A container's name: 1 to 1024 of `0-9A-Za-z._-`, neither `.` nor `..`.
+    """A container's name: 1 to 1024 characters of `0-9A-Za-z._-`, neither `.` nor `..`.
 
-    It becomes a path component (mount point, data directory, cgroup): hence the last rule.
+    It is used as a path component (mount point, data directory, cgroup): hence the last rule.
 
     Raises:
-        InvalidValueError: the text is no name.
+        InvalidValueError: the text is not a name.
     """
 
     __slots__ = ()
 
     def __new__(cls, text: str) -> Self:
-        """Check `text`, or return it as it is if it was checked before."""
+        """Check `text`; return a `Name` unchanged."""
         if isinstance(text, cls):
             return text
         if not _VALID.match(text) or text in (".", ".."):

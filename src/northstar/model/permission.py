@@ -1,4 +1,4 @@
-"""Permissions of a console connection. Manifest (containers) and configuration use them both."""
+"""Permissions of a console connection, for manifests and for the configuration."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Final
 
 
 class Permission(enum.Enum):
-    """One thing that a connection may do; the value is its name on the wire and in manifests.
+    """An operation that a connection may request; the value is its name in messages and manifests.
 
-    Declared in the order in which log lines print them.
+    Log lines list permissions in the order of declaration.
     """
 
     IDENT = "ident"

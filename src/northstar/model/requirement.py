@@ -21,11 +21,11 @@ _COMPARATOR: Final = re.compile(
 
 
 class Comparator(NamedTuple):
-    """One comparison. `minor` and `patch` are None where the requirement left them open.
+    """One comparison. `minor` and `patch` are None if the requirement leaves them open.
 
     Attributes:
         op: one of `^ ~ = > >= < <=`, or `*` for `1.*` and `1.2.*`.
-        pre: the pre-release part as written, without its dash; empty for none.
+        pre: the pre-release part as written, without its dash; empty if there is none.
     """
 
     op: str
@@ -41,7 +41,7 @@ class Comparator(NamedTuple):
         return self.op + ".".join(numbers) + (f"-{self.pre}" if self.pre else "")
 
     def matches(self, version: Version) -> bool:
-        """Tell whether `version`, which is never a pre-release, fulfils this comparison."""
+        """Return whether `version`, which is never a pre-release, matches this comparison."""
         match self.op:
             case "=" | "*":
                 return self._exact(version)
@@ -73,7 +73,7 @@ class Comparator(NamedTuple):
 
     def _caret(self, version: Version) -> bool:
         given = self._given()
-        # The left-most number that is not zero must not change; neither may zeros before it.
+        # The left-most number that is not zero must not change, nor the zeros before it.
         fixed = next((i + 1 for i, number in enumerate(given) if number), len(given))
         return version[:fixed] == given[:fixed] and version[: len(given)] >= given
 
@@ -82,16 +82,16 @@ class Comparator(NamedTuple):
 
 
 class VersionReq(NamedTuple):
-    """A requirement: all its comparators must match. None at all matches everything (`*`)."""
+    """A requirement: all its comparators must match. `*` has none and matches every version."""
 
     comparators: tuple[Comparator, ...]
 
     @classmethod
     def parse(cls, text: str) -> VersionReq:
-        """Read a requirement, as `^1.2`, `>=1, <2` or `1.*`.
+        """Parse a requirement, such as `^1.2`, `>=1, <2` or `1.*`.
 
         Raises:
-            InvalidValueError: the text is no requirement.
+            InvalidValueError: the text is not a requirement.
         """
         stripped = text.strip(" ")
         if stripped in _WILDCARDS and stripped:
@@ -105,7 +105,7 @@ class VersionReq(NamedTuple):
         return cls(tuple(_comparator(part.strip(" "), text) for part in parts))
 
     def matches(self, version: Version) -> bool:
-        """Tell whether `version` fulfils the requirement."""
+        """Return whether `version` matches the requirement."""
         return all(comparator.matches(version) for comparator in self.comparators)
 
     def __str__(self) -> str:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Exited(NamedTuple):
-    """The process called exit with `code` (0..255)."""
+    """The process called exit(3) with `code` (0 to 255)."""
 
     code: int
 
@@ -16,7 +16,7 @@ class Exited(NamedTuple):
 
 
 class Signalled(NamedTuple):
-    """The process was ended by `signal` (1..64)."""
+    """The process was terminated by `signal` (1 to 64)."""
 
     signal: int
 
@@ -28,7 +28,7 @@ ExitStatus = Exited | Signalled
 
 
 def signal_name(number: int) -> str:
-    """Return the name of a signal, as `SIGTERM` or `SIGRTMIN+3`; the number where it has none."""
+    """Return the name of a signal, `SIGTERM` or `SIGRTMIN+3`; the number if it has none."""
     try:
         return signal.Signals(number).name
     except ValueError:

@@ -1,4 +1,4 @@
-"""Text that somebody else wrote, in messages, logs and on terminals: bounded, and made safe."""
+"""Makes untrusted text safe and bounded for messages, logs and terminals."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from itertools import islice
 from typing import Final
 
 VALUE_MAX: Final = 64
-"""Longest value in characters that a message quotes as a whole."""
+"""Longest value, in characters, that a message quotes uncut."""
 
 MESSAGE_MAX: Final = 16 * 1024
-"""Longest message in characters. A line of a container (4096 bytes) fits with each byte escaped,
-and so does an error with two paths (PATH_MAX)."""
+"""Longest message, in characters. A line of a container (4096 bytes) fits with each byte escaped,
+and so does an error with two paths of PATH_MAX bytes."""
 
 NAMED_MAX: Final = 5
-"""How many of many things a message names; the others are counted."""
+"""Most items that a message names; it counts the others."""
 
-# The general categories Cc, Cf, Zl, Zp and Cs of the Unicode standard, section 4.5, less the tab;
-# a test compares the ranges with the database of this Python. As ranges in a pattern, and those of
-# ASCII on their own, since that is the fastest: every line of a container's output comes through
-# here.
+# The general categories Cc, Cf, Zl, Zp and Cs of the Unicode standard, section 4.5, without the
+# tab; a test compares the ranges with Python's Unicode database. Ranges in a pattern, and a second
+# pattern for ASCII, are the fastest form. Speed matters: every line of a container's output is
+# checked.
 _UNSAFE: Final = (
     "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
     "\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f\u202a-\u202e"
@@ -33,9 +33,9 @@ _IN_LINES: Final = re.compile(f"[{_UNSAFE}]+")
 
 
 def cut(text: str, most: int = MESSAGE_MAX) -> str:
-    """Return `text`; of more than `most` characters the middle is left out, and counted.
+    """Return `text`. If it is longer than `most` characters, a count replaces its middle.
 
-    The beginning of a message says what failed, its end says why.
+    The beginning of a message names what failed, its end gives the reason.
     """
     if len(text) <= most:
         return text
@@ -43,27 +43,27 @@ def cut(text: str, most: int = MESSAGE_MAX) -> str:
 
 
 def quote(text: str) -> str:
-    """Return a value for a message: in quotes, cut, without control characters."""
+    """Return a value for a message: in quotes, cut, with control characters escaped."""
     return repr(text if len(text) <= VALUE_MAX else text[: VALUE_MAX - 3] + "...")
 
 
 def listed(names: Collection[object]) -> str:
-    """Return the first names, and how many more there are: `a, b, c, d, e, 40 more`."""
+    """Return the first names and the number of the others: `a, b, c, d, e, 40 more`."""
     shown = [cut(str(name), 4 * VALUE_MAX) for name in islice(names, NAMED_MAX)]
     more = [f"{len(names) - NAMED_MAX} more"] if len(names) > NAMED_MAX else []
     return ", ".join([*shown, *more])
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    r"""Escape what breaks a line, commands a terminal, or changes the order of what is shown.
+    r"""Escape characters that break a line, control a terminal, or change the display order.
 
-    Control characters, format characters (marks and overrides of the writing direction, characters
-    of no width), separators of lines and paragraphs, and lone surrogates become `\x1b`, `\u202e`
-    and so on. Tabs stay.
+    Control characters, format characters (marks and overrides of the writing direction, zero-width
+    characters), line and paragraph separators, and lone surrogates become `\x1b`, `\u202e` and so
+    on. Tabs stay.
 
     Args:
-        text: what somebody else wrote.
-        lines: line feeds stay too.
+        text: untrusted text.
+        lines: keep line feeds too.
     """
     if text.isprintable() or text.replace("\t", " ").isprintable():
         return text
@@ -72,11 +72,11 @@ def printable(text: str, *, lines: bool = False) -> str:
 
 
 def printable_json(text: str) -> str:
-    r"""Escape the same characters in a JSON document, which stays the same value: as `\u202e`."""
+    r"""Escape the same characters in a JSON document, as `\u202e`. Its value does not change."""
     return text if text.isprintable() else _IN_LINES.sub(_json_escapes, text)
 
 
 def _json_escapes(match: re.Match[str]) -> str:
-    # RFC 8259, section 7: UTF-16, so a character beyond the first 65536 is two escapes.
+    # RFC 8259, section 7: escapes are UTF-16, so a character above U+FFFF becomes two of them.
     units = match[0].encode("utf-16-be", "surrogatepass").hex()
     return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))

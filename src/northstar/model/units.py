@@ -1,4 +1,4 @@
-"""Durations and sizes, as people write them."""
+"""Durations and sizes with units."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def parse_duration(text: str) -> float:
     """Return the seconds that `5s`, `1m 30s`, `100ms` or `2days` stands for.
 
     Raises:
-        InvalidValueError: the text is no duration.
+        InvalidValueError: the text is not a duration.
     """
     seconds, position = 0.0, 0
     stripped = text.strip(" ")
@@ -49,7 +49,7 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """Return a duration that `parse_duration` reads, to the nanosecond: `90s`, `100ms`."""
+    """Return a duration for `parse_duration`, rounded to nanoseconds: `90s`, `100ms`."""
     nanoseconds = round(seconds * 1e9)
     for unit, factor in (("s", 10**9), ("ms", 10**6), ("us", 10**3)):
         if nanoseconds % factor == 0:
@@ -66,10 +66,10 @@ _SIZE: Final = re.compile(
 def parse_size(text: str) -> int:
     """Return the bytes that `512`, `100MB`, `1M` (10^6) or `1.5 MiB` (2^20) stands for.
 
-    Part of a byte is cut off.
+    The result is rounded down to whole bytes.
 
     Raises:
-        InvalidValueError: the text is no size.
+        InvalidValueError: the text is not a size.
     """
     match = _SIZE.match(text)
     if match is None:
@@ -77,7 +77,7 @@ def parse_size(text: str) -> int:
         raise InvalidValueError(f"{text!r} is not a size", hint=hint)
     whole, fraction, unit, binary = match.groups()
     power = "kmgtpe".index(unit.lower()) + 1 if unit else 0
-    # Whole numbers all the way: as a float 1.1K would be 1100.0000000000002 bytes.
+    # Integers only: as a float 1.1K would be 1100.0000000000002 bytes.
     size: int = int(whole + fraction) * (1024 if binary else 1000) ** power // 10 ** len(fraction)
     if size > U64_MAX:
         raise InvalidValueError(f"{text!r} does not fit into 64 bit")
@@ -85,7 +85,7 @@ def parse_size(text: str) -> int:
 
 
 def format_size(size: int) -> str:
-    """Return a size that `parse_size` reads, exactly: `512`, `256MiB`."""
+    """Return a size for `parse_size`, not rounded: `512`, `256MiB`."""
     power = 0
     while size and size % 1024 == 0 and power < 6:
         size //= 1024

@@ -1,8 +1,7 @@
-"""Versions and version requirements: semantic versioning, with Cargo's rules for requirements.
+"""Versions of containers: semantic versioning (https://semver.org/spec/v2.0.0.html).
 
-Source: https://semver.org/spec/v2.0.0.html and The Cargo Book, "Specifying Dependencies".
-A version of ours has three numbers only. A pre-release or build part is accepted and dropped,
-as the peer implementation does: versions never compare by it.
+A version has three numbers only. A pre-release or build part is accepted and dropped, as in
+Northstar 0.9.2.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from northstar.model.text import quote
 
 _U64: Final = 2**64
 NUMBER: Final = r"(?:0|[1-9][0-9]{0,19})"
-# Identifiers of a pre-release must not have leading zeros when numeric; those of a build may.
+# Numeric identifiers of a pre-release must not have leading zeros; those of a build may.
 _PRE: Final = r"(?:0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
 SUFFIX: Final = rf"(?:-(?P<pre>{_PRE}(?:\.{_PRE})*))?(?:\+[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?"
 _VERSION: Final = re.compile(
@@ -24,7 +23,7 @@ _VERSION: Final = re.compile(
 
 
 class Version(NamedTuple):
-    """Three numbers of 64 bit each, ordered by the first that differs."""
+    """Three numbers of 64 bits each, ordered by the first that differs."""
 
     major: int
     minor: int
@@ -32,10 +31,10 @@ class Version(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `1.2.3`; a pre-release or build part is dropped.
+        """Parse `1.2.3`; a pre-release or build part is dropped.
 
         Raises:
-            InvalidValueError: the text is no version.
+            InvalidValueError: the text is not a version.
         """
         match = _VERSION.match(text)
         if match is None:
@@ -49,7 +48,11 @@ class Version(NamedTuple):
 
 
 def u64(digits: str, text: str) -> int:
-    """Read digits of `text` as a 64-bit number, or raise InvalidValueError."""
+    """Return the 64-bit number of `digits`, a part of `text`.
+
+    Raises:
+        InvalidValueError: the number does not fit into 64 bits.
+    """
     number = int(digits)
     if number >= _U64:
         raise InvalidValueError(f"{quote(text)} has a number that does not fit into 64 bit")

@@ -197,9 +197,7 @@ class LockedDirectory:
             if not self._is_removed() or self._make is None:
                 raise
             self._make()
-            log.warning(
-                "Created the %s %s again: another program removed it", self.key, self.path
-            )
+            log.warning("Created the %s %s again: another program removed it", self.key, self.path)
         else:
             log.warning("The %s %s is a different directory than before", self.key, self.path)
         self.lock()

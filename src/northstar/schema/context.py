@@ -1,7 +1,7 @@
-"""What a reading finds besides the value: errors and warnings, in the words of the document.
+"""Errors and warnings of reading a document.
 
-The kinds decide what is refused. How an error names the place (line, path) and which class it has
-is the document's business: a subclass of `Context` for manifests, and one for TOML files.
+Kinds decide what is refused. The place in an error (line, path), its wording and its class depend
+on the document: manifests and TOML files have a subclass of `Context` each.
 """
 
 from __future__ import annotations
@@ -20,18 +20,17 @@ T = TypeVar("T")
 E = TypeVar("E", bound=NorthstarError)
 
 Path = tuple[Any, ...]
-"""What leads to a value: keys (text), and indices of lists (int)."""
-
+"""Path of a value in the document: keys (text), and indices of lists (int)."""
 
 Place = tuple[int, int] | None
-"""Line and column, from 1; None if not known."""
+"""Line and column, from 1; None if unknown."""
 
 Hint = str | None
 """The next step."""
 
 
 class Words(NamedTuple):
-    """Rules that languages have different words for; `{}` is the value."""
+    """Error texts that depend on the language of the document; `{}` is the value."""
 
     not_a_map: str = "{} is not a map"
     not_a_list: str = "{} is not a list"
@@ -42,20 +41,19 @@ class Words(NamedTuple):
 
 
 class NotedError(NorthstarError):
-    """Carries no news: ends the reading of a value whose errors are noted in the context."""
+    """Ends the reading of a value. Its errors are already in the context."""
 
     def __init__(self) -> None:
         super().__init__("refused")
 
 
 class Context(Generic[E]):
-    """One reading of one document.
+    """State of reading one document.
 
     Attributes:
-        words: of the document's language.
-        collect: go on after an error, to find them all.
+        words: error texts for the document's language.
+        collect: continue after an error, to find all errors.
         errors: the errors so far (at most one if not `collect`).
-        warnings: what was ignored, and where; of very much the first, and how many more.
     """
 
     ERRORS_MAX: Final = 100
@@ -70,7 +68,7 @@ class Context(Generic[E]):
 
     @property
     def warnings(self) -> list[str]:
-        """What was ignored, for a log."""
+        """What was ignored, for a log: the first `WARNINGS_MAX`, and the number of the others."""
         return [*self._warnings, *([f"{self._more} more like these"] if self._more else [])]
 
     def error(self, rule: str, path: Path = (), place: Place = None, hint: Hint = None) -> E:
@@ -78,8 +76,8 @@ class Context(Generic[E]):
 
         Args:
             rule: what is wrong.
-            path: leads to the value.
-            place: where it stands.
+            path: path of the value.
+            place: line and column of the value.
             hint: the next step.
         """
         raise NotImplementedError
@@ -112,7 +110,7 @@ class Context(Generic[E]):
         return self.error(rule, path, place, hint)
 
     def refuse(self, error: NorthstarError) -> None:
-        """Note an error and go on, or end the reading if only the first one is asked for.
+        """Note an error. Return if the context collects errors, else end the reading.
 
         Raises:
             NotedError: the reading ends.
@@ -123,7 +121,7 @@ class Context(Generic[E]):
             raise NotedError
 
     def ignore(self, key: Node, path: Path) -> None:
-        """Note a warning about a key that names no field."""
+        """Note a warning about an unknown key."""
         if len(self._warnings) < self.WARNINGS_MAX:
             self._warnings.append(self.invalid(key, path, self.words.ignored).message)
         else:
@@ -134,5 +132,5 @@ class Context(Generic[E]):
         return quote(text)
 
     def describe(self, node: Node) -> str:
-        """Name a value for a message."""
+        """Describe a value for a message."""
         return describe(node)

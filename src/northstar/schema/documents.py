@@ -1,4 +1,4 @@
-"""JSON and TOML to nodes, and which of the three languages a text is meant to be."""
+"""Parses JSON and TOML to nodes, and guesses the language of a text."""
 
 from __future__ import annotations
 
@@ -17,30 +17,29 @@ from northstar.schema.node import (
     Sequence,
 )
 
-# The patterns here are not compiled at once: a device whose manifests are YAML, and valid, never
-# needs them.
+# The patterns are compiled on first use: valid manifests in YAML do not need them.
 _TOML_START: Final = r"""(?a:(?:\s|#[^\n]*(?:\n|\Z))*(?:[\w."'-]+[ \t]*=|\[))"""
 
-# Python's reader of TOML takes time that grows with the square of the parts of a dotted key. A
-# key of more parts than levels are allowed is refused before: at the start of a line, of a table's
-# name or of a member of an inline table.
+# tomllib takes time proportional to the square of the number of parts of a dotted key. So a key
+# with more than NESTING_MAX parts is refused before: at the start of a line, of a table header, or
+# of a member of an inline table.
 _KEY: Final = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')"""
 _LONG_KEY: Final = rf"(?m:(?:^|[\[{{,])[ \t]*{_KEY}(?:[ \t]*\.[ \t]*{_KEY}){{{NESTING_MAX}}})"
 _TOML_PLACE: Final = r" \(at (?:line (\d+), column (\d+)|end of document)\)\Z"
 
 
 def looks_like_json(text: str) -> bool:
-    """Tell whether a text is meant as JSON, for the choice of the error to show."""
+    """Return whether a text looks like JSON. This selects the error to show."""
     return text.lstrip(" \t\r\n").startswith("{")
 
 
 def looks_like_toml(text: str) -> bool:
-    """Tell whether a text is meant as TOML: it starts with `key =` or `[table]`."""
+    """Return whether a text looks like TOML: it starts with `key =` or `[table]`."""
     return re.match(_TOML_START, text) is not None
 
 
 class _NoNumberError(ValueError):
-    """A name that Python's reader of JSON would take for a number."""
+    """`NaN` or an infinity, which the json module would read as a number."""
 
 
 class _Pairs(list[tuple[str, Any]]):
@@ -96,15 +95,15 @@ def parse_toml(text: str, context: Context[Any]) -> Node:
 
 
 def _number_rule(error: ValueError) -> str:
-    # The interpreter's own words name a setting of the interpreter.
+    # Python's message advises to change a setting of the interpreter.
     return str(error) if isinstance(error, _NoNumberError) else "a number has too many digits"
 
 
 def node_of(value: object, context: Context[Any]) -> Node:
-    """Return the node for builtins, as JSON or TOML decode to.
+    """Return the node of decoded JSON or TOML.
 
     Raises:
-        NorthstarError: it exceeds a bound, or has a text that is not Unicode.
+        NorthstarError: it exceeds a bound, or contains a text that is not Unicode.
     """
     return _Builder(context).node(value, 0)
 
@@ -136,6 +135,6 @@ class _Builder:
             try:
                 value.encode()
             except UnicodeEncodeError:
-                # JSON can escape one half of a pair, which is no character.
+                # An escape in JSON can be one half of a surrogate pair, which is not a character.
                 raise self._context.error(f"{quote(value)} has half of a surrogate pair") from None
         return Scalar(value, plain=False)

@@ -1,7 +1,7 @@
-"""Builtins to YAML, in the few forms that a manifest needs.
+"""Writes builtins as YAML, in the forms that a manifest needs.
 
-A text is written plain only where no reader can take it for anything else; in all other cases in
-double quotes, with every character escaped that a reader of YAML 1.1 or 1.2 treats as special.
+A text that every YAML reader reads as the same string is written plain. Any other text is written
+in double quotes, with all characters escaped that YAML 1.1 or 1.2 treats as special.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Final
 from northstar.schema.variants import Tagged
 
 _PLAIN: Final = re.compile(
-    # No digit, dot, sign or `~` first: neither number nor date; and no `:` at the end.
+    # No digit, dot, sign or `~` first: not a number or a date. No `:` at the end: not a key.
     r"(?:[A-Za-z/_](?:[A-Za-z0-9/_.,:+-]*[A-Za-z0-9/_.,+-])?|[0-9]+\.[0-9]+\.[0-9]+)\Z",
     re.ASCII,
 )
@@ -20,7 +20,7 @@ _WORDS: Final = frozenset(("null", "true", "false", "yes", "no", "on", "off", "y
 _ESCAPES: Final = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t"}
 
 _SIMPLE_KEY_MAX: Final = 1000
-"""Longest key, as written, before its colon; the rule's limit is 1024 (YAML 1.2.2, 8.2.2)."""
+"""Longest key, as written, without `?`. YAML allows 1024 characters (1.2.2, 8.2.2)."""
 
 
 def emit(value: dict[str, Any]) -> str:

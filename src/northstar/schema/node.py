@@ -1,7 +1,7 @@
-"""A document as read, before its values have types: what YAML, JSON and TOML have in common.
+"""A parsed document, before its values have types: common to YAML, JSON and TOML.
 
-A scalar of YAML keeps its source text, since what it is depends on what is wanted: `THREADS: 4`
-is a string in `env`, `uid: 4` a number. JSON and TOML give their scalars a type of their own.
+A scalar of YAML keeps its source text, since its type depends on the field: `THREADS: 4` is a
+string in `env`, `uid: 4` a number. Scalars of JSON and TOML have types.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ INPUT_MAX: Final = 1024 * 1024
 """Largest document in bytes, also after the expansion of aliases."""
 
 NODES_MAX: Final = 100_000
-"""Most scalars, maps and lists, each alias counted as what it stands for."""
+"""Most scalars, maps and lists; an alias counts as the node that it refers to."""
 
 NESTING_MAX: Final = 64
 """Deepest nesting of maps and lists."""
@@ -30,7 +30,7 @@ class Mark(Protocol):
 
 
 class Scalar(msgspec.Struct, frozen=True, gc=False):
-    """Text: a scalar of YAML, or a string of JSON or TOML (which is as one in quotes)."""
+    """Text: a scalar of YAML, or a string of JSON or TOML (equal to a quoted scalar of YAML)."""
 
     text: str
     plain: bool
@@ -39,7 +39,7 @@ class Scalar(msgspec.Struct, frozen=True, gc=False):
 
 
 class Literal(msgspec.Struct, frozen=True, gc=False):
-    """A scalar of JSON or TOML with a type of its own: int, float, bool, None, or a date."""
+    """A scalar of JSON or TOML that is not a string: int, float, bool, None, or a date."""
 
     value: Any
     mark: Any = None
@@ -55,7 +55,7 @@ class Sequence(msgspec.Struct, frozen=True):
 
 
 class Mapping(msgspec.Struct, frozen=True):
-    """A map as it is written: in order, duplicate keys and all."""
+    """A map as written: in order, with duplicate keys."""
 
     pairs: list[tuple[Node, Node]]
     tag: str | None = None
@@ -69,19 +69,19 @@ _NULL_TAG: Final = "tag:yaml.org,2002:null"
 
 
 def is_empty(node: Node) -> bool:
-    """Tell whether nothing stands after the key."""
+    """Return whether the node is empty: nothing follows its key in YAML."""
     return type(node) is Scalar and not node.text and node.plain and node.tag is None
 
 
 def is_null(node: Node) -> bool:
-    """Tell whether nothing, or a null, stands after the key."""
+    """Return whether the node is empty or null."""
     if type(node) is Scalar:
         return node.text in NULLS and node.plain and node.tag in (None, _NULL_TAG)
     return type(node) is Literal and node.value is None
 
 
 def describe(node: Node) -> str:
-    """Name a node for a message."""
+    """Describe a node for a message."""
     if type(node) is Scalar:
         return quote(node.text) if node.text or not node.plain else "nothing"
     if type(node) is Mapping:

@@ -1,12 +1,12 @@
 """Kinds of maps and lists: records with known fields, maps whose keys are data, and lists.
 
-A field is one line of a struct: its type, its kind, what it means, and its default.
+A field is one attribute of a struct: its type, kind, description and default.
 
     class Tmpfs(msgspec.Struct, frozen=True):
         size: Annotated[int, Field(Size(), "Size of the file system; 0 is no limit.")]
 
 A module with such structs must not have `from __future__ import annotations`: it would turn each
-annotation into a text, which is compiled once more when the record is made.
+annotation into a text, which is then compiled again when the record is created.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ _KNOWN_MAX: Final = 12
 
 
 class Field:
-    """What a document says of a field, beside its type: stands in the type's `Annotated`.
+    """Describes a field of a document, in the `Annotated` of an attribute of a struct.
 
     Attributes:
         kind: how it is read and written.
-        description: sentences on what it means.
-        absent: what holds without the field, where its default is None.
-        unit: of its numbers; empty for what is no number.
-        key: its name in the document, if it differs from the struct's. `a.b` is `b` in the map
-            `a`, which has no struct of its own.
-        always: it is in the serialised form whatever its value.
-        name: in a record, the struct's attribute; empty for a map without a struct.
-        required: in a record, that the struct has no default for it.
-        default: in a record, the value without it.
-        nullable: in a record, that null is as good as nothing.
+        description: its meaning, in full sentences.
+        absent: the behaviour without the field, if its default is None.
+        unit: unit of its numbers; empty if it is not a number.
+        key: its name in the document, if it differs from the attribute's. `a.b` is `b` in the map
+            `a`, which has no struct.
+        always: whether the serialised form contains it even if it has its default.
+        name: in a record, the attribute of the struct; empty for a map without a struct.
+        required: in a record, whether the struct has no default for it.
+        default: in a record, its value if the document does not have it.
+        nullable: in a record, whether null means that the field is absent.
     """
 
     name = ""
@@ -74,7 +74,7 @@ class Field:
         self.always = always
 
     def of(self, info: structs.FieldInfo, *, nulls: bool) -> Field:
-        """Return this field as it is in a struct."""
+        """Return this field with the name and the default of an attribute."""
         field = copy.copy(self)
         field.name = info.name
         field.required = info.required
@@ -101,14 +101,14 @@ class Field:
 
 
 Check = Callable[[dict[Any, Any], dict[str, Node], Path, Context[Any]], None]
-"""A rule across the members of a map: values (those that could be read), nodes, path, context."""
+"""A rule across the members of a map. Arguments: the valid values, all nodes, path, context."""
 
 
 class Record(Kind[S]):
     """A map with known fields.
 
     Attributes:
-        struct: what is made.
+        struct: the class of the values.
         fields: by their keys, in the order in which they are written.
     """
 
@@ -126,18 +126,18 @@ class Record(Kind[S]):
     ) -> None:
         """Describe a record.
 
-        The struct tells which fields are required (no default), and which may be null (the default
-        is None). A field that has its default is left out of the serialised form.
+        A field is required if its attribute has no default; it may be null if its default is None.
+        The serialised form does not contain fields with their default.
 
         Args:
-            struct: what is made; each of its attributes has a `Field` in its annotation.
-            fields: the fields, if it is no struct.
+            struct: the class of the values; each attribute has a `Field` in its annotation.
+            fields: the fields, if `struct` is not a struct.
             ignore_unknown: unknown fields are a warning, not an error.
             check: the rule across the fields.
-            rules: returns the same for the schema, as keywords of it.
-            tag: a field that is not ours, since it told that the map is this record.
+            rules: returns the same rule as keywords of the JSON Schema.
+            tag: an additional field, which selected this record among several.
             nulls: whether the language has a null (TOML has none).
-            other: attributes of the struct that are no fields of the document.
+            other: attributes of the struct that are not fields of the document.
         """
         self.struct = struct
         self.fields = _fields(struct, other, nulls=nulls) if fields is None else fields
@@ -148,13 +148,13 @@ class Record(Kind[S]):
         self._required = tuple(key for key, field in self.fields.items() if field.required)
         self._sections = tuple(key for key, field in self.fields.items() if not field.name)
         self.parts = tuple(field.kind for field in self.fields.values())
-        # A package's manifest is read at each boot: what is needed for a field is at hand.
+        # Prepared once, because the manifests of all packages are read at each boot.
         self._readers = {
             key: (field.name or key, field.kind.read, field.nullable)
             for key, field in self.fields.items()
         }
         self._writers = [
-            (key, field.name, field.kind.dump, field.always, field.default)
+            (key, field.name, field.kind.dump, field.always, field.nullable, field.default)
             for key, field in self.fields.items()
         ]
 
@@ -206,24 +206,25 @@ class Record(Kind[S]):
         context.refuse(context.invalid(key, path, context.words.unknown, hint=hint))
 
     def dump(self, value: S, *, tagged: bool) -> Any:
-        """Return the fields, without those that are absent."""
+        """Return the fields, without those that have their default."""
         result: dict[str, Any] = {}
-        for key, name, dump, always, default in self._writers:
+        for key, name, dump, always, nullable, default in self._writers:
             if not name:
                 if section := dump(value, tagged=tagged):
                     result[key] = section
                 continue
             member = getattr(value, name)
             if always:
-                # None stands for null, which no kind but the optional field itself knows.
-                result[key] = None if member is None else dump(member, tagged=tagged)
+                # None is null in an optional field; in other fields it is a value of the kind.
+                null = nullable and member is None
+                result[key] = None if null else dump(member, tagged=tagged)
             elif member != default:
                 result[key] = dump(member, tagged=tagged)
         return result
 
     def schema(self) -> dict[str, Any]:
         """Return the schema of the record."""
-        # Costs more to import than a manifest to read, and only generators ask for schemas.
+        # Its import takes longer than reading a manifest, and only generators need schemas.
         import inspect
 
         schema: dict[str, Any] = {"type": "object"}
@@ -238,7 +239,7 @@ class Record(Kind[S]):
 
 
 def _fields(struct: Any, other: tuple[str, ...], *, nulls: bool) -> dict[str, Field]:
-    """Return the fields of a struct by their keys, and those of each section as one."""
+    """Return the fields of a struct by their keys. The fields `a.b`, `a.c` become one field `a`."""
     fields: dict[str, Field] = {}
     sections: dict[str, dict[str, Field]] = {}
     for info in structs.fields(struct):
@@ -255,18 +256,18 @@ def _fields(struct: Any, other: tuple[str, ...], *, nulls: bool) -> dict[str, Fi
 
 
 def _similar(name: str, names: Iterable[str]) -> str | None:
-    # Costs more to import than a manifest to read.
+    # Its import takes longer than reading a manifest.
     import difflib
 
-    # Its time grows with the square of the length.
+    # Its time is proportional to the square of the length.
     return next(iter(difflib.get_close_matches(name[:32], names, n=1)), None)
 
 
 def pairs_of(node: Node, path: Path, context: Context[Any]) -> list[tuple[Node, Node]]:
-    """Return the pairs of a map. Nothing after a key is an empty map.
+    """Return the pairs of a map. An empty node is an empty map.
 
     Raises:
-        NorthstarError: the node is no map.
+        NorthstarError: the node is not a map.
     """
     if type(node) is Mapping and node.tag in (None, CORE + "map"):
         return node.pairs
@@ -274,10 +275,10 @@ def pairs_of(node: Node, path: Path, context: Context[Any]) -> list[tuple[Node, 
 
 
 def items_of(node: Node, path: Path, context: Context[Any]) -> list[Node]:
-    """Return the items of a list. Nothing after a key is an empty list.
+    """Return the items of a list. An empty node is an empty list.
 
     Raises:
-        NorthstarError: the node is no list.
+        NorthstarError: the node is not a list.
     """
     if type(node) is Sequence and node.tag in (None, CORE + "seq"):
         return node.items
@@ -310,8 +311,8 @@ class ListOf(Kind[C]):
             make: tuple or frozenset.
             item: the kind of its items.
             max_entries: most items.
-            unique: the same item twice is an error.
-            order: sort key by which a set is written.
+            unique: whether duplicate items are an error.
+            order: sort key for writing a set.
         """
         self._make = make
         self._item = item
@@ -326,7 +327,7 @@ class ListOf(Kind[C]):
         before = len(context.errors)
         nodes = items_of(node, path, context)
         if self._max is not None and len(nodes) > self._max:
-            # Before anything is done with them.
+            # Refused before any item is read.
             rule = f"{len(nodes)} items are too many (at most {self._max})"
             raise context.invalid(node, path, rule, hint="remove some")
         result: list[Any] = []
@@ -378,8 +379,8 @@ class MapOf(Kind[AbstractMapping[K, T]]):
         """Describe a map.
 
         Args:
-            key: the kind of its keys.
-            value: the kind of its values.
+            key: the kind of the keys.
+            value: the kind of the values.
             max_entries: most entries.
             check: the rule across the entries.
         """
@@ -390,7 +391,7 @@ class MapOf(Kind[AbstractMapping[K, T]]):
         self.parts = (key, value)
 
     def read(self, node: Node, path: Path, context: Context[Any]) -> AbstractMapping[K, T]:
-        """Return the entries, in their order."""
+        """Return the entries in the order of the document."""
         before = len(context.errors)
         pairs = pairs_of(node, path, context)
         if self._max is not None and len(pairs) > self._max:

@@ -1,10 +1,9 @@
-"""Kinds of scalars: each reads a node, writes a value, and describes itself for the JSON Schema.
+"""Kinds of scalars: each reads a node, writes a value, and returns its JSON Schema.
 
-One object of these says all there is to know about a value: so the reader, the writer and the
-schema cannot disagree.
+Reader, writer and schema of a value are one object, so that they cannot disagree.
 """
 
-# ruff: noqa: ARG002 - each kind takes what any kind may need
+# ruff: noqa: ARG002 - all kinds have the same parameters
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ U64: Final = 2**64 - 1
 I64: Final = 2**63 - 1
 
 CORE: Final = "tag:yaml.org,2002:"
-"""What `!!` stands for in a tag of YAML."""
+"""The prefix that `!!` abbreviates in a tag of YAML."""
 
 _STRING: Final = CORE + "str"
 
@@ -33,8 +32,8 @@ FLOAT: Final = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-
 NOT_FINITE: Final = re.compile(r"(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z")
 LEADING_ZERO: Final = re.compile(r"[-+]?0[0-9]+\Z", re.ASCII)
 
-# 64 binary digits, prefix and sign. Longer ones are out of every range; and Python's int() takes
-# its time for thousands of digits.
+# 64 binary digits, prefix and sign. Longer ones are out of every range, and int() is slow for
+# thousands of digits.
 DIGITS_MAX: Final = 67
 
 BOOLEANS: Final = {
@@ -47,18 +46,18 @@ class Kind(Generic[T]):
     """How values of one kind are read and written.
 
     Attributes:
-        unit: of the numbers, empty for what is no number.
-        parts: the kinds that this one is made of.
+        unit: unit of the numbers; empty if the values are not numbers.
+        parts: the kinds inside this one.
     """
 
     unit: str = ""
     parts: tuple[Kind[Any], ...] = ()
 
     def read(self, node: Node, path: Path, context: Context[Any]) -> T:
-        """Return the value of `node`, which stands at `path`.
+        """Return the value of `node` at `path`.
 
         Raises:
-            NorthstarError: the node is none of this kind; made by the context.
+            NorthstarError: the node is not of this kind. The context makes the error.
         """
         raise NotImplementedError
 
@@ -72,10 +71,10 @@ class Kind(Generic[T]):
 
 
 def text_of(node: Node, path: Path, context: Context[Any]) -> str:
-    """Return the text where a string is wanted. Tags that nobody knows are ignored there.
+    """Return the text of a string. Unknown tags are ignored.
 
     Raises:
-        NorthstarError: the node is no text.
+        NorthstarError: the node is not a string.
     """
     if type(node) is Scalar:
         return node.text
@@ -84,10 +83,10 @@ def text_of(node: Node, path: Path, context: Context[Any]) -> str:
 
 
 def require_string(node: Node, path: Path, context: Context[Any]) -> None:
-    """Refuse what YAML takes for something else: `1.2`, `true` or `~` without quotes.
+    """Refuse unquoted scalars that YAML does not read as strings: `1.2`, `true` or `~`.
 
     Raises:
-        NorthstarError: the node is no string.
+        NorthstarError: the node is not a string.
     """
     if type(node) is Scalar and node.plain and node.tag != _STRING and not is_string(node.text):
         rule, hint = f"{context.describe(node)} is not a string", "write a string, in quotes"
@@ -95,9 +94,9 @@ def require_string(node: Node, path: Path, context: Context[Any]) -> None:
 
 
 def is_string(text: str) -> bool:
-    """Tell whether a scalar of YAML without quotes and tag is a string (YAML 1.2.2, 10.3.2).
+    """Return whether a scalar of YAML without quotes and tag is a string (YAML 1.2.2, 10.3.2).
 
-    A number with a leading zero is one: nobody agrees on what it counts to.
+    A number with a leading zero is a string: it is octal in YAML 1.1 and decimal in YAML 1.2.
     """
     if text in NULLS or text in BOOLEANS or INTEGER.match(text) or NOT_FINITE.match(text):
         return False
@@ -105,7 +104,7 @@ def is_string(text: str) -> bool:
 
 
 class Parsed(Kind[T]):
-    """A value that is read from a text: a name, a version, a duration."""
+    """A value that is parsed from a text: a name, a version, a duration."""
 
     def __init__(
         self,
@@ -122,8 +121,8 @@ class Parsed(Kind[T]):
             parse: returns the value, or raises InvalidValueError.
             schema: the JSON Schema of the text.
             form: returns the text of a value.
-            unit: of the value.
-            strict: take strings only (see `require_string`).
+            unit: unit of the value.
+            strict: accept strings only (see `require_string`).
         """
         self._parse = parse
         self._schema = schema
@@ -139,7 +138,7 @@ class Parsed(Kind[T]):
         try:
             return self._parse(text)
         except InvalidValueError as error:
-            # The message quotes the text, which may be a megabyte.
+            # The message quotes the text uncut, which may be a megabyte.
             rule = error.message.replace(repr(text), context.show(text))
             raise context.invalid(node, path, rule, hint=error.hint) from None
 
@@ -153,7 +152,7 @@ class Parsed(Kind[T]):
 
 
 class Text(Parsed[str]):
-    """A string without NUL, as everything is that goes to the kernel."""
+    """A string without NUL: a C string, which system calls take, cannot contain one."""
 
     def __init__(
         self,
@@ -166,16 +165,16 @@ class Text(Parsed[str]):
         hint: str | None = None,
         strict: bool = False,
     ) -> None:
-        """Take texts of `least` to `most` bytes.
+        """Accept texts of `least` to `most` bytes.
 
         Args:
             what: the noun for messages.
             least: fewest bytes.
             most: most bytes.
             check: returns the rule that a text breaks, or None.
-            pattern: the same rule for the schema, as far as a pattern can tell.
+            pattern: the same rule for the schema, as far as a pattern can express it.
             hint: what to write instead of a text that is refused.
-            strict: take strings only (see `require_string`).
+            strict: accept strings only (see `require_string`).
         """
 
         def refused(rule: str) -> InvalidValueError:
@@ -211,7 +210,7 @@ def file_name(what: str, most: int, *, least: int = 0) -> Text:
 
 
 class Integer(Kind[int]):
-    """An integer: decimal, `0x..`, `0o..` or `0b..`, perhaps with a sign, never in quotes."""
+    """An integer without quotes: decimal, `0x..`, `0o..` or `0b..`, with an optional sign."""
 
     def __init__(self, least: int, most: int, what: str = "an integer", *, unit: str = "") -> None:
         self._least = least
@@ -239,7 +238,7 @@ class Integer(Kind[int]):
 
 
 def integer_of(node: Node) -> int | None:
-    """Return the integer that `node` is, or None."""
+    """Return the integer of `node`; None if it is not an integer."""
     if type(node) is Scalar:
         if (
             node.plain
@@ -274,12 +273,12 @@ class Boolean(Kind[bool]):
 
 
 def variant_of(node: Node, path: Path, context: Context[Any]) -> tuple[str, Node | None]:
-    """Return a variant's name and what it carries, None for nothing at all.
+    """Return the name and the data of a variant; None for the data if it has none.
 
-    It is written `name`, `!name DATA` (YAML), or as the map `{name: DATA}`.
+    A variant is written `name`, `!name DATA` (YAML), or as the map `{name: DATA}`.
 
     Raises:
-        NorthstarError: the node is none of these.
+        NorthstarError: the node has none of these forms.
     """
     tag = node.tag
     if tag is not None and tag.startswith("!") and len(tag) > 1:

@@ -1,10 +1,11 @@
-"""TOML files of an operator: errors name the file and the line, in the words of TOML."""
+"""TOML files of an operator. Errors name the file and the line, and use the terms of TOML."""
 
 from __future__ import annotations
 
 import bisect
 import re
 import tomllib
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from northstar.model import NorthstarError
@@ -19,9 +20,12 @@ E = TypeVar("E", bound=NorthstarError)
 
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+\Z")
 
+_READINGS_MAX: Final = 100
+"""Most readings of a file to find a line in it."""
+
 
 class TomlContext(Context[E]):
-    """A reading of a TOML file."""
+    """State of reading a TOML file."""
 
     words = Words(
         not_a_map="must be a table",
@@ -32,11 +36,11 @@ class TomlContext(Context[E]):
         too_deep=f"nested too deeply (at most {NESTING_MAX} levels)",
     )
 
-    # To find a line takes long, and a table with very many unknown keys is none of this program.
+    # Finding a line is slow, and a table with very many unknown keys is no table of this program.
     WARNINGS_MAX = NAMED_MAX
 
     def __init__(self, text: str, origin: str, error: type[E]) -> None:
-        """Prepare a reading of `text`; `origin` names the file in errors of the class `error`."""
+        """Prepare to read `text`. `origin` is the name of the file for errors of class `error`."""
         super().__init__()
         self._text = text
         self._lines = text.replace("\r\n", "\n").split("\n")
@@ -47,13 +51,13 @@ class TomlContext(Context[E]):
         """Return the file's value.
 
         Raises:
-            NorthstarError: the text is no TOML, or breaks a rule; of the class that was given.
+            NorthstarError: the text is not TOML, or breaks a rule; of the class `error`.
         """
         return self.value(kind, lambda: parse_toml(self._text, self))
 
     def error(self, rule: str, path: Path = (), place: Place = None, hint: Hint = None) -> E:
         """Make an error that names the line, and always has a hint."""
-        # Items of an array stand in one statement; only keys can be found.
+        # All items of an array are in one statement, so only keys lead to a line.
         keys = tuple(key for key in path if isinstance(key, str))
         if not keys:
             where = "" if place is None else f", line {place[0]}, column {place[1]}"
@@ -64,39 +68,71 @@ class TomlContext(Context[E]):
         return self._error(f"{origin}: {dotted}: {rule}", hint=hint or "correct the value")
 
     def show(self, text: str) -> str:
-        """Quote a text: whole, for the file is the operator's own."""
+        """Quote a text uncut: the file belongs to the operator."""
         return repr(text)
 
     def describe(self, node: Node) -> str:
-        """Name a value by itself."""
+        """Return the value as Python writes it."""
         return repr(_builtins(node))
 
 
-def toml_line(lines: list[str], path: tuple[str, ...]) -> int | None:
-    """Return the line, from 1, on which the statement that gives the value at `path` begins.
+class _TooManyReadingsError(Exception):
+    """The line is not found with `_READINGS_MAX` readings."""
 
-    Of a path that is not there it is the nearest table's, or None where that is the document.
 
-    tomllib tells no positions. But a prefix of lines is TOML of its own exactly when it does not
-    end within a statement, and once the path is there it stays there: the first such prefix that
-    has it ends with its statement, and bisection finds it. A line more or less never gives a wrong
-    answer, as a scanner of our own would with strings over many lines. It takes as long as some
-    ten readings of the file: not for files of others.
-    """
-    if not path:
-        return None
+class _Prefixes:
+    """Reads prefixes of a file, as many as `_READINGS_MAX`."""
 
-    def complete(count: int) -> tuple[int, Any]:
+    def __init__(self, lines: list[str]) -> None:
+        self._lines = lines
+        self._readings = 0
+
+    def complete(self, count: int) -> tuple[int, dict[str, Any]]:
+        """Return the longest prefix of at most `count` lines that is TOML: its length and value."""
         while True:
+            self._readings += 1
+            if self._readings > _READINGS_MAX:
+                raise _TooManyReadingsError
             try:
-                return count, tomllib.loads("\n".join(lines[:count]))
+                return count, tomllib.loads("\n".join(self._lines[:count]))
             except tomllib.TOMLDecodeError:
+                # The prefix ends within a statement. The longest complete prefix ends before the
+                # first line of that statement, which has a `=` or is the header of a table.
                 count -= 1
+                while "=" not in self._lines[count] and self._lines[count].lstrip()[:1] != "[":
+                    count -= 1
 
-    end = 1 + bisect.bisect_left(
-        range(1, len(lines) + 1), True, key=lambda count: _has(complete(count)[1], path)
-    )
-    return complete(end - 1)[0] + 1 if end <= len(lines) else toml_line(lines, path[:-1])
+    def contain(self, path: tuple[str, ...], count: int) -> bool:
+        """Return whether the longest complete prefix of at most `count` lines has `path`."""
+        return _has(self.complete(count)[1], path)
+
+
+def toml_line(lines: list[str], path: tuple[str, ...]) -> int | None:
+    """Return the first line, counted from 1, of the statement that sets the value at `path`.
+
+    For a path that does not exist, return the line of the nearest table above it; None if that is
+    the document. Return None too if the search needs more than `_READINGS_MAX` readings, because a
+    statement has very many lines.
+
+    tomllib reports no positions. But a prefix of lines is TOML exactly if it does not end within a
+    statement, and each longer prefix has all paths of a shorter one: bisection finds the shortest
+    prefix with the path, which ends with its statement. A separate scanner could disagree with
+    tomllib about multi-line strings. The search is slow: only for the files of an operator.
+    """
+    prefixes = _Prefixes(lines)
+    try:
+        for length in range(len(path), 0, -1):
+            part = path[:length]
+            end = 1 + bisect.bisect_left(
+                range(1, len(lines) + 1),
+                True,
+                key=partial(prefixes.contain, part),
+            )
+            if end <= len(lines):
+                return prefixes.complete(end - 1)[0] + 1
+    except _TooManyReadingsError:
+        pass
+    return None
 
 
 def _has(value: Any, path: tuple[str, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""Kinds of the model's values that several documents have: durations, sizes, permissions, names."""
+"""Kinds that several documents use: durations, sizes, permissions, names."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from northstar.schema.scalars import U64, Integer, Kind, Parsed, integer_of
 from northstar.schema.variants import Choice
 
 CGROUP_LEVELS_MAX: Final = 32
-"""Most levels that the path of a cgroup may have.
+"""Most levels of the path of a cgroup.
 
-The kernel counts what a process uses on every level above it, and sets no limit by itself."""
+The kernel charges resources to every level above a process, and does not limit their number."""
 
 
 class Duration(Parsed[float]):
@@ -113,8 +113,8 @@ class PermissionSet(Kind[Permissions]):
             return self._list.read(node, path, context)
         if node.text.strip() == "full":
             return FULL
-        # Nothing after the key is no list here: it would be a console that may do nothing,
-        # which is to be asked for in so many words.
+        # An empty node is not an empty list here: a console without any permission must be
+        # requested explicitly, as `[]`.
         what = "nothing" if is_empty(node) else context.describe(node)
         raise context.invalid(node, path, f"{what} {self._rule}", hint=self._hint)
 
@@ -142,10 +142,10 @@ NAME: Final = Parsed(Name, _NAME_SCHEMA)
 """The name of a container."""
 
 STRICT_NAME: Final = Parsed(Name, _NAME_SCHEMA, strict=True)
-"""The same where a number is none."""
+"""The name of a container, but a number without quotes is refused."""
 
 VERSION: Final = Parsed(Version.parse, _VERSION_SCHEMA)
 """The version of a container."""
 
 REQUIREMENT: Final = Parsed(VersionReq.parse, {"type": "string", "minLength": 1}, strict=True)
-"""A version requirement. `1.2` without quotes is a number of YAML, which 1.20 is too: refused."""
+"""A version requirement. `1.2` without quotes is refused: in YAML it is the same number as 1.20."""

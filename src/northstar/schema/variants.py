@@ -1,7 +1,7 @@
 """Kinds of values that have one of several forms.
 
-In YAML a form with data is a tag (`!fifo {priority: 5}`), elsewhere a map of one key
-(`{"fifo": {"priority": 5}}`), or a map with a field that names it (`type: bind`).
+A form with data is a tag in YAML (`!fifo {priority: 5}`), a map of one key
+(`{"fifo": {"priority": 5}}`), or a map whose field `type` names the form (`type: bind`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Tagged(NamedTuple):
 
 
 class Wrapped(Record[T]):
-    """A struct of one field, written as that field alone."""
+    """A struct with a single field. The document contains the field's value instead of a map."""
 
     def read(self, node: Node, path: Path, context: Context[Any]) -> T:
         """Return the struct."""
@@ -51,8 +51,8 @@ class Variant(Kind[T]):
 
         Args:
             what: the noun for messages.
-            forms: by name: a record for a form with data, and for a bare name what it stands for.
-                The data of a record without fields can be left out.
+            forms: by name, a record for a form with data, and the value for a bare name.
+                A record without fields may be written without data.
             hint: what to write instead of what is refused.
         """
         self._what = what
@@ -111,14 +111,14 @@ class Variant(Kind[T]):
 
 
 class Choice(Variant[Any]):
-    """One of several names: the values of an enumeration, or texts. `!name` is as `name`."""
+    """One of several names: the values of an enumeration, or texts. `!name` equals `name`."""
 
     def __init__(self, members: Iterable[Any], what: str) -> None:
         super().__init__(what, {getattr(member, "value", member): member for member in members})
 
 
 class ByType(Kind[T]):
-    """One of several records, told apart by their field `type`."""
+    """One of several records, selected by the field `type`."""
 
     TAG: Final = "type"
 

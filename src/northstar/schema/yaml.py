@@ -1,12 +1,12 @@
-"""YAML to nodes, from the events of libyaml.
+"""Parses YAML to nodes, from the events of libyaml.
 
-Events only: what comes after them in a YAML library (anchors to objects, tags to types) loses the
-source text of scalars, and has no bounds. Facts that shape this module:
+Only the events are used: the later stages of a YAML library (composer, constructor) lose the source
+text of scalars, and have no bounds. Facts behind this module:
 
-- A composer that calls itself for each level dies of `[[[[...`: levels are kept in a list here.
-- Aliases can make a gigabyte of a kilobyte. They are counted as what they stand for, not copied.
-- libyaml compares each %TAG directive with all before it, and holds the interpreter meanwhile.
-- It guesses UTF-16 from a byte order mark. We decode before, and are strict.
+- A recursive composer overflows the stack on `[[[[...`: here a list keeps the open levels.
+- Aliases can expand a kilobyte to a gigabyte. They are not copied, and count with their full size.
+- libyaml compares each %TAG directive with all before it, and does not release the GIL meanwhile.
+- libyaml accepts UTF-16 with a byte order mark. Here the caller decodes, strictly as UTF-8.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from northstar.schema.node import (
 )
 
 _DIRECTIVES_MAX: Final = 1000
-"""More of `%TAG` than this would take libyaml seconds, and nobody means them."""
+"""Most occurrences of `%TAG`. libyaml takes seconds for more, and no manifest needs one."""
 
 
 def parse(data: bytes, context: Context[Any]) -> Node:
@@ -71,7 +71,7 @@ def parse(data: bytes, context: Context[Any]) -> Node:
 
 
 class _Size(NamedTuple):
-    """What a node comes to once its aliases are expanded."""
+    """Size of a node with its aliases expanded."""
 
     nodes: int
     text: int
@@ -81,7 +81,7 @@ class _Size(NamedTuple):
 class _Composer:
     def __init__(self, parser: CParser, context: Context[NorthstarError]) -> None:
         self._context = context
-        # The events are classes whose attributes are only in the documentation of libyaml.
+        # Any: the stubs do not declare the attributes of the events.
         self._next: Callable[[], Any] = parser.get_event
         # None: the anchor's node is not complete.
         self._anchors: dict[str, Node | None] = {}
@@ -104,10 +104,10 @@ class _Composer:
     def _root(self) -> Node:
         """Return the node that starts with the next event.
 
-        One loop, since this is where the time goes: 200 events in a manifest of 40 lines.
+        One loop, for speed: a manifest of 40 lines has 200 events.
         """
         next_event, anchors = self._next, self._anchors
-        # The maps and lists whose end has not come: their event, and what is around them.
+        # The open maps and lists: their start event, and their siblings so far.
         opened: list[tuple[Any, list[Node]]] = []
         children: list[Node] = []
         nodes = aliased_text = 0
@@ -138,7 +138,7 @@ class _Composer:
                     node = Sequence(children, start.tag, start.start_mark)
                 children = siblings
                 if start.anchor is not None and anchors[start.anchor] is None:
-                    # Else the name was given anew inside of the node, and that is the later one.
+                    # Else a node inside has redefined the anchor.
                     anchors[start.anchor] = node
             else:
                 node, size = self._alias(event)
@@ -168,7 +168,7 @@ class _Composer:
         return node, self._size(node)
 
     def _size(self, node: Node) -> _Size:
-        """Measure a node. It can call itself: no node is nested deeper than the bound."""
+        """Measure a node. Recursion is safe: nesting is bounded."""
         if type(node) is Scalar:
             return _Size(1, len(node.text), 0)
         known = self._sizes.get(id(node))

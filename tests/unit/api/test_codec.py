@@ -187,11 +187,11 @@ def test_any_json_is_read_or_refused(data: st.DataObject) -> None:
         (b'{"request":NaN}', "NaN"),
         (b'"list"', "is not an object"),
         (b'{"request":"li\nst"}', "invalid JSON"),
-        (b'{"request":"list","request":"list"}', "request: is there twice"),
+        (b'{"request":"list","request":"list"}', "request: is duplicated"),
         (b'{"request":{"list":null,"list":null}}', "request: an object of 2 members"),
         (
             b'{"request":{"kill":{"container":"a:1.0.0","signal":1,"signal":1}}}',
-            "request.kill.signal: is there twice",
+            "request.kill.signal: is duplicated",
         ),
         (b'{"request":"inspect"}', "request.inspect: is not an object"),
         (b'{"request":{"inspect":["a:1.0.0"]}}', "request.inspect: is not an object"),
@@ -215,8 +215,11 @@ def test_any_json_is_read_or_refused(data: st.DataObject) -> None:
             b'{"request":{"uninstall":{"container":"a:1.0.0","wipe":null}}}',
             "request.uninstall.wipe: is neither true nor false",
         ),
-        (START % b'{"A":"\\ud800"}', "request.start.environment: holds half of a surrogate pair"),
-        (START % b'{"A":"\\u0000"}', "request.start.environment: holds a NUL"),
+        (
+            START % b'{"A":"\\ud800"}',
+            "request.start.environment: contains half of a surrogate pair",
+        ),
+        (START % b'{"A":"\\u0000"}', "request.start.environment: contains a NUL"),
         (START % b"null", "request.start.environment: is not an object"),
         (
             b'{"request":{"token_create":{"target":"a","shared":"aGVsbG8"}}}',

@@ -182,7 +182,7 @@ def test_json() -> None:
     # YAML would make a space of the second of these, and take the spaces around the third.
     raw = json.dumps({**JSON, "args": ["a\x85b", "\x85", "a \u2028 b"]}, ensure_ascii=False)
     assert manifest.loads(raw).args == ("a\x85b", "\x85", "a \u2028 b")
-    assert manifest.loads(json.dumps({**JSON, "init": None})).is_resource
+    assert not manifest.loads(json.dumps({**JSON, "init": None})).is_app
     assert manifest.loads(json.dumps({**JSON, "custom": [1.5, None, True]})).custom == [
         1.5,
         None,

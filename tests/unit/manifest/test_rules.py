@@ -596,7 +596,7 @@ def test_invalid_custom(text: str, words: str) -> None:
 )
 def test_invalid_in_a_resource(name: str, value: str, empty: str) -> None:
     refused(f"{name}: {value}\n", f"{name}: a resource", base=RESOURCE, line=5)
-    assert manifest.loads(f"{RESOURCE}{name}: {empty}\n").is_resource
+    assert not manifest.loads(f"{RESOURCE}{name}: {empty}\n").is_app
     assert app(f"{name}: {value}\n").is_app
 
 

@@ -18,7 +18,6 @@ OUTSIDE: Final = "outside"
 """The party of clients from outside in a token. No container has this party."""
 
 TIME_SIZE: Final = 8
-TOKEN_SIZE: Final = TIME_SIZE + hashlib.sha256().digest_size
 
 
 def container_party(name: str) -> str:

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from northstar.api import TokenResult
+from northstar.api.shape import TOKEN_SIZE
 from northstar.runtime.console.tokens import (
     OUTSIDE,
-    TOKEN_SIZE,
     Tokens,
     container_party,
     named_party,
@@ -28,7 +28,7 @@ def test_results_over_the_life_of_a_token() -> None:
     clock = Clock()
     tokens = Tokens(clock)
     token = tokens.create("a", "b", b"shared")
-    assert len(token) == TOKEN_SIZE == 40
+    assert len(token) == TOKEN_SIZE
     assert token[:8] == (1000).to_bytes(8)
     for now, result in {
         999.9: TokenResult.FUTURE,
