@@ -73,7 +73,7 @@ class Replay:
                 self._answered(stored, self._installs.pop(str(stored)), UNEXPECTED)
 
     def inspect(self, state: core.State) -> None:
-        """Compare the state of the core: which containers are installed, mounted, or have a process.
+        """Compare the core's state: which containers are installed, mounted or have a process.
 
         Raises:
             Violation: the model does not allow the state.

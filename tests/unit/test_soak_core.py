@@ -201,7 +201,7 @@ class Runtime:
         for _ in range(10):
             self.any_event()
         for number in (15, 9):
-            self.give(events.EndAll(number))
+            self.give(events.SignalAll(number))
             self.drain()
         while self.alive:
             self.exit()
