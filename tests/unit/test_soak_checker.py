@@ -1,4 +1,4 @@
-"""The judge of the soak is judged: right histories pass, and whatever is wrong with one is seen."""
+"""The checker of the soak accepts valid histories and refuses invalid ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXIT3 = Program("exit", ("exit", "3"), frozenset({"Exit(3)"}))
 
 
 class History:
-    """A checker, with a word for everything that can be seen."""
+    """A checker, with a method for each kind of observation."""
 
     def __init__(self) -> None:
         self.checker = Checker(CLUSTER)
@@ -35,7 +35,7 @@ class History:
         return operation
 
     def did(self, kind: str, container: int = -1, answer: Answer = OK, **fields: object) -> None:
-        """One request and its answer, with nobody else about."""
+        """One request and its answer, with no concurrent request."""
         self.checker.answer(self.sent(kind, container, **fields), answer)
 
     def saw(self, kind: str, container: int, status: str = "") -> None:
@@ -55,7 +55,7 @@ def no(error: str, container: int) -> Answer:
     return refused(error, CLUSTER.containers[container])
 
 
-def test_a_life() -> None:
+def test_a_complete_history() -> None:
     history = History()
     history.installed(APP, RES)
     history.started(APP)
@@ -72,7 +72,7 @@ def test_a_life() -> None:
     history.checker.settle(idle=True)
 
 
-def test_overlapping_starts_either_may_win() -> None:
+def test_either_of_two_concurrent_starts_can_succeed() -> None:
     for winner, loser in ((APP, APP2), (APP2, APP)):
         history = History()
         history.installed(APP, APP2, RES)
@@ -84,7 +84,7 @@ def test_overlapping_starts_either_may_win() -> None:
             history.saw("started", loser)
 
 
-def test_a_refusal_by_a_start_that_fails_itself() -> None:
+def test_a_refusal_because_of_a_start_that_fails() -> None:
     history = History()
     history.installed(APP, APP2, RES)
     first = history.sent("start", APP, program=PAUSE._replace(init="/nothing"))
@@ -93,7 +93,7 @@ def test_a_refusal_by_a_start_that_fails_itself() -> None:
     history.started(APP2)
 
 
-def test_what_a_killed_runtime_leaves() -> None:
+def test_the_state_after_a_killed_runtime() -> None:
     history = History()
     history.installed(PLAIN)
     history.installed(APP, repository="fs")
@@ -103,12 +103,12 @@ def test_what_a_killed_runtime_leaves() -> None:
     history.did("inspect", PLAIN, no("InvalidContainer", PLAIN))
     for listed in ({"app:1.0.0"}, {"res:1.0.0"}, {"app:1.0.0", "res:1.0.0"}, set()):
         assert history.checker.possibly(
-            lambda state, listed=listed: there(state) == listed  # type: ignore[misc]
+            lambda state, listed=listed: installed(state) == listed  # type: ignore[misc]
         )
 
 
-def there(state: State) -> set[str]:
-    """Return what is installed."""
+def installed(state: State) -> set[str]:
+    """Return the installed containers."""
     return {c for c, where in zip(CLUSTER.containers, state.where, strict=True) if where}
 
 
@@ -144,7 +144,7 @@ def two_versions_run(history: History) -> None:
     history.started(APP2)
 
 
-def start_of_what_is_not_there(history: History) -> None:
+def start_of_a_container_that_is_not_installed(history: History) -> None:
     history.started(PLAIN)
 
 
@@ -153,7 +153,7 @@ def start_without_its_resource(history: History) -> None:
     history.started(APP)
 
 
-def start_refused_for_nobody(history: History) -> None:
+def start_refused_without_a_running_container(history: History) -> None:
     history.did("start", APP, no("StartContainerStarted", APP2), program=PAUSE)
 
 
@@ -206,7 +206,7 @@ def failure_without_a_fault(history: History) -> None:
     history.did("mount", APP, refused("Unexpected"))
 
 
-def something_is_left(history: History) -> None:
+def state_is_left(history: History) -> None:
     history.checker.settle(idle=True)
 
 
@@ -217,9 +217,9 @@ WRONG: list[Callable[[History], None]] = [
     exit_before_the_start,
     signal_without_effect_that_is_an_exit,
     two_versions_run,
-    start_of_what_is_not_there,
+    start_of_a_container_that_is_not_installed,
     start_without_its_resource,
-    start_refused_for_nobody,
+    start_refused_without_a_running_container,
     start_never_announced,
     resource_unmounted_in_use,
     uninstalled_while_running,
@@ -230,12 +230,12 @@ WRONG: list[Callable[[History], None]] = [
     still_mounted,
     still_running,
     failure_without_a_fault,
-    something_is_left,
+    state_is_left,
 ]
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda f: f.__name__)
-def test_what_is_wrong_is_seen(wrong: Callable[[History], None]) -> None:
+def test_an_invalid_history_is_refused(wrong: Callable[[History], None]) -> None:
     history = History()
     history.installed(APP, APP2, RES, RES2)
     history.did("uninstall", RES2)
@@ -245,13 +245,13 @@ def test_what_is_wrong_is_seen(wrong: Callable[[History], None]) -> None:
 
 
 def order(one: Configuration) -> tuple[str, ...]:
-    """Return something to sort by that is the same in every process."""
+    """Return a sort key that is equal in every process."""
     return (*sorted(map(repr, one.pending)), str(one.state.runs), str(sorted(one.state.mounted)))
 
 
 @given(seed=st.integers(0, 2**32))
-def test_whatever_the_model_does_is_accepted(seed: int) -> None:
-    """A runtime that takes the model's steps in any order: none of its histories is refused."""
+def test_every_history_of_the_model_is_accepted(seed: int) -> None:
+    """Histories of a runtime that takes the steps of the model in any order."""
     chance = random.Random(seed)
     checker = Checker(CLUSTER)
     truth = Configuration(State(("",) * 5), frozenset(), ())
