@@ -32,8 +32,8 @@ C = Container.parse("a:1.0.0")
 START = b'{"request":{"start":{"container":"a:1.0.0","arguments":[],"environment":%s}}}'
 
 
-# A strategy for every message, from the annotations that the codec uses. Values are not compared
-# with the codec's output alone: they are decoded from JSON and must be equal.
+# A strategy for every message, from the annotations that the codec uses. The tests check the codec
+# itself: a value must be equal after it was encoded as JSON and decoded.
 
 u64 = st.integers(0, 2**64 - 1)
 names = st.from_regex(r"[0-9A-Za-z._-]{1,20}", fullmatch=True).filter(lambda n: n.strip("."))
