@@ -90,7 +90,7 @@ class _Image:
         if features & ~_FEATURES or fields[18] or not 9 <= bits <= 16:
             raise PackageError(
                 f"the names in the EROFS image cannot be checked: it has features ({features:#x}) "
-                "that this release does not know",
+                "that this release does not support",
                 hint="mount the image instead of unpacking it, or use a newer release",
             )
         self._block = 1 << bits

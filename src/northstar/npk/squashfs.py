@@ -24,7 +24,7 @@ def check_names(listing: str) -> None:
     """Check the output of `unsquashfs -ll`: no path leads out of the root, or through a link.
 
     Each path must be in a listed directory, and must be listed once. A line feed in a name starts a
-    new line, which is accepted if it has no slash: no such line is an entry.
+    new line. It is accepted if it has no slash, because each entry below the root has one.
 
     Raises:
         PackageError: a path is refused.

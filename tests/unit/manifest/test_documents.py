@@ -217,7 +217,7 @@ def test_invalid_json_syntax() -> None:
     error = refused('{\n "name": "a"\n "uid": 1}', "not JSON: Expecting ',' delimiter")
     assert (error.line, error.column) == (3, 2)
     refused('{"name": "a", "name": "a"}', "name: the field is given twice")
-    refused('{"custom": NaN, "custom": 1}', "not JSON: NaN is no number")
+    refused('{"custom": NaN, "custom": 1}', "not JSON: NaN is not a number")
     refused('{"uid": ' + "1" * 5000 + "}", "a number has too many digits")
 
 

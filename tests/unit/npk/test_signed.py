@@ -1,7 +1,7 @@
 """Signed packages with one forged detail per test.
 
-The forger has the key here, or the rule behind it could never be reached: a signature over hashes
-that do not fit must not open a package either.
+The forged packages are signed with the valid key, else the check of the signature would refuse them
+before the tested check.
 """
 
 from __future__ import annotations

@@ -251,7 +251,7 @@ def test_a_directory_that_contains_itself_is_refused(image: bytes, place: Path) 
 
 def test_unknown_features_are_refused(image: bytes, place: Path) -> None:
     place.write_bytes(image[:1104] + b"\x80" + image[1105:])
-    with pytest.raises(PackageError, match=r"features .* that this release does not know"):
+    with pytest.raises(PackageError, match=r"features .* that this release does not support"):
         erofs.entries(str(place))
 
 
