@@ -15,7 +15,7 @@ int main(void)
 		fclose(file);
 	}
 	starts++;
-	/* The old file stays whole until the new one is: the power may fail at any time. */
+	/* The power may fail at any time: the old file is replaced only by a complete new one. */
 	file = fopen(replacement, "w");
 	if (!file || fprintf(file, "%lu\n", starts) < 0 || fclose(file) ||
 	    rename(replacement, path)) {

@@ -1,4 +1,4 @@
-/* Fails at once: the runtime reports the exit code to everybody who listens, and goes on. */
+/* Fails immediately: the runtime notifies its subscribers of the exit code. */
 #include <stdio.h>
 
 int main(void)

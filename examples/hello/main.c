@@ -1,4 +1,4 @@
-/* Prints who and where it is: what a container's process sees of itself. */
+/* Prints container, host name, PID and user, as the process in the container sees them. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>

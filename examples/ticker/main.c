@@ -1,6 +1,6 @@
 /*
  * usage: ticker MILLISECONDS
- * Counts in /data/count, which outlives the container, until SIGTERM ends it.
+ * Counts in the persistent file /data/count until it receives SIGTERM.
  */
 #include <signal.h>
 #include <stdio.h>

@@ -1,4 +1,4 @@
-"""sextant as a program, and what it packs as the kernel shows it."""
+"""sextant as a program, and its images as mounted by the kernel."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def work(tmp_path: Path) -> Path:
 
 
 def test_from_key_to_files(work: Path):
-    """The way of a newcomer: gen-key, check, pack, inspect, unpack."""
+    """gen-key, check, pack, inspect and unpack in sequence."""
     run("gen-key", "-n", "mine", "-o", work)
     assert stat.S_IMODE((work / "mine.key").stat().st_mode) == 0o600
     run("gen-key", "--name", "mine", "--out", work, code=1)
@@ -109,13 +109,13 @@ def test_clones(work: Path):
         (["pack", "-m", "manifest.yaml", "-o", "out", "--mksquashfs", "/no"], 1, "squashfs-tools"),
         (["inspect", "manifest.yaml"], 1, "error: manifest.yaml: it is not a package"),
         (["inspect", str(NPK / "truncated-half.npk")], 1, "its end is missing"),
-        (["unpack", "-n", "out", "-o", "new"], 1, "error: out: it is no regular file"),
+        (["unpack", "-n", "out", "-o", "new"], 1, "error: out: it is not a regular file"),
         (["check", "missing"], 1, "No such file"),
-        (["gen-key", "-n", "a/b", "-o", "."], 1, "no name for a key file"),
+        (["gen-key", "-n", "a/b", "-o", "."], 1, "not a name for a key file"),
         (["gen-key", "-n", "a", "-o", "missing"], 1, "No such file"),
     ],
 )
-def test_mistakes(
+def test_user_errors(
     work: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, words: str
 ):
     monkeypatch.chdir(work)
@@ -126,7 +126,7 @@ def test_mistakes(
     assert os.listdir("out") == []
 
 
-def test_hostile_text_does_not_reach_the_terminal(work: Path):
+def test_control_characters_do_not_reach_the_terminal(work: Path):
     (work / "manifest.yaml").write_text(MANIFEST + 'custom: "\\e[31mred"\n')
     (work / "root/\x1b[2J").touch()
     run("pack", "-m", work / "manifest.yaml", "-r", work / "root", "-o", work / "x.npk")
@@ -135,7 +135,7 @@ def test_hostile_text_does_not_reach_the_terminal(work: Path):
     assert "\\x1b[2J" in done.stdout
 
 
-def test_check_tells_all_errors(work: Path):
+def test_check_reports_all_errors(work: Path):
     (work / "manifest.yaml").write_text("name: a b\nversion: 1\nuid: 0\ngid: 1\n")
     done = run("check", work / "manifest.yaml", code=1)
     assert [word in done.stderr for word in ("name:", "version:", "uid:")] == [True] * 3
@@ -151,7 +151,7 @@ def test_version():
 
 
 def mounted(path: Path, kind: str, offset: int) -> tuple[dict[str, Any], list[str]]:
-    """Mount an image in a namespace of its own.
+    """Mount an image in a new mount namespace.
 
     Returns mode, uid, gid and device of its files, and the SELinux labels of bin/app.
     """
@@ -182,7 +182,7 @@ print(json.dumps([found, labels]))
 
 @pytest.mark.root
 @pytest.mark.parametrize("kind", ["squashfs", "erofs"])
-def test_what_the_kernel_sees(work: Path, kind: str):
+def test_files_of_the_mounted_image(work: Path, kind: str):
     path = work / "x.npk"
     manifest = work / "manifest.yaml"
     manifest.write_text(MANIFEST + "selinux: {mount_context: 'u:object_r:app:s0'}\n")
@@ -205,7 +205,7 @@ NO_CAPABILITIES = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-ne
 @pytest.mark.root
 @pytest.mark.parametrize("kind", ["squashfs", "erofs"])
 def test_packing_needs_no_privilege(work: Path, kind: str):
-    """As an ordinary user, from a root with a directory that its owner cannot write to."""
+    """Without capabilities, from a root with a directory that its owner cannot write to."""
     (work / "root/var/lib").mkdir(parents=True)
     (work / "root/var/lib/file").touch(0o640)
     (work / "root/var/lib").chmod(0o555)
@@ -222,19 +222,19 @@ def test_packing_needs_no_privilege(work: Path, kind: str):
     assert ("dev/null" in found) == (kind == "squashfs")
     assert found["var/lib"][0] == "dr-xr-xr-x"
     assert found["var/lib/my data"][:3] == ["drwxr-xr-x", 1234, 4321]
-    # The root is as it was: staging makes hard links, and what cleans them up must not touch modes.
+    # The root is unchanged: staging creates hard links, and their removal must not change modes.
     for name, mode in (("root/var/lib", 0o555), ("root/var/lib/file", 0o640)):
         assert stat.S_IMODE((work / name).stat().st_mode) == mode
 
 
 @pytest.mark.root
-def test_unpacking_without_privilege_tells_what_is_missing(work: Path):
+def test_unpacking_without_privilege_reports_what_is_missing(work: Path):
     path = NPK / "unsigned.npk"
     command = [sys.executable, "-c", CODE, "unpack", "-n", path, "-o", work / "new"]
     done = subprocess.run([*NO_CAPABILITIES, *map(str, command)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    # unsquashfs works in parallel, so which of its complaints come first is open. They name the
-    # place where the files are now, not the one where they were put first.
+    # unsquashfs works in parallel, so the order of its messages varies. They name the final
+    # paths, not those in the temporary directory.
     assert "because Operation not permitted" in done.stderr
     assert f"{work}/new/root" in done.stderr
     assert ".northstar-" not in done.stderr
@@ -269,7 +269,7 @@ def test_a_bar_is_drawn_on_a_terminal_for_a_large_root(work: Path) -> None:
     ) as process:
         os.close(theirs)
         drawn = b""
-        # Inside, so that it is closed before the wait: who writes to it then is not held up by us.
+        # The inner `with` closes the terminal before the wait, so that the writer cannot block.
         # EIO: the other end is closed.
         with open(ours, "rb", buffering=0) as terminal, contextlib.suppress(OSError):
             while data := terminal.read(65536):

@@ -1,4 +1,4 @@
-"""What the comparison makes of its values; that it measures is seen when it runs."""
+"""The report of the comparison. Its measurements are not tested."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_row_has_medians_and_their_ratio():
     assert report.SLOWER not in text
 
 
-def test_others_have_a_table_of_their_own():
+def test_other_runtimes_have_a_separate_table():
     others = Row("start", "ms", {"ours": [10.0], "peer": [20.0], "crun": [123.4]})
     text = report.render(Result(FACTS, [row("mount", [1.0], [1.0]), others]))
     assert "| mount | 1 | 1.00 ms |  | 1.00 ms |  | 1.00 |  |" in text
@@ -46,14 +46,14 @@ def test_a_slower_row_needs_a_reason(
     monkeypatch.setattr(report, "WHY", {})
     assert report.write([result]) == code
     assert ("does not say why: mount" in capsys.readouterr().err) == bool(code)
-    monkeypatch.setattr(report, "WHY", {"mount": "It is so."})
+    monkeypatch.setattr(report, "WHY", {"mount": "A reason."})
     assert report.write([result]) == 0
     written = (tmp_path / "comparison.md").read_text()
-    assert ("- *mount*: It is so." in written) == bool(code)
+    assert ("- *mount*: A reason." in written) == bool(code)
 
 
-def test_the_document_is_what_the_command_writes():
-    """But for the values: a reason that was changed must be in the document as well."""
+def test_the_document_matches_the_command():
+    """Except for the values: a changed reason must be changed in the document as well."""
     text = report.DOCUMENT.read_text()
     assert text.startswith(report.PREFACE)
     _, *parts = text.split(report.SLOWER)

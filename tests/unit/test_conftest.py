@@ -1,4 +1,4 @@
-"""The rule for skipped tests, tried on a small suite in a process of its own."""
+"""The rule for skipped tests, tested with a small suite in another process."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SUITE = """
 import pytest
-MAY_SKIP = ("no unicorns here",)
-MAY_SKIP_IN_VM = ("too many unicorns here",)
+MAY_SKIP = ("this machine has no unicorn",)
+MAY_SKIP_IN_VM = ("the virtual machine has no unicorn",)
 
 def test_declared():
-    pytest.skip("no unicorns here")
+    pytest.skip("this machine has no unicorn")
 
 def test_declared_for_the_virtual_machine():
-    pytest.skip("too many unicorns here")
+    pytest.skip("the virtual machine has no unicorn")
 
-@pytest.mark.skipif(True, reason="not today")
+@pytest.mark.skipif(True, reason="undeclared reason")
 def test_undeclared(): ...
 
 @pytest.mark.xfail(reason="known", strict=True)
@@ -60,7 +60,7 @@ def run(tmp_path: Path, **environment: str) -> str:
         ({"CI": "true"}, "1 failed, 1 skipped, 1 xfailed, 2 errors"),
         ({"CI": "true", "NORTHSTAR_VM": "1"}, "1 failed, 1 skipped, 1 xfailed, 2 errors"),
     ],
-    ids=["at home", "on a build server", "in the virtual machine"],
+    ids=["on a workstation", "on a build server", "in the virtual machine"],
 )
 def test_skips(tmp_path: Path, environment: dict[str, str], result: str):
     assert run(tmp_path, **environment).startswith(result)

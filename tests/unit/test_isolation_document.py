@@ -1,4 +1,4 @@
-"""docs/isolation.md says which test shows what: it must not rot."""
+"""The tests that docs/isolation.md names exist, and it names all attacks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_each_named_test_exists() -> None:
     assert missing == []
 
 
-def test_each_line_names_a_test_and_each_attack_is_named() -> None:
+def test_each_row_names_a_test_and_each_attack_is_named() -> None:
     before = TEXT.partition("## What is not isolated")[0]
     rows = [line for line in before.splitlines() if line.startswith("| ")]
     assert [row for row in rows if "::test_" not in row] == [
@@ -43,6 +43,6 @@ def test_each_line_names_a_test_and_each_attack_is_named() -> None:
     assert attacks - set(NAMED) == set()
 
 
-def test_each_capability_has_a_line() -> None:
+def test_each_capability_has_a_row() -> None:
     lines = re.findall(r"^\| (CAP_\w+) \| \w.*\|$", TEXT, re.MULTILINE)
     assert lines == [c.value for c in sorted(Capability, key=lambda c: c.number)]

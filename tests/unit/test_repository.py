@@ -1,4 +1,4 @@
-"""The repository itself: linters as tests, the vectors' copy, and files that must be there."""
+"""The repository: linters as tests, the copy of the vectors, scripts and documents."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LINTERS = {
     "mypy-scripts": ["mypy", *PYTHON_SCRIPTS],
 }
 
-MAY_SKIP = ("there is no other copy of the vectors",)
+MAY_SKIP = ("no other copy of the vectors exists",)
 
 
 @pytest.mark.timeout(300)
@@ -40,7 +40,7 @@ def test_linter(linter: str):
 
 def test_vectors_are_the_shared_ones():
     if not SHARED_VECTORS.is_dir():
-        pytest.skip("there is no other copy of the vectors")
+        pytest.skip("no other copy of the vectors exists")
     assert contents(VECTORS) == contents(SHARED_VECTORS)
 
 
@@ -77,7 +77,7 @@ def test_package_list_is_well_formed():
     assert len(names) == len(set(names))
 
 
-def test_links_in_documents_lead_somewhere():
+def test_targets_of_links_in_documents_exist():
     documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]
     link = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
     missing = [
@@ -102,7 +102,7 @@ def test_the_commands_of_the_readme_exist():
 
 
 def test_the_build_backend_has_one_version():
-    """The tests import it as well (launcher/build.py), so it stands in two lists."""
+    """The tests import it as well (launcher/build.py), so two lists contain it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert set(project["build-system"]["requires"]) <= set(
         project["project"]["optional-dependencies"]["dev"]

@@ -1,4 +1,4 @@
-"""The soak's judgement of memory: a leak is seen, what only looks like one is not."""
+"""The soak's check of memory: it finds leaks, and ignores growth that is not a leak."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def grown(
     own: Callable[[int], int] = lambda _: 20_000,
     rounds: int = ROUNDS,
 ) -> list[str]:
-    """Return what is said to grow, of a life with these values after each round."""
+    """Return the values that are reported as growing, given their values after each round."""
     memory = [Memory(1, 0, 1, Counts(1, 1, 1))]
     for n in range(rounds):
         counts = Counts(blocks(n), 1700, heap(n))
@@ -34,21 +34,21 @@ def test_ten_bytes_of_malloc_in_an_operation_are_a_leak() -> None:
     assert grown(heap=lambda n: 5_800_000 + n * OPERATIONS * 10) == ["bytes of malloc"]
 
 
-def test_memory_that_is_lost_to_fragments_counts() -> None:
+def test_fragmentation_counts() -> None:
     assert grown(own=lambda n: 20_000 + n * 40) == ["RssAnon in KiB"]
 
 
-def test_what_comes_and_goes_is_none() -> None:
+def test_fluctuation_is_not_a_leak() -> None:
     assert not grown(blocks=lambda n: 112_000 + n % 7 * 200, own=lambda n: 20_000 + n % 2 * 1200)
 
 
-def test_warming_up_is_none() -> None:
+def test_growth_at_the_beginning_is_not_a_leak() -> None:
     assert not grown(blocks=lambda n: 110_000 + min(n, 14) * 200)
 
 
-def test_a_short_life_is_not_judged() -> None:
+def test_a_short_run_is_not_checked() -> None:
     assert not grown(blocks=lambda n: 100_000 + n * 1000, rounds=10)
 
 
-def test_a_c_library_that_does_not_tell() -> None:
+def test_a_c_library_without_statistics() -> None:
     assert not grown(heap=lambda _: 0)

@@ -1,7 +1,7 @@
-"""Asks the runtime who we are and what is installed, over the connection that it gave us.
+"""Requests this container's name and the installed containers, over its console connection.
 
-The protocol is a JSON object a line, so a program needs no library for it. One that has the
-package northstar at hand uses northstar.client.blocking.Client.from_env() instead.
+Each message is a JSON object on one line, so a program needs no library. With the package northstar
+use northstar.client.blocking.Client.from_env() instead.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""`sextant`: makes, shows and takes apart packages."""
+"""`sextant`: creates, shows and unpacks packages."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from northstar.cli.common import FAILED, run, warn
 from northstar.model import printable
 
 LARGE: Final = 16 * 2**20
-"""Bytes of a root from which on a bar is drawn."""
+"""Smallest size of a root directory for which a progress bar is drawn, in bytes."""
 
-# The package room is imported by each command: `--help` and completions do not wait for it.
+# Each command imports the package `npk` itself: `--help` and completions do not wait for it.
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
 def sextant() -> None:
-    """Make, show and take apart Northstar packages."""
+    """Create, show and unpack Northstar packages."""
 
 
 @sextant.command()
 @click.option("-m", "--manifest-path", required=True, metavar="FILE", help="The manifest.")
-@click.option("-r", "--root", metavar="DIR", help="The container's files; none without it.")
+@click.option("-r", "--root", metavar="DIR", help="The container's files; default: none.")
 @click.option("-k", "--key", metavar="FILE", help="The secret key (NAME.key) to sign with.")
 @click.option(
     "-o", "--out", required=True, metavar="PATH", help="The package, or the directory for it."
@@ -42,12 +42,12 @@ def sextant() -> None:
     "-b", "--block-size", type=int, metavar="BYTES", help="Block size of the squashfs image."
 )
 @click.option(
-    "--clones", type=int, metavar="N", help="Make N packages, NAME-0 and so on, in a directory."
+    "--clones", type=int, metavar="N", help="Create N packages, NAME-0 and so on, in a directory."
 )
 @click.option(
     "--salt",
     metavar="HEX",
-    help="Salt of the hash tree, 32 bytes: the same one gives the same package; random without it.",
+    help="Salt of the hash tree, 32 bytes: equal salts give equal packages; default: random.",
 )
 @click.option(
     "-f",
@@ -70,7 +70,7 @@ def pack(
     fs: str,
     mksquashfs: str | None,
 ) -> None:
-    """Make a package from a manifest and a root directory."""
+    """Create a package from a manifest and a root directory."""
     from northstar import npk
 
     with contextlib.ExitStack() as stack:
@@ -101,7 +101,7 @@ def _salt(text: str) -> bytes:
 
 
 def _bar(stack: contextlib.ExitStack, title: str) -> Callable[[int, int], None]:
-    """Return what draws a bar from its first call on, if it is about much."""
+    """Return a function that draws a progress bar if the total is large."""
     draw: Callable[[int, int], None] | None = None
 
     def advance(done: int, total: int) -> None:
@@ -118,7 +118,7 @@ def _bar(stack: contextlib.ExitStack, title: str) -> Callable[[int, int], None]:
 
 @sextant.command()
 @click.option("-n", "--npk", "path", required=True, metavar="FILE", help="The package.")
-@click.option("-o", "--out", required=True, metavar="DIR", help="Where its parts go.")
+@click.option("-o", "--out", required=True, metavar="DIR", help="The directory for its parts.")
 @click.option("--unsquashfs", metavar="PATH", help="The program unsquashfs.")
 def unpack(path: str, out: str, unsquashfs: str | None) -> None:
     """Write manifest.yaml, signature.yaml and root/ of a package into a directory."""
@@ -134,7 +134,7 @@ def unpack(path: str, out: str, unsquashfs: str | None) -> None:
 @click.option("--unsquashfs", metavar="PATH", help="The program unsquashfs.")
 @click.argument("path", metavar="NPK")
 def inspect(path: str, *, short: bool, unsquashfs: str | None) -> None:
-    """Show what a package holds."""
+    """Show the contents of a package."""
     from northstar import npk
 
     with npk.open(path) as package:
@@ -171,9 +171,9 @@ def _text(raw: bytes) -> str:
 
 @sextant.command("gen-key")
 @click.option("-n", "--name", required=True, help="Name of the files.")
-@click.option("-o", "--out", required=True, metavar="DIR", help="Where the files go.")
+@click.option("-o", "--out", required=True, metavar="DIR", help="The directory for the files.")
 def gen_key(name: str, out: str) -> None:
-    """Make a key pair: NAME.key, which is secret, and NAME.pub."""
+    """Create a key pair: NAME.key, which is secret, and NAME.pub."""
     from northstar import npk
 
     secret, public = npk.generate(name, out)
@@ -183,13 +183,13 @@ def gen_key(name: str, out: str) -> None:
 @sextant.command()
 @click.argument("path", metavar="MANIFEST")
 def check(path: str) -> int:
-    """Tell all that is wrong with a manifest, and what is likely not meant."""
+    """Report all errors of a manifest, and settings that are probably mistakes."""
     from northstar.launch.syscalls import is_syscall
     from northstar.manifest import check as check_text
     from northstar.npk.archive import TEXT_MAX
 
     with open(path, "rb") as file:
-        # A byte more than a manifest may have, so that its reader says so.
+        # One byte more than the maximum, so that the reader refuses a manifest that is too large.
         report = check_text(file.read(TEXT_MAX + 1), is_syscall=is_syscall)
     for warning in report.warnings:
         warn(f"{path}: {warning}")
@@ -197,7 +197,7 @@ def check(path: str) -> int:
         click.echo(printable(f"error: {path}: {error}"), err=True)
     if report.errors:
         return FAILED
-    assert report.manifest is not None, "a manifest without errors was read"
+    assert report.manifest is not None, "no errors, but no manifest"
     kind = "app" if report.manifest.is_app else "resource"
     click.echo(f"{printable(path)}: {report.manifest.container}, {kind}")
     return 0

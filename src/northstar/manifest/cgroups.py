@@ -91,7 +91,7 @@ class Memory(msgspec.Struct, frozen=True):
     ] = None
     memory_hard_limit: Annotated[int | None, Field(_BYTES, "Most memory.", "no limit")] = None
     memory_soft_limit: Annotated[
-        int | None, Field(_BYTES, "Limit that applies if memory is scarce.", _KERNEL)
+        int | None, Field(_BYTES, "Memory that is not reclaimed under memory pressure.", _KERNEL)
     ] = None
     kernel_tcp_memory_limit: Annotated[
         int | None, Field(_BYTES, "Kernel memory of TCP (cgroup v1).", "no limit")

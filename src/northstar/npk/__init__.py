@@ -1,8 +1,8 @@
 """Packages: reading, verifying, packing and unpacking.
 
-Reading is what the runtime does with files that it does not trust; it needs no other program.
-`pack`, `unpack` and `list_image` drive the image tools. They are loaded when they are first asked
-for, so that a runtime does not carry them.
+The runtime reads packages, which are untrusted files; that needs no other program. `pack`, `unpack`
+and `list_image` run the image tools. Their modules are imported on first use, so that a runtime
+does not load them.
 """
 
 from __future__ import annotations

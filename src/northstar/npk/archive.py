@@ -1,9 +1,9 @@
-"""The ZIP archive of a package: three stored entries, read as strictly as they are written.
+"""The ZIP archive of a package: up to three stored entries in a fixed layout.
 
-A general ZIP reader looks for what it can make sense of; that is how two readers come to see two
-different packages in one file. This one accepts a single layout: entries without gaps from the
-first byte on, the central directory behind the last, the end record behind that, the comment at
-the very end. Everything is addressed by offset and size, and no name leads to a file.
+General ZIP readers tolerate errors, so two readers can see different packages in one file. This
+reader accepts a single layout: entries without gaps from the first byte on, then the central
+directory, then the end record with the comment at the end of the file. Entries are addressed by
+offset and size; names are never used as paths.
 
 Source: APPNOTE.TXT 6.3.10, .ZIP File Format Specification; sections 4.3.7 (local file header),
 4.3.12 (central directory), 4.3.16 (end of central directory record).
@@ -28,7 +28,7 @@ TEXT_MAX: Final = 1 << 20
 """Largest manifest or signature, in bytes."""
 
 COMMENT_MAX: Final = 256
-"""Longest archive comment, in bytes. Ours has 15."""
+"""Longest archive comment, in bytes. That of `packing` has 15."""
 
 ALIGNMENT: Final = 4096
 """The data of fs.img starts at a multiple of this: a page, and the largest block of an image."""
@@ -50,7 +50,7 @@ _VERSION: Final = 10
 _MADE_BY: Final = 3 << 8 | _VERSION
 _MODE: Final = 0o100644 << 16
 _DATE_1980: Final = 1 << 5 | 1
-"""The first day of the format, so that the time of packing leaves no trace."""
+"""1 January 1980, the earliest date of the format: packages do not depend on the current time."""
 
 # The extra field by which archivers pad for alignment: id, size, the alignment, zeros.
 _PADDING: Final = struct.Struct("<HHH")
@@ -70,9 +70,9 @@ class Entry(NamedTuple):
         name: one of `NAMES`.
         flags: the general purpose flags.
         crc: CRC-32 of the data.
-        size: of the data, in bytes.
+        size: size of the data, in bytes.
         header: offset of the local header in the file.
-        offset: of the data in the file.
+        offset: offset of the data in the file.
     """
 
     name: str
@@ -84,12 +84,12 @@ class Entry(NamedTuple):
 
     @property
     def end(self) -> int:
-        """Offset of the first byte behind the data."""
+        """Offset of the first byte after the data."""
         return self.offset + self.size
 
 
 class Directory(NamedTuple):
-    """What an archive holds: its comment, and its entries by name."""
+    """The comment of an archive, and its entries by name."""
 
     comment: bytes
     entries: dict[str, Entry]
@@ -99,14 +99,14 @@ def parse(read: Read, size: int) -> Directory:
     """Read the directory of an archive of `size` bytes and check its whole layout.
 
     Raises:
-        PackageError: it is no archive of this kind.
+        PackageError: it is not an archive with this layout.
     """
     if size > SIZE_MAX:
         raise PackageError("it is larger than 4 GiB, which a package must not be (ZIP64)")
     end, comment, count, directory_size, directory = _end_record(read, size)
     if directory_size > _CENTRAL_MAX or directory + directory_size != end:
         raise PackageError(
-            "the central directory is not where the end record says "
+            "the central directory is not at the offset in the end record "
             "(bytes before or after the archive, or a damaged file)"
         )
     central = _central(read(directory, directory_size), count)
@@ -115,8 +115,8 @@ def parse(read: Read, size: int) -> Directory:
     for entry in sorted(central, key=lambda entry: entry.header):
         if entry.header != position:
             raise PackageError(
-                f"{entry.name} does not start where the part before it ends "
-                "(overlapping entries, or bytes that belong to none)"
+                f"{entry.name} does not start at the end of the entry before it "
+                "(overlapping entries, or bytes between entries)"
             )
         entry = _local(read, entry, directory)
         entries[entry.name] = entry
@@ -135,7 +135,7 @@ def read_text(read: Read, entry: Entry) -> bytes:
     """Return the data of a small entry (manifest or signature).
 
     Raises:
-        PackageError: it is too large, or its CRC does not fit.
+        PackageError: it is too large, or its CRC does not match.
     """
     if entry.size > TEXT_MAX:
         raise PackageError(
@@ -143,16 +143,16 @@ def read_text(read: Read, entry: Entry) -> bytes:
         )
     data = read(entry.offset, entry.size)
     if zlib.crc32(data) != entry.crc:
-        raise PackageError(f"{entry.name} is damaged (its CRC does not fit)")
+        raise PackageError(f"{entry.name} is damaged (its CRC does not match)")
     return data
 
 
 def _end_record(read: Read, size: int) -> tuple[int, bytes, int, int, int]:
-    """Find the end record: (its offset, comment, entries, directory's size, its offset)."""
+    """Return offset and comment of the end record, number of entries, directory size and offset."""
     start = max(0, size - _END.size - COMMENT_MAX)
     tail = read(start, size - start)
     # The first record whose comment reaches the end of the file is the outermost one. A comment
-    # that holds a second record is refused by whoever reads the comment, so there is no choice.
+    # that contains a second record is refused later, as a comment without a version.
     position = tail.find(_END_MAGIC)
     while 0 <= position <= len(tail) - _END.size:
         _, disk, first, here, count, length, offset, comment = _END.unpack_from(tail, position)
@@ -160,7 +160,7 @@ def _end_record(read: Read, size: int) -> tuple[int, bytes, int, int, int]:
             if offset == 0xFFFF_FFFF or length == 0xFFFF_FFFF or count == 0xFFFF:
                 raise PackageError("it is a ZIP64 archive, which a package must not be")
             if disk or first or here != count:
-                raise PackageError("it is one part of a divided archive")
+                raise PackageError("it is one part of a split archive")
             return start + position, tail[position + _END.size :], count, length, offset
         position = tail.find(_END_MAGIC, position + 1)
     raise PackageError(
@@ -185,25 +185,25 @@ def _central(data: bytes, count: int) -> list[Entry]:
             raise PackageError("the central directory is cut off")
         name = _name(data[start : start + name_length])
         if any(entry.name == name for entry in entries):
-            raise PackageError(f"{name} is there twice")
+            raise PackageError(f"{name} is duplicated")
         _check_stored(name, method, flags, packed, size)
         if disk:
-            raise PackageError("it is one part of a divided archive")
+            raise PackageError("it is one part of a split archive")
         entries.append(Entry(name, flags, crc, size, header, 0))
     if len(entries) != count:
-        raise PackageError("the end record counts other entries than the directory holds")
+        raise PackageError("the end record and the directory differ in the number of entries")
     return entries
 
 
 def _local(read: Read, entry: Entry, limit: int) -> Entry:
-    """Check the local header against the central one; return the entry with its data's offset."""
+    """Compare the local header with the central one. Return the entry with the data's offset."""
     name = entry.name.encode()
     if entry.header + _LOCAL.size + len(name) > limit:
         raise PackageError(f"{entry.name} lies outside of the archive")
     data = read(entry.header, _LOCAL.size + len(name))
     magic, _, flags, method, _, _, crc, packed, size, length, extra = _LOCAL.unpack_from(data)
     if magic != _LOCAL_MAGIC:
-        raise PackageError(f"{entry.name} has no local header where the directory says")
+        raise PackageError(f"{entry.name} has no local header at the offset in the directory")
     local = (data[_LOCAL.size :], length, flags, method, crc, packed, size)
     if local != (name, len(name), entry.flags, _STORED, entry.crc, entry.size, entry.size):
         raise PackageError(f"the two headers of {entry.name} differ")
@@ -218,19 +218,19 @@ def _name(raw: bytes) -> str:
     if name is not None:
         return name
     shown = raw[:64].decode("utf-8", "backslashreplace")
-    raise PackageError(f"the entry {shown!r} does not belong into a package")
+    raise PackageError(f"the entry {shown!r} is not allowed in a package")
 
 
 def _check_stored(name: str, method: int, flags: int, packed: int, size: int) -> None:
     if method != _STORED or packed != size:
         raise PackageError(f"{name} is compressed (a package's entries are stored)")
-    # Bit 0 is encryption, bit 3 puts the sizes behind the data: neither has a place here.
+    # Bit 0 is encryption; with bit 3 the sizes follow the data. Both are refused.
     if flags & ~_FLAG_UTF8:
         raise PackageError(f"{name} is encrypted or streamed (flags {flags:#06x})")
 
 
 def local_header(name: str, crc: int, size: int, extra: bytes = b"") -> bytes:
-    """Return the local header of a stored entry, in front of `size` bytes of data."""
+    """Return the local header of a stored entry with `size` bytes of data."""
     raw = name.encode()
     fields = (_VERSION, 0, _STORED, 0, _DATE_1980, crc, size, size, len(raw), len(extra))
     return _LOCAL.pack(_LOCAL_MAGIC, *fields) + raw + extra
@@ -256,7 +256,7 @@ def header_size(name: str) -> int:
 
 
 def trailer(entries: list[Entry], comment: bytes) -> bytes:
-    """Return the central directory and end record behind `entries`, which are in file order."""
+    """Return the central directory and end record for `entries`, which are in file order."""
     directory = b""
     for entry in entries:
         raw = entry.name.encode()

@@ -1,9 +1,9 @@
-"""The names in an EROFS image, read to be checked before a tool makes files of them.
+"""Checks the names in an EROFS image before a tool extracts it.
 
-Documentation/filesystems/erofs.rst and fs/erofs/erofs_fs.h. fsck.erofs (1.5) takes every name as
-it is, so one like `../../x` is written beside the directory that it extracts to. Only directories
-are read here, which are never compressed. What this module does not know is refused: to read a
-directory in another way than the tool does would be no check.
+Sources: Documentation/filesystems/erofs.rst and fs/erofs/erofs_fs.h. fsck.erofs (1.5) does not
+check names, so a name like `../../x` is written outside of the target directory. Only directories
+are read here, which are never compressed. Unknown features are refused: the check is worthless if
+the tool reads a directory in another way.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from typing import Final, NamedTuple
 from northstar.model import PackageError
 
 _SUPERBLOCK: Final = 1024
-"""Where the superblock is, in bytes."""
+"""Offset of the superblock, in bytes."""
 _MAGIC: Final = 0xE0F5E1E2
 # magic, checksum, feature_compat, blkszbits, sb_extslots, root_nid, inos, build_time,
 # build_time_nsec, blocks, meta_blkaddr, xattr_blkaddr, uuid, volume_name, feature_incompat,
 # available_compr_algs, extra_devices, devt_slotoff, dirblkbits
 _SUPER: Final = struct.Struct("<3I2BH2Q4I16s16sI3HB")
 _FEATURES: Final = 0x7F
-"""Incompatible features that leave directories as they are: those of Linux 6.4."""
+"""Incompatible features that do not change directories: those of Linux 6.4."""
 
 _COMPACT: Final = struct.Struct("<4H4I2HI")
 """i_format, i_xattr_icount, i_mode, i_nlink, i_size, i_reserved, i_u, i_ino, i_uid, i_gid, ..."""
 _EXTENDED: Final = struct.Struct("<4HQI44x")
-"""i_format, i_xattr_icount, i_mode, i_reserved, i_size, i_u, and what does not matter here."""
+"""i_format, i_xattr_icount, i_mode, i_reserved, i_size, i_u, and fields that are not read."""
 _SLOT: Final = 32
-"""Inode numbers (nid) count slots of so many bytes, from the block meta_blkaddr on."""
+"""Size of an inode slot. Inode numbers (nid) count slots, from the block meta_blkaddr on."""
 _PLAIN, _INLINE = 0, 2
 """The layouts (i_format, bits 1 to 3) that a directory can have."""
 _XATTR_HEADER, _XATTR_ENTRY = 12, 4
@@ -46,7 +46,7 @@ _SHOWN_MAX: Final = 100
 
 
 class Entry(NamedTuple):
-    """One name in the image: its path without a slash in front, and the mode of its inode."""
+    """One name in the image: its path without a leading slash, and the mode of its inode."""
 
     path: bytes
     mode: int
@@ -61,16 +61,16 @@ class _Inode(NamedTuple):
 
 
 def entries(path: str) -> list[Entry]:
-    """Return all that an image holds, without its root directory.
+    """Return all entries of an image, without its root directory.
 
-    Each name is a file name, and no two in a directory are the same: so each path is that of one
-    file, in directories of the image. A directory has one name.
+    It checks that each name is a file name, that names in a directory differ, and that each
+    directory has a single name. So each path names one file, inside of the image.
 
     Args:
-        path: a file with the image from its beginning on, which nobody changes.
+        path: a file with the image at offset 0. No other process must change it.
 
     Raises:
-        PackageError: a name is none, or the image cannot be checked.
+        PackageError: a name is not a file name, or the image cannot be checked.
         OSError: the file cannot be read.
     """
     with open(path, "rb") as file:
@@ -90,7 +90,7 @@ class _Image:
         if features & ~_FEATURES or fields[18] or not 9 <= bits <= 16:
             raise PackageError(
                 f"the names in the EROFS image cannot be checked: it has features ({features:#x}) "
-                "that this release does not know",
+                "that this release does not support",
                 hint="mount the image instead of unpacking it, or use a newer release",
             )
         self._block = 1 << bits
@@ -98,7 +98,7 @@ class _Image:
         self._root = root
 
     def entries(self) -> Iterator[Entry]:
-        """Yield what is in each directory; the directories are kept in a list, not on the stack."""
+        """Yield the entries of all directories. Iterative, since nesting is not bounded."""
         pending = [(self._root, b"")]
         seen = {self._root}
         left = len(self._data)
@@ -106,15 +106,15 @@ class _Image:
             nid, above = pending.pop()
             directory = self._inode(nid)
             if not stat.S_ISDIR(directory.mode):
-                raise _damaged("its root is no directory")
-            # Directories share no data, else a small image could stand for endless names.
+                raise _damaged("its root is not a directory")
+            # Directories must not share data, else a small image could contain endless names.
             left -= directory.size
             if left < 0:
                 raise _damaged("its directories are larger than the image")
             names: set[bytes] = set()
             for child, name in self._names(directory, above):
                 if name in names:
-                    raise _damaged(f"two files are called {_shown(above + name)}")
+                    raise _damaged(f"two files have the name {_shown(above + name)}")
                 names.add(name)
                 if name in (b".", b".."):
                     continue
@@ -134,7 +134,7 @@ class _Image:
                 raise _damaged(f"the directory /{_shown(above)} has no valid first entry")
             found = [self._dirent(block, at) for at in range(0, first, _DIRENT.size)]
             last = found[-1][1]
-            # It ends with the block, or with a NUL in it.
+            # The last name ends with the block, or at a NUL before.
             ends = [*(offset for _, offset in found[1:]), (block + b"\0").find(b"\0", last)]
             for (nid, offset), end in zip(found, ends, strict=True):
                 name = block[offset:end] if first <= offset < end <= len(block) else b""
@@ -156,7 +156,7 @@ class _Image:
 
     def _read_block(self, directory: _Inode, start: int) -> bytes:
         size = min(self._block, directory.size - start)
-        # With the layout `inline` the last block stands behind the inode.
+        # With the layout `inline` the last block follows the inode.
         inline = directory.layout == _INLINE and start + size == directory.size
         at = directory.tail if inline else directory.data + start
         return self._read(at, size)
@@ -173,7 +173,7 @@ class _Image:
             at += _COMPACT.size
         layout = form >> 1 & 7
         if stat.S_ISDIR(mode) and layout not in (_PLAIN, _INLINE):
-            raise _damaged(f"a directory has a layout ({layout}) that none can have")
+            raise _damaged(f"a directory has an invalid layout ({layout})")
         if xattrs:
             at += _XATTR_HEADER + (xattrs - 1) * _XATTR_ENTRY
         return _Inode(mode, size, layout, raw * self._block, at)
@@ -187,7 +187,7 @@ class _Image:
 
 def _damaged(reason: str) -> PackageError:
     return PackageError(
-        f"the EROFS image is damaged or was made to do harm: {reason}",
+        f"the EROFS image is damaged or malicious: {reason}",
         hint="do not use this package",
     )
 

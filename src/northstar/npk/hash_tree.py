@@ -1,10 +1,10 @@
-"""The dm-verity superblock and hash tree behind a signed image.
+"""The dm-verity superblock and hash tree, which follow a signed image.
 
-Only what packages use: format version 1, hash type 1 (the salt goes before the data), sha256,
-4096-byte data and hash blocks. A tree of level 0 holds the digests of the data blocks, 128 in a
-block; each further level those of the blocks of the level below, until one block is left, the
-root. On disk the root comes first. The digest of the root block is the root digest; where the
-data is a single block, there is no tree, and its digest is the root digest.
+Only the variant that packages use: format version 1, hash type 1 (the salt precedes the data),
+sha256, 4096-byte data and hash blocks. Level 0 of the tree contains the digests of the data blocks,
+128 per block. Each further level contains the digests of the blocks of the level below, up to a
+level of one block, the root. On disk the root comes first. The root digest is the digest of the
+root block; for data of a single block it is the digest of that block, and there is no tree.
 
 Source: the kernel's admin-guide/device-mapper/verity.rst, and the on-disk format that
 cryptsetup's veritysetup writes (its wiki page DMVerity).
@@ -29,10 +29,10 @@ BLOCK_SIZE: Final = 4096
 
 DIGEST_SIZE: Final = 32
 SALT_SIZE: Final = 32
-"""Size of the salts we make, in bytes; others may have 0 to 256."""
+"""Size of a salt of `packing`, in bytes. Salts of other tools have 0 to 256."""
 
 SUPERBLOCK_SIZE: Final = BLOCK_SIZE
-"""Room that the superblock takes in front of the tree, in bytes."""
+"""Space of the superblock before the tree, in bytes."""
 
 _MAGIC: Final = b"verity\0\0"
 _SALT_MAX: Final = 256
@@ -43,21 +43,21 @@ _SUPERBLOCK: Final = struct.Struct("<8sII16s32sIIQH6x256s")
 _FAN_OUT: Final = BLOCK_SIZE // DIGEST_SIZE
 
 _CHUNK: Final = 1 << 20
-"""What one thread hashes at a time: a multiple of _FAN_OUT blocks, so that chunks fill blocks."""
+"""Bytes that one thread hashes at a time: a multiple of _FAN_OUT blocks, to fill hash blocks."""
 
 _THREADS_MAX: Final = 4
 
 Sink = Callable[[int, bytes], object]
-"""`sink(offset, block)` takes a finished hash block; `offset` counts from the tree's start."""
+"""`sink(offset, block)` stores a finished hash block. `offset` counts from the tree's start."""
 
 
 class Superblock(NamedTuple):
-    """What the superblock says beyond the fixed parameters.
+    """The variable fields of the superblock.
 
     Attributes:
-        uuid: 16 bytes that name the hash device; they mean nothing to the kernel.
-        data_blocks: how many blocks of 4096 bytes the tree covers.
-        salt: 0 to 256 bytes that go before each block when it is hashed.
+        uuid: 16 bytes that identify the hash device; the kernel ignores them.
+        data_blocks: number of blocks of 4096 bytes that the tree covers.
+        salt: 0 to 256 bytes that precede each block in its digest.
     """
 
     uuid: bytes
@@ -75,18 +75,18 @@ class Superblock(NamedTuple):
         """Read a superblock.
 
         Raises:
-            VerificationError: it is none, or one with other parameters.
+            VerificationError: it is not a superblock, or has unsupported parameters.
         """
         if len(block) < _SUPERBLOCK.size or not block.startswith(_MAGIC):
-            raise VerificationError("there is no verity superblock behind the image")
+            raise VerificationError("no verity superblock follows the image")
         _, version, kind, uuid, algorithm, data, tree, blocks, size, salt = _SUPERBLOCK.unpack_from(
             block
         )
         parameters = (version, kind, algorithm.rstrip(b"\0"), data, tree)
         if parameters != (1, 1, _ALGORITHM, BLOCK_SIZE, BLOCK_SIZE):
             raise VerificationError(
-                "the verity superblock has other parameters than version 1, hash type 1, sha256 "
-                f"and blocks of {BLOCK_SIZE} bytes"
+                "the verity superblock has unsupported parameters (supported: version 1, hash "
+                f"type 1, sha256, blocks of {BLOCK_SIZE} bytes)"
             )
         if size > _SALT_MAX:
             raise VerificationError(f"the salt of the verity superblock is too long ({size} bytes)")
@@ -96,7 +96,7 @@ class Superblock(NamedTuple):
 
 
 class Level(NamedTuple):
-    """One level of a tree: where it starts, in bytes from the tree's start, and its blocks."""
+    """One level of a tree: its offset from the tree's start, in bytes, and its number of blocks."""
 
     offset: int
     blocks: int
@@ -123,12 +123,12 @@ def digest(block: bytes, salt: bytes) -> bytes:
 
 
 def build(chunks: Iterable[bytes], data_blocks: int, salt: bytes, sink: Sink) -> bytes:
-    """Hash the data, hand each finished hash block to `sink`, and return the root digest.
+    """Hash the data, pass each finished hash block to `sink`, and return the root digest.
 
-    Memory is constant: a block per level, and a few chunks that threads hash meanwhile.
+    It needs constant memory: a block per level, and a few chunks for the threads.
 
     Args:
-        chunks: the data, `data_blocks` blocks, as `read_chunks` yields it.
+        chunks: the data, `data_blocks` blocks, from `read_chunks`.
         data_blocks: size of the data, in blocks of 4096 bytes; at least 1.
         salt: 0 to 256 bytes.
         sink: called in no particular order of offsets.
@@ -140,10 +140,10 @@ def build(chunks: Iterable[bytes], data_blocks: int, salt: bytes, sink: Sink) ->
 
 
 def read_chunks(fd: int, offset: int, size: int) -> Iterator[bytes]:
-    """Yield `size` bytes of a file from `offset` on, in the pieces that `build` wants.
+    """Yield `size` bytes of a file from `offset` on, in chunks for `build`.
 
     Raises:
-        PackageError: the file is shorter than that; it shrank since it was checked.
+        PackageError: the file is too short: it became shorter after its size was checked.
     """
     end = offset + size
     while offset < end:
@@ -161,10 +161,10 @@ def read_chunks(fd: int, offset: int, size: int) -> Iterator[bytes]:
 def _hashed(chunks: Iterable[bytes], data_blocks: int, salt: bytes) -> Iterator[bytes]:
     """Yield the digests of the data blocks in order, hashed by a few threads.
 
-    hashlib lets go of the interpreter lock for pieces of this size, so threads do help: two of
-    them hash about 1.5 times as fast as one.
+    hashlib releases the GIL for blocks of this size, so threads help: two are about 1.5 times as
+    fast as one.
     """
-    # Copying a context that took the salt already spares a third of the time of starting anew.
+    # Copying a context that contains the salt takes two thirds of the time of a new context.
     context = hashlib.sha256(salt)
 
     def hash_chunk(chunk: bytes) -> bytes:
@@ -199,7 +199,7 @@ class _Tree:
         self._salt = salt
         self._sink = sink
         self._offsets = [level.offset for level in shape]
-        # The last one collects the root digest alone.
+        # The last element collects the root digest.
         self._pending = [bytearray() for _ in range(len(shape) + 1)]
 
     def add(self, digests: bytes, level: int = 0) -> None:
@@ -213,14 +213,14 @@ class _Tree:
             self._emit(block, level)
 
     def finish(self) -> bytes:
-        """Pad and emit what is left, from the data up, and return the root digest."""
+        """Pad and emit the incomplete blocks, from level 0 up, and return the root digest."""
         for level, pending in enumerate(self._pending[:-1]):
             if pending:
                 block = bytes(pending).ljust(BLOCK_SIZE, b"\0")
                 pending.clear()
                 self._emit(block, level)
         root = bytes(self._pending[-1])
-        assert len(root) == DIGEST_SIZE, "the data has as many blocks as was said"
+        assert len(root) == DIGEST_SIZE, "the data has another number of blocks than announced"
         return root
 
     def _emit(self, block: bytes, level: int) -> None:

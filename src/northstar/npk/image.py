@@ -1,4 +1,4 @@
-"""Making file system images with mksquashfs and mkfs.erofs."""
+"""Creates file system images with mksquashfs and mkfs.erofs."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _SAFE: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01
 
 
 class Recipe(NamedTuple):
-    """What an image is made of; the same for both tools.
+    """Content and options of an image; the same for both tools.
 
     Attributes:
         root: the directory with the files; None for an empty one.
-        additions: what is added to it, parents first.
-        uid, gid: owner and group of everything in the image.
-        compression: one of the tool's `..._COMPRESSIONS`; None for its usual one.
-        block_size: in bytes; None for the tool's own.
-        selinux: the context that all files are labelled with, or None.
-        watch: called now and then with the bytes that the tool has read.
+        additions: additional files, parents first.
+        uid, gid: owner and group of all files in the image.
+        compression: one of the tool's `..._COMPRESSIONS`; None for the default.
+        block_size: in bytes; None for the tool's default.
+        selinux: the SELinux context of all files; None for no labels.
+        watch: called several times a second with the number of bytes that the tool has read.
     """
 
     root: str | None
@@ -50,15 +50,15 @@ class Recipe(NamedTuple):
 def squashfs(recipe: Recipe, path: str, offset: int, mksquashfs: str | None = None) -> list[str]:
     """Write a squashfs image into the file `path`, from `offset` on.
 
-    What the file held is lost. The result depends on the recipe alone: the file system's own time
-    and those of the additions are zero, or SOURCE_DATE_EPOCH.
+    The former content of the file is lost. The result depends on the recipe only: the times of the
+    file system and of the additions are zero, or SOURCE_DATE_EPOCH.
 
     Returns:
         Warnings for the user.
 
     Raises:
         HostError: mksquashfs is missing, or too old.
-        PackageError: it failed, or the recipe asks for what it cannot do.
+        PackageError: it failed, or the recipe has an option that it does not support.
     """
     compression = _choose(recipe, SQUASHFS_COMPRESSIONS, "gzip", "squashfs")
     tool = tools.find("mksquashfs", mksquashfs)
@@ -69,7 +69,7 @@ def squashfs(recipe: Recipe, path: str, offset: int, mksquashfs: str | None = No
             hint="install squashfs-tools 4.4 or newer",
         )
     arguments = ["-noappend", "-no-progress", "-offset", str(offset)]
-    # Without it a file that cannot be read becomes an empty one, with a word on stderr.
+    # By default a file that cannot be read becomes an empty one, with a message on stderr.
     arguments += ["-exit-on-error"] if "-exit-on-error" in usage else []
     arguments += ["-force-uid", str(recipe.uid), "-force-gid", str(recipe.gid)]
     if compression == "none":
@@ -84,7 +84,7 @@ def squashfs(recipe: Recipe, path: str, offset: int, mksquashfs: str | None = No
     warnings = []
     if recipe.selinux is not None:
         if "-xattrs-add" in usage:
-            # 0t: text. A context that happened to start with 0x or 0s would be decoded.
+            # 0t means text: a context that starts with 0x or 0s would be decoded.
             arguments += ["-xattrs-add", f"security.selinux=0t{recipe.selinux}"]
         else:
             warnings.append(_no_labels(tool))
@@ -97,17 +97,17 @@ def squashfs(recipe: Recipe, path: str, offset: int, mksquashfs: str | None = No
 
 
 def pseudo_definition(addition: Addition, recipe: Recipe, *, timed: bool) -> str:
-    """Return the line of mksquashfs' pseudo file that makes `addition`.
+    """Return the line for `addition` in a pseudo file of mksquashfs.
 
     Raises:
-        PackageError: the path has a character that no line can hold.
+        PackageError: the path has a character that such a line cannot contain.
     """
     kind, rest = "d", ""
     if addition.node is not None:
         kind, rest = "c", f" {addition.node.major} {addition.node.minor}"
     elif addition.link is not None:
         kind, rest = "s", f" {addition.link}"
-    # The upper-case kinds take a time, without which an image would differ from run to run.
+    # The upper-case kinds have a time. Without it the images of two runs would differ.
     when = f"{kind.upper()} {_epoch()}" if timed else kind
     mode = f"{addition.mode:o} {recipe.uid} {recipe.gid}"
     return f"{_escaped(addition.path)} {when} {mode}{rest}\n"
@@ -116,23 +116,23 @@ def pseudo_definition(addition: Addition, recipe: Recipe, *, timed: bool) -> str
 def erofs(recipe: Recipe, path: str, seed: bytes) -> list[str]:
     """Write an EROFS image to the file `path`.
 
-    mkfs.erofs has no pseudo files: the root is staged, as hard links where that is possible.
+    mkfs.erofs has no pseudo files, so the root is staged, with hard links if possible.
 
     Args:
-        recipe: what to make.
-        path: the image; what the file held is lost.
-        seed: the file system's UUID is derived from it.
+        recipe: content and options.
+        path: the image; the former content of the file is lost.
+        seed: source of the file system's UUID.
 
     Returns:
         Warnings for the user.
 
     Raises:
         HostError: mkfs.erofs is missing.
-        PackageError: it failed, or the recipe asks for what it cannot do.
+        PackageError: it failed, or the recipe has an option that it does not support.
     """
     compression = _choose(recipe, EROFS_COMPRESSIONS, "lz4hc", "EROFS")
     if recipe.block_size is not None:
-        raise PackageError("an EROFS image has no block size to choose", hint="leave it out")
+        raise PackageError("an EROFS image has no option for the block size", hint="leave it out")
     tool = tools.find("mkfs.erofs")
     arguments = [f"--force-uid={recipe.uid}", f"--force-gid={recipe.gid}", f"-T{_epoch()}"]
     arguments += ["-U", str(uuid.UUID(bytes=hashlib.sha256(seed).digest()[:16], version=4))]
@@ -157,31 +157,31 @@ def _no_labels(tool: str) -> str:
     return f"{tool} cannot label files for SELinux: the image has no labels"
 
 
-def _choose(recipe: Recipe, known: Sequence[str], usual: str, kind: str) -> str:
+def _choose(recipe: Recipe, known: Sequence[str], default: str, kind: str) -> str:
     if recipe.compression is not None and recipe.compression not in known:
         raise PackageError(
-            f"there is no compression {recipe.compression!r} for {kind}",
+            f"{kind} has no compression {recipe.compression!r}",
             hint=f"take one of {', '.join(known)}",
         )
     size = recipe.block_size
     if size is not None and (not _BLOCK_MIN <= size <= _BLOCK_MAX or size & (size - 1)):
         raise PackageError(
-            f"{size} is no block size (a power of two from {_BLOCK_MIN} to {_BLOCK_MAX} bytes)"
+            f"{size} is not a block size (a power of two from {_BLOCK_MIN} to {_BLOCK_MAX} bytes)"
         )
-    return recipe.compression or usual
+    return recipe.compression or default
 
 
 def _epoch() -> int:
     text = os.environ.get("SOURCE_DATE_EPOCH", "0")
     if not text.isascii() or not text.isdigit() or int(text) >= 1 << 32:
         raise PackageError(
-            f"SOURCE_DATE_EPOCH={text} is no time", hint="give seconds since 1970, below 2^32"
+            f"SOURCE_DATE_EPOCH={text} is not a time", hint="give seconds since 1970, below 2^32"
         )
     return int(text)
 
 
 def _escaped(path: str) -> str:
-    """Return a path as mksquashfs reads it in a pseudo file, where spaces end it."""
+    """Return a path for a pseudo file of mksquashfs, with special characters escaped."""
     if any(ord(character) < 32 or ord(character) == 127 for character in path):
         raise PackageError(f"the mount target {path!r} has a control character")
     return "".join(
@@ -204,7 +204,7 @@ def _source(root: str | None) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _memory_file(text: str) -> Iterator[int]:
-    """Yield the descriptor of a nameless file, which nobody needs to clean up."""
+    """Yield the descriptor of a file in memory, which has no name to remove."""
     fd = os.memfd_create("northstar-npk")
     try:
         with open(fd, "w", encoding="utf-8", closefd=False) as file:
@@ -225,7 +225,7 @@ def _stage(recipe: Recipe, stage: str) -> list[str]:
     missing: list[str] = []
     for addition in recipe.additions:
         path = stage + addition.path
-        _open_up(os.path.dirname(path), modes)
+        _make_writable(os.path.dirname(path), modes)
         if addition.link is not None:
             os.symlink(addition.link, path)
         elif addition.node is not None:
@@ -239,14 +239,14 @@ def _stage(recipe: Recipe, stage: str) -> list[str]:
         else:
             os.mkdir(path)
             modes[path] = addition.mode
-    # Last, and the inner ones first: who is not root needs the outer ones to get there.
+    # Last, and inner directories first: without root the outer modes can deny access to them.
     for path, mode in reversed(modes.items()):
         os.chmod(path, mode)
     return _missing_nodes(missing)
 
 
-def _open_up(directory: str, modes: dict[str, int]) -> None:
-    """Let us write into a directory of the tree, and note in `modes` what it has to have."""
+def _make_writable(directory: str, modes: dict[str, int]) -> None:
+    """Make a directory of the tree writable, and record its mode in `modes`."""
     mode = stat.S_IMODE(os.lstat(directory).st_mode)
     if mode & stat.S_IRWXU != stat.S_IRWXU:
         modes.setdefault(directory, mode)
@@ -254,7 +254,7 @@ def _open_up(directory: str, modes: dict[str, int]) -> None:
 
 
 def _copy_tree(root: str, stage: str) -> None:
-    """Copy a tree; shutil.copytree calls itself for each level."""
+    """Copy a tree. Not shutil.copytree, which is recursive."""
     directories: list[tuple[str, str]] = []
     pending = [(root, stage)]
     source = root
@@ -274,8 +274,8 @@ def _copy_tree(root: str, stage: str) -> None:
                     shutil.copystat(source, copy, follow_symlinks=False)
                 else:
                     _link_or_copy(source, copy)
-        # Last, and the inner ones first: what is put into a directory changes its times, and its
-        # mode may not let us.
+        # Last, and inner directories first: creating a file changes the times of its directory,
+        # and the mode can forbid it.
         for source, destination in reversed(directories):
             shutil.copystat(source, destination)
     except OSError as error:
@@ -287,12 +287,12 @@ def _missing_nodes(paths: Iterable[str]) -> list[str]:
     listed = ", ".join(paths)
     if not listed:
         return []
-    # The runtime mounts a /dev of its own over these: the image works without them.
+    # The runtime mounts a /dev over these, so the image works without them.
     return [f"only root can make device nodes for EROFS: the image has no {listed}"]
 
 
 def _link_or_copy(source: str, destination: str) -> None:
-    """Give a staged file to the tree: the same inode where possible, else a copy."""
+    """Add a file to the staged tree: as a hard link if possible, else as a copy."""
     status = os.lstat(source)
     if not stat.S_ISREG(status.st_mode):
         _copy_special(source, destination, status)
@@ -305,7 +305,7 @@ def _link_or_copy(source: str, destination: str) -> None:
 
 
 def _copy_special(source: str, destination: str, status: os.stat_result) -> None:
-    """Make a device node, FIFO or socket like `source`."""
+    """Create a device node, FIFO or socket like `source`."""
     os.mknod(destination, status.st_mode, status.st_rdev)
     os.chmod(destination, stat.S_IMODE(status.st_mode))
     shutil.copystat(source, destination, follow_symlinks=False)

@@ -1,7 +1,7 @@
 """Ed25519 keys: raw 32-byte files, NAME.key (the seed) and NAME.pub.
 
 libsodium (through PyNaCl) verifies strictly: no small-order keys or points, canonical encodings
-only. It is loaded when a key is first used, since a device without keys should not pay for it.
+only. It is imported on first use, since a device without keys does not need it.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _SIGNATURE_SIZE: Final = 64
 
 
 def load_public_key(path: str | os.PathLike[str]) -> bytes:
-    """Return the 32 bytes of a NAME.pub file, which are a valid key.
+    """Return the public key in a NAME.pub file, 32 bytes.
 
     Raises:
-        PackageError: it cannot be read, or holds something else.
+        PackageError: it cannot be read, or does not contain a valid key.
     """
     raw = _read(path)
     if not is_valid(raw):
         raise PackageError(
-            f"{os.fspath(path)} is no Ed25519 public key (a weak or invalid point)",
+            f"{os.fspath(path)} is not an Ed25519 public key (a weak or invalid point)",
             hint="make keys with 'sextant gen-key' and give the .pub file here",
         )
     return raw
@@ -43,7 +43,7 @@ def load_secret_key(path: str | os.PathLike[str]) -> bytes:
 
 
 def is_valid(public_key: bytes) -> bool:
-    """Tell whether this is a canonical point of the prime-order group."""
+    """Return whether this is a canonical point of the prime-order group."""
     from nacl import bindings
 
     valid: bool = bindings.crypto_core_ed25519_is_valid_point(public_key)
@@ -67,10 +67,10 @@ def sign(secret_key: bytes, message: bytes) -> bytes:
 
 
 def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
-    """Tell whether `signature` is `public_key`'s over exactly `message`."""
+    """Return whether `signature` is a signature of `public_key` over exactly `message`."""
     from nacl import bindings, exceptions
 
-    # libsodium takes signature and message in one piece, and splits it after 64 bytes.
+    # libsodium expects signature and message concatenated, and splits them after 64 bytes.
     if len(signature) != _SIGNATURE_SIZE:
         return False
     try:
@@ -81,16 +81,16 @@ def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
 
 
 def generate(name: str, directory: str | os.PathLike[str]) -> tuple[str, str]:
-    """Make a key pair, DIRECTORY/NAME.key and NAME.pub; return both paths.
+    """Create a key pair, DIRECTORY/NAME.key and NAME.pub; return both paths.
 
-    Their modes are 0600 and 0644, whatever the umask is.
+    Their modes are 0600 and 0644, with any umask.
 
     Raises:
-        PackageError: the name is no file name, or one of the files exists.
-        OSError: they cannot be written; none of them is left behind.
+        PackageError: the name is not a file name, or one of the files exists.
+        OSError: they cannot be written; both are removed.
     """
     if not name or "/" in name or name in (".", ".."):
-        raise PackageError(f"{name!r} is no name for a key file")
+        raise PackageError(f"{name!r} is not a name for a key file")
     seed = os.urandom(KEY_SIZE)
     stem = os.path.join(os.fspath(directory), name)
     secret, public = f"{stem}.key", f"{stem}.pub"
@@ -120,7 +120,7 @@ def generate(name: str, directory: str | os.PathLike[str]) -> tuple[str, str]:
 def _read(path: str | os.PathLike[str]) -> bytes:
     name = os.fspath(path)
     try:
-        # O_NONBLOCK: a FIFO put there must not hold us.
+        # O_NONBLOCK: opening a FIFO must not block.
         fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             regular = stat.S_ISREG(os.fstat(fd).st_mode)
@@ -130,8 +130,8 @@ def _read(path: str | os.PathLike[str]) -> bytes:
     except OSError as error:
         raise PackageError(f"cannot read the key {name}: {error.strerror}") from error
     if not regular:
-        raise PackageError(f"the key {name} is no regular file")
+        raise PackageError(f"the key {name} is not a regular file")
     if len(raw) != KEY_SIZE:
-        size = f"{len(raw)} bytes" if len(raw) < KEY_SIZE else "more bytes"
-        raise PackageError(f"the key {name} has {size} where a raw Ed25519 key has {KEY_SIZE}")
+        size = "fewer bytes" if len(raw) < KEY_SIZE else "more bytes"
+        raise PackageError(f"the key {name} has {size} than the {KEY_SIZE} of a raw Ed25519 key")
     return raw

@@ -1,8 +1,8 @@
-"""What packing adds to a root directory so that the manifest's mounts find their places.
+"""The files that packing adds to a root directory: mount points of the manifest, and device nodes.
 
-Pure but for looking at the root directory: it decides which directories, device nodes and links
-are missing, and the image tools make them. What the root has already stays as it is, because a
-second definition of a path would clash with the first.
+This module only reads the root directory, and decides which directories, device nodes and links are
+missing; the image tools create them. Existing files are not added again, because a second
+definition of a path would conflict with the first.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from northstar.manifest import Bind, Dev, Manifest, MountOption, Proc, Resource,
 from northstar.model import DEVICE_LINKS, DEVICE_NODES, DeviceNode, PackageError
 
 PARENT_MODE: Final = 0o755
-"""Mode of a directory that only leads to a mount point."""
+"""Mode of a parent directory of a mount point."""
 
 NODE_MODE: Final = 0o666
 LINK_MODE: Final = 0o777
 
 _PATH_MAX: Final = 4096
 _LINKS_MAX: Final = 40
-"""Most symbolic links followed in one path, as the kernel's own limit (path_resolution(7))."""
+"""Most symbolic links in the resolution of a path: the kernel's limit (path_resolution(7))."""
 
 
 class MountPoint(NamedTuple):
-    """A mount of the manifest, as far as the image is concerned.
+    """A mount point in the image.
 
     Attributes:
         target: absolute path in the container.
-        mode: of the directory that is made for it.
+        mode: mode of the directory, if packing creates it.
         file: whether the target may be a file (a bind mount of a file).
-        nodes: whether device nodes are put into it.
-        links: whether the links to /proc/self/fd are put into it.
+        nodes: whether packing adds device nodes to it.
+        links: whether packing adds the links to /proc/self/fd to it.
     """
 
     target: str
@@ -46,10 +46,9 @@ class MountPoint(NamedTuple):
 
 
 class Addition(NamedTuple):
-    """Something that the image gets beyond the root directory.
+    """A file that packing adds to the image.
 
-    A directory, unless `node` (a character device) or `link` (the target of a symbolic link) say
-    otherwise.
+    A directory, or a character device (`node`), or a symbolic link to `link`.
     """
 
     path: str
@@ -59,7 +58,7 @@ class Addition(NamedTuple):
 
 
 def mount_points(manifest: Manifest) -> list[MountPoint]:
-    """Return what a manifest's mounts need in the image."""
+    """Return the mount points of a manifest."""
     links = isinstance(manifest.mounts.get("/proc"), Proc)
     points = []
     for target, mount in manifest.mounts.items():
@@ -72,7 +71,7 @@ def mount_points(manifest: Manifest) -> list[MountPoint]:
             case Proc() | Sysfs():
                 points.append(MountPoint(target, 0o444))
             case Resource():
-                # A resource's `dir` may name a file of it.
+                # The `dir` of a resource mount may be a file.
                 points.append(MountPoint(target, 0o555, file=True))
             case _:
                 points.append(MountPoint(target, 0o755))
@@ -80,16 +79,16 @@ def mount_points(manifest: Manifest) -> list[MountPoint]:
 
 
 def plan(points: Iterable[MountPoint], root: str | None) -> list[Addition]:
-    """Return what the image needs beyond `root` (None: an empty one), parents first.
+    """Return the files to add to `root` (None: an empty directory), parents first.
 
     Raises:
-        PackageError: something of another kind is in the way in the root directory.
+        PackageError: the root directory contains a file of another type at one of the paths.
     """
     directories: dict[str, int] = {}
     leaves: dict[str, Addition] = {}
     for point in points:
         if len(point.target.encode()) >= _PATH_MAX:
-            # Nothing could be mounted there, and each of its levels would become an addition.
+            # Nothing can be mounted there, and each of its levels would become an addition.
             raise PackageError(
                 f"the mount target {point.target[:100]}... is longer than a path may be "
                 f"({_PATH_MAX - 1} bytes)"
@@ -98,7 +97,7 @@ def plan(points: Iterable[MountPoint], root: str | None) -> list[Addition]:
         if mode is None:
             directories[path] = point.mode
         elif not (stat.S_ISDIR(mode) or point.file):
-            raise _in_the_way(path, mode, "a directory", point.target)
+            raise _conflict(path, mode, "a directory", point.target)
         if point.nodes:
             for addition in _device_files(root, path, links=point.links):
                 leaves[addition.path] = addition
@@ -117,30 +116,30 @@ def _device_files(root: str | None, directory: str, *, links: bool) -> list[Addi
         wanted += [
             Addition(f"{prefix}/{name}", LINK_MODE, link=target) for name, target in DEVICE_LINKS
         ]
-    return [addition for addition in wanted if not _is_there(root, addition)]
+    return [addition for addition in wanted if not _exists(root, addition)]
 
 
-def _is_there(root: str | None, addition: Addition) -> bool:
+def _exists(root: str | None, addition: Addition) -> bool:
     status = _lstat(root, addition.path)
     if status is None:
         return False
     if addition.node is None:
         if not stat.S_ISLNK(status.st_mode):
-            raise _in_the_way(addition.path, status.st_mode, "a symbolic link", addition.path)
+            raise _conflict(addition.path, status.st_mode, "a symbolic link", addition.path)
         return True
     name, major, minor = addition.node
     device = os.makedev(major, minor)
     if not stat.S_ISCHR(status.st_mode) or status.st_rdev != device:
         wanted = f"the character device {name} ({major}:{minor})"
-        raise _in_the_way(addition.path, status.st_mode, wanted, addition.path)
+        raise _conflict(addition.path, status.st_mode, wanted, addition.path)
     return True
 
 
 def _resolve(root: str | None, target: str) -> tuple[str, int | None]:
-    """Follow `target` inside of `root`, as the runtime does when it mounts there.
+    """Resolve `target` inside of `root`, as the runtime does when it mounts there.
 
     Returns:
-        The path without symbolic links, absolute, and the mode of what is there; None if nothing.
+        The absolute path without symbolic links, and the mode of its file; None if it is missing.
     """
     pending = target.split("/")[::-1]
     path: list[str] = []
@@ -151,7 +150,7 @@ def _resolve(root: str | None, target: str) -> tuple[str, int | None]:
         if component in ("", "."):
             continue
         if component == "..":
-            # Only from a link; above the root there is only the root.
+            # Only from a link. The parent of the root is the root.
             del path[-1:]
             mode = stat.S_IFDIR
             continue
@@ -169,7 +168,7 @@ def _resolve(root: str | None, target: str) -> tuple[str, int | None]:
             mode = stat.S_IFDIR
             continue
         if mode is not None and not stat.S_ISDIR(mode) and any(pending):
-            raise _in_the_way(here, mode, "a directory", target)
+            raise _conflict(here, mode, "a directory", target)
         path.append(component)
     return "/" + "/".join(path), mode
 
@@ -188,7 +187,7 @@ def _parents(path: str) -> list[str]:
     return ["/" + "/".join(parts[: i + 1]) for i in range(len(parts))]
 
 
-def _in_the_way(path: str, mode: int, wanted: str, target: str) -> PackageError:
+def _conflict(path: str, mode: int, wanted: str, target: str) -> PackageError:
     where = path if path == target else f"{path} (for the mount {target})"
     return PackageError(
         f"in the root directory {where} is {_kind(mode)}, where the manifest needs {wanted}",

@@ -1,4 +1,4 @@
-"""Reading a package: nothing in it is believed before it is checked."""
+"""Reads packages. Each part is checked before it is used."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from northstar.npk.hash_tree import Superblock
 from northstar.npk.signature import Hashes
 
 FORMAT_VERSION: Final = Version(0, 9, 2)
-"""The format that we write."""
+"""The format version of packages made by `packing`."""
 
 _OLDEST: Final = Version(0, 9, 0)
 _COMMENT: Final = re.compile(r"version: *(?:'([^'\"\s]+)'|\"([^'\"\s]+)\"|([^'\"\s]+)) *\n?\Z")
 
-# With padding to 4096 and short texts, everything but the image lies within the first and the last
-# two pages: two reads serve a whole package.
+# With padding to 4096 and short texts, all parts except the image are within the first and the last
+# two pages: two reads suffice for a package.
 _WINDOW: Final = 2 * 4096
 
 Source = str | os.PathLike[str] | int | BinaryIO
@@ -38,15 +38,15 @@ class Npk(Closing):
 
     Attributes:
         manifest: the manifest.
-        version: the format version that the archive's comment names.
+        version: the format version in the archive's comment.
         container: name and version of the manifest.
-        fsimg_offset: where fs.img starts in the file, in bytes; a multiple of 4096.
-        fsimg_size: size of fs.img with the verity data behind the image, in bytes.
+        fsimg_offset: offset of fs.img in the file, in bytes; a multiple of 4096.
+        fsimg_size: size of fs.img (image and verity data), in bytes.
         size: size of the file, in bytes.
-        hashes: what the signature vouches for; None if the package was opened without a key.
+        hashes: the signed hashes; None if the package was opened without a key.
         superblock: the verity superblock; None if the package was opened without a key.
-        signed: whether there is a signature.yaml, checked or not.
-        warnings: what the manifest has that is ignored; sentences for a log.
+        signed: whether it has a signature.yaml, checked or not.
+        warnings: sentences about ignored fields of the manifest, for a log.
     """
 
     __slots__ = (
@@ -78,7 +78,7 @@ class Npk(Closing):
     warnings: tuple[str, ...]
 
     def __init__(self, fd: int, label: str, key: bytes | None) -> None:
-        """Read and check the package behind `fd`, which is ours from then on.
+        """Read and check the package of the descriptor `fd`, and take ownership of it.
 
         Use `open`, which closes `fd` if this fails.
         """
@@ -86,7 +86,7 @@ class Npk(Closing):
         self._label = label
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
-            raise PackageError("it is no regular file")
+            raise PackageError("it is not a regular file")
         self.size = status.st_size
         reader = _Reader(fd, self.size)
         directory = archive.parse(reader.read, self.size)
@@ -111,17 +111,17 @@ class Npk(Closing):
 
     @property
     def filesystem(self) -> FileSystem:
-        """The kind of the image: `squashfs` or `erofs`.
+        """The file system of the image: `squashfs` or `erofs`.
 
         Raises:
-            PackageError: its magic number is neither's.
+            PackageError: its magic number is unknown.
         """
         if self._filesystem is None:
             raise PackageError(f"{self._label}: the image is neither squashfs nor EROFS")
         return self._filesystem
 
     def fileno(self) -> int:
-        """Return the descriptor of the file. It stays the package's own.
+        """Return the descriptor of the file. The package remains its owner.
 
         Raises:
             ValueError: the package was closed.
@@ -131,7 +131,7 @@ class Npk(Closing):
         return self._fd
 
     def close(self) -> None:
-        """Close the descriptor; the values stay. Closing again does nothing."""
+        """Close the descriptor; idempotent. The attributes stay valid."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -141,10 +141,10 @@ class Npk(Closing):
         return sorted(self._entries.values(), key=lambda entry: entry.header)
 
     def read_entry(self, name: str) -> bytes:
-        """Return the bytes of `manifest.yaml` or `signature.yaml` as they are in the file.
+        """Return the bytes of `manifest.yaml` or `signature.yaml`.
 
         Raises:
-            PackageError: there is no such entry, or it is damaged.
+            PackageError: the entry is missing or damaged.
         """
         entry = self._entries.get(name)
         if entry is None or name == archive.FS_IMG_NAME:
@@ -152,15 +152,15 @@ class Npk(Closing):
         return archive.read_text(_Reader(self.fileno(), self.size).read, entry)
 
     def read_image(self) -> Iterator[bytes]:
-        """Yield fs.img in pieces of about a megabyte.
+        """Yield fs.img in chunks of a mebibyte.
 
         Raises:
-            PackageError: the file became shorter meanwhile.
+            PackageError: the file became shorter.
         """
         return hash_tree.read_chunks(self.fileno(), self.fsimg_offset, self.fsimg_size)
 
     def check_image(self) -> None:
-        """Read the whole of fs.img and check its CRC, which loading does not.
+        """Read all of fs.img and check its CRC. `open` does not.
 
         Raises:
             PackageError: it is damaged.
@@ -169,16 +169,16 @@ class Npk(Closing):
         for chunk in self.read_image():
             crc = zlib.crc32(chunk, crc)
         if crc != self._entries[archive.FS_IMG_NAME].crc:
-            raise PackageError(f"{self._label}: fs.img is damaged (its CRC does not fit)")
+            raise PackageError(f"{self._label}: fs.img is damaged (its CRC does not match)")
 
     def __repr__(self) -> str:
         return f"<Npk {self.container} of {self._label}>"
 
     def _verify_superblock(self, reader: _Reader, hashes: Hashes) -> Superblock:
-        """Check that the verity data lies exactly behind the image, and that its root fits.
+        """Check that the verity data directly follows the image, and that its root matches.
 
-        The superblock itself is not signed: its salt is proved by the root digest, the number of
-        blocks by the signed offset.
+        The superblock is not signed. The root digest proves its salt, the signed offset proves its
+        number of blocks.
         """
         offset, size = hashes.verity_offset, self.fsimg_size
         if offset % hash_tree.BLOCK_SIZE or not 0 < offset <= size - hash_tree.SUPERBLOCK_SIZE:
@@ -197,25 +197,25 @@ class Npk(Closing):
         top = tree if blocks > 1 else 0
         block = reader.read(base + top, hash_tree.BLOCK_SIZE)
         if hash_tree.digest(block, superblock.salt).hex() != hashes.verity:
-            raise VerificationError("the root of the verity tree does not fit the signed digest")
+            raise VerificationError("the root of the verity tree does not match the signed digest")
         return superblock
 
 
 def open(source: Source, key: bytes | None = None) -> Npk:  # noqa: A001 - npk.open, as gzip.open
     """Open a package and check it.
 
-    The image itself is not read: with a key it is the kernel's dm-verity, or `verify_image`, that
-    compares it with the signed root digest.
+    The image is not read. With a key, the kernel's dm-verity or `verify_image` compares it with the
+    signed root digest.
 
     Args:
         source: a path, or a file that is open for reading (a binary file object, or its
-            descriptor). It is read by position, so its offset does not move, and may be closed
-            afterwards: the package has a descriptor of its own.
-        key: the 32-byte public key that must have signed it; None for a trusted source, where a
+            descriptor). Its offset does not move, and the caller may close it afterwards: the
+            package duplicates the descriptor.
+        key: the 32-byte public key that must have signed it; None for a trusted source, whose
             signature is ignored.
 
     Raises:
-        PackageError: it is no package, or one that breaks a rule.
+        PackageError: it is not a package, or breaks a rule.
         VerificationError: it is not signed, or not with this key.
         OSError: the file cannot be opened or read.
     """
@@ -231,14 +231,14 @@ def open(source: Source, key: bytes | None = None) -> Npk:  # noqa: A001 - npk.o
 
 
 def verify_image(npk: Npk) -> None:
-    """Read the whole image and check it, and its tree, against the signed root digest.
+    """Read the whole image, and compare it and its tree with the signed root digest.
 
     Raises:
-        VerificationError: one byte or more is not what was signed.
-        PackageError: the package was opened without a key, or became shorter meanwhile.
+        VerificationError: they differ.
+        PackageError: the package was opened without a key, or became shorter.
     """
     if npk.hashes is None or npk.superblock is None:
-        raise PackageError(f"{npk.container} was opened without a key: nothing vouches for it")
+        raise PackageError(f"{npk.container} was opened without a key: it cannot be verified")
     fd, salt = npk.fileno(), npk.superblock.salt
     offset = npk.hashes.verity_offset
     tree = npk.fsimg_offset + offset + hash_tree.SUPERBLOCK_SIZE
@@ -254,13 +254,13 @@ def verify_image(npk: Npk) -> None:
     root = hash_tree.build(chunks, npk.superblock.data_blocks, salt, compare)
     if root.hex() != npk.hashes.verity:
         raise VerificationError(
-            f"the image of {npk.container} does not fit its signed root digest",
+            f"the image of {npk.container} does not match its signed root digest",
             hint="the package is damaged or was altered: install it again",
         )
 
 
 class _Reader:
-    """Reads a file by position, most of it from two windows at its ends."""
+    """Reads a file at given offsets. Buffers its beginning and its end."""
 
     __slots__ = ("_fd", "_head", "_size", "_tail")
 
@@ -287,12 +287,12 @@ def _descriptor(source: Source) -> tuple[int, str]:
         return os.dup(source), "the package"
     if isinstance(source, (str, os.PathLike)):
         path = os.fspath(source)
-        # O_NONBLOCK: opening a FIFO must not wait for its writer.
+        # O_NONBLOCK: opening a FIFO must not wait for a writer.
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY), path
     try:
         fd = source.fileno()
     except io.UnsupportedOperation:
-        raise PackageError("a package is read from a file with a descriptor only") from None
+        raise PackageError("a package can be read only from a file with a descriptor") from None
     name = getattr(source, "name", None)
     return os.dup(fd), name if isinstance(name, str) else "the package"
 
@@ -317,7 +317,7 @@ def _verify_texts(texts: dict[str, bytes], comment: bytes, key: bytes) -> Hashes
     document = texts.get(archive.SIGNATURE_NAME)
     if document is None:
         raise VerificationError(
-            "it is not signed", hint="this repository has a key and takes signed packages only"
+            "it is not signed", hint="this repository has a key and accepts only signed packages"
         )
     hashes = signature.verify(document, key)
     if hashlib.sha256(comment).hexdigest() != hashes.meta:

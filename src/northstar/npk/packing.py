@@ -1,9 +1,8 @@
-"""Making packages: the image is written once, straight into the package, and the name comes last.
+"""Creates packages. The image is written once, directly into the package.
 
-The order of writing is not the order of the file. mksquashfs leaves room for the headers and
-writes the image behind it; one pass over the image gives CRC and hash tree; then the tree, the
-headers in front and the directory at the end are known. Until the whole is synced it has a
-temporary name in the directory of the result, which an error or Ctrl-C removes.
+mksquashfs writes the image first, after space for the headers. One pass over the image computes CRC
+and hash tree. Then the tree, the headers and the central directory are written. Until it is synced,
+the package has a temporary name in the directory of the result; an error or Ctrl-C removes it.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ Path = str | os.PathLike[str]
 
 
 class Packed(NamedTuple):
-    """What was made.
+    """The result of `pack`.
 
     Attributes:
         paths: the packages; more than one only for clones.
@@ -47,7 +46,7 @@ class Packed(NamedTuple):
 
 
 class _Image(NamedTuple):
-    """A finished fs.img: its size with the verity data, and what headers and signature need."""
+    """A finished fs.img: size with the verity data, and the values for headers and signature."""
 
     size: int
     crc: int
@@ -56,10 +55,10 @@ class _Image(NamedTuple):
 
 
 Fill = Callable[[str, int, int], _Image]
-"""`fill(path, fd, offset)` puts fs.img into the file, from `offset` on."""
+"""`fill(path, fd, offset)` writes fs.img into the file, from `offset` on."""
 
 Progress = Callable[[int, int], None]
-"""`progress(done, total)` is told of the bytes of the root that were read, and of all of them."""
+"""`progress(done, total)` receives the number of bytes of the root that were read, and of all."""
 
 
 def pack(
@@ -76,31 +75,31 @@ def pack(
     fs: FileSystem = "squashfs",
     progress: Progress | None = None,
 ) -> Packed:
-    """Make a package, or `clones` of them; if that fails, nothing is left of any.
+    """Create a package, or `clones` of them. After a failure no package exists.
 
-    The same input, key and salt give the same bytes (with SOURCE_DATE_EPOCH in the environment,
-    times of files after it are set to it).
+    The same input, key and salt give the same bytes. SOURCE_DATE_EPOCH in the environment replaces
+    later times of files.
 
     Args:
         manifest: the manifest, or the path of its text.
         root: directory with the container's files; None for an empty one.
-        out: the package's path, or a directory, where it is called NAME-VERSION.npk.
+        out: the package's path, or a directory for NAME-VERSION.npk.
         key: 32-byte seed to sign with; None for a package without signature and hash tree.
-        compression: `none`, `gzip` (the usual), `lzo`, `xz` or `zstd`; for EROFS `none`, `lz4` or
-            `lz4hc` (the usual).
-        block_size: of the squashfs image, in bytes: a power of two from 4096 to 1 MiB.
+        compression: `none`, `gzip` (default), `lzo`, `xz` or `zstd`; for EROFS `none`, `lz4` or
+            `lz4hc` (default).
+        block_size: block size of the squashfs image, in bytes: a power of two from 4096 to 1 MiB.
         salt: 32 bytes for the hash tree; None for random ones.
-        clones: how many packages to make, called NAME-0, NAME-1 and so on, in the directory
-            `out`; a resource is made once, under its own name.
+        clones: number of packages to create in the directory `out`, with the names NAME-0, NAME-1
+            and so on; a resource is created once, with its name.
         mksquashfs: path of the program; None for the one in PATH.
         fs: the file system of the image.
-        progress: called several times a second with the bytes of the root that were read, and
-            all of them.
+        progress: called several times a second with the number of bytes of the root that were
+            read, and of all.
 
     Raises:
         PackageError: input or options are refused, or the image tool failed.
         HostError: a tool is missing.
-        OSError: something cannot be read or written.
+        OSError: a file cannot be read or written.
     """
     value, ignored = (manifest, ()) if isinstance(manifest, Manifest) else _load(manifest)
     salt = os.urandom(hash_tree.SALT_SIZE) if salt is None else salt
@@ -124,7 +123,7 @@ def pack(
     with _Destination() as destination:
         for clone, path in _targets(value, os.fspath(out), clones):
             if source is not None and os.path.commonpath([source, path]) == source:
-                raise PackageError(f"{path} would lie in the root directory that it is made of")
+                raise PackageError(f"{path} is inside of the root directory to pack")
             destination.write(path, dumps(clone).encode(), maker.fill, key)
         paths = destination.commit()
     return Packed(paths, (*ignored, *maker.warnings))
@@ -133,9 +132,9 @@ def pack(
 def content_size(root: str) -> int:
     """Return the size of all files below a directory, in bytes.
 
-    What cannot be read does not count: the image tool says so.
+    Unreadable files do not count; the image tool reports them.
     """
-    # Not by os.walk, which calls itself for each level.
+    # Not os.walk, which is recursive in Python 3.11.
     size = 0
     pending = [root]
     while pending:
@@ -149,12 +148,12 @@ def content_size(root: str) -> int:
 
 
 def _watch(progress: Progress, total: int) -> Callable[[int], None]:
-    # A tool also reads what it has written (to find duplicates), so it may read more than that.
+    # A tool also reads its output (to find duplicates), so it may read more than `total`.
     return lambda read: progress(min(read, total), total)
 
 
 class _Maker:
-    """Makes one image, and gives it to every package: clones differ in their manifests alone."""
+    """Creates one image and copies it to every package: clones differ only in their manifests."""
 
     def __init__(
         self,
@@ -173,7 +172,7 @@ class _Maker:
         self._first: tuple[str, int, _Image] | None = None
 
     def fill(self, path: str, fd: int, offset: int) -> _Image:
-        """Put fs.img into the file `fd`, which is at `path`, from `offset` on."""
+        """Write fs.img into the file `fd`, which is at `path`, from `offset` on."""
         if self._first is not None:
             source, start, image_ = self._first
             _copy_file(source, start, fd, offset, image_.size)
@@ -182,13 +181,13 @@ class _Maker:
             self.warnings += image.squashfs(self._recipe, path, offset, self._mksquashfs)
         else:
             self.warnings += _erofs(self._recipe, path, fd, offset, self._seed)
-        image_ = _seal(fd, offset, self._salt)
+        image_ = _finish_image(fd, offset, self._salt)
         self._first = path, offset, image_
         return image_
 
 
 class _Destination:
-    """Files that get their names all together, or vanish."""
+    """Files that are renamed to their final names together, or removed."""
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
@@ -201,7 +200,7 @@ class _Destination:
         self._stack.close()
 
     def write(self, path: str, manifest: bytes, fill: Fill, key: bytes | None) -> None:
-        """Write the package that will be at `path`."""
+        """Write the package for `path` under a temporary name."""
         directory, name = os.path.split(path)
         temporary = os.path.join(directory, f".{name[:200]}.{os.urandom(6).hex()}.part")
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
@@ -214,7 +213,7 @@ class _Destination:
         self._files.append((temporary, path))
 
     def commit(self) -> tuple[str, ...]:
-        """Give all files their names."""
+        """Rename all files to their final names."""
         done: list[str] = []
         try:
             for temporary, path in self._files:
@@ -242,7 +241,7 @@ def _write(path: str, fd: int, manifest: bytes, fill: Fill, key: bytes | None) -
     offset = -(-room // archive.ALIGNMENT) * archive.ALIGNMENT
     finished = fill(path, fd, offset)
     if offset + finished.size > archive.SIZE_MAX - archive.ALIGNMENT:
-        raise PackageError("the package would be larger than 4 GiB, which no reader takes")
+        raise PackageError("the package would be larger than 4 GiB, which readers refuse")
     texts = [(archive.MANIFEST_NAME, manifest)]
     if key is not None:
         hashes = Hashes(
@@ -262,13 +261,13 @@ def _write(path: str, fd: int, manifest: bytes, fill: Fill, key: bytes | None) -
     extra = archive.padding(start + archive.header_size(name), offset)
     head += archive.local_header(name, finished.crc, finished.size, extra)
     entries.append(Entry(name, 0, finished.crc, finished.size, start, offset))
-    assert len(head) == offset, "the headers fill the room in front of the image"
+    assert len(head) == offset, "the headers do not fill the space before the image"
     _pwrite(fd, head, 0)
     _pwrite(fd, archive.trailer(entries, _COMMENT), offset + finished.size)
 
 
-def _seal(fd: int, offset: int, salt: bytes | None) -> _Image:
-    """Turn the image that ends the file into a finished fs.img; with a salt, add the hash tree."""
+def _finish_image(fd: int, offset: int, salt: bytes | None) -> _Image:
+    """Pad the image at the end of the file; with a salt, append the hash tree."""
     size = os.fstat(fd).st_size - offset
     if size <= 0:
         raise PackageError("the image tool wrote no image")
@@ -291,7 +290,7 @@ def _seal(fd: int, offset: int, salt: bytes | None) -> _Image:
     root = hash_tree.build(
         checked(), blocks, salt, lambda position, block: _pwrite(fd, block, tree + position)
     )
-    # The UUID only has to differ where the salt does, and to be the same where that is.
+    # The UUID is derived from salt and root digest: equal packages have equal UUIDs.
     identity = hashlib.sha256(b"northstar verity" + salt + root).digest()[:16]
     _pwrite(fd, hash_tree.Superblock(identity, blocks, salt).encode(), offset + size)
     whole = size + hash_tree.SUPERBLOCK_SIZE + hash_tree.tree_size(blocks)
@@ -301,7 +300,7 @@ def _seal(fd: int, offset: int, salt: bytes | None) -> _Image:
 
 
 def _erofs(recipe: image.Recipe, path: str, fd: int, offset: int, seed: bytes) -> list[str]:
-    """Make an EROFS image beside the package, for want of an offset option, and move it in."""
+    """Create an EROFS image beside the package, and copy it: mkfs.erofs has no offset option."""
     temporary = f"{path}.erofs"
     try:
         warnings = image.erofs(recipe, temporary, seed)
@@ -312,7 +311,7 @@ def _erofs(recipe: image.Recipe, path: str, fd: int, offset: int, seed: bytes) -
 
 
 def _targets(manifest: Manifest, out: str, clones: int | None) -> Iterator[tuple[Manifest, str]]:
-    """Yield the manifests of the packages to make, and where each belongs."""
+    """Yield the manifest and the path of each package."""
     if clones is None or manifest.init is None:
         if clones is not None and not os.path.isdir(out):
             raise _no_directory(out)
@@ -330,19 +329,19 @@ def _targets(manifest: Manifest, out: str, clones: int | None) -> Iterator[tuple
 
 
 def _target(out: str, manifest: Manifest) -> str:
-    # A link is followed, so that the file it leads to is replaced, not the link.
+    # Links are resolved, so that the rename replaces the target of a link, not the link.
     out = os.path.realpath(out)
     if os.path.isdir(out):
         return os.path.join(out, f"{manifest.name}-{manifest.version}.npk")
     if not os.path.isdir(os.path.dirname(out)):
         raise _no_directory(os.path.dirname(out))
     if os.path.lexists(out) and not stat.S_ISREG(os.lstat(out).st_mode):
-        raise PackageError(f"{out} is there and is no regular file", hint="choose another name")
+        raise PackageError(f"{out} exists and is not a regular file", hint="choose another name")
     return out
 
 
 def _no_directory(path: str) -> PackageError:
-    return PackageError(f"{path} is no directory", hint="make it first")
+    return PackageError(f"{path} is not a directory", hint="create it first")
 
 
 def _load(path: Path) -> tuple[Manifest, tuple[str, ...]]:
@@ -359,9 +358,8 @@ def _load(path: Path) -> tuple[Manifest, tuple[str, ...]]:
 
 
 def _directory(path: Path) -> str:
-    # A trailing dot would be an error of stat for a file, and an empty listing for nothing.
     if not stat.S_ISDIR(os.stat(path).st_mode):
-        raise PackageError(f"{os.fspath(path)} is no directory", hint="give the root directory")
+        raise PackageError(f"{os.fspath(path)} is not a directory", hint="give the root directory")
     return os.path.realpath(path)
 
 
@@ -374,14 +372,14 @@ def _copy_file(path: str, start: int, destination: int, offset: int, size: int) 
 
 
 def _copy(source: int, start: int, destination: int, offset: int, size: int) -> None:
-    """Copy between files, sharing blocks where the file system can (copy_file_range(2))."""
+    """Copy between files; blocks are shared if the file system can (copy_file_range(2))."""
     end = start + size
     while start < end:
         wanted = min(_COPY_CHUNK, end - start)
         try:
             done = os.copy_file_range(source, destination, wanted, start, offset)
         except OSError:
-            # EXDEV, EOPNOTSUPP, EINVAL: these file systems cannot.
+            # EXDEV, EOPNOTSUPP, EINVAL: not supported by these file systems.
             done = _pwrite(destination, os.pread(source, min(wanted, 1 << 20), start), offset)
         if not done:
             raise PackageError("the image became shorter while it was copied")

@@ -1,9 +1,9 @@
 """signature.yaml: the hashes of a package, and the signature over them.
 
-Two YAML documents. The first names three hashes; the signature in the second is over the bytes
-of the first exactly as written, so it is checked before a word of the first is interpreted. Only
-the plain form is read that packers write: two levels of keys, one value a line. A general YAML
-reader on bytes that nobody vouches for yet would be a large surface for no use.
+Two YAML documents. The first contains three hashes. The second contains the signature over the
+bytes of the first, so it is checked before the first is parsed. Only the form that packers write is
+accepted: two levels of keys, one value per line. A general YAML parser would be a large attack
+surface for unverified bytes.
 """
 
 from __future__ import annotations
@@ -32,17 +32,18 @@ _FIELDS: Final = {
 }
 
 DOCUMENT_MAX: Final = 512
-"""More than any signature.yaml that `render` writes, in bytes."""
+"""Upper bound of the size of a signature.yaml of `render`, in bytes."""
 
 
 class Hashes(NamedTuple):
-    """What a signature vouches for.
+    """The signed values.
 
     Attributes:
         manifest: hex sha256 of manifest.yaml.
         meta: hex sha256 of the archive comment.
         verity: hex root digest of the image.
-        verity_offset: offset of the verity superblock in fs.img = size of the image, in bytes.
+        verity_offset: offset of the verity superblock in fs.img, which is the size of the image,
+            in bytes.
     """
 
     manifest: str
@@ -52,7 +53,7 @@ class Hashes(NamedTuple):
 
 
 def verify(document: bytes, public_key: bytes) -> Hashes:
-    """Check the signature of a signature.yaml and return what it vouches for.
+    """Check the signature of a signature.yaml and return the signed values.
 
     Raises:
         VerificationError: it is malformed, or not signed with this key.
@@ -66,10 +67,11 @@ def verify(document: bytes, public_key: bytes) -> Hashes:
     try:
         signature = base64.b64decode(next(filter(None, match.groups())), validate=True)
     except binascii.Error:
-        raise VerificationError("the signature in signature.yaml is no base64") from None
+        raise VerificationError("the signature in signature.yaml is not base64") from None
     if not keys.verify(public_key, signed, signature):
         raise VerificationError(
-            "the signature does not fit the key", hint="it was signed with another key, or altered"
+            "the signature does not match the key",
+            hint="it was signed with another key, or altered",
         )
     return _hashes(signed)
 

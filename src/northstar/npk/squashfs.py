@@ -1,8 +1,8 @@
-"""The names in a squashfs image, checked before unsquashfs makes files of them.
+"""Checks the names in a squashfs image before unsquashfs extracts it.
 
-Since squashfs-tools 4.5.1 unsquashfs refuses names like `../../x`, and two files of one name
-(CVE-2021-40153, CVE-2021-41072). An older one writes where they lead. The metadata is compressed,
-partly in ways that Python does not know, so the listing of the tool itself is checked.
+Since squashfs-tools 4.5.1 unsquashfs refuses names like `../../x`, and two files with one name
+(CVE-2021-40153, CVE-2021-41072). Older versions write outside of the target directory. The metadata
+is compressed, partly with algorithms that Python lacks, so the listing of unsquashfs is checked.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _ARROW: Final = " -> "
 
 
 def check_names(listing: str) -> None:
-    """Check what `unsquashfs -ll` has printed: no path leads out of the root, or through a link.
+    """Check the output of `unsquashfs -ll`: no path leads out of the root, or through a link.
 
-    Each one is in a directory that is listed, and none is listed twice. A line feed in a name makes
-    a line of its own, which can be told from an entry as long as it has no slash.
+    Each path must be in a listed directory, and must be listed once. A line feed in a name starts a
+    new line. It is accepted if it has no slash, because each entry below the root has one.
 
     Raises:
         PackageError: a path is refused.
@@ -36,30 +36,30 @@ def check_names(listing: str) -> None:
         match = _LINE.match(line)
         if match is None:
             if "/" in line:
-                raise _harmful(line)
+                raise _unsafe(line)
             continue
         kind, path = match.groups()
         if path is None:
             continue  # the root
         if kind == "l":
-            # Where the name ends and the target begins is open if they hold an arrow themselves.
+            # If name or target contain an arrow, the end of the name is ambiguous: all are tried.
             parts = path.split(_ARROW)
             links.update(_ARROW.join(parts[:end]) for end in range(1, len(parts)))
             path = parts[0]
         above, _, name = path.rpartition("/")
         if name in ("", ".", "..") or (above and above not in directories):
-            raise _harmful(path)
+            raise _unsafe(path)
         if kind != "l":
             if path in directories or path in others:
-                raise _harmful(path)
+                raise _unsafe(path)
             (directories if kind == "d" else others).add(path)
     if both := links & (directories | others):
-        raise _harmful(min(both))
+        raise _unsafe(min(both))
 
 
-def _harmful(path: str) -> PackageError:
+def _unsafe(path: str) -> PackageError:
     return PackageError(
-        "the squashfs image is damaged or was made to do harm: "
-        f"{path[:100]!r} is no path in it, or is there twice",
+        "the squashfs image is damaged or malicious: "
+        f"{path[:100]!r} is not a path in it, or is duplicated",
         hint="do not use this package",
     )

@@ -1,4 +1,4 @@
-"""Temporary directories for trees that are not ours: of a user's root, or of a hostile image."""
+"""Temporary directories for foreign trees: of a user's root, or of an untrusted image."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from northstar.linux import removal
 
 @contextlib.contextmanager
 def directory(parent: str | None = None) -> Iterator[str]:
-    """Yield a new directory, in `parent` or where temporary files go, and remove it at the end.
+    """Yield a new directory, in `parent` or the default temporary directory; remove it at the end.
 
-    Not tempfile.TemporaryDirectory: where something cannot be removed, it changes the mode of the
-    very file. That may be a hard link to a user's file, or a symbolic link to anything at all. It
-    also calls itself for each level of the tree.
+    Not tempfile.TemporaryDirectory: it changes the mode of a file that cannot be removed, which may
+    be a hard link to a user's file, or a symbolic link to any file. It is also recursive.
     """
     path = tempfile.mkdtemp(prefix=".northstar-" if parent else "northstar-", dir=parent)
     try:

@@ -1,4 +1,4 @@
-"""Running the image tools: found or named with their Debian package, and never outliving us."""
+"""Runs the image tools. An error names the Debian package of a missing tool."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ def find(tool: str, path: str | None = None) -> str:
     """Return the path of a tool.
 
     Args:
-        tool: its usual name.
-        path: where the user says it is (or under which name); None for its usual name.
+        tool: its default name.
+        path: a path or another name from the user; None for the default name.
 
     Raises:
-        HostError: it is not installed, or not there.
+        HostError: it is not installed, or `path` is not a program.
     """
     found = shutil.which(path or tool)
     if found is None:
-        what = f"{tool} is not installed" if path in (None, tool) else f"{path} is no program"
+        what = f"{tool} is not installed" if path in (None, tool) else f"{path} is not a program"
         raise HostError(what, hint=f"install the Debian package {_PACKAGES[tool]}")
     return os.path.abspath(found)
 
 
 @lru_cache(maxsize=8)
 def usage(path: str) -> str:
-    """Return all that a tool says about its options, to look for the features it has.
+    """Return the help text of a tool, to find its features.
 
-    Version numbers would be the wrong question: distributions backport, and builds differ.
+    Version numbers do not show them: distributions backport features, and builds differ.
     """
-    # Newer squashfs-tools show everything for -help-all only; older ones, which do not know it,
-    # answer with everything at once.
+    # Newer squashfs-tools print all options only for -help-all. Older ones lack that option, and
+    # print all options as their usage error.
     result = subprocess.run(
         [path, "-help-all"],
         stdin=subprocess.DEVNULL,
@@ -67,20 +67,20 @@ def run(
     accept: Sequence[int] = (0,),
     watch: Callable[[int], None] | None = None,
 ) -> tuple[str, str]:
-    """Run a tool to its end and return what it wrote to stdout and stderr.
+    """Run a tool and return its stdout and stderr.
 
-    It is killed when we are interrupted. It has a process group of its own, so that Ctrl-C reaches
-    us alone: mksquashfs would take its time to answer.
+    An exception, such as KeyboardInterrupt, kills it. It has a separate process group, so that
+    Ctrl-C reaches only this process: mksquashfs reacts to it with a delay.
 
     Args:
         arguments: program and arguments.
         pass_fds: descriptors that it inherits.
-        env: environment variables that are added to ours.
+        env: additional environment variables.
         accept: exit codes that mean success.
-        watch: called several times a second with the bytes that the tool has read.
+        watch: called several times a second with the number of bytes that the tool has read.
 
     Raises:
-        PackageError: it failed, with its own last words.
+        PackageError: it failed; the error contains its last messages.
         OSError: it cannot be started.
     """
     process = subprocess.Popen(
@@ -97,15 +97,15 @@ def run(
             out, err = _communicate(process, watch)
         except BaseException:
             process.kill()
-            # Popen's own exit gives up after a quarter of a second when it was Ctrl-C.
+            # After Ctrl-C, Popen.__exit__ waits only for a quarter of a second.
             process.wait()
             raise
-    # File names are bytes: two that differ must not become one.
-    words, complaint = out.decode("utf-8", "backslashreplace"), err.decode("utf-8", "replace")
+    # File names are bytes: two different names must not become equal.
+    stdout, stderr = out.decode("utf-8", "backslashreplace"), err.decode("utf-8", "replace")
     if process.returncode not in accept:
         name = os.path.basename(arguments[0])
-        raise PackageError(f"{name} failed: {reason(process.returncode, complaint or words)}")
-    return words, complaint
+        raise PackageError(f"{name} failed: {reason(process.returncode, stderr or stdout)}")
+    return stdout, stderr
 
 
 def _communicate(
@@ -120,7 +120,7 @@ def _communicate(
 
 
 def _bytes_read(pid: int) -> int:
-    """Return what a process has read, by proc_pid_io(5): no tool tells it in the same way."""
+    """Return the bytes that a process has read (proc_pid_io(5)): the tools report no progress."""
     try:
         with open(f"/proc/{pid}/io", encoding="ascii") as file:
             return int(file.readline().removeprefix("rchar:"))
@@ -129,8 +129,8 @@ def _bytes_read(pid: int) -> int:
 
 
 def reason(code: int, output: str) -> str:
-    """Return the lines in which a tool tells why it gave up, in one; else how it ended."""
+    """Return the last error messages of a tool in one line, or else its exit status."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    telling = [line for line in lines if "FATAL" in line or "rror" in line or "ailed" in line]
-    text = "; ".join((telling or lines)[-3:])[-_MESSAGE_MAX:]
+    errors = [line for line in lines if "FATAL" in line or "rror" in line or "ailed" in line]
+    text = "; ".join((errors or lines)[-3:])[-_MESSAGE_MAX:]
     return text or (f"exit code {code}" if code >= 0 else f"ended by signal {-code}")

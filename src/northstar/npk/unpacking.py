@@ -1,4 +1,4 @@
-"""Taking a package apart, and listing what its image holds."""
+"""Unpacks packages, and lists their images."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ from northstar.npk import archive, erofs, squashfs, staging, tools
 from northstar.npk.package import Npk
 
 ROOT_NAME: Final = "root"
-"""The directory of the files, beside the texts."""
+"""Name of the directory for the files of the image."""
 
 # EROFS_FT_* of the kernel's fs_types.h, as ls shows them.
 _EROFS_KINDS: Final = dict(zip("1234567", "-dcbpsl", strict=True))
 _EROFS_ENTRY: Final = re.compile(r"^ +([0-9]+) +([0-9]+)  (.+)$", re.MULTILINE)
 
 _HARMLESS: Final = frozenset(os.makedev(node.major, node.minor) for node in DEVICE_NODES)
-"""The character devices of /dev/null and the like, which packing puts into images."""
+"""The character devices that packing adds to images, such as /dev/null."""
 
 _NOT_FATAL: Final = 2
-"""unsquashfs' exit code when it could not set owners, make devices and the like."""
+"""Exit code of unsquashfs if it could not set owners, create device nodes or similar."""
 
 
 def unpack(npk: Npk, out: str | os.PathLike[str], *, unsquashfs: str | None = None) -> list[str]:
     """Write OUT/manifest.yaml, OUT/signature.yaml if signed, and the files as OUT/root.
 
-    They appear together when all is done; what was in OUT before is not touched.
+    All are written to a temporary directory first, and renamed at the end. Existing files in OUT
+    are not changed.
 
     Returns:
         Warnings for the user.
 
     Raises:
-        PackageError: one of them exists, the image is damaged, or its tool failed.
+        PackageError: one of them exists, the image is damaged, or the tool failed.
         HostError: the tool is missing.
-        OSError: something cannot be written.
+        OSError: a file cannot be written.
     """
     directory = os.fspath(out)
     texts = [entry.name for entry in npk.entries() if entry.name != archive.FS_IMG_NAME]
@@ -72,17 +73,17 @@ def unpack(npk: Npk, out: str | os.PathLike[str], *, unsquashfs: str | None = No
             with contextlib.suppress(OSError):
                 os.rmdir(directory)
         raise
-    # The stage is gone; the user knows the place where things are now.
+    # The temporary directory is removed: warnings must name the final paths.
     return [warning.replace(stage, directory) for warning in warnings]
 
 
 def _open_text(path: str, flags: int) -> int:
-    # open() alone asks for 0666, which is what a umask of 0 leaves.
+    # The default of open() is 0666, which a umask of 0 does not reduce.
     return os.open(path, flags, 0o644)
 
 
 def list_image(npk: Npk, *, unsquashfs: str | None = None) -> str:
-    """Return what the image holds, one line a file, as its own tool prints it.
+    """Return the list of the files in the image, one per line, as the image tool prints it.
 
     Raises:
         PackageError: the tool failed.
@@ -100,7 +101,7 @@ def list_image(npk: Npk, *, unsquashfs: str | None = None) -> str:
 
 
 def _list_erofs(tool: str, image: str) -> Iterator[str]:
-    """Yield kind and path of every file, directory by directory: dump.erofs shows one at a time."""
+    """Yield type and path of every file. dump.erofs lists one directory at a time."""
     pending = [("erofs-root", "--path=/")]
     seen: set[str] = set()
     yield "d erofs-root"
@@ -113,32 +114,32 @@ def _list_erofs(tool: str, image: str) -> Iterator[str]:
                 continue
             letter = _EROFS_KINDS.get(kind, "?")
             yield f"{letter} {path}/{name}"
-            # A damaged image can hold a directory in itself.
+            # A directory of a damaged image can contain itself.
             if letter == "d" and number not in seen:
                 seen.add(number)
                 pending.append((f"{path}/{name}", f"--nid={number}"))
 
 
 def _extract(npk: Npk, root: str, unsquashfs: str | None) -> list[str]:
-    """Have a tool write the files of the image to `root`; return warnings.
+    """Extract the files of the image to `root` with its tool; return warnings.
 
-    No tool is trusted with the names in an image: as root it could write anywhere. So they are all
-    checked before, and what the tool has written is looked at.
+    The tools do not check names reliably, and as root they could write anywhere. So all names are
+    checked before, and the result is checked afterwards.
     """
     if npk.filesystem == "squashfs":
         tool = tools.find("unsquashfs", unsquashfs)
         squashfs.check_names(list_image(npk, unsquashfs=unsquashfs))
         arguments = ["-no-progress", "-offset", str(npk.fsimg_offset), "-dest", root]
-        _, complaint = tools.run(
+        _, stderr = tools.run(
             [tool, *arguments, _path_of(npk)], pass_fds=[npk.fileno()], accept=(0, _NOT_FATAL)
         )
-        found = _look_at(root, "unsquashfs", complaint)
-        return _first_lines(complaint) + found.warnings
+        found = _check_tree(root, "unsquashfs", stderr)
+        return _first_lines(stderr) + found.warnings
     tool = tools.find("fsck.erofs")
     with _image_file(npk) as image:
         wanted = sum(_is_plain(entry.mode) for entry in erofs.entries(image))
-        _, complaint = tools.run([tool, f"--extract={root}", image])
-    found = _look_at(root, "fsck.erofs", complaint)
+        _, stderr = tools.run([tool, f"--extract={root}", image])
+    found = _check_tree(root, "fsck.erofs", stderr)
     if found.number != wanted:
         raise PackageError(
             f"fsck.erofs wrote {found.number} of {wanted} files of the image",
@@ -148,23 +149,23 @@ def _extract(npk: Npk, root: str, unsquashfs: str | None) -> list[str]:
 
 
 class _Found(NamedTuple):
-    """What a tool has written: the number of files, links and directories, and warnings."""
+    """An extracted tree: its number of files, links and directories, and warnings."""
 
     number: int
     warnings: list[str]
 
 
-def _look_at(root: str, tool: str, complaint: str) -> _Found:
-    """Count what is below `root`, and remove device nodes that could give something away.
+def _check_tree(root: str, tool: str, stderr: str) -> _Found:
+    """Count the files below `root`, and remove device nodes that packing never adds.
 
-    Root can make them, and their mode may open a disk to all users of this machine.
+    A tool that runs as root creates them, and their mode can open a disk to all users.
 
     Raises:
-        PackageError: there is nothing.
+        PackageError: `root` does not exist.
     """
     if not os.path.isdir(root) or os.path.islink(root):
         raise PackageError(
-            f"{tool} wrote no files: {tools.reason(0, complaint)}",
+            f"{tool} wrote no files: {tools.reason(0, stderr)}",
             hint="the image is damaged, or needs a newer release of the tool",
         )
     number, removed = 0, []
@@ -182,11 +183,11 @@ def _look_at(root: str, tool: str, complaint: str) -> _Found:
     if not removed:
         return _Found(number, [])
     named = ", ".join(removed[:3]) + (f" and {len(removed) - 3} more" if len(removed) > 3 else "")
-    return _Found(number, [f"left out device nodes that packing never makes: {named}"])
+    return _Found(number, [f"left out device nodes that packing never adds: {named}"])
 
 
 def _is_plain(mode: int) -> bool:
-    """Tell whether anybody can make such a file."""
+    """Return whether any user can create a file of this type."""
     return stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)
 
 
@@ -196,21 +197,21 @@ def _is_harmful(status: os.stat_result) -> bool:
     return stat.S_ISBLK(status.st_mode)
 
 
-def _first_lines(complaint: str) -> list[str]:
-    """Return what unsquashfs could not do, shortened: it says so again for every file."""
-    lines = [line.strip() for line in complaint.splitlines() if line.strip()]
+def _first_lines(stderr: str) -> list[str]:
+    """Return the first messages of unsquashfs, and the number of the others: one for every file."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     more = [f"... and {len(lines) - 3} more messages of unsquashfs"] if len(lines) > 3 else []
     return lines[:3] + more
 
 
 def _path_of(npk: Npk) -> str:
-    # The descriptor, not the name: what is unpacked is what was checked. It is passed on.
+    # The descriptor, not the name: the tool must read the file that was checked.
     return f"/proc/self/fd/{npk.fileno()}"
 
 
 @contextlib.contextmanager
 def _image_file(npk: Npk) -> Iterator[str]:
-    """Yield the path of a file with the image alone, for tools that know no offset."""
+    """Yield the path of a file that contains only the image, for tools without an offset option."""
     with tempfile.NamedTemporaryFile(prefix="northstar-") as file:
         for chunk in npk.read_image():
             file.write(chunk)

@@ -55,7 +55,7 @@ def parse_json(text: str, context: Context[Any]) -> Node:
     import json
 
     def refuse(name: str) -> None:
-        raise _NoNumberError(f"{name} is no number")
+        raise _NoNumberError(f"{name} is not a number")
 
     try:
         value = json.loads(text, object_pairs_hook=_Pairs, parse_constant=refuse)

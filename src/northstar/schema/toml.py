@@ -36,7 +36,7 @@ class TomlContext(Context[E]):
         too_deep=f"nested too deeply (at most {NESTING_MAX} levels)",
     )
 
-    # Finding a line is slow, and a table with very many unknown keys is no table of this program.
+    # Finding a line is slow, and a table with very many unknown keys is not for this program.
     WARNINGS_MAX = NAMED_MAX
 
     def __init__(self, text: str, origin: str, error: type[E]) -> None:

@@ -1,4 +1,4 @@
-"""Lines to messages and back: the vectors, every kind of message, and everything else."""
+"""Decoding and encoding: the vectors, every kind of message, and invalid lines."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ C = Container.parse("a:1.0.0")
 START = b'{"request":{"start":{"container":"a:1.0.0","arguments":[],"environment":%s}}}'
 
 
-# A strategy for every message, from the same annotations that the codec reads. What the codec
-# makes of them is not trusted: values go through JSON and must come back equal.
+# A strategy for every message, from the annotations that the codec uses. The tests check the codec
+# itself: a value must be equal after it was encoded as JSON and decoded.
 
 u64 = st.integers(0, 2**64 - 1)
 names = st.from_regex(r"[0-9A-Za-z._-]{1,20}", fullmatch=True).filter(lambda n: n.strip("."))
@@ -112,7 +112,7 @@ def test_all_kinds_are_here() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
-def test_every_kind_of_message_comes_back(kind: Any) -> None:
+def test_every_kind_of_message_round_trips(kind: Any) -> None:
     @settings(max_examples=25)
     @given(values(kind))
     def round_trip(message: Any) -> None:
@@ -127,7 +127,7 @@ def test_every_kind_of_message_comes_back(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", get_args(api.Error), ids=lambda kind: kind.__name__)
-def test_every_error_comes_back_and_is_one_sentence(kind: Any) -> None:
+def test_every_error_round_trips_and_is_one_sentence(kind: Any) -> None:
     @settings(max_examples=25)
     @given(values(kind))
     def round_trip(refusal: Any) -> None:
@@ -138,7 +138,7 @@ def test_every_error_comes_back_and_is_one_sentence(kind: Any) -> None:
     round_trip()
 
 
-def test_permission_denied_holds_the_request() -> None:
+def test_permission_denied_contains_the_request() -> None:
     answer = response.PermissionDenied(request.Kill(C, 9))
     assert json.loads(api.encode(answer)) == {
         "response": {"permission_denied": {"kill": {"container": "a:1.0.0", "signal": 9}}}
@@ -155,7 +155,7 @@ def test_any_bytes_are_read_or_refused(line: bytes) -> None:
 
 @given(st.data())
 def test_any_json_is_read_or_refused(data: st.DataObject) -> None:
-    # Correct messages in which one value is replaced get deeper than random ones.
+    # A valid message with one value replaced reaches more code than random JSON.
     document = json.loads(api.encode(data.draw(values(data.draw(st.sampled_from(KINDS))))))
     place: Any = document
     while True:
@@ -290,11 +290,11 @@ def test_a_long_text_does_not_fill_the_log() -> None:
         (b'{"connect_nack":"permission_denied"}', api.ConnectNack(api.PermissionDenied())),
     ],
 )
-def test_what_is_read_on_purpose(line: bytes, message: api.Message) -> None:
+def test_tolerated_forms(line: bytes, message: api.Message) -> None:
     assert api.decode(line) == message
 
 
-def test_the_cache_tells_the_same_as_reading() -> None:
+def test_the_cache_gives_the_same_result() -> None:
     line = START % b'{"A":"b"}'
     first, second = api.decode(line), api.decode(line)
     assert first is second
@@ -304,19 +304,19 @@ def test_the_cache_tells_the_same_as_reading() -> None:
         first.environment["A"] = "changed"  # type: ignore[index]
 
 
-def test_text_that_is_no_unicode_is_escaped() -> None:
+def test_text_that_is_not_unicode_is_escaped() -> None:
     foreign = b"/data/\xff".decode(errors="surrogateescape")
     line = api.encode(response.Kill(response.Failed(C, error.Unexpected(foreign))))
     answer = api.decode(line)
     assert isinstance(answer, response.Kill)
     assert isinstance(answer.result, response.Failed)
     assert answer.result.error == error.Unexpected("/data/\\udcff")
-    # In a request it would be another path.
+    # In a request the escaped text would be another path.
     with pytest.raises(InvalidValueError, match="not valid UTF-8"):
         api.encode(request.Start(C, foreign, (), {}))
 
 
-def test_start_with_a_command_needs_a_permission_of_its_own() -> None:
+def test_start_with_a_command_needs_another_permission() -> None:
     for init, arguments, environment in (
         ("/bin/sh", (), {}),
         ("", (), {}),

@@ -31,7 +31,7 @@ def test_all_are_found() -> None:
     for union in (request.Request, response.Response, notification.Notification, error.Error):
         assert set(get_args(union)) <= found
     assert {message.Connect, message.ConnectAck, message.ConnectNack} <= found
-    # What is inside of others only.
+    # Classes that are only used inside of others.
     assert {response.ContainerData, response.Process, response.Failed, Exit, Signal} <= found
     assert response.TokenResult in found
     assert notification.Memory in found
@@ -43,7 +43,7 @@ def test_names_are_those_on_the_wire() -> None:
     assert describe(request.Kill).text == "Send a signal to all processes of a container."
 
 
-def test_a_field_that_is_not_described_is_seen() -> None:
+def test_an_undescribed_field_is_missing() -> None:
     class Ping(Record, frozen=True):
         """A ping.
 

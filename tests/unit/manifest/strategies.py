@@ -1,4 +1,4 @@
-"""Hypothesis strategies: any manifest that the model can hold."""
+"""Hypothesis strategies for valid manifests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ U32 = st.integers(0, 2**32 - 1)
 U64 = st.integers(0, 2**64 - 1)
 I64 = st.integers(-(2**63), 2**63 - 1)
 
-# What YAML takes for something else than text, and characters that its readers treat as special.
+# Texts that YAML does not read as strings, and characters that its readers treat as special.
 AWKWARD = st.sampled_from(
     [
         "", "~", "null", "yes", "4", "0x1F", "1.50", ".inf", "017", "2001-01-01", "=", "---", "...",
@@ -31,7 +31,7 @@ NAMES = st.from_regex(r"[0-9A-Za-z._-]{1,20}", fullmatch=True).filter(
 
 
 def short(text: str, size: int) -> bool:
-    """Tell whether `text` has at most `size` bytes."""
+    """Return whether `text` has at most `size` bytes."""
     return len(text.encode()) <= size
 
 
@@ -73,7 +73,7 @@ MOUNTS = st.one_of(
 
 
 def nested(mounts: dict[str, Any]) -> bool:
-    """Tell whether a bind target is in another one, by comparing all pairs."""
+    """Return whether a bind target is inside of another one, by comparing all pairs."""
     binds = [
         [part for part in target.split("/") if part]
         for target, mount in mounts.items()

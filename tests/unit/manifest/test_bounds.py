@@ -1,4 +1,4 @@
-"""How much a manifest may have of each thing: the bound itself is accepted, one more is refused."""
+"""Bounds of a manifest: the bound is accepted, one more is refused."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_a_flood_is_refused_before_its_entries_are_read(path: str) -> None:
     text = json.dumps({**APP, **COUNTS[path][1](30_000)})
     begun = time.process_time()
     report = manifest.check(text)
-    # Twice what it takes on a slow machine to parse it, in two languages.
+    # Twice the time of a slow machine to parse it as two languages.
     assert time.process_time() - begun < 10
     assert [error.path for error in report.errors] == [path]
 

@@ -1,4 +1,4 @@
-"""The three languages, their bounds, and whose error is shown."""
+"""The three languages, their bounds, and the language whose error is shown."""
 
 from __future__ import annotations
 
@@ -85,13 +85,13 @@ def test_aliases() -> None:
     refused(APP + "custom: &a {b: [{*a : c}]}\n", "the alias 'a' would contain itself")
 
 
-def test_an_anchor_may_be_given_anew_inside_itself() -> None:
+def test_an_anchor_can_be_redefined_inside_itself() -> None:
     custom = manifest.loads(APP + "custom: [&a [&a x, *a], *a, &a y, *a]\n").custom
     assert custom == [["x", "x"], "x", "y", "y"]
 
 
 def nested(levels: int) -> str:
-    """A manifest whose lists are nested to `levels`, its own map counted."""
+    """Return a manifest that is nested `levels` deep, with its outer map."""
     return APP + "custom: " + "[" * (levels - 1) + "]" * (levels - 1) + "\n"
 
 
@@ -116,8 +116,8 @@ def test_nesting_in_json() -> None:
 
 
 def values(count: int) -> str:
-    """A manifest of `count` values, most of them counted twice through an alias."""
-    # Its own map with five fields, `custom`, the list, the inner list, and that once more.
+    """Return a manifest of `count` values, most of them counted twice because of an alias."""
+    # The outer map with five fields, `custom`, the list, the inner list, and its alias.
     half, odd = divmod(count - 11 - 1 - 1 - 2, 2)
     return APP + f"custom: [&a [{'x,' * half}], *a{', x' * odd}]\n"
 
@@ -179,7 +179,7 @@ def test_json() -> None:
     assert value.sched == manifest.Sched(manifest.SchedFifo(3))
     smile = json.dumps({**JSON, "args": ["\U0001f600\u2028a\x85 b\x7f"]})
     assert manifest.loads(smile).args == ("\U0001f600\u2028a\x85 b\x7f",)
-    # YAML would make a space of the second of these, and take the spaces around the third.
+    # YAML would read the second one as a space, and drop the spaces around the third.
     raw = json.dumps({**JSON, "args": ["a\x85b", "\x85", "a \u2028 b"]}, ensure_ascii=False)
     assert manifest.loads(raw).args == ("a\x85b", "\x85", "a \u2028 b")
     assert not manifest.loads(json.dumps({**JSON, "init": None})).is_app
@@ -190,7 +190,7 @@ def test_json() -> None:
     ]
 
 
-def test_json_that_is_none_is_read_as_yaml() -> None:
+def test_invalid_json_is_read_as_yaml() -> None:
     # A comma at the end, a comment, a text without quotes.
     text = '{"name": "a", "version": 1.0.0, "uid": 1, "gid": 1,} # flow style'
     assert manifest.loads(text).uid == 1
@@ -217,7 +217,7 @@ def test_invalid_json_syntax() -> None:
     error = refused('{\n "name": "a"\n "uid": 1}', "not JSON: Expecting ',' delimiter")
     assert (error.line, error.column) == (3, 2)
     refused('{"name": "a", "name": "a"}', "name: the field is given twice")
-    refused('{"custom": NaN, "custom": 1}', "not JSON: NaN is no number")
+    refused('{"custom": NaN, "custom": 1}', "not JSON: NaN is not a number")
     refused('{"uid": ' + "1" * 5000 + "}", "a number has too many digits")
 
 
@@ -265,11 +265,11 @@ def test_a_key_of_64_parts_is_toml() -> None:
         ("a: b = c\n", "a: no such field"),
     ],
 )
-def test_whose_error(text: str, words: str) -> None:
+def test_the_error_of_the_likely_language_is_shown(text: str, words: str) -> None:
     refused(text, words)
 
 
-def test_messages_do_not_act_on_a_terminal() -> None:
+def test_messages_have_no_control_characters() -> None:
     error = refused(APP + '"\\e[31m\\n": 1\n', "no such field")
     assert str(error).isprintable()
     error = refused(APP + 'mounts: {"\\e": {type: "\\e[0m"}}\n', "is not")

@@ -1,4 +1,4 @@
-"""Whatever the model can hold is written, and read again as it was."""
+"""Every valid manifest can be written and read again."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ TREES = st.recursive(
 
 
 @given(st.dictionaries(strategies.ANY_TEXT, TREES, max_size=3))
-def test_emitted_text_is_read_by_others(tree: dict[str, Any]) -> None:
+def test_emitted_text_is_read_by_another_parser(tree: dict[str, Any]) -> None:
     text = emit(tree)
     assert yaml.safe_load(text) == tree
     assert plain(parse(text.encode(), ManifestContext())) == tree
@@ -150,7 +150,7 @@ def test_mount_options(options: frozenset[manifest.MountOption], random: Any) ->
         max_size=5,
     )
 )
-def test_nested_binds_are_found_as_by_comparing_all_pairs(mounts: dict[str, Any]) -> None:
+def test_nested_binds_are_found(mounts: dict[str, Any]) -> None:
     value = Manifest(name=Name("x"), version=Version(1, 0, 0), uid=1, gid=1, mounts=mounts)
     if strategies.nested(mounts):
         with pytest.raises(ManifestError, match="is nested in"):

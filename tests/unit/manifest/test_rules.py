@@ -1,4 +1,4 @@
-"""One test a rule: what it accepts at its edge, what it refuses, and with which words."""
+"""One test per rule: its limits, what it refuses, and the error text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def app(text: str) -> Manifest:
 
 
 def refused(text: str, words: str, *, base: str = APP, line: int | None = 6) -> ManifestError:
-    """Require that the rest of a manifest is refused with `words`, at `line`."""
+    """Assert that a manifest with these lines is refused with `words`, at `line`."""
     with pytest.raises(ManifestError) as caught:
         manifest.loads(base + text)
     assert words in str(caught.value)
@@ -29,7 +29,7 @@ def refused(text: str, words: str, *, base: str = APP, line: int | None = 6) -> 
 
 
 def field(name: str, value: str) -> str:
-    """An app with one of its five first fields replaced."""
+    """Return an app with one of its first five fields replaced."""
     lines = APP.splitlines()
     return "\n".join(f"{name}: {value}" if x.startswith(f"{name}:") else x for x in lines) + "\n"
 
@@ -227,7 +227,7 @@ def test_invalid_mount_target(target: str) -> None:
     )
 
 
-def test_dots_in_names_are_no_dots() -> None:
+def test_dots_inside_of_names_are_allowed() -> None:
     value = app("mounts: {/.a/..b/c..: {type: resource, name: r, version: '1', dir: /.../x.}}\n")
     assert [*value.mounts] == ["/.a/..b/c.."]
 
@@ -252,7 +252,7 @@ def test_invalid_nested_binds(inner: str) -> None:
     outer = (
         "  /a: {type: bind, host: /x}\n" if inner != "/a" else "  /a///: {type: bind, host: /x}\n"
     )
-    # What sorts between them by its text must not hide it.
+    # A target that sorts between them as text must not hide the nesting.
     between = "  /a-: {type: bind, host: /x}\n  /a.b: {type: bind, host: /x}\n"
     # Others come before and after it.
     between += "  /A: {type: bind, host: /x}\n  /z: {type: bind, host: /x}\n"
@@ -280,7 +280,7 @@ def test_resource() -> None:
 @pytest.mark.parametrize(
     "version", ["1", "1.2", "1e3", "0x1", "+1", ".5", "01.2", "~", "true", "!!float 1.2", "!!int 1"]
 )
-def test_a_number_is_no_version_requirement(version: str) -> None:
+def test_a_number_is_not_a_version_requirement(version: str) -> None:
     mount = "mounts: {{/r: {{type: resource, name: r, version: {}, dir: /d}}}}\n"
     error = refused(mount.format(version), "mounts./r.version: ")
     assert error.rule.endswith("is not a string")
@@ -290,7 +290,7 @@ def test_a_number_is_no_version_requirement(version: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["5", "1.5", "true", "~", ""])
-def test_only_a_string_names_what_is_mounted(value: str) -> None:
+def test_the_source_of_a_mount_must_be_a_string(value: str) -> None:
     bind = "mounts: {{/a: {{type: bind, host: {}}}}}\n"
     resource = "mounts: {{/a: {{type: resource, name: {}, version: '1', dir: /}}}}\n"
     for mount, key in ((bind, "host"), (resource, "name")):
@@ -300,7 +300,7 @@ def test_only_a_string_names_what_is_mounted(value: str) -> None:
     assert app(resource.format("'5'")).mounts
 
 
-def test_a_number_of_json_is_no_version_requirement() -> None:
+def test_a_number_of_json_is_not_a_version_requirement() -> None:
     mount = {"type": "resource", "name": "r", "version": 1.2, "dir": "/d"}
     value = {"name": "a", "version": "1.0.0", "uid": 1, "gid": 1, "mounts": {"/r": mount}}
     with pytest.raises(ManifestError, match=r"^mounts\./r\.version: 1\.2 is not a str") as caught:
@@ -503,7 +503,7 @@ def test_rlimit_numbers_are_the_kernels() -> None:
     import resource
 
     for limit in manifest.RlimitResource:
-        # All of them can be asked for, and no two are the same.
+        # All of them are valid for getrlimit, and all differ.
         resource.getrlimit(limit.number)
     assert sorted(limit.number for limit in manifest.RlimitResource) == [*range(16)]
     assert manifest.RlimitResource.NOFILE.number == resource.RLIMIT_NOFILE
@@ -600,7 +600,7 @@ def test_invalid_in_a_resource(name: str, value: str, empty: str) -> None:
     assert app(f"{name}: {value}\n").is_app
 
 
-def test_tags_are_ignored_where_a_string_is_wanted() -> None:
+def test_tags_of_strings_are_ignored() -> None:
     assert app("args: [!x a, !!str b, ! c, !!int d]\n").args == ("a", "b", "c", "d")
     refused("rlimits: {core: {soft: !x 1}}\n", "rlimits.core.soft: ")
     refused("rlimits: {core: {soft: !!str 1}}\n", "rlimits.core.soft: ")

@@ -1,4 +1,4 @@
-"""The JSON Schema is one, and agrees with the reader about the vectors."""
+"""The JSON Schema is valid, and agrees with the reader about the vectors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ APP: dict[str, Any] = {"name": "a", "version": "1.0.0", "init": "/a", "uid": 1, 
 def test_it_is_a_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     assert SCHEMA["$schema"] == jsonschema.Draft202012Validator.META_SCHEMA["$id"]
-    # Strictly JSON: no tuples, no big numbers that JSON has no form for.
+    # Only JSON values: no tuples, no infinite numbers.
     assert json.loads(json.dumps(SCHEMA, allow_nan=False)) == SCHEMA
 
 

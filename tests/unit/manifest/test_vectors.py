@@ -1,4 +1,4 @@
-"""Every manifest of the vectors, read and written."""
+"""All manifests of the vectors are read and written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VECTORS = vectors.load("manifest")
 
 
 def canonical(serialised: dict[str, Any]) -> dict[str, Any]:
-    """Bring the sets of a serialised manifest into one order."""
+    """Sort the sets of a serialised manifest."""
     result = dict(serialised)
     for name in ("capabilities", "suppl_groups"):
         if name in result:

@@ -1,4 +1,4 @@
-"""A deadline is judged by an attempt that began after it."""
+"""A deadline has passed only if an attempt that began after it has failed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_attempt_after_the_deadline_is_the_last_one() -> None:
     assert not deadline.passed()
     assert deadline.left() == 1.0
     clock.now += 1.0
-    # The attempt that failed before this call may have looked before the deadline.
+    # The attempt that failed before this call may have begun before the deadline.
     assert not deadline.passed()
     assert deadline.left() == 0.0
     assert deadline.passed()
@@ -72,4 +72,4 @@ def test_some_attempt_begins_after_the_deadline_and_it_ends(
             assert begun >= end
             return
         begun = clock.now
-    raise AssertionError("it never passes")
+    raise AssertionError("the deadline never passes")

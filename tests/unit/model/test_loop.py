@@ -1,4 +1,4 @@
-"""Deadlines in an event loop that is held up: what is there counts, whatever the clock says."""
+"""Deadlines in a blocked event loop: events that are pending at the deadline count."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 from northstar.model.loop_deadline import Timer, timeout, wait
 
-HELD_UP = 0.3
+BLOCKED = 0.3
 SHORT = 0.1
 
 
@@ -29,9 +29,9 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(limited())
 
 
-def hold_up() -> None:
-    """Keep the event loop from running, as if the process was stopped."""
-    time.sleep(HELD_UP)
+def block_loop() -> None:
+    """Block the event loop, as if the process was stopped."""
+    time.sleep(BLOCKED)
 
 
 def test_it_is_called_when_nothing_happens() -> None:
@@ -62,7 +62,7 @@ def test_it_can_be_cancelled_at_any_time() -> None:
     run(test)
 
 
-def test_bytes_that_have_come_count() -> None:
+def test_pending_bytes_count() -> None:
     async def test() -> None:
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
@@ -72,13 +72,13 @@ def test_bytes_that_have_come_count() -> None:
                 receiving = asyncio.ensure_future(loop.sock_recv(ours, 10))
                 await asyncio.sleep(0)
                 theirs.send(b"here")
-                hold_up()
+                block_loop()
                 assert await receiving == b"here"
 
     run(test)
 
 
-def test_what_is_not_there_does_not() -> None:
+def test_it_expires_without_an_event() -> None:
     async def test() -> None:
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
@@ -96,7 +96,7 @@ def test_what_is_not_there_does_not() -> None:
     run(test)
 
 
-def test_the_callers_own_timeout_is_another_one() -> None:
+def test_an_outer_timeout_is_independent() -> None:
     async def test() -> None:
         async def inner() -> None:
             async with timeout(30.0):
@@ -108,15 +108,15 @@ def test_the_callers_own_timeout_is_another_one() -> None:
     run(test)
 
 
-def test_a_peer_gets_the_time_that_we_did_not_have() -> None:
-    """It answers only what it is sent after the hold-up: half of the time is not enough for it."""
+def test_the_time_of_a_blocked_loop_is_added() -> None:
+    """The peer's answer arrives after the block: it needs half of the timeout again."""
 
     async def test() -> None:
         loop = asyncio.get_running_loop()
         answered = loop.create_future()
 
         async def ask() -> None:
-            hold_up()
+            block_loop()
             loop.call_later(SHORT / 2, answered.set_result, None)
             await answered
 
@@ -145,7 +145,7 @@ STOPPED = """
 import asyncio, signal, socket, sys
 from northstar.model.loop_deadline import timeout
 
-# What waits is interrupted, on every kernel.
+# With a handler, SIGCONT interrupts the waiting call on every kernel.
 signal.signal(signal.SIGCONT, lambda *_: None)
 
 async def main():
@@ -171,7 +171,7 @@ def test_a_process_that_was_stopped() -> None:
         )
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        # It waits in epoll_wait(2), which fails with EINTR when it is continued.
+        # It waits in epoll_wait(2), which fails with EINTR after SIGCONT.
         while "S (sleeping)" not in Path(f"/proc/{process.pid}/status").read_text():
             time.sleep(0.001)
         os.kill(process.pid, signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""What may stand in a line of a log or on a terminal, of text that somebody else wrote."""
+"""Untrusted text in lines of a log and on terminals."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def is_unsafe(character: str) -> bool:
     return unicodedata.category(character) in UNSAFE and character != "\t"
 
 
-def test_each_character_is_escaped_or_not_as_its_category_says() -> None:
-    """All but code points that no character has yet: those between format characters."""
+def test_characters_are_escaped_by_category() -> None:
+    """Unassigned code points between format characters may be escaped too."""
     for number in range(sys.maxunicode + 1):
         character = chr(number)
         shown = printable(character)
@@ -29,7 +29,7 @@ def test_each_character_is_escaped_or_not_as_its_category_says() -> None:
             assert unicodedata.category(character) == "Cn", hex(number)
 
 
-def test_what_it_looks_like() -> None:
+def test_examples() -> None:
     assert printable("plain ä\n\tü", lines=True) == "plain ä\n\tü"
     assert printable("plain ä\n\tü") == "plain ä\\n\tü"
     hostile = "\x1b[2J\r\x00\u202e\udc80\x9b\U000e0041"
@@ -38,7 +38,7 @@ def test_what_it_looks_like() -> None:
 
 
 @given(st.text())
-def test_printable_text_is_one_line_and_stays_as_it_is(text: str) -> None:
+def test_printable_text_is_one_line_and_unchanged(text: str) -> None:
     shown = printable(text)
     assert len(f"{shown}|".splitlines()) == 1
     assert not any(map(is_unsafe, shown))

@@ -1,4 +1,4 @@
-"""The values of the model against the vectors, and their properties."""
+"""The values of the model: vectors and properties."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_container_round_trip(name: str, version: Version) -> None:
 
 
 @given(st.text(max_size=30))
-def test_any_text_is_read_or_refused(text: str) -> None:
+def test_any_text_is_parsed_or_refused(text: str) -> None:
     for parse in (Name, Version.parse, Container.parse, VersionReq.parse):
         try:
             assert parse(str(parse(text))) == parse(text)

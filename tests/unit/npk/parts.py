@@ -1,4 +1,4 @@
-"""Packages made by the standard library's ZIP writer, independently of ours."""
+"""Packages from the ZIP writer of the standard library, independent of `northstar.npk`."""
 
 from __future__ import annotations
 

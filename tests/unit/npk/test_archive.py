@@ -1,4 +1,4 @@
-"""The archive reader: one rule, one test; and whatever bytes it gets, it answers with its error."""
+"""The archive reader: one test per rule; any other bytes give a PackageError."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.unit.npk import parts
 
 def parse(data: bytes) -> archive.Directory:
     def read(offset: int, size: int) -> bytes:
-        # The reader must never ask for what is not there.
+        # The reader must never read beyond the end.
         assert 0 <= offset <= offset + size <= len(data)
         return data[offset : offset + size]
 
@@ -27,7 +27,7 @@ def parse(data: bytes) -> archive.Directory:
 
 
 def replaced(old: bytes, new: bytes, *, last: bool = False, data: bytes | None = None) -> bytes:
-    """Return the usual archive (or `data`) with the first or last `old` changed to `new`."""
+    """Return the valid archive (or `data`) with the first or last `old` replaced by `new`."""
     data = data or parts.archive()
     assert old in data
     at = data.rindex(old) if last else data.index(old)
@@ -35,7 +35,7 @@ def replaced(old: bytes, new: bytes, *, last: bool = False, data: bytes | None =
 
 
 def patched(magic: bytes, offset: int, value: int, size: int, *, last: bool = False) -> bytes:
-    """Return the usual archive with a number changed in the first or last header of a kind."""
+    """Return the valid archive with a changed number in the first or last header of a kind."""
     data = bytearray(parts.archive())
     at = (data.rindex(magic) if last else data.index(magic)) + offset
     data[at : at + size] = value.to_bytes(size, "little")
@@ -59,7 +59,7 @@ def test_order_does_not_matter():
 
 
 @pytest.mark.parametrize("comment", [b"", b"x" * archive.COMMENT_MAX])
-def test_comment_is_handed_on(comment: bytes):
+def test_comment_is_returned(comment: bytes):
     assert parse(parts.archive(comment=comment)).comment == comment
 
 
@@ -89,7 +89,7 @@ def test_offset_that_looks_like_an_end_record(tmp_path: Path):
 INVALID = {
     "empty": (b"", "not a package"),
     "end record only": (END + bytes(18), "is missing"),
-    "bytes before": (b"#!" + parts.archive(), "central directory is not where"),
+    "bytes before": (b"#!" + parts.archive(), "central directory is not at the offset"),
     "bytes behind": (parts.archive() + b"x", "not a package"),
     "comment too long": (parts.archive(comment=b"x" * (archive.COMMENT_MAX + 1)), "not a package"),
     "no manifest": (parts.archive([("fs.img", parts.IMAGE)]), "manifest.yaml is missing"),
@@ -98,13 +98,13 @@ INVALID = {
     "compressed": (parts.archive(method=zipfile.ZIP_DEFLATED), "is compressed"),
     "foreign entry": (
         parts.archive([("manifest.yaml", b""), ("\x1b[2J", b""), ("fs.img", b"")]),
-        "does not belong",
+        "is not allowed",
     ),
-    "case of a name": (parts.archive([("Manifest.yaml", b""), ("fs.img", b"")]), "does not belong"),
+    "case of a name": (parts.archive([("Manifest.yaml", b""), ("fs.img", b"")]), "is not allowed"),
     "local name": (replaced(b"manifest.yaml", b"manifest.yamL"), "headers of manifest.yaml differ"),
     "central name": (
         replaced(b"manifest.yaml", b"manifest.yamL", last=True),
-        "does not belong",
+        "is not allowed",
     ),
     "local method": (patched(LOCAL, 8, 8, 2), "headers of manifest.yaml differ"),
     "local flags": (patched(LOCAL, 6, 0x800, 2), "headers of manifest.yaml differ"),
@@ -117,15 +117,15 @@ INVALID = {
     "central method": (patched(CENTRAL, 10, 12, 2), "is compressed"),
     "central size": (patched(CENTRAL, 24, 5, 4), "is compressed"),
     "central magic": (patched(CENTRAL, 0, 0, 1), "directory is damaged"),
-    "central disk": (patched(CENTRAL, 34, 1, 2), "divided"),
-    "same place": (patched(CENTRAL, 42, 0, 4, last=True), "does not start where"),
-    "place beyond": (patched(CENTRAL, 42, 0xFFFF_FFF0, 4, last=True), "does not start where"),
+    "central disk": (patched(CENTRAL, 34, 1, 2), "split"),
+    "same place": (patched(CENTRAL, 42, 0, 4, last=True), "does not start at the end"),
+    "place beyond": (patched(CENTRAL, 42, 0xFFFF_FFF0, 4, last=True), "does not start at the end"),
     "extra too long": (patched(CENTRAL, 30, 0xFFFF, 2, last=True), "directory is cut off"),
     "local extra too long": (patched(LOCAL, 28, 0xFFFF, 2, last=True), "fs.img is cut off"),
-    "end: disk": (patched(END, 4, 1, 2), "divided"),
-    "end: entries here": (patched(END, 8, 1, 2), "divided"),
-    "end: directory's size": (patched(END, 12, 7, 4), "central directory is not where"),
-    "end: directory's offset": (patched(END, 16, 7, 4), "central directory is not where"),
+    "end: disk": (patched(END, 4, 1, 2), "split"),
+    "end: entries here": (patched(END, 8, 1, 2), "split"),
+    "end: directory's size": (patched(END, 12, 7, 4), "central directory is not at the offset"),
+    "end: directory's offset": (patched(END, 16, 7, 4), "central directory is not at the offset"),
     "end: ZIP64": (patched(END, 16, 0xFFFF_FFFF, 4), "ZIP64"),
     "end: comment's length": (patched(END, 20, 3, 2), "not a package"),
 }
@@ -143,7 +143,7 @@ def test_invalid(name: str):
 @pytest.mark.parametrize("twice", ["manifest.yaml", "fs.img"])
 def test_duplicate(twice: str):
     entries = [("manifest.yaml", parts.MANIFEST), ("fs.img", parts.IMAGE), (twice, b"")]
-    with pytest.raises(PackageError, match=f"{twice} is there twice"):
+    with pytest.raises(PackageError, match=f"{twice} is duplicated"):
         parse(parts.archive(entries))
 
 
@@ -151,7 +151,7 @@ def test_entry_count_of_the_end_record():
     data = bytearray(parts.archive())
     at = data.rindex(END)
     data[at + 8] = data[at + 10] = 3
-    with pytest.raises(PackageError, match="counts other entries"):
+    with pytest.raises(PackageError, match="differ in the number of entries"):
         parse(bytes(data))
 
 
@@ -161,21 +161,21 @@ def test_too_large():
 
 
 def test_bytes_between_entries():
-    """A gap can hold what another reader takes for an entry."""
+    """Another reader could read an entry in a gap."""
     data = parts.archive()
     at = data.index(LOCAL, 4)
-    # One byte more, and the offsets behind it moved, as a careful forger would.
+    # One more byte, with all offsets after it adjusted.
     forged = bytearray(data[:at] + b"x" + data[at:])
     second = forged.rindex(CENTRAL)
     for where in (second + 42, forged.rindex(END) + 16):
         value = int.from_bytes(forged[where : where + 4], "little") + 1
         forged[where : where + 4] = value.to_bytes(4, "little")
-    with pytest.raises(PackageError, match="bytes that belong to none"):
+    with pytest.raises(PackageError, match="bytes between entries"):
         parse(bytes(forged))
 
 
 def shifted(data: bytes, at: int, extra: bytes, *, size: int) -> bytes:
-    """Insert bytes before or into the directory, and let the end record agree."""
+    """Insert bytes before or into the directory, and adjust the end record."""
     forged = bytearray(data[:at] + extra + data[at:])
     end = forged.rindex(END)
     for where, add in ((end + 12, size), (end + 16, len(extra) - size)):
@@ -191,7 +191,7 @@ def test_bytes_before_the_directory():
 
 
 @pytest.mark.parametrize("extra", [b"x", bytes(45), CENTRAL + bytes(41)])
-def test_bytes_behind_the_directory(extra: bytes):
+def test_bytes_after_the_directory(extra: bytes):
     data = parts.archive()
     with pytest.raises(PackageError, match="directory is cut off"):
         parse(shifted(data, data.rindex(END), extra, size=len(extra)))
@@ -204,7 +204,7 @@ def test_directory_in_place_of_entries():
 
 
 def test_a_large_directory_is_not_read():
-    """Whoever says that the directory has a gigabyte must not make us read one."""
+    """An end record with a directory size of a gigabyte must not cause such a read."""
     size = 1 << 30
     end = END + bytes(8) + size.to_bytes(4, "little") + bytes(6)
 
@@ -212,7 +212,7 @@ def test_a_large_directory_is_not_read():
         assert count < 1 << 20
         return (bytes(count) + end)[-count:]
 
-    with pytest.raises(PackageError, match="central directory is not where"):
+    with pytest.raises(PackageError, match="central directory is not at the offset"):
         archive.parse(read, size + len(end))
 
 
@@ -231,7 +231,7 @@ def test_text_has_a_limit():
 
 @given(st.data())
 def test_damage_is_refused_or_harmless(data: st.DataObject):
-    """Flip bytes of headers: it is refused, or all offsets still lie within the file."""
+    """With flipped bytes in headers it is refused, or all offsets are inside of the file."""
     good = parts.archive()
     positions = st.integers(0, 120) | st.integers(4096 + 4096, len(good) - 1)
     changed = bytearray(good)
@@ -261,7 +261,7 @@ def test_any_bytes(data: bytes):
     st.binary(max_size=60).filter(lambda comment: END not in comment),
 )
 def test_round_trip(manifest: bytes, image: bytes, signature: bytes | None, comment: bytes):
-    """What we write, the standard library reads; and so do we."""
+    """The standard library and this reader read the written archive."""
     texts = [("manifest.yaml", manifest)]
     texts += [] if signature is None else [("signature.yaml", signature)]
     data, entries = b"", []

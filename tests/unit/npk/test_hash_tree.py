@@ -1,4 +1,4 @@
-"""Hash trees against veritysetup, which wrote the format."""
+"""Hash trees, compared with veritysetup, the reference implementation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def image(path: Path, blocks: int) -> Path:
 
 
 def append_tree(path: Path, blocks: int, salt: bytes = SALT) -> str:
-    """Put superblock and tree behind the image, and return the root digest in hex."""
+    """Append superblock and tree to the image, and return the root digest in hex."""
     size = blocks * hash_tree.BLOCK_SIZE
     with path.open("r+b") as file:
         fd = file.fileno()
@@ -53,7 +53,7 @@ def veritysetup(action: str, path: Path, blocks: int, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("blocks", BLOCKS)
-def test_veritysetup_accepts_ours(tmp_path: Path, blocks: int):
+def test_veritysetup_accepts_a_built_tree(tmp_path: Path, blocks: int):
     path = image(tmp_path / "image", blocks)
     root = append_tree(path, blocks)
     size = blocks * hash_tree.BLOCK_SIZE + hash_tree.SUPERBLOCK_SIZE + hash_tree.tree_size(blocks)
@@ -62,8 +62,8 @@ def test_veritysetup_accepts_ours(tmp_path: Path, blocks: int):
 
 
 @pytest.mark.parametrize("blocks", BLOCKS)
-def test_ours_is_veritysetups(tmp_path: Path, blocks: int):
-    """Superblock and tree are the same to the byte, but for the random UUID."""
+def test_a_built_tree_equals_that_of_veritysetup(tmp_path: Path, blocks: int):
+    """Superblock and tree are equal, except for the random UUID."""
     theirs, ours = image(tmp_path / "theirs", blocks), image(tmp_path / "ours", blocks)
     size = blocks * hash_tree.BLOCK_SIZE
     output = veritysetup("format", theirs, blocks, f"--data-blocks={blocks}")
@@ -81,7 +81,7 @@ def test_ours_is_veritysetups(tmp_path: Path, blocks: int):
 
 
 def test_veritysetup_refuses_a_changed_tree(tmp_path: Path):
-    """The check of the checks above."""
+    """The tests above can fail."""
     path = image(tmp_path / "image", 129)
     root = append_tree(path, 129)
     with path.open("r+b") as file:
@@ -92,7 +92,7 @@ def test_veritysetup_refuses_a_changed_tree(tmp_path: Path):
 
 
 @given(st.integers(1, 1 << 40))
-def test_levels_lie_behind_each_other(blocks: int):
+def test_levels_are_contiguous(blocks: int):
     shape = hash_tree.levels(blocks)
     # From the root, which is a single block, down: no gaps.
     position = 0
@@ -125,12 +125,12 @@ def test_superblock_of_any_bytes(block: bytes):
     ("offset", "value", "reason"),
     [
         (0, 0, "no verity superblock"),
-        (8, 2, "other parameters"),
-        (12, 0, "other parameters"),
-        (32, 0, "other parameters"),
-        (38, ord("x"), "other parameters"),
-        (65, 2, "other parameters"),
-        (69, 8, "other parameters"),
+        (8, 2, "unsupported parameters"),
+        (12, 0, "unsupported parameters"),
+        (32, 0, "unsupported parameters"),
+        (38, ord("x"), "unsupported parameters"),
+        (65, 2, "unsupported parameters"),
+        (69, 8, "unsupported parameters"),
         (72, 0, "covers 0 blocks"),
         (79, 1, "covers"),
         (81, 2, "salt"),
@@ -150,7 +150,7 @@ def test_short_file_is_noticed(tmp_path: Path):
 
 
 def test_one_thread_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A machine with one processor takes the way without threads."""
+    """On a machine with one processor no thread is started."""
     roots = []
     for processors in (1, 2):
         monkeypatch.setattr(os, "cpu_count", lambda count=processors: count)

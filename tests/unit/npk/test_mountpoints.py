@@ -1,4 +1,4 @@
-"""What packing adds to a root directory."""
+"""The files that packing adds to a root directory."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_the_root_itself_needs_nothing():
     assert plan([MountPoint("/", 0o555)], None) == []
 
 
-def test_what_is_there_stays(tmp_path: Path):
+def test_existing_files_are_not_added(tmp_path: Path):
     (tmp_path / "a/b").mkdir(parents=True)
     assert paths(plan([MountPoint("/a/b", 0o444), MountPoint("/a/c", 0o444)], str(tmp_path))) == {
         "/a/c": 0o444
@@ -107,14 +107,14 @@ def test_links_are_followed_inside_the_root(tmp_path: Path):
     (tmp_path / "out").symlink_to("/usr")
     assert paths(plan([MountPoint("/var/run/x", 0o444)], str(tmp_path))) == {"/run/x": 0o444}
     assert paths(plan([MountPoint("/var/up", 0o444)], str(tmp_path))) == {"/run/new": 0o444}
-    # The host has /usr/bin; the root has not.
+    # The host has /usr/bin; the root directory does not.
     assert paths(plan([MountPoint("/out/bin", 0o444)], str(tmp_path))) == {
         "/usr": 0o755,
         "/usr/bin": 0o444,
     }
 
 
-def test_links_in_a_circle(tmp_path: Path):
+def test_a_loop_of_links(tmp_path: Path):
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(OSError, match="Too many levels"):

@@ -1,4 +1,4 @@
-"""Opening packages: from what, and what is left when it fails."""
+"""Opening packages from all kinds of sources, and failures."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_file_object_and_descriptor(package: Path):
             assert os.lseek(file.fileno(), 0, os.SEEK_CUR) == 17
             opened.close()
         opened = npk.open(file)
-    # The package has a descriptor of its own.
+    # The package has duplicated the descriptor.
     assert opened.read_entry("manifest.yaml") == parts.MANIFEST
     opened.close()
 
@@ -79,10 +79,10 @@ def test_closed(package: Path):
         opened.check_image()
 
 
-def test_what_is_no_file(tmp_path: Path):
+def test_not_a_regular_file(tmp_path: Path):
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "fifo", tmp_path, Path("/dev/null")):
-        with pytest.raises(PackageError, match="no regular file"):
+        with pytest.raises(PackageError, match="not a regular file"):
             npk.open(path)
     with pytest.raises(FileNotFoundError) as missing:
         npk.open(tmp_path / "missing")
@@ -129,7 +129,7 @@ def test_manifest_errors_name_file_and_place(tmp_path: Path):
         npk.open(path)
 
 
-def test_ignored_fields_are_told(tmp_path: Path):
+def test_ignored_fields_are_warnings(tmp_path: Path):
     manifest = parts.MANIFEST + b"mounts: {/proc: {type: proc, options: ro}}\n"
     entries = [("manifest.yaml", manifest), ("fs.img", parts.IMAGE)]
     with npk.open(write(tmp_path / "x.npk", parts.archive(entries))) as opened:
@@ -138,7 +138,7 @@ def test_ignored_fields_are_told(tmp_path: Path):
 
 
 def test_unknown_file_system(tmp_path: Path):
-    """Such a package loads; it is the mount that is told."""
+    """Such a package can be opened, but not mounted."""
     entries = [("manifest.yaml", parts.MANIFEST), ("fs.img", bytes(4096))]
     with (
         npk.open(write(tmp_path / "x.npk", parts.archive(entries))) as opened,
@@ -176,7 +176,7 @@ def test_entries_of_signed_packages(tmp_path: Path):
         ("fs.img", parts.IMAGE),
     ]
     with npk.open(write(tmp_path / "x.npk", parts.archive(entries))) as opened:
-        # Without a key nobody looks at the signature.
+        # Without a key the signature is not checked.
         assert opened.signed
         assert opened.hashes is None
         assert opened.read_entry("signature.yaml") == b"junk"
@@ -184,7 +184,7 @@ def test_entries_of_signed_packages(tmp_path: Path):
 
 
 def test_reading_needs_few_system_calls(package: Path, monkeypatch: pytest.MonkeyPatch):
-    """A device opens hundreds of packages when it boots."""
+    """A device opens hundreds of packages at boot."""
     calls = []
     real = os.pread
 

@@ -1,4 +1,4 @@
-"""Packing with the real tools, and taking apart again. No root needed."""
+"""Packing and unpacking with the real tools. Needs no root."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def listing(path: str | Path) -> dict[str, str]:
-    """Return kind, mode, owner and what follows the path of each file of a squashfs package."""
+    """Return type, mode, owner and link target of each file of a squashfs package."""
     with npk.open(path) as package:
         done = subprocess.run(
             ["unsquashfs", "-lln", "-offset", str(package.fsimg_offset), str(path)],
@@ -106,7 +106,7 @@ def test_same_input_gives_the_same_bytes(root: Path, out: Path, fs: npk.FileSyst
         content.append((out / name).read_bytes())
     with npk.open(out / "one") as package:
         head = next(package.read_image())
-    # The times of making are zero (squashfs: mkfs_time; EROFS: build_time).
+    # The times of creation are zero (squashfs: mkfs_time; EROFS: build_time).
     assert not any(head[8:12] if fs == "squashfs" else head[1024 + 24 : 1024 + 36])
     assert content[0] == content[1]
     npk.pack(value, root, out / "salted", key=SEED, fs=fs)
@@ -148,7 +148,7 @@ def test_other_readers_accept_the_archive(root: Path, out: Path):
     ("compression", "number"), [("gzip", 1), ("lzo", 3), ("xz", 4), ("zstd", 6), ("none", 1)]
 )
 def test_compression_and_block_size(root: Path, out: Path, compression: str, number: int):
-    # One megabyte of nothing: compressed it is gone.
+    # One megabyte of zeros, which compression removes.
     (root / "zeros").write_bytes(bytes(1 << 19) + b"\1" * (1 << 19))
     npk.pack(manifest(), root, out / "x", compression=compression, block_size=8192)
     with npk.open(out / "x") as package:
@@ -161,19 +161,19 @@ def test_compression_and_block_size(root: Path, out: Path, compression: str, num
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"compression": "lz4"}, "no compression 'lz4' for squashfs.*none, gzip, lzo, xz, zstd"),
-        ({"compression": "gzip", "fs": "erofs"}, "no compression 'gzip' for EROFS"),
-        ({"block_size": 8192, "fs": "erofs"}, "no block size to choose"),
-        ({"block_size": 5000}, "5000 is no block size"),
-        ({"block_size": 2048}, "2048 is no block size"),
-        ({"block_size": 1 << 21}, "is no block size"),
-        ({"block_size": -4096}, "is no block size"),
+        ({"compression": "lz4"}, "squashfs has no compression 'lz4'.*none, gzip, lzo, xz, zstd"),
+        ({"compression": "gzip", "fs": "erofs"}, "EROFS has no compression 'gzip'"),
+        ({"block_size": 8192, "fs": "erofs"}, "no option for the block size"),
+        ({"block_size": 5000}, "5000 is not a block size"),
+        ({"block_size": 2048}, "2048 is not a block size"),
+        ({"block_size": 1 << 21}, "is not a block size"),
+        ({"block_size": -4096}, "is not a block size"),
         ({"salt": b"short"}, "a salt has 32 bytes"),
         ({"clones": 0}, "0 clones"),
         ({"root": "nowhere"}, "No such file"),
-        ({"root": __file__}, "is no directory"),
-        ({"out": "/nowhere/x.npk"}, "/nowhere is no directory"),
-        ({"out": "/dev/null"}, "/dev/null is there and is no regular file"),
+        ({"root": __file__}, "is not a directory"),
+        ({"out": "/nowhere/x.npk"}, "/nowhere is not a directory"),
+        ({"out": "/dev/null"}, "/dev/null exists and is not a regular file"),
         ({"manifest": "nowhere"}, "No such file"),
         ({"manifest": __file__}, r"test_packing\.py: .*line"),
     ],
@@ -188,7 +188,7 @@ def test_refused(root: Path, out: Path, options: dict[str, object], reason: str)
 TARGETS = ["/with space", '/with"quote', "/with\\slash", "/#hash", "/ä/é", "/a'b"]
 
 
-def test_targets_that_need_care(out: Path):
+def test_targets_with_special_characters(out: Path):
     mounts = "".join(f"  {json.dumps(target)}: {{type: persist}}\n" for target in TARGETS)
     packed = npk.pack(manifest(f"mounts:\n{mounts}"), None, out)
     files = listing(packed.paths[0])
@@ -196,7 +196,7 @@ def test_targets_that_need_care(out: Path):
 
 
 @pytest.mark.parametrize("target", ["/a\\nb", "/a\\tb", "/a\\u007fb"])
-def test_targets_that_cannot_be(out: Path, target: str):
+def test_refused_targets(out: Path, target: str):
     value = manifest(f'mounts:\n  "{target}": {{type: persist}}\n')
     with pytest.raises(PackageError, match="control character"):
         npk.pack(value, None, out)
@@ -221,8 +221,8 @@ def test_existing_package_is_replaced_and_a_link_followed(root: Path, out: Path)
     npk.open(out / "real.npk").close()
 
 
-def test_not_into_its_own_root(root: Path):
-    with pytest.raises(PackageError, match="would lie in the root directory"):
+def test_not_into_the_packed_root(root: Path):
+    with pytest.raises(PackageError, match="is inside of the root directory"):
         npk.pack(manifest(), root, root / "etc")
     assert os.listdir(root / "etc") == ["link"]
 
@@ -251,7 +251,7 @@ def test_a_resource_is_not_cloned(out: Path):
 
 
 def test_clones_go_into_a_directory(out: Path):
-    with pytest.raises(PackageError, match="is no directory"):
+    with pytest.raises(PackageError, match="is not a directory"):
         npk.pack(manifest(), None, out / "x.npk", clones=2)
 
 
@@ -261,7 +261,7 @@ def test_missing_tools_are_named(out: Path, monkeypatch: pytest.MonkeyPatch):
         npk.pack(manifest(), None, out)
     with pytest.raises(HostError, match=r"mkfs\.erofs is not installed.*package erofs-utils"):
         npk.pack(manifest(), None, out, fs="erofs")
-    with pytest.raises(HostError, match="/my/mksquashfs is no program"):
+    with pytest.raises(HostError, match="/my/mksquashfs is not a program"):
         npk.pack(manifest(), None, out, mksquashfs="/my/mksquashfs")
     assert os.listdir(out) == []
 
@@ -276,7 +276,7 @@ def test_a_tool_that_is_too_old(tmp_path: Path, out: Path):
 
 
 def test_a_tool_that_fails(tmp_path: Path, out: Path):
-    """Nothing stays, and the tool's own words are shown."""
+    """No file stays, and the error contains the tool's message."""
     text = f'{HELP}\necho junk >> "$2"; echo "FATAL ERROR: disk ate itself" >&2; exit 1'
     with pytest.raises(PackageError, match="failing failed: FATAL ERROR: disk ate itself"):
         npk.pack(manifest(), None, out, mksquashfs=script(tmp_path / "failing", text))
@@ -298,14 +298,14 @@ def test_a_tool_that_writes_nothing(tmp_path: Path, out: Path):
 
 
 def test_labels_where_the_tool_can(tmp_path: Path, out: Path):
-    """The road not taken here: one tool without -xattrs-add, and one that has it."""
+    """Tested with two scripts: one tool without -xattrs-add, and one with it."""
     value = manifest("selinux: {mount_context: 'u:object_r:app:s0'}\n")
     without = 'if [ "$1" = -help-all ]; then mksquashfs "$@" | grep -v -- -xattrs-add; exit 1; fi\n'
     old = script(tmp_path / "old", f'{without}exec mksquashfs "$@"')
     packed = npk.pack(value, None, out, clones=2, mksquashfs=old)
     assert len(packed.warnings) == 1
     assert "cannot label files" in packed.warnings[0]
-    # This one takes the option away again for a real tool that may not have it.
+    # This one removes the option before it runs the real tool, which may lack it.
     new = script(
         tmp_path / "new",
         'if [ "$1" = -help-all ]; then mksquashfs "$@"; echo "-xattrs-add <name=val>"; exit 1; fi\n'
@@ -322,7 +322,7 @@ def test_labels_where_the_tool_can(tmp_path: Path, out: Path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(tmp_path: Path, out: Path, number: signal.Signals):
-    """Ctrl-C in the middle of mksquashfs: the child is gone, and so is everything it wrote."""
+    """Ctrl-C while mksquashfs runs: the process is killed, and its files are removed."""
     started = tmp_path / "started"
     text = f'{HELP}\necho junk > "$2"; echo $$ > {started}.new; mv {started}.new {started}\n'
     tool = script(tmp_path / "slow", text + "exec sleep 60")
@@ -380,11 +380,11 @@ def test_unpack(root: Path, out: Path, tmp_path: Path, fs: npk.FileSystem):
             assert (target / name).read_bytes() == package.read_entry(name)
         assert (target / "root/bin/app").read_text() == "#!/bin/sh\n"
         assert os.readlink(target / "root/etc/link") == "../bin/app"
-        # Nothing is overwritten, and what was there stays.
+        # Existing files are not overwritten.
         with pytest.raises(PackageError, match="exists already"):
             npk.unpack(package, target)
     assert sorted(os.listdir(target)) == ["manifest.yaml", "root", "signature.yaml"]
-    # What was unpacked can be packed again.
+    # The unpacked files can be packed again.
     again = npk.pack(target / "manifest.yaml", target / "root", tmp_path / "again.npk")
     with npk.open(again.paths[0]) as package:
         assert package.manifest == manifest()
@@ -430,7 +430,7 @@ def test_listing(root: Path, out: Path):
         assert any(f"{fs}-root/etc/link" in line and line.startswith("l") for line in lines)
 
 
-def test_tools_tell_their_reasons():
+def test_reasons_of_tools():
     with pytest.raises(PackageError, match="sh failed: first; second"):
         tools.run(["sh", "-c", "echo first >&2; echo second >&2; exit 3"])
     with pytest.raises(PackageError, match="exit code 3"):

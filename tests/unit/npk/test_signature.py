@@ -53,7 +53,7 @@ def test_round_trip(value: Hashes):
 
 
 def test_another_key():
-    with pytest.raises(VerificationError, match="does not fit the key"):
+    with pytest.raises(VerificationError, match="does not match the key"):
         signature.verify(signature.render(HASHES, bytes(32)), public())
 
 
@@ -73,7 +73,7 @@ def test_any_bytes(data: bytes):
 
 @given(st.text("abcdefhimnorstvy.-: \n'\"0123456789\t#&*!{}[]", max_size=300))
 def test_any_signed_text(text: str):
-    """Whoever has the key can sign nonsense; it is refused or read, and nothing else happens."""
+    """Any signed text is read or refused with a VerificationError."""
     with contextlib.suppress(VerificationError):
         assert isinstance(signature.verify(signed(text), public()), Hashes)
 
@@ -130,8 +130,8 @@ def test_refused_although_signed(text: str):
         ("---\n", "no readable signature"),
         ("---\nsignature:\n", "no readable signature"),
         ("---\nsignature: a b\n", "no readable signature"),
-        ("---\nsignature: abc\n", "no base64"),
-        ("---\nsignature: AAAA\n", "does not fit the key"),
+        ("---\nsignature: abc\n", "not base64"),
+        ("---\nsignature: AAAA\n", "does not match the key"),
         ("---\nsignature: AAAA\nextra: 1\n", "no readable signature"),
     ],
 )
@@ -141,7 +141,7 @@ def test_second_document(tail: str, reason: str):
 
 
 def test_signature_of_other_length():
-    """libsodium takes signature and message in one piece: its border must not move."""
+    """libsodium expects signature and message concatenated: the boundary must not move."""
     message = b"message"
     good = keys.sign(SEED, message)
     assert keys.verify(public(), message, good)
@@ -157,7 +157,7 @@ SMALL_ORDER = [
     # Not canonical: p and p + 1.
     "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
     "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-    # No point at all.
+    # Not a point.
     "0200000000000000000000000000000000000000000000000000000000000000",
 ]
 
@@ -166,15 +166,15 @@ SMALL_ORDER = [
 def test_weak_keys(tmp_path: Path, point: str):
     path = tmp_path / "weak.pub"
     path.write_bytes(bytes.fromhex(point))
-    with pytest.raises(PackageError, match="no Ed25519 public key"):
+    with pytest.raises(PackageError, match="not an Ed25519 public key"):
         keys.load_public_key(path)
-    # R = the point, S = 0: with a small-order key lax verifiers take it for any message.
+    # R = the point, S = 0: with a small-order key lax verifiers accept it for any message.
     for lax in (bytes.fromhex(point) + bytes(32), bytes(64), b"\1" + bytes(63)):
         assert not keys.verify(bytes.fromhex(point), b"message", lax)
 
 
 def test_scalar_is_canonical():
-    """S + L verifies with lax implementations: two signatures for one message."""
+    """S + L is accepted by lax implementations: two signatures for one message."""
     order = 2**252 + 27742317777372353535851937790883648493
     good = keys.sign(SEED, b"message")
     scalar = int.from_bytes(good[32:], "little") + order
@@ -189,9 +189,13 @@ def test_key_file_of_other_size(tmp_path: Path, size: int):
         keys.load_public_key(path)
 
 
-def test_key_that_is_no_file(tmp_path: Path):
+def test_key_that_is_not_a_file(tmp_path: Path):
     os.mkfifo(tmp_path / "fifo")
-    for name, reason in (("fifo", "no regular file"), (".", "no regular file"), ("no", "No such")):
+    for name, reason in (
+        ("fifo", "not a regular file"),
+        (".", "not a regular file"),
+        ("no", "No such"),
+    ):
         with pytest.raises(PackageError, match=reason):
             keys.load_public_key(tmp_path / name)
 
@@ -211,7 +215,7 @@ def test_generate(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b"])
 def test_generate_refuses_names(tmp_path: Path, name: str):
-    with pytest.raises(PackageError, match="no name"):
+    with pytest.raises(PackageError, match="not a name"):
         keys.generate(name, tmp_path)
 
 

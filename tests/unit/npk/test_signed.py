@@ -1,7 +1,7 @@
-"""What a signature vouches for, and what it does not: one forged detail a test.
+"""Signed packages with one forged detail per test.
 
-The forger has the key here, or the rule behind it could never be reached: a signature over hashes
-that do not fit must not open a package either.
+The forged packages are signed with the valid key, else the check of the signature would refuse them
+before the tested check.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def package(
     manifest: str | None = None,
     offset: int | None = None,
 ) -> Path:
-    """Write a package that is right in all but what is given."""
+    """Write a package that is valid except for the arguments."""
     image = b"hsqs" + bytes(range(256)) * 16 * blocks
     image = image[: blocks * 4096]
     levels, root = tree(image, blocks)
@@ -89,13 +89,13 @@ def test_manifest_is_signed(tmp_path: Path):
 
 
 @pytest.mark.parametrize("offset", [0, 4095, 1 << 40, (BLOCKS + 1) * 4096, BLOCKS * 4096 + 1])
-def test_offset_lies_within_the_image(tmp_path: Path, offset: int):
+def test_offset_is_inside_of_the_image(tmp_path: Path, offset: int):
     with pytest.raises(VerificationError):
         signed(package(tmp_path / "x", offset=offset))
 
 
 def test_offset_is_a_multiple_of_the_block_size(tmp_path: Path):
-    """With a superblock at an odd offset, and everything else at its place behind it."""
+    """With a superblock at an odd offset, and the tree directly after it."""
     path = package(tmp_path / "x", offset=BLOCKS * 4096 + 512, tail=bytes(512))
     data = path.read_bytes()
     at = data.index(hash_tree.Superblock(bytes(16), BLOCKS, SALT).encode())
@@ -106,14 +106,14 @@ def test_offset_is_a_multiple_of_the_block_size(tmp_path: Path):
 
 
 @pytest.mark.parametrize("covered", [1, BLOCKS - 1, BLOCKS + 1, 128])
-def test_superblock_covers_what_is_signed(tmp_path: Path, covered: int):
+def test_superblock_covers_the_signed_size(tmp_path: Path, covered: int):
     """A smaller number would leave the end of the image unchecked."""
     with pytest.raises(VerificationError, match=f"covers {covered} blocks, the image has {BLOCKS}"):
         signed(package(tmp_path / "x", covered=covered))
 
 
 @pytest.mark.parametrize("tail", [b"x", bytes(4096)])
-def test_nothing_behind_the_tree(tmp_path: Path, tail: bytes):
+def test_no_bytes_after_the_tree(tmp_path: Path, tail: bytes):
     with pytest.raises(VerificationError, match="does not end where"):
         signed(package(tmp_path / "x", tail=tail))
 
@@ -126,7 +126,7 @@ def test_salt_is_proved_by_the_root(tmp_path: Path, salt: bytes):
 
 @pytest.mark.parametrize("blocks", [1, 2, 129])
 def test_change_after_opening(tmp_path: Path, blocks: int):
-    """Opening looks at one block of it; the whole is what verify_image looks at."""
+    """Opening reads one block of the image; verify_image reads all of it."""
     path = package(tmp_path / "x", blocks=blocks)
     with signed(path) as opened, path.open("r+b") as file:
         os.pwrite(file.fileno(), b"x", opened.fsimg_offset + blocks * 4096 - 1)

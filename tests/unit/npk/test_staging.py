@@ -1,4 +1,4 @@
-"""Temporary trees."""
+"""Temporary directories for trees."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ with staging.directory(parent) as stage:
 
 @pytest.mark.root
 def test_cleaning_up_touches_nothing_outside(tmp_path: Path):
-    """Without the privilege to write into any directory, which tests as root would have."""
+    """Run without the capability to write into any directory, which root has."""
     outside = tmp_path / "outside"
     outside.touch(0o640)
     parent = tmp_path / "parent"

@@ -1,4 +1,4 @@
-"""Packages of an independent implementation, good and damaged ones."""
+"""Valid and damaged packages of an independent implementation."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_whole_image_verifies(name: str):
 
 
 def test_flipped_bit_in_the_image_is_found():
-    # It loads: only what reads the image can tell.
+    # It can be opened: only reading the image detects it.
     with (
         signed(PACKAGES / "fsimg-data-flipped.npk") as package,
         pytest.raises(VerificationError, match="not what was signed"),
@@ -64,8 +64,8 @@ def test_flipped_bit_in_the_image_is_found():
 
 
 @pytest.mark.parametrize("back", [4096, 8192, 8092])
-def test_any_flipped_bit_behind_the_image_is_found(tmp_path: Path, back: int):
-    """Root block, magic and salt, which the signature does not cover: what it does proves them."""
+def test_any_flipped_bit_after_the_image_is_found(tmp_path: Path, back: int):
+    """Root block, magic and salt are not signed, but the signed values prove them."""
     data = bytearray((PACKAGES / "signed-gzip.npk").read_bytes())
     data[36864 - back] ^= 1
     path = tmp_path / "flipped.npk"

@@ -1,4 +1,4 @@
-"""The JSON Schema of the configuration agrees with its reader."""
+"""The JSON Schema of the configuration agrees with the reader."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every field of every document has a description, a unit and a default, as its schema has."""
+"""Every field of every document and its schema have a description, a unit and a default."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NUMBERS = Integer | Duration | FileMode | Size | WholeSize
 
 
 def records(kind: Kind[Any], name: str, seen: set[int]) -> Iterator[tuple[str, Record[Any]]]:
-    """Yield all records that a kind is made of, each once, with the name of its struct."""
+    """Yield all records inside a kind, each once, with the name of its struct."""
     if id(kind) in seen:
         return
     seen.add(id(kind))
@@ -70,7 +70,7 @@ def test_default(field: Field) -> None:
         assert "default" not in schema
         assert not field.absent
     elif field.default is None:
-        # Null says nothing: the description tells what holds without the field.
+        # The default null has no meaning: the description has the behaviour without the field.
         assert schema["default"] is None
         assert schema["description"].endswith(f"Default: {field.absent}.")
         assert field.absent
@@ -88,7 +88,7 @@ def test_a_record_is_described(name: str, record: Record[Any]) -> None:
         assert "description" not in schema
     else:
         assert schema["description"].partition("\n")[0].endswith(".")
-        # msgspec makes no docstring of its own.
+        # Not a docstring that is generated from the signature.
         assert not schema["description"].startswith(f"{name}(")
     if not isinstance(record, Wrapped):
         assert [*schema["properties"]] == [*record.fields]
@@ -111,7 +111,7 @@ def read(kind: Kind[Any], value: object) -> Any:
     return context.value(kind, lambda: node_of(value, context))
 
 
-def test_a_key_can_lead_into_a_map_without_a_struct() -> None:
+def test_a_dotted_key_is_a_field_of_a_map() -> None:
     assert read(POINT, {"x": 2}) == Point(2)
     assert read(POINT, {"x": 2, "axis": {}}) == Point(2)
     assert read(POINT, {"x": 2, "axis": {"y": 3, "shown": False}}) == Point(2, 3, shown=False)
@@ -125,7 +125,7 @@ def test_a_key_can_lead_into_a_map_without_a_struct() -> None:
         read(POINT, {"x": 2, "note": "a"})
 
 
-def test_a_struct_with_a_field_that_is_not_described_is_no_record() -> None:
+def test_a_record_refuses_a_struct_with_an_undescribed_field() -> None:
     with pytest.raises(TypeError, match=r"^Point\.note has no Field in its annotation"):
         Record(Point)
 
