@@ -58,6 +58,18 @@ clang: $(VENV)/.test ## the launcher's tests, on a launcher built by clang (root
 	@scripts/install-packages fuzz
 	@CC=clang-14 $(BIN)/pytest tests/system/launcher $(ARGS)
 
+# Start, mount, store and isolate, without what newer kernels offer.
+FALLBACK := test_lifecycle.py test_mounts.py test_repositories.py test_isolation.py test_older_kernel.py
+.PHONY: fallback
+fallback: $(VENV)/.test ## a selection of system tests as on an older kernel (root)
+	@NORTHSTAR_TEST_FALLBACK=1 $(BIN)/pytest $(FALLBACK:%=tests/system/%) $(ARGS)
+
+# In a user namespace of its own, an ordinary user without any privilege, who owns the files.
+.PHONY: unprivileged
+unprivileged: $(VENV)/.test ## the unit tests as an ordinary user
+	@unshare --user --map-user=1000 --map-group=1000 -- \
+		$(BIN)/pytest -p no:cacheprovider tests/unit $(ARGS)
+
 RUNS ?= 10000000
 .PHONY: fuzz
 fuzz: $(VENV)/.test ## libFuzzer on the launcher's parsers; RUNS=1000 for fewer inputs
