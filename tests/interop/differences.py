@@ -25,6 +25,7 @@ STRICTER: Final = [
     r"^cgroups\..*: the field is given twice",  # two keys that the peer does not know
     # Bounds on what a small text may cost.
     r"^nested deeper than|^more than \d+ values|^aliases stand for|^more %TAG",
+    r"(entries are too many|is too long) \(at most \d+\)",
 ]
 """Our messages about manifests that the peer accepts and we refuse on purpose."""
 
