@@ -63,7 +63,7 @@ class Watch:
         self._listener.close()
 
     def begin(self, point: Point | None = None, error: int = KILL) -> None:
-        """Watch the next launch; at `point` the call fails with `error`, or its process is killed."""
+        """Watch the next launch; at `point` fail the call with `error`, or kill its process."""
         with self._lock:
             self._ignored.update(self._known)
             self._known.clear()

@@ -1,4 +1,4 @@
-"""The harness itself: a runtime comes up, leaves nothing, and a leak would be seen."""
+"""The harness: a runtime starts, leaves nothing, and a leak is detected."""
 
 from __future__ import annotations
 

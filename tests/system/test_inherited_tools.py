@@ -1,4 +1,4 @@
-"""nstar and sextant below a parent that closes, ignores or removes things: one sentence at most."""
+"""nstar and sextant under a parent with unusual state: they work, or fail with one sentence."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def command(tool: str, *arguments: str | Path, **state: Any) -> list[str]:
 def run(
     directory: Path, tool: str, *arguments: str | Path, stdout: Any = subprocess.PIPE, **state: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Run a tool below `parent`; it may say one sentence and a hint on stderr."""
+    """Run a tool under `parent`; it may print one sentence and a hint to stderr."""
     done = subprocess.run(
         command(tool, *arguments, **state),
         cwd=directory,
@@ -70,7 +70,7 @@ PACK = ("pack", "-m", "manifest.yaml", "-r", "root", "-o", ".", "--salt", "ab" *
 
 @pytest.mark.parametrize("closed", CLOSED, ids=str)
 def test_sextant_with_closed_descriptors(work: Path, closed: tuple[int, ...]) -> None:
-    """What it makes is whole, and nothing else is written into it."""
+    """Its package is complete, and contains nothing else."""
     run(work, "sextant", "gen-key", "-n", "mine", "-o", ".")
     first = run(work, "sextant", *PACK, "-k", "mine.key").stdout
     assert first.startswith("packed ")
@@ -122,7 +122,7 @@ def test_stdout_that_takes_nothing(tmp_path: Path, tool: str) -> None:
 @pytest.mark.parametrize("tool", ["northstar", "nstar", "sextant"])
 @pytest.mark.parametrize("sink", ["full", "pipe"])
 def test_stderr_that_takes_nothing(tmp_path: Path, tool: str, sink: str) -> None:
-    """The exit codes alone tell; Python's own would be 120."""
+    """Only the exit code reports the failure; Python's default would be 120."""
     if sink == "full":
         stderr = os.open("/dev/full", os.O_WRONLY)
     else:
@@ -145,7 +145,7 @@ def test_stderr_that_takes_nothing(tmp_path: Path, tool: str, sink: str) -> None
 
 
 def test_an_ignored_sigchld_hides_no_failure_of_a_tool(work: Path) -> None:
-    """The exit status of mksquashfs cannot be had then, and would be taken for 0."""
+    """With SIGCHLD ignored, Python takes the exit status of mksquashfs for 0."""
     broken = work / "mksquashfs"
     broken.write_text(
         '#!/bin/sh\n[ "$1" = -help-all ] && exec mksquashfs "$@"\n'
@@ -185,7 +185,7 @@ def test_a_removed_working_directory(work: Path) -> None:
 
 @pytest.mark.parametrize("umask", [0, 0o077, 0o777], ids=oct)
 def test_modes_of_what_sextant_makes(work: Path, umask: int) -> None:
-    """Nobody else may write to it, its maker may use it, and the package does not depend on it."""
+    """Only the owner may write, and the content of the package does not depend on the umask."""
     run(work, "sextant", *PACK)
     package = work / "app-1.0.0.npk"
     expected = package.read_bytes()
@@ -244,7 +244,7 @@ def test_blocked_signals_end_a_command(runtime: RuntimeProcess, tmp_path: Path) 
         with subprocess.Popen(
             command("nstar", *arguments, blocked=True), cwd=tmp_path, stderr=subprocess.PIPE
         ) as process:
-            wait_until(functools.partial(connected, process.pid), "it is connected")
+            wait_until(functools.partial(connected, process.pid), "nstar is connected")
             process.send_signal(number)
             assert process.wait(TIMEOUT) == 128 + number
             assert process.stderr is not None
@@ -252,7 +252,7 @@ def test_blocked_signals_end_a_command(runtime: RuntimeProcess, tmp_path: Path) 
 
 
 def connected(pid: int) -> bool:
-    """Tell whether a process waits for what comes from a socket."""
+    """Return whether a process has a socket."""
     links = (os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir())
     return any(link.startswith("socket:") for link in links)
 

@@ -1,4 +1,4 @@
-"""What a container's process is and sees, and what it must not be able to do."""
+"""The process state of a container, what it can see, and what it must not be able to do."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def ns(pid: int | str, kind: str) -> str:
     return os.readlink(f"/proc/{pid}/ns/{kind}")
 
 
-# ---- What it is
+# ---- Process state
 
 
 @pytest.mark.vm
@@ -162,7 +162,7 @@ def test_the_runtimes_keyring_is_out_of_reach(make_runtime: Any, payload: Path) 
     assert said.errno("keyctl-search", name) == errno.ENOKEY
 
 
-# ---- What must fail
+# ---- Refused actions
 
 
 @pytest.mark.vm
@@ -210,7 +210,7 @@ def test_what_is_read_only_stays_so(runtime: RuntimeProcess, payload: Path) -> N
     }
     everything = ["", "/bind", "/res", "/sockets", "/dev", "/sys"]
     words = " ; ".join(f"write {target}/new x" for target in everything)
-    # Even with all that root may do: only the mounts count.
+    # Also with these capabilities: the mounts are read-only.
     said = run_new(
         runtime,
         payload,
@@ -223,7 +223,7 @@ def test_what_is_read_only_stays_so(runtime: RuntimeProcess, payload: Path) -> N
         assert said.errno("write", f"{target}/new") == errno.EROFS, target
     for path in ("/payload", "/proc/self/exe", "/proc/self/comm"):
         assert said.errno("write", path) in {errno.EROFS, errno.ETXTBSY}, path
-    # Where the kernel looks at the owner before it looks at the mount.
+    # Here the kernel checks the owner before the mount.
     assert said.errno("write", "/proc/sys/kernel/hostname") in {*DENIED, errno.EROFS}
     assert said.status == Exited(5)
     assert os.listdir(runtime.directory / "bound") == []
@@ -278,7 +278,7 @@ def test_the_runtime_and_its_containers_are_out_of_reach(
     runtime: RuntimeProcess, payload: Path
 ) -> None:
     other = install(runtime, payload, "other", args="pause")
-    # With the capabilities for it: what is not seen cannot be reached.
+    # Also with these capabilities: the processes are in other PID namespaces.
     powers = ["CAP_KILL", "CAP_SYS_PTRACE"]
     container = install(runtime, payload, mounts=PROC, capabilities=powers)
     with runtime.client() as client:
@@ -348,7 +348,7 @@ def test_the_hosts_network(runtime: RuntimeProcess, payload: Path) -> None:
         port = listener.getsockname()[1]
         words = f"connect {port}"
         apart = run_new(runtime, payload, words, capabilities=["CAP_NET_ADMIN"])
-        assert apart.errno("connect", str(port)) == errno.ECONNREFUSED  # so its `lo` is up
+        assert apart.errno("connect", str(port)) == errno.ECONNREFUSED  # refused, so its `lo` is up
         inside = run_new(runtime, payload, words, network="host")
         assert inside.of("connect", str(port))["result"] == 0
 
@@ -358,7 +358,7 @@ def listener_in(pid: int) -> socket.socket:
     made: list[socket.socket] = []
 
     def make() -> None:
-        # setns(2) is for this thread, which ends here.
+        # setns(2) applies to this thread only.
         with open(f"/proc/{pid}/ns/net", "rb") as namespace:
             assert ctypes.CDLL(None).setns(namespace.fileno(), 0) == 0
         made.append(socket.create_server(("127.0.0.1", 0)))
@@ -386,11 +386,11 @@ def test_the_cgroup_tree(runtime: RuntimeProcess, payload: Path) -> None:
     assert said.errno("write", f"/cgroup/{tasks}") == errno.EROFS
 
 
-# ---- Holding up the runtime
+# ---- Load on the runtime
 
 
 def latencies(runtime: RuntimeProcess, until: Callable[[], bool], least: int = 50) -> list[float]:
-    """Ask for the list again and again; return the sorted seconds that each answer took."""
+    """Request the list repeatedly; return the latencies in seconds, sorted."""
     taken: list[float] = []
     with runtime.client() as client:
         while len(taken) < least or not until():
@@ -432,7 +432,7 @@ def test_a_fork_bomb_is_bounded(runtime: RuntimeProcess, payload: Path) -> None:
         client.kill(container, signal.SIGKILL)
         assert exit_of(client, container) == Signalled(9)
     runtime.wait_log(f"Container {container} exited")
-    # Init and the payload count too.
+    # Init and the payload count as well.
     (children,) = [int(m) for m in bombs(runtime)]
     assert children == 18
 
@@ -449,7 +449,7 @@ def test_who_ignores_sigterm_is_still_killed(runtime: RuntimeProcess, payload: P
         wait_ready(runtime, container)
         client.kill(container, signal.SIGTERM)
         pid = pid_of(client, container)
-        wait_until(lambda: len(client.list()) == 1, "it answers")
+        wait_until(lambda: len(client.list()) == 1, "the runtime answers")
         client.kill(container, signal.SIGKILL)
         assert exit_of(client, container) == Signalled(9)
         assert not os.path.exists(f"/proc/{pid}")

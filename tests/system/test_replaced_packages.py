@@ -1,4 +1,4 @@
-"""Other programs put files of their own into a repository's directory, and take ours out of it."""
+"""Other programs add, replace and remove files in a repository's directory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def package(tmp_path: Path, payload: Path) -> Path:
 
 
 def replace(store: Path, content: bytes, name: str = FILE) -> None:
-    """Put another file in place of a package, as a program does that writes files safely."""
+    """Replace a package atomically, as a careful program does."""
     (store / "new").write_bytes(content)
     os.rename(store / "new", store / name)
 
@@ -54,7 +54,7 @@ def test_an_uninstall_leaves_a_file_that_is_not_its_own(
     with runtime.client() as client:
         client.install(package, "fs")
         replace(store, b"somebody's")
-        works(runtime)  # from the file that was loaded
+        works(runtime)  # of the file that was loaded
         client.uninstall(APP)
         assert client.list() == ()
         runtime.wait_log(LEFT.format(store / FILE))
@@ -96,7 +96,7 @@ def test_an_install_leaves_a_file_that_came_since_the_start(
 def test_an_install_replaces_a_file_that_could_not_be_loaded(
     make_runtime: Callable[..., Any], store: Path, package: Path
 ) -> None:
-    """A damaged package is healed by installing it again. What came in its place is not touched."""
+    """Another install replaces a damaged package, but not a file that came in its place."""
     (store / FILE).write_bytes(b"damaged")
     runtime = make_runtime(repositories={"fs": table(store)})
     with runtime.client() as client:
@@ -104,7 +104,7 @@ def test_an_install_replaces_a_file_that_could_not_be_loaded(
         assert os.listdir(store) == [FILE]
         client.uninstall(APP)
         assert os.listdir(store) == []
-        # The name is no longer that of a damaged file.
+        # The name no longer belongs to a damaged file.
         replace(store, b"somebody's")
         client.install(package, "fs")
         assert (store / FILE).read_bytes() == b"somebody's"
@@ -139,7 +139,7 @@ def test_an_uninstall_of_what_is_gone_succeeds(
         client.uninstall(APP)
         runtime.wait_log(LEFT.format(store / FILE))
         assert os.listdir(store) == left
-        # And it can be installed again.
+        # It can be installed again.
         client.install(package, "fs")
         works(runtime)
         client.uninstall(APP)
@@ -149,7 +149,7 @@ def test_an_uninstall_of_what_is_gone_succeeds(
 def test_a_package_behind_a_link(
     make_runtime: Callable[..., Any], store: Path, tmp_path: Path, package: Path
 ) -> None:
-    """The link is the repository's, and what it leads to is not."""
+    """The link belongs to the repository, its target does not."""
     elsewhere = tmp_path / "elsewhere.npk"
     shutil.copy(package, elsewhere)
     (store / "link").symlink_to(elsewhere)
