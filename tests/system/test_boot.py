@@ -159,7 +159,7 @@ def test_a_critical_container_that_fails_ends_the_runtime(make: Any, stored: Any
     assert "Traceback" not in text
 
 
-def test_a_critical_container_may_end_well(make: Any, stored: Any) -> None:
+def test_a_critical_container_may_exit_with_0(make: Any, stored: Any) -> None:
     critical = stored("critical", "exit 0", autostart="critical")
     runtime = make()
     runtime.wait_log(rf"Container {critical} exited with status Exit\(0\)$")
@@ -174,7 +174,7 @@ def test_a_critical_container_may_end_well(make: Any, stored: Any) -> None:
 
 
 @pytest.mark.vm
-def test_who_is_early_waits(make: Any, stored: Any, tmp_path: Path) -> None:
+def test_an_early_client_waits_for_the_boot(make: Any, stored: Any, tmp_path: Path) -> None:
     stored("app", autostart="relaxed")
     runtime = make(start=False)
     runtime.start(wait=False)
@@ -216,7 +216,7 @@ def test_a_shutdown_takes_less_than_five_seconds(make: Any, stored: Any) -> None
     assert "Killing app7:1.0.0 with SIGKILL" not in text
 
 
-def test_the_patience_at_shutdown_is_configured(make: Any, stored: Any) -> None:
+def test_the_shutdown_timeout_is_configured(make: Any, stored: Any) -> None:
     stored("app", "ignore TERM ; ready ; pause", autostart="relaxed")
     runtime = make(top='shutdown_timeout = "100ms"')
     runtime.wait_log('"do": "ready"')
@@ -226,7 +226,7 @@ def test_the_patience_at_shutdown_is_configured(make: Any, stored: Any) -> None:
     assert "with SIGKILL" in runtime.text()
 
 
-def test_clients_cannot_hold_up_the_shutdown(make: Any, stored: Any) -> None:
+def test_clients_cannot_delay_the_shutdown(make: Any, stored: Any) -> None:
     stored("app", "ignore TERM ; pause", autostart="relaxed")
     for number in range(4):
         stored(f"other{number}")
@@ -278,7 +278,7 @@ def test_a_signal_during_the_boot_leaves_nothing(make: Any, stored: Any, number:
 # ---- Stale state
 
 
-def test_mounts_of_a_killed_run_are_cleared_away(make_runtime: Any, payload: Path) -> None:
+def test_mounts_of_a_killed_run_are_removed(make_runtime: Any, payload: Path) -> None:
     """With -d all runs share one mount namespace, so the mounts of a killed run stay."""
     runtime = make_runtime(start=False, arguments=("-d",))
     holder = subprocess.Popen(["unshare", "--mount", "--propagation", "private", "sleep", "600"])
@@ -332,7 +332,7 @@ def in_namespace(runtime: RuntimeProcess, pid: int) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.vm
-def test_the_cgroups_of_an_earlier_run_are_taken_over(make_runtime: Any, payload: Path) -> None:
+def test_the_cgroups_of_a_killed_run_are_adopted(make_runtime: Any, payload: Path) -> None:
     runtime = make_runtime()
     container = install(runtime, payload, args="pause")
     with runtime.client() as client:

@@ -117,7 +117,7 @@ def test_version_help_and_usage(tmp_path: Path) -> None:
         assert re.search("^(Usage|Error): ", ended.err)
 
 
-def test_not_root(setting: Setting) -> None:
+def test_a_user_other_than_root_is_refused(setting: Setting) -> None:
     # The interpreter and the tests' directories may be readable by root only.
     reads = ("--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search")
     nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *reads)
@@ -210,7 +210,7 @@ STARTS = [
 
 
 @pytest.mark.parametrize(("spoil", "what"), STARTS)
-def test_bad_starts(setting: Setting, spoil: Callable[[Setting], None], what: str) -> None:
+def test_failing_starts(setting: Setting, spoil: Callable[[Setting], None], what: str) -> None:
     spoil(setting)
     before = {name for name in os.listdir(setting.directory) if name not in DIRECTORIES}
     mounts = host.mounts(os.getpid())
@@ -249,7 +249,7 @@ def test_a_machine_without_loop_devices(setting: Setting) -> None:
 
 
 @pytest.mark.vm
-def test_a_missing_directory_is_made(setting: Setting) -> None:
+def test_a_missing_directory_is_created(setting: Setting) -> None:
     setting.write(f"{setting.directory}/run", f"{setting.directory}/deep/er/run")
     process = popen(setting)
     wait_until(lambda: "up and running" in log_of(setting), "the runtime is up")
@@ -355,7 +355,7 @@ def test_control_c_while_containers_run(make_runtime: Callable[..., Any], payloa
 
 
 @pytest.mark.vm
-def test_the_service_manager_is_told(setting: Setting) -> None:
+def test_the_service_manager_is_notified(setting: Setting) -> None:
     path = str(setting.directory / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(path)
@@ -371,7 +371,7 @@ def test_the_service_manager_is_told(setting: Setting) -> None:
         assert process.wait(TIMEOUT) == 0
 
 
-def test_stderr_that_is_full_or_closed_is_no_reason_to_end(setting: Setting) -> None:
+def test_a_full_or_closed_stderr_does_not_end_the_runtime(setting: Setting) -> None:
     command = [sys.executable, "-c", PROGRAM, "-c", str(setting.file)]
     with open("/dev/full", "wb") as full:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=full, stderr=full)
@@ -380,7 +380,7 @@ def test_stderr_that_is_full_or_closed_is_no_reason_to_end(setting: Setting) -> 
         assert process.wait(TIMEOUT) == 0
 
 
-def test_mounts_are_not_seen_outside_but_the_hosts_are_inside(setting: Setting) -> None:
+def test_mounts_propagate_from_the_host_and_not_to_it(setting: Setting) -> None:
     """The runtime makes its mounts slaves of those of the namespace that it is started in."""
     shared = setting.directory / "shared"
     shared.mkdir()

@@ -52,7 +52,9 @@ def package(busy: RuntimeProcess, payload: Path, tmp_path_factory: pytest.TempPa
 
 
 @pytest.mark.parametrize("name", nuisances.NUISANCES)
-def test_a_nuisance_does_not_hold_up_others(busy: RuntimeProcess, package: Path, name: str) -> None:
+def test_a_nuisance_does_not_slow_other_clients(
+    busy: RuntimeProcess, package: Path, name: str
+) -> None:
     """The limit is generous, for a busy machine; bench/clients.py measures exactly."""
     quiet: list[float] = []
     loud: list[float] = []
@@ -76,7 +78,7 @@ def test_a_nuisance_does_not_hold_up_others(busy: RuntimeProcess, package: Path,
     assert medians[1] <= 3 * medians[0] + 0.02 * PATIENCE, medians
 
 
-def test_a_crowd_is_served(busy: RuntimeProcess) -> None:
+def test_many_connections_at_once_are_served(busy: RuntimeProcess) -> None:
     """More connections at once than the backlog of the socket."""
 
     async def one() -> None:
@@ -139,7 +141,7 @@ def test_a_name_is_enough_for_the_only_version(
             one.inspect("none")
 
 
-def test_an_exit_is_waited_for_beside_other_requests(
+def test_waiting_for_an_exit_allows_other_requests(
     make_runtime: Callable[..., RuntimeProcess], payload: Path
 ) -> None:
     runtime = make_runtime()

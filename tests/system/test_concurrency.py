@@ -70,7 +70,7 @@ def test_one_version_of_a_name_wins(runtime: RuntimeProcess, payload: Path) -> N
             assert exit_of(client, winner) == Signalled(9)
 
 
-def test_a_start_goes_on_without_its_client(runtime: RuntimeProcess, payload: Path) -> None:
+def test_a_start_is_completed_without_its_client(runtime: RuntimeProcess, payload: Path) -> None:
     container = install(runtime, payload, args="pause")
     with runtime.client(subscribe=True) as events:
         with raw(runtime) as stream:
@@ -96,7 +96,7 @@ def test_an_init_that_is_killed_from_the_host(runtime: RuntimeProcess, payload: 
         runtime.assert_no_leak(before)
 
 
-def test_kill_as_soon_as_it_runs(runtime: RuntimeProcess, payload: Path) -> None:
+def test_kill_right_after_the_start(runtime: RuntimeProcess, payload: Path) -> None:
     """Each start has exactly one exit, whether the payload exits or is killed first."""
     container = install(runtime, payload, args="exit 0")
     started = exits = 0

@@ -184,7 +184,7 @@ def connects(url: str) -> bool:
         return client.connect_ex(url.removeprefix("unix://")) == 0
 
 
-def test_leaked_descriptors_reach_nothing_else(make_runtime: MakeRuntime, payload: Path) -> None:
+def test_leaked_descriptors_reach_no_container(make_runtime: MakeRuntime, payload: Path) -> None:
     """A debug command runs before init closes its descriptors, so it shows those of init."""
     script = "for fd in /proc/<PID>/fd/* /proc/self/fd/*; do readlink $fd || true; done"
     runtime = make_runtime(start=False, wrap=parent.wrap(leaked=300))

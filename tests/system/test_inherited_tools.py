@@ -101,7 +101,7 @@ def test_the_version_with_closed_descriptors(
 
 
 @pytest.mark.parametrize("tool", ["northstar", "nstar", "sextant"])
-def test_stdout_that_takes_nothing(tmp_path: Path, tool: str) -> None:
+def test_a_full_or_closed_stdout(tmp_path: Path, tool: str) -> None:
     with open("/dev/full", "wb") as full:
         done = run(tmp_path, tool, "--help", stdout=full)
     assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
@@ -121,7 +121,7 @@ def test_stdout_that_takes_nothing(tmp_path: Path, tool: str) -> None:
 
 @pytest.mark.parametrize("tool", ["northstar", "nstar", "sextant"])
 @pytest.mark.parametrize("sink", ["full", "pipe"])
-def test_stderr_that_takes_nothing(tmp_path: Path, tool: str, sink: str) -> None:
+def test_a_full_or_closed_stderr(tmp_path: Path, tool: str, sink: str) -> None:
     """Only the exit code reports the failure; Python's default would be 120."""
     if sink == "full":
         stderr = os.open("/dev/full", os.O_WRONLY)
@@ -184,7 +184,7 @@ def test_a_removed_working_directory(work: Path) -> None:
 
 
 @pytest.mark.parametrize("umask", [0, 0o077, 0o777], ids=oct)
-def test_modes_of_what_sextant_makes(work: Path, umask: int) -> None:
+def test_modes_of_the_files_that_sextant_creates(work: Path, umask: int) -> None:
     """Only the owner may write, and the content of the package does not depend on the umask."""
     run(work, "sextant", *PACK)
     package = work / "app-1.0.0.npk"
@@ -258,7 +258,7 @@ def connected(pid: int) -> bool:
 
 
 @pytest.mark.root
-def test_nstar_below_a_strange_parent(make_runtime: Callable[..., Any], tmp_path: Path) -> None:
+def test_nstar_with_unusual_process_state(make_runtime: Callable[..., Any], tmp_path: Path) -> None:
     runtime: RuntimeProcess = make_runtime()
     for state in (
         {"variables": None},

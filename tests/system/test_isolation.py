@@ -90,7 +90,7 @@ def test_what_the_payload_sees_of_itself(runtime: RuntimeProcess, payload: Path)
     assert said.status == OK
 
 
-def test_namespaces_are_its_own(runtime: RuntimeProcess, payload: Path) -> None:
+def test_namespaces_are_separate(runtime: RuntimeProcess, payload: Path) -> None:
     first = install(runtime, payload, "first", args="pause")
     second = install(runtime, payload, "second", args="pause", network="host")
     with runtime.client() as client:
@@ -104,7 +104,9 @@ def test_namespaces_are_its_own(runtime: RuntimeProcess, payload: Path) -> None:
 
 
 @pytest.mark.vm
-def test_capabilities_are_exactly_the_manifests(runtime: RuntimeProcess, payload: Path) -> None:
+def test_capabilities_are_exactly_those_of_the_manifest(
+    runtime: RuntimeProcess, payload: Path
+) -> None:
     names = ["CAP_NET_BIND_SERVICE", "CAP_KILL", "CAP_CHOWN"]
     me = run_new(runtime, payload, "self", capabilities=names).of("self")
     mask = 1 << 10 | 1 << 5 | 1 << 0
@@ -166,7 +168,7 @@ def test_the_runtimes_keyring_is_out_of_reach(make_runtime: Any, payload: Path) 
 
 
 @pytest.mark.vm
-def test_the_image_does_not_lead_out(runtime: RuntimeProcess, payload: Path) -> None:
+def test_links_of_the_image_stay_inside(runtime: RuntimeProcess, payload: Path) -> None:
     root = runtime.directory / "image"
     (root / "etc").mkdir(parents=True)
     (root / "up").symlink_to("../../../../../../..")
@@ -197,7 +199,7 @@ def test_the_image_does_not_lead_out(runtime: RuntimeProcess, payload: Path) -> 
 
 
 @pytest.mark.vm
-def test_what_is_read_only_stays_so(runtime: RuntimeProcess, payload: Path) -> None:
+def test_read_only_mounts_cannot_be_written(runtime: RuntimeProcess, payload: Path) -> None:
     install(runtime, payload, "res", init=None)
     (runtime.directory / "bound").mkdir(mode=0o777)
     mounts = {
@@ -230,7 +232,7 @@ def test_what_is_read_only_stays_so(runtime: RuntimeProcess, payload: Path) -> N
 
 
 @pytest.mark.vm
-def test_what_needs_privileges_is_refused(runtime: RuntimeProcess, payload: Path) -> None:
+def test_privileged_calls_are_refused(runtime: RuntimeProcess, payload: Path) -> None:
     mounts = {**PROC, "/tmp": {"type": "tmpfs", "size": "1MiB"}}
     tries = ["mount /tmp", "umount /tmp", "remount /", "mknod /tmp/n", "chroot /tmp", "setuid 0"]
     tries += ["unshare", "sethostname x"]
@@ -301,7 +303,7 @@ def test_the_runtime_and_its_containers_are_out_of_reach(
 
 @pytest.mark.vm
 @pytest.mark.parametrize("uid", [1, 1000])
-def test_init_is_not_taken_over(runtime: RuntimeProcess, payload: Path, uid: int) -> None:
+def test_init_cannot_be_controlled(runtime: RuntimeProcess, payload: Path, uid: int) -> None:
     container = install(runtime, payload, mounts=PROC, uid=uid, gid=uid)
     said = run(
         runtime,
@@ -330,7 +332,7 @@ def test_no_burst_of_signals_ends_init_or_loses_the_status(
         assert said.status == Signalled(number)
 
 
-def test_the_launcher_is_not_reached(runtime: RuntimeProcess, payload: Path) -> None:
+def test_the_launcher_cannot_be_executed(runtime: RuntimeProcess, payload: Path) -> None:
     root = runtime.directory / "image"
     root.mkdir()
     (root / "script").write_text("#!/proc/self/exe\n")
@@ -402,7 +404,7 @@ def latencies(runtime: RuntimeProcess, until: Callable[[], bool], least: int = 5
 
 
 @pytest.mark.vm
-def test_a_flood_of_output_does_not_hold_the_runtime(
+def test_a_flood_of_output_does_not_block_the_runtime(
     runtime: RuntimeProcess, payload: Path
 ) -> None:
     names = [install(runtime, payload, f"flood{n}", args="flood 0") for n in range(3)]
@@ -441,7 +443,7 @@ def bombs(runtime: RuntimeProcess) -> list[str]:
     return re.findall(r'"do": "bomb", "on": "", "result": (\d+), "errno": 11', runtime.text())
 
 
-def test_who_ignores_sigterm_is_still_killed(runtime: RuntimeProcess, payload: Path) -> None:
+def test_a_container_that_ignores_sigterm_is_killed(runtime: RuntimeProcess, payload: Path) -> None:
     words = "ignore TERM INT HUP ; session ; fork ; ignore TERM ; ready ; pause"
     container = install(runtime, payload, args=words)
     with runtime.client(subscribe=True) as client:

@@ -64,7 +64,7 @@ def test_the_whole_life_of_a_container(runtime: RuntimeProcess, payload: Path) -
     runtime.stop()
 
 
-def test_notifications_in_their_order(runtime: RuntimeProcess, payload: Path) -> None:
+def test_notifications_are_in_order(runtime: RuntimeProcess, payload: Path) -> None:
     with runtime.client(subscribe=True) as events:
         container = install(runtime, payload, args=["exit", "3"])
         with runtime.client() as client:
@@ -87,9 +87,7 @@ def test_notifications_in_their_order(runtime: RuntimeProcess, payload: Path) ->
     ]
 
 
-def test_what_is_ignored_in_a_manifest_is_in_the_log(
-    runtime: RuntimeProcess, payload: Path
-) -> None:
+def test_ignored_fields_of_a_manifest_are_logged(runtime: RuntimeProcess, payload: Path) -> None:
     # Our packer drops ignored fields; another packer may keep them.
     (root := runtime.directory / "image").mkdir()
     text = manifest("app", mounts={"/proc": {"type": "proc", "options": "ro"}})
@@ -118,7 +116,7 @@ def test_kill_with_signals(runtime: RuntimeProcess, payload: Path, number: int) 
         assert exit_of(client, container) == Signalled(number)
 
 
-def test_signals_that_do_not_end_it(runtime: RuntimeProcess, payload: Path) -> None:
+def test_signals_that_do_not_end_a_container(runtime: RuntimeProcess, payload: Path) -> None:
     container = install(runtime, payload, args=SLEEP)
     with runtime.client(subscribe=True) as client:
         client.start(container)
@@ -142,7 +140,7 @@ def test_signals_that_do_not_end_it(runtime: RuntimeProcess, payload: Path) -> N
         assert exit_of(client, container) == Signalled(9)
 
 
-def test_kill_of_what_is_not_started(runtime: RuntimeProcess, payload: Path) -> None:
+def test_kill_of_a_container_that_is_not_started(runtime: RuntimeProcess, payload: Path) -> None:
     container = install(runtime, payload)
     with runtime.client() as client:
         app = Container.parse(container)
@@ -152,7 +150,7 @@ def test_kill_of_what_is_not_started(runtime: RuntimeProcess, payload: Path) -> 
         assert isinstance(refused(lambda: client.kill(other, 32)), error.Unexpected)
 
 
-def test_start_again_and_again(runtime: RuntimeProcess, payload: Path) -> None:
+def test_repeated_starts(runtime: RuntimeProcess, payload: Path) -> None:
     container = install(runtime, payload, args=SLEEP)
     app = Container.parse(container)
     with runtime.client(subscribe=True) as client:
@@ -371,7 +369,7 @@ def test_many_containers_in_parallel_leave_nothing(runtime: RuntimeProcess, payl
     runtime.stop()
 
 
-def test_a_killed_runtime_takes_its_containers_along_and_another_takes_over(
+def test_containers_end_with_a_killed_runtime_and_run_under_the_next(
     make_runtime: Any, payload: Path
 ) -> None:
     runtime = make_runtime()

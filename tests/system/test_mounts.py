@@ -128,7 +128,7 @@ def test_recursive_binds(runtime: RuntimeProcess, payload: Path) -> None:
 
 
 @pytest.mark.vm
-def test_binds_of_files_links_and_nothing(runtime: RuntimeProcess, payload: Path) -> None:
+def test_binds_of_files_links_and_missing_paths(runtime: RuntimeProcess, payload: Path) -> None:
     path = writable(runtime)
     (path / "file").write_text("one file")
     (path / "file").chmod(0o644)

@@ -27,7 +27,7 @@ def columns(text: str) -> list[list[str]]:
     return [re.split(r" {2,}", line) for line in text.splitlines()]
 
 
-def test_the_life_of_a_container_in_words(runtime: RuntimeProcess, payload: Path) -> None:
+def test_the_output_over_the_life_of_a_container(runtime: RuntimeProcess, payload: Path) -> None:
     file = package(runtime, payload)
     nstar = runtime.nstar
     assert nstar("ident").stdout == "extern:0.0.0\n"

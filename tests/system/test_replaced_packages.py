@@ -47,7 +47,7 @@ def works(runtime: RuntimeProcess) -> None:
         assert exit_of(client, APP) == OK
 
 
-def test_an_uninstall_leaves_a_file_that_is_not_its_own(
+def test_an_uninstall_keeps_a_file_of_another_program(
     runtime: RuntimeProcess, store: Path, package: Path
 ) -> None:
     before = runtime.snapshot()
@@ -63,7 +63,7 @@ def test_an_uninstall_leaves_a_file_that_is_not_its_own(
     runtime.assert_no_leak(before)
 
 
-def test_an_install_does_not_take_the_place_of_such_a_file(
+def test_an_install_does_not_replace_a_file_of_another_program(
     runtime: RuntimeProcess, store: Path, package: Path
 ) -> None:
     with runtime.client() as client:
@@ -81,7 +81,7 @@ def test_an_install_does_not_take_the_place_of_such_a_file(
     assert os.listdir(store) == [FILE]
 
 
-def test_an_install_leaves_a_file_that_came_since_the_start(
+def test_an_install_keeps_a_file_created_since_the_start(
     runtime: RuntimeProcess, store: Path, package: Path
 ) -> None:
     newer = package.read_bytes()
@@ -112,7 +112,7 @@ def test_an_install_replaces_a_file_that_could_not_be_loaded(
     runtime.stop()
 
 
-def test_a_damaged_file_that_was_changed_since_is_left(
+def test_a_damaged_file_that_has_changed_is_kept(
     make_runtime: Callable[..., Any], store: Path, package: Path
 ) -> None:
     (store / FILE).write_bytes(b"damaged")
@@ -125,7 +125,7 @@ def test_a_damaged_file_that_was_changed_since_is_left(
 
 
 @pytest.mark.parametrize("instead", ["nothing", "directory", "dangling link", "loop of links"])
-def test_an_uninstall_of_what_is_gone_succeeds(
+def test_an_uninstall_of_a_removed_package_succeeds(
     runtime: RuntimeProcess, store: Path, package: Path, instead: str
 ) -> None:
     with runtime.client() as client:

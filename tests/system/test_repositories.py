@@ -62,9 +62,7 @@ def names(client: blocking.Client) -> list[str]:
 
 
 @pytest.mark.vm
-def test_whatever_is_stored_is_loaded_and_the_rest_left_alone(
-    make: Any, store: Path, packages: Any
-) -> None:
+def test_packages_are_loaded_and_other_files_ignored(make: Any, store: Path, packages: Any) -> None:
     odd = ["plain.npk", "no extension", ".hidden", "-rf", "line\nbreak", "ümlaut", "x" * 200]
     stored = [os.path.join(store, name) for name in odd]
     stored.append(os.fsdecode(os.fsencode(store) + b"/\xff\xfe"))
@@ -178,7 +176,7 @@ def test_install_and_uninstall(make: Any, store: Path, packages: Any) -> None:
     runtime.stop()
 
 
-def test_what_is_in_the_way_of_a_new_file(make: Any, store: Path, packages: Any) -> None:
+def test_a_file_in_place_of_a_new_package(make: Any, store: Path, packages: Any) -> None:
     (store / "app:1.0.0.npk").mkdir()
     shutil.copy(packages("other:1.0.0"), store / "app:2.0.0.npk")
     runtime = make()
@@ -216,7 +214,7 @@ def test_an_invalid_package_leaves_nothing(
 
 @pytest.mark.vm
 @pytest.mark.parametrize("repository", ["fs", "mem"])
-def test_a_client_that_goes_away_leaves_nothing(
+def test_a_disconnect_during_an_install_leaves_nothing(
     make: Any, store: Path, packages: Any, repository: str
 ) -> None:
     runtime = make()
@@ -349,7 +347,9 @@ def test_capacities(make: Any, store: Path, packages: Any) -> None:
         runtime.close()
 
 
-def test_uploads_hold_up_nobody(make: Any, tmp_path: Path, payload: Path, packages: Any) -> None:
+def test_uploads_do_not_delay_other_clients(
+    make: Any, tmp_path: Path, payload: Path, packages: Any
+) -> None:
     runtime = make()
     noise = os.urandom(24 * 2**20)
     big = pack(tmp_path, manifest("big"), {"payload": payload, "noise": noise}, compression="none")
@@ -470,7 +470,7 @@ def test_packages_named_like_our_temporary_files(make: Any, store: Path, package
     runtime.stop()
 
 
-def test_what_an_earlier_release_had_not_finished(make: Any, store: Path, packages: Any) -> None:
+def test_unfinished_installs_of_an_earlier_release(make: Any, store: Path, packages: Any) -> None:
     """The start removes a partial package, and loads a complete one after all others."""
     whole = packages("app:1.0.0").read_bytes()
     part, empty, refused_one = (

@@ -58,7 +58,7 @@ def install_resource(runtime: RuntimeProcess, version: str, name: str = "res") -
 
 
 @pytest.mark.vm
-def test_the_newest_match_counts(runtime: RuntimeProcess, payload: Path) -> None:
+def test_the_newest_match_is_used(runtime: RuntimeProcess, payload: Path) -> None:
     for version in ("1.2.0", "1.10.0", "2.0.0", "1.9.9"):
         install_resource(runtime, version)
     mounts = {
@@ -125,7 +125,7 @@ def test_a_resource_is_held_for_the_life_of_its_user(
         assert [str(container) for container in client.list()] == [app]
 
 
-def test_two_that_use_each_other(runtime: RuntimeProcess, payload: Path) -> None:
+def test_two_containers_that_use_each_other(runtime: RuntimeProcess, payload: Path) -> None:
     names = ["a", "b"]
     for name, other in (names, reversed(names)):
         mounts = {"/other": resource(name=other), "/self": resource(name=name)}
@@ -470,7 +470,7 @@ def test_a_console_ends_with_its_container(runtime: RuntimeProcess, payload: Pat
         runtime.assert_no_leak(before)
 
 
-def test_a_container_may_end_the_runtime(make_runtime: Any, payload: Path) -> None:
+def test_a_container_may_shut_the_runtime_down(make_runtime: Any, payload: Path) -> None:
     runtime = make_runtime()
     words = ["console", CONNECT, ";", "console", '{"request":"shutdown"}', ";", "pause"]
     container = install(runtime, payload, args=words, console={"permissions": ["shutdown"]})

@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.root, pytest.mark.vm]
 SHARED_RUNTIME = True
 
 
-def test_up_from_the_root(victim: Victim, attack: Path, power: Power) -> None:
+def test_the_root_cannot_be_left_upwards(victim: Victim, attack: Path, power: Power) -> None:
     """`..`, links of the image and of /proc, file handles: all end at the container's root."""
     root = victim.runtime.directory / "image"
     root.mkdir()
@@ -59,7 +59,7 @@ def test_up_from_the_root(victim: Victim, attack: Path, power: Power) -> None:
         assert said.of("same", "/proc/self/cwd")["result"] == 0
 
 
-def test_the_descriptors_that_it_gets(victim: Victim, attack: Path, power: Power) -> None:
+def test_inherited_descriptors_give_no_access(victim: Victim, attack: Path, power: Power) -> None:
     """None is a directory, and none lets its holder change what others use."""
     what = ("chmod", "chown", "times", "acl", "parent", "tty", "chmod-path", "chown-path")
     words = "self ; " + " ; ".join(f"on-fd 0 {each}" for each in what)
@@ -110,7 +110,9 @@ def test_links_as_mount_targets(victim: Victim, attack: Path, link: str) -> None
 
 @pytest.mark.parametrize("kind", ["dev", "resource", "bind"])
 @pytest.mark.parametrize("link", ["/etc", "../../.."])
-def test_links_to_what_the_host_has_too(victim: Victim, attack: Path, link: str, kind: str) -> None:
+def test_links_to_paths_that_exist_on_the_host(
+    victim: Victim, attack: Path, link: str, kind: str
+) -> None:
     """`../../..` is the root: what is mounted there covers the program, so there is no start."""
     runtime = victim.runtime
     root = runtime.directory / "image"
@@ -130,7 +132,7 @@ def test_links_to_what_the_host_has_too(victim: Victim, attack: Path, link: str,
         refused(lambda: client.start(container))
 
 
-def test_a_resource_directory_that_leads_out(victim: Victim, attack: Path) -> None:
+def test_a_resource_directory_outside_of_its_image(victim: Victim, attack: Path) -> None:
     runtime = victim.runtime
     for number, link in enumerate((str(victim.tree), "../" * 20 + str(victim.tree).lstrip("/"))):
         root = runtime.directory / f"resource{number}"
@@ -172,7 +174,7 @@ CLIMBING: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("case", CLIMBING)
-def test_names_that_climb(victim: Victim, attack: Path, case: str) -> None:
+def test_names_with_path_components(victim: Victim, attack: Path, case: str) -> None:
     fields, innocent, climbing = CLIMBING[case]
     fields = {"name": "enemy", **fields}
     text = manifest(**fields)
@@ -189,7 +191,7 @@ OTHERS_NAMES = ("tasks", "cgroup.procs", "notify_on_release", "memory.max", "nul
 
 
 @pytest.mark.parametrize("name", OTHERS_NAMES)
-def test_names_of_what_is_there_already(victim: Victim, attack: Path, name: str) -> None:
+def test_names_of_cgroup_files(victim: Victim, attack: Path, name: str) -> None:
     """A container called like a file of the cgroup file system: it runs, or is refused cleanly."""
     runtime = victim.runtime
     container = install(runtime, attack, name, args="exit 3", mounts={"/d": {"type": "persist"}})
@@ -202,7 +204,7 @@ def test_names_of_what_is_there_already(victim: Victim, attack: Path, name: str)
     assert run(runtime, other, "ready").of("ready")["result"] == 0
 
 
-def test_the_directories_of_others(victim: Victim, attack: Path) -> None:
+def test_directories_of_other_containers(victim: Victim, attack: Path) -> None:
     """Two names of which one begins like the other's directories; nobody sees another's data."""
     runtime = victim.runtime
     persist = {"/d": {"type": "persist"}}
@@ -217,7 +219,7 @@ def test_the_directories_of_others(victim: Victim, attack: Path) -> None:
 # ---- Sockets of others
 
 
-def test_the_sockets_of_others(victim: Victim, attack: Path, power: Power) -> None:
+def test_sockets_of_other_containers(victim: Victim, attack: Path, power: Power) -> None:
     """They are seen in a sockets mount; their mode decides who connects, and none is changed."""
     runtime = victim.runtime
     sockets = {
@@ -326,7 +328,7 @@ def test_the_runtimes_keys(make_runtime: Any, attack: Path) -> None:
     victim.assert_unharmed()
 
 
-def test_processes_outside(victim: Victim, attack: Path, power: Power) -> None:
+def test_processes_outside_of_the_container(victim: Victim, attack: Path, power: Power) -> None:
     runtime = victim.runtime
     other = install(runtime, attack, "other", args="pause")
     with runtime.client() as client:
@@ -362,7 +364,7 @@ PROGRAMS = (
 )
 
 
-def test_the_launcher_as_a_program(victim: Victim, attack: Path, power: Power) -> None:
+def test_the_launcher_as_init_of_a_container(victim: Victim, attack: Path, power: Power) -> None:
     root = victim.runtime.directory / "image"
     root.mkdir()
     (root / "script").write_text("#!/proc/self/exe\n")
@@ -393,7 +395,9 @@ def elf_with_late_loader(loader: bytes, before: int = 1000) -> bytes:
     return ident + header + nothing * before + segment + loader
 
 
-def test_the_launchers_program_from_inside(victim: Victim, attack: Path, power: Power) -> None:
+def test_the_launcher_file_from_inside_a_container(
+    victim: Victim, attack: Path, power: Power
+) -> None:
     words = "exec /proc/1/exe ; write /proc/1/exe x ; write /proc/self/exe x ; write /payload x"
     said = assault(victim, attack, power, words)
     assert said.errno("exec", "/proc/1/exe") in {*DENIED, errno.ENOENT}

@@ -40,9 +40,7 @@ ON_INIT = (
 )
 
 
-def test_what_one_may_do_to_processes_of_ones_own_user(
-    victim: Victim, attack: Path, power: Power
-) -> None:
+def test_system_calls_against_init(victim: Victim, attack: Path, power: Power) -> None:
     """Limits, priority, policy, processors, memory, descriptors, namespaces: none of init's."""
     words = " ; ".join(f"on-init {what}" for what in ON_INIT)
     said = assault(victim, attack, power, f"{words} ; exit 9")
@@ -50,7 +48,7 @@ def test_what_one_may_do_to_processes_of_ones_own_user(
     assert said.status == Exited(9)
 
 
-def test_becoming_inits_user(victim: Victim, attack: Path) -> None:
+def test_becoming_the_user_of_init(victim: Victim, attack: Path) -> None:
     """With CAP_SETUID one can; its limits and its memory are out of reach all the same."""
     said = run(
         victim.runtime,
@@ -75,7 +73,7 @@ def test_bursts_of_signals(victim: Victim, attack: Path, power: Power) -> None:
 
 
 @pytest.mark.parametrize("before", ["", "on-init idle ; on-init nice ; on-init affinity ; "])
-def test_an_init_that_gets_no_processor(victim: Victim, attack: Path, before: str) -> None:
+def test_init_on_a_busy_processor(victim: Victim, attack: Path, before: str) -> None:
     """Processes that never wait where init might be confined to: it reports, and it is killed."""
     container = install(victim.runtime, attack, "enemy", args=f"{before}hogs 20 ; ready ; pause")
     with victim.runtime.client(subscribe=True) as client:
@@ -108,7 +106,7 @@ FORGED = {
 
 
 @pytest.mark.parametrize("kind", FORGED)
-def test_speaking_for_init(victim: Victim, attack: Path, kind: str) -> None:
+def test_forged_messages_of_init(victim: Victim, attack: Path, kind: str) -> None:
     """The runtime ends who speaks out of turn; the same container can be started again."""
     words = f"forge {' '.join(FORGED[kind])} ; pause"
     container = install(victim.runtime, attack, "enemy", capabilities=["CAP_SYS_PTRACE"])

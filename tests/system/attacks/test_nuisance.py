@@ -49,7 +49,9 @@ FLOODS = {
 
 
 @pytest.mark.parametrize("kind", FLOODS)
-def test_a_flood_and_the_starts_of_others(victim: Victim, attack: Path, kind: str) -> None:
+def test_a_flood_of_output_does_not_slow_other_starts(
+    victim: Victim, attack: Path, kind: str
+) -> None:
     """Side by side on the same machine: with the flood a start takes not much longer."""
     innocent = install(victim.runtime, attack, "innocent", args="exit 0")
     enemy = install(
@@ -69,7 +71,7 @@ def test_a_flood_and_the_starts_of_others(victim: Victim, attack: Path, kind: st
     assert loud < 10 * quiet + 0.05 * PATIENCE, f"{loud:.4f} s instead of {quiet:.4f} s"
 
 
-def test_bytes_that_are_no_text(victim: Victim, attack: Path) -> None:
+def test_binary_output_is_escaped(victim: Victim, attack: Path) -> None:
     """They are escaped, so that they neither forge lines of the log nor command a terminal."""
     said = run(
         victim.runtime,
@@ -84,7 +86,7 @@ def test_bytes_that_are_no_text(victim: Victim, attack: Path) -> None:
     assert stray == []
 
 
-def test_text_that_shows_as_something_else(victim: Victim, attack: Path) -> None:
+def test_deceptive_characters_are_escaped(victim: Victim, attack: Path) -> None:
     """Overrides of the writing direction and characters of no width are escaped in the log."""
     hostile = "\u202e}0 :edoc tixe{\u2066 \u200badmin\u2069 \U000e0041\u2028"
     container = install(victim.runtime, attack, "enemy")
@@ -145,7 +147,7 @@ STUBBORN = {
 
 @pytest.mark.vm
 @pytest.mark.parametrize("kind", STUBBORN)
-def test_who_does_not_want_to_end(victim: Victim, attack: Path, kind: str) -> None:
+def test_containers_that_resist_their_end(victim: Victim, attack: Path, kind: str) -> None:
     """SIGTERM does what it may; SIGKILL ends all that there is, and soon."""
     runtime = victim.runtime
     enemy = install(runtime, attack, "enemy", args=STUBBORN[kind], cgroups={"pids": {"max": 20}})
@@ -165,7 +167,7 @@ def test_who_does_not_want_to_end(victim: Victim, attack: Path, kind: str) -> No
 
 
 @pytest.mark.parametrize("words", ["abandon ; exit 7", "hogs 5 ; exit 7", "orphans 5 ; exit 7"])
-def test_who_leaves_children_behind(victim: Victim, attack: Path, words: str) -> None:
+def test_orphans_end_with_the_payload(victim: Victim, attack: Path, words: str) -> None:
     """They end with the payload, and its exit code is reported."""
     before = set(host.descendants(victim.runtime.pid))
     said = run(victim.runtime, install(victim.runtime, attack, "enemy"), words)

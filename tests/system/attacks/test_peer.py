@@ -52,7 +52,7 @@ def enemy(victim: Victim, attack: Path, words: str, *capabilities: str, **fields
 
 @pytest.mark.parametrize("handle", HANDLES)
 @pytest.mark.parametrize("seccomp", [None, {"profile": "default", "allow": {"pidfd_getfd": "any"}}])
-def test_descriptors_of_the_other_end(
+def test_descriptors_of_the_peer_process(
     victim: Victim, attack: Path, handle: str, seccomp: dict[str, Any] | None
 ) -> None:
     """pidfd_getfd(2) would hand out the runtime's directories, and so the host's files."""
@@ -72,7 +72,7 @@ def test_the_profile_has_no_pidfd_getfd(victim: Victim, attack: Path) -> None:
     assert said.status == Signalled(31)
 
 
-def test_all_that_it_starts_is_refused_too(victim: Victim, attack: Path) -> None:
+def test_child_processes_are_refused_too(victim: Victim, attack: Path) -> None:
     """A filter stays over fork and execve, for a process in a session of its own as well."""
     words = "peer 3 ; child on-peer descriptors ; session ; on-peer descriptors"
     said = enemy(victim, attack, words)
@@ -84,7 +84,7 @@ WHAT = ("signal", "signal-0", "setns", "setns-net", "namespace", "page-out", "re
 
 
 @pytest.mark.parametrize("handle", HANDLES[:2])
-def test_what_else_a_pidfd_is_good_for(victim: Victim, attack: Path, handle: str) -> None:
+def test_other_uses_of_a_pidfd(victim: Victim, attack: Path, handle: str) -> None:
     """Of who writes to the console: of the runtime. Of its peer: of the container's init."""
     words = f"{handle} ; {' ; '.join(f'on-peer {each}' for each in WHAT)}"
     sender = handle.startswith("sender")
@@ -112,7 +112,7 @@ def test_the_peer_of_its_descriptors_is_the_container(victim: Victim, attack: Pa
         assert [peer["pid"], peer["uid"], peer["gid"]] == [peer["self"], 1000, 1000]
 
 
-def test_the_runtime_hands_down_none_of_its_descriptors(victim: Victim, attack: Path) -> None:
+def test_no_descriptor_of_the_runtime_is_inherited(victim: Victim, attack: Path) -> None:
     """All are close-on-exec: pidfds of other containers too, which come by a message."""
     runtime = victim.runtime
     container = install(runtime, attack, "enemy", args="pause", **ENDPOINTS)

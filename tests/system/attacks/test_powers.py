@@ -163,7 +163,7 @@ def test_filling_the_hosts_disk(victim: Victim, attack: Path, power: Power) -> N
     assert os.listdir(victim.tree / "etc" / "open") == []
 
 
-def test_what_a_persistent_directory_gives_away(victim: Victim, attack: Path, power: Power) -> None:
+def test_set_user_id_files_in_persistent_data(victim: Victim, attack: Path, power: Power) -> None:
     """A set-user-id program that root made there does nothing in any container."""
     mounts = {**PROC, "/data": {"type": "persist"}}
     words = "fill /data/program 100 ; try chmod /data/program"

@@ -20,7 +20,7 @@ CONNECT = '{"connect":{"version":"0.9.0","subscribe_notifications":false}}'
 CONSOLE = {"permissions": ["token_create", "token_verification"]}
 
 
-def test_a_package_named_as_the_clients_from_outside(victim: Victim, attack: Path) -> None:
+def test_a_package_named_like_external_clients(victim: Victim, attack: Path) -> None:
     """A token of a package `extern` is not one of the clients that others know by this name."""
     runtime = victim.runtime
     enemy = install(runtime, attack, "extern", "0.0.0", console=CONSOLE)

@@ -58,7 +58,7 @@ def app(runtime: RuntimeProcess, payload: Path) -> str:
     return container
 
 
-def test_a_start_mounts_it_anew(runtime: RuntimeProcess, app: str) -> None:
+def test_a_start_mounts_the_image_again(runtime: RuntimeProcess, app: str) -> None:
     before = runtime.snapshot()
     assert not [mount for mount in before.mounts if app in mount]
     with runtime.client(subscribe=True) as client:
@@ -71,7 +71,7 @@ def test_a_start_mounts_it_anew(runtime: RuntimeProcess, app: str) -> None:
     runtime.assert_no_leak(before)
 
 
-def test_a_mount_request_mounts_it_anew(runtime: RuntimeProcess, app: str) -> None:
+def test_a_mount_request_mounts_the_image_again(runtime: RuntimeProcess, app: str) -> None:
     before = runtime.snapshot()
     with runtime.client() as client:
         assert refusal(client.mount(app)) is None
@@ -81,7 +81,9 @@ def test_a_mount_request_mounts_it_anew(runtime: RuntimeProcess, app: str) -> No
 
 
 @pytest.mark.parametrize("again", ["nothing", "directory", "content"])
-def test_an_unmount_of_what_is_gone_succeeds(runtime: RuntimeProcess, app: str, again: str) -> None:
+def test_an_unmount_of_a_removed_mount_point_succeeds(
+    runtime: RuntimeProcess, app: str, again: str
+) -> None:
     """Whatever is there now; what has content stays."""
     point = runtime.run_dir / app
     before = runtime.snapshot()
@@ -105,7 +107,7 @@ def test_an_unmount_of_what_is_gone_succeeds(runtime: RuntimeProcess, app: str, 
     runtime.assert_no_leak(before)
 
 
-def test_an_uninstall_of_what_is_gone_succeeds(runtime: RuntimeProcess, app: str) -> None:
+def test_an_uninstall_of_a_removed_mount_point_succeeds(runtime: RuntimeProcess, app: str) -> None:
     with runtime.client() as client:
         client.uninstall(app)
         assert client.list() == ()
@@ -131,13 +133,15 @@ def test_an_unmount_that_leaves_the_directory_has_unmounted(
         assert client.inspect(container).mounted
 
 
-def test_the_shutdown_passes_over_what_is_gone(runtime: RuntimeProcess, app: str) -> None:
+def test_the_shutdown_ignores_removed_mount_points(runtime: RuntimeProcess, app: str) -> None:
     runtime.stop()
     assert "Traceback" not in runtime.text()
     assert app in runtime.text()
 
 
-def test_who_runs_keeps_what_it_has(runtime: RuntimeProcess, payload: Path, tmp_path: Path) -> None:
+def test_a_running_container_keeps_its_image(
+    runtime: RuntimeProcess, payload: Path, tmp_path: Path
+) -> None:
     root = tmp_path / "resource"
     (root / "dir").mkdir(parents=True)
     (root / "dir/file").write_text("content")
@@ -174,7 +178,7 @@ def test_who_runs_keeps_what_it_has(runtime: RuntimeProcess, payload: Path, tmp_
     assert "Traceback" not in runtime.text()
 
 
-def test_its_own_directories_are_made_anew(
+def test_the_runtimes_directories_are_created_again(
     make_runtime: Callable[..., Any], payload: Path, tmp_path: Path
 ) -> None:
     runtime = make_runtime()
@@ -208,7 +212,7 @@ def test_its_own_directories_are_made_anew(
     assert "Traceback" not in runtime.text()
 
 
-def test_its_cgroup_is_made_anew(
+def test_the_runtime_cgroup_is_created_again(
     make_runtime: Callable[..., Any], payload: Path, tmp_path: Path
 ) -> None:
     runtime = make_runtime()
@@ -235,7 +239,7 @@ def test_its_cgroup_is_made_anew(
     assert "Traceback" not in runtime.text()
 
 
-def test_a_container_whose_cgroup_is_gone_ends_as_ever(
+def test_a_container_without_its_cgroup_ends_normally(
     runtime: RuntimeProcess, payload: Path
 ) -> None:
     """What is empty can be removed: as soon as its last process has ended, if not by us."""
@@ -272,9 +276,7 @@ STEPS = ("mount.mount", "os.mknod", "os.chmod", "os.open", "mount.umount2", "os.
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_the_null_device_is_had_though_its_mount_point_is_removed(
-    tmp_path: Path, step: str
-) -> None:
+def test_the_null_device_without_its_mount_point(tmp_path: Path, step: str) -> None:
     """It is there for a moment only, when the runtime starts; here it is removed at each step."""
     program = (
         "import os, stat, sys\n"

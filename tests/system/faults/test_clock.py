@@ -34,7 +34,7 @@ def jump(seconds: float) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("seconds", [400 * DAY, -400 * DAY, 20000 * DAY])
-def test_tokens_uptime_and_patience(runtime: RuntimeProcess, payload: Path, seconds: float) -> None:
+def test_tokens_uptime_and_timeouts(runtime: RuntimeProcess, payload: Path, seconds: float) -> None:
     container = install(runtime, payload, args="ignore TERM ; ready ; pause")
     with runtime.client(subscribe=True) as client:
         client.start(container)

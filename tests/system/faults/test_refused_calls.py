@@ -331,7 +331,7 @@ def test_no_process_or_descriptor_for_a_debug_command(make_runtime: Any, payload
         runtime.stop()
 
 
-def test_some_calls(setting: Setting) -> None:
+def test_a_few_calls_refused_in_turn(setting: Setting) -> None:
     """A few of each operation, the same ones each time."""
     generator = random.Random(0)
     tried, failed = sweep(setting, lambda all_: generator.sample(all_, min(len(all_), 5)))
@@ -341,7 +341,7 @@ def test_some_calls(setting: Setting) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_every_call(setting: Setting) -> None:
+def test_every_call_refused_in_turn(setting: Setting) -> None:
     tried, failed = sweep(setting, lambda all_: all_)
     print(f"{tried} calls were refused, {failed} operations failed")
     # What is removed but not yet on the disk is removed all the same.

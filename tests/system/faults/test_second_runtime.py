@@ -57,7 +57,7 @@ def refusal(second: RuntimeProcess) -> tuple[int, str]:
 
 
 @pytest.mark.vm
-def test_it_is_refused_whatever_they_share(make: Make, payload: Path) -> None:
+def test_a_second_runtime_is_refused_for_each_shared_place(make: Make, payload: Path) -> None:
     first, second = make("first"), make("second")
     first.start()
     container = install(first, payload, repository="fs", args="pause")
@@ -88,7 +88,7 @@ def test_it_is_refused_whatever_they_share(make: Make, payload: Path) -> None:
     second.stop()
 
 
-def test_packages_that_nobody_can_change_are_shared(make: Make, payload: Path) -> None:
+def test_read_only_packages_are_shared(make: Make, payload: Path) -> None:
     """Of a read-only file system: neither installs there, nor removes."""
     first, second = make("first"), make("second")
     share(second, "dir", first)

@@ -169,7 +169,7 @@ def took(client: blocking.Client, container: str) -> float:
     return statistics.median(seen)
 
 
-def test_it_holds_up_only_what_needs_it(
+def test_a_stalled_disk_delays_only_its_repository(
     make: Any, disk: Disk, payload: Path, tmp_path: Path
 ) -> None:
     runtime = make()
@@ -352,7 +352,7 @@ def suspended(
 
 
 @pytest.mark.vm
-def test_mounts_from_a_suspended_device_hold_up_no_others(
+def test_mounts_from_a_suspended_device_delay_no_others(
     suspended: tuple[Path, Callable[[str], None]], make_runtime: Any, payload: Path
 ) -> None:
     store, tell = suspended

@@ -70,7 +70,9 @@ def settle(runtime: RuntimeProcess) -> None:
     wait_until(lambda: host.state(runtime.pid) == "S", "it waits")
 
 
-def test_a_package_whose_bytes_are_there(make_runtime: Any, tmp_path: Path, payload: Path) -> None:
+def test_a_package_that_arrives_while_the_runtime_is_stopped(
+    make_runtime: Any, tmp_path: Path, payload: Path
+) -> None:
     runtime = make_runtime(console='options = { npk_stream_timeout = "300ms" }')
     package = pack(tmp_path, manifest("app"), {"payload": payload}).read_bytes()
     half = len(package) // 2

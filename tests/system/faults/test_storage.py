@@ -249,7 +249,7 @@ def test_directories_that_vanish(make: Any, store: Path, package: Path) -> None:
     runtime.stop()
 
 
-def test_a_disk_that_gives_errors_says_so(make: Any, store: Path, tmp_path: Path) -> None:
+def test_errors_of_a_disk_are_reported(make: Any, store: Path, tmp_path: Path) -> None:
     """A FUSE file system whose server has ended: each access is ENOTCONN."""
     if not os.path.exists("/dev/fuse"):
         pytest.skip(MAY_SKIP[0])

@@ -106,7 +106,7 @@ def answers(runtime: RuntimeProcess, times: int) -> None:
 
 
 @pytest.mark.parametrize("output", ["pipe", "inherit"])
-def test_a_full_log_while_no_thread_can_be_had(
+def test_a_full_log_without_free_threads(
     log: FifoLog, payload: Path, allow: Any, output: str
 ) -> None:
     runtime = log.runtime
@@ -134,7 +134,7 @@ def test_a_full_log_while_no_thread_can_be_had(
     assert "Traceback" not in said
 
 
-def test_what_is_lost_of_the_log_is_reported(log: FifoLog, payload: Path) -> None:
+def test_lost_log_lines_are_reported(log: FifoLog, payload: Path) -> None:
     runtime = log.runtime
     flood = install(runtime, payload, "flood", args="flood 0")
     # Long lines, so that it does not take long.
@@ -204,7 +204,7 @@ def test_a_log_on_a_frozen_disk(
     runtime.close()
 
 
-def test_closed_streams_are_no_files_of_ours(make_runtime: Any, payload: Path) -> None:
+def test_closed_streams_receive_no_log(make_runtime: Any, payload: Path) -> None:
     """The number of a closed stream is that of the next file that is opened."""
     close = 'exec "$@" 0<&- 1>&- 2>&-'
     runtime = make_runtime(start=False, wrap=("/bin/sh", "-c", close, "sh"))

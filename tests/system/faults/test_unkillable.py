@@ -72,7 +72,7 @@ def everything_of(runtime: RuntimeProcess, container: str) -> list[int]:
     return [init, *host.descendants(init)]
 
 
-def test_one_that_does_not_die_holds_up_nobody(
+def test_an_unkillable_container_delays_no_others(
     runtime: RuntimeProcess, payload: Path, freeze: Any
 ) -> None:
     frozen = install(runtime, payload, "frozen", args="fork ; pause")
@@ -101,7 +101,7 @@ def test_one_that_does_not_die_holds_up_nobody(
 
 @pytest.mark.parametrize("kind", CLIENTS, ids=["blocking", "asyncio"])
 @pytest.mark.parametrize("subscribe", [True, False])
-def test_stopping_it_ends_with_an_error_that_names_its_process(
+def test_stopping_an_unkillable_container_names_its_process(
     runtime: RuntimeProcess, payload: Path, freeze: Any, kind: Any, subscribe: bool
 ) -> None:
     frozen = install(runtime, payload, "frozen", args="pause")
@@ -122,7 +122,7 @@ def test_stopping_it_ends_with_an_error_that_names_its_process(
 
 
 @pytest.mark.long
-def test_the_shutdown_does_not_wait_for_it_for_ever(
+def test_the_shutdown_does_not_wait_for_an_unkillable_container(
     make_runtime: Any, payload: Path, freeze: Any
 ) -> None:
     runtime = make_runtime(top='shutdown_timeout = "100ms"')
