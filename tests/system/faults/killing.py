@@ -33,7 +33,7 @@ REMOVED = re.compile(r"WARN  runtime: Removed what an earlier run left: (.*)")
 
 
 def is_log(call: Call) -> bool:
-    """Return whether a call writes to the log: a thread does so at any time, so it does not count."""
+    """Return whether a call writes to the log: threads do so at any time, so it does not count."""
     return call.name == "write" and call.arguments[0] == 2
 
 

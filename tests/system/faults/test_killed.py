@@ -79,7 +79,7 @@ def test_killed_at_a_few_moments(victim: Victim) -> None:
 def test_mounts_go_from_the_namespace_they_are_in(
     make_runtime: Callable[..., Any], payload: Path
 ) -> None:
-    """The killed runtime shared this namespace; in that of the next one an unmount has no effect."""
+    """The killed runtime shared this namespace; an unmount in that of the next has no effect."""
     with mount_namespace() as holder:
         wrap = ("/usr/bin/env", *enter(holder))
         runtime = make_runtime(start=False, arguments=("-d",), wrap=wrap)
