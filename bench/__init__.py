@@ -1,1 +1,1 @@
-"""Measurements, run by hand."""
+"""Measurements, started by hand."""

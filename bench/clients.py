@@ -1,12 +1,12 @@
-"""What do clients cost each other? Run as root: python -m bench.clients [NUISANCE ...]
+"""Measures how much clients slow each other; run as root: python -m bench.clients [NUISANCE ...]
 
-One client starts and ends a container again and again, while another process is a nuisance
-(tests/system/nuisances.py) for some tenths of a second, and then is stopped for as long; so both
-medians meet the same machine. The nuisance runs at nice 19: what it takes of the processor itself
-is its own, what it makes the runtime do is what is measured.
+One client starts and kills a container repeatedly, while a nuisance (tests/system/nuisances.py)
+runs for some tenths of a second and is stopped for as long, alternately. So both medians come from
+the same machine state. The nuisance runs at nice 19, so the measurement shows the work that it
+causes in the runtime, not its processor time.
 
-A row: the median and the 95th percentile of a start (request to answer, image mounted) without and
-with the nuisance, and the medians' ratio. We want at most 1.25.
+A row contains the median and the 95th percentile of a start (request to answer, image mounted)
+without and with the nuisance, and the ratio of the medians. The target is at most 1.25.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from tests.system import nuisances
 ROUNDS: Final = 12
 STARTS: Final = 10
 PAUSE: Final = 0.1
-"""Seconds after a change, until what was under way is over."""
+"""Seconds after a change, until earlier work is complete."""
 
 IDLE: Final = 0.005
 """Seconds between two starts."""
 
 
 class Latency(NamedTuple):
-    """Seconds of all starts, without and with a nuisance."""
+    """Durations of all starts in seconds, without and with a nuisance."""
 
     quiet: list[float]
     loud: list[float]
 
     @property
     def ratio(self) -> float:
-        """How much longer the median start takes."""
+        """The ratio of the median starts, with and without a nuisance."""
         return statistics.median(self.loud) / statistics.median(self.quiet)
 
 
 def measure(bench: Bench, name: str, package: Path, rounds: int = ROUNDS) -> Latency:
-    """Start a container without and with a nuisance, by turns."""
+    """Start a container without and with a nuisance, alternately."""
     found = Latency([], [])
     with nuisances.started(name, bench.runtime.url, package) as process:
         for _ in range(rounds):
@@ -61,12 +61,12 @@ def measure(bench: Bench, name: str, package: Path, rounds: int = ROUNDS) -> Lat
 
 
 def options() -> dict[str, str]:
-    """Return the options of a runtime for this."""
+    """Return the options of the runtime."""
     return {"permissions": str(list(nuisances.PERMITTED))}
 
 
 def main() -> None:
-    """Measure with the nuisances that are named, or with all."""
+    """Measure with the named nuisances, or with all."""
     print(f"{platform.release()}, Python {platform.python_version()}, {os.cpu_count()} CPUs")
     for name in sys.argv[1:] or nuisances.NUISANCES:
         with tempfile.TemporaryDirectory(prefix="northstar-bench-") as directory:

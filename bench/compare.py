@@ -1,10 +1,10 @@
-"""Us and Northstar 0.9.2 side by side: the same packages, the same requests, in turn.
+"""Compares our runtime with Northstar 0.9.2: the same packages, the same requests, in turn.
 
     make compare                                        both machines, writes docs/comparison.md
     .venv/bin/python -m bench.compare --native    prints the tables of this machine only
 
-Both runtimes run at the same time and take turns request by request, so that the machine's moods
-are theirs alike; who begins changes with each round. Only ratios mean something.
+Both runtimes run at the same time and take turns request by request, so that a change of the
+machine's speed affects both. The first one alternates with each round. Only ratios are meaningful.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ from tests.system.harness import IN_VM
 T = TypeVar("T")
 
 IDLE = 0.01
-"""How long, in seconds, a runtime has rested before a request that is measured."""
+"""Idle time of a runtime before a measured request, in seconds."""
 
 
 class Rounds(NamedTuple):
-    """How often each thing is done on each side."""
+    """How often each measurement is made on each side."""
 
     life: int
     parallel: int
@@ -60,16 +60,16 @@ class Rounds(NamedTuple):
 FULL = Rounds(life=100, parallel=15, bursts=20, installs=15, boots=11)
 IN_EMULATION = Rounds(life=30, parallel=5, bursts=4, installs=5, boots=3)
 SMOKE = Rounds(life=2, parallel=1, bursts=1, installs=1, boots=1)
-"""Only to see that it works."""
+"""Checks only that the measurement works."""
 
 
 def say(words: str) -> None:
-    """Tell who waits how far it is."""
+    """Print the progress."""
     print(f"  {words}", file=sys.stderr, flush=True)
 
 
 class Turn:
-    """Notes what one side takes for a thing."""
+    """Records the measurements of one side."""
 
     def __init__(self, rows: dict[str, Row], name: str) -> None:
         self._rows = rows
@@ -81,14 +81,14 @@ class Turn:
         row.values.setdefault(self._name, []).append(value)
 
     def time(self, what: str, call: Callable[[], object]) -> None:
-        """Add how long a call takes, in ms."""
+        """Add the duration of a call, in ms."""
         begun = time.perf_counter()
         call()
         self.note(what, "ms", (time.perf_counter() - begun) * 1e3)
 
 
 class Contestant(NamedTuple):
-    """A side's runtime, its notes, a client that subscribed, and what it has installed."""
+    """A side's runtime, its measurements, a subscribed client, and its installed packages."""
 
     runtime: Runtime
     turn: Turn
@@ -108,16 +108,16 @@ class Contestant(NamedTuple):
 
 
 def in_turn(rounds: int, both: list[T]) -> Iterator[T]:
-    """Yield one side after the other, each `rounds` times; who is first changes."""
+    """Yield the sides in turn, each `rounds` times; the first one alternates."""
     for number in range(rounds):
         yield from both if number % 2 else reversed(both)
 
 
 @contextlib.contextmanager
 def processor_time(what: str, both: list[Contestant], times: int) -> Iterator[None]:
-    """Note what each side has used in the block, in which it did something so many `times`.
+    """Record the processor time of each side in the block, divided by `times`.
 
-    Other than times it says the same on a busy machine.
+    Unlike durations it does not depend on the load of the machine.
     """
     before = [contestant.runtime.processor_time() for contestant in both]
     yield
@@ -126,12 +126,12 @@ def processor_time(what: str, both: list[Contestant], times: int) -> Iterator[No
         contestant.turn.note(f"processor time of {what}", "ms", taken / times)
 
 
-def measure(peer: Path, rounds: Rounds) -> list[Row]:
-    """Play everything; return the rows."""
+def measure(reference: Path, rounds: Rounds) -> list[Row]:
+    """Make all measurements; return the rows."""
     rows: dict[str, Row] = {}
     with (
         tempfile.TemporaryDirectory(prefix="northstar-compare-") as name,
-        sides(peer) as found,
+        sides(reference) as found,
         contextlib.ExitStack() as stack,
     ):
         directory = Path(name)
@@ -186,7 +186,7 @@ def measure(peer: Path, rounds: Rounds) -> list[Row]:
             with single.programs(directory, packages.root) as others:
                 bare_starts(rows, rounds.life, both, others)
         say("boots")
-        for side in in_turn(1, found):  # reads the programs from the disk
+        for side in in_turn(1, found):  # loads the programs from the disk
             boot(Turn({}, side.name), side, directory, packages)
         for side in in_turn(rounds.boots, found):
             boot(Turn(rows, side.name), side, directory, packages)
@@ -199,7 +199,7 @@ def bare_starts(
     both: list[Contestant],
     others: Mapping[str, single.Program],
 ) -> None:
-    """A start that has nothing to mount, beside programs that never do."""
+    """Measure a start without a mount, next to programs that never mount an image."""
     what = "a start, nothing to mount"
     for contestant in both:
         contestant.console.request(mounts("mount", contestant.apps[0]))
@@ -212,15 +212,15 @@ def bare_starts(
             time.sleep(IDLE)
             Turn(rows, name).time(what, begin)
             end()
-    # In the table we come first, whoever began.
+    # The table lists our runtime first.
     values = rows[what].values
-    rows[what].values = {name: values[name] for name in ("ours", "peer", *others)}
+    rows[what].values = {name: values[name] for name in ("ours", "reference", *others)}
     for contestant in both:
         contestant.umount(contestant.apps[0])
 
 
 def life(contestant: Contestant, app: str, words: str) -> None:
-    """The requests of a container's life, one at a time."""
+    """Measure the requests in a container's life, one at a time."""
     for what, call in (
         ("mount", lambda: contestant.console.request(mounts("mount", app))),
         ("start, image mounted", lambda: contestant.start(app)),
@@ -235,7 +235,7 @@ def life(contestant: Contestant, app: str, words: str) -> None:
 
 
 def burst(contestant: Contestant) -> None:
-    """Small requests, one at a time, without a pause."""
+    """Measure small requests, one at a time, without a pause."""
     for what, request in (
         ("ident", "ident"),
         (f"list of {PARALLEL}", "list"),
@@ -248,14 +248,14 @@ def burst(contestant: Contestant) -> None:
 
 
 def install(contestant: Contestant, package: bytes) -> None:
-    """20 MB into memory."""
+    """Measure an install of 20 MB into memory."""
     call = partial(contestant.console.install, package, "plain")
     contestant.turn.time("install of 20 MB into memory", call)
     contestant.console.request({"uninstall": {"container": "big:1.0.0", "wipe": True}})
 
 
 def parallel(contestant: Contestant) -> None:
-    """All apps at once, each asked for by a client of its own."""
+    """Measure requests on all apps at once, each from a separate client."""
     with contextlib.ExitStack() as stack:
         clients = [
             (stack.enter_context(contestant.runtime.console()), app) for app in contestant.apps
@@ -284,7 +284,7 @@ def parallel(contestant: Contestant) -> None:
 
 
 def memory(contestant: Contestant) -> None:
-    """With all apps running."""
+    """Measure the memory while all apps run."""
     for app in contestant.apps:
         contestant.start(app)
     itself, everything = contestant.runtime.memory()
@@ -300,7 +300,7 @@ def memory(contestant: Contestant) -> None:
 
 
 def boot(turn: Turn, side: Side, directory: Path, packages: Packages) -> None:
-    """From the start of the program to the first answer."""
+    """Measure the time from the start of the program to the first answer."""
     repositories = {"fs": f'type = {{ fs = {{ dir = "{packages.apps[0].parent}" }} }}'}
     home = directory / "boot"
     begun = time.perf_counter()
@@ -323,10 +323,10 @@ def main() -> None:
     options = parser.parse_args()
     if os.geteuid() != 0:
         raise SystemExit("error: run this as root: it starts two container runtimes")
-    peer = report.peer()
+    reference = report.reference()
     rounds = SMOKE if options.smoke else IN_EMULATION if IN_VM else FULL
     if options.json or options.native:
-        result = report.Result(report.facts(), measure(peer, rounds))
+        result = report.Result(report.facts(), measure(reference, rounds))
         print(
             msgspec.json.encode(result).decode() if options.json else report.render(result),
             flush=True,

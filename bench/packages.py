@@ -1,9 +1,9 @@
-"""How fast packages are read, packed and verified: `python -m bench.packages`.
+"""Measures how fast packages are read, packed and verified: `python -m bench.packages`.
 
-Packing is compared with the bare tools on the same input: mksquashfs, then `veritysetup format`
-on its image. Each side syncs its result, the sides take turns, and the median of the ratios
-counts, since a shared machine's speed changes from one minute to the next. On a loaded one even
-that says little; the ratio of processor time, ours and our tools' together, still does.
+Packing is compared with the tools alone on the same input: mksquashfs, then `veritysetup format` on
+its image. Each side syncs its result, the sides take turns, and the median of the ratios counts,
+since the speed of a shared machine changes. On a loaded machine only the ratio of processor time
+(including that of the tools) is meaningful.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MANIFEST += "  /dev: {type: dev}\n  /proc: {type: proc}\n  /data: {type: persist
 
 
 def measured(function: Callable[[], object]) -> float:
-    """Return how long a call takes, in seconds."""
+    """Return the duration of a call in seconds."""
     started = time.perf_counter()
     function()
     return time.perf_counter() - started
@@ -50,7 +50,7 @@ def processor_time(function: Callable[[], object]) -> float:
 
 
 def make_root(directory: Path, megabytes: int) -> None:
-    """Write files that compress to about half, as programs do."""
+    """Write files that compress to about half, like programs."""
     source = random.Random(1)
     directory.mkdir()
     for number in range(megabytes):
@@ -60,7 +60,7 @@ def make_root(directory: Path, megabytes: int) -> None:
 
 
 def bench_read(work: Path, count: int, repeat: int) -> None:
-    """Open many small packages, as a device does at boot."""
+    """Open many small packages, as at boot."""
     out = work / "many"
     out.mkdir()
     paths = npk.pack(loads(MANIFEST), None, out, clones=count, key=SEED).paths
@@ -75,7 +75,7 @@ def bench_read(work: Path, count: int, repeat: int) -> None:
 
 
 def bench_pack(work: Path, megabytes: int, repeat: int, compression: str) -> None:
-    """Pack and sign, against the bare tools."""
+    """Pack and sign, compared with the tools alone."""
     root = work / "root"
     image, package = work / "image", work / "package.npk"
     manifest = loads(MANIFEST)

@@ -1,4 +1,4 @@
-"""What the comparison says: values, the machine's facts, and docs/comparison.md made of them."""
+"""The result of the comparison: values, facts of the machine, and docs/comparison.md."""
 
 from __future__ import annotations
 
@@ -18,42 +18,41 @@ from tests.system.harness import IN_VM
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs/comparison.md"
 COMMAND = "make compare"
-SLOWER = "Where we need more:"
+SLOWER = "Where our runtime needs more:"
 EVEN = 1.05
-"""A ratio up to this is no difference that a sentence could explain."""
+"""A ratio up to this counts as equal, and needs no reason."""
 
 PREFACE = f"""\
-# Beside Northstar 0.9.2
-Made by `{COMMAND}` (root; cargo >= 1.74; some 5 minutes once the crates are built), which replaces
-this page. What both answer is compared by `make interop`.
+# Comparison with Northstar 0.9.2
+`{COMMAND}` writes this page (root; cargo >= 1.74; about 5 minutes once the crates are built).
+`make interop` compares the answers of both.
 
-The crate `northstar-runtime` 0.9.2 is started by a program of a few lines
-(`tests/interop/src/bin/runtime.rs`, release build, no log), ours as the installed command. Both run
-at the same time with the same configuration and the same packages, and take turns request by
-request over a plain socket client, so that a slow moment of the machine hits both. Each request was
-preceded by 10 ms of rest, but for those in bursts (ident, list, inspect).
+A program of a few lines (`tests/interop/src/bin/runtime.rs`, release build, no log) starts the
+crate `northstar-runtime` 0.9.2; our runtime is the installed command. Both run at the same time
+with the same configuration and packages, and take turns request by request over a plain socket
+client, so that a slow moment of the machine affects both. Before each request both are idle for
+10 ms, except in bursts (ident, list, inspect).
 
-Ratios count, below 1 we need less; the times themselves are this machine's. On a busy machine the
-ratio of the least times, and processor time, say more than the medians.
+Only ratios are meaningful; below 1 our runtime needs less. On a busy machine the ratio of the
+least times, and processor time, are more reliable than the medians.
 """
 
 _INTERPRETED = (
-    "The system calls are the same. Around them our side of a request is interpreted and crosses"
-    " into a thread and back, which weighs most where the work itself is short, and in software"
-    " emulation. Fewer crossings would mend it, at the price that one slow disk would hold up all"
-    " clients."
+    "The system calls are the same. Our code around them is interpreted, and each request passes"
+    " to a thread and back. This dominates in short requests and in software emulation. Fewer"
+    " thread switches would help, but then one slow disk would delay all clients."
 )
 _SMALL = (
-    "Some 40 us of interpreted code for reading, checking and answering. Only a compiled loop and"
-    " codec would mend it; it leaves room for thousands of requests a second."
+    "About 40 us of interpreted code for reading, checking and answering. Only a compiled loop and"
+    " codec would help; thousands of requests per second are possible."
 )
 _FORKED = (
-    "Interpreted code, and a program that is executed for each container, where the peer forks"
-    " itself and keeps a part of its memory in each. Programs that wait would mend the latter."
+    "Interpreted code, and a program that is executed for each container; Northstar 0.9.2 forks"
+    " itself instead, and keeps a part of its memory in each. Waiting launchers would help."
 )
 _VERIFIED = (
-    " A signed image is also tried before it is mounted: a block is read, and dm-verity must call"
-    " itself valid."
+    " A signed image is also checked before the mount: a block is read, and dm-verity must report"
+    " a valid device."
 )
 WHY = {
     "mount, signed (dm-verity)": _INTERPRETED + _VERIFIED,
@@ -67,35 +66,35 @@ WHY = {
     f"list of {PARALLEL}": _SMALL,
     "inspect, not running": _SMALL,
     "inspect, running": _SMALL,
-    "install of 20 MB into memory": "The bytes come in pieces of 200 KB, each a new object of the"
-    " event loop's; reading into one buffer of our own would mend it.",
+    "install of 20 MB into memory": "The bytes arrive in pieces of 200 KB, each a new object of"
+    " the event loop; reading into one buffer would help.",
     f"{PARALLEL} starts at once, mounted": _INTERPRETED,
-    f"{PARALLEL} kills at once, to the last exit": "One thread interprets what the exits of all"
-    " mean, one after the other; the peer's runtime and helper share two processors.",
+    f"{PARALLEL} kills at once, to the last exit": "One thread processes all exits in sequence;"
+    " the runtime and the helper of Northstar 0.9.2 share two processors.",
     f"memory of the runtime and helpers, {PARALLEL} running": "The interpreter and its modules,"
-    " once. Fewer modules would mend some of it; each container costs less than a fifth of the"
-    " peer's.",
-    f"memory of all processes, {PARALLEL} running": "The same; with many containers it is less.",
-    "boot with 50 packages to the first answer": "The interpreter and its modules are most of it."
-    " Loading fewer of them before the first answer would mend some; the rest needs an interpreter"
+    " once. Fewer modules would help; each container needs less than a fifth of the memory of one"
+    " under Northstar 0.9.2.",
+    f"memory of all processes, {PARALLEL} running": "The same; less with many containers.",
+    "boot with 50 packages to the first answer": "Most of it is the interpreter and its modules."
+    " Loading fewer modules before the first answer would help; beyond that, only an interpreter"
     " that starts with its modules in memory.",
     "processor time of such a life": _FORKED,
     f"processor time of {BURST} of each of these four": _SMALL,
     f"processor time of all that, {PARALLEL} apps": _FORKED,
-    "processor time of such an installation": "As for its time, with the uninstall.",
+    "processor time of such an installation": "As for the duration; includes the uninstall.",
 }
-"""For each row in which we need more: why, and what would mend it."""
+"""For each row in which our runtime needs more: the reason, and what would help."""
 
 _SIGNED = re.compile(r", signed.*")
 
 
 def why(what: str) -> str | None:
-    """Return the reason for a row; for signed packages the usual one unless they have their own."""
+    """Return the reason for a row; for signed packages by default that of unsigned ones."""
     return WHY.get(what) or WHY.get(_SIGNED.sub("", what))
 
 
 class Row(msgspec.Struct):
-    """What was measured of one thing: values by side."""
+    """One measurement: values by side."""
 
     what: str
     unit: str
@@ -106,17 +105,17 @@ class Row(msgspec.Struct):
 
     @property
     def ratio(self) -> float:
-        return self.median("ours") / self.median("peer")
+        return self.median("ours") / self.median("reference")
 
     @property
     def least(self) -> float:
-        """The ratio of the best times: what no other program's moment is in."""
-        return min(self.values["ours"]) / min(self.values["peer"])
+        """The ratio of the best times, which other programs affect least."""
+        return min(self.values["ours"]) / min(self.values["reference"])
 
     @property
     def compared(self) -> bool:
-        """The two take part in it and nobody else."""
-        return set(self.values) == {"ours", "peer"}
+        """Whether it compares exactly the two runtimes."""
+        return set(self.values) == {"ours", "reference"}
 
     @property
     def slower(self) -> bool:
@@ -124,25 +123,25 @@ class Row(msgspec.Struct):
 
 
 class Result(msgspec.Struct):
-    """What was measured on one machine."""
+    """All measurements on one machine."""
 
     facts: dict[str, str]
     rows: list[Row]
 
 
-def peer() -> Path:
-    """Return the program that is made of the peer's crate."""
+def reference() -> Path:
+    """Return the program with the crate of Northstar 0.9.2."""
     directory = os.environ.get("NORTHSTAR_COMPARE")
     if directory is None:
-        raise SystemExit(f"error: NORTHSTAR_COMPARE does not say where it is; run: {COMMAND}")
+        raise SystemExit(f"error: NORTHSTAR_COMPARE is not set; run: {COMMAND}")
     program = Path(directory) / "runtime"
     if not program.exists():
-        raise SystemExit(f"error: there is no {program}; run: {COMMAND}")
+        raise SystemExit(f"error: {program} does not exist; run: {COMMAND}")
     return program
 
 
 def facts() -> dict[str, str]:
-    """Return what this machine is."""
+    """Return facts of this machine."""
     processor = "unknown processor"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -156,7 +155,7 @@ def facts() -> dict[str, str]:
         "processors": f"{os.cpu_count()} x {processor}",
         "memory": f"{memory:.1f} GiB",
         "kernel": f"{platform.release()}, cgroup v{version}",
-        "0.9.2 runs as": "another user than root, since root lacks capabilities here"
+        "0.9.2 runs as": "a user other than root, since root lacks capabilities here"
         if lacking_capabilities()
         else "root",
         "Python": platform.python_version(),
@@ -172,7 +171,7 @@ def run(arguments: list[str], *, in_vm: bool) -> Result:
     command = ["env", program, *measure]
     if in_vm:
         command = ["scripts/vm", "--timeout", "3000", "--", *command]
-    # The virtual machine has one stream: what is said on the way, and in the end the result.
+    # The virtual machine has one stream: progress lines, and at the end the result.
     last, load = "", os.getloadavg()[0]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -199,7 +198,7 @@ def render(result: Result) -> str:
     for row in rows:
         cells = [row.what, str(len(row.values["ours"]))]
         several = len(row.values["ours"]) > 1
-        for side in ("ours", "peer"):
+        for side in ("ours", "reference"):
             median, p95 = summary(row.values[side])
             cells += [f"{_number(median)} {row.unit}", _number(p95) if several else ""]
         cells += [f"{row.ratio:.2f}", f"{row.least:.2f}" if several else ""]
@@ -214,7 +213,7 @@ def render(result: Result) -> str:
             ]
             for side, values in row.values.items():
                 median, p95 = summary(values)
-                name = "0.9.2" if side == "peer" else side
+                name = "0.9.2" if side == "reference" else side
                 ratio = row.median("ours") / median
                 lines.append(
                     f"| {name} | {len(values)} | {_number(median)} {row.unit} | {_number(p95)} "
@@ -247,5 +246,7 @@ def write(results: list[Result]) -> int:
         if row.slower and why(row.what) is None
     }
     for what in sorted(unexplained):
-        print(f"error: we are slower, and report.WHY does not say why: {what}", file=sys.stderr)
+        print(
+            f"error: our runtime is slower, and report.WHY has no reason: {what}", file=sys.stderr
+        )
     return 1 if unexplained else 0

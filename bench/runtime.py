@@ -1,8 +1,8 @@
-"""How fast is the runtime? Run as root: python -m bench.runtime [CASE ...]
+"""Measures the speed of the runtime; run as root: python -m bench.runtime [CASE ...]
 
-Each case drives a real runtime over its Unix socket and prints a row: what, how often, median and
-95th percentile (ms), or a rate. Compare ratios on the same machine only; docs/targets.md has what
-we want and what others need.
+Each case uses a real runtime over its Unix socket and prints a row: name, count, median and 95th
+percentile (ms), or a rate. Compare ratios on the same machine only. docs/targets.md lists targets,
+and the values of other programs.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def times(what: str, seconds: list[float]) -> None:
 
 
 def cpu_time(pid: int) -> float:
-    """Return the seconds that the threads of a process that are there now have run."""
+    """Return the CPU time of the present threads of a process, in seconds."""
     total = 0
     for thread in os.listdir(f"/proc/{pid}/task"):
         total += int(Path(f"/proc/{pid}/task/{thread}/schedstat").read_text().split()[0])
@@ -96,7 +96,7 @@ def packages(directory: Path, count: int) -> list[Path]:
 
 
 class Bench:
-    """A runtime with apps, quiet, and a client that subscribed."""
+    """A runtime with apps and few log lines, and a subscribed client."""
 
     def __init__(self, directory: Path, count: int, **options: Any) -> None:
         self.runtime = RuntimeProcess(
@@ -123,9 +123,9 @@ class Bench:
 
     @contextlib.contextmanager
     def counted(self, what: str, times: int) -> Iterator[None]:
-        """Print a row: how often in a second `what` was done, and the runtime's CPU time for it.
+        """Print a row: the rate of `what` per second, and the runtime's CPU time for one.
 
-        CPU time tells more on a busy machine. That of containers is not in it.
+        CPU time is more reliable on a busy machine. It excludes that of containers.
         """
         cpu, begun = cpu_time(self.runtime.pid), time.perf_counter()
         yield
@@ -140,7 +140,7 @@ class Bench:
 
 
 def connect(runtime: RuntimeProcess, **options: bool) -> blocking.Client:
-    """Connect as soon as the runtime listens: a quiet one does not say so."""
+    """Connect as soon as the runtime listens: with this log level it does not report that."""
     deadline = time.monotonic() + 10
     while True:
         try:
@@ -158,7 +158,7 @@ def exits(client: blocking.Client) -> Iterator[str]:
 
 @case
 def one_at_a_time(directory: Path) -> None:
-    """Latencies of single requests, after 5 and after 100 ms of idle time."""
+    """Measure latencies of single requests, after 5 and after 100 ms of idle time."""
     with Bench(directory, 1) as bench:
         client, app = bench.client, bench.apps[0]
         for idle, rounds in ((0.005, 200), (0.1, 50)):
@@ -189,7 +189,7 @@ def one_at_a_time(directory: Path) -> None:
 
 @case
 def in_parallel(directory: Path) -> None:
-    """Cycles of 50 apps, each with a client of its own."""
+    """Measure cycles of 50 apps, each with a separate client."""
     with Bench(directory, APPS) as bench:
         container = list(map(Container.parse, bench.apps))
         ended = {app: queue.SimpleQueue[None]() for app in bench.apps}
@@ -198,7 +198,7 @@ def in_parallel(directory: Path) -> None:
             for _ in range(15 * APPS):
                 ended[next(bench.exits)].put(None)
 
-        # One client for all: 50 subscribers would be told of each other's 50 apps.
+        # One subscriber for all: 50 would each receive the notifications of all 50 apps.
         listener = threading.Thread(target=listen)
         listener.start()
 
@@ -251,7 +251,7 @@ def rate(
 
 @case
 def requests(directory: Path) -> None:
-    """Small requests, one at a time, one client; 50 apps installed."""
+    """Measure small requests of one client, one at a time, with 50 apps installed."""
     with Bench(directory, APPS, console=UNLIMITED) as bench:
         calls: list[tuple[str, Callable[[], object]]] = [
             ("ident", bench.client.ident),
@@ -266,7 +266,7 @@ def requests(directory: Path) -> None:
 
 @case
 def polling(directory: Path) -> None:
-    """The statistics of 50 running apps, asked for without a pause."""
+    """Measure requests for the statistics of 50 running apps, without a pause."""
     with Bench(directory, APPS, console=UNLIMITED) as bench:
         for app in bench.apps:
             bench.client.start(app)
@@ -282,7 +282,7 @@ def polling(directory: Path) -> None:
 
 @case
 def memory(directory: Path) -> None:
-    """PSS of the runtime and of 50 running containers."""
+    """Measure the PSS of the runtime and of 50 running containers."""
     with Bench(directory, APPS) as bench:
         for app in bench.apps:
             bench.client.start(app)
@@ -307,7 +307,7 @@ def pss(pid: int) -> int:
 
 @case
 def boot(directory: Path) -> None:
-    """From the start of the program to the answer to the first request, 50 packages stored."""
+    """Measure the time from the program's start to the first answer, with 50 packages."""
     store = directory / "store"
     store.mkdir()
     for package in packages(directory, APPS):
@@ -316,7 +316,7 @@ def boot(directory: Path) -> None:
     for number in range(5):
         home = directory / f"run{number}"
         home.mkdir()
-        # What the harness has before the program, an interpreter of its own, is not counted.
+        # The interpreter that the harness starts before the program is not counted.
         begun = f'date +%s.%N > {home}/begun; exec "$0" "$@"'
         runtime = RuntimeProcess(
             home,
@@ -336,7 +336,7 @@ def boot(directory: Path) -> None:
 
 @case
 def install(directory: Path) -> None:
-    """100 MB into memory."""
+    """Measure an install of 100 MB into memory."""
     root = directory / "root"
     root.mkdir()
     (root / "data").write_bytes(os.urandom(100_000_000))
@@ -359,7 +359,7 @@ def install(directory: Path) -> None:
 
 
 def main() -> None:
-    """Run the cases that are named, or all."""
+    """Run the named cases, or all."""
     print(f"{platform.release()}, Python {platform.python_version()}, {os.cpu_count()} CPUs")
     for name in sys.argv[1:] or CASES:
         with tempfile.TemporaryDirectory(prefix="northstar-bench-") as directory:

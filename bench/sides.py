@@ -1,6 +1,6 @@
-"""The two runtimes that are compared, as processes, and a plain client that speaks to both.
+"""The two compared runtimes as processes, and a plain client for both.
 
-Neither side's client library plays a part: a line of JSON goes out, lines of JSON come back.
+The client libraries are not involved: the client writes a line of JSON, and reads lines of JSON.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.system import host
 from tests.system.harness import PATIENCE, manifest
 
 TIMEOUT = 40.0 * PATIENCE
-"""How long, in seconds, an answer may take before the measurement is given up."""
+"""Seconds for an answer; then the measurement fails."""
 
 PAYLOAD = """
 #include <unistd.h>
@@ -38,7 +38,7 @@ int main(void) {
         pause();
 }
 """
-"""Says that it runs, for those who have no runtime to ask, and waits."""
+"""Reports its start, for programs without a runtime, and pauses."""
 
 MOUNTS = {
     "/dev": {"type": "dev"},
@@ -46,16 +46,16 @@ MOUNTS = {
     "/tmp": {"type": "tmpfs", "size": "1M"},
 }
 PARALLEL = 20
-"""How many apps are used at once."""
+"""Number of apps in use at once."""
 BURST = 50
-"""How many small requests follow each other without a pause."""
+"""Number of small requests without a pause between them."""
 
 IMAGE_BYTES = 1_000_000
 BIG_BYTES = 20_000_000
 
-# The peer opens device-mapper's control when it starts, and uses it for signed packages only. On a
-# machine without device-mapper an empty file lets it start, seen by nobody else: /dev is this
-# script's own, an overlay in a mount namespace.
+# Northstar 0.9.2 opens device-mapper's control node when it starts, and uses it for signed packages
+# only. On a machine without device-mapper an empty file lets it start. Only it sees the file: /dev
+# is an overlay in a mount namespace.
 _STAND_IN = """
 [ -e /dev/mapper/control ] || {
     mount -t tmpfs none "$0"
@@ -69,22 +69,22 @@ _READY = "echo; exec sleep infinity"
 _FRAME = (1 << 55) - 1
 
 _LACKING = 2000
-"""The user that the peer runs as where root lacks capabilities.
+"""The user of Northstar 0.9.2 where root lacks capabilities.
 
-As root it gives each container's init all that there are, and fails if it cannot. As another user
-it leaves them as they are: those that the machine does have, ambient.
+As root it gives each container's init all capabilities, and fails if it lacks one. As another user
+it keeps its own: those that the machine has, ambient.
 """
 
 
 class Packages(NamedTuple):
-    """Packed once, installed on both sides.
+    """Packages for both sides.
 
     Attributes:
         apps: 50 apps that differ in their names.
         signed: one app, signed.
         big: a resource of 20 MB.
         key: the public key.
-        root: the directory that went into the images.
+        root: the directory that the images contain.
     """
 
     apps: list[Path]
@@ -95,7 +95,7 @@ class Packages(NamedTuple):
 
 
 def compile_payload(directory: Path) -> Path:
-    """Return the program `pause`, made in `directory`."""
+    """Compile the program `pause` in `directory`, and return its path."""
     source, program = directory / "pause.c", directory / "pause"
     source.write_text(PAYLOAD)
     compiler = shutil.which("musl-gcc") or "gcc"
@@ -129,7 +129,7 @@ def pack(directory: Path) -> Packages:
 
 
 def lacking_capabilities() -> list[int]:
-    """Return the numbers of the capabilities that the kernel knows and we do not have."""
+    """Return the numbers of the kernel's capabilities that this process lacks."""
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("CapPrm:"):
@@ -139,10 +139,10 @@ def lacking_capabilities() -> list[int]:
 
 
 class Side:
-    """One of the two: how it is started, and in which mount namespace.
+    """One of the two runtimes: its command, and its mount namespace.
 
     Attributes:
-        name: as in the table.
+        name: its name in the rows.
     """
 
     def __init__(self, name: str, program: list[str]) -> None:
@@ -162,10 +162,10 @@ class Side:
             raise SystemExit("error: no mount namespace could be made; this needs root")
 
     def command(self, configuration: Path) -> list[str]:
-        """Return the command line that starts it; both pay for nsenter and setpriv."""
+        """Return the command line that starts it; nsenter and setpriv count for both sides."""
         space = f"--mount=/proc/{self._holder.pid}/ns/mnt"
         privileges = ["--keep-groups"]
-        if self.name == "peer" and (lacking := lacking_capabilities()):
+        if self.name == "reference" and (lacking := lacking_capabilities()):
             capabilities = ",".join(["+all", *(f"-cap_{number}" for number in lacking)])
             privileges += [f"--reuid={_LACKING}", f"--inh-caps={capabilities}"]
             privileges.append(f"--ambient-caps={capabilities}")
@@ -180,12 +180,12 @@ class Side:
 
 
 @contextlib.contextmanager
-def sides(peer: Path) -> Iterator[list[Side]]:
-    """Yield us and the peer, whose program is `peer`."""
+def sides(reference: Path) -> Iterator[list[Side]]:
+    """Yield our side and that of Northstar 0.9.2, whose program is `reference`."""
     ours = str(Path(sys.executable).with_name("northstar"))
     with contextlib.ExitStack() as stack:
         found = []
-        for name, program in (("ours", [ours, "-c"]), ("peer", [str(peer)])):
+        for name, program in (("ours", [ours, "-c"]), ("reference", [str(reference)])):
             found.append(Side(name, program))
             stack.callback(found[-1].close)
         yield found
@@ -193,30 +193,30 @@ def sides(peer: Path) -> Iterator[list[Side]]:
 
 def _environment() -> dict[str, str]:
     kept = dict(os.environ)
-    # An installed command has its modules compiled.
+    # Compiled modules, as of an installed command.
     kept.pop("PYTHONDONTWRITEBYTECODE", None)
-    # The peer's program has no log at all.
+    # The program with Northstar 0.9.2 writes no log.
     return {**kept, "NORTHSTAR_LOG": "runtime=warn,container=warn"}
 
 
 class Runtime:
-    """A running runtime of a side, with directories and a cgroup of its own.
+    """A running runtime of a side, with its directories and cgroup.
 
     Attributes:
         pid: its process.
     """
 
     def __init__(self, side: Side, directory: Path, repositories: Mapping[str, str]) -> None:
-        """Start it; nobody waits until it answers.
+        """Start it, without waiting for an answer.
 
         Args:
-            side: whose.
-            directory: does not exist.
+            side: its side.
+            directory: a path that does not exist yet.
             repositories: ID to the lines of its TOML table.
         """
         for name in ("run", "data", "socket"):
             (directory / name).mkdir(parents=True)
-            (directory / name).chmod(0o777)  # the peer may be another user, and looks at modes
+            (directory / name).chmod(0o777)  # the reference may be another user
         self.name = side.name
         self._console = directory / "console"
         self._cgroup = f"northstar-compare-{os.getpid()}-{directory.name}"
@@ -243,28 +243,28 @@ class Runtime:
         self.pid = self._process.pid
 
     def console(self, *, subscribe: bool = False) -> Console:
-        """Connect, as soon as it listens."""
+        """Connect as soon as it listens."""
         deadline = time.monotonic() + TIMEOUT
         while True:
             try:
                 return Console(self._console, subscribe=subscribe)
             except (FileNotFoundError, ConnectionRefusedError):
                 self.check()
-                assert time.monotonic() < deadline, "it does not listen"
+                assert time.monotonic() < deadline, "the runtime does not listen"
                 time.sleep(0.0005)
 
     def check(self) -> None:
-        """Fail with its last words if it has ended."""
+        """Fail with the end of its log if it has ended."""
         if self._process.poll() is not None:
             code = self._process.returncode
             raise AssertionError(f"{self.name} ended with {code}:\n{self._words()}")
 
     def _words(self) -> str:
-        # Its own offset: the runtime writes at the shared one.
+        # A separate offset: the runtime writes at the shared one.
         return Path(self._log.name).read_text(errors="replace")
 
     def processor_time(self) -> float:
-        """Return what it and all below it have used, those that have ended too, in ms."""
+        """Return the processor time of it and its descendants, also ended ones, in ms."""
         ticks = 0
         for pid in (self.pid, *host.descendants(self.pid)):
             # utime, stime, cutime, cstime; proc_pid_stat(5) counts from 1, the name is the second
@@ -280,7 +280,7 @@ class Runtime:
             comm = Path(f"/proc/{pid}/comm").read_text().strip()
             if comm == "pause" or host.state(pid) == "Z":
                 continue
-            # Both name the inits differently; what they have in common is a PID namespace.
+            # The two sides name their inits differently; both are in other PID namespaces.
             other = os.readlink(f"/proc/{pid}/ns/pid") != os.readlink("/proc/self/ns/pid")
             (inits if other else itself).update(pages(pid))
         size = os.sysconf("SC_PAGE_SIZE") // 1024
@@ -295,7 +295,7 @@ class Runtime:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Shut it down, or kill it and all below it if that fails; if all failed, say its words."""
+        """Shut it down, or else kill it and its descendants; after a failure print its log."""
         if error is not None:
             print(f"The log of {self.name}:", self._words(), file=sys.stderr)
         below = host.descendants(self.pid)
@@ -317,9 +317,9 @@ class Runtime:
 def pages(pid: int) -> set[int]:
     """Return the numbers of all page frames that a process has mapped (proc_pid_pagemap(5)).
 
-    What is shared among the processes of one side counts once, and what others share with them
-    (the C library, and with us this interpreter) counts in full. That is what a device would need;
-    the proportional set size would have us pay for half of an interpreter.
+    A page that the processes of one side share counts once; a page that other programs share (the C
+    library, and on our side this interpreter) counts in full, as on a device without these. The
+    proportional set size would count only half of an interpreter.
     """
     size = os.sysconf("SC_PAGE_SIZE")
     found: set[int] = set()
@@ -341,8 +341,8 @@ class Console:
         """Connect.
 
         Raises:
-            FileNotFoundError: nobody has bound the socket yet.
-            ConnectionRefusedError: nobody listens.
+            FileNotFoundError: the socket is not bound yet.
+            ConnectionRefusedError: the runtime does not listen yet.
         """
         self._socket = socket.socket(socket.AF_UNIX)
         try:
@@ -356,7 +356,7 @@ class Console:
             self._socket.close()
             raise
         self.notifications: list[Any] = []
-        """All that came while something else was waited for."""
+        """Messages that arrived before the awaited one."""
         self._exited: list[str] = []
 
     def _send(self, message: object, data: bytes = b"") -> None:
@@ -372,9 +372,9 @@ class Console:
         self._send({"request": request}, data)
 
     def response(self) -> bytes:
-        """Return the line of the next response, which must be a good one.
+        """Return the line of the next response, which must be a success.
 
-        What is measured ends here, so a response is not parsed.
+        The measured time ends here, so the response is not parsed.
         """
         while not (line := self._read()).startswith(b'{"response":'):
             self._note(line)
@@ -387,7 +387,7 @@ class Console:
         return self.response()
 
     def ask(self, request: object, data: bytes = b"") -> Any:
-        """Send a request; return the response, good or bad."""
+        """Send a request; return the response, also an error."""
         self.send(request, data)
         while not (line := self._read()).startswith(b'{"response":'):
             self._note(line)
@@ -439,6 +439,6 @@ def mounts(word: str, container: str) -> dict[str, Any]:
 
 
 def summary(values: list[float]) -> tuple[float, float]:
-    """Return the median and the 95th percentile (the largest of few)."""
+    """Return the median and the 95th percentile (of few values the largest)."""
     ordered = sorted(values)
     return statistics.median(ordered), ordered[int(len(ordered) * 0.95)]

@@ -1,10 +1,9 @@
-"""Programs that start one container and know nothing of images: crun and bubblewrap.
+"""Programs that start one container without an image: crun and bubblewrap.
 
-They get what a start of ours has to do, as far as they can: the same payload from a directory, PID,
-mount, IPC, UTS and network namespace, /proc, a /dev and a /tmp, no capabilities, no new privileges.
-crun changes the user as well; bubblewrap does that by user namespaces only, so there it is root.
-What they leave out on purpose: an image, a daemon that knows the container, and PID 1 as a
-program of its own (bubblewrap has one).
+As far as possible they do the same as a start of ours: the same payload from a directory; PID,
+mount, IPC, UTS and network namespace; /proc, a /dev and a /tmp; no capabilities, no new privileges.
+crun also changes the user; bubblewrap would need a user namespace, so there the payload is root.
+They have no image, no daemon, and no separate PID 1 (except bubblewrap).
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ _SAFE = ["nosuid", "noexec", "nodev"]
 
 
 class Program:
-    """A program that starts a container and stays until it has ended."""
+    """A program that starts a container, and runs until it has exited."""
 
     def __init__(self, command: list[str]) -> None:
         self._command = command
         self._running: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start a container; return when the payload says that it runs."""
+        """Start a container; return when the payload has reported its start."""
         self._running = subprocess.Popen(
             self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
         )
@@ -41,7 +40,7 @@ class Program:
         assert self._running.stdout.read(1) == b"x", f"{self._command[0]} did not start"
 
     def end(self) -> None:
-        """Kill the payload, which is a child or a grandchild, and wait for the program's end."""
+        """Kill the payload, a child or grandchild, and wait for the end of the program."""
         assert self._running is not None
         pid = self._running.pid
         while Path(f"/proc/{pid}/comm").read_text().strip() != "pause":
@@ -56,13 +55,13 @@ def _crun(name: str, directory: Path, root: Path, *, cgroups: bool) -> list[str]
     bundle.mkdir()
     (bundle / "config.json").write_text(json.dumps(_bundle(root, name)))
     manager = "cgroupfs" if cgroups else "disabled"
-    # The state must not be on a disk: ours is not either.
+    # The state must not be on a disk, like ours.
     state = f"--root=/run/{name}"
     return ["crun", state, f"--cgroup-manager={manager}", "run", f"--bundle={bundle}", name]
 
 
 def _bundle(root: Path, name: str) -> dict[str, Any]:
-    """Return the configuration of the Open Container Initiative's runtime specification."""
+    """Return a configuration according to the OCI runtime specification."""
     return {
         "ociVersion": "1.0.0",
         "process": {
@@ -93,9 +92,9 @@ def _bubblewrap(root: Path) -> list[str]:
 
 @contextlib.contextmanager
 def _no_hybrid() -> Iterator[None]:
-    """Hide the second hierarchy of a hybrid cgroup v1 from us, since crun refuses to work with it.
+    """Hide the second hierarchy of a hybrid cgroup v1, which crun refuses.
 
-    It is one process' own view, in a mount namespace: it is given up in the end.
+    This thread enters a mount namespace for it, and leaves that at the end.
     """
     if not os.path.ismount(_UNIFIED):
         yield
@@ -106,7 +105,7 @@ def _no_hybrid() -> Iterator[None]:
         space = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         stack.callback(os.close, space)
         mount.unshare(mount.CLONE_NEWNS)
-        stack.callback(os.fchdir, here)  # setns(2) goes to the root
+        stack.callback(os.fchdir, here)  # setns(2) changes to the root
         stack.callback(mount.setns, space, mount.CLONE_NEWNS)
         subprocess.run(["mount", "--make-rprivate", "/"], check=True)
         mount.umount2(_UNIFIED)
@@ -115,7 +114,7 @@ def _no_hybrid() -> Iterator[None]:
 
 @contextlib.contextmanager
 def programs(directory: Path, root: Path) -> Iterator[dict[str, Program]]:
-    """Yield those that are installed here, by their names in the table."""
+    """Yield the installed programs, by their names in the table."""
     found: dict[str, Program] = {}
     names: list[str] = []
     if shutil.which("crun"):
@@ -129,5 +128,5 @@ def programs(directory: Path, root: Path) -> Iterator[dict[str, Program]]:
             yield found
     finally:
         for name in names:
-            # It has removed the container itself; what may be left is an empty directory.
+            # crun has removed the container; an empty directory may be left.
             shutil.rmtree(f"/run/{name}", ignore_errors=True)

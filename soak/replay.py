@@ -73,7 +73,7 @@ class Replay:
                 self._answered(stored, self._installs.pop(str(stored)), UNEXPECTED)
 
     def inspect(self, state: core.State) -> None:
-        """Compare the core's state: which containers are installed, mounted or have a process.
+        """Compare the state of the core: containers installed, mounted, or with a process.
 
         Raises:
             Violation: the model does not allow the state.
@@ -111,7 +111,7 @@ class Replay:
         return Operation(kind, number, lenient=self._stopping, **fields)  # type: ignore[arg-type]
 
     def _operation(self, event: _Request) -> Operation:
-        """Return the model's operation for a request on a container."""
+        """Return the operation of the model for a request on a container."""
         match event:
             case events.MountRequested(container):
                 return self._about("mount", container)

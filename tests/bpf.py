@@ -1,6 +1,6 @@
-"""Runs seccomp filters: an interpreter of the BPF instructions that such programs are made of.
+"""Runs seccomp filters: an interpreter of the BPF instructions that filters consist of.
 
-Written after linux/filter.h and seccomp(2), to judge what other code makes of a list of rules.
+Written from linux/filter.h and seccomp(2), to check filters that other code has compiled.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Data(NamedTuple):
 
 
 def decide(program: bytes, data: Data) -> int:
-    """Return what a filter answers; AssertionError for a program that the kernel would refuse."""
+    """Return the result of a filter; AssertionError for a program that the kernel would refuse."""
     instructions = list(struct.iter_unpack("<HBBI", program))
     assert 0 < len(instructions) <= 4096
     words = struct.unpack("<16I", data.encode())

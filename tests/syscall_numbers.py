@@ -1,4 +1,4 @@
-"""The numbers of system calls, out of this machine's kernel headers: not out of libseccomp."""
+"""The numbers of system calls from this machine's kernel headers, not from libseccomp."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _DEFINED = re.compile(r"^#define (__NR\w*) (\S+)$", re.MULTILINE)
 
 _SOURCES = {
     "x86_64": "#include <asm/unistd_64.h>\n",
-    # How arm64 reads the table that most architectures share (its own uapi/asm/unistd.h).
+    # The macros with which arm64 includes the common table (uapi/asm/unistd.h of arm64).
     "aarch64": """
 #define __BITS_PER_LONG 64
 #define __ARCH_WANT_RENAMEAT
@@ -25,7 +25,7 @@ _SOURCES = {
 
 @functools.cache
 def numbers(machine: str) -> dict[str, int]:
-    """Return the numbers by name, as far as the headers know them."""
+    """Return the numbers by name, of all calls in the headers."""
     done = subprocess.run(
         ["gcc", "-E", "-dM", "-"],
         input=_SOURCES[machine],
@@ -40,5 +40,5 @@ def numbers(machine: str) -> dict[str, int]:
             value = defined[value]
         if macro.startswith("__NR_") and value.isdigit():
             found[macro.removeprefix("__NR_")] = int(value)
-    # The end of the table, and the start of a part of it.
+    # These two mark the end of the table, and the start of a part of it.
     return {n: v for n, v in found.items() if n not in ("syscalls", "arch_specific_syscall")}

@@ -1,4 +1,4 @@
-"""Reads the vectors in tests/vectors: JSON lines of inputs and what they must give."""
+"""Reads the vectors in tests/vectors: JSON lines of inputs and their expected results."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ def statistics(version: int) -> dict[str, Any]:
 
 
 def shape(value: Any) -> Any:
-    """Return names and types of statistics, without `raw`, which is the kernel's own list."""
+    """Return names and types of statistics, without `raw`, a list that depends on the kernel."""
     if isinstance(value, dict):
         return {key: shape(inner) for key, inner in value.items() if key != "raw"}
     return type(value).__name__
 
 
 def missing(wanted: Any, got: Any, path: str = "") -> list[str]:
-    """Return what of a shape is absent in another, or of another type there."""
+    """Return the paths of a shape that another shape lacks, or has with another type."""
     if not isinstance(wanted, dict):
         return [] if wanted == got else [path]
     if not isinstance(got, dict):
         return [path]
     return [
-        hole
+        absent
         for key, inner in wanted.items()
-        for hole in (
+        for absent in (
             [f"{path}.{key}"] if key not in got else missing(inner, got[key], f"{path}.{key}")
         )
     ]

@@ -1,4 +1,4 @@
-"""These tests need programs that `make interop` builds: without them they are no tests at all."""
+"""These tests need the programs that `make interop` builds, and run only with them."""
 
 from __future__ import annotations
 

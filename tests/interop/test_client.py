@@ -1,4 +1,4 @@
-"""The peer's client against our runtime: every request, notification and error that it can meet."""
+"""Northstar 0.9.2's client with our runtime: every request, notification and error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from northstar import manifest as manifests
 from tests.interop.differences import comparable
-from tests.interop.peer import CallError, Client, ask, program
+from tests.interop.reference import CallError, Client, ask, program
 from tests.system.harness import RuntimeProcess, manifest, pack, wait_until
 
 pytestmark = pytest.mark.root
@@ -117,7 +117,7 @@ def test_start_with_init_arguments_and_environment(runtime: RuntimeProcess, payl
         assert variables["E"] == ""
         assert "A" not in variables
         assert variables["NORTHSTAR_CONTAINER"] == "app:1.0.0"
-        # Nothing given: what the manifest says.
+        # Without arguments those of the manifest apply.
         client.call("start_command", "app:1.0.0", None, [], {})
         client.call("kill", "app:1.0.0", 9)
         assert exit_of(client, "app:1.0.0") == {"signalled": {"signal": 9}}
@@ -168,9 +168,9 @@ def test_without_permissions(make_runtime: Callable[..., Any], payload: Path) ->
             with pytest.raises(CallError) as caught:
                 client.call(name, *arguments)
             assert caught.value.kind == "permission_denied", name
-            # The connection goes on, also after a package that nobody wanted.
+            # The connection stays open, also after a refused package.
             assert client.call("ident") == "extern:0.0.0"
-        # The client's shutdown drops its answer; and the request comes back whole.
+        # The client's shutdown discards the answer; the refusal contains the whole request.
         requests: list[Any] = [
             "shutdown",
             {"start": {"container": "a:1.0.0", "init": "/x", "arguments": [], "environment": {}}},
@@ -184,7 +184,7 @@ def test_without_permissions(make_runtime: Callable[..., Any], payload: Path) ->
     runtime.stop()
 
 
-def test_a_given_command_needs_a_permission_of_its_own(
+def test_a_command_in_the_request_needs_a_separate_permission(
     make_runtime: Callable[..., Any], payload: Path
 ) -> None:
     names = [name for name in ALL if name != "start_command"]
@@ -319,7 +319,7 @@ def test_statistics(runtime: RuntimeProcess, payload: Path) -> None:
         with runtime.client() as ours:
             process = ours.inspect("app:1.0.0").process
         assert process is not None
-        # The peer keeps all of it: the same members on every level.
+        # Northstar 0.9.2 reads all of it: the same members on every level.
         assert shape(statistics) == shape(process.statistics)
         assert statistics["memory"]
         assert statistics["cpu"]
@@ -327,7 +327,7 @@ def test_statistics(runtime: RuntimeProcess, payload: Path) -> None:
 
 
 def shape(value: Any) -> Any:
-    """Return a value with its numbers and texts left out."""
+    """Return a value without its numbers and texts."""
     if isinstance(value, dict):
         return {key: shape(item) for key, item in value.items()}
     return type(value).__name__
@@ -348,10 +348,10 @@ def test_inspect_of_a_manifest_with_every_section(runtime: RuntimeProcess, paylo
     runtime.stop()
 
 
-def test_a_container_talks_to_the_runtime(
+def test_a_container_uses_its_console(
     runtime: RuntimeProcess, payload: Path, tmp_path: Path
 ) -> None:
-    """The peer's client in a container: `Client::from_env`, and the manifest's permissions."""
+    """Northstar 0.9.2's client in a container: `Client::from_env` and the permissions."""
     root = tmp_path / "root"
     root.mkdir()
     shutil.copy(program("client"), root / "client")
@@ -394,7 +394,7 @@ def test_a_container_talks_to_the_runtime(
         {"ok": "Invalid"},
         {"error": ["permission_denied", None]},
     ]
-    # Whether it connects before it is known as started is up to the scheduler.
+    # The order of its connection and of `started` depends on the scheduler.
     assert heard in ({"ok": {"started": "talker:1.0.0"}}, {"ok": {"install": "later:1.0.0"}})
     runtime.stop()
 

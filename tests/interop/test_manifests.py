@@ -1,4 +1,4 @@
-"""Manifests: the peer reads what we write, and we read what it writes, as the same values."""
+"""Manifests: Northstar 0.9.2 reads ours, and we read its own, as the same values."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from northstar import manifest
 from northstar.model import ManifestError
 from tests import vectors
 from tests.fuzz.manifest import TARGET
-from tests.interop.differences import as_peer, comparable, is_stricter, is_wider
-from tests.interop.peer import Answer, ask, examples
+from tests.interop.differences import as_reference, comparable, is_stricter, is_wider
+from tests.interop.reference import Answer, ask, examples
 from tests.unit.manifest import strategies
 
 COUNT = 2000
@@ -33,14 +33,14 @@ def test_generated(values: list[manifest.Manifest]) -> None:
     texts += [json.dumps(value.to_builtins()) for value in values]
     read = refused = 0
     for value, text, answer in zip(values * 2, texts, ask("manifests", texts), strict=True):
-        expected = as_peer(value)
+        expected = as_reference(value)
         if expected is None:
             assert answer.error is not None, text
             refused += 1
             continue
         assert answer.error is None, f"{answer.error}:\n{text}"
         assert comparable(answer.ok["json"]) == comparable(expected), text
-        # And back: what the peer writes into packages, and what it answers to an inspect.
+        # Conversely: its manifests in packages, and in answers to an inspect.
         for back in (answer.ok["yaml"], json.dumps(answer.ok["json"])):
             assert comparable(manifest.loads(back).to_builtins()) == comparable(expected), back
         read += 1
@@ -49,7 +49,7 @@ def test_generated(values: list[manifest.Manifest]) -> None:
 
 
 def texts() -> list[str]:
-    """Return texts that are manifests, or almost: mutations of vectors, corpus and generated."""
+    """Return valid and almost valid manifests: mutations of vectors, corpus and generated ones."""
     pool = TARGET.seeds()
     pool += [manifest.dumps(value).encode() for value in examples(strategies.manifests, 100)]
     found: list[str] = []
@@ -57,10 +57,10 @@ def texts() -> list[str]:
         try:
             text = data.decode()
         except UnicodeDecodeError:
-            continue  # both refuse it, and JSON cannot carry it
+            continue  # both refuse it, and JSON cannot represent it
         found.append(text)
         if manifest.check(text).manifest is not None:
-            pool.append(data)  # deeper from here: most mutations of a manifest are none
+            pool.append(data)  # deeper from here: most mutations are no valid manifest
         if len(found) == MUTATIONS:
             break
     return found
@@ -68,35 +68,35 @@ def texts() -> list[str]:
 
 @pytest.mark.timeout(600)
 def test_mutated() -> None:
-    """Whatever is accepted is the same value for both, and the exceptions are those we list."""
+    """Both read an accepted text as the same value; all exceptions are in the list."""
     given = texts()
-    count = Counter(judge(t, a) for t, a in zip(given, ask("manifests", given), strict=True))
-    # Neither must this be a test of junk alone, nor of exceptions.
+    count = Counter(compare(t, a) for t, a in zip(given, ask("manifests", given), strict=True))
+    # Not only invalid texts, and not only exceptions.
     assert count["same"] > MUTATIONS // 20, count
     assert count["refused"] > MUTATIONS // 20, count
     assert count["excepted"] < MUTATIONS // 50, count
 
 
-def judge(text: str, answer: Answer) -> str:
-    """Compare what both make of a text; fail if they differ where they should not."""
+def compare(text: str, answer: Answer) -> str:
+    """Compare how both read a text; fail on an unlisted difference."""
     try:
         value = manifest.loads(text)
     except ManifestError as error:
         if answer.error is not None:
             return "refused"
-        assert is_stricter(str(error), text), f"we refuse, the peer does not: {error}\n{text}"
+        assert is_stricter(str(error), text), f"only we refuse it: {error}\n{text}"
         return "excepted"
-    expected = as_peer(value)
+    expected = as_reference(value)
     if answer.error is not None:
-        assert expected is None or is_wider(text), f"the peer refuses: {answer.error}\n{text}"
+        assert expected is None or is_wider(text), f"0.9.2 refuses: {answer.error}\n{text}"
         return "excepted"
-    assert expected is not None, f"the peer accepts round_robin:\n{text}"
+    assert expected is not None, f"Northstar 0.9.2 accepts round_robin:\n{text}"
     assert comparable(answer.ok["json"]) == comparable(expected), text
     return "same"
 
 
 def test_vectors() -> None:
-    """The vectors are right about the peer too, where they say that it differs as well."""
+    """The vectors are correct for Northstar 0.9.2, including the listed differences."""
     found = [parameter.values[0] for parameter in vectors.load("manifest")]
     for vector, answer in zip(found, ask("manifests", [v["input"] for v in found]), strict=True):
         refused = "stricter" not in vector and ("error" in vector or "wider" in vector)

@@ -1,4 +1,4 @@
-"""Every message that we write is read by the peer as what it is, and the reverse."""
+"""Northstar 0.9.2 reads every message of ours as the same value, and conversely."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from northstar.api import response
 from northstar.model import Container, Exited, ExitStatus, ProtocolError, Signalled
 from tests import vectors
 from tests.interop import differences
-from tests.interop.peer import ask, examples
+from tests.interop.reference import ask, examples
 from tests.unit.api import test_codec as codec
 from tests.unit.manifest import strategies
 
 COUNT = 60
-"""How many messages of each kind."""
+"""Number of messages of each kind."""
 
 MUTATIONS = 5000
 
@@ -32,14 +32,14 @@ PIECES = [
 # is one. (Our reader takes any object there: a client should understand other versions.)
 STATUSES = st.builds(Exited, st.integers(0, 255)) | st.builds(Signalled, st.integers(1, 64))
 MANIFESTS = (
-    strategies.manifests.map(differences.as_peer)
+    strategies.manifests.map(differences.as_reference)
     .filter(lambda view: view is not None)
     .map(lambda view: json.loads(json.dumps(view)))
 )
 
 
 def messages(kind: Any) -> st.SearchStrategy[Any]:
-    """Return a strategy for messages of a kind as the runtime, or a client, sends them."""
+    """Return a strategy for messages of a kind, as a runtime or a client sends them."""
     if kind is response.Inspect:
         process = codec.values(response.Process | None)
         data = st.builds(response.ContainerData, MANIFESTS, st.text(), st.booleans(), process)
@@ -50,12 +50,12 @@ def messages(kind: Any) -> st.SearchStrategy[Any]:
 
 @pytest.fixture(autouse=True)
 def exit_statuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exit statuses as they are on Linux, in every message."""
+    """Exit statuses of Linux, in every message."""
     monkeypatch.setitem(codec.SIMPLE, ExitStatus, STATUSES)
 
 
 def comparable(message: Any) -> str:
-    """Return a text that is equal for equal messages: what has no order is sorted."""
+    """Return a text that is equal for equal messages: unordered members are sorted."""
     return json.dumps(_sorted(message), sort_keys=True)
 
 
@@ -70,7 +70,7 @@ def _sorted(message: Any) -> Any:
 
 
 def rewritten(message: Any) -> bytes:
-    """Read what the peer wrote, and write it."""
+    """Read a message of Northstar 0.9.2, and write it."""
     return api.encode(api.decode(json.dumps(message).encode()))
 
 
@@ -92,17 +92,17 @@ def mutated(line: str, random_: random.Random) -> str:
 
 
 @pytest.mark.parametrize("kind", codec.KINDS, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
-def test_the_peer_reads_what_we_write(kind: Any) -> None:
+def test_the_reference_reads_our_messages(kind: Any) -> None:
     lines = [api.encode(message).decode() for message in examples(messages(kind), COUNT)]
     for line, answer in zip(lines, ask("messages", lines), strict=True):
         assert answer.error is None, f"{answer.error}: {line}"
         assert comparable(answer.ok) == comparable(json.loads(line)), line
-        # And what the peer writes is the same message for us.
+        # Conversely, we read its output as the same message.
         assert comparable(json.loads(rewritten(answer.ok))) == comparable(answer.ok)
 
 
 @pytest.mark.parametrize("kind", get_args(api.Error), ids=lambda kind: kind.__name__)
-def test_the_peer_reads_every_error(kind: Any) -> None:
+def test_the_reference_reads_every_error(kind: Any) -> None:
     answers = [
         response.Install(response.InstallFailed(e)) for e in examples(codec.values(kind), COUNT)
     ]
@@ -112,7 +112,7 @@ def test_the_peer_reads_every_error(kind: Any) -> None:
         assert answer.ok == json.loads(line)
 
 
-def test_the_peer_agrees_with_the_vectors() -> None:
+def test_the_reference_agrees_with_the_vectors() -> None:
     found = [parameter.values[0] for parameter in vectors.load("message")]
     for vector, answer in zip(found, ask("messages", [v["input"] for v in found]), strict=True):
         assert (answer.error is not None) == ("error" in vector), vector
@@ -121,7 +121,7 @@ def test_the_peer_agrees_with_the_vectors() -> None:
 
 
 def test_both_refuse_the_same_lines() -> None:
-    """Lines that are almost messages: what one of us understands, the other does as well."""
+    """Of almost valid lines both accept the same."""
     random_ = random.Random(1)
     found = [parameter.values[0] for parameter in vectors.load("message")]
     seeds = [vector["input"] for vector in found if "ok" in vector]
@@ -131,7 +131,7 @@ def test_both_refuse_the_same_lines() -> None:
         try:
             ours = json.loads(api.encode(api.decode(line.encode())))
         except ProtocolError as error:
-            # Stricter: the name of a container is a path component as well.
+            # Stricter: the name of a container is also a path component.
             dots = "'.' is not a name" in str(error) or "'..' is not a name" in str(error)
             assert dots or answer.error is not None, f"{error}: {line}"
             continue

@@ -1,4 +1,4 @@
-"""Packages in both directions: the peer loads what we pack, and we load and run what it packs."""
+"""Packages in both directions: Northstar 0.9.2 loads ours, and we load and run its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from northstar import npk
 from northstar.model import NorthstarError
 from tests import vectors
 from tests.interop.differences import comparable
-from tests.interop.peer import Answer, ask, ask_one
+from tests.interop.reference import Answer, ask, ask_one
 from tests.system.containers import OK, exit_of
 from tests.system.harness import RuntimeProcess, manifest
 
@@ -26,9 +26,9 @@ LOADED_BY_THE_PEER = {
     ("duplicate-manifest.npk", None),
     *((f"{name}.npk", key) for name in NOT_WELL_FORMED for key in (None, "good.pub")),
 }
-"""Archives that are no well-formed packages, and with which key the peer loads them all the same.
+"""Malformed packages that Northstar 0.9.2 loads, with the key.
 
-Of two manifests it takes the one that was not signed, so there it is the signature that fails.
+Of two manifests it takes the unsigned one, so with a key the signature check fails.
 """
 
 COMPRESSIONS = ["gzip", "lzo", "xz", "zstd"]
@@ -42,7 +42,7 @@ MOUNTS = {
     "/opt/rw": {"type": "bind", "host": "/none", "options": "rw"},
     "/run/sockets": {"type": "sockets"},
 }
-# Our images have mount points for these as well, but the peer needs a newer mksquashfs for them.
+# Our images contain mount points for these too, but 0.9.2 needs a newer mksquashfs for them.
 DEV = {"/dev": {"type": "dev"}}
 
 
@@ -58,14 +58,14 @@ def root(tmp_path: Path, payload: Path) -> Path:
 
 
 def load(path: Path, key: Path | None = None) -> Answer:
-    """Let the peer load a package."""
+    """Let Northstar 0.9.2 load a package."""
     (answer,) = ask("load", [{"npk": str(path), "key": None if key is None else str(key)}])
     return answer
 
 
-def key_pair(directory: Path, *, peer: bool) -> tuple[Path, Path]:
-    """Let the peer, or us, make keys; return secret and public key."""
-    if peer:
+def key_pair(directory: Path, *, reference: bool) -> tuple[Path, Path]:
+    """Generate keys with Northstar 0.9.2 or our tool; return secret and public key."""
+    if reference:
         ask_one("generate-key", name="key", out=directory)
     else:
         npk.generate("key", directory)
@@ -73,7 +73,7 @@ def key_pair(directory: Path, *, peer: bool) -> tuple[Path, Path]:
 
 
 def assert_same(theirs: Answer, ours: npk.Npk) -> None:
-    """What the peer loaded must be what we loaded."""
+    """Check that both have loaded the same."""
     assert theirs.error is None, theirs.error
     assert comparable(theirs.ok["manifest"]) == comparable(ours.manifest.to_builtins())
     assert theirs.ok["version"] == str(ours.version) == "0.9.2"
@@ -95,10 +95,10 @@ def assert_same(theirs: Answer, ours: npk.Npk) -> None:
 
 @pytest.mark.parametrize("compression", ["none", *COMPRESSIONS])
 @pytest.mark.parametrize("signed", [False, True])
-def test_the_peer_loads_what_we_pack(
+def test_the_reference_loads_our_packages(
     tmp_path: Path, root: Path, compression: str, *, signed: bool
 ) -> None:
-    secret, public = key_pair(tmp_path, peer=False)
+    secret, public = key_pair(tmp_path, reference=False)
     source = tmp_path / "manifest.yaml"
     source.write_text(manifest("app", mounts={**MOUNTS, **DEV}))
     package = tmp_path / "app.npk"
@@ -112,18 +112,20 @@ def test_the_peer_loads_what_we_pack(
     with npk.open(package, npk.load_public_key(public)) as ours:
         assert_same(load(package, public), ours)
     assert "invalid signature" in str(load(package, VECTORS / "other.pub").error)
-    # The peer takes it apart into the files that went in.
+    # Northstar 0.9.2 unpacks it into the same files.
     ask_one("unpack", npk=package, out=tmp_path / "unpacked")
     assert (tmp_path / "unpacked/root/etc/data").read_bytes() == (root / "etc/data").read_bytes()
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("signed", [False, True])
-def test_we_load_what_the_peer_packs(
+def test_we_load_what_the_packed_by_reference(
     tmp_path: Path, root: Path, compression: str, *, signed: bool
 ) -> None:
-    secret, public = key_pair(tmp_path, peer=True)
-    packed = peer_packs(tmp_path, root, compression=compression, key=secret if signed else None)
+    secret, public = key_pair(tmp_path, reference=True)
+    packed = packed_by_reference(
+        tmp_path, root, compression=compression, key=secret if signed else None
+    )
     with npk.open(packed) as ours:
         assert ours.signed == signed
         assert_same(load(packed), ours)
@@ -149,9 +151,9 @@ exec mksquashfs "$@"
 
 
 def mksquashfs(directory: Path) -> Path:
-    """Return a mksquashfs of the version that the peer demands: 4.6. Debian 12 has 4.5.
+    """Return a mksquashfs that reports the version 4.6, as 0.9.2 requires. Debian 12 has 4.5.
 
-    All that this one lacks of what the peer uses is `-pf -`, and device nodes' attributes.
+    Of the features in use 4.5 lacks only `-pf -`, and attributes of device nodes.
     """
     tool = directory / "mksquashfs"
     tool.write_text(TOOL)
@@ -159,8 +161,10 @@ def mksquashfs(directory: Path) -> Path:
     return tool
 
 
-def peer_packs(directory: Path, root: Path, *, key: Path | None = None, **options: Any) -> Path:
-    """Let the peer pack an app with our usual mount points."""
+def packed_by_reference(
+    directory: Path, root: Path, *, key: Path | None = None, **options: Any
+) -> Path:
+    """Let Northstar 0.9.2 pack an app with our usual mount points."""
     source = directory / "manifest.yaml"
     source.write_text(manifest("app", args=["self"], mounts=MOUNTS))
     out = directory / "theirs"
@@ -196,11 +200,11 @@ def listing(package: Path, directory: Path) -> dict[str, tuple[int, int, int, st
 
 @pytest.mark.root
 def test_both_images_have_the_same_files(tmp_path: Path, root: Path) -> None:
-    theirs = peer_packs(tmp_path, root)
+    theirs = packed_by_reference(tmp_path, root)
     npk.pack(tmp_path / "manifest.yaml", root, tmp_path / "ours.npk")
     ours = listing(tmp_path / "ours.npk", tmp_path / "a")
     expected = listing(theirs, tmp_path / "b")
-    # The peer gives a parent the mode of the first mount point below it, we always 755.
+    # 0.9.2 gives a parent directory the mode of the first mount point below it, we use 755.
     assert expected["opt"][:3] == (stat.S_IFDIR | 0o555, 1000, 1000)
     expected["opt"] = (stat.S_IFDIR | 0o755, 1000, 1000, "")
     assert ours == expected
@@ -208,10 +212,10 @@ def test_both_images_have_the_same_files(tmp_path: Path, root: Path) -> None:
 
 
 @pytest.mark.root
-def test_the_tool_accepts_the_peers_hash_tree(tmp_path: Path, root: Path) -> None:
-    """We verify it ourselves above; here the reference does, so that not both of us are wrong."""
-    secret, public = key_pair(tmp_path, peer=True)
-    packed = peer_packs(tmp_path, root, key=secret)
+def test_veritysetup_accepts_the_hash_tree_of_the_reference(tmp_path: Path, root: Path) -> None:
+    """Our verification is tested above; veritysetup is the independent check."""
+    secret, public = key_pair(tmp_path, reference=True)
+    packed = packed_by_reference(tmp_path, root, key=secret)
     with npk.open(packed, npk.load_public_key(public)) as ours:
         image = tmp_path / "fs.img"
         image.write_bytes(b"".join(ours.read_image()))
@@ -225,12 +229,12 @@ def test_the_tool_accepts_the_peers_hash_tree(tmp_path: Path, root: Path) -> Non
 
 @pytest.mark.root
 @pytest.mark.parametrize("signed", [False, True])
-def test_we_run_what_the_peer_packs(
+def test_we_run_what_the_packed_by_reference(
     make_runtime: Callable[..., RuntimeProcess], tmp_path: Path, root: Path, *, signed: bool
 ) -> None:
-    """Signed packages go into an unkeyed repository too: dm-verity is not for every kernel."""
-    secret, _ = key_pair(tmp_path, peer=True)
-    packed = peer_packs(tmp_path, root, key=secret if signed else None)
+    """A repository without a key takes signed packages too, for kernels without dm-verity."""
+    secret, _ = key_pair(tmp_path, reference=True)
+    packed = packed_by_reference(tmp_path, root, key=secret if signed else None)
     runtime = make_runtime()
     with runtime.client(subscribe=True) as client:
         assert str(client.install(packed, "mem")) == "app:1.0.0"
@@ -240,7 +244,7 @@ def test_we_run_what_the_peer_packs(
 
 
 def test_vectors() -> None:
-    """The peer loads and refuses what the vectors say, except where we are stricter."""
+    """Northstar 0.9.2 loads and refuses packages as in the vectors, unless we are stricter."""
     found = [parameter.values[0] for parameter in vectors.load("npk")]
     inputs = [
         {"npk": str(VECTORS / v["input"]), "key": v["key"] and str(VECTORS / v["key"])}

@@ -1,4 +1,4 @@
-"""The peer's runtime and ours, asked the same: the answers must be the same too."""
+"""The same requests to Northstar 0.9.2's runtime and to ours lead to the same answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from northstar.api import error
 from northstar.client import blocking
 from northstar.model import Signalled
 from tests.interop.differences import ANSWERS, comparable
-from tests.interop.peer import program
+from tests.interop.reference import program
 from tests.system.containers import exit_of
 from tests.system.harness import manifest, pack
 
@@ -23,16 +23,16 @@ APP, NEWER, USER, LIBRARY = "app:1.0.0", "app:2.0.0", "user:1.0.0", "lib:1.2.3"
 RESOURCE = {"type": "resource", "name": "lib", "version": ">=1.0.0", "dir": "/", "options": ""}
 
 
-pytestmark = pytest.mark.timeout(180)  # two runtimes, each step waits for the one before
+pytestmark = pytest.mark.timeout(180)  # two runtimes, and each step waits for the previous one
 
 
 class Step(NamedTuple):
-    """A request, and what is waited for after it.
+    """A request, and an event to wait for.
 
     Attributes:
-        request: as in the message.
-        data: sent after it.
-        exit: the container whose exit is waited for.
+        request: its form in the message.
+        data: bytes to send after it.
+        exit: the container whose exit to wait for.
     """
 
     request: Any
@@ -42,7 +42,7 @@ class Step(NamedTuple):
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What is installed on both sides, by name and version."""
+    """The packages for both sides, by container."""
     directory = tmp_path_factory.mktemp("packages")
     pause = sides.compile_payload(directory)
     resource = {"/lib": RESOURCE}
@@ -95,9 +95,10 @@ def uninstall(container: str, *, wipe: bool = False) -> Step:
     return Step({"uninstall": {"container": container, "wipe": wipe}})
 
 
-# Nobody is killed by signal 9 here: the peer's init is too, and the status then may be lost.
+# No container is killed by signal 9 here: under 0.9.2 that kills its init too, and may lose the
+# status.
 def script(packages: dict[str, bytes]) -> dict[str, Step]:
-    """Return the steps, by what is to be seen in them."""
+    """Return the steps, by description."""
     return {
         "who": Step("ident"),
         "nothing is installed": Step("list"),
@@ -156,7 +157,7 @@ def script(packages: dict[str, bytes]) -> dict[str, Step]:
 
 
 def normal(answer: Any) -> Any:
-    """Return an answer without what may be different: orders, numbers, the words of errors."""
+    """Return an answer without parts that may differ: orders, numbers, texts of errors."""
     if isinstance(answer, dict):
         answer = {key: normal(value) for key, value in answer.items()}
         if isinstance(answer.get("process"), dict):
@@ -192,7 +193,7 @@ def play(side: Side, directory: Path, steps: dict[str, Step]) -> tuple[dict[str,
 
 
 def tokens(console: Console) -> None:
-    """A token is a secret of its runtime, so only its verification can be compared."""
+    """A token depends on its runtime's secret, so only its verification is compared."""
     create = {"target": "extern", "shared": "c2hhcmVk"}
     token = console.ask({"token_create": create})["token"]
     for user, shared, result in (
@@ -214,8 +215,8 @@ def test_the_same_answers_and_notifications(
     assert our_events == their_events
 
 
-def test_a_program_that_is_not_there(tmp_path: Path, both: list[Side], packages: dict[str, bytes]):
-    """The peer answers before it is executed; with us the start fails, and nothing has started."""
+def test_a_missing_program(tmp_path: Path, both: list[Side], packages: dict[str, bytes]):
+    """Northstar 0.9.2 answers before the execution; our runtime refuses the start."""
     steps = {"install": install(packages[APP]), "start": start(APP, "/none")}
     answers, events = play(both[0], tmp_path, steps)
     (words,) = answers["start"]["start"]["error"]["error"]
@@ -231,9 +232,11 @@ def test_our_client_with_their_runtime(
 ):
     (package := tmp_path / "app.npk").write_bytes(packages[USER])
     (library := tmp_path / "library.npk").write_bytes(packages[LIBRARY])
-    with sides.Runtime(both[1], tmp_path / "peer", {"mem": 'type = "mem"'}) as runtime:
-        runtime.console().close()  # it listens
-        with blocking.Client.connect(f"unix://{tmp_path}/peer/console", subscribe=True) as client:
+    with sides.Runtime(both[1], tmp_path / "reference", {"mem": 'type = "mem"'}) as runtime:
+        runtime.console().close()  # the runtime listens
+        with blocking.Client.connect(
+            f"unix://{tmp_path}/reference/console", subscribe=True
+        ) as client:
             assert str(client.install(package, "mem")) == USER
             assert str(client.install(library, "mem")) == LIBRARY
             client.start(USER)

@@ -15,7 +15,7 @@ PAYLOAD = Path(__file__).with_name("payload.c")
 
 @pytest.fixture(scope="session")
 def payload(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The static test program (payload.c) that serves all containers of the tests."""
+    """The static test program (payload.c) that the containers of the tests run."""
     return compile_static(PAYLOAD, tmp_path_factory.mktemp("payload") / "payload")
 
 
@@ -40,13 +40,13 @@ def store(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make_runtime(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Make runtimes (arguments: see RuntimeProcess), each started and in the end taken down.
+    """Make runtimes (arguments: see RuntimeProcess), start each, and stop it after the test.
 
-    They are forked from one that has its imports, unless the file says `EXECUTED_RUNTIME = True`:
-    most tests begin where a runtime is up, and an interpreter that imports it takes longer than
-    they do. What files share is executed, and so is what the tests of the start itself start.
+    Runtimes are forked from a process that has imported them, unless the file sets
+    `EXECUTED_RUNTIME = True`: for most tests the start of an interpreter would take longer than the
+    test. Runtimes shared by a file, and those in tests of the start itself, are executed.
     """
-    # Imported here: the launcher's and the kernel modules' tests need no runtime.
+    # Imported here: the tests of the launcher and of the kernel modules need no runtime.
     from tests.system.harness import IN_VM, RuntimeProcess
 
     forked = IN_VM or not getattr(request.module, "EXECUTED_RUNTIME", False)
@@ -74,10 +74,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def runtime(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """A runtime that is up, with a memory repository `mem` and all permissions on the console.
+    """A running runtime, with a memory repository `mem` and all permissions on the console.
 
-    One of the test's own, or, where the file says `SHARED_RUNTIME = True`, the file's, which is
-    clean before and after each test.
+    Each test has a separate one, unless the file sets `SHARED_RUNTIME = True`: then the tests share
+    one, which is clean before and after each test.
     """
     if getattr(request.module, "SHARED_RUNTIME", False):
         from tests.system.containers import cleaned

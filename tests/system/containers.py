@@ -1,4 +1,4 @@
-"""Steps that most tests with containers have in common."""
+"""Steps that most tests with containers share."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def install(
 ) -> str:
     """Pack the payload as a container and install it.
 
-    `args` may be a string of words. Without an init it is a resource, and gets no payload.
+    `args` may be a string of words. Without an init it is a resource, without a payload.
 
     Returns:
-        Its id.
+        The container's id.
     """
     if isinstance(fields.get("args"), str):
         fields["args"] = split(fields["args"])
@@ -61,24 +61,24 @@ def install(
 
 
 def split(words: str) -> list[str]:
-    """Return the words of commands for the payload, where `;` is a word of its own."""
+    """Return the words of commands for the payload, with each `;` as a separate word."""
     return words.replace(";", " ; ").split()
 
 
 class Said(list[Line]):
-    """What a payload printed: one object for each result, in their order."""
+    """The output of a payload: one object for each result, in order."""
 
     def __init__(self, lines: list[Line], status: ExitStatus) -> None:
         super().__init__(lines)
         self.status = status
 
     def of(self, do: str, on: str = "") -> Line:
-        """Return the one result of doing `do` on `on`."""
+        """Return the only result of the command `do` on `on`."""
         (line,) = [line for line in self if line["do"] == do and line.get("on", "") == on]
         return line
 
     def errno(self, do: str, on: str = "") -> int:
-        """Return how that was refused."""
+        """Return the errno of the failed command."""
         line = self.of(do, on)
         assert line["result"] < 0, f"it succeeded: {line}"
         number: int = line["errno"]
@@ -86,7 +86,7 @@ class Said(list[Line]):
 
     @property
     def mounts(self) -> dict[str, tuple[str, str, set[str]]]:
-        """Of the command `mounts`: source, type and options by target."""
+        """The output of the command `mounts`: source, type and options by target."""
         rows = [line["mount"] for line in self if line["do"] == "mounts"]
         found = {target: (source, kind, set(o.split(","))) for source, target, kind, o in rows}
         assert len(found) == len(rows), f"two mounts on one target: {rows}"
@@ -94,7 +94,7 @@ class Said(list[Line]):
 
 
 def run(runtime: RuntimeProcess, container: str, words: str | list[str] = "", **start: Any) -> Said:
-    """Start a container with these commands, and return what it said when it has ended."""
+    """Run a container with these commands, and return its output after its exit."""
     since = len(runtime.text())
     arguments = split(words) if isinstance(words, str) else words
     with runtime.client(subscribe=True) as client:
@@ -106,7 +106,7 @@ def run(runtime: RuntimeProcess, container: str, words: str | list[str] = "", **
 def run_new(
     runtime: RuntimeProcess, payload: Path, words: str, name: str = "app", **fields: Any
 ) -> Said:
-    """Install a container that has these commands in its manifest, run it once, uninstall it."""
+    """Install a container with these commands in its manifest, run it once, uninstall it."""
     container = install(runtime, payload, name, args=words, **fields)
     said = run(runtime, container)
     with runtime.client() as client:
@@ -115,7 +115,7 @@ def run_new(
 
 
 def lines(runtime: RuntimeProcess, container: str, *, since: int = 0) -> list[Line]:
-    """Return the results that a container that has ended printed, `since` a place in the log."""
+    """Return the results that an exited container printed, from offset `since` of the log on."""
     ended = rf"Container {re.escape(container)} exited with status"
     end = runtime.wait_log(ended, since=since)
     text = end.string[since : end.start()]
@@ -124,7 +124,7 @@ def lines(runtime: RuntimeProcess, container: str, *, since: int = 0) -> list[Li
 
 
 def wait_ready(runtime: RuntimeProcess, container: str, *, since: int = 0) -> None:
-    """Wait until a container has said `ready`."""
+    """Wait until a container has printed `ready`."""
     runtime.wait_log(rf"DEBUG {re.escape(container)}: .*\"do\": \"ready\"", since=since)
 
 
@@ -156,7 +156,7 @@ def pid_of(client: blocking.Client, container: str) -> int:
 
 
 def raw(runtime: RuntimeProcess) -> socket.socket:
-    """Return a socket that is connected to the console; nothing was said yet."""
+    """Return a socket that is connected to the console; nothing was sent yet."""
     stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     stream.settimeout(TIMEOUT)
     stream.connect(str(runtime.directory / "console"))
@@ -167,7 +167,7 @@ OK = Exited(0)
 
 
 def shared_runtime(factory: pytest.TempPathFactory, **options: Any) -> Iterator[RuntimeProcess]:
-    """One runtime for all tests of a file, for a fixture: most tests need none of their own."""
+    """Yield one runtime for all tests of a file, for a fixture: most tests can share it."""
     runtime = RuntimeProcess(factory.mktemp("runtime"), **options)
     try:
         yield runtime.start()
@@ -177,9 +177,9 @@ def shared_runtime(factory: pytest.TempPathFactory, **options: Any) -> Iterator[
 
 
 def cleaned(runtime: RuntimeProcess) -> Iterator[RuntimeProcess]:
-    """Give a shared runtime to one test; what the test leaves behind is a failure of the test.
+    """Yield a shared runtime to one test, with an empty log; a leak fails the test.
 
-    Its containers are ended and uninstalled for it. The log begins anew.
+    Afterwards its containers are killed and uninstalled.
     """
     os.truncate(runtime.log, 0)
     entries = set(os.listdir(runtime.directory))
@@ -191,12 +191,12 @@ def cleaned(runtime: RuntimeProcess) -> Iterator[RuntimeProcess]:
         for container in containers:
             with contextlib.suppress(api.RefusedError):
                 client.kill(container, 9)
-        wait_until(lambda: not any(client.inspect(c).process for c in containers), "all ended")
+        wait_until(lambda: not any(client.inspect(c).process for c in containers), "all exited")
         for container in containers:
             client.uninstall(container)
     for name in set(os.listdir(runtime.directory)) - entries:
         made = runtime.directory / name
-        # What is mounted below it is mounted for the runtime only.
+        # Mounts below it exist only in the runtime's mount namespace.
         subprocess.run(runtime.enter("umount", "-R", "-q", str(made)), check=False)
         shutil.rmtree(made)
     for data in runtime.data_dir.iterdir():

@@ -1,6 +1,6 @@
-"""Brings `lo` up in the network namespace that `unshare` made, then becomes the given program.
+"""Brings `lo` up in the network namespace that `unshare` made, then executes the given program.
 
-With `--older` before it, the program is on a kernel that lacks whatever there is a substitute for.
+With `--older` before it, the program runs as on a kernel without each feature that has a fallback.
 """
 
 import fcntl
@@ -23,7 +23,7 @@ def loopback_up() -> None:
 
 
 def older_kernel() -> None:
-    """Make the kernel an older one for this process."""
+    """Let this process see an older kernel."""
     sys.path.insert(0, str(Path(__file__).parents[2]))  # this process runs with -I
     from tests.system import filters
 

@@ -1,4 +1,4 @@
-"""What a process holds of the kernel, read from /proc and /sys: what a leak test compares."""
+"""The kernel objects of a process, read from /proc and /sys, for leak tests."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import NamedTuple, Self
 
 
 class Snapshot(NamedTuple):
-    """What must be the same after a cycle as before it, each list sorted.
+    """The objects that must be the same before and after a cycle, each list sorted.
 
     Attributes:
-        descriptors: what the process' descriptors point to, numbers of inodes left out.
+        descriptors: the targets of the process' descriptors, without inode numbers.
         mounts: mount points of its namespace, with type and source.
-        loops: loop devices on files below its directory or on memory of its own.
-        cgroups: directories below its cgroup in all hierarchies. Its own is made with the first
-            container, and stays until the end.
+        loops: backing files of loop devices: files below its directory, or its memfds.
+        cgroups: directories below its cgroup in all hierarchies. The cgroup itself is created with
+            the first container, and stays until the runtime ends.
         processes: its descendants.
-        files: what there is in its directories (mount points are not entered).
+        files: the entries of its directories (without those of other file systems).
     """
 
     descriptors: list[str]
@@ -32,7 +32,7 @@ class Snapshot(NamedTuple):
 
     @classmethod
     def take(cls, pid: int, directory: Path, cgroup: str) -> Self:
-        """Look at process `pid`, which lives in `directory` and in the top cgroup `cgroup`."""
+        """Take a snapshot of runtime `pid` with this directory and runtime cgroup."""
         return cls(
             descriptors=descriptors(pid),
             mounts=mounts(pid),
@@ -43,22 +43,22 @@ class Snapshot(NamedTuple):
         )
 
     def difference(self, later: Snapshot) -> str:
-        """Return one line for each thing that came or went; empty if nothing did."""
+        """Return one line for each object that appeared or vanished; empty if none did."""
         lines = []
         for kind, old, new in zip(self._fields, self, later, strict=True):
-            gone, come = list(old), []
+            gone, appeared = list(old), []
             for item in new:
                 if item in gone:
                     gone.remove(item)
                 else:
-                    come.append(item)
-            lines += [f"{kind}: new: {item}" for item in come]
+                    appeared.append(item)
+            lines += [f"{kind}: new: {item}" for item in appeared]
             lines += [f"{kind}: gone: {item}" for item in gone]
         return "\n".join(lines)
 
 
 def descriptors(pid: int) -> list[str]:
-    """Return what the descriptors of `pid` point to, `socket:[123]` as `socket:[]`."""
+    """Return the targets of the descriptors of `pid`, with `socket:[123]` as `socket:[]`."""
     return sorted(re.sub(r"\[\d+\]", "[]", link) for _, link in _links(pid))
 
 
@@ -73,16 +73,16 @@ def mounts(pid: int) -> list[str]:
 
 
 def loops(pid: int, directory: Path) -> list[str]:
-    """Return what the loop devices on files of `directory` and on the memory of `pid` stand on.
+    """Return the backing files of loop devices that are below `directory` or memfds of `pid`.
 
-    Other programs' loop devices are none of ours: they come and go while a test runs.
+    Loop devices of other programs do not count: they change while a test runs.
     """
     memory = re.compile(rf"/memfd:northstar-(image|npk)-{pid} ")
     found = []
     for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
         with contextlib.suppress(OSError):  # detached meanwhile
             path = backing.read_text(errors="surrogateescape").strip()
-            # From within a chroot(2) what another mount namespace has open shows a longer path.
+            # In a chroot(2) a file that another mount namespace has open has a longer path.
             if f"{directory}/" in path or memory.match(path):
                 found.append(path)
     return sorted(found)
@@ -106,7 +106,7 @@ def cgroups(name: str, *, itself: bool = True) -> list[str]:
 
 
 def descendants(pid: int) -> list[int]:
-    """Return the processes below `pid`, zombies too, parents before their children."""
+    """Return the descendants of `pid`, zombies too, parents before their children."""
     children: dict[int, list[int]] = {}
     for process in _processes():
         stat = _stat(process)
@@ -122,7 +122,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def command(pid: int) -> str:
-    """Return the command line of `pid`, or its state and name where it has none."""
+    """Return the command line of `pid`, or its name (comm) without one."""
     try:
         line = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ").strip()
         return line or Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
@@ -131,7 +131,7 @@ def command(pid: int) -> str:
 
 
 def state(pid: int) -> str | None:
-    """Return the state letter of `pid` (proc_pid_stat(5)), or None if there is no such process."""
+    """Return the state letter of `pid` (proc_pid_stat(5)), or None without such a process."""
     stat = _stat(pid)
     return stat[0] if stat else None
 
@@ -152,7 +152,7 @@ def _processes() -> Iterator[int]:
 
 
 def _stat(pid: int) -> list[str] | None:
-    # The name is in parentheses and may itself hold blanks and parentheses.
+    # The name is in parentheses and may itself contain blanks and parentheses.
     try:
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].split(" ")
     except OSError:

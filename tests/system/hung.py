@@ -1,4 +1,4 @@
-"""A file system that never answers, for a test that needs something to wait for."""
+"""A FUSE file system that never answers, for tests of blocked system calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.system.harness import RuntimeProcess
 
 
 def hang(runtime: RuntimeProcess, target: Path) -> int:
-    """Mount a file system that never answers, for the runtime; return what ends it when closed."""
+    """Mount a file system that never answers for the runtime; closing the result ends it."""
     target.mkdir()
     device = os.open("/dev/fuse", os.O_RDWR)
     options = f"fd={device},rootmode=40000,user_id=0,group_id=0"

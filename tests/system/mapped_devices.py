@@ -1,4 +1,4 @@
-"""Device-mapper devices for tests: what they stand on, and how sysfs sees them."""
+"""Device-mapper devices for tests: their backing devices, and their names in sysfs."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ LACKS = "this kernel has no device-mapper"
 PRESENT = "device-mapper" in Path("/proc/misc").read_text()
 
 ABSENT = (errno.ENOENT, errno.ENODEV, errno.ENXIO)
-"""Errors of opening the control node where the kernel has no device-mapper: ENOENT without a node,
-which another program may have made all the same (libdevmapper makes it)."""
+"""Errors of opening the control node on a kernel without device-mapper. ENOENT means that there is
+no node; another program may have created one (libdevmapper does)."""
 
 BLOCK = 4096
 SECTORS = 8 * BLOCK // devicemapper.SECTOR
 
 
 def needed(test: Callable[..., None]) -> Callable[..., None]:
-    """Mark a test that needs device-mapper: the virtual machine has it, others may not."""
+    """Mark a test that needs device-mapper: the virtual machine has it, other hosts may not."""
     for mark in (pytest.mark.vm, pytest.mark.skipif(not PRESENT, reason=LACKS)):
         test = mark(test)
     return test
@@ -36,7 +36,7 @@ def needed(test: Callable[..., None]) -> Callable[..., None]:
 
 @contextlib.contextmanager
 def numbered_blocks() -> Iterator[loop.Device]:
-    """Make a loop device of eight blocks, each full of its own number."""
+    """Make a loop device of eight blocks; each byte of a block is the block's number."""
     fd = memfd.create("northstar-dm-test")
     os.write(fd, b"".join(bytes([number]) * BLOCK for number in range(8)))
     memfd.seal(fd)
@@ -47,14 +47,14 @@ def numbered_blocks() -> Iterator[loop.Device]:
 
 @contextlib.contextmanager
 def unused_name() -> Iterator[str]:
-    """Choose a name that no device has yet, and none may have after the test."""
+    """Yield a name that no device has; check that none has it after the test."""
     chosen = f"northstar-test-{os.urandom(8).hex()}"
     yield chosen
     assert eventually(lambda: chosen not in names())
 
 
 def eventually(condition: Callable[[], bool], timeout: float = 30) -> bool:
-    """Tell whether a condition becomes true within a time, in seconds."""
+    """Return whether a condition becomes true within `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
@@ -64,7 +64,7 @@ def eventually(condition: Callable[[], bool], timeout: float = 30) -> bool:
 
 
 def names() -> set[str]:
-    """Return the devices as sysfs, and not the code under test, sees them."""
+    """Return the device names from sysfs, independently of the code under test."""
     found = set()
     for path in Path("/sys/block").glob("dm-*/dm/name"):
         with contextlib.suppress(OSError):  # it went meanwhile
@@ -73,5 +73,5 @@ def names() -> set[str]:
 
 
 def linear(backing: loop.Device, start: int = 0, length: int = SECTORS) -> Target:
-    """Return the target of a part of a loop device, in sectors of 512 bytes."""
+    """Return a linear target on a part of a loop device, in sectors of 512 bytes."""
     return Target(0, length, "linear", f"{loop.LOOP_MAJOR}:{backing.minor} {start}")

@@ -1,7 +1,7 @@
-"""Clients that a runtime could do without: python -m tests.system.nuisances NAME URL PACKAGE
+"""Abusive clients: python -m tests.system.nuisances NAME URL PACKAGE
 
-Each does the same thing again and again, as fast as it can, until it is ended. It is a process of
-its own, at the lowest priority: what it costs others is what the runtime lets it cost them.
+Each repeats one action as fast as it can until it is killed. It is a separate process at the lowest
+priority, so it slows other clients only through the runtime.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SUBSCRIBE: Final = CONNECT.replace(b"false", b"true")
 IDENT: Final = b'{"request":"ident"}\n'
 LIST: Final = b'{"request":"list"}\n'
 LINE: Final = 2**20
-"""The runtime's limit for a line."""
+"""The runtime's limit of a line, in bytes."""
 
 Nuisance = Callable[[str, bytes], None]
 NUISANCES: Final[dict[str, Nuisance]] = {}
@@ -47,7 +47,7 @@ DENIED: Final = b"".join(
 )
 
 PERMITTED: Final = ("ident", "install", "kill", "list", "notifications", "start", "umount")
-"""The permissions of the console for this: requests in DENIED have none."""
+"""The permissions of the console for these clients, without those of the requests in DENIED."""
 
 
 def nuisance(function: Nuisance) -> Nuisance:
@@ -60,7 +60,7 @@ def nuisance(function: Nuisance) -> Nuisance:
 def started(
     name: str, url: str, package: Path, *, idle: bool = False
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a nuisance, and wait until it is in full swing; an idle one is stopped again then."""
+    """Start a nuisance, and wait until it is active; then stop it (SIGSTOP) if `idle`."""
     command = [sys.executable, "-m", "tests.system.nuisances", name, url, str(package)]
     root = Path(__file__).parents[2]
     process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE)
@@ -80,18 +80,18 @@ def started(
 
 
 def ready() -> None:
-    """Say that it goes on from here."""
+    """Report that the nuisance begins now."""
     print("ready", flush=True)
 
 
-def connected(path: str, greeting: bytes = CONNECT) -> socket.socket:
-    """Return a connection that is greeted."""
+def connected(path: str, connect: bytes = CONNECT) -> socket.socket:
+    """Return a connection after the exchange of connect messages."""
     stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     stream.settimeout(TIMEOUT)
     stream.connect(path)
-    stream.sendall(greeting)
+    stream.sendall(connect)
     if not stream.recv(4096):
-        raise ConnectionError("the runtime does not greet")
+        raise ConnectionError("the runtime does not answer the connect message")
     return stream
 
 
@@ -118,7 +118,7 @@ def crowd(path: str, package: bytes) -> None:
 
 @nuisance
 def half_a_line(path: str, package: bytes) -> None:
-    """Forty connections that say half a word, and nothing more."""
+    """Forty connections that send half a line, and nothing more."""
     del package
     streams = [connected(path) for _ in range(40)]
     for stream in streams:
@@ -129,7 +129,7 @@ def half_a_line(path: str, package: bytes) -> None:
 
 @nuisance
 def long_lines(path: str, package: bytes) -> None:
-    """Lines that are just short enough, and one that is a byte too long."""
+    """Lines of the maximal length, and one that is a byte longer."""
     del package
     head, tail = b'{"request":"ident","x":"', b'"}\n'
     longest = head + b"x" * (LINE + 1 - len(head) - len(tail)) + tail
@@ -146,7 +146,7 @@ def long_lines(path: str, package: bytes) -> None:
 
 @nuisance
 def garbage(path: str, package: bytes) -> None:
-    """Bytes of no meaning, each on a connection of its own."""
+    """Random bytes, on a new connection each time."""
     del package
     chance = random.Random(1)
     ready()
@@ -158,7 +158,7 @@ def garbage(path: str, package: bytes) -> None:
 
 @nuisance
 def broken_installs(path: str, package: bytes) -> None:
-    """Packages that are too short, too long, broken off, or for no repository."""
+    """Packages that are too short, too long, truncated, or for an unknown repository."""
     ready()
     while True:
         for repository, size in (
@@ -178,21 +178,21 @@ def broken_installs(path: str, package: bytes) -> None:
 
 @nuisance
 def too_many_requests(path: str, package: bytes) -> None:
-    """Ten connections, each with as many requests as it is allowed: 10,000 a second in all."""
+    """Ten connections, each at its rate limit: 10,000 requests a second in all."""
     del package
     _flood([connected(path) for _ in range(10)], IDENT * 100, read=True)
 
 
 @nuisance
 def denied_requests(path: str, package: bytes) -> None:
-    """Requests without permission, one kind after the other, as many as are let through."""
+    """Requests of all kinds without permission, as many as the runtime reads."""
     del package
     _flood([connected(path) for _ in range(3)], DENIED * 20, read=True)
 
 
 @nuisance
 def never_reads(path: str, package: bytes) -> None:
-    """Asks without end, is subscribed, and does not take a single answer."""
+    """Sends requests without end, is subscribed, and reads no answer."""
     del package
     _flood([connected(path, SUBSCRIBE) for _ in range(20)], LIST * 100, read=False)
 
@@ -200,7 +200,7 @@ def never_reads(path: str, package: bytes) -> None:
 def _flood(streams: list[socket.socket], data: bytes, *, read: bool) -> None:
     selector = selectors.DefaultSelector()
     events = selectors.EVENT_WRITE | (selectors.EVENT_READ if read else 0)
-    rest: dict[socket.socket, bytes] = {}
+    unsent: dict[socket.socket, bytes] = {}
     for stream in streams:
         stream.setblocking(False)
         selector.register(stream, events, stream)
@@ -211,19 +211,19 @@ def _flood(streams: list[socket.socket], data: bytes, *, read: bool) -> None:
             if event & selectors.EVENT_READ and not stream.recv(2**20):
                 raise ConnectionError("closed")
             if event & selectors.EVENT_WRITE:
-                todo = rest.get(stream) or data
+                todo = unsent.get(stream) or data
                 try:
-                    rest[stream] = todo[stream.send(todo) :]
+                    unsent[stream] = todo[stream.send(todo) :]
                 except BlockingIOError:
                     time.sleep(0.001)
                 except ConnectionError:
-                    # A subscriber that is too far behind is not wanted any more.
+                    # The runtime disconnects a subscriber that is too far behind.
                     selector.unregister(stream)
                     stream.close()
 
 
 def main() -> None:
-    """Be a nuisance."""
+    """Run the named nuisance."""
     name, url, package = sys.argv[1:]
     os.nice(19)
     NUISANCES[name](url.removeprefix("unix://"), Path(package).read_bytes())

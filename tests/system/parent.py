@@ -1,5 +1,5 @@
-"""A parent that leaves its program a strange environment: this process changes itself, then becomes
-the program that is named behind the description (JSON, see `wrap`).
+"""A parent with an unusual process state, which its program inherits: this process changes its
+state as described (JSON, see `wrap`), then executes the program that follows.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ IOPRIO_IDLE = 3 << 13
 
 
 def wrap(**state: Any) -> tuple[str, ...]:
-    """Return the command line that goes in front of the program's.
+    """Return the command line to put before that of the program.
 
     Args:
         state: `ignored`, a list of signals; `blocked`: all; `umask`; `closed`, descriptors;
-            `leaked`, how many descriptors are left open; `limits`, resource to soft limit;
-            `variables`, more of the environment, or None for none at all;
-            `removed_directory` True: the working directory; `odd` True: nice 19, I/O priority idle,
-            a child subreaper; `orphan` True: the parent ends, and writes the pid of its child to
-            stdout.
+            `leaked`, number of descriptors left open; `limits`, soft limit by resource;
+            `variables`, additional environment, or None for an empty environment;
+            `removed_directory` True: the working directory is removed; `odd` True: nice 19, I/O
+            priority idle, a child subreaper; `orphan` True: the parent exits, after it has written
+            the pid of its child to stdout.
     """
     return (sys.executable, "-I", __file__, json.dumps(state))
 
 
 def ignore(number: int) -> None:
-    """Ignore a signal, also one that the C library keeps to itself; KILL and STOP refuse."""
+    """Ignore a signal, also one that the C library reserves; KILL and STOP cannot be ignored."""
     action = (ctypes.c_ulong * 8)(signal.SIG_IGN)
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall(ctypes.c_long(NR_RT_SIGACTION), number, action, None, ctypes.c_size_t(8))
@@ -48,7 +48,7 @@ def leak(count: int) -> None:
 
 
 def be_odd() -> None:
-    """Have priorities, and adopt orphans."""
+    """Change the priorities, and become a child subreaper."""
     libc = ctypes.CDLL(None)
     os.nice(19)
     assert libc.syscall(ctypes.c_long(NR_IOPRIO_SET), 1, 0, IOPRIO_IDLE) == 0
@@ -56,7 +56,7 @@ def be_odd() -> None:
 
 
 def main() -> None:
-    """Change this process, and become the program."""
+    """Change this process, and execute the program."""
     state: dict[str, Any] = json.loads(sys.argv[1])
     program = sys.argv[2:]
     if state.get("odd"):

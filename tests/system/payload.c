@@ -1,11 +1,11 @@
 /*
- * The program in the test containers: small commands, one after the other, `;` between them:
+ * The program in the test containers: runs commands in sequence, separated by `;`:
  *
  *     payload kill 1 TERM 5 \; exit 3
  *
- * Each result is one JSON object on a line of stdout. A command that fails to do what a container
- * must not be able to do says so with its errno, and the next one runs: the tests judge, not this
- * program. It ends with 0 after the last command. See `commands` below for all of them.
+ * Each result is one JSON object on a line of stdout. A failed command prints its errno, and the
+ * next one runs: the tests decide what must fail. The program exits with 0 after the last command.
+ * The table `commands` below lists all.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -70,7 +70,7 @@ static void json_strings(const char *name, char **strings)
 	printf("]");
 }
 
-/* {"do": "open", "on": "/etc", "result": -1, "errno": "ENOENT", ...}; errno is "" if it went well */
+/* {"do": "open", "on": "/etc", "result": -1, "errno": 2}; errno is 0 on success */
 static void result(const char *what, const char *on, long value)
 {
 	int error = value < 0 ? errno : 0;
@@ -81,7 +81,7 @@ static void result(const char *what, const char *on, long value)
 	fflush(stdout);
 }
 
-/* ---- What the kernel says of this process ---- */
+/* ---- State of this process ---- */
 
 static void print_descriptors(void)
 {
@@ -242,7 +242,7 @@ static void do_mounts(char **arguments)
 	fflush(stdout);
 }
 
-/* ---- Ends, and what comes before ---- */
+/* ---- Exits, signals and pauses ---- */
 
 static int signal_number(const char *name)
 {
@@ -264,7 +264,7 @@ static void do_exit(char **arguments)
 	_exit(atoi(arguments[0]));
 }
 
-/* raise SIG: end by it, whatever this program does with it otherwise. */
+/* raise SIG: send a signal to this process. */
 static void do_raise(char **arguments)
 {
 	int number = signal_number(arguments[0]);
@@ -273,7 +273,7 @@ static void do_raise(char **arguments)
 	result("raise", arguments[0], 0);
 }
 
-/* ready [TEXT]: say so; the tests wait for it. */
+/* ready [TEXT]: print this line; the tests wait for it. */
 static void do_ready(char **arguments)
 {
 	result("ready", arguments[0] ? arguments[0] : "", 0);
@@ -312,7 +312,7 @@ static void handle(char **numbers, void (*handler)(int))
 		sigaction(signal_number(*numbers), &action, NULL);
 }
 
-/* ignore SIG..., catch SIG... (each is printed when it comes) */
+/* ignore SIG..., catch SIG... (prints each caught signal) */
 static void do_ignore(char **arguments)
 {
 	handle(arguments, SIG_IGN);
@@ -337,7 +337,7 @@ static void do_kill(char **arguments)
 	result("kill", arguments[0], last);
 }
 
-/* storm PID FIRST LAST TIMES: every signal of a range, again and again, without STOP and KILL */
+/* storm PID FIRST LAST TIMES: send each signal of a range, except STOP and KILL, TIMES times */
 static void do_storm(char **arguments)
 {
 	int pid = atoi(arguments[0]), first = atoi(arguments[1]), last = atoi(arguments[2]);
@@ -360,7 +360,7 @@ static void sigqueue_burst(int pid, int number, int times)
 	result("queue", "", last);
 }
 
-/* queue PID SIG TIMES: with a value, so that each one takes a place in the queue */
+/* queue PID SIG TIMES: send it with a value; each takes a place in the queue (sigqueue(3)) */
 static void do_queue(char **arguments)
 {
 	sigqueue_burst(atoi(arguments[0]), signal_number(arguments[1]), atoi(arguments[2]));
@@ -407,7 +407,7 @@ static void do_alone(char **arguments)
 	result("alone", "", others);
 }
 
-/* fork: the rest of the commands is done by a child, and this process waits for ever. */
+/* fork: a child runs the remaining commands, and this process pauses for ever. */
 static void do_fork(char **arguments)
 {
 	pid_t child = fork();
@@ -425,7 +425,7 @@ static void do_session(char **arguments)
 	result("session", "", setsid());
 }
 
-/* bomb: fork until it is refused; the children stay. */
+/* bomb: fork until fork(2) fails; the children pause. */
 static void do_bomb(char **arguments)
 {
 	long children = 0;
@@ -443,14 +443,14 @@ static void do_bomb(char **arguments)
 static void do_memory(char **arguments)
 {
 	size_t size = (size_t)atol(arguments[0]) << 20;
-	volatile char *memory = malloc(size); /* volatile: what nobody reads is not left out */
+	volatile char *memory = malloc(size); /* volatile: the compiler must not drop the writes */
 
 	for (size_t at = 0; memory && at < size; at += 4096)
 		memory[at] = 1;
 	result("memory", arguments[0], memory ? 0 : -1);
 }
 
-/* flood BYTES: that many to stdout, in lines of 100; 0: for ever. */
+/* flood BYTES: write that many to stdout, in lines of 100 bytes; 0: without end. */
 static void do_flood(char **arguments)
 {
 	char line[100];
@@ -464,9 +464,9 @@ static void do_flood(char **arguments)
 	result("flood", arguments[0], 0);
 }
 
-/* ---- Files and forbidden things ---- */
+/* ---- Files, sockets and refused system calls ---- */
 
-/* say TEXT: as it is, to stdout; cry TEXT: to stderr */
+/* say TEXT: print it to stdout; cry TEXT: to stderr */
 static void do_say(char **arguments)
 {
 	puts(arguments[0]);
@@ -478,7 +478,7 @@ static void do_cry(char **arguments)
 	fprintf(stderr, "%s\n", arguments[0]);
 }
 
-/* fill PATH BYTES: that many into a new file, in pieces of 64 KiB; the result is what fitted. */
+/* fill PATH BYTES: write that many to a new file, 64 KiB each; the result is the number written. */
 static void do_fill(char **arguments)
 {
 	static char piece[65536];
@@ -499,7 +499,7 @@ static void do_fill(char **arguments)
 		close(file);
 }
 
-/* console LINE: to NORTHSTAR_CONSOLE, and what it answers: one line, empty at the stream's end */
+/* console LINE: send it to NORTHSTAR_CONSOLE, read a line; empty at the end of the stream */
 static void do_console(char **arguments)
 {
 	static char text[65536];
@@ -530,7 +530,7 @@ static void socket_option(const char *what, const char *number, int option)
 	result(what, number, value);
 }
 
-/* socket FD: its type (SO_TYPE), and whether it listens and gets credentials */
+/* socket FD: its SO_TYPE, SO_ACCEPTCONN and SO_PASSCRED */
 static void do_socket(char **arguments)
 {
 	socket_option("type", arguments[0], SO_TYPE);
@@ -538,7 +538,7 @@ static void do_socket(char **arguments)
 	socket_option("passcred", arguments[0], SO_PASSCRED);
 }
 
-/* put FD TEXT: to a descriptor */
+/* put FD TEXT: write to a descriptor */
 static void do_put(char **arguments)
 {
 	result("put", arguments[0],
@@ -654,7 +654,7 @@ static void do_unix(char **arguments) /* connect to the stream socket at PATH */
 	close(any);
 }
 
-/* try NAME [ARGUMENT]: a system call that a container may well be refused. */
+/* try NAME [ARGUMENT]: make a system call that the kernel may refuse to a container. */
 static void do_try(char **arguments)
 {
 	const char *name = arguments[0], *on = arguments[1] ? arguments[1] : "";
@@ -701,7 +701,7 @@ static void do_try(char **arguments)
 
 /* ---- System calls under a filter ---- */
 
-/* What a child did: it may be ended at the call. */
+/* The result of a call in a child; the call may kill the child. */
 struct outcome {
 	long value;
 	int error;
@@ -731,7 +731,7 @@ static void in_child(const char *what, char **arguments, long (*make)(const long
 		long value = make(numbers);
 		int error = errno;
 
-		if (numbers[0] == SYS_clone && value == 0) /* the child of our own */
+		if (numbers[0] == SYS_clone && value == 0) /* the child of that clone */
 			_exit(0);
 		*outcome = (struct outcome){ value, error };
 		_exit(0);
@@ -746,7 +746,7 @@ static long make_call(const long *n)
 	return syscall(n[0], n[1], n[2], n[3], n[4], n[5], n[6]);
 }
 
-/* A call as a 32-bit program makes it. */
+/* Makes a call as a 32-bit program does. */
 static long make_foreign_call(const long *n)
 {
 	long value = -ENOSYS;
@@ -759,7 +759,7 @@ static long make_foreign_call(const long *n)
 	return value < 0 ? -1 : value;
 }
 
-/* call NUMBER [ARGUMENTS]: in a child; `signal` tells what ended it, 0 if nothing did. */
+/* call NUMBER [ARGUMENTS]: make it in a child; `signal` is the one that killed it, or 0. */
 static void do_call(char **arguments)
 {
 	in_child("call", arguments, make_call);
@@ -815,10 +815,10 @@ static void run(char **words)
 	_exit(97);
 }
 
-/* Has each command of the arguments run, which are parted by `;`. */
+/* Runs each command of the arguments, which are separated by `;`. */
 static int run_all(int argc, char **argv, void (*run_one)(char **words))
 {
-	static char *kept[1024]; /* the commands are cut apart in place */
+	static char *kept[1024]; /* the loop below splits argv in place */
 	char **word = argv + 1;
 
 	for (int i = 0; i < argc && i < 1023; i++)

@@ -1,7 +1,7 @@
-"""Strikes at a launch: one chosen system call of the launcher, init or payload fails, or kills.
+"""Faults in a launch: one chosen system call of the launcher, init or payload fails, or kills it.
 
-A `Watch` answers the system calls of all launches (see `filters.listened`), counts them, and tells
-what it has seen. A call is named by who makes it, its number, and how often that was made before.
+A `Watch` answers the system calls of all launches (see `filters.listened`), and records them. It
+identifies a call by process, number, and how often the process made it before.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from tests.system import filters
 from tests.system.filters import Call, Listener
 
 ROLES: Final = ("launcher", "init", "payload")
-"""In the order in which they make their first call: each comes out of the one before it."""
+"""In the order of their first calls: each is created by the previous one."""
 
 EXECVE: Final = {"x86_64": 59, "aarch64": 221}[filters.MACHINE]
 PRCTL: Final = {"x86_64": 157, "aarch64": 167}[filters.MACHINE]
 KILL: Final = 0
-"""In the place of an errno."""
+"""Used in place of an errno: the process is killed."""
 
 
 class Point(NamedTuple):
     """A system call of a launch.
 
     Attributes:
-        role: who makes it.
-        number: of the call.
-        operation: of prctl(2), which is many calls in one; else 0.
-        before: how many such calls this process has made before it.
+        role: the process that makes the call.
+        number: number of the call.
+        operation: operation of prctl(2); 0 for other calls.
+        before: how many such calls the process made earlier.
     """
 
     role: str
@@ -42,12 +42,12 @@ class Point(NamedTuple):
 
 
 class Watch:
-    """Answers system calls in a thread of its own, until it is closed."""
+    """Answers system calls in a separate thread, until it is closed."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._lock = threading.Lock()
-        self._strangers: set[int] = set()
+        self._ignored: set[int] = set()
         self._known: dict[int, str] = {}
         self._counts: Counter[tuple[int, int, int]] = Counter()
         self._target: tuple[Point, int] | None = None
@@ -57,15 +57,15 @@ class Watch:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop answering: only when nobody is left to ask."""
+        """Stop answering; no process under the filter may run any more."""
         self._closing.set()
         self._thread.join()
         self._listener.close()
 
     def begin(self, point: Point | None = None, error: int = KILL) -> None:
-        """The next launch is the one to watch; at `point` it is struck, with an errno or killed."""
+        """Watch the next launch; at `point` fail the call with `error`, or kill its process."""
         with self._lock:
-            self._strangers.update(self._known)
+            self._ignored.update(self._known)
             self._known.clear()
             self._counts.clear()
             self._seen.clear()
@@ -77,7 +77,7 @@ class Watch:
             return list(self._seen)
 
     def struck(self) -> bool:
-        """Tell whether the point of `begin` was reached."""
+        """Return whether the point of `begin` was reached."""
         with self._lock:
             return self._target is None
 
@@ -87,7 +87,7 @@ class Watch:
             if call is None:
                 continue
             with self._lock:
-                error = self._judge(call)
+                error = self._error_for(call)
             if error is None:
                 self._listener.answer(call)
             elif error == KILL:
@@ -96,8 +96,8 @@ class Watch:
             else:
                 self._listener.answer(call, error)
 
-    def _judge(self, call: Call) -> int | None:
-        if call.pid in self._strangers:
+    def _error_for(self, call: Call) -> int | None:
+        if call.pid in self._ignored:
             return None
         if call.pid not in self._known:
             if len(self._known) == len(ROLES):
@@ -113,6 +113,6 @@ class Watch:
             self._target = None
             return error
         if call.number == EXECVE:
-            # What follows is the container's program, at the same addresses.
-            self._strangers.add(call.pid)
+            # Later calls are those of the container's program, at the same addresses.
+            self._ignored.add(call.pid)
         return None

@@ -1,4 +1,4 @@
-"""The runtime's own beginning and end: autostart, who is early, who is second, what was left."""
+"""The start and the shutdown of the runtime: autostart, early clients, stale state."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def stored(tmp_path: Path, payload: Path) -> Callable[..., str]:
 
 @pytest.fixture
 def make(make_runtime: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
-    """Make a runtime with the repository `fs`, and perhaps more lines for its table."""
+    """Make a runtime with the repository `fs`, optionally with more lines for its table."""
 
     def fs(lines: str = "", **options: Any) -> RuntimeProcess:
         table = f'type = {{ fs = {{ dir = "{tmp_path / "store"}" }} }}\n{lines}'
@@ -65,7 +65,7 @@ def make(make_runtime: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]
     return fs
 
 
-# ---- The beginning
+# ---- The start
 
 
 @pytest.mark.vm
@@ -84,7 +84,7 @@ def test_mount_on_start_and_autostart(make: Any, stored: Any) -> None:
             assert {c for c, data in found.items() if data.process} == set(running)
             mounted = {c for c, data in found.items() if data.mounted}
             assert mounted == {*running, "res:1.0.0", *([idle] if lines else [])}
-        # All of it happened before anybody was let in.
+        # All of it happened before the first client was accepted.
         text = runtime.text()
         up = text.rindex("Runtime up and running")
         assert text.rindex("Started critical:1.0.0 (") < up
@@ -119,7 +119,7 @@ def test_a_critical_container_that_does_not_start_ends_the_runtime(make: Any, st
     assert "up and running" not in text
     assert re.search(r"^error: .*critical:1\.0\.0", text, re.MULTILINE), text
     assert "Traceback" not in text
-    # The one that had started was ended in order.
+    # A container that had started was stopped in order.
     assert ("Started other:1.0.0" in text) == ("Container other:1.0.0 exited" in text)
 
 
@@ -131,7 +131,7 @@ def test_a_critical_container_that_is_killed_ends_the_runtime(make: Any, stored:
     with runtime.client(subscribe=True) as events, runtime.client() as client:
         client.kill(critical, signal.SIGSEGV)
         seen = list(until_closed(events))
-    # The rest ends in order.
+    # Then the runtime shuts down in order.
     assert seen == [
         notification.Exit(C(critical), Signalled(11)),
         notification.Shutdown(),
@@ -147,7 +147,7 @@ def test_a_critical_container_that_is_killed_ends_the_runtime(make: Any, stored:
 
 
 def test_a_critical_container_that_fails_ends_the_runtime(make: Any, stored: Any) -> None:
-    # At once: it may be gone before the boot is done.
+    # It exits at once, perhaps before the boot is complete.
     critical = stored("critical", "exit 3", autostart="critical")
     runtime = make(start=False)
     runtime.start(wait=False)
@@ -159,12 +159,12 @@ def test_a_critical_container_that_fails_ends_the_runtime(make: Any, stored: Any
     assert "Traceback" not in text
 
 
-def test_a_critical_container_may_end_well(make: Any, stored: Any) -> None:
+def test_a_critical_container_may_exit_with_0(make: Any, stored: Any) -> None:
     critical = stored("critical", "exit 0", autostart="critical")
     runtime = make()
     runtime.wait_log(rf"Container {critical} exited with status Exit\(0\)$")
     with runtime.client(subscribe=True) as client:
-        # Later too, and however it was started; and at the shutdown nothing it does is an error.
+        # Also after the boot and on request; and at the shutdown no exit is an error.
         client.start(critical)
         assert exit_of(client, critical) == Exited(0)
         client.start(critical, arguments=("pause",))
@@ -174,11 +174,11 @@ def test_a_critical_container_may_end_well(make: Any, stored: Any) -> None:
 
 
 @pytest.mark.vm
-def test_who_is_early_waits(make: Any, stored: Any, tmp_path: Path) -> None:
+def test_an_early_client_waits_for_the_boot(make: Any, stored: Any, tmp_path: Path) -> None:
     stored("app", autostart="relaxed")
     runtime = make(start=False)
     runtime.start(wait=False)
-    wait_until((tmp_path / "console").exists, "it listens")
+    wait_until((tmp_path / "console").exists, "the console listens")
     answers: list[bytes] = []
     with raw(runtime) as stream:
         connect = {"connect": {"version": "0.9.2", "subscribe_notifications": True}}
@@ -192,7 +192,7 @@ def test_who_is_early_waits(make: Any, stored: Any, tmp_path: Path) -> None:
     runtime.wait_log("Runtime up and running")
 
 
-# ---- The end
+# ---- The shutdown
 
 
 @pytest.mark.vm
@@ -216,7 +216,7 @@ def test_a_shutdown_takes_less_than_five_seconds(make: Any, stored: Any) -> None
     assert "Killing app7:1.0.0 with SIGKILL" not in text
 
 
-def test_the_patience_at_shutdown_is_configured(make: Any, stored: Any) -> None:
+def test_the_shutdown_timeout_is_configured(make: Any, stored: Any) -> None:
     stored("app", "ignore TERM ; ready ; pause", autostart="relaxed")
     runtime = make(top='shutdown_timeout = "100ms"')
     runtime.wait_log('"do": "ready"')
@@ -226,14 +226,14 @@ def test_the_patience_at_shutdown_is_configured(make: Any, stored: Any) -> None:
     assert "with SIGKILL" in runtime.text()
 
 
-def test_clients_cannot_hold_up_the_shutdown(make: Any, stored: Any) -> None:
+def test_clients_cannot_delay_the_shutdown(make: Any, stored: Any) -> None:
     stored("app", "ignore TERM ; pause", autostart="relaxed")
     for number in range(4):
         stored(f"other{number}")
     runtime = make()
     stop = threading.Event()
 
-    def pester(number: int) -> None:
+    def request_again(number: int) -> None:
         requests = ("mount", "umount", "start", "kill")
         try:
             with runtime.client() as client:
@@ -246,7 +246,7 @@ def test_clients_cannot_hold_up_the_shutdown(make: Any, stored: Any) -> None:
         except (NorthstarError, OSError):
             return  # the connection has ended
 
-    threads = [threading.Thread(target=pester, args=(n,)) for n in range(4)]
+    threads = [threading.Thread(target=request_again, args=(n,)) for n in range(4)]
     for thread in threads:
         thread.start()
     try:
@@ -275,16 +275,18 @@ def test_a_signal_during_the_boot_leaves_nothing(make: Any, stored: Any, number:
     assert runtime.text().count("Shutdown complete") == 3
 
 
-# ---- What was there before
+# ---- Stale state
 
 
-def test_mounts_of_a_killed_run_are_cleared_away(make_runtime: Any, payload: Path) -> None:
-    """With -d the mounts of a killed run stay, where all runs share one namespace."""
+def test_mounts_of_a_killed_run_are_removed(make_runtime: Any, payload: Path) -> None:
+    """With -d all runs share one mount namespace, so the mounts of a killed run stay."""
     runtime = make_runtime(start=False, arguments=("-d",))
     holder = subprocess.Popen(["unshare", "--mount", "--propagation", "private", "sleep", "600"])
     try:
-        # Until it has unshared, its namespace is everybody's.
-        wait_until(lambda: _namespace(holder.pid) != _namespace(os.getpid()), "it has its own")
+        # Before it has called unshare(2), it is in the namespace of the host.
+        wait_until(
+            lambda: _namespace(holder.pid) != _namespace(os.getpid()), "it has a new namespace"
+        )
         before = host.mounts(holder.pid)
         process = in_namespace(runtime, holder.pid)
         container = install(runtime, payload, args="pause")
@@ -330,7 +332,7 @@ def in_namespace(runtime: RuntimeProcess, pid: int) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.vm
-def test_the_cgroups_of_an_earlier_run_are_taken_over(make_runtime: Any, payload: Path) -> None:
+def test_the_cgroups_of_a_killed_run_are_adopted(make_runtime: Any, payload: Path) -> None:
     runtime = make_runtime()
     container = install(runtime, payload, args="pause")
     with runtime.client() as client:
@@ -338,12 +340,12 @@ def test_the_cgroups_of_an_earlier_run_are_taken_over(make_runtime: Any, payload
     groups = host.cgroups(runtime.cgroup)
     assert any(path.endswith("/app") for path in groups)
     runtime.kill()
-    # Somebody lives in them still: in a group like that of a container that was killed.
+    # A process still runs in one of them, as after a container that was killed.
     stale = next(path for path in groups if path.endswith("/app"))
     os.makedirs(stale, exist_ok=True)
-    squatter = subprocess.Popen(["sleep", "600"])
+    stale_process = subprocess.Popen(["sleep", "600"])
     try:
-        Path(stale, "cgroup.procs").write_text(str(squatter.pid))
+        Path(stale, "cgroup.procs").write_text(str(stale_process.pid))
         runtime.start()
         container = install(runtime, payload, args="pause")
         with runtime.client(subscribe=True) as client:
@@ -352,5 +354,5 @@ def test_the_cgroups_of_an_earlier_run_are_taken_over(make_runtime: Any, payload
             exit_of(client, container)
         runtime.stop()
     finally:
-        squatter.kill()
-        squatter.wait()
+        stale_process.kill()
+        stale_process.wait()

@@ -1,4 +1,4 @@
-"""A runtime whose root directory is no mount point: in a chroot(2), and what fails on the way."""
+"""A runtime in a chroot(2): its root directory is no mount point; and errors of its setup."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.system.harness import RuntimeProcess
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 
-# The tree has the directories of this machine, bind-mounted one by one: its top is a plain
-# directory. All of it is in the mount namespace of the test's runtime, and ends with that.
+# The tree contains bind mounts of this machine's directories; its top is a plain
+# directory. The mounts end with the mount namespace of the test's runtime.
 CHROOT = """
 set -e
 tree=$1; shift
@@ -59,7 +59,7 @@ def test_containers_run_in_a_chroot(in_chroot: Make, payload: Path, tmp_path: Pa
     before = runtime.snapshot()
     said = run(runtime, app, "stat /host/shown ; stat /usr")
     assert stat.S_ISDIR(said.of("stat", "/host/shown")["mode"])
-    # Neither the chroot's tree nor what is around it is to be seen from a container.
+    # A container sees neither the chroot's tree nor the host's.
     assert said.errno("stat", "/usr") == errno.ENOENT
     with runtime.client(subscribe=True) as client:
         client.start(app)
@@ -67,7 +67,7 @@ def test_containers_run_in_a_chroot(in_chroot: Make, payload: Path, tmp_path: Pa
         client.umount(app)
     runtime.assert_no_leak(before)
     runtime.stop()
-    # All of it was in namespaces that have ended.
+    # All mounts were in namespaces that no longer exist.
     assert not any(entry.startswith(f"{tmp_path}/tree/") for entry in host.mounts(os.getpid()))
 
 

@@ -1,4 +1,4 @@
-"""The command `northstar`: every bad start is a sentence, its hint and exit code 1; signals."""
+"""The command `northstar`: errors of its start (a sentence, a hint, exit code 1), and signals."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PROGRAM = "import sys; from northstar.cli.northstar import main; sys.argv[0] = '
 
 
 class Ended(NamedTuple):
-    """How a run of the command ended."""
+    """The result of a run of the command."""
 
     code: int
     out: str
@@ -34,7 +34,7 @@ class Ended(NamedTuple):
 
 
 def northstar(*arguments: str, prefix: tuple[str, ...] = (), cwd: Path | None = None) -> Ended:
-    """Run the command until it ends, below `prefix`."""
+    """Run the command after `prefix`, and wait for its end."""
     command = [*prefix, sys.executable, "-c", PROGRAM, *arguments]
     environment = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
     source = Path(__file__).parents[2] / "src"
@@ -51,11 +51,11 @@ def northstar(*arguments: str, prefix: tuple[str, ...] = (), cwd: Path | None = 
 
 
 class Setting:
-    """A configuration that is sound, until a test spoils it.
+    """A valid configuration, which tests make invalid.
 
     Attributes:
         file: the configuration.
-        cgroup: its top cgroup.
+        cgroup: the runtime cgroup in it.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -90,26 +90,26 @@ def setting(tmp_path: Path) -> Setting:
 
 
 def refused(ended: Ended, what: str, hint: str = r"\S.*") -> None:
-    """Check that this is one sentence that matches `what`, and its hint, and nothing else.
+    """Check that stderr is one sentence that matches `what`, and its hint, and nothing else.
 
-    What was logged before is no part of it.
+    Earlier log lines do not count.
     """
     assert ended.code == 1, ended
     assert ended.out == ""
-    said = [line for line in ended.err.splitlines() if not re.match(r"\S+ +(INFO|WARN)", line)]
+    printed = [line for line in ended.err.splitlines() if not re.match(r"\S+ +(INFO|WARN)", line)]
     assert "Traceback" not in ended.err
-    assert len(said) == 2, ended.err
-    assert re.fullmatch(f"error: {what}", said[0]), said[0]
-    assert re.fullmatch(f"hint: {hint}", said[1]), said[1]
+    assert len(printed) == 2, ended.err
+    assert re.fullmatch(f"error: {what}", printed[0]), printed[0]
+    assert re.fullmatch(f"hint: {hint}", printed[1]), printed[1]
 
 
 def test_version_help_and_usage(tmp_path: Path) -> None:
     assert northstar("--version") == Ended(0, f"northstar {__version__}\n", "")
     assert northstar("-V").out == f"northstar {__version__}\n"
-    told = northstar("--help")
-    assert (told.code, told.err) == (0, "")
+    shown = northstar("--help")
+    assert (shown.code, shown.err) == (0, "")
     for word in ("--config", "--disable-mount-namespace", "--log-level", "northstar.toml"):
-        assert word in told.out
+        assert word in shown.out
     for arguments in (("--no-such-option",), ("argument",), ("-c",), ("--log-level", "loud")):
         ended = northstar(*arguments, cwd=tmp_path)
         assert (ended.code, ended.out) == (2, ""), arguments
@@ -117,8 +117,8 @@ def test_version_help_and_usage(tmp_path: Path) -> None:
         assert re.search("^(Usage|Error): ", ended.err)
 
 
-def test_not_root(setting: Setting) -> None:
-    # The interpreter and the tests' directories may be root's only: reading is allowed.
+def test_a_user_other_than_root_is_refused(setting: Setting) -> None:
+    # The interpreter and the tests' directories may be readable by root only.
     reads = ("--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search")
     nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *reads)
     refused(setting.start(*nobody), "the runtime must be run as root", r".*sudo.*")
@@ -210,12 +210,12 @@ STARTS = [
 
 
 @pytest.mark.parametrize(("spoil", "what"), STARTS)
-def test_bad_starts(setting: Setting, spoil: Callable[[Setting], None], what: str) -> None:
+def test_failing_starts(setting: Setting, spoil: Callable[[Setting], None], what: str) -> None:
     spoil(setting)
     before = {name for name in os.listdir(setting.directory) if name not in DIRECTORIES}
     mounts = host.mounts(os.getpid())
     refused(setting.start(), what)
-    # The directories may have been made; they are empty, and nothing else has come.
+    # The directories may exist now; they are empty, and nothing else was created.
     after = set(os.listdir(setting.directory))
     assert after - set(DIRECTORIES) == before
     for name in DIRECTORIES:
@@ -249,10 +249,10 @@ def test_a_machine_without_loop_devices(setting: Setting) -> None:
 
 
 @pytest.mark.vm
-def test_a_missing_directory_is_made(setting: Setting) -> None:
+def test_a_missing_directory_is_created(setting: Setting) -> None:
     setting.write(f"{setting.directory}/run", f"{setting.directory}/deep/er/run")
     process = popen(setting)
-    wait_until(lambda: "up and running" in log_of(setting), "it is up")
+    wait_until(lambda: "up and running" in log_of(setting), "the runtime is up")
     assert (setting.directory / "deep/er/run").is_dir()
     process.send_signal(signal.SIGTERM)
     assert process.wait(TIMEOUT) == 0
@@ -275,7 +275,7 @@ def log_of(setting: Setting) -> str:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_at_any_time_of_the_start(setting: Setting, number: int) -> None:
-    """From the first import to the running console: a short end, and no traceback."""
+    """From the first import to the running console it exits soon, without a traceback."""
     for tenth in range(8):
         process = popen(setting)
         try:
@@ -283,8 +283,8 @@ def test_a_signal_at_any_time_of_the_start(setting: Setting, number: int) -> Non
         except subprocess.TimeoutExpired:
             process.send_signal(number)
         code = process.wait(TIMEOUT)
-        # Before the command is in charge, Python ends in its own ways: by the signal, or with 1
-        # where Ctrl-C meets its very first imports.
+        # Before the command handles signals, the interpreter ends by the signal, or with 1 if
+        # SIGINT interrupts its first imports.
         log = log_of(setting)
         if code != -number and "Fatal Python error: init_" not in log:
             assert code in {0, 128 + number}, log
@@ -310,8 +310,7 @@ class Finder(MetaPathFinder):
 
 sys.meta_path.insert(0, Finder())
 """
-"""The signal comes where the interpreter drops each exception, as it does in importlib's own
-callbacks."""
+"""The signal arrives in a callback where the interpreter drops each exception, as in importlib."""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -326,12 +325,12 @@ def test_no_signal_of_the_start_is_lost(setting: Setting, number: int) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_hangup_that_is_ignored_stays_ignored(setting: Setting, number: int) -> None:
-    """Below nohup, in a script that has it run in the background: SIGINT is ignored there too."""
+    """Under nohup, in a script that starts it in the background, SIGINT is ignored as well."""
     command = ["nohup", sys.executable, "-c", PROGRAM, "-c", str(setting.file)]
     script = ["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
     process = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     with process:
-        wait_until((setting.directory / "console").exists, "it listens")
+        wait_until((setting.directory / "console").exists, "the console listens")
         process.send_signal(signal.SIGHUP)
         process.send_signal(signal.SIGHUP)
         time.sleep(0.1)
@@ -356,7 +355,7 @@ def test_control_c_while_containers_run(make_runtime: Callable[..., Any], payloa
 
 
 @pytest.mark.vm
-def test_the_service_manager_is_told(setting: Setting) -> None:
+def test_the_service_manager_is_notified(setting: Setting) -> None:
     path = str(setting.directory / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(path)
@@ -372,17 +371,17 @@ def test_the_service_manager_is_told(setting: Setting) -> None:
         assert process.wait(TIMEOUT) == 0
 
 
-def test_stderr_that_is_full_or_closed_is_no_reason_to_end(setting: Setting) -> None:
+def test_a_full_or_closed_stderr_does_not_end_the_runtime(setting: Setting) -> None:
     command = [sys.executable, "-c", PROGRAM, "-c", str(setting.file)]
     with open("/dev/full", "wb") as full:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=full, stderr=full)
-        wait_until((setting.directory / "console").exists, "it listens")
+        wait_until((setting.directory / "console").exists, "the console listens")
         process.send_signal(signal.SIGTERM)
         assert process.wait(TIMEOUT) == 0
 
 
-def test_mounts_are_not_seen_outside_but_the_hosts_are_inside(setting: Setting) -> None:
-    """The runtime makes its own namespace a slave of the one that it is started in."""
+def test_mounts_propagate_from_the_host_and_not_to_it(setting: Setting) -> None:
+    """The runtime makes its mounts slaves of those of the namespace that it is started in."""
     shared = setting.directory / "shared"
     shared.mkdir()
     script = (
@@ -397,7 +396,7 @@ def test_mounts_are_not_seen_outside_but_the_hosts_are_inside(setting: Setting) 
             stderr=log,
         )
     try:
-        wait_until(lambda: "up and running" in log_of(setting), "it is up")
+        wait_until(lambda: "up and running" in log_of(setting), "the runtime is up")
         (runtime,) = [p for p in host.descendants(process.pid) if "northstar" in host.command(p)]
         outside, inside = process.pid, runtime
         assert os.readlink(f"/proc/{outside}/ns/mnt") != os.readlink(f"/proc/{inside}/ns/mnt")

@@ -1,7 +1,7 @@
-"""Clients among themselves: what one does costs no other anything.
+"""Isolation of clients: an abusive client does not slow others.
 
-What each kind of misbehaviour is answered with is tested in tests/unit/runtime/console;
-here it is done at full speed to a real runtime that has other things to do.
+tests/unit/runtime/console tests the answer to each kind of abuse; here each is repeated at full
+speed against a real runtime with other clients.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STARTS = 6
 
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RuntimeProcess]:
-    """A runtime on whose console some requests are not permitted."""
+    """A runtime whose console permits only some requests."""
     permitted = str(list(nuisances.PERMITTED))
     runtime = RuntimeProcess(tmp_path_factory.mktemp("busy"), permissions=permitted)
     try:
@@ -43,7 +43,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RuntimeProcess]:
 
 @pytest.fixture(scope="module")
 def package(busy: RuntimeProcess, payload: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An app that is installed there."""
+    """An app that is installed in this runtime."""
     directory = tmp_path_factory.mktemp("package")
     made = pack(directory, manifest("app", args=["pause"]), {"payload": payload})
     with busy.client() as someone:
@@ -52,8 +52,10 @@ def package(busy: RuntimeProcess, payload: Path, tmp_path_factory: pytest.TempPa
 
 
 @pytest.mark.parametrize("name", nuisances.NUISANCES)
-def test_a_nuisance_does_not_hold_up_others(busy: RuntimeProcess, package: Path, name: str) -> None:
-    """Loose: a machine has other things to do. bench/clients.py measures."""
+def test_a_nuisance_does_not_slow_other_clients(
+    busy: RuntimeProcess, package: Path, name: str
+) -> None:
+    """The limit is generous, for a busy machine; bench/clients.py measures exactly."""
     quiet: list[float] = []
     loud: list[float] = []
     with busy.client(subscribe=True) as innocent:
@@ -76,8 +78,8 @@ def test_a_nuisance_does_not_hold_up_others(busy: RuntimeProcess, package: Path,
     assert medians[1] <= 3 * medians[0] + 0.02 * PATIENCE, medians
 
 
-def test_a_crowd_is_served(busy: RuntimeProcess) -> None:
-    """More at once than there is room for at the door."""
+def test_many_connections_at_once_are_served(busy: RuntimeProcess) -> None:
+    """More connections at once than the backlog of the socket."""
 
     async def one() -> None:
         async with await client.Client.connect(busy.url, timeout=30 * PATIENCE) as guest:
@@ -97,7 +99,7 @@ def test_the_exit_of_a_container_is_waited_for(
     install(runtime, payload, "short", args="exit 7")
     install(runtime, payload, "long", args="pause")
     with kind.connect(runtime.url, subscribe=True) as one:
-        # It may end before its start is answered, and in any run it may be another race.
+        # It may exit before its start is answered; each run may show another order.
         for _ in range(10):
             one.start("short")
             assert one.wait("short", TIMEOUT) == Exited(7)
@@ -127,7 +129,7 @@ def test_a_name_is_enough_for_the_only_version(
         one.mount("app")
         one.umount("app")
         one.start("app", "/payload", ["exit", "3"])
-        wait_until(lambda: one.inspect("app").process is None, "it has ended")
+        wait_until(lambda: one.inspect("app").process is None, "the container has exited")
         one.start("app")
         one.stop("app")
         with pytest.raises(client.NameLookupError, match=r"two:1\.0\.0, two:2\.0\.0"):
@@ -139,7 +141,7 @@ def test_a_name_is_enough_for_the_only_version(
             one.inspect("none")
 
 
-def test_an_exit_is_waited_for_beside_other_requests(
+def test_waiting_for_an_exit_allows_other_requests(
     make_runtime: Callable[..., RuntimeProcess], payload: Path
 ) -> None:
     runtime = make_runtime()

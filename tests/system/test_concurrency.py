@@ -1,4 +1,4 @@
-"""Many clients at once: what is decided between containers must hold whoever comes first."""
+"""Concurrent clients: the rules between containers hold in any order of requests."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ C = Container.parse
 
 
 def together(*works: Callable[[], object]) -> None:
-    """Do all at once; the first failure is raised."""
+    """Call all at the same time; raise the first failure."""
     failures: list[BaseException] = []
-    gate = threading.Barrier(len(works))
+    barrier = threading.Barrier(len(works))
 
     def run(work: Callable[[], object]) -> None:
         try:
-            gate.wait()
+            barrier.wait()
             work()
         except BaseException as failure:
             failures.append(failure)
@@ -70,7 +70,7 @@ def test_one_version_of_a_name_wins(runtime: RuntimeProcess, payload: Path) -> N
             assert exit_of(client, winner) == Signalled(9)
 
 
-def test_a_start_goes_on_without_its_client(runtime: RuntimeProcess, payload: Path) -> None:
+def test_a_start_is_completed_without_its_client(runtime: RuntimeProcess, payload: Path) -> None:
     container = install(runtime, payload, args="pause")
     with runtime.client(subscribe=True) as events:
         with raw(runtime) as stream:
@@ -96,8 +96,8 @@ def test_an_init_that_is_killed_from_the_host(runtime: RuntimeProcess, payload: 
         runtime.assert_no_leak(before)
 
 
-def test_kill_as_soon_as_it_runs(runtime: RuntimeProcess, payload: Path) -> None:
-    """Whether the payload ends by itself or is killed: each start has exactly one exit."""
+def test_kill_right_after_the_start(runtime: RuntimeProcess, payload: Path) -> None:
+    """Each start has exactly one exit, whether the payload exits or is killed first."""
     container = install(runtime, payload, args="exit 0")
     started = exits = 0
     with runtime.client(subscribe=True) as events, runtime.client() as client:
@@ -129,7 +129,7 @@ EXPECTED = (
 def test_arbitrary_operations_of_many_clients(
     runtime: RuntimeProcess, payload: Path, seed: int
 ) -> None:
-    """Whatever happens in whatever order: only known refusals, and in the end nothing is left."""
+    """In any order there are only known refusals, and nothing is left at the end."""
     before = runtime.snapshot()
     mounts = {"/r": {"type": "resource", "name": "res", "version": "*", "dir": "/"}}
     packages: dict[str, Path] = {}
@@ -155,11 +155,11 @@ def test_arbitrary_operations_of_many_clients(
     together(*(lambda n=n: work(n) for n in range(6)))
     with runtime.client() as client:
         for container in client.list():
-            # It may be about to end by a signal that it was sent before.
+            # It may just be exiting by an earlier signal.
             with contextlib.suppress(api.RefusedError):
                 client.kill(container, 9)
         wait_until(
-            lambda: not any(client.inspect(c).process for c in client.list()), "all have ended"
+            lambda: not any(client.inspect(c).process for c in client.list()), "all have exited"
         )
         for container in client.list():
             client.uninstall(container)

@@ -115,9 +115,7 @@ def test_shutdown_needs_its_permission(make_runtime: Callable[..., Any], payload
     }
 
 
-def test_a_container_knows_itself_and_tokens_know_both_sides(
-    runtime: RuntimeProcess, payload: Path
-) -> None:
+def test_ident_and_tokens_of_a_container(runtime: RuntimeProcess, payload: Path) -> None:
     ident = json.dumps({"request": "ident"})
     create = json.dumps({"request": {"token_create": {"target": "extern", "shared": "aGk="}}})
     _, who, answer = conversation(runtime, payload, "full", connect(), ident, create)
@@ -133,7 +131,7 @@ def test_a_container_knows_itself_and_tokens_know_both_sides(
         assert verify(bytes(8) + token.token[8:], "talker", b"hi").value == "Expired"
 
 
-def test_every_error_that_a_request_can_meet(runtime: RuntimeProcess, payload: Path) -> None:
+def test_every_error_of_a_request(runtime: RuntimeProcess, payload: Path) -> None:
     resource = {"type": "resource", "name": "res", "version": "^2", "dir": "/"}
     install(runtime, payload, "res", init=None)
     app = install(runtime, payload, "app", args=["pause"])

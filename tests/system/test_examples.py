@@ -1,4 +1,4 @@
-"""The examples do what their manifests and README say."""
+"""The examples do what their manifests and README describe."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.parent.name for path in ROOT.glob("examples/*/manifest.yaml"))
 PACKAGES = [f"build/examples/{name}.npk" for name in NAMES]
 
-SAID = {
+OUTPUT = {
     "hello": ("I am process 2 of user 1000", 0),
     "crash": ("", 42),
     "greeter": ("Bonjour", 0),
     "counter": ("start number 1", 0),
     "status": (r"shutdown: \{'permission_denied': 'shutdown'\}", 0),
 }
-"""Of those that end by themselves: what they say, and their exit code."""
+"""Output and exit code of the examples that exit without a signal."""
 
 
 @pytest.fixture(scope="module")
 def packages() -> list[Path]:
-    """All examples, built and packed as a person does it."""
+    """All examples, built and packed with make, as a developer does."""
     make = shutil.which("make")
     assert make, "make is missing"
     subprocess.run([make, "-s", *PACKAGES], cwd=ROOT, check=True, capture_output=True)
@@ -47,7 +47,7 @@ def test_the_examples(make_runtime: Callable[..., Any], packages: list[Path]) ->
             client.install(package, "mem")
         containers = {str(container.name): container for container in client.list()}
         assert sorted(containers) == NAMES
-        for name, (words, code) in SAID.items():
+        for name, (words, code) in OUTPUT.items():
             client.start(containers[name])
             status = next(
                 event.status

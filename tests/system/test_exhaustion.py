@@ -1,4 +1,4 @@
-"""A runtime without a descriptor left: each step that needs one fails, and nothing stays behind."""
+"""A runtime without free descriptors: each step that needs one fails, and nothing is left."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tests.system.harness import RuntimeProcess, manifest, pack
 pytestmark = pytest.mark.root
 
 ENOUGH = 60
-"""Free descriptors with which everything works."""
+"""A number of free descriptors that suffices for every operation."""
 
 
 def leave(runtime: RuntimeProcess, free: int) -> None:
-    """Let the runtime open that many more descriptors than it has."""
+    """Let the runtime open only `free` more descriptors."""
     used = {int(number) for number in os.listdir(f"/proc/{runtime.pid}/fd")}
     limit = max(n for n in range(1024) if n - sum(u < n for u in used) == free)
     hard = resource.prlimit(runtime.pid, resource.RLIMIT_NOFILE)[1]
@@ -62,7 +62,7 @@ def test_starts_without_descriptors(runtime: RuntimeProcess, payload: Path) -> N
                 break
     assert free > 10
     assert all("Too many open files" in reason for reason in reasons), reasons
-    # Many steps were hit, not the same one again and again.
+    # Several different steps failed.
     assert len(reasons) >= 4, reasons
     assert "Traceback" not in runtime.text()
     runtime.stop()

@@ -1,4 +1,4 @@
-"""The harness itself: a runtime comes up, leaves nothing, and a leak would be seen."""
+"""The harness: a runtime starts, leaves nothing, and a leak is detected."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_whole_cycle_leaves_nothing(runtime: RuntimeProcess, tmp_path: Path, p
     runtime.stop()
 
 
-def test_a_killed_runtime_takes_its_containers_with_it(
+def test_containers_end_with_a_killed_runtime(
     runtime: RuntimeProcess, tmp_path: Path, payload: Path
 ):
     package = pack(tmp_path, manifest("app", args=["pause"]), {"payload": payload})
@@ -61,7 +61,7 @@ def test_tcp_console_is_in_its_own_network(make_runtime: Callable[..., RuntimePr
     runtime.stop()
 
 
-def test_a_leak_is_seen(runtime: RuntimeProcess):
+def test_a_leak_is_detected(runtime: RuntimeProcess):
     before = runtime.snapshot()
     for root in host.cgroup_roots():
         if (root / "cgroup.procs").exists():

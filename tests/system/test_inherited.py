@@ -1,4 +1,4 @@
-"""Whatever a parent leaves to the runtime: it works, and its containers do not inherit it."""
+"""Unusual process state from the parent: the runtime works, and containers do not inherit it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def payload_of(client: blocking.Client, container: str) -> int:
 
 
 def use(runtime: RuntimeProcess, payload: Path) -> None:
-    """Start containers: one ends by itself, one is killed, and both ends are noticed."""
+    """Start two containers: one exits, one is killed, and both exits are reported."""
     container = install(runtime, payload, args="exit 3")
     other = install(runtime, payload, "other", args="ready ; pause")
     with runtime.client(subscribe=True) as client:
@@ -61,7 +61,7 @@ def use(runtime: RuntimeProcess, payload: Path) -> None:
 def test_ignored_and_blocked_signals(
     make_runtime: MakeRuntime, payload: Path, *, blocked: bool
 ) -> None:
-    """With SIGCHLD ignored, no exit status could be had, and a pid might be a stranger's."""
+    """With SIGCHLD ignored, waitpid(2) returns no status, and a pid can be reused."""
     runtime = make_runtime(
         tables='[debug]\ncommands = ["cat /proc/self/status"]\n',
         wrap=parent.wrap(ignored=list(range(1, parent.LAST_SIGNAL + 1)), blocked=blocked),
@@ -77,7 +77,7 @@ def test_ignored_and_blocked_signals(
         assert int(found[name], 16) == 0, name
         line = runtime.wait_log(rf"INFO +{container}: {name}:\s+(\w+)", since=since)
         assert int(line[1], 16) == 0, name
-    # SIGHUP stays ignored. SIGPIPE and SIGXFSZ are by Python, 32 to 34 belong to the C library.
+    # SIGHUP stays ignored. Python ignores SIGPIPE and SIGXFSZ; the C library owns 32 to 34.
     ignored = int(status_of(runtime.pid)["SigIgn"], 16) & ~(0b111 << 31)
     expected = (signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
     assert ignored == sum(1 << (number - 1) for number in expected)
@@ -89,7 +89,7 @@ def test_ignored_and_blocked_signals(
 
 
 def modes_below(runtime: RuntimeProcess) -> dict[str, str]:
-    """Return the mode of everything that the runtime has made, by its path."""
+    """Return the mode of everything that the runtime has created, by path."""
     found = {}
     tops = [runtime.run_dir.parent, runtime.data_dir, runtime.socket_dir]
     tops += map(Path, host.cgroups(runtime.cgroup))
@@ -167,9 +167,9 @@ CLOSED = [
 def test_closed_standard_descriptors(
     make_runtime: MakeRuntime, payload: Path, closed: tuple[int, ...]
 ) -> None:
-    """No file gets their numbers, so no log line is written into a file, a socket or a device."""
+    """No file is opened under their numbers, so no log line is written into another file."""
     runtime = make_runtime(start=False, wrap=parent.wrap(closed=closed)).start(wait=False)
-    wait_until(lambda: connects(runtime.url), "it listens")
+    wait_until(lambda: connects(runtime.url), "the console listens")
     use(runtime, payload)
     null = os.stat(os.devnull).st_rdev
     for number in closed:
@@ -184,8 +184,8 @@ def connects(url: str) -> bool:
         return client.connect_ex(url.removeprefix("unix://")) == 0
 
 
-def test_leaked_descriptors_reach_nothing_else(make_runtime: MakeRuntime, payload: Path) -> None:
-    """A debug command runs before init gives up what it got, so it sees what init got."""
+def test_leaked_descriptors_reach_no_container(make_runtime: MakeRuntime, payload: Path) -> None:
+    """A debug command runs before init closes its descriptors, so it shows those of init."""
     script = "for fd in /proc/<PID>/fd/* /proc/self/fd/*; do readlink $fd || true; done"
     runtime = make_runtime(start=False, wrap=parent.wrap(leaked=300))
     command = runtime.directory / "command"
@@ -203,7 +203,7 @@ def test_leaked_descriptors_reach_nothing_else(make_runtime: MakeRuntime, payloa
         assert len(os.listdir(f"/proc/{payload_of(client, container)}/fd")) == 3
     seen = re.findall(rf"INFO +{container}: (.*)$", runtime.text(), re.MULTILINE)
     assert not [link for link in seen if link.startswith("/etc")], seen
-    # Of init: nothing but its stdio, and what the plan names.
+    # Init has only its stdio, and the descriptors of the plan.
     assert len(seen) < 30, seen
     for pid in host.descendants(runtime.pid):
         links = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
@@ -215,7 +215,7 @@ def test_leaked_descriptors_reach_nothing_else(make_runtime: MakeRuntime, payloa
 
 
 def test_no_environment_at_all(make_runtime: MakeRuntime, payload: Path) -> None:
-    """A debug command is found without PATH as well."""
+    """The runtime finds a debug command without PATH as well."""
     runtime = make_runtime(
         start=False,
         tables='[debug]\ncommands = ["echo found <CONTAINER>"]\n',
@@ -251,7 +251,7 @@ PROGRAM = "import sys; from northstar.cli.northstar import main; sys.argv[0] = '
 
 
 def test_low_soft_limits(make_runtime: MakeRuntime, payload: Path) -> None:
-    """They are raised for the runtime, and payloads have them as they were."""
+    """The runtime raises its own limits, and payloads inherit the original ones."""
     limits = {"FSIZE": 0, "NOFILE": 64, "CORE": 0, "CPU": 3600}
     runtime = make_runtime(wrap=parent.wrap(limits=limits))
     use(runtime, payload)
@@ -296,10 +296,10 @@ def test_a_parent_that_ends(make_runtime: MakeRuntime, payload: Path) -> None:
     runtime = make_runtime(start=False, wrap=parent.wrap(orphan=True)).start(wait=False)
     assert runtime.process is not None
     assert runtime.process.wait(TIMEOUT) == 0
-    wait_until(lambda: connects(runtime.url), "it listens")
+    wait_until(lambda: connects(runtime.url), "the console listens")
     pid = int(runtime.text().splitlines()[0])
     use(runtime, payload)
     os.kill(pid, signal.SIGTERM)
-    wait_until(lambda: host.state(pid) == "Z", "it has ended")
+    wait_until(lambda: host.state(pid) == "Z", "the runtime has ended")
     assert os.waitpid(pid, 0) == (pid, 0)  # this process is a child subreaper
     assert "Shutdown complete" in runtime.text()

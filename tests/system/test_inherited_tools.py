@@ -1,4 +1,4 @@
-"""nstar and sextant below a parent that closes, ignores or removes things: one sentence at most."""
+"""nstar and sextant under a parent with unusual state: they work, or fail with one sentence."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def command(tool: str, *arguments: str | Path, **state: Any) -> list[str]:
 def run(
     directory: Path, tool: str, *arguments: str | Path, stdout: Any = subprocess.PIPE, **state: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Run a tool below `parent`; it may say one sentence and a hint on stderr."""
+    """Run a tool under `parent`; it may print one sentence and a hint to stderr."""
     done = subprocess.run(
         command(tool, *arguments, **state),
         cwd=directory,
@@ -71,7 +71,7 @@ PACK = ("pack", "-m", "manifest.yaml", "-r", "root", "-o", ".", "--salt", "ab" *
 
 @pytest.mark.parametrize("closed", CLOSED, ids=str)
 def test_sextant_with_closed_descriptors(work: Path, closed: tuple[int, ...]) -> None:
-    """What it makes is whole, and nothing else is written into it."""
+    """Its package is complete, and contains nothing else."""
     run(work, "sextant", "gen-key", "-n", "mine", "-o", ".")
     first = run(work, "sextant", *PACK, "-k", "mine.key").stdout
     assert first.startswith("packed ")
@@ -102,7 +102,7 @@ def test_the_version_with_closed_descriptors(
 
 
 @pytest.mark.parametrize("tool", ["northstar", "nstar", "sextant"])
-def test_stdout_that_takes_nothing(tmp_path: Path, tool: str) -> None:
+def test_a_full_or_closed_stdout(tmp_path: Path, tool: str) -> None:
     with open("/dev/full", "wb") as full:
         done = run(tmp_path, tool, "--help", stdout=full)
     assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
@@ -122,8 +122,8 @@ def test_stdout_that_takes_nothing(tmp_path: Path, tool: str) -> None:
 
 @pytest.mark.parametrize("tool", ["northstar", "nstar", "sextant"])
 @pytest.mark.parametrize("sink", ["full", "pipe"])
-def test_stderr_that_takes_nothing(tmp_path: Path, tool: str, sink: str) -> None:
-    """The exit codes alone tell; Python's own would be 120."""
+def test_a_full_or_closed_stderr(tmp_path: Path, tool: str, sink: str) -> None:
+    """Only the exit code reports the failure; Python's default would be 120."""
     if sink == "full":
         stderr = os.open("/dev/full", os.O_WRONLY)
     else:
@@ -146,7 +146,7 @@ def test_stderr_that_takes_nothing(tmp_path: Path, tool: str, sink: str) -> None
 
 
 def test_an_ignored_sigchld_hides_no_failure_of_a_tool(work: Path) -> None:
-    """The exit status of mksquashfs cannot be had then, and would be taken for 0."""
+    """With SIGCHLD ignored, Python takes the exit status of mksquashfs for 0."""
     broken = work / "mksquashfs"
     broken.write_text(
         '#!/bin/sh\n[ "$1" = -help-all ] && exec mksquashfs "$@"\n'
@@ -185,8 +185,8 @@ def test_a_removed_working_directory(work: Path) -> None:
 
 
 @pytest.mark.parametrize("umask", [0, 0o077, 0o777], ids=oct)
-def test_modes_of_what_sextant_makes(work: Path, umask: int) -> None:
-    """Nobody else may write to it, its maker may use it, and the package does not depend on it."""
+def test_modes_of_the_files_that_sextant_creates(work: Path, umask: int) -> None:
+    """Only the owner may write, and the content of the package does not depend on the umask."""
     run(work, "sextant", *PACK)
     package = work / "app-1.0.0.npk"
     expected = package.read_bytes()
@@ -248,7 +248,7 @@ def test_blocked_signals_end_a_command(runtime: RuntimeProcess, tmp_path: Path) 
         with contextlib.ExitStack() as stack:
             stack.enter_context(process)
             stack.callback(process.kill)
-            wait_until(functools.partial(connected, process.pid), "it is connected")
+            wait_until(functools.partial(connected, process.pid), "nstar is connected")
             process.send_signal(number)
             assert process.wait(TIMEOUT) == 128 + number
             assert process.stderr is not None
@@ -265,7 +265,7 @@ def connected(pid: int) -> bool:
 
 
 @pytest.mark.root
-def test_nstar_below_a_strange_parent(make_runtime: Callable[..., Any], tmp_path: Path) -> None:
+def test_nstar_with_unusual_process_state(make_runtime: Callable[..., Any], tmp_path: Path) -> None:
     runtime: RuntimeProcess = make_runtime()
     for state in (
         {"variables": None},

@@ -1,4 +1,4 @@
-"""What a container's process is and sees, and what it must not be able to do."""
+"""The process state of a container, what it can see, and what it must not be able to do."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def ns(pid: int | str, kind: str) -> str:
     return os.readlink(f"/proc/{pid}/ns/{kind}")
 
 
-# ---- What it is
+# ---- Process state
 
 
 @pytest.mark.vm
@@ -90,7 +90,7 @@ def test_what_the_payload_sees_of_itself(runtime: RuntimeProcess, payload: Path)
     assert said.status == OK
 
 
-def test_namespaces_are_its_own(runtime: RuntimeProcess, payload: Path) -> None:
+def test_namespaces_are_separate(runtime: RuntimeProcess, payload: Path) -> None:
     first = install(runtime, payload, "first", args="pause")
     second = install(runtime, payload, "second", args="pause", network="host")
     with runtime.client() as client:
@@ -104,7 +104,9 @@ def test_namespaces_are_its_own(runtime: RuntimeProcess, payload: Path) -> None:
 
 
 @pytest.mark.vm
-def test_capabilities_are_exactly_the_manifests(runtime: RuntimeProcess, payload: Path) -> None:
+def test_capabilities_are_exactly_those_of_the_manifest(
+    runtime: RuntimeProcess, payload: Path
+) -> None:
     names = ["CAP_NET_BIND_SERVICE", "CAP_KILL", "CAP_CHOWN"]
     me = run_new(runtime, payload, "self", capabilities=names).of("self")
     mask = 1 << 10 | 1 << 5 | 1 << 0
@@ -162,11 +164,11 @@ def test_the_runtimes_keyring_is_out_of_reach(make_runtime: Any, payload: Path) 
     assert said.errno("keyctl-search", name) == errno.ENOKEY
 
 
-# ---- What must fail
+# ---- Refused actions
 
 
 @pytest.mark.vm
-def test_the_image_does_not_lead_out(runtime: RuntimeProcess, payload: Path) -> None:
+def test_links_of_the_image_stay_inside(runtime: RuntimeProcess, payload: Path) -> None:
     root = runtime.directory / "image"
     (root / "etc").mkdir(parents=True)
     (root / "up").symlink_to("../../../../../../..")
@@ -197,7 +199,7 @@ def test_the_image_does_not_lead_out(runtime: RuntimeProcess, payload: Path) -> 
 
 
 @pytest.mark.vm
-def test_what_is_read_only_stays_so(runtime: RuntimeProcess, payload: Path) -> None:
+def test_read_only_mounts_cannot_be_written(runtime: RuntimeProcess, payload: Path) -> None:
     install(runtime, payload, "res", init=None)
     (runtime.directory / "bound").mkdir(mode=0o777)
     mounts = {
@@ -210,7 +212,7 @@ def test_what_is_read_only_stays_so(runtime: RuntimeProcess, payload: Path) -> N
     }
     everything = ["", "/bind", "/res", "/sockets", "/dev", "/sys"]
     words = " ; ".join(f"write {target}/new x" for target in everything)
-    # Even with all that root may do: only the mounts count.
+    # Also with these capabilities: the mounts are read-only.
     said = run_new(
         runtime,
         payload,
@@ -223,14 +225,14 @@ def test_what_is_read_only_stays_so(runtime: RuntimeProcess, payload: Path) -> N
         assert said.errno("write", f"{target}/new") == errno.EROFS, target
     for path in ("/payload", "/proc/self/exe", "/proc/self/comm"):
         assert said.errno("write", path) in {errno.EROFS, errno.ETXTBSY}, path
-    # Where the kernel looks at the owner before it looks at the mount.
+    # Here the kernel checks the owner before the mount.
     assert said.errno("write", "/proc/sys/kernel/hostname") in {*DENIED, errno.EROFS}
     assert said.status == Exited(5)
     assert os.listdir(runtime.directory / "bound") == []
 
 
 @pytest.mark.vm
-def test_what_needs_privileges_is_refused(runtime: RuntimeProcess, payload: Path) -> None:
+def test_privileged_calls_are_refused(runtime: RuntimeProcess, payload: Path) -> None:
     mounts = {**PROC, "/tmp": {"type": "tmpfs", "size": "1MiB"}}
     tries = ["mount /tmp", "umount /tmp", "remount /", "mknod /tmp/n", "chroot /tmp", "setuid 0"]
     tries += ["unshare", "sethostname x"]
@@ -278,7 +280,7 @@ def test_the_runtime_and_its_containers_are_out_of_reach(
     runtime: RuntimeProcess, payload: Path
 ) -> None:
     other = install(runtime, payload, "other", args="pause")
-    # With the capabilities for it: what is not seen cannot be reached.
+    # Also with these capabilities: the processes are in other PID namespaces.
     powers = ["CAP_KILL", "CAP_SYS_PTRACE"]
     container = install(runtime, payload, mounts=PROC, capabilities=powers)
     with runtime.client() as client:
@@ -301,7 +303,7 @@ def test_the_runtime_and_its_containers_are_out_of_reach(
 
 @pytest.mark.vm
 @pytest.mark.parametrize("uid", [1, 1000])
-def test_init_is_not_taken_over(runtime: RuntimeProcess, payload: Path, uid: int) -> None:
+def test_init_cannot_be_controlled(runtime: RuntimeProcess, payload: Path, uid: int) -> None:
     container = install(runtime, payload, mounts=PROC, uid=uid, gid=uid)
     said = run(
         runtime,
@@ -330,7 +332,7 @@ def test_no_burst_of_signals_ends_init_or_loses_the_status(
         assert said.status == Signalled(number)
 
 
-def test_the_launcher_is_not_reached(runtime: RuntimeProcess, payload: Path) -> None:
+def test_the_launcher_cannot_be_executed(runtime: RuntimeProcess, payload: Path) -> None:
     root = runtime.directory / "image"
     root.mkdir()
     (root / "script").write_text("#!/proc/self/exe\n")
@@ -348,7 +350,7 @@ def test_the_hosts_network(runtime: RuntimeProcess, payload: Path) -> None:
         port = listener.getsockname()[1]
         words = f"connect {port}"
         apart = run_new(runtime, payload, words, capabilities=["CAP_NET_ADMIN"])
-        assert apart.errno("connect", str(port)) == errno.ECONNREFUSED  # so its `lo` is up
+        assert apart.errno("connect", str(port)) == errno.ECONNREFUSED  # refused, so its `lo` is up
         inside = run_new(runtime, payload, words, network="host")
         assert inside.of("connect", str(port))["result"] == 0
 
@@ -358,7 +360,7 @@ def listener_in(pid: int) -> socket.socket:
     made: list[socket.socket] = []
 
     def make() -> None:
-        # setns(2) is for this thread, which ends here.
+        # setns(2) applies to this thread only.
         with open(f"/proc/{pid}/ns/net", "rb") as namespace:
             assert ctypes.CDLL(None).setns(namespace.fileno(), 0) == 0
         made.append(socket.create_server(("127.0.0.1", 0)))
@@ -386,11 +388,11 @@ def test_the_cgroup_tree(runtime: RuntimeProcess, payload: Path) -> None:
     assert said.errno("write", f"/cgroup/{tasks}") == errno.EROFS
 
 
-# ---- Holding up the runtime
+# ---- Load on the runtime
 
 
 def latencies(runtime: RuntimeProcess, until: Callable[[], bool], least: int = 50) -> list[float]:
-    """Ask for the list again and again; return the sorted seconds that each answer took."""
+    """Request the list repeatedly; return the latencies in seconds, sorted."""
     taken: list[float] = []
     with runtime.client() as client:
         while len(taken) < least or not until():
@@ -402,7 +404,7 @@ def latencies(runtime: RuntimeProcess, until: Callable[[], bool], least: int = 5
 
 
 @pytest.mark.vm
-def test_a_flood_of_output_does_not_hold_the_runtime(
+def test_a_flood_of_output_does_not_block_the_runtime(
     runtime: RuntimeProcess, payload: Path
 ) -> None:
     names = [install(runtime, payload, f"flood{n}", args="flood 0") for n in range(3)]
@@ -432,7 +434,7 @@ def test_a_fork_bomb_is_bounded(runtime: RuntimeProcess, payload: Path) -> None:
         client.kill(container, signal.SIGKILL)
         assert exit_of(client, container) == Signalled(9)
     runtime.wait_log(f"Container {container} exited")
-    # Init and the payload count too.
+    # Init and the payload count as well.
     (children,) = [int(m) for m in bombs(runtime)]
     assert children == 18
 
@@ -441,7 +443,7 @@ def bombs(runtime: RuntimeProcess) -> list[str]:
     return re.findall(r'"do": "bomb", "on": "", "result": (\d+), "errno": 11', runtime.text())
 
 
-def test_who_ignores_sigterm_is_still_killed(runtime: RuntimeProcess, payload: Path) -> None:
+def test_a_container_that_ignores_sigterm_is_killed(runtime: RuntimeProcess, payload: Path) -> None:
     words = "ignore TERM INT HUP ; session ; fork ; ignore TERM ; ready ; pause"
     container = install(runtime, payload, args=words)
     with runtime.client(subscribe=True) as client:
@@ -449,7 +451,7 @@ def test_who_ignores_sigterm_is_still_killed(runtime: RuntimeProcess, payload: P
         wait_ready(runtime, container)
         client.kill(container, signal.SIGTERM)
         pid = pid_of(client, container)
-        wait_until(lambda: len(client.list()) == 1, "it answers")
+        wait_until(lambda: len(client.list()) == 1, "the runtime answers")
         client.kill(container, signal.SIGKILL)
         assert exit_of(client, container) == Signalled(9)
         assert not os.path.exists(f"/proc/{pid}")

@@ -1,4 +1,4 @@
-"""What a container gets, to the last detail: each possible value of what a manifest may say."""
+"""Each possible value in a manifest, and its effect on the container."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ UNABLE = (
     "--bounding-set=-sys_resource,-chown",
     "--inh-caps=-sys_resource,-chown",
 )
-"""Starts a runtime that lacks two capabilities."""
+"""A program that starts the runtime without two capabilities."""
 
 
 @pytest.mark.vm
@@ -49,8 +49,10 @@ def test_each_capability_and_all_of_them(runtime: RuntimeProcess, payload: Path)
 
 
 @pytest.mark.vm
-def test_what_the_runtime_itself_may_not_do(make_runtime: Any, payload: Path) -> None:
-    """Capabilities that it lacks, and limits above its own: refused, and the reason is said."""
+def test_limits_and_capabilities_beyond_the_runtimes_are_refused(
+    make_runtime: Any, payload: Path
+) -> None:
+    """It refuses capabilities that it lacks and limits above its own, with the reason."""
     runtime = make_runtime(wrap=UNABLE)
     capable = install(runtime, payload, "capable", capabilities=["CAP_CHOWN"])
     above = resource.prlimit(runtime.pid, resource.RLIMIT_NOFILE)[1] + 1
@@ -83,14 +85,14 @@ def test_every_combination_of_outputs(runtime: RuntimeProcess, payload: Path) ->
 
 
 def test_inherit_is_a_pipe_too(runtime: RuntimeProcess, payload: Path) -> None:
-    """Never the runtime's own terminal or file, which a container could read or type into."""
+    """It is never the runtime's terminal or file, which a container could read or write."""
     io = {"stdout": "inherit", "stderr": "inherit"}
     run_new(runtime, payload, "self", io=io)
     said = runtime.wait_log(r'^\{"do": "self", .*"fds": (\{[^}]*\})')
     assert json.loads(said[1]) == {"0": "char", "1": "pipe", "2": "pipe"}
 
 
-def test_names_of_sockets_are_taken_as_they_are(runtime: RuntimeProcess, payload: Path) -> None:
+def test_names_of_sockets_are_used_unchanged(runtime: RuntimeProcess, payload: Path) -> None:
     names = ("b c", "A.b-c", "..x", "ä")
     sockets = {name: {"type": "stream", "mode": 0o600} for name in names}
     said = run_new(runtime, payload, "self ; socket 3", sockets=sockets)
@@ -137,7 +139,7 @@ def test_real_time_needs_a_budget(runtime: RuntimeProcess, payload: Path, policy
 
 
 @pytest.mark.vm
-def test_real_time_where_nothing_speaks_against_it(runtime: RuntimeProcess, payload: Path) -> None:
+def test_real_time_with_a_budget(runtime: RuntimeProcess, payload: Path) -> None:
     if any((root / "cpu.rt_runtime_us").exists() for root in host.cgroup_roots()):
         return  # the test above
     for policy, number in (("fifo", 1), ("round_robin", 2)):
@@ -147,8 +149,8 @@ def test_real_time_where_nothing_speaks_against_it(runtime: RuntimeProcess, payl
 
 
 @pytest.mark.parametrize("mask", ["000", "077"])
-def test_the_runtimes_directories(make_runtime: Any, mask: str) -> None:
-    """Open to all are the sockets; nobody else comes through to what containers keep."""
+def test_modes_of_the_runtimes_directories(make_runtime: Any, mask: str) -> None:
+    """All users may reach the sockets; only root may reach the data of containers."""
     wrap = ("/bin/sh", "-c", f'umask {mask}; exec "$0" "$@"')
     runtime = make_runtime(wrap=wrap)
     own = (runtime.run_dir, runtime.data_dir, runtime.socket_dir)
@@ -156,4 +158,4 @@ def test_the_runtimes_directories(make_runtime: Any, mask: str) -> None:
     runtime.stop()
     runtime.data_dir.chmod(0o711)
     runtime.start()
-    assert stat.S_IMODE(runtime.data_dir.stat().st_mode) == 0o711  # somebody's decision
+    assert stat.S_IMODE(runtime.data_dir.stat().st_mode) == 0o711  # an administrator's choice

@@ -1,4 +1,4 @@
-"""The whole life of containers on a real kernel: install, start, signals, exit, uninstall."""
+"""The life of containers on a real kernel: install, start, signals, exit, uninstall."""
 
 from __future__ import annotations
 
@@ -64,12 +64,14 @@ def test_the_whole_life_of_a_container(runtime: RuntimeProcess, payload: Path) -
     runtime.stop()
 
 
-def test_notifications_in_their_order(runtime: RuntimeProcess, payload: Path) -> None:
+def test_notifications_are_in_order(runtime: RuntimeProcess, payload: Path) -> None:
     with runtime.client(subscribe=True) as events:
         container = install(runtime, payload, args=["exit", "3"])
         with runtime.client() as client:
             client.start(container)
-            wait_until(lambda: client.inspect(container).process is None, "it has ended")
+            wait_until(
+                lambda: client.inspect(container).process is None, "the container has exited"
+            )
             client.uninstall(container)
         seen = []
         for event in events.notifications(timeout=10):
@@ -85,10 +87,8 @@ def test_notifications_in_their_order(runtime: RuntimeProcess, payload: Path) ->
     ]
 
 
-def test_what_is_ignored_in_a_manifest_is_in_the_log(
-    runtime: RuntimeProcess, payload: Path
-) -> None:
-    # Our own packer leaves out what is ignored; another one may not.
+def test_ignored_fields_of_a_manifest_are_logged(runtime: RuntimeProcess, payload: Path) -> None:
+    # Our packer drops ignored fields; another packer may keep them.
     (root := runtime.directory / "image").mkdir()
     text = manifest("app", mounts={"/proc": {"type": "proc", "options": "ro"}})
     package = pack_without_mount_points(runtime.directory, text, root, payload)
@@ -116,7 +116,7 @@ def test_kill_with_signals(runtime: RuntimeProcess, payload: Path, number: int) 
         assert exit_of(client, container) == Signalled(number)
 
 
-def test_signals_that_do_not_end_it(runtime: RuntimeProcess, payload: Path) -> None:
+def test_signals_that_do_not_end_a_container(runtime: RuntimeProcess, payload: Path) -> None:
     container = install(runtime, payload, args=SLEEP)
     with runtime.client(subscribe=True) as client:
         client.start(container)
@@ -132,15 +132,15 @@ def test_signals_that_do_not_end_it(runtime: RuntimeProcess, payload: Path) -> N
             return [stat.rpartition(") ")[2][0] for stat in stats]
 
         client.kill(container, signal.SIGSTOP)
-        wait_until(lambda: states() == ["S", "T"], "the payload is stopped, and init is not")
+        wait_until(lambda: states() == ["S", "T"], "the payload is stopped, init is not")
         client.kill(container, signal.SIGCONT)
-        wait_until(lambda: states() == ["S", "S"], "the payload goes on")
+        wait_until(lambda: states() == ["S", "S"], "the payload continues")
         client.kill(container, signal.SIGSTOP)
         client.kill(container, signal.SIGKILL)
         assert exit_of(client, container) == Signalled(9)
 
 
-def test_kill_of_what_is_not_started(runtime: RuntimeProcess, payload: Path) -> None:
+def test_kill_of_a_container_that_is_not_started(runtime: RuntimeProcess, payload: Path) -> None:
     container = install(runtime, payload)
     with runtime.client() as client:
         app = Container.parse(container)
@@ -150,7 +150,7 @@ def test_kill_of_what_is_not_started(runtime: RuntimeProcess, payload: Path) -> 
         assert isinstance(refused(lambda: client.kill(other, 32)), error.Unexpected)
 
 
-def test_start_again_and_again(runtime: RuntimeProcess, payload: Path) -> None:
+def test_repeated_starts(runtime: RuntimeProcess, payload: Path) -> None:
     container = install(runtime, payload, args=SLEEP)
     app = Container.parse(container)
     with runtime.client(subscribe=True) as client:
@@ -196,7 +196,7 @@ def test_mount_and_umount(runtime: RuntimeProcess, payload: Path) -> None:
         assert client.umount(app) == (busy,)
         assert refused(lambda: client.uninstall(app)) == error.UmountBusy(app)
         client.kill(app, 9)
-        wait_until(lambda: client.inspect(app).process is None, "it has ended")
+        wait_until(lambda: client.inspect(app).process is None, "the container has exited")
         assert client.umount(app) == (api.response.Ok(app),)
         assert client.umount(app) == (busy,)
         runtime.assert_no_leak(before)
@@ -316,7 +316,7 @@ def test_a_failing_start_names_its_step_and_leaves_nothing(
             answer = refused(lambda: client.start(container))
             assert re.search(reason, str(answer)), str(answer)
             runtime.assert_no_leak(before)
-        # Neither the runtime nor any other container is harmed.
+        # The runtime and other containers still work.
         other = install(runtime, payload, "other", args=SLEEP)
         client.start(other)
         client.umount(container)
@@ -331,7 +331,7 @@ def _has_capability(number: int) -> bool:
 
 
 def pack_without_mount_points(directory: Path, text: str, root: Path, payload: Path) -> Path:
-    """Pack an image that lacks what the manifest's mounts need, as a foreign packer may."""
+    """Pack an image without the mount points of the manifest, as another packer may."""
     bare = json.loads(text)
     bare.pop("mounts", None)
     package = pack(directory, json.dumps(bare), {"payload": payload}, root=root)
@@ -369,7 +369,7 @@ def test_many_containers_in_parallel_leave_nothing(runtime: RuntimeProcess, payl
     runtime.stop()
 
 
-def test_a_killed_runtime_takes_its_containers_along_and_another_takes_over(
+def test_containers_end_with_a_killed_runtime_and_run_under_the_next(
     make_runtime: Any, payload: Path
 ) -> None:
     runtime = make_runtime()
@@ -393,7 +393,7 @@ def test_a_killed_runtime_takes_its_containers_along_and_another_takes_over(
 
 @pytest.mark.parametrize("how", ["request", "SIGINT", "SIGTERM", "SIGHUP"])
 def test_shutdown_ends_everything_in_order(make_runtime: Any, payload: Path, how: str) -> None:
-    # The default is waited for once; the other ways differ in how they begin only.
+    # Only one case waits for the default timeout; the others differ only in their trigger.
     runtime = make_runtime(top="" if how == "request" else 'shutdown_timeout = "200ms"')
     polite = install(runtime, payload, "polite", args=SLEEP)
     stubborn = install(runtime, payload, "stubborn", args=["ignore", "TERM", ";", "pause"])

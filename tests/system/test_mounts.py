@@ -1,4 +1,4 @@
-"""The mounts of a manifest: what is really there, and which options really hold."""
+"""The mounts of a manifest: their presence and their options, as the kernel shows them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DENIED = {errno.EACCES, errno.EPERM}
 
 
 def writable(runtime: RuntimeProcess, name: str = "shared") -> Path:
-    """Make a directory on the host that anybody may write to."""
+    """Make a directory on the host that all users may write to."""
     path = runtime.directory / name
     path.mkdir()
     path.chmod(0o777)
@@ -102,7 +102,7 @@ def test_bind_options(runtime: RuntimeProcess, payload: Path, options: str) -> N
 
 
 def test_recursive_binds(runtime: RuntimeProcess, payload: Path) -> None:
-    # Mounted only in the namespace of the runtime, which ends with it.
+    # Mounted only in the runtime's mount namespace, which ends with it.
     path = writable(runtime)
     for inner in (path / "inner", path / "inner" / "deep"):
         subprocess.run(runtime.enter("mkdir", str(inner)), check=True)
@@ -128,7 +128,7 @@ def test_recursive_binds(runtime: RuntimeProcess, payload: Path) -> None:
 
 
 @pytest.mark.vm
-def test_binds_of_files_links_and_nothing(runtime: RuntimeProcess, payload: Path) -> None:
+def test_binds_of_files_links_and_missing_paths(runtime: RuntimeProcess, payload: Path) -> None:
     path = writable(runtime)
     (path / "file").write_text("one file")
     (path / "file").chmod(0o644)
@@ -156,7 +156,7 @@ def test_binds_of_files_links_and_nothing(runtime: RuntimeProcess, payload: Path
 def test_targets_and_directories_stay_inside(
     runtime: RuntimeProcess, payload: Path, link: str
 ) -> None:
-    """Links in images lead to places in these images, of the same name as ones on the host."""
+    """Links in images resolve within these images, also for paths that exist on the host."""
     outside = writable(runtime)
     name = str(outside)
     for image in ("image", "resource"):
@@ -215,7 +215,7 @@ def test_tmpfs(runtime: RuntimeProcess, payload: Path) -> None:
     assert said.of("fill", "/tmp/x")["errno"] == errno.ENOSPC
     assert 900_000 < said.of("fill", "/tmp/x")["result"] <= 1048576
     assert said.of("fill", "/big/x")["result"] >= 2_000_000
-    # It is new each time.
+    # It is a new one at each start.
     assert run(runtime, container, "list /tmp").of("list", "/tmp")["names"] == []
 
 
@@ -258,10 +258,10 @@ def test_dev(runtime: RuntimeProcess, payload: Path) -> None:
 
 
 def test_a_shutdown_does_not_wait_for_a_loop_device(make_runtime: Any, payload: Path) -> None:
-    # To each device that is called free somebody else is always quicker.
+    # Another process always takes the free device first.
     fought = threading.Event()
 
-    def snatch(call: Call) -> int | None:
+    def take_first(call: Call) -> int | None:
         if call.arguments[1] not in (loop.LOOP_CONFIGURE, loop.LOOP_SET_FD):
             return None
         fought.set()
@@ -272,7 +272,7 @@ def test_a_shutdown_does_not_wait_for_a_loop_device(make_runtime: Any, payload: 
             top='loop_device_timeout = "60s"', wrap=interceptor.wrap, pass_fds=interceptor.pass_fds
         )
         names = [install(runtime, payload, f"app{number}") for number in range(3)]
-        interceptor.decide = snatch
+        interceptor.decide = take_first
         with runtime.client() as client, ThreadPoolExecutor(1) as pool:
             answers = pool.submit(client.mount, *names)
             assert fought.wait(TIMEOUT)

@@ -1,4 +1,4 @@
-"""`nstar` as a person uses it, against the real runtime."""
+"""The command `nstar` against a real runtime."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def columns(text: str) -> list[list[str]]:
     return [re.split(r" {2,}", line) for line in text.splitlines()]
 
 
-def test_the_life_of_a_container_in_words(runtime: RuntimeProcess, payload: Path) -> None:
+def test_the_output_over_the_life_of_a_container(runtime: RuntimeProcess, payload: Path) -> None:
     file = package(runtime, payload)
     nstar = runtime.nstar
     assert nstar("ident").stdout == "extern:0.0.0\n"
@@ -42,7 +42,7 @@ def test_the_life_of_a_container_in_words(runtime: RuntimeProcess, payload: Path
     assert inspected["manifest"]["name"] == "app"
     assert str(inspected["process"]["pid"]) == line[5]
     assert nstar("kill", "app", "KILL").stdout == "signalled app:1.0.0 with signal 9\n"
-    wait_until(lambda: columns(nstar("ls").stdout)[1][5] == "-", "the container's end")
+    wait_until(lambda: columns(nstar("ls").stdout)[1][5] == "-", "the container has exited")
     assert nstar("umount", "app:1.0.0").stdout == "umounted app:1.0.0\n"
     assert nstar("uninstall", "--wipe", "app").stdout == "uninstalled app:1.0.0\n"
     assert columns(nstar("ls").stdout) == [header]
@@ -126,7 +126,7 @@ def test_json_lines(runtime: RuntimeProcess) -> None:
 def test_without_permission(make_runtime: Callable[..., RuntimeProcess], payload: Path) -> None:
     runtime = make_runtime(permissions='["ident", "list", "install"]')
     runtime.nstar("install", package(runtime, payload), "mem")
-    # What may not be known is not shown, and what may be is.
+    # Only permitted information is shown.
     assert columns(runtime.nstar("ls").stdout)[1] == ["app", "1.0.0", "-", "-", "-", "-", "-"]
     for arguments, permission in (
         (("start", "app"), "start"),

@@ -1,4 +1,4 @@
-"""Other programs put files of their own into a repository's directory, and take ours out of it."""
+"""Other programs add, replace and remove files in a repository's directory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def package(tmp_path: Path, payload: Path) -> Path:
 
 
 def replace(store: Path, content: bytes, name: str = FILE) -> None:
-    """Put another file in place of a package, as a program does that writes files safely."""
+    """Replace a package atomically, as a careful program does."""
     (store / "new").write_bytes(content)
     os.rename(store / "new", store / name)
 
@@ -47,14 +47,14 @@ def works(runtime: RuntimeProcess) -> None:
         assert exit_of(client, APP) == OK
 
 
-def test_an_uninstall_leaves_a_file_that_is_not_its_own(
+def test_an_uninstall_keeps_a_file_of_another_program(
     runtime: RuntimeProcess, store: Path, package: Path
 ) -> None:
     before = runtime.snapshot()
     with runtime.client() as client:
         client.install(package, "fs")
         replace(store, b"somebody's")
-        works(runtime)  # from the file that was loaded
+        works(runtime)  # of the file that was loaded
         client.uninstall(APP)
         assert client.list() == ()
         runtime.wait_log(LEFT.format(store / FILE))
@@ -63,7 +63,7 @@ def test_an_uninstall_leaves_a_file_that_is_not_its_own(
     runtime.assert_no_leak(before)
 
 
-def test_an_install_does_not_take_the_place_of_such_a_file(
+def test_an_install_does_not_replace_a_file_of_another_program(
     runtime: RuntimeProcess, store: Path, package: Path
 ) -> None:
     with runtime.client() as client:
@@ -81,7 +81,7 @@ def test_an_install_does_not_take_the_place_of_such_a_file(
     assert os.listdir(store) == [FILE]
 
 
-def test_an_install_leaves_a_file_that_came_since_the_start(
+def test_an_install_keeps_a_file_created_since_the_start(
     runtime: RuntimeProcess, store: Path, package: Path
 ) -> None:
     newer = package.read_bytes()
@@ -96,7 +96,7 @@ def test_an_install_leaves_a_file_that_came_since_the_start(
 def test_an_install_replaces_a_file_that_could_not_be_loaded(
     make_runtime: Callable[..., Any], store: Path, package: Path
 ) -> None:
-    """A damaged package is healed by installing it again. What came in its place is not touched."""
+    """Another install replaces a damaged package, but not a file that came in its place."""
     (store / FILE).write_bytes(b"damaged")
     runtime = make_runtime(repositories={"fs": table(store)})
     with runtime.client() as client:
@@ -104,7 +104,7 @@ def test_an_install_replaces_a_file_that_could_not_be_loaded(
         assert os.listdir(store) == [FILE]
         client.uninstall(APP)
         assert os.listdir(store) == []
-        # The name is no longer that of a damaged file.
+        # The name no longer belongs to a damaged file.
         replace(store, b"somebody's")
         client.install(package, "fs")
         assert (store / FILE).read_bytes() == b"somebody's"
@@ -112,7 +112,7 @@ def test_an_install_replaces_a_file_that_could_not_be_loaded(
     runtime.stop()
 
 
-def test_a_damaged_file_that_was_changed_since_is_left(
+def test_a_damaged_file_that_has_changed_is_kept(
     make_runtime: Callable[..., Any], store: Path, package: Path
 ) -> None:
     (store / FILE).write_bytes(b"damaged")
@@ -125,7 +125,7 @@ def test_a_damaged_file_that_was_changed_since_is_left(
 
 
 @pytest.mark.parametrize("instead", ["nothing", "directory", "dangling link", "loop of links"])
-def test_an_uninstall_of_what_is_gone_succeeds(
+def test_an_uninstall_of_a_removed_package_succeeds(
     runtime: RuntimeProcess, store: Path, package: Path, instead: str
 ) -> None:
     with runtime.client() as client:
@@ -139,7 +139,7 @@ def test_an_uninstall_of_what_is_gone_succeeds(
         client.uninstall(APP)
         runtime.wait_log(LEFT.format(store / FILE))
         assert os.listdir(store) == left
-        # And it can be installed again.
+        # It can be installed again.
         client.install(package, "fs")
         works(runtime)
         client.uninstall(APP)
@@ -149,7 +149,7 @@ def test_an_uninstall_of_what_is_gone_succeeds(
 def test_a_package_behind_a_link(
     make_runtime: Callable[..., Any], store: Path, tmp_path: Path, package: Path
 ) -> None:
-    """The link is the repository's, and what it leads to is not."""
+    """The link belongs to the repository, its target does not."""
     elsewhere = tmp_path / "elsewhere.npk"
     shutil.copy(package, elsewhere)
     (store / "link").symlink_to(elsewhere)

@@ -1,4 +1,4 @@
-"""Repositories on a real disk: what is loaded, stored, refused, and never left behind."""
+"""Repositories on a real disk: loading, storing, refusals; nothing is left behind."""
 
 from __future__ import annotations
 
@@ -62,9 +62,7 @@ def names(client: blocking.Client) -> list[str]:
 
 
 @pytest.mark.vm
-def test_whatever_is_stored_is_loaded_and_the_rest_left_alone(
-    make: Any, store: Path, packages: Any
-) -> None:
+def test_packages_are_loaded_and_other_files_ignored(make: Any, store: Path, packages: Any) -> None:
     odd = ["plain.npk", "no extension", ".hidden", "-rf", "line\nbreak", "ümlaut", "x" * 200]
     stored = [os.path.join(store, name) for name in odd]
     stored.append(os.fsdecode(os.fsencode(store) + b"/\xff\xfe"))
@@ -99,7 +97,7 @@ def test_whatever_is_stored_is_loaded_and_the_rest_left_alone(
         )
         for name in bad:
             runtime.wait_log(rf"WARN\w* .*{store}/{name}\b.*")
-        # They work, and uninstall removes that very file.
+        # They work, and uninstall removes exactly that file.
         for number, path in enumerate(stored):
             container = f"app{number}:1.0.0"
             client.start(container)
@@ -122,7 +120,7 @@ def test_a_known_package_is_skipped(make: Any, store: Path, packages: Any) -> No
         assert names(client) == ["app:1.0.0"]
         client.uninstall("app:1.0.0")
         assert sorted(os.listdir(store)) == ["b.npk", "c.npk"]
-        # What is there already is not lost, whatever its name.
+        # A package that is installed already is not lost, whatever its file name.
         client.install(packages("app:1.0.0"), "fs")
     assert len(os.listdir(store)) == 3
 
@@ -178,7 +176,7 @@ def test_install_and_uninstall(make: Any, store: Path, packages: Any) -> None:
     runtime.stop()
 
 
-def test_what_is_in_the_way_of_a_new_file(make: Any, store: Path, packages: Any) -> None:
+def test_a_file_in_place_of_a_new_package(make: Any, store: Path, packages: Any) -> None:
     (store / "app:1.0.0.npk").mkdir()
     shutil.copy(packages("other:1.0.0"), store / "app:2.0.0.npk")
     runtime = make()
@@ -216,7 +214,7 @@ def test_an_invalid_package_leaves_nothing(
 
 @pytest.mark.vm
 @pytest.mark.parametrize("repository", ["fs", "mem"])
-def test_a_client_that_goes_away_leaves_nothing(
+def test_a_disconnect_during_an_install_leaves_nothing(
     make: Any, store: Path, packages: Any, repository: str
 ) -> None:
     runtime = make()
@@ -227,7 +225,7 @@ def test_a_client_that_goes_away_leaves_nothing(
             stream.sendall(whole[:sent])
             if repository == "fs":
                 wait_until(lambda: os.listdir(store) != [], "a temporary file")
-        wait_until(lambda: os.listdir(store) == [], "it is gone")
+        wait_until(lambda: os.listdir(store) == [], "the temporary file is removed")
     runtime.assert_no_leak(before)
     with runtime.client() as client:
         assert client.list() == ()
@@ -235,7 +233,7 @@ def test_a_client_that_goes_away_leaves_nothing(
 
 
 def begin(runtime: RuntimeProcess, repository: str, size: int) -> socket.socket:
-    """Connect, and ask for an install; the bytes are up to the caller."""
+    """Connect, and request an install; the caller sends the bytes."""
     stream = raw(runtime)
     connect = {"connect": {"version": "0.9.2", "subscribe_notifications": False}}
     request = {"request": {"install": {"repository": repository, "size": size}}}
@@ -325,7 +323,7 @@ def test_a_full_disk(make: Any, store: Path, packages: Any) -> None:
 
 def test_capacities(make: Any, store: Path, packages: Any) -> None:
     size = packages("a:1.0.0").stat().st_size
-    # Room for two, by size; the sizes of all are alike.
+    # The capacity suffices for two packages; all have the same size.
     assert all(abs(packages(f"{n}:1.0.0").stat().st_size - size) < 100 for n in "abc")
     for limit in ("capacity_num = 2", f'capacity_size = "{2 * size + 500}"'):
         runtime = make(limit)
@@ -339,7 +337,7 @@ def test_capacities(make: Any, store: Path, packages: Any) -> None:
             assert "repository fs is full" in str(answer)
             assert len(os.listdir(store)) == 2
             assert names(client) == ["a:1.0.0", "b:1.0.0"]
-            # Another repository is none of its business, and what goes makes room.
+            # Other repositories have room, and an uninstall makes room in this one.
             client.install(packages("c:1.0.0"), "mem")
             client.uninstall("a:1.0.0")
             client.install(packages("a:1.0.0"), "fs")
@@ -349,7 +347,9 @@ def test_capacities(make: Any, store: Path, packages: Any) -> None:
         runtime.close()
 
 
-def test_uploads_hold_up_nobody(make: Any, tmp_path: Path, payload: Path, packages: Any) -> None:
+def test_uploads_do_not_delay_other_clients(
+    make: Any, tmp_path: Path, payload: Path, packages: Any
+) -> None:
     runtime = make()
     noise = os.urandom(24 * 2**20)
     big = pack(tmp_path, manifest("big"), {"payload": payload, "noise": noise}, compression="none")
@@ -364,7 +364,7 @@ def test_uploads_hold_up_nobody(make: Any, tmp_path: Path, payload: Path, packag
             failures.append(failure)
 
     thread = threading.Thread(target=upload)
-    # One that has stopped in the middle, for good measure.
+    # One upload that has stopped in the middle.
     whole = packages("app:1.0.0").read_bytes()
     with begin(runtime, "fs", len(whole)) as stuck, runtime.client(subscribe=True) as client:
         stuck.sendall(whole[:-1])
@@ -378,7 +378,7 @@ def test_uploads_hold_up_nobody(make: Any, tmp_path: Path, payload: Path, packag
         thread.join()
         assert failures == []
         taken.sort()
-        # A busy machine takes its time too, but not that of an upload.
+        # Also on a busy machine this takes less time than an upload.
         assert taken[len(taken) // 2] < 0.05 * PATIENCE
         assert taken[-1] < 1.0 * PATIENCE
         client.start("other:1.0.0")
@@ -416,7 +416,7 @@ def test_a_keyed_repository(
             assert isinstance(answer, error.Unexpected)
         assert len(os.listdir(store)) == 3
         client.install(signed("good", "good"), "fs")
-        # Signed ones are as good as any where nobody asks for a signature.
+        # A repository without a key accepts signed packages too.
         client.install(signed("free", "other"), "mem")
         assert names(client) == ["free:1.0.0", "good:1.0.0", "stored:1.0.0"]
         if not os.path.exists("/dev/mapper/control"):
@@ -444,7 +444,7 @@ def test_a_bad_key_ends_the_start(make: Any, keys: Path, content: bytes | None) 
 
 
 def test_packages_named_like_our_temporary_files(make: Any, store: Path, packages: Any) -> None:
-    """Whatever a package is called: what was installed is there after the next start."""
+    """An installed package with any name is loaded at the next start."""
     containers = [
         ".northstar-install-x:1.0.0",
         ".northstar-install-0123456789abcdef:1.0.0",
@@ -456,7 +456,7 @@ def test_packages_named_like_our_temporary_files(make: Any, store: Path, package
         for container in containers:
             client.install(packages(container), "fs")
     runtime.stop()
-    # A file that was put there may have any name.
+    # A file that another program stored may have any name.
     shutil.copy(packages("put:1.0.0"), store / ".northstar-install-fedcba9876543210")
     shutil.copy(packages("too:1.0.0"), store / ".northstar-install:too")
     before = sorted(os.listdir(store))
@@ -470,8 +470,8 @@ def test_packages_named_like_our_temporary_files(make: Any, store: Path, package
     runtime.stop()
 
 
-def test_what_an_earlier_release_had_not_finished(make: Any, store: Path, packages: Any) -> None:
-    """A part of a package goes; a whole one stays, and comes after those with other names."""
+def test_unfinished_installs_of_an_earlier_release(make: Any, store: Path, packages: Any) -> None:
+    """The start removes a partial package, and loads a complete one after all others."""
     whole = packages("app:1.0.0").read_bytes()
     part, empty, refused_one = (
         store / f".northstar-install-{digit * 16}" for digit in ("a", "b", "c")

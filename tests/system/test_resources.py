@@ -1,4 +1,4 @@
-"""What a container is given: resources, data, sockets, the console, groups, networks, output."""
+"""What a container receives: resources, data, sockets, console, groups, networks, output."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def install_resource(runtime: RuntimeProcess, version: str, name: str = "res") -
 
 
 @pytest.mark.vm
-def test_the_newest_match_counts(runtime: RuntimeProcess, payload: Path) -> None:
+def test_the_newest_match_is_used(runtime: RuntimeProcess, payload: Path) -> None:
     for version in ("1.2.0", "1.10.0", "2.0.0", "1.9.9"):
         install_resource(runtime, version)
     mounts = {
@@ -71,7 +71,7 @@ def test_the_newest_match_counts(runtime: RuntimeProcess, payload: Path) -> None
     container = install(runtime, payload, args=words, mounts=mounts)
     texts = [line["text"] for line in run(runtime, container)]
     assert texts == ["1.10.0", "1.2.0", "2.0.0", "1.9.9"]
-    # Chosen anew at each start. An app is as good as a resource.
+    # Each start chooses again. An app can be a resource as well.
     install(runtime, payload, "res", "3.0.0")
     with runtime.client() as client:
         client.uninstall("res:1.10.0")
@@ -100,7 +100,7 @@ def test_a_missing_resource(runtime: RuntimeProcess, payload: Path) -> None:
                 missing(C(nowhere), C("res:1.0.0").name, "1.0.0"),
                 missing(C(file), C("res:1.0.0").name, "1.0.0"),
             ]
-        # Nothing holds it now.
+        # Nothing uses it now.
         assert client.umount("res:1.0.0") == (api.response.Ok(C("res:1.0.0")),)
 
 
@@ -117,7 +117,7 @@ def test_a_resource_is_held_for_the_life_of_its_user(
         busy = error.UmountBusy(C(app))
         assert client.umount(res) == (api.response.Failed(C(res), busy),)
         assert refused(lambda: client.uninstall(res)) == busy
-        client.uninstall(newer)  # which came later, and is not used
+        client.uninstall(newer)  # installed later, and not used
         client.kill(app, 9)
         exit_of(client, app)
         assert client.inspect(res).mounted
@@ -125,7 +125,7 @@ def test_a_resource_is_held_for_the_life_of_its_user(
         assert [str(container) for container in client.list()] == [app]
 
 
-def test_two_that_use_each_other(runtime: RuntimeProcess, payload: Path) -> None:
+def test_two_containers_that_use_each_other(runtime: RuntimeProcess, payload: Path) -> None:
     names = ["a", "b"]
     for name, other in (names, reversed(names)):
         mounts = {"/other": resource(name=other), "/self": resource(name=name)}
@@ -144,8 +144,11 @@ def test_two_that_use_each_other(runtime: RuntimeProcess, payload: Path) -> None
             assert failures == []
             for name in names:
                 client.kill(f"{name}:1.0.0", 9)
-            # Which of them ends first is not decided.
-            wait_until(lambda: not any(client.inspect(f"{n}:1.0.0").process for n in names), "end")
+            # Either may exit first.
+            wait_until(
+                lambda: not any(client.inspect(f"{n}:1.0.0").process for n in names),
+                "both have exited",
+            )
             assert all(isinstance(r, api.response.Ok) for r in client.umount("a:1.0.0", "b:1.0.0"))
 
 
@@ -182,7 +185,7 @@ def test_statistics_are_as_recorded_and_polling_leaves_nothing(
         assert vectors.shape(seen[0]) == vectors.shape(seen[-1])
         client.kill(container, 9)
         exit_of(client, container)
-        # At once, not when nobody has asked for a while.
+        # At once, not only after a time without requests.
         assert "descriptors" not in before.difference(runtime.snapshot())
 
 
@@ -204,7 +207,7 @@ def test_persistent_data(runtime: RuntimeProcess, payload: Path) -> None:
     assert said.of("list", "/data")["names"] == ["file"]
     assert (directory / "file").read_text() == "content"
     assert run(runtime, new, "read /data/file").of("read", "/data/file")["text"] == "content"
-    # What somebody changed is put right at the next start.
+    # The next start restores owner and mode.
     os.chown(directory, 0, 0)
     directory.chmod(0o755)
     again = run(runtime, old, "stat /data").of("stat", "/data")
@@ -215,7 +218,7 @@ def test_persistent_data(runtime: RuntimeProcess, payload: Path) -> None:
         client.uninstall(new, wipe=True)
         assert not directory.exists()
         runtime.wait_log(rf"INFO .*Wiping persistent data dir {directory} of app:2.0.0$")
-        # Nothing to wipe is nothing to complain about.
+        # A wipe without data is no error.
         client.uninstall(install(runtime, payload), wipe=True)
 
 
@@ -230,7 +233,7 @@ def test_a_link_in_place_of_the_data_is_not_followed(
         answer = refused(lambda: client.start(container))
         assert isinstance(answer, error.StartContainerFailed)
         assert str(runtime.data_dir / "app") in str(answer)
-        # Nor when it is wiped, which then fails; uninstalled it is all the same.
+        # The wipe does not follow it either, and fails; the container is uninstalled all the same.
         with runtime.client(subscribe=True) as events:
             answer = refused(lambda: client.uninstall(container, wipe=True))
             assert isinstance(answer, error.Unexpected)
@@ -255,7 +258,7 @@ def test_supplementary_groups(runtime: RuntimeProcess, payload: Path) -> None:
 def test_a_supplementary_group_with_the_id_of_root(
     runtime: RuntimeProcess, payload: Path, tmp_path: Path, name: str
 ) -> None:
-    """A manifest cannot have `gid: 0`; neither can a name give it, whatever the name is."""
+    """A manifest cannot have `gid: 0`, and no group name leads to it either."""
     groups = tmp_path / "group"
     groups.write_text(f"{Path('/etc/group').read_text()}northstar-alias:x:0:\n")
     subprocess.run(runtime.enter("mount", "--bind", str(groups), "/etc/group"), check=True)
@@ -279,8 +282,10 @@ def test_a_named_network_namespace(runtime: RuntimeProcess, payload: Path) -> No
             wanted = subprocess.run(inode, check=True, capture_output=True, text=True).stdout
             assert os.readlink(f"/proc/{pid}/ns/net") == f"net:[{wanted.strip()}]"
             client.kill(container, 9)
-            wait_until(lambda: client.inspect(container).process is None, "its end")
-            # It is not the runtime's to remove.
+            wait_until(
+                lambda: client.inspect(container).process is None, "the container has exited"
+            )
+            # The runtime does not remove it.
             subprocess.run(inode, check=True, capture_output=True)
 
 
@@ -288,18 +293,18 @@ def test_a_named_network_namespace(runtime: RuntimeProcess, payload: Path) -> No
 def test_a_network_namespace_that_the_runtime_cannot_see(
     make_runtime: Callable[..., RuntimeProcess], payload: Path, propagation: str
 ) -> None:
-    """Where mounts do not propagate, one made later on the host is an ordinary file for it."""
+    """Without mount propagation the runtime sees a later one as an ordinary file."""
     runtime = make_runtime()
     name = f"northstar-{os.getpid()}"
     path = Path("/run/netns", name)
     path.parent.mkdir(exist_ok=True)
     path.touch()
     try:
-        # Only in the runtime's own mount namespace.
+        # Only in the runtime's mount namespace.
         for point in ("/", "/run", "/run/netns"):
             change = runtime.enter("mount", f"--make-{propagation}", point)
             subprocess.run(change, check=False, stderr=subprocess.DEVNULL)
-        # The host's: in a mount namespace of its own here, so that nothing is left of it.
+        # On the host, here in a separate mount namespace, so that nothing is left of it.
         made = ["unshare", "--mount", "unshare", f"--net={path}", "true"]
         subprocess.run(made, check=True)
         container = install(runtime, payload, args="pause", network={"namespace": name})
@@ -346,7 +351,7 @@ def test_sockets(runtime: RuntimeProcess, payload: Path) -> None:
     words = "self ; socket 3 ; socket 4 ; socket 5 ; ready ; pause"
     container = install(runtime, payload, args=words, sockets=sockets)
     paths = {name: runtime.socket_dir / f"{container}:{name}" for name in sockets}
-    # Left by somebody who was killed.
+    # Left by a killed runtime.
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(paths["gram"]))
     with runtime.client(subscribe=True) as client:
@@ -364,7 +369,7 @@ def test_sockets(runtime: RuntimeProcess, payload: Path) -> None:
         assert "descriptors" not in before.difference(runtime.snapshot())
     said = lines(runtime, container)
     results = {(line["do"], line.get("on")): line.get("result") for line in said}
-    # Numbers in the order of the names: gram, packet, zstream.
+    # The numbers follow the order of the names: gram, packet, zstream.
     types = [socket.SOCK_DGRAM, socket.SOCK_SEQPACKET, socket.SOCK_STREAM]
     assert [results["type", str(n)] for n in (3, 4, 5)] == types
     assert [results["listening", str(n)] for n in (3, 4, 5)] == [0, 1, 1]
@@ -378,7 +383,7 @@ def test_sockets(runtime: RuntimeProcess, payload: Path) -> None:
 
 
 def talk(paths: dict[str, Path]) -> None:
-    """Connect to the sockets from the host: someone is at the other end."""
+    """Connect to the sockets from the host, and check that the container answers."""
     kinds = {"zstream": socket.SOCK_STREAM, "gram": socket.SOCK_DGRAM}
     for name, kind in {**kinds, "packet": socket.SOCK_SEQPACKET}.items():
         with socket.socket(socket.AF_UNIX, kind) as client:
@@ -465,7 +470,7 @@ def test_a_console_ends_with_its_container(runtime: RuntimeProcess, payload: Pat
         runtime.assert_no_leak(before)
 
 
-def test_a_container_may_end_the_runtime(make_runtime: Any, payload: Path) -> None:
+def test_a_container_may_shut_the_runtime_down(make_runtime: Any, payload: Path) -> None:
     runtime = make_runtime()
     words = ["console", CONNECT, ";", "console", '{"request":"shutdown"}', ";", "pause"]
     container = install(runtime, payload, args=words, console={"permissions": ["shutdown"]})
@@ -482,7 +487,7 @@ def test_output(runtime: RuntimeProcess, payload: Path) -> None:
     container = install(runtime, payload)
     words = ["say", "x" * 5000, ";", "say", "", ";", "say", "ümlaut", ";", "cry", "to-stderr"]
     run(runtime, container, words)
-    # The two pipes are read each at its own time: what one of them brings keeps its order.
+    # The runtime reads the two pipes independently: only the order within a pipe is kept.
     first = runtime.wait_log("DEBUG app:1.0.0: x{4096}$")
     second = runtime.wait_log("DEBUG app:1.0.0: x{904}$")
     third = runtime.wait_log("DEBUG app:1.0.0: ümlaut$")
@@ -510,7 +515,7 @@ def test_debug_commands(make_runtime: Any, payload: Path) -> None:
         client.kill(container, 9)
         exit_of(client, container)
         client.umount(container)
-        wait_until(lambda: runtime.snapshot().processes == [], "the commands have ended")
+        wait_until(lambda: runtime.snapshot().processes == [], "the debug commands have ended")
     runtime.stop()
 
 
@@ -525,13 +530,13 @@ def test_a_debug_command_outlives_its_container_and_not_the_runtime(
     container = install(runtime, payload, args="ready ; pause")
     with runtime.client(subscribe=True) as client:
         client.start(container)
-        wait_until(told.exists, "the command runs")
+        wait_until(told.exists, "the debug command runs")
         client.kill(container, 9)
         exit_of(client, container)
         command = Path(f"/proc/{int(told.read_text())}/cmdline")
         assert command.read_bytes() == b"sleep\x001000\0"
     runtime.stop()
-    wait_until(lambda: not command.exists(), "the command has ended")
+    wait_until(lambda: not command.exists(), "the debug command has ended")
 
 
 def test_a_socket_passes_credentials(runtime: RuntimeProcess, payload: Path) -> None:
@@ -552,7 +557,7 @@ def test_a_socket_passes_credentials(runtime: RuntimeProcess, payload: Path) -> 
 
 
 def pidfd_getfd(init: int, number: int) -> int:
-    """Return our own copy of a descriptor of the payload, the child of `init`: pidfd_getfd(2)."""
+    """Return a copy of a descriptor of the payload, the child of `init` (pidfd_getfd(2))."""
     (payload,) = Path(f"/proc/{init}/task/{init}/children").read_text().split()
     pidfd = os.pidfd_open(int(payload))
     try:

@@ -1,4 +1,4 @@
-"""Stopping a container: by both clients and by nstar, on a real runtime."""
+"""Stopping a container with both clients and with nstar, on a real runtime."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_stop(runtime: RuntimeProcess, payload: Path, subscribe: bool) -> None:
 
 
 def test_stop_beside_other_requests(runtime: RuntimeProcess, payload: Path) -> None:
-    """Of the asyncio client: who waits for an end keeps nobody from asking, or from listening."""
+    """While the asyncio client waits for an exit, it can make requests and read notifications."""
     containers = [install(runtime, payload, f"app{n}", args="pause") for n in range(3)]
     end = install(runtime, payload, "end", args="sleep 0.3 ; exit 7")
 
@@ -75,7 +75,7 @@ def test_nstar_stop(
         repositories={"fs": f'type = {{ fs = {{ dir = "{store}" }} }}'}, permissions=permissions
     )
     assert runtime.nstar("stop", "polite").stdout == "stopped polite:1.0.0\n"
-    wait_until(lambda: "Container polite:1.0.0 exited" in runtime.text(), "its end is logged")
+    wait_until(lambda: "Container polite:1.0.0 exited" in runtime.text(), "the exit is logged")
     assert runtime.nstar("stop", "--timeout", "200ms", "stubborn").stdout == (
         "stopped stubborn:1.0.0, by SIGKILL: it did not end within 0.2 s of SIGTERM\n"
     )

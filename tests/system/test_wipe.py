@@ -1,4 +1,4 @@
-"""All versions of a container share its persistent data: no wipe while one of them uses it."""
+"""All versions of a container share its data: no data wipe while one of them uses it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DATA = {"/data": {"type": "persist"}}
 
 @pytest.fixture
 def versions(runtime: RuntimeProcess, payload: Path) -> list[str]:
-    """Two versions of an app, the older of which stays when it is started."""
+    """Two versions of an app; the older one pauses when it is started."""
     return [
         install(runtime, payload, version=version, mounts=DATA, args=words)
         for version, words in (("1.0.0", "write /data/file kept ; ready ; pause"), ("2.0.0", ""))
@@ -46,11 +46,11 @@ def test_no_wipe_while_another_version_runs(runtime: RuntimeProcess, versions: l
         answer = refused(lambda: client.uninstall(new, wipe=True))
         assert isinstance(answer, error.UmountBusy)
         assert str(answer.container) == old
-        # Nothing was done.
+        # Nothing was changed.
         assert file.read_text() == "kept"
         assert client.inspect(new).mounted
         runtime.assert_no_leak(before)
-        # Without the data it goes.
+        # Without a data wipe it is uninstalled.
         client.uninstall(new)
         assert file.read_text() == "kept"
         client.kill(old, 9)
@@ -77,7 +77,9 @@ def test_no_wipe_while_another_version_starts(
     thread = threading.Thread(target=start)
     thread.start()
     try:
-        wait_until(lambda: any(map(waits_for_fuse, host.descendants(runtime.pid))), "it hangs")
+        wait_until(
+            lambda: any(map(waits_for_fuse, host.descendants(runtime.pid))), "the start hangs"
+        )
         with runtime.client() as client:
             answer = refused(lambda: client.uninstall(new, wipe=True))
         assert isinstance(answer, error.UmountBusy)
@@ -89,7 +91,7 @@ def test_no_wipe_while_another_version_starts(
     with runtime.client() as client:
         if client.inspect(old).process is not None:
             client.kill(old, 9)
-        wait_until(lambda: client.inspect(old).process is None, "it has ended")
+        wait_until(lambda: client.inspect(old).process is None, "it has exited")
         client.uninstall(new, wipe=True)
     assert not (runtime.data_dir / "app").exists()
 
@@ -97,7 +99,7 @@ def test_no_wipe_while_another_version_starts(
 def test_starts_and_wipes_at_the_same_time(
     runtime: RuntimeProcess, payload: Path, tmp_path: Path
 ) -> None:
-    """Whoever starts has a directory that stays as long as it runs, however they overlap."""
+    """A running container keeps its data directory, in any overlap of starts and wipes."""
     old = install(
         runtime, payload, mounts=DATA, args="write /data/file kept ; read /data/file ; exit 0"
     )

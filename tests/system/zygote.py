@@ -1,9 +1,8 @@
-"""Runtimes by fork: an interpreter needs 0.2 s to import one, in the virtual machine 6 s.
+"""Runtimes by fork: the import of one takes 0.2 s, in the virtual machine 6 s.
 
 The zygote is a process that has imported the runtime and waits. For each request it forks a
-process that enters namespaces of its own and calls the runtime's `main`, exactly what the program
-`northstar` does. It is forked twice, so that it becomes a child of the test (a child subreaper),
-which waits for it as for any other.
+process that enters new namespaces and calls the runtime's `main`, as the program `northstar` does.
+The process is forked twice, so it becomes a child of the test (a child subreaper).
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class Forked:
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
-        """Return the exit code (negative: the signal) if it has ended."""
+        """Return the exit code (negative: the signal), None while it runs."""
         if self.returncode is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
@@ -53,7 +52,7 @@ class Forked:
         return code
 
     def send_signal(self, number: int) -> None:
-        """Send a signal if it still runs."""
+        """Send a signal, if the runtime still runs."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
@@ -63,7 +62,7 @@ class Forked:
 
 
 class Zygote:
-    """The test's end of the zygote, which ends with the test process."""
+    """The zygote as seen by the test; it ends with the test process."""
 
     def __init__(self) -> None:
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -76,7 +75,7 @@ class Zygote:
 
     @property
     def pid(self) -> int:
-        """The zygote itself."""
+        """The pid of the zygote."""
         return self._process.pid
 
     def spawn(
@@ -100,7 +99,7 @@ class Zygote:
 
 
 def _serve(connection: socket.socket) -> None:
-    # Imported before the first fork: that is what the zygote is for.
+    # Imported before the first fork: this saves the time.
     import northstar.runtime.main  # noqa: F401
     from northstar.cli.northstar import main
 
@@ -116,7 +115,7 @@ def _serve(connection: socket.socket) -> None:
                 os.write(write, str(pid).encode())
                 os._exit(0)
             request = json.loads(data)
-            _settle(request["cwd"], request["environment"], *descriptors)
+            _enter_namespaces(request["cwd"], request["environment"], *descriptors)
             if request["older"]:
                 enter.older_kernel()
             sys.argv = ["northstar", *request["arguments"]]
@@ -124,14 +123,14 @@ def _serve(connection: socket.socket) -> None:
             sys.exit()
         os.close(*descriptors)
         os.waitpid(first, 0)
-        # Only now is the runtime the test's child.
+        # From now on the runtime is a child of the test.
         connection.send(os.read(read, 16))
         os.close(read)
         os.close(write)
 
 
-def _settle(cwd: str, environment: dict[str, str], log: int) -> None:
-    """Become what `unshare`, enter.py and a fresh interpreter would have made."""
+def _enter_namespaces(cwd: str, environment: dict[str, str], log: int) -> None:
+    """Set the state that `unshare`, enter.py and a new interpreter would have set."""
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(log, 1)
     os.dup2(log, 2)

@@ -12,8 +12,8 @@ from bench.report import Result, Row
 FACTS = {"machine": "A machine", "kernel": "6.1"}
 
 
-def row(what: str, ours: list[float], peer: list[float]) -> Row:
-    return Row(what, "ms", {"ours": ours, "peer": peer})
+def row(what: str, ours: list[float], reference: list[float]) -> Row:
+    return Row(what, "ms", {"ours": ours, "reference": reference})
 
 
 def test_a_row_has_medians_and_their_ratio():
@@ -24,7 +24,7 @@ def test_a_row_has_medians_and_their_ratio():
 
 
 def test_other_runtimes_have_a_separate_table():
-    others = Row("start", "ms", {"ours": [10.0], "peer": [20.0], "crun": [123.4]})
+    others = Row("start", "ms", {"ours": [10.0], "reference": [20.0], "crun": [123.4]})
     text = report.render(Result(FACTS, [row("mount", [1.0], [1.0]), others]))
     assert "| mount | 1 | 1.00 ms |  | 1.00 ms |  | 1.00 |  |" in text
     assert "| 0.9.2 | 1 | 20.0 ms | 20.0 | 0.50 |" in text
@@ -45,7 +45,7 @@ def test_a_slower_row_needs_a_reason(
     result = Result(FACTS, [row("mount", ours, [1.0])])
     monkeypatch.setattr(report, "WHY", {})
     assert report.write([result]) == code
-    assert ("does not say why: mount" in capsys.readouterr().err) == bool(code)
+    assert ("has no reason: mount" in capsys.readouterr().err) == bool(code)
     monkeypatch.setattr(report, "WHY", {"mount": "A reason."})
     assert report.write([result]) == 0
     written = (tmp_path / "comparison.md").read_text()

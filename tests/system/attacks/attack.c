@@ -1,6 +1,6 @@
 /*
- * What the attack suite's containers do. It is the payload of all other system tests with more
- * commands: those that only an attacker has a use for. See `attacks` below for all of them.
+ * The program in the containers of the attack tests: the payload of the other system tests with
+ * more commands. The table `attacks` below lists them.
  */
 #define main payload_main
 #include "../payload.c"
@@ -18,9 +18,9 @@
 #include <sys/user.h>
 #include <sys/xattr.h>
 
-/* ---- Being somebody else ---- */
+/* ---- Changing the user ---- */
 
-/* become UID GID: with CAP_SETUID and CAP_SETGID; capabilities stay, as far as that is possible. */
+/* become UID GID: needs CAP_SETUID and CAP_SETGID; keeps capabilities where possible. */
 static void do_become(char **arguments)
 {
 	uid_t uid = (uid_t)strtoul(arguments[0], NULL, 0);
@@ -36,7 +36,7 @@ static void do_become(char **arguments)
 	result("become", arguments[0], syscall(SYS_capset, &header, data));
 }
 
-/* userns: a user namespace of its own, with mount, network, cgroup namespaces that belong to it. */
+/* userns: create a user namespace, with mount, network and cgroup namespaces owned by it. */
 static void do_userns(char **arguments)
 {
 	(void)arguments;
@@ -46,7 +46,7 @@ static void do_userns(char **arguments)
 
 /* ---- init ---- */
 
-/* on-init WHAT: everything that may be done to another process of one's own user */
+/* on-init WHAT: a system call that is permitted on another process of the same user */
 static void do_on_init(char **arguments)
 {
 	const char *what = arguments[0];
@@ -93,8 +93,8 @@ static void do_on_init(char **arguments)
 }
 
 /*
- * Has a traced process that is stopped in a system call make another one: send(2) on descriptor 3
- * of bytes in its own memory. x86-64 leaves it behind the instruction, arm64 at it.
+ * Makes a traced process that is stopped in a system call make another one: send(2) on descriptor 3
+ * with bytes from its memory. x86-64 stops after the instruction, arm64 at it.
  */
 static long send_as(pid_t pid, unsigned long address, size_t size)
 {
@@ -107,7 +107,7 @@ static long send_as(pid_t pid, unsigned long address, size_t size)
 	registers = before;
 	set.iov_base = &registers;
 #if defined __x86_64__
-	registers.orig_rax = (unsigned long)-1; /* no restart of what was interrupted */
+	registers.orig_rax = (unsigned long)-1; /* no restart of the interrupted call */
 	registers.rip -= 2;
 	registers.rax = SYS_sendto;
 	registers.rdi = 3;
@@ -136,7 +136,7 @@ static long send_as(pid_t pid, unsigned long address, size_t size)
 #endif
 }
 
-/* forge HEX...: takes init over (CAP_SYS_PTRACE) and has it send messages of these bytes. */
+/* forge HEX...: traces init (CAP_SYS_PTRACE) and makes it send messages of these bytes. */
 static void do_forge(char **arguments)
 {
 	struct user_regs_struct registers;
@@ -158,7 +158,7 @@ static void do_forge(char **arguments)
 			sscanf(digit, "%2x", &byte);
 			message[size++] = (unsigned char)byte;
 		}
-		/* Far below its stack's end, which it has no use for. */
+		/* Far below its stack pointer, in memory that it does not use. */
 #if defined __x86_64__
 		unsigned long address = registers.rsp - 8192;
 #else
@@ -173,7 +173,7 @@ static void do_forge(char **arguments)
 	ptrace(PTRACE_DETACH, 1, NULL, NULL);
 }
 
-/* hogs N: that many processes in sessions of their own, on processor 0, that never wait. */
+/* hogs N: start that many busy processes on processor 0, each in a new session. */
 static void do_hogs(char **arguments)
 {
 	unsigned long processors = 1;
@@ -189,7 +189,7 @@ static void do_hogs(char **arguments)
 	result("hogs", arguments[0], 0);
 }
 
-/* ---- Who is at the other end of a socket ---- */
+/* ---- The process at the other end of a socket ---- */
 
 #ifndef SO_PASSPIDFD /* unix(7), Linux 6.5 */
 #define SO_PASSPIDFD 76
@@ -202,9 +202,9 @@ static void do_hogs(char **arguments)
 #define SYS_process_mrelease 448
 #endif
 
-static int other = -1; /* the pidfd that `peer` or `sender` got last */
+static int other = -1; /* the last pidfd from `peer` or `sender` */
 
-/* peer FD: SO_PEERCRED and SO_PEERPIDFD; the result is that of the latter, which is kept. */
+/* peer FD: SO_PEERCRED and SO_PEERPIDFD; keeps the pidfd, and returns its result. */
 static void do_peer(char **arguments)
 {
 	struct ucred who = { -1, (uid_t)-1, (gid_t)-1 };
@@ -221,7 +221,7 @@ static void do_peer(char **arguments)
 	fflush(stdout);
 }
 
-/* peer-of PATH: the same of a new connection to a stream socket */
+/* peer-of PATH: the same for a new connection to a stream socket */
 static void do_peer_of(char **arguments)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
@@ -236,7 +236,7 @@ static void do_peer_of(char **arguments)
 	do_peer((char *[]){ number, NULL });
 }
 
-/* sender FD LINE: who has sent the answer to a line, by SO_PASSPIDFD and SCM_PIDFD */
+/* sender FD LINE: a pidfd of the sender of the answer, by SO_PASSPIDFD and SCM_PIDFD */
 static void do_sender(char **arguments)
 {
 	char text[65536];
@@ -261,7 +261,7 @@ static void do_sender(char **arguments)
 	result("sender", arguments[0], other < 0 ? -1 : 0);
 }
 
-/* How many descriptors of the process can be copied, by pidfd_getfd(2) under some number. */
+/* Returns how many descriptors pidfd_getfd(2), called in this way, can copy. */
 static long take_descriptors(long (*call)(int pidfd, int number))
 {
 	long taken = 0;
@@ -308,7 +308,7 @@ static long getfd_i386(int pidfd, int number)
 }
 #endif
 
-/* By its file handle, which is not tied to a PID namespace: pidfs, Linux 6.14 */
+/* Opens a file handle of pidfs, which is not bound to a PID namespace (Linux 6.14). */
 static long open_by_handle(void)
 {
 	struct {
@@ -322,7 +322,7 @@ static long open_by_handle(void)
 	return open_by_handle_at(other, &handle.head, O_RDONLY | O_CLOEXEC);
 }
 
-/* on-peer WHAT: everything that a pidfd is good for */
+/* on-peer WHAT: a system call on the pidfd */
 static void do_on_peer(char **arguments)
 {
 	const char *what = arguments[0];
@@ -365,7 +365,7 @@ static void do_on_peer(char **arguments)
 
 /* ---- Descriptors ---- */
 
-/* on-fd FD WHAT: what an owner, or who has the capabilities of one, may do to a file */
+/* on-fd FD WHAT: a system call that the owner of a file may make */
 static void do_on_fd(char **arguments)
 {
 	int fd = atoi(arguments[0]);
@@ -407,14 +407,14 @@ static void do_on_fd(char **arguments)
 
 static long tried, opened;
 
-/* One thing that could be written to: said, as the test has a list of what may be. */
+/* Prints a path that could be written to; the test has a list of the permitted ones. */
 static void writable(const char *how, const char *path)
 {
 	opened++;
 	result(how, path, 0);
 }
 
-/* Changes nothing where it succeeds: files are opened only, modes stay as they are. */
+/* Changes nothing on success: it only opens files, and sets modes to their present value. */
 static void try_to_write(const char *path)
 {
 	char inside[PATH_MAX + 16];
@@ -463,7 +463,7 @@ static void walk(const char *path, int depth)
 	closedir(directory);
 }
 
-/* walk PATH: tries to write to everything below it; the result is how much there was to try. */
+/* walk PATH: try to write to everything below it; the result is the number of attempts. */
 static void do_walk(char **arguments)
 {
 	tried = opened = 0;
@@ -481,7 +481,7 @@ static void do_same(char **arguments)
 	result("same", arguments[0], a.st_dev != b.st_dev || a.st_ino != b.st_ino);
 }
 
-/* climb: up from the root and from the working directory; 0 if that stays at the root */
+/* climb: `..` from the root and the working directory; 0 if it stays at the root */
 static void do_climb(char **arguments)
 {
 	struct stat root, top;
@@ -500,7 +500,7 @@ static void do_climb(char **arguments)
 	result("climb", "", root.st_dev != top.st_dev || root.st_ino != top.st_ino);
 }
 
-/* handle: the root by its file handle, which knows no container (open_by_handle_at(2)) */
+/* handle: open the root by its file handle, outside of any mount (open_by_handle_at(2)) */
 static void do_handle(char **arguments)
 {
 	struct {
@@ -517,7 +517,7 @@ static void do_handle(char **arguments)
 	close(root);
 }
 
-/* terminal: the controlling terminal, and a keystroke for whoever reads from it */
+/* terminal: open the controlling terminal, and insert a keystroke (TIOCSTI) */
 static void do_terminal(char **arguments)
 {
 	int tty = open("/dev/tty", O_RDWR | O_CLOEXEC);
@@ -562,7 +562,7 @@ static void do_key(char **arguments)
 	       syscall(SYS_keyctl, 11, atoi(arguments[0]), content, sizeof content));
 }
 
-/* addresses FD: of the network namespace that a socket is of, whatever its family, netdevice(7) */
+/* addresses FD: those in the network namespace of a socket of any family, netdevice(7) */
 static void do_addresses(char **arguments)
 {
 	struct ifreq found[64];
@@ -583,7 +583,7 @@ static void do_addresses(char **arguments)
 	fflush(stdout);
 }
 
-/* down FD: switches the loopback interface of that namespace off (CAP_NET_ADMIN) */
+/* down FD: set the loopback interface of that namespace down (CAP_NET_ADMIN) */
 static void do_down(char **arguments)
 {
 	struct ifreq request = { .ifr_name = "lo" };
@@ -598,9 +598,9 @@ static void do_raw_socket(char **arguments)
 	result("raw-socket", "", socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0));
 }
 
-/* ---- Being a nuisance ---- */
+/* ---- Load on the runtime ---- */
 
-/* rights FD TIMES: as many descriptors as fit into a message, to whoever reads there */
+/* rights FD TIMES: send as many descriptors as a message can hold */
 static void do_rights(char **arguments)
 {
 	enum { MOST = 253 }; /* SCM_MAX_FD, unix(7) */
@@ -625,7 +625,7 @@ static void do_rights(char **arguments)
 	result("rights", arguments[0], last);
 }
 
-/* garbage BYTES: bytes of all values, without lines; 0: for ever */
+/* garbage BYTES: write bytes of all values, without newlines; 0: without end */
 static void do_garbage(char **arguments)
 {
 	static unsigned char piece[4096];
@@ -643,7 +643,7 @@ static void do_garbage(char **arguments)
 	result("garbage", arguments[0], 0);
 }
 
-/* deaf FD: requests without end, and no answer is read */
+/* deaf FD: send requests without end, and read no answer */
 static void do_deaf(char **arguments)
 {
 	static const char request[] = "{\"request\":\"list\"}\n";
@@ -655,7 +655,7 @@ static void do_deaf(char **arguments)
 	result("deaf", arguments[0], sent);
 }
 
-/* abandon: leaves a grandchild behind, in a session of its own, whose parent has ended. */
+/* abandon: leave an orphaned grandchild in a new session. */
 static void do_abandon(char **arguments)
 {
 	pid_t child = fork();
@@ -673,7 +673,7 @@ static void do_abandon(char **arguments)
 
 static void attack(char **words);
 
-/* child COMMAND...: done by a child */
+/* child COMMAND...: run it in a child */
 static void do_child(char **arguments)
 {
 	pid_t child = fork();

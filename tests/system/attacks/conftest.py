@@ -1,4 +1,4 @@
-"""The attackers' program, and the manifests that they come with."""
+"""Fixtures of the attacks: the program, its powers, and the host that is attacked."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.attacks.enemy import POWERS, Power, Victim
+from tests.system.attacks.attacker import POWERS, Power, Victim
 from tests.system.conftest import compile_static
 from tests.system.harness import RuntimeProcess
 
@@ -21,14 +21,14 @@ def attack(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=POWERS, ids=lambda power: power.name)
 def power(request: pytest.FixtureRequest) -> Power:
-    """What an attacker may do: each test is run with the least and with a lot."""
+    """The power of an attacker: each test runs with the least and with larger ones."""
     found: Power = request.param
     return found
 
 
 @pytest.fixture
 def victim(runtime: RuntimeProcess) -> Iterator[Victim]:
-    """The host that is attacked; whatever the test does, it must be the same afterwards."""
+    """The host that is attacked; it must be unchanged after the test."""
     found = Victim(runtime)
     yield found
     found.assert_unharmed()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from northstar import api
-from tests.system.attacks.enemy import (
+from tests.system.attacks.attacker import (
     DENIED,
     GENEROUS,
     NEVER,
@@ -35,11 +35,11 @@ pytestmark = [pytest.mark.root, pytest.mark.vm]
 SHARED_RUNTIME = True
 
 
-def test_up_from_the_root(victim: Victim, attack: Path, power: Power) -> None:
-    """`..`, links of the image and of /proc, file handles: all end at the container's root."""
+def test_the_root_cannot_be_left_upwards(victim: Victim, attack: Path, power: Power) -> None:
+    """`..`, links of the image and of /proc, and file handles lead no further than the root."""
     root = victim.runtime.directory / "image"
     root.mkdir()
-    secret = victim.tree / "etc" / "anybodys"
+    secret = victim.tree / "etc" / "writable"
     (root / "up").symlink_to("../" * 20 + str(secret))
     (root / "straight").symlink_to(secret)
     (root / "old-root").symlink_to(f"/proc/1/root{secret}")
@@ -59,8 +59,8 @@ def test_up_from_the_root(victim: Victim, attack: Path, power: Power) -> None:
         assert said.of("same", "/proc/self/cwd")["result"] == 0
 
 
-def test_the_descriptors_that_it_gets(victim: Victim, attack: Path, power: Power) -> None:
-    """None is a directory, and none lets its holder change what others use."""
+def test_inherited_descriptors_give_no_access(victim: Victim, attack: Path, power: Power) -> None:
+    """None is a directory, and none allows a change of objects that others use."""
     what = ("chmod", "chown", "times", "acl", "parent", "tty", "chmod-path", "chown-path")
     words = "self ; " + " ; ".join(f"on-fd 0 {each}" for each in what)
     said = assault(victim, attack, power, f"{words} ; on-fd 1 parent ; on-fd 1 tty ; terminal")
@@ -83,7 +83,7 @@ def test_descriptors_are_not_shared_among_containers(victim: Victim, attack: Pat
     assert after == before
 
 
-# ---- Images whose mount targets lead somewhere else
+# ---- Images whose mount targets are links
 
 LINKS = ("/etc/{0}", "../../../../../../etc/{0}", "/proc/self/root/etc/{0}", "/proc/1/root/etc/{0}")
 
@@ -98,7 +98,7 @@ def test_links_as_mount_targets(victim: Victim, attack: Path, link: str) -> None
         (root / "etc" / name).mkdir(parents=True)
         if target != "/proc":
             (root / name).symlink_to(link.format(name))
-    container = install(runtime, attack, "enemy", root=root, mounts=mounts)
+    container = install(runtime, attack, "attacker", root=root, mounts=mounts)
     if link.startswith("/proc"):
         with runtime.client() as client:
             refused(lambda: client.start(container))
@@ -110,8 +110,10 @@ def test_links_as_mount_targets(victim: Victim, attack: Path, link: str) -> None
 
 @pytest.mark.parametrize("kind", ["dev", "resource", "bind"])
 @pytest.mark.parametrize("link", ["/etc", "../../.."])
-def test_links_to_what_the_host_has_too(victim: Victim, attack: Path, link: str, kind: str) -> None:
-    """`../../..` is the root: what is mounted there covers the program, so there is no start."""
+def test_links_to_paths_that_exist_on_the_host(
+    victim: Victim, attack: Path, link: str, kind: str
+) -> None:
+    """`../../..` is the root: a mount there covers the program, so the start fails."""
     runtime = victim.runtime
     root = runtime.directory / "image"
     (root / "etc").mkdir(parents=True)
@@ -122,7 +124,7 @@ def test_links_to_what_the_host_has_too(victim: Victim, attack: Path, link: str,
         mount |= {"name": "library", "version": "1", "dir": "/"}
     elif kind == "bind":
         mount |= {"host": str(victim.shared), "options": "rw"}
-    container = install(runtime, attack, "enemy", root=root, mounts={"/target": mount})
+    container = install(runtime, attack, "attacker", root=root, mounts={"/target": mount})
     if link == "/etc":
         assert run(runtime, container, "list /etc").of("list", "/etc")["names"] is not None
         return
@@ -130,7 +132,7 @@ def test_links_to_what_the_host_has_too(victim: Victim, attack: Path, link: str,
         refused(lambda: client.start(container))
 
 
-def test_a_resource_directory_that_leads_out(victim: Victim, attack: Path) -> None:
+def test_a_resource_directory_outside_of_its_image(victim: Victim, attack: Path) -> None:
     runtime = victim.runtime
     for number, link in enumerate((str(victim.tree), "../" * 20 + str(victim.tree).lstrip("/"))):
         root = runtime.directory / f"resource{number}"
@@ -144,7 +146,7 @@ def test_a_resource_directory_that_leads_out(victim: Victim, attack: Path) -> No
         assert f"resource{number}" in str(answer)
 
 
-# ---- Names that lead out
+# ---- Names with path components
 
 
 def resource(name: str, directory: str) -> dict[str, Any]:
@@ -155,7 +157,7 @@ def resource(name: str, directory: str) -> dict[str, Any]:
 MEMORY_ATTRIBUTE = {"memory": {"oom_monitor": False, "attrs": {"innocent": "1"}}}
 SOCKET = {"type": "stream", "mode": 0o600}
 
-# Fields of a manifest that is fine, and what its one innocent word is replaced by.
+# Fields of a valid manifest, and the replacements of its word.
 CLIMBING: dict[str, tuple[dict[str, Any], str, str]] = {
     "name": ({"name": "innocent"}, "innocent", "../../xx"),
     "name-dots": ({"name": "zz"}, "zz", ".."),
@@ -172,9 +174,9 @@ CLIMBING: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("case", CLIMBING)
-def test_names_that_climb(victim: Victim, attack: Path, case: str) -> None:
+def test_names_with_path_components(victim: Victim, attack: Path, case: str) -> None:
     fields, innocent, climbing = CLIMBING[case]
-    fields = {"name": "enemy", **fields}
+    fields = {"name": "attacker", **fields}
     text = manifest(**fields)
     assert text.count(innocent) == 1
     package = pack(victim.runtime.directory, text, {"payload": attack})
@@ -189,8 +191,8 @@ OTHERS_NAMES = ("tasks", "cgroup.procs", "notify_on_release", "memory.max", "nul
 
 
 @pytest.mark.parametrize("name", OTHERS_NAMES)
-def test_names_of_what_is_there_already(victim: Victim, attack: Path, name: str) -> None:
-    """A container called like a file of the cgroup file system: it runs, or is refused cleanly."""
+def test_names_of_cgroup_files(victim: Victim, attack: Path, name: str) -> None:
+    """A container with the name of a cgroup file runs, or is refused with an error."""
     runtime = victim.runtime
     container = install(runtime, attack, name, args="exit 3", mounts={"/d": {"type": "persist"}})
     with runtime.client(subscribe=True) as client:
@@ -202,8 +204,8 @@ def test_names_of_what_is_there_already(victim: Victim, attack: Path, name: str)
     assert run(runtime, other, "ready").of("ready")["result"] == 0
 
 
-def test_the_directories_of_others(victim: Victim, attack: Path) -> None:
-    """Two names of which one begins like the other's directories; nobody sees another's data."""
+def test_directories_of_other_containers(victim: Victim, attack: Path) -> None:
+    """Of two names one is a prefix of the other; each container sees only its data."""
     runtime = victim.runtime
     persist = {"/d": {"type": "persist"}}
     owner = install(runtime, attack, "app", mounts=persist)
@@ -214,11 +216,11 @@ def test_the_directories_of_others(victim: Victim, attack: Path) -> None:
     assert os.listdir(runtime.data_dir / "app") == ["mine"]
 
 
-# ---- Sockets of others
+# ---- Sockets of other containers
 
 
-def test_the_sockets_of_others(victim: Victim, attack: Path, power: Power) -> None:
-    """They are seen in a sockets mount; their mode decides who connects, and none is changed."""
+def test_sockets_of_other_containers(victim: Victim, attack: Path, power: Power) -> None:
+    """A sockets mount shows them; their mode decides about connections, and none is changed."""
     runtime = victim.runtime
     sockets = {
         "open": {"type": "stream", "mode": 0o666},
@@ -247,7 +249,7 @@ def test_the_sockets_of_others(victim: Victim, attack: Path, power: Power) -> No
 
 
 def test_the_hosts_network(victim: Victim, attack: Path, power: Power) -> None:
-    """TCP and abstract sockets are reached with `network: host` only; raw packets never."""
+    """TCP and abstract sockets are reachable with `network: host` only; raw packets never."""
     name = f"northstar-attack-{os.getpid()}"
 
     def listen() -> tuple[socket.socket, socket.socket]:
@@ -270,7 +272,7 @@ def test_the_hosts_network(victim: Victim, attack: Path, power: Power) -> None:
 
 
 def test_the_hosts_network_by_a_descriptor(victim: Victim, attack: Path) -> None:
-    """A socket of any family gives the interfaces of the network namespace that it was made in."""
+    """A socket of any family shows the interfaces of the network namespace of its creation."""
     enter, address = victim.runtime.enter, "192.0.2.1/32"
     sockets = {kind: {"type": kind, "mode": 0o600} for kind in ("datagram", "seq_packet", "stream")}
     subprocess.run(enter("ip", "link", "set", "lo", "up"), check=True)
@@ -309,7 +311,7 @@ def test_the_hosts_system_v_objects(victim: Victim, attack: Path, power: Power) 
 
 
 def test_the_runtimes_keys(make_runtime: Any, attack: Path) -> None:
-    """Neither found by its name nor read by its number."""
+    """A key is neither found by its name nor read by its number."""
     libc = ctypes.CDLL(None, use_errno=True)
     add_key, keyctl = {"x86_64": (248, 250), "aarch64": (217, 219)}[os.uname().machine]
     name = f"northstar-attack-{os.getpid()}"
@@ -317,7 +319,7 @@ def test_the_runtimes_keys(make_runtime: Any, attack: Path) -> None:
     serial = libc.syscall(add_key, b"user", name.encode(), b"secret", 6, -3)
     assert serial > 0
     victim = Victim(make_runtime())
-    container = install(victim.runtime, attack, "enemy", capabilities=list(GENEROUS))
+    container = install(victim.runtime, attack, "attacker", capabilities=list(GENEROUS))
     for before in ("", "become 0 0 ; "):
         words = f"{before}try keyctl-search {name} ; key {serial}"
         said = run(victim.runtime, container, words)
@@ -326,7 +328,7 @@ def test_the_runtimes_keys(make_runtime: Any, attack: Path) -> None:
     victim.assert_unharmed()
 
 
-def test_processes_outside(victim: Victim, attack: Path, power: Power) -> None:
+def test_processes_outside_of_the_container(victim: Victim, attack: Path, power: Power) -> None:
     runtime = victim.runtime
     other = install(runtime, attack, "other", args="pause")
     with runtime.client() as client:
@@ -348,7 +350,7 @@ def test_processes_outside(victim: Victim, attack: Path, power: Power) -> None:
         assert 1 in seen
 
 
-# ---- The program that launches
+# ---- The launcher
 
 PROGRAMS = (
     "/proc/self/exe",
@@ -362,7 +364,7 @@ PROGRAMS = (
 )
 
 
-def test_the_launcher_as_a_program(victim: Victim, attack: Path, power: Power) -> None:
+def test_the_launcher_as_init_of_a_container(victim: Victim, attack: Path, power: Power) -> None:
     root = victim.runtime.directory / "image"
     root.mkdir()
     (root / "script").write_text("#!/proc/self/exe\n")
@@ -371,18 +373,18 @@ def test_the_launcher_as_a_program(victim: Victim, attack: Path, power: Power) -
     for name in ("script", "script1", "loaded"):
         (root / name).chmod(0o755)
     fields = {"mounts": PROC, **manifest_of(power, victim, attack)}
-    container = install(victim.runtime, attack, "enemy", root=root, **fields)
+    container = install(victim.runtime, attack, "attacker", root=root, **fields)
     with victim.runtime.client() as client:
         for init in PROGRAMS:
             answer = refused(functools.partial(client.start, container, init=init))
             assert "cannot execute" in str(answer), init
             if init.lstrip("/") in ("script", "script1", "loaded"):
-                # Not for the launcher's mode, which is the second line.
+                # The first check refuses it, not the mode of the launcher.
                 assert "(ELOOP)" in str(answer), init
 
 
 def elf_with_late_loader(loader: bytes, before: int = 1000) -> bytes:
-    """An ELF file that asks for a loader in a segment that comes after many others."""
+    """Return an ELF file whose interpreter is named in a segment after many others."""
     machine = {"x86_64": 62, "aarch64": 183}[os.uname().machine]
     ident = b"\x7fELF" + bytes([2, 1, 1]) + bytes(9)
     count = before + 1
@@ -393,7 +395,9 @@ def elf_with_late_loader(loader: bytes, before: int = 1000) -> bytes:
     return ident + header + nothing * before + segment + loader
 
 
-def test_the_launchers_program_from_inside(victim: Victim, attack: Path, power: Power) -> None:
+def test_the_launcher_file_from_inside_a_container(
+    victim: Victim, attack: Path, power: Power
+) -> None:
     words = "exec /proc/1/exe ; write /proc/1/exe x ; write /proc/self/exe x ; write /payload x"
     said = assault(victim, attack, power, words)
     assert said.errno("exec", "/proc/1/exe") in {*DENIED, errno.ENOENT}

@@ -1,4 +1,4 @@
-"""Attempts on init: to end it, to stop it, to speak for it, to lose what it has to report."""
+"""Attacks on init: to kill it, to stop it, to forge or suppress its reports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from northstar import api
 from northstar.launch.plan_ops import Report
 from northstar.model import Exited, Signalled
-from tests.system.attacks.enemy import DENIED, GENEROUS, Power, Victim, assault, refusals
+from tests.system.attacks.attacker import DENIED, GENEROUS, Power, Victim, assault, refusals
 from tests.system.containers import PROC, exit_of, install, pid_of, run, wait_ready
 from tests.system.harness import PATIENCE
 
@@ -40,21 +40,19 @@ ON_INIT = (
 )
 
 
-def test_what_one_may_do_to_processes_of_ones_own_user(
-    victim: Victim, attack: Path, power: Power
-) -> None:
-    """Limits, priority, policy, processors, memory, descriptors, namespaces: none of init's."""
+def test_system_calls_against_init(victim: Victim, attack: Path, power: Power) -> None:
+    """Limits, priority, policy, processors, memory, descriptors, namespaces of init stay."""
     words = " ; ".join(f"on-init {what}" for what in ON_INIT)
     said = assault(victim, attack, power, f"{words} ; exit 9")
     assert set(refusals(said, "on-init").values()) <= {*DENIED, errno.ESRCH, errno.EINVAL}
     assert said.status == Exited(9)
 
 
-def test_becoming_inits_user(victim: Victim, attack: Path) -> None:
-    """With CAP_SETUID one can; its limits and its memory are out of reach all the same."""
+def test_becoming_the_user_of_init(victim: Victim, attack: Path) -> None:
+    """With CAP_SETUID this is possible; its limits and its memory are inaccessible all the same."""
     said = run(
         victim.runtime,
-        install(victim.runtime, attack, "enemy", capabilities=list(GENEROUS)),
+        install(victim.runtime, attack, "attacker", capabilities=list(GENEROUS)),
         "become 0xfffffffe 1000 ; on-init cpu-limit ; on-init stack-limit ; on-init seize ;"
         "on-init vm-write ; on-init take-descriptor ; exit 9",
     )
@@ -70,14 +68,14 @@ def test_bursts_of_signals(victim: Victim, attack: Path, power: Power) -> None:
     )
     said = assault(victim, attack, power, f"{bursts} ; exit 255")
     assert said.status == Exited(255)
-    said = run(victim.runtime, "enemy:1.0.0", f"{power.before}{bursts} ; raise 34")
+    said = run(victim.runtime, "attacker:1.0.0", f"{power.before}{bursts} ; raise 34")
     assert said.status == Signalled(34)
 
 
 @pytest.mark.parametrize("before", ["", "on-init idle ; on-init nice ; on-init affinity ; "])
-def test_an_init_that_gets_no_processor(victim: Victim, attack: Path, before: str) -> None:
-    """Processes that never wait where init might be confined to: it reports, and it is killed."""
-    container = install(victim.runtime, attack, "enemy", args=f"{before}hogs 20 ; ready ; pause")
+def test_init_on_a_busy_processor(victim: Victim, attack: Path, before: str) -> None:
+    """Busy processes occupy the processor of init: it reports, and it can be killed."""
+    container = install(victim.runtime, attack, "attacker", args=f"{before}hogs 20 ; ready ; pause")
     with victim.runtime.client(subscribe=True) as client:
         client.start(container)
         wait_ready(victim.runtime, container)
@@ -87,7 +85,7 @@ def test_an_init_that_gets_no_processor(victim: Victim, attack: Path, before: st
     assert time.monotonic() - begun < 3 * PATIENCE
 
 
-# ---- CAP_SYS_PTRACE gives init away: but nothing of the host with it
+# ---- CAP_SYS_PTRACE gives control of init, but not of the host
 
 
 def report(kind: int, index: int = 0, op: int = 0, error: int = 0, value: int = 0) -> str:
@@ -108,10 +106,10 @@ FORGED = {
 
 
 @pytest.mark.parametrize("kind", FORGED)
-def test_speaking_for_init(victim: Victim, attack: Path, kind: str) -> None:
-    """The runtime ends who speaks out of turn; the same container can be started again."""
+def test_forged_messages_of_init(victim: Victim, attack: Path, kind: str) -> None:
+    """The runtime kills an init that sends an invalid message; the container can start again."""
     words = f"forge {' '.join(FORGED[kind])} ; pause"
-    container = install(victim.runtime, attack, "enemy", capabilities=["CAP_SYS_PTRACE"])
+    container = install(victim.runtime, attack, "attacker", capabilities=["CAP_SYS_PTRACE"])
     with victim.runtime.client(subscribe=True) as client:
         with contextlib.suppress(api.RefusedError):
             client.start(container, arguments=tuple(words.split()))
@@ -122,11 +120,11 @@ def test_speaking_for_init(victim: Victim, attack: Path, kind: str) -> None:
 
 
 def test_a_traced_init(victim: Victim, attack: Path) -> None:
-    """It can be seized then, and is ended from outside all the same."""
+    """CAP_SYS_PTRACE allows PTRACE_SEIZE of init; the runtime can kill it all the same."""
     words = "on-init seize ; on-init vm-read ; ready ; pause"
     powers = ["CAP_SYS_PTRACE"]
     container = install(
-        victim.runtime, attack, "enemy", args=words, mounts=PROC, capabilities=powers
+        victim.runtime, attack, "attacker", args=words, mounts=PROC, capabilities=powers
     )
     with victim.runtime.client(subscribe=True) as client:
         client.start(container)

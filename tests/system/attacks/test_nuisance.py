@@ -1,4 +1,4 @@
-"""Attempts to hold up the runtime or other containers, and to outlive what ends a container."""
+"""Attempts to slow the runtime or other containers, and to survive the end of a container."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from northstar.client import blocking
 from northstar.model import Exited, Signalled
 from tests.system import host
-from tests.system.attacks.enemy import Power, Victim, assault
+from tests.system.attacks.attacker import Power, Victim, assault
 from tests.system.containers import exit_of, install, pid_of, run, wait_ready
 from tests.system.harness import PATIENCE, wait_until
 
@@ -29,7 +29,7 @@ SHARED_RUNTIME = True
 
 
 def starts(victim: Victim, container: str, times: int = 9) -> list[float]:
-    """Start a container that ends at once, again and again; return the seconds of each start."""
+    """Start a container that exits at once repeatedly; return the seconds of each start."""
     taken = []
     with victim.runtime.client(subscribe=True) as client:
         for _ in range(times):
@@ -49,31 +49,33 @@ FLOODS = {
 
 
 @pytest.mark.parametrize("kind", FLOODS)
-def test_a_flood_and_the_starts_of_others(victim: Victim, attack: Path, kind: str) -> None:
-    """Side by side on the same machine: with the flood a start takes not much longer."""
+def test_a_flood_of_output_does_not_slow_other_starts(
+    victim: Victim, attack: Path, kind: str
+) -> None:
+    """With the flood on the same machine a start takes not much longer."""
     innocent = install(victim.runtime, attack, "innocent", args="exit 0")
-    enemy = install(
+    attacker = install(
         victim.runtime,
         attack,
-        "enemy",
+        "attacker",
         args=FLOODS[kind],
         cgroups={"pids": {"max": 30}},
         console={"permissions": "full"},
     )
     quiet = statistics.median(starts(victim, innocent))
     with victim.runtime.client(subscribe=True) as client:
-        client.start(enemy)
+        client.start(attacker)
         loud = statistics.median(starts(victim, innocent))
-        client.kill(enemy, signal.SIGKILL)
-        assert exit_of(client, enemy) == Signalled(9)
+        client.kill(attacker, signal.SIGKILL)
+        assert exit_of(client, attacker) == Signalled(9)
     assert loud < 10 * quiet + 0.05 * PATIENCE, f"{loud:.4f} s instead of {quiet:.4f} s"
 
 
-def test_bytes_that_are_no_text(victim: Victim, attack: Path) -> None:
-    """They are escaped, so that they neither forge lines of the log nor command a terminal."""
+def test_binary_output_is_escaped(victim: Victim, attack: Path) -> None:
+    """Escapes prevent forged log lines and terminal control sequences."""
     said = run(
         victim.runtime,
-        install(victim.runtime, attack, "enemy"),
+        install(victim.runtime, attack, "attacker"),
         "garbage 100000 ; ready ; exit 0",
     )
     assert said.status == Exited(0)
@@ -84,10 +86,10 @@ def test_bytes_that_are_no_text(victim: Victim, attack: Path) -> None:
     assert stray == []
 
 
-def test_text_that_shows_as_something_else(victim: Victim, attack: Path) -> None:
-    """Overrides of the writing direction and characters of no width are escaped in the log."""
+def test_deceptive_characters_are_escaped(victim: Victim, attack: Path) -> None:
+    """The log escapes bidirectional overrides and zero-width characters."""
     hostile = "\u202e}0 :edoc tixe{\u2066 \u200badmin\u2069 \U000e0041\u2028"
-    container = install(victim.runtime, attack, "enemy")
+    container = install(victim.runtime, attack, "attacker")
     run(victim.runtime, container, ["say", hostile, ";", "cry", hostile])
     text = victim.runtime.text()
     assert text.count(f"DEBUG {container}: {ascii(hostile)[1:-1]}\n") == 2
@@ -99,20 +101,20 @@ def test_text_that_shows_as_something_else(victim: Victim, attack: Path) -> None
 
 @contextlib.contextmanager
 def at_the_console(victim: Victim, attack: Path, words: str) -> Iterator[blocking.Client]:
-    """Have a container do this with its console; it must go on until it is killed."""
+    """Run commands on a container's console; they must continue until the container is killed."""
     runtime = victim.runtime
     words = f"{words} ; ready ; pause"
-    enemy = install(runtime, attack, "enemy", args=words, console={"permissions": "full"})
+    attacker = install(runtime, attack, "attacker", args=words, console={"permissions": "full"})
     with runtime.client(subscribe=True) as client:
-        client.start(enemy)
-        wait_ready(runtime, enemy)
+        client.start(attacker)
+        wait_ready(runtime, attacker)
         yield client
-        client.kill(enemy, signal.SIGKILL)
-        assert exit_of(client, enemy) == Signalled(9)
+        client.kill(attacker, signal.SIGKILL)
+        assert exit_of(client, attacker) == Signalled(9)
 
 
 def test_descriptors_to_the_console(victim: Victim, attack: Path) -> None:
-    """The runtime takes none, however many come along with a container's requests."""
+    """The runtime closes all descriptors that arrive with a container's requests."""
     with at_the_console(victim, attack, "rights 3 20") as client:
         descriptors = f"/proc/{victim.runtime.pid}/fd"
         before = len(os.listdir(descriptors))
@@ -130,7 +132,7 @@ def test_a_container_that_reads_no_answer(victim: Victim, attack: Path) -> None:
         assert time.monotonic() - begun < 5 * PATIENCE
 
 
-# ---- Not ending
+# ---- Resisting the end
 
 STUBBORN = {
     "ignores": "ignore TERM INT HUP QUIT ; ready ; pause",
@@ -145,38 +147,40 @@ STUBBORN = {
 
 @pytest.mark.vm
 @pytest.mark.parametrize("kind", STUBBORN)
-def test_who_does_not_want_to_end(victim: Victim, attack: Path, kind: str) -> None:
-    """SIGTERM does what it may; SIGKILL ends all that there is, and soon."""
+def test_containers_that_resist_their_end(victim: Victim, attack: Path, kind: str) -> None:
+    """SIGTERM may have no effect; SIGKILL soon ends all processes."""
     runtime = victim.runtime
-    enemy = install(runtime, attack, "enemy", args=STUBBORN[kind], cgroups={"pids": {"max": 20}})
+    attacker = install(
+        runtime, attack, "attacker", args=STUBBORN[kind], cgroups={"pids": {"max": 20}}
+    )
     with runtime.client(subscribe=True) as client:
-        client.start(enemy)
-        wait_ready(runtime, enemy)
-        init = pid_of(client, enemy)
+        client.start(attacker)
+        wait_ready(runtime, attacker)
+        init = pid_of(client, attacker)
         processes = [init, *host.descendants(init)]
         assert len(processes) > 1
-        # `burns` dies of this one, as whoever does nothing about it.
-        client.kill(enemy, signal.SIGCONT if kind == "burns" else signal.SIGSTOP)
+        # `burns` has no handler for this one, and dies.
+        client.kill(attacker, signal.SIGCONT if kind == "burns" else signal.SIGSTOP)
         begun = time.monotonic()
-        client.kill(enemy, signal.SIGKILL)
-        assert exit_of(client, enemy) == Signalled(9)
+        client.kill(attacker, signal.SIGKILL)
+        assert exit_of(client, attacker) == Signalled(9)
         assert time.monotonic() - begun < 3 * PATIENCE
     assert [pid for pid in processes if host.state(pid) not in (None, "Z")] == []
 
 
 @pytest.mark.parametrize("words", ["abandon ; exit 7", "hogs 5 ; exit 7", "orphans 5 ; exit 7"])
-def test_who_leaves_children_behind(victim: Victim, attack: Path, words: str) -> None:
-    """They end with the payload, and its exit code is reported."""
+def test_orphans_end_with_the_payload(victim: Victim, attack: Path, words: str) -> None:
+    """Orphans end with the payload, and its exit code is reported."""
     before = set(host.descendants(victim.runtime.pid))
-    said = run(victim.runtime, install(victim.runtime, attack, "enemy"), words)
+    said = run(victim.runtime, install(victim.runtime, attack, "attacker"), words)
     assert said.status == Exited(7)
     gone = functools.partial(lambda: set(host.descendants(victim.runtime.pid)) <= before)
-    wait_until(gone, "nothing of it is left")
+    wait_until(gone, "no process is left")
 
 
 @pytest.mark.vm
 def test_a_fork_bomb(victim: Victim, attack: Path, power: Power) -> None:
     said = assault(victim, attack, power, "bomb ; exit 4", cgroups={"pids": {"max": 20}})
     assert said.of("bomb")["errno"] == errno.EAGAIN
-    assert said.of("bomb")["result"] == 18  # with the payload and init it is 20
+    assert said.of("bomb")["result"] == 18  # 20 with the payload and init
     assert said.status == Exited(4)

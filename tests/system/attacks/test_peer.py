@@ -1,7 +1,7 @@
-"""Attempts on the process at the other end of a socket: a pidfd of it, and what that gives.
+"""Attacks on the process at the other end of a socket by a pidfd.
 
-A pidfd is not tied to a PID namespace. SO_PEERPIDFD and SCM_PIDFD (Linux 6.5, unix(7)) give one of
-whoever made a socket, or has sent a message: of processes of the host, the runtime among them.
+A pidfd is not bound to a PID namespace. SO_PEERPIDFD and SCM_PIDFD (Linux 6.5, unix(7)) return a
+pidfd of the creator of a socket or the sender of a message: of host processes such as the runtime.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from northstar.model import Exited, Signalled
-from tests.system.attacks.enemy import DENIED, Power, Victim, assault, refusals
+from tests.system.attacks.attacker import DENIED, Power, Victim, assault, refusals
 from tests.system.containers import install, pid_of, run, wait_ready
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
@@ -33,7 +33,7 @@ ENDPOINTS: dict[str, Any] = {
 }
 
 HANDLES = ("peer 3", f"sender 3 {CONNECT}", "peer 4", "peer 5")
-"""Ways to a pidfd: the console's peer, who writes to it, the peers of sockets."""
+"""Sources of a pidfd: the console's peer, the sender on the console, the peers of sockets."""
 
 GETFD = ("descriptors", *(("descriptors-x32", "descriptors-i386") if os.uname().machine == "x86_64"
          else ()))  # fmt: skip
@@ -41,10 +41,10 @@ GETFD = ("descriptors", *(("descriptors-x32", "descriptors-i386") if os.uname().
 TRACER = Power("tracer", ("CAP_SYS_PTRACE",))
 
 NO_HANDLE = {errno.ENOPROTOOPT, errno.ENODATA, errno.EBADF}
-"""What a kernel before 6.5 answers."""
+"""The errno of a kernel before 6.5."""
 
 
-def enemy(victim: Victim, attack: Path, words: str, *capabilities: str, **fields: Any) -> Any:
+def attacker(victim: Victim, attack: Path, words: str, *capabilities: str, **fields: Any) -> Any:
     capabilities = ("CAP_SYS_PTRACE", *capabilities)
     fields = {**ENDPOINTS, "capabilities": list(capabilities), **fields}
     return assault(victim, attack, TRACER, words, **fields)
@@ -52,30 +52,30 @@ def enemy(victim: Victim, attack: Path, words: str, *capabilities: str, **fields
 
 @pytest.mark.parametrize("handle", HANDLES)
 @pytest.mark.parametrize("seccomp", [None, {"profile": "default", "allow": {"pidfd_getfd": "any"}}])
-def test_descriptors_of_the_other_end(
+def test_descriptors_of_the_peer_process(
     victim: Victim, attack: Path, handle: str, seccomp: dict[str, Any] | None
 ) -> None:
-    """pidfd_getfd(2) would hand out the runtime's directories, and so the host's files."""
+    """pidfd_getfd(2) would give access to the runtime's directories, and so to the host's files."""
     fields = {} if seccomp is None else {"seccomp": seccomp}
-    ways = GETFD if seccomp is None else GETFD[:1]  # the profile ends the others by SIGSYS
+    ways = GETFD if seccomp is None else GETFD[:1]  # the profile kills the others with SIGSYS
     words = f"{handle} ; {' ; '.join(f'on-peer {way}' for way in ways)} ; exit 7"
-    said = enemy(victim, attack, words, **fields)
+    said = attacker(victim, attack, words, **fields)
     assert set(refusals(said, "on-peer").values()) == {errno.EPERM}
     assert said.status == Exited(7)
     if seccomp is not None:
-        victim.runtime.wait_log("WARN .*enemy:1.0.0: pidfd_getfd is refused")
+        victim.runtime.wait_log("WARN .*attacker:1.0.0: pidfd_getfd is refused")
 
 
 def test_the_profile_has_no_pidfd_getfd(victim: Victim, attack: Path) -> None:
     words = "peer 3 ; on-peer descriptors"
-    said = enemy(victim, attack, words, seccomp={"profile": "default"})
+    said = attacker(victim, attack, words, seccomp={"profile": "default"})
     assert said.status == Signalled(31)
 
 
-def test_all_that_it_starts_is_refused_too(victim: Victim, attack: Path) -> None:
-    """A filter stays over fork and execve, for a process in a session of its own as well."""
+def test_child_processes_are_refused_too(victim: Victim, attack: Path) -> None:
+    """A filter stays across fork and execve, also in another session."""
     words = "peer 3 ; child on-peer descriptors ; session ; on-peer descriptors"
-    said = enemy(victim, attack, words)
+    said = attacker(victim, attack, words)
     assert len([line for line in said if line["do"] == "on-peer"]) == 2
     assert set(refusals(said, "on-peer").values()) == {errno.EPERM}
 
@@ -84,16 +84,16 @@ WHAT = ("signal", "signal-0", "setns", "setns-net", "namespace", "page-out", "re
 
 
 @pytest.mark.parametrize("handle", HANDLES[:2])
-def test_what_else_a_pidfd_is_good_for(victim: Victim, attack: Path, handle: str) -> None:
-    """Of who writes to the console: of the runtime. Of its peer: of the container's init."""
+def test_other_uses_of_a_pidfd(victim: Victim, attack: Path, handle: str) -> None:
+    """The sender on the console is the runtime; the console's peer is the container's init."""
     words = f"{handle} ; {' ; '.join(f'on-peer {each}' for each in WHAT)}"
     sender = handle.startswith("sender")
     if sender:
         words += " ; on-peer handle"
-    said = enemy(victim, attack, words, "CAP_KILL", "CAP_DAC_READ_SEARCH")
+    said = attacker(victim, attack, words, "CAP_KILL", "CAP_DAC_READ_SEARCH")
     found = {line["on"]: line for line in said if line["do"] == "on-peer"}
     if not sender:
-        # A signal to init is the kernel's business: from inside there is none that ends it.
+        # A signal to init is permitted: from inside of its PID namespace none can kill it.
         found = {on: line for on, line in found.items() if not on.startswith("signal")}
     assert {on for on, line in found.items() if line["result"] >= 0} == set()
     expected = {*DENIED, *NO_HANDLE, errno.EINVAL, errno.ECHILD, errno.ESTALE, errno.EOPNOTSUPP,
@@ -104,7 +104,7 @@ def test_what_else_a_pidfd_is_good_for(victim: Victim, attack: Path, handle: str
 
 
 def test_the_peer_of_its_descriptors_is_the_container(victim: Victim, attack: Path) -> None:
-    """Not the runtime, and not root, although the runtime has made the sockets."""
+    """It is neither the runtime nor root, although the runtime has created the sockets."""
     said = assault(victim, attack, Power("none"), "peer 3 ; peer 4 ; peer 5", **ENDPOINTS)
     assert [said.of("peer", "3")[key] for key in ("pid", "uid", "gid")] == [1, 1000, 1000]
     for number in "45":
@@ -112,10 +112,10 @@ def test_the_peer_of_its_descriptors_is_the_container(victim: Victim, attack: Pa
         assert [peer["pid"], peer["uid"], peer["gid"]] == [peer["self"], 1000, 1000]
 
 
-def test_the_runtime_hands_down_none_of_its_descriptors(victim: Victim, attack: Path) -> None:
-    """All are close-on-exec: pidfds of other containers too, which come by a message."""
+def test_no_descriptor_of_the_runtime_is_inherited(victim: Victim, attack: Path) -> None:
+    """All are close-on-exec, also pidfds of other containers, which arrive in messages."""
     runtime = victim.runtime
-    container = install(runtime, attack, "enemy", args="pause", **ENDPOINTS)
+    container = install(runtime, attack, "attacker", args="pause", **ENDPOINTS)
     with runtime.client() as client:
         client.start(container)
         handed_down = []

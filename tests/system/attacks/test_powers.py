@@ -1,4 +1,4 @@
-"""Attempts to write, to mount, to gain privileges, to get at devices and settings."""
+"""Attempts to write, to mount, to gain privileges, to use devices and settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.attacks.enemy import DENIED, NEVER, Power, Victim, assault, refusals
+from tests.system.attacks.attacker import DENIED, NEVER, Power, Victim, assault, refusals
 from tests.system.containers import PROC, install, run
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.root, pytest.mark.vm]
 SHARED_RUNTIME = True
 
 WRITABLE = ("/tmp", "/data", "/shared")
-"""What the generous manifest lets a container write to."""
+"""The paths that the generous manifest lets a container write to."""
 
 EVERYWHERE = {
     "empty": ("/",),
@@ -28,7 +28,7 @@ EVERYWHERE = {
 
 
 def test_writing_everywhere(victim: Victim, attack: Path, power: Power) -> None:
-    """Each file is opened for writing, each mode changed, a file made in each directory."""
+    """It opens each file for writing, changes each mode, creates a file in each directory."""
     words = " ; ".join(f"walk {top}" for top in EVERYWHERE[power.name])
     said = assault(victim, attack, power, words)
     assert all(said.of("walk", top)["result"] > 0 for top in EVERYWHERE[power.name])
@@ -37,7 +37,7 @@ def test_writing_everywhere(victim: Victim, attack: Path, power: Power) -> None:
         path for _, path in done if not f"{path}/".startswith(tuple(f"{w}/" for w in WRITABLE))
     } == set()
     if power.generous:
-        assert {("create", "/tmp"), ("create", "/shared")} <= done  # so what is tried works
+        assert {("create", "/tmp"), ("create", "/shared")} <= done  # so the attempts work
 
 
 SETTINGS = (
@@ -61,7 +61,7 @@ def test_the_kernels_settings(victim: Victim, attack: Path, power: Power) -> Non
     said = assault(victim, attack, power, tries)
     assert set(refusals(said, "write").values()) <= {*NEVER, errno.ENOENT}
     others = "try remount /proc ; try umount /proc ; try mount /sys ; try sethostname x"
-    again = run(victim.runtime, "enemy:1.0.0", f"{power.before}userns ; {others} ; {tries}")
+    again = run(victim.runtime, "attacker:1.0.0", f"{power.before}userns ; {others} ; {tries}")
     assert set(refusals(again, "write").values()) <= {*NEVER, errno.ENOENT}
 
 
@@ -78,14 +78,14 @@ def test_mounting(victim: Victim, attack: Path, power: Power) -> None:
 
 
 def test_a_user_namespace(victim: Victim, attack: Path, power: Power) -> None:
-    """Where the kernel lets everybody make one, its owner mounts what is its own, and no more.
+    """Where all users may create one, its owner can change only its own mounts.
 
-    What is read only, or has no devices, stays so: the mounts are locked (mount_namespaces(7)).
+    Mounts stay read-only and without devices: they are locked (mount_namespaces(7)).
     """
     tries = ["remount /", "remount /host", "remount /dev", "umount /host", "umount /lib"]
     tries += ["mknod /tmp/node", "setns /proc/1/ns/mnt"]
     words = " ; ".join(f"try {each}" for each in tries)
-    more = "write /payload x ; write /host/etc/anybodys x ; write /lib/x x ; climb ; on-init seize"
+    more = "write /payload x ; write /host/etc/writable x ; write /lib/x x ; climb ; on-init seize"
     said = assault(victim, attack, power, f"userns ; {words} ; {more}")
     for do in ("remount", "umount", "mknod", "setns", "write", "on-init"):
         refusals(said, do)
@@ -93,7 +93,7 @@ def test_a_user_namespace(victim: Victim, attack: Path, power: Power) -> None:
 
 
 def test_privileges_of_files(victim: Victim, attack: Path, power: Power) -> None:
-    """Set-user-id programs and such with capabilities, in the image and by a writable mount."""
+    """Set-user-id programs and file capabilities, in the image and in a writable mount."""
     root = victim.runtime.directory / "image"
     root.mkdir()
     for directory in (root, victim.shared):
@@ -109,7 +109,7 @@ def test_privileges_of_files(victim: Victim, attack: Path, power: Power) -> None
     said = assault(victim, attack, power, "self", root=root)
     before = said.of("self")
     for path in paths:
-        me = run(victim.runtime, "enemy:1.0.0", f"{power.before}exec {path} self").of("self")
+        me = run(victim.runtime, "attacker:1.0.0", f"{power.before}exec {path} self").of("self")
         assert (me["uids"], me["gids"]) == (before["uids"], before["gids"]), path
         gained = {k: mask & ~before["caps"][k] for k, mask in me["caps"].items()}
         assert set(gained.values()) == {0}, path
@@ -132,7 +132,7 @@ def test_devices_of_the_image(victim: Victim, attack: Path, power: Power) -> Non
 
 
 def test_devices_by_a_writable_mount(victim: Victim, attack: Path, power: Power) -> None:
-    """A container cannot make nodes there; those of the host it may use as the host's users do."""
+    """A container cannot create nodes there; it may use those of the host as their mode allows."""
     if not power.generous:
         return
     said = assault(victim, attack, power, "try mknod /shared/node ; try mknod /data/node")
@@ -140,7 +140,7 @@ def test_devices_by_a_writable_mount(victim: Victim, attack: Path, power: Power)
 
 
 def test_the_cgroup_tree(victim: Victim, attack: Path, power: Power) -> None:
-    """Of the tree that the attacker is in nothing is there, and to mount it needs privileges."""
+    """A container sees nothing of the cgroup tree, and a mount of it needs privileges."""
     words = "list /sys/fs/cgroup ; try mount /sys/fs/cgroup ; write /sys/fs/cgroup/cgroup.procs 0"
     words += " ; write /sys/fs/cgroup/release_agent /payload"
     said = assault(victim, attack, power, words)
@@ -151,7 +151,7 @@ def test_the_cgroup_tree(victim: Victim, attack: Path, power: Power) -> None:
 
 
 def test_filling_the_hosts_disk(victim: Victim, attack: Path, power: Power) -> None:
-    """The image, /dev and all read-only mounts take nothing, a tmpfs what it was given."""
+    """The image, /dev and all read-only mounts accept no data; a tmpfs accepts its size."""
     places = ["/x"]
     if power.generous:
         places += ["/dev/x", "/lib/x", "/host/x", "/host/etc/open/x", "/sockets/x", "/tmp/x"]
@@ -163,17 +163,17 @@ def test_filling_the_hosts_disk(victim: Victim, attack: Path, power: Power) -> N
     assert os.listdir(victim.tree / "etc" / "open") == []
 
 
-def test_what_a_persistent_directory_gives_away(victim: Victim, attack: Path, power: Power) -> None:
-    """A set-user-id program that root made there does nothing in any container."""
+def test_set_user_id_files_in_persistent_data(victim: Victim, attack: Path, power: Power) -> None:
+    """A set-user-id program that root created there gains nothing in any container."""
     mounts = {**PROC, "/data": {"type": "persist"}}
     words = "fill /data/program 100 ; try chmod /data/program"
     assault(victim, attack, power, words, mounts=mounts)
-    file = victim.runtime.data_dir / "enemy" / "program"
+    file = victim.runtime.data_dir / "attacker" / "program"
     if file.exists():
         file.write_bytes(attack.read_bytes())
         file.chmod(0o6755)
         os.chown(file, 0, 0)
         file.chmod(0o6755)
-        other = install(victim.runtime, attack, "enemy", "2.0.0", mounts=mounts)
+        other = install(victim.runtime, attack, "attacker", "2.0.0", mounts=mounts)
         me = run(victim.runtime, other, "exec /data/program self").of("self")
         assert (me["uids"], set(me["caps"].values())) == ([1000] * 3, {0})

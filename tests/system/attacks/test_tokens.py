@@ -1,4 +1,4 @@
-"""Attempts to pass for somebody else by a token of the runtime."""
+"""Attempts to impersonate another client with a token of the runtime."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from northstar.api import TokenResult
-from tests.system.attacks.enemy import Victim
+from tests.system.attacks.attacker import Victim
 from tests.system.containers import install, run
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
@@ -20,10 +20,10 @@ CONNECT = '{"connect":{"version":"0.9.0","subscribe_notifications":false}}'
 CONSOLE = {"permissions": ["token_create", "token_verification"]}
 
 
-def test_a_package_named_as_the_clients_from_outside(victim: Victim, attack: Path) -> None:
-    """A token of a package `extern` is not one of the clients that others know by this name."""
+def test_a_package_named_like_external_clients(victim: Victim, attack: Path) -> None:
+    """A token of a package `extern` is no token of the external clients, who have this name."""
     runtime = victim.runtime
-    enemy = install(runtime, attack, "extern", "0.0.0", console=CONSOLE)
+    attacker = install(runtime, attack, "extern", "0.0.0", console=CONSOLE)
     server = install(runtime, attack, "server", console=CONSOLE)
 
     def asked(container: str, request: object) -> dict[str, str]:
@@ -33,14 +33,14 @@ def test_a_package_named_as_the_clients_from_outside(victim: Victim, attack: Pat
         return answer
 
     create = {"token_create": {"target": "server", "shared": ""}}
-    forged = asked(enemy, create)["token"]
+    forged = asked(attacker, create)["token"]
     with runtime.client() as client:
         true = base64.b64encode(client.token_create("server", b"")).decode()
         for token, result in ((true, TokenResult.OK), (forged, TokenResult.INVALID)):
             verify = {"token_verify": {"token": token, "user": "extern", "shared": ""}}
             assert asked(server, verify) == {"token_verification": result.value}
-        # The other way round: what is made for the clients from outside is of no use to it.
+        # Conversely, it cannot use a token made for external clients.
         token = base64.b64encode(client.token_create("extern", b"")).decode()
         verify = {"token_verify": {"token": token, "user": "extern", "shared": ""}}
-        assert asked(enemy, verify) == {"token_verification": "Invalid"}
+        assert asked(attacker, verify) == {"token_verification": "Invalid"}
     runtime.wait_log("WARN .*extern:0.0.0: its tokens are not valid")

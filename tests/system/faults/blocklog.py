@@ -1,7 +1,7 @@
-"""The log of a disk's writes, and the disk as a power cut at any moment would have left it.
+"""The log of a disk's writes, and the possible contents of the disk after a power cut.
 
-The format is that of the kernel's dm-log-writes (device-mapper/log-writes.rst), which QEMU's driver
-blklogwrites writes as well.
+The format is that of dm-log-writes (device-mapper/log-writes.rst in the kernel) and of QEMU's
+driver blklogwrites.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 MAGIC = 0x6A736677736872
-"""Of the superblock, which is followed by version, number of entries, and size of a sector."""
+"""The magic of the superblock; version, number of entries and sector size follow it."""
 
 FLUSH, FUA, DISCARD, MARK = 1, 2, 4, 8
 
@@ -21,7 +21,7 @@ _ENTRY = struct.Struct("<QQQQ")
 
 
 class Write(NamedTuple):
-    """One entry: data for the disk at a byte offset; a flush has none."""
+    """One entry: data for the disk at a byte offset; a flush has no data."""
 
     offset: int
     data: bytes
@@ -32,7 +32,7 @@ def parse(log: bytes) -> list[Write]:
     """Read a log.
 
     Raises:
-        ValueError: it is none, or it is cut off.
+        ValueError: it is no such log, or it is truncated.
     """
     if len(log) < _SUPER.size:
         raise ValueError("the log has no superblock")
@@ -56,10 +56,10 @@ def parse(log: bytes) -> list[Write]:
 
 
 def states(image: bytes, writes: list[Write], generator: random.Random) -> Iterator[State]:
-    """Yield what the disk may hold after a power cut behind each number of writes.
+    """Yield the possible contents of the disk after each number of writes and a power cut.
 
-    First as if all of them had arrived; then, if some may still have been in the disk's cache, with
-    some of those missing, and the last one of what is there torn in two.
+    First with all writes complete; then, if some may still be in the disk's cache, with some of
+    these missing, and the last present one torn.
     """
     durable = bytearray(image)
     cached: list[Write] = []
@@ -90,7 +90,7 @@ def states(image: bytes, writes: list[Write], generator: random.Random) -> Itera
 
 
 class State(NamedTuple):
-    """The disk after a number of writes, with all of them or some."""
+    """The disk after a number of writes, complete or not."""
 
     number: int
     which: str

@@ -1,12 +1,12 @@
-"""Stops a program at its system calls: to kill it before any of them, or to have one fail.
+"""Stops a program at its system calls: to kill it before one, or to let one fail.
 
     with Interceptor(["mount", "rename"]) as interceptor:
         runtime = make_runtime(wrap=interceptor.wrap, pass_fds=interceptor.pass_fds)
         interceptor.decide = lambda call: errno.EIO if call.name == "mount" else None
 
-A seccomp filter of the program asks us about each call of the given names (seccomp_unotify(2)), so
-what happens is real: a call that we let fail is not executed, and the rest of the program and the
-kernel are as they are. This file is also the helper that sets the filter and becomes the program.
+A seccomp filter notifies the test of each call of the given names (seccomp_unotify(2)). A failed
+call is not executed; program and kernel are otherwise unchanged. This file is also the helper that
+installs the filter and executes the program.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class Call(NamedTuple):
     """A system call that the program is about to make.
 
     Attributes:
-        name: of the call.
-        pid: the program.
+        name: its name.
+        pid: the process.
         tid: the thread.
-        arguments: its six registers.
+        arguments: its six argument registers.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Call(NamedTuple):
         """Return the string that an argument points to."""
         with open(f"/proc/{self.tid}/mem", "rb") as memory:
             memory.seek(self.arguments[index])
-            # No further than the page: the next one may not be there.
+            # Not beyond the page: the next one may be unmapped.
             room = 4096 - self.arguments[index] % 4096
             text = memory.read(room)
             if b"\0" not in text:
@@ -71,11 +71,11 @@ class Call(NamedTuple):
 
 
 Decide = Callable[[Call], int | None]
-"""Returns the errno that the call shall fail with, or None to let it happen."""
+"""Returns the errno with which the call fails, or None to execute it."""
 
 
 def from_first(name: str, decide: Decide) -> Decide:
-    """Return what begins to decide with the first call of that name."""
+    """Return a decision that applies `decide` from the first call of that name on."""
     begun = False
 
     def later(call: Call) -> int | None:
@@ -87,18 +87,18 @@ def from_first(name: str, decide: Decide) -> Decide:
 
 
 class Interceptor:
-    """Decides about the calls of one program at a time; use it as a context manager.
+    """Decides about the calls of one program at a time; a context manager.
 
     Attributes:
-        wrap: goes in front of the program's command line.
-        pass_fds: what the program's Popen must pass on.
-        decide: asked about each call of the program itself, not of those that it starts.
-        hold: called before each call of those that it starts, which happens when this returns.
+        wrap: the words before the program's command line.
+        pass_fds: descriptors that the program must inherit.
+        decide: called for each call of the program, not of its children.
+        hold: called before each call of its children; the call continues when this returns.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
         numbered = ((_number(name), name) for name in names)
-        # Some calls are on some processors only, as rename(2) beside renameat(2).
+        # Some calls exist on some architectures only, such as rename(2).
         self._names = {number: name for number, name in numbered if number >= 0}
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.pass_fds = (self._theirs.fileno(),)
@@ -148,13 +148,13 @@ class Interceptor:
         while True:
             events = dict(poll.poll())
             if not events.get(listener, 0) & select.POLLIN:
-                return  # the program has ended, or the test
+                return  # the program or the test has ended
             buffer = bytearray(NOTIF.size)
             try:
                 fcntl.ioctl(listener, RECEIVE, buffer)
             except OSError as failure:
                 if failure.errno in (errno.ENOENT, errno.EINTR):
-                    continue  # who asked was killed
+                    continue  # the calling process was killed
                 raise
             identifier, tid, _, number, _, _, *arguments = NOTIF.unpack(buffer)
             error = None
@@ -177,9 +177,9 @@ def _number(name: str) -> int:
 
 
 def _listen(numbers: list[int]) -> int:
-    """Set the filter for this process and all it will become; return the descriptor to ask on."""
+    """Install the filter for this process and its children; return the listener descriptor."""
     program: list[tuple[int, int, int, int]] = [(BPF_LD_W_ABS, 0, 0, 0)]
-    # The architecture is not looked at: a program of another one is none of ours.
+    # The filter ignores the architecture: the tests run no program of another one.
     for index, number in enumerate(numbers):
         program.append((BPF_JEQ, len(numbers) - index, 0, number))
     program.append((BPF_RET, 0, 0, SECCOMP_RET_ALLOW))
@@ -210,7 +210,7 @@ def _main() -> None:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [listener]))]
         channel.sendmsg([str(os.getpid()).encode()], rights)
 
-    # A filter is its thread's own: one that was there before has none, and need not ask.
+    # A filter belongs to a thread: an earlier thread has none, and makes its calls freely.
     teller = threading.Thread(target=tell)
     teller.start()
     listener = _listen([int(text) for text in numbers.split(",")])

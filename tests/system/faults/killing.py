@@ -1,4 +1,4 @@
-"""A runtime that is killed at a moment of an operation, started again, and looked at."""
+"""A runtime that is killed during an operation, started again, and checked."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ CALLS = (
     *("mount", "umount2", "ioctl", "memfd_create", "clone3", "vfork", "kill", "sendmsg"),
     *("socket", "socketpair", "bind", "pipe2", "fcntl", "pidfd_send_signal"),
 )
-"""What changes something outside of the process, or its descriptors: at which moment between two of
-these calls it is killed makes no difference."""
+"""Calls that change something outside of the process, or its descriptors. The moment of a kill
+between two of these calls makes no difference."""
 
 APP, OTHER = "app:1.0.0", "other:1.0.0"
 REMOVED = re.compile(r"WARN  runtime: Removed what an earlier run left: (.*)")
 
 
 def is_log(call: Call) -> bool:
-    """Tell a write to the log: a thread makes it at any time, so it is not counted."""
+    """Return whether a call writes to the log: threads do so at any time, so it does not count."""
     return call.name == "write" and call.arguments[0] == 2
 
 
 class Phase(NamedTuple):
-    """An operation that is interrupted, and how far the container's life is before and after it.
+    """An operation that is interrupted, with the level of the container before and after it.
 
     Levels: 0 not installed, 1 installed, 2 mounted, 3 started.
     """
@@ -61,7 +61,7 @@ PHASES = (
 
 
 class Moment(NamedTuple):
-    """When it is killed: before the phase's call of that number, or after so many seconds."""
+    """When the runtime is killed: before a call of the phase, by number, or after some seconds."""
 
     phase: Phase
     call: int = 0
@@ -69,17 +69,17 @@ class Moment(NamedTuple):
 
 
 class Extent(NamedTuple):
-    """How many calls a phase makes, and how long it takes, in seconds."""
+    """The number of calls of a phase, and its duration in seconds."""
 
     calls: int
     seconds: float
 
 
 class Victim:
-    """A directory with packages, in which a runtime is started and killed again and again.
+    """A directory with packages, in which a runtime is started and killed repeatedly.
 
-    One package is installed, mounted and so on by the phases; another one is there all the time,
-    started at each boot, and must never be lost.
+    The phases install, mount and start one package; another one is always installed, is started at
+    each boot, and must never be lost.
     """
 
     def __init__(
@@ -90,10 +90,10 @@ class Victim:
         payload: Path,
         namespace: int | None = None,
     ) -> None:
-        """Prepare; nothing runs yet.
+        """Prepare the directory; nothing runs yet.
 
         Args:
-            interceptor: of CALLS.
+            interceptor: an interceptor of CALLS.
             make_runtime: the fixture.
             directory: of the test.
             payload: the program in the containers.
@@ -121,13 +121,13 @@ class Victim:
             pass_fds=interceptor.pass_fds,
         )
         self._mounts = host.mounts(self._holder)
-        # Whether the app is installed: either, where that was interrupted.
+        # Whether the app is installed; after an interrupted install both are possible.
         self._installed = {False}
 
-    # The life.
+    # Phases.
 
     def measure(self) -> dict[str, Extent]:
-        """Live through all phases without being killed."""
+        """Run all phases without a kill."""
         extents = {}
         for phase in PHASES:
             calls: list[str] = []
@@ -154,11 +154,11 @@ class Victim:
         return extents
 
     def live(self, moments: Sequence[Moment]) -> int:
-        """Start it, kill it at a moment, and so on; in the end it must go in order.
+        """Start the runtime and kill it at each moment; at the end it must shut down in order.
 
         Returns:
-            How many moments were met. Others were later than the end of the operation, where it is
-            killed all the same.
+            Number of moments within an operation. At the others the operation had ended already,
+            and the runtime was killed afterwards.
         """
         met = 0
         for moment in moments:
@@ -183,7 +183,7 @@ class Victim:
             return self._interrupt(moment, lambda: self._act(moment.phase, client))
 
     def _interrupt(self, moment: Moment, act: Callable[[], None]) -> bool:
-        """Do something, and kill the runtime meanwhile, or else afterwards."""
+        """Run an action, and kill the runtime during it, or else afterwards."""
         phase, seen, met = moment.phase, 0, threading.Event()
 
         def decide(call: Call) -> None:
@@ -199,7 +199,7 @@ class Victim:
                 process.kill()
                 met.set()
 
-        is_boot = phase.name == "boot"  # which changes nothing that is stored
+        is_boot = phase.name == "boot"  # changes nothing that is stored
         before = self._installed
         self._installed = before if is_boot else {phase.before > 0, phase.after > 0}
         timer = threading.Timer(moment.seconds, kill)
@@ -217,14 +217,14 @@ class Victim:
             timer.cancel()
             timer.join() if moment.seconds else None
             self._interceptor.decide = lambda _call: None
-        # Not the harness' own way, which waits until its containers have died as well.
+        # Not `RuntimeProcess.kill`, which also waits for the end of the containers.
         assert self.runtime.process is not None
         self.runtime.process.kill()
         self.runtime.process.wait()
         self.runtime._forget()
         return met.is_set()
 
-    # What is done.
+    # Actions.
 
     def _boot(self) -> None:
         since = len(self.runtime.text()) if self.runtime.log.exists() else 0
@@ -232,7 +232,7 @@ class Victim:
         assert process is not None
         wait_until(
             lambda: process.poll() is not None or "up and running" in self.runtime.text()[since:],
-            "it is up, or killed",
+            "it is up or killed",
         )
 
     def _act(self, phase: Phase, client: blocking.Client) -> None:
@@ -257,7 +257,7 @@ class Victim:
                 wait_until(lambda: process.poll() is not None, "it has ended")
 
     def _bring(self, wanted: int) -> None:
-        """Do what is needed to bring the app to a level."""
+        """Bring the app to a level."""
         up = {phase.before: phase for phase in PHASES[1:4]}
         down = {phase.before: phase for phase in PHASES[4:7]}
         with self.runtime.client() as client:
@@ -270,19 +270,19 @@ class Victim:
         data = client.inspect(APP)
         return 3 if data.process else 2 if data.mounted else 1
 
-    # What must be true.
+    # Checks.
 
     def come_up(self) -> None:
-        """Start it; it must come up by itself, tell what it found, and leave nothing of it."""
+        """Start the runtime; it must start normally, and log and remove all stale state."""
         left = self._left() if self.runtime.run_dir.exists() else set()
         half = [name for name in os.listdir(self.store) if name.startswith(".northstar-install:")]
         since = len(self.runtime.text()) if self.runtime.log.exists() else 0
         self.runtime.start(wait=False)
-        # Hundreds of starts meet a moment in which the machine is busy with something else.
+        # In some of the hundreds of starts the machine is busy.
         self.runtime.wait_log("Runtime up and running", since=since, timeout=8 * TIMEOUT)
         said = self.runtime.text()[since:]
         named = set(re.findall(r"[^ ,()]+", " ".join(REMOVED.findall(said))))
-        assert left <= named, f"{left - named} is not told:\n{said}"
+        assert left <= named, f"{left - named} is not logged:\n{said}"
         for name in half:
             assert f"Removing {self.store}/{name} of an interrupted install" in said
         warnings = re.findall(r"^.*(?:WARN|ERROR).*$", said, re.MULTILINE)
@@ -299,10 +299,12 @@ class Victim:
         mounts = [line for line in host.mounts(self._holder) if line not in self._mounts]
         points = [f"{self.runtime.run_dir}/{OTHER}"] if "-d" in self.runtime.arguments else []
         assert [line.split(" ")[0] for line in mounts] == points
-        wait_until(lambda: len(self.runtime.loops()) == 1, "the other's loop device is left")
+        wait_until(
+            lambda: len(self.runtime.loops()) == 1, "only the other package's loop device is left"
+        )
 
     def _left(self) -> set[str]:
-        """Return the names of mount points, sockets and cgroups."""
+        """Return the names of stale mount points, sockets and cgroups."""
         runtime = self.runtime
         groups = host.cgroups(runtime.cgroup, itself=False)
         return {
@@ -317,7 +319,7 @@ class Victim:
             assert client.inspect(OTHER).process is not None
         installed = APP in listed
         assert listed == ([APP, OTHER] if installed else [OTHER])
-        assert installed in self._installed, "what was answered is not so"
+        assert installed in self._installed, "the state contradicts an answer"
         self._installed = {installed}
         files = {path.name: path.read_bytes() for path in self.store.iterdir()}
         whole = {"other.npk": self.other}

@@ -1,7 +1,7 @@
-"""Runs in the virtual machine: packages come and go on the disk /dev/vda, whose writes are logged.
+"""Runs in the virtual machine: installs and uninstalls on /dev/vda, whose writes are logged.
 
-What was answered is noted behind the file system, past the page cache: that flushes nothing which
-the runtime has not flushed itself.
+The number of answers is written after the end of the file system, with O_DIRECT: that flushes
+nothing of the runtime's writes.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ DISK = "/dev/vda"
 
 
 def main(directory: Path, offset: int) -> None:
-    """Do what `steps` in `directory` says; notes go to `offset` on the disk."""
-    work = Path(tempfile.mkdtemp())  # it ends with the machine
+    """Run the steps in the file `steps` of `directory`; notes go to `offset` on the disk."""
+    work = Path(tempfile.mkdtemp())  # ends with the machine
     store = work / "disk"
     store.mkdir()
     subprocess.run(["mount", "-t", "ext4", DISK, str(store)], check=True)
@@ -42,12 +42,12 @@ def main(directory: Path, offset: int) -> None:
                 client.uninstall(f"{which}:1.0.0")
             note(offset, number)
     runtime.kill()
-    # No unmount: that would be no power cut.
+    # No unmount, as in a power cut.
 
 
 def note(offset: int, number: int) -> None:
-    """Write how many steps were answered."""
-    with mmap.mmap(-1, 4096) as page:  # aligned, as O_DIRECT wants it
+    """Write the number of answered steps."""
+    with mmap.mmap(-1, 4096) as page:  # aligned, as O_DIRECT requires
         page.write(NOTE + str(number).encode() + b"\n")
         fd = os.open(DISK, os.O_WRONLY | os.O_DIRECT)
         try:

@@ -1,6 +1,6 @@
-"""Another program cleans the runtime's directories: it removes all directories that look empty.
+"""Another program cleans the runtime's directories: it removes all that look empty.
 
-From outside of the runtime's mount namespace its mount points do.
+Outside of the runtime's mount namespace the mount points look empty.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ GONE = r"WARN\w* .*The mount {} is gone"
 
 
 def clean(*directories: Path, themselves: bool = False) -> None:
-    """Remove the empty directories below these, as a host's cleaner does."""
+    """Remove the empty directories below these, as a cleaner on a host does."""
     below = [] if themselves else ["-mindepth", "1"]
     paths = [str(path) for path in directories]
     subprocess.run(["find", *paths, *below, "-type", "d", "-empty", "-delete"], check=True)
 
 
 def refusal(results: tuple[response.Ok | response.Failed, ...]) -> error.Error | None:
-    """Return why the one mount or unmount was refused, None if it was not."""
+    """Return the error of the only mount or unmount, None on success."""
     (result,) = results
     return result.error if isinstance(result, response.Failed) else None
 
 
 @pytest.fixture
 def app(runtime: RuntimeProcess, payload: Path) -> str:
-    """A container that is mounted, and whose mount point another program has removed."""
+    """A mounted container whose mount point another program has removed."""
     container = install(runtime, payload, args="exit 0")
     with runtime.client() as client:
         assert refusal(client.mount(container)) is None
@@ -58,7 +58,7 @@ def app(runtime: RuntimeProcess, payload: Path) -> str:
     return container
 
 
-def test_a_start_mounts_it_anew(runtime: RuntimeProcess, app: str) -> None:
+def test_a_start_mounts_the_image_again(runtime: RuntimeProcess, app: str) -> None:
     before = runtime.snapshot()
     assert not [mount for mount in before.mounts if app in mount]
     with runtime.client(subscribe=True) as client:
@@ -71,7 +71,7 @@ def test_a_start_mounts_it_anew(runtime: RuntimeProcess, app: str) -> None:
     runtime.assert_no_leak(before)
 
 
-def test_a_mount_request_mounts_it_anew(runtime: RuntimeProcess, app: str) -> None:
+def test_a_mount_request_mounts_the_image_again(runtime: RuntimeProcess, app: str) -> None:
     before = runtime.snapshot()
     with runtime.client() as client:
         assert refusal(client.mount(app)) is None
@@ -81,8 +81,10 @@ def test_a_mount_request_mounts_it_anew(runtime: RuntimeProcess, app: str) -> No
 
 
 @pytest.mark.parametrize("again", ["nothing", "directory", "content"])
-def test_an_unmount_of_what_is_gone_succeeds(runtime: RuntimeProcess, app: str, again: str) -> None:
-    """Whatever is there now; what has content stays."""
+def test_an_unmount_of_a_removed_mount_point_succeeds(
+    runtime: RuntimeProcess, app: str, again: str
+) -> None:
+    """It succeeds whatever exists in its place; a directory with content stays."""
     point = runtime.run_dir / app
     before = runtime.snapshot()
     if again != "nothing":
@@ -93,7 +95,7 @@ def test_an_unmount_of_what_is_gone_succeeds(runtime: RuntimeProcess, app: str, 
         assert refusal(client.umount(app)) is None
         runtime.wait_log(rf"WARN\w* .*The mount {point} was gone already")
         assert not client.inspect(app).mounted
-        # It is unmounted, as after any other unmount.
+        # It is unmounted, as after each unmount.
         assert isinstance(refusal(client.umount(app)), error.UmountBusy)
         if again == "content":
             runtime.wait_log("Cannot remove a mount point, leaving it alone: .*not empty")
@@ -105,7 +107,7 @@ def test_an_unmount_of_what_is_gone_succeeds(runtime: RuntimeProcess, app: str, 
     runtime.assert_no_leak(before)
 
 
-def test_an_uninstall_of_what_is_gone_succeeds(runtime: RuntimeProcess, app: str) -> None:
+def test_an_uninstall_of_a_removed_mount_point_succeeds(runtime: RuntimeProcess, app: str) -> None:
     with runtime.client() as client:
         client.uninstall(app)
         assert client.list() == ()
@@ -116,7 +118,7 @@ def test_an_uninstall_of_what_is_gone_succeeds(runtime: RuntimeProcess, app: str
 def test_an_unmount_that_leaves_the_directory_has_unmounted(
     runtime: RuntimeProcess, payload: Path
 ) -> None:
-    """What is in the way of removing the mount point is found behind the mount."""
+    """A file below the mount prevents the removal of the mount point."""
     container = install(runtime, payload, args="exit 0")
     point = runtime.run_dir / container
     with runtime.client() as client:
@@ -131,13 +133,15 @@ def test_an_unmount_that_leaves_the_directory_has_unmounted(
         assert client.inspect(container).mounted
 
 
-def test_the_shutdown_passes_over_what_is_gone(runtime: RuntimeProcess, app: str) -> None:
+def test_the_shutdown_ignores_removed_mount_points(runtime: RuntimeProcess, app: str) -> None:
     runtime.stop()
     assert "Traceback" not in runtime.text()
     assert app in runtime.text()
 
 
-def test_who_runs_keeps_what_it_has(runtime: RuntimeProcess, payload: Path, tmp_path: Path) -> None:
+def test_a_running_container_keeps_its_image(
+    runtime: RuntimeProcess, payload: Path, tmp_path: Path
+) -> None:
     root = tmp_path / "resource"
     (root / "dir").mkdir(parents=True)
     (root / "dir/file").write_text("content")
@@ -157,10 +161,10 @@ def test_who_runs_keeps_what_it_has(runtime: RuntimeProcess, payload: Path, tmp_
         seen = Path(f"/proc/{pid_of(client, first)}/root")
         assert (seen / "res/file").read_text() == "content"
         assert (seen / "payload").exists()
-        # It is in use all the same.
+        # It is still in use.
         assert isinstance(refusal(client.umount(resource)), error.UmountBusy)
         assert not client.inspect(resource).mounted
-        # Another one gets the same, mounted anew.
+        # Another container gets the same resource, mounted again.
         client.start(second)
         wait_ready(runtime, second)
         assert client.inspect(resource).mounted
@@ -174,7 +178,7 @@ def test_who_runs_keeps_what_it_has(runtime: RuntimeProcess, payload: Path, tmp_
     assert "Traceback" not in runtime.text()
 
 
-def test_its_own_directories_are_made_anew(
+def test_the_runtimes_directories_are_created_again(
     make_runtime: Callable[..., Any], payload: Path, tmp_path: Path
 ) -> None:
     runtime = make_runtime()
@@ -194,7 +198,7 @@ def test_its_own_directories_are_made_anew(
     assert said.of("list", "/sockets")["names"] == [f"{container}:a"]
     assert (runtime.data_dir / "app/file").read_text() == "content"
     assert [stat.S_IMODE(path.stat().st_mode) for path in own] == modes
-    # They are locked as the first ones were.
+    # They are locked like the first ones.
     (tmp_path / "other").mkdir()
     other = make_runtime(start=False, directory=tmp_path / "other")
     text = other.configuration.read_text()
@@ -208,7 +212,7 @@ def test_its_own_directories_are_made_anew(
     assert "Traceback" not in runtime.text()
 
 
-def test_its_cgroup_is_made_anew(
+def test_the_runtime_cgroup_is_created_again(
     make_runtime: Callable[..., Any], payload: Path, tmp_path: Path
 ) -> None:
     runtime = make_runtime()
@@ -235,10 +239,10 @@ def test_its_cgroup_is_made_anew(
     assert "Traceback" not in runtime.text()
 
 
-def test_a_container_whose_cgroup_is_gone_ends_as_ever(
+def test_a_container_without_its_cgroup_ends_normally(
     runtime: RuntimeProcess, payload: Path
 ) -> None:
-    """What is empty can be removed: as soon as its last process has ended, if not by us."""
+    """Any program can remove an empty cgroup as soon as its last process has ended."""
     container = install(runtime, payload, args="pause")
     with runtime.client(subscribe=True) as client:
         before = runtime.snapshot()
@@ -272,10 +276,8 @@ STEPS = ("mount.mount", "os.mknod", "os.chmod", "os.open", "mount.umount2", "os.
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_the_null_device_is_had_though_its_mount_point_is_removed(
-    tmp_path: Path, step: str
-) -> None:
-    """It is there for a moment only, when the runtime starts; here it is removed at each step."""
+def test_the_null_device_without_its_mount_point(tmp_path: Path, step: str) -> None:
+    """It exists only briefly, when the runtime starts; here it is removed at each step."""
     program = (
         "import os, stat, sys\n"
         "from northstar.linux import mount, mountinfo\n"

@@ -1,4 +1,4 @@
-"""The clock of the machine jumps: nothing that takes a while becomes longer or shorter by it."""
+"""The clock of the machine jumps: no duration changes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DAY = 86400.0
 
 @contextmanager
 def jump(seconds: float) -> Iterator[None]:
-    """Set the clock that many seconds forward or back, and then back again."""
+    """Set the clock forward or back by some seconds, and later restore it."""
     time.clock_settime(time.CLOCK_REALTIME, time.time() + seconds)
     try:
         yield
@@ -34,7 +34,7 @@ def jump(seconds: float) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("seconds", [400 * DAY, -400 * DAY, 20000 * DAY])
-def test_tokens_uptime_and_patience(runtime: RuntimeProcess, payload: Path, seconds: float) -> None:
+def test_tokens_uptime_and_timeouts(runtime: RuntimeProcess, payload: Path, seconds: float) -> None:
     container = install(runtime, payload, args="ignore TERM ; ready ; pause")
     with runtime.client(subscribe=True) as client:
         client.start(container)
@@ -42,7 +42,7 @@ def test_tokens_uptime_and_patience(runtime: RuntimeProcess, payload: Path, seco
         token = client.token_create("extern", b"shared")
         begun = time.monotonic()
         with jump(seconds):
-            # A token is good for a minute, whatever the date.
+            # A token is valid for a minute, whatever the date.
             result = client.token_verify(token, "extern", b"shared")
             assert result is TokenResult.OK
             process = client.inspect(container).process
@@ -54,7 +54,7 @@ def test_tokens_uptime_and_patience(runtime: RuntimeProcess, payload: Path, seco
             assert exit_of(client, container) == Exited(3)
             client.start(container)
             begun = time.monotonic()
-            # The shutdown waits for two seconds, and then kills.
+            # The shutdown waits for two seconds, then kills.
             runtime.stop()
             assert 1.9 < time.monotonic() - begun < 5 * PATIENCE
     assert "Traceback" not in runtime.text()

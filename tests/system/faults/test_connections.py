@@ -1,4 +1,4 @@
-"""Many clients at once: what they cost the runtime in memory and in time."""
+"""Many clients at once: their cost in memory and in time."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ MANY = 200
 MIB = 2**20
 CONNECT = b'{"connect":{"version":"0.9.2","subscribe_notifications":false}}\n'
 EACH = 48 * 1024
-"""Bytes that a connection costs besides its input, at most: objects of the interpreter."""
+"""Maximal bytes of a connection besides its input: objects of the interpreter."""
 
 LINES = memory.LINES + MANY * (EACH + memory.ALLOWANCE)
 PACKAGES = memory.PACKAGES + MANY * (EACH + 2 * memory.ALLOWANCE)
 OUTPUT = memory.REQUESTS + memory.OUTPUT + MANY * (EACH + 2 * memory.ALLOWANCE)
 SLACK = 6 * MIB
-"""What the allocator keeps, and code that runs for the first time."""
+"""Memory that the allocator keeps, and that of code that runs for the first time."""
 
 
 def resident(runtime: RuntimeProcess) -> int:
@@ -63,7 +63,7 @@ def streams(runtime: RuntimeProcess, *, connect: bool) -> Iterator[list[socket.s
 
 
 def send_all(opened: list[socket.socket], data: bytes, rounds: int) -> None:
-    """Send the same to all, again and again, as much as each takes."""
+    """Send the same data to all repeatedly, as much as each accepts."""
     left = dict.fromkeys(opened, memoryview(data))
     for _ in range(rounds):
         for stream in tuple(left):
@@ -77,7 +77,7 @@ def send_all(opened: list[socket.socket], data: bytes, rounds: int) -> None:
 
 
 def growth(runtime: RuntimeProcess, opened: list[socket.socket], data: bytes, rounds: int) -> int:
-    """Return by how much memory has grown at most while all of them send."""
+    """Return the maximal growth of memory while all of them send."""
     before, most = resident(runtime), 0
     for _ in range(4):
         send_all(opened, data, rounds // 4)
@@ -87,7 +87,7 @@ def growth(runtime: RuntimeProcess, opened: list[socket.socket], data: bytes, ro
 
 @pytest.fixture
 def warm(runtime: RuntimeProcess) -> RuntimeProcess:
-    """A runtime that has had as many connections before."""
+    """A runtime that has served as many connections before."""
     with streams(runtime, connect=True):
         pass
     runtime.snapshot()
@@ -107,12 +107,12 @@ def test_lines_that_do_not_end(warm: RuntimeProcess) -> None:
     with streams(warm, connect=True) as opened:
         grown = growth(warm, opened, b"x" * (MIB - 1), 80)
         assert grown < LINES + SLACK, f"{grown / MIB:.1f} MiB"
-        # Meanwhile others are served, and a long request is when the late ones are closed.
+        # Others are served meanwhile, also with a long request after the late ones are closed.
         begun = time.monotonic()
         with warm.client() as client:
             client.list()
         assert time.monotonic() - begun < 2.0 * PATIENCE
-        # Of another process, so it does not come last.
+        # From another process, so that it is not the newest of this one.
         done = warm.nstar("mount", *["x:1.0.0"] * 5000, check=False)
         # A message of this length is cut in the middle: its end is the last answer.
         assert done.stderr.endswith("x:1.0.0 is not installed, or is mounted already\n")
@@ -120,7 +120,7 @@ def test_lines_that_do_not_end(warm: RuntimeProcess) -> None:
 
 
 def test_packages_that_are_not_stored(make_runtime: Any, tmp_path: Path) -> None:
-    """A slow disk: all of them wait at the same time."""
+    """On a slow disk all of them wait at the same time."""
     store = tmp_path / "store"
     store.mkdir()
     runtime = make_runtime(repositories={"fs": f'type = {{ fs = {{ dir = "{store}" }} }}'})
@@ -144,7 +144,7 @@ def test_answers_that_are_not_read(warm: RuntimeProcess) -> None:
             client.list()
 
 
-# ---- Connections that come and go
+# ---- Connections that are opened and closed
 
 FLOOD = """
 import os, socket, struct, sys
@@ -163,7 +163,7 @@ while True:
 
 @contextmanager
 def flood(runtime: RuntimeProcess, kind: str) -> Iterator[None]:
-    """Have another process open and close connections without end."""
+    """Let another process open and close connections without end."""
     command = [sys.executable, "-c", FLOOD, runtime.url.removeprefix("unix://"), kind]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
@@ -201,13 +201,13 @@ def test_a_flood_of_connections(runtime: RuntimeProcess, payload: Path, kind: st
     with runtime.client(subscribe=True) as client:
         quiet = starts(client, container)
         with flood(runtime, kind):
-            # Until what is granted at once is used up.
+            # Until the burst allowance is used up.
             time.sleep(1.0)
             used, begun = processor(runtime), time.monotonic()
             time.sleep(2.0)
             share = (processor(runtime) - used) / (time.monotonic() - begun)
             loud = starts(client, container)
-            # A client that connects now waits for the backlog, which is drained all the time.
+            # A new client waits for the backlog, which the runtime drains continuously.
             begun = time.monotonic()
             with runtime.client(timeout=TIMEOUT) as other:
                 other.list()
@@ -219,7 +219,7 @@ def test_a_flood_of_connections(runtime: RuntimeProcess, payload: Path, kind: st
 
 
 def test_connections_that_were_dropped(make_runtime: Any) -> None:
-    """The next client does not wait for them, whatever their way to end."""
+    """The next client does not wait for them, however they were closed."""
     runtime = make_runtime()
     path = runtime.url.removeprefix("unix://")
     linger = struct.pack("ii", 1, 0)
@@ -235,4 +235,4 @@ def test_connections_that_were_dropped(make_runtime: Any) -> None:
         with runtime.client() as client:
             client.list()
         assert time.monotonic() - begun < 2.0 * PATIENCE
-    wait_until(lambda: len(os.listdir(f"/proc/{runtime.pid}/fd")) < 60, "none is kept")
+    wait_until(lambda: len(os.listdir(f"/proc/{runtime.pid}/fd")) < 60, "none is open")

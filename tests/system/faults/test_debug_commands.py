@@ -1,4 +1,4 @@
-"""Debug commands run in the runtime's mount namespace: they end when it ends, however it ends."""
+"""Debug commands run in the runtime's mount namespace, and end with the runtime in any case."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ wait %3
 echo running
 exec sleep 1005
 """
-"""Children in other sessions, one whose parent has ended, and all but one ignore SIGTERM."""
+"""Children in other sessions, one of them an orphan; all but one ignore SIGTERM."""
 
 SLEEPING = [f"sleep {1000 + number}" for number in range(1, 6)]
 
 
 def start(make_runtime: Callable[..., Any], payload: Path, script: str) -> RuntimeProcess:
-    """Start a runtime and a container whose debug command is a script that says `running`."""
+    """Start a runtime and a container whose debug command is a script that prints `running`."""
     runtime: RuntimeProcess = make_runtime(start=False)
     command = runtime.directory / "command"
     command.write_text(script)
@@ -62,7 +62,7 @@ def test_a_killed_runtime(make_runtime: Callable[..., Any], payload: Path) -> No
     runtime = start(make_runtime, payload, NESTED)
     wait_until(lambda: sorted(sleeping(runtime).values()) == SLEEPING, "all of them run")
     pids = [os.pidfd_open(pid) for pid in sleeping(runtime)]
-    runtime.kill()  # which waits for its descendants and its loop devices
+    runtime.kill()  # waits for its descendants and its loop devices
     for pidfd in pids:
         with pytest.raises(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, 0)
@@ -74,7 +74,7 @@ def test_a_shutdown_does_not_wait_for_those_that_ignore_sigterm(
 ) -> None:
     runtime = start(make_runtime, payload, NESTED)
     began = time.monotonic()
-    runtime.stop()  # with nothing left
+    runtime.stop()  # checks that nothing is left
     assert time.monotonic() - began < 4 * PATIENCE
 
 
@@ -96,11 +96,11 @@ def test_a_killed_supervisor_takes_its_command_along(
     (pid,) = sleeping(runtime)
     supervisor = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     assert Path(f"/proc/{supervisor}/comm").read_text() == "northstar-debug\n"
-    # Another signal does nothing: a terminal sends SIGINT to the whole process group.
+    # Other signals have no effect: a terminal sends SIGINT to the whole process group.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(supervisor, number)
     switches = context_switches(supervisor)
-    os.kill(supervisor, signal.SIGCHLD)  # which it wakes up for
+    os.kill(supervisor, signal.SIGCHLD)  # wakes it up
     wait_until(lambda: context_switches(supervisor) != switches, "it has woken up")
     assert host.state(supervisor) != "Z"
     os.kill(supervisor, signal.SIGKILL)
@@ -109,13 +109,13 @@ def test_a_killed_supervisor_takes_its_command_along(
 
 
 def context_switches(pid: int) -> str:
-    """Return how often a process has waited; it is another text when the process is a zombie."""
+    """Return the context switches of a process, as text, which differs for a zombie."""
     match = re.search(r"voluntary_ctxt_switches:\s+\d+", Path(f"/proc/{pid}/status").read_text())
     return match[0] if match else ""
 
 
 def test_commands_that_cannot_run(make_runtime: Callable[..., Any], payload: Path) -> None:
-    """Each is a warning in words, the container starts, and nothing is held for them."""
+    """Each leads to a warning; the container starts, and nothing is left of them."""
     reasons = {
         "": "it is empty",
         "/etc/passwd": "Permission denied",

@@ -1,4 +1,4 @@
-"""Much of a kind in a package or a directory: some lines of the log, and nobody is held up."""
+"""Large numbers in a package or a directory: few log lines, and no client is delayed."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ DEVICES = (
     *("throttle_write_bps_device", "throttle_write_iops_device"),
 )
 LINES_MAX = 20
-"""Lines of a start in the log: those of every start, and some for each kind of warning."""
+"""Maximal log lines of a start: those of every start, and a few for each kind of warning."""
 
 
 class Watch:
-    """A client that asks all the time, and how long it waited for the slowest answer."""
+    """A client that makes requests continuously, and its longest wait for an answer."""
 
     def __init__(self, runtime: RuntimeProcess) -> None:
         self.slowest = 0.0
@@ -202,7 +202,7 @@ def test_a_repository_of_ten_thousand_bad_files(
 
 
 def raw(runtime: RuntimeProcess, line: str) -> bytes:
-    """Send a line after connect; return what comes until the runtime closes the connection."""
+    """Send a line after connect; return all bytes until the runtime closes the connection."""
     with socket.socket(socket.AF_UNIX) as stream:
         stream.settimeout(TIMEOUT)
         stream.connect(runtime.url.removeprefix("unix://"))

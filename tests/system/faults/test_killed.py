@@ -1,11 +1,11 @@
-"""SIGKILL at any moment: the next start comes up by itself, and only what was going on is open.
+"""SIGKILL at any moment: the next start succeeds, and only interrupted operations are undecided.
 
-Moments are system calls: between two of them nothing happens that anybody could see. `make test`
-tries a few; all of them, and many instants that a clock chooses, are tried by
+Moments are system calls: between two of them nothing observable happens. `make test` tries a few;
+all of them, and many random instants, are tried by
 
     .venv/bin/pytest -m long tests/system/faults/test_killed.py
 
-A clock's instants are drawn with a seed that a failure prints; NORTHSTAR_FAULT_SEED sets it.
+A failure prints the seed of the random instants; NORTHSTAR_FAULT_SEED sets it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.system.harness import enter, wait_until
 pytestmark = pytest.mark.root
 
 INSTANTS = 300
-"""How many instants a clock chooses, in each of the two ways to run."""
+"""Number of random instants, for each of the two namespaces."""
 
 
 @pytest.fixture(params=["own namespace", "the host's"])
@@ -39,7 +39,7 @@ def victim(
     tmp_path: Path,
     payload: Path,
 ) -> Iterator[Victim]:
-    """A runtime in a mount namespace of its own, which ends with it; or in one that stays."""
+    """A runtime in a mount namespace that ends with it, or in one that stays."""
     with Interceptor(CALLS) as interceptor:
         if request.param == "own namespace":
             yield Victim(interceptor, make_runtime, tmp_path, payload)
@@ -50,7 +50,7 @@ def victim(
 
 @contextmanager
 def mount_namespace() -> Iterator[int]:
-    """Make a mount namespace that stays, and yield a process in it."""
+    """Make a mount namespace that stays, and yield the pid of a process in it."""
     command = ["unshare", "--mount", "--propagation", "shared", "sleep", "infinity"]
     with subprocess.Popen(command) as holder:
         try:
@@ -61,7 +61,7 @@ def mount_namespace() -> Iterator[int]:
 
 
 def every(extents: dict[str, Extent]) -> list[Moment]:
-    """Return all moments, one after the last call of each phase too."""
+    """Return all moments, including one after the last call of each phase."""
     return [
         Moment(phase, call) for phase in PHASES for call in range(1, extents[phase.name].calls + 2)
     ]
@@ -69,7 +69,7 @@ def every(extents: dict[str, Extent]) -> list[Moment]:
 
 @pytest.mark.timeout(240)
 def test_killed_at_a_few_moments(victim: Victim) -> None:
-    """The same ones each time, of all operations."""
+    """Always the same moments, of all operations."""
     moments = every(victim.measure())
     assert len(moments) > 100
     chosen = random.Random(0).sample(moments, 6)
@@ -79,7 +79,7 @@ def test_killed_at_a_few_moments(victim: Victim) -> None:
 def test_mounts_go_from_the_namespace_they_are_in(
     make_runtime: Callable[..., Any], payload: Path
 ) -> None:
-    """A killed runtime had none of its own, the next one has: there they would only be hidden."""
+    """The killed runtime shared this namespace; an unmount in that of the next has no effect."""
     with mount_namespace() as holder:
         wrap = ("/usr/bin/env", *enter(holder))
         runtime = make_runtime(start=False, arguments=("-d",), wrap=wrap)
@@ -120,5 +120,5 @@ def test_killed_at_any_instant(victim: Victim) -> None:
         moments.append(Moment(phase, seconds=seconds))
     met = victim.live(moments)
     print(f"{met} of {INSTANTS} instants were met")
-    # The others came when the operation had ended, which took longer when it was measured.
+    # At the others the operation had already ended: it took longer when it was measured.
     assert met >= INSTANTS // 4

@@ -1,4 +1,4 @@
-"""The launcher of a container ends when the container is made, and is reaped then."""
+"""The launcher ends when the container is created, and is reaped then."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.root
 
 
 def below(runtime: RuntimeProcess) -> list[tuple[str | None, str]]:
-    """Return state and command of the runtime's children, in the order of their pids."""
+    """Return state and command of the runtime's children, ordered by pid."""
     found = host.descendants(runtime.pid)
     return [(host.state(pid), host.command(pid)) for pid in sorted(found)]
 
@@ -43,11 +43,11 @@ def test_running_containers_keep_no_zombies(
 def test_a_launcher_that_ends_late(
     make_runtime: Callable[..., Any], payload: Path, *, killed_first: bool
 ) -> None:
-    """It is reaped once: when it ends, or with init, if that ends before it."""
+    """It is reaped once: when it ends, or with init, if init ends first."""
     held, released = threading.Event(), threading.Event()
 
     def hold(_call: Call) -> None:
-        # Only the first one: it is the launcher's, whose container still runs.
+        # Only the first one: it belongs to the launcher of a running container.
         if not held.is_set():
             held.set()
             released.wait(TIMEOUT)

@@ -1,12 +1,12 @@
 """A power cut at any moment of an install or uninstall: a whole package or none, and no other lost.
 
-A runtime in the virtual machine installs and uninstalls on a disk of which QEMU logs each write.
-Then the disk is made as it would have been after each of them, with the writes that were not yet
-flushed and with a part of them, and is looked at with the repository's own code.
+A runtime in the virtual machine installs and uninstalls on a disk, and QEMU logs each write. Then
+the test reconstructs the disk after each write, with all or some of the unflushed writes, and loads
+it with the repository's code.
 
     .venv/bin/pytest -m long tests/system/faults/test_power_cut.py
 
-NORTHSTAR_FAULT_RECORDING names the temporary directory of an earlier run, to look again.
+NORTHSTAR_FAULT_RECORDING names the temporary directory of an earlier run, to check it again.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from tests.system.harness import IN_VM, manifest, pack
 
 ROOT = Path(__file__).parents[3]
 FILE_SYSTEM = 20 * 2**20
-"""Bytes; the disk is larger, for the notes."""
+"""Bytes of the file system; the disk is larger, for the notes."""
 DISK = FILE_SYSTEM + 2**20
 
 STEPS = (
@@ -106,7 +106,7 @@ def test_only_what_was_not_flushed_may_be_missing() -> None:
 
 
 class Recording(NamedTuple):
-    """A disk before and all that was written to it; the packages by name."""
+    """The initial disk, its writes, and the packages by name."""
 
     image: bytes
     writes: list[Write]
@@ -115,7 +115,7 @@ class Recording(NamedTuple):
 
 @pytest.fixture
 def recording(tmp_path: Path, payload: Path) -> Recording:
-    """Let a runtime in the machine go through STEPS, or take what an earlier run has recorded."""
+    """Run STEPS with a runtime in the machine, or load the recording of an earlier run."""
     earlier = os.environ.get("NORTHSTAR_FAULT_RECORDING")
     directory = Path(earlier) if earlier else tmp_path
     if not earlier:
@@ -173,7 +173,7 @@ def test_a_whole_package_or_none(recording: Recording, tmp_path: Path) -> None:
         assert left == sorted(whole), told
     assert answered == len(STEPS)
     print(f"{len(writes)} writes, {looked_at} states of the disk, {half} half packages in them")
-    assert half > 0, "no moment was in the middle of an install"
+    assert half > 0, "no moment was within an install"
 
 
 def after_each_step() -> Iterator[set[str]]:
@@ -193,8 +193,8 @@ def noted(write: Write) -> int | None:
 
 @contextmanager
 def mounted(state: State, tmp_path: Path) -> Iterator[Path]:
-    """Mount a disk, whose journal is worked off, and return the packages' directory."""
-    # A file of its own: mount(8) takes the loop device that still is on one of the same name.
+    """Mount a disk, which replays its journal, and return the directory of the packages."""
+    # A new file: mount(8) reuses a loop device that is still attached to the same name.
     image, target = tmp_path / f"{state.which}-{state.number}", tmp_path / "target"
     image.write_bytes(state.image)
     target.mkdir(exist_ok=True)

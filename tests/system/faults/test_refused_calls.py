@@ -1,5 +1,5 @@
-"""The kernel refuses one system call: the operation fails in words, nothing of it is left, and the
-next one succeeds. Each call of an operation is refused in turn, with what it may fail with.
+"""The kernel refuses one system call: the operation fails with a message, leaves nothing, and the
+next one succeeds. Each call of an operation is refused in turn, with a possible errno.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ REFUSALS = {
     "unlink": (errno.EROFS,),
     "epoll_ctl": (errno.ENOSPC,),
 }
-"""What each call is refused with: calls that acquire something, or whose failure is told."""
+"""The errno for each call: calls that acquire something, or whose failure is reported."""
 
 EPOLL_CTL_ADD = 1
 """linux/eventpoll.h."""
@@ -64,7 +64,7 @@ APP = "app:1.0.0"
 
 
 class Refusal(NamedTuple):
-    """The call of that number is refused with that errno."""
+    """A call, by number, and the errno of its refusal."""
 
     number: int
     name: str
@@ -82,7 +82,7 @@ class Setting(NamedTuple):
 
 @pytest.fixture
 def setting(make_runtime: Callable[..., Any], tmp_path: Path, payload: Path) -> Iterator[Setting]:
-    """A runtime that can do everything already, so that no operation is its first."""
+    """A runtime that has done every operation once."""
     store = tmp_path / "store"
     store.mkdir()
     text = manifest(
@@ -144,7 +144,7 @@ CYCLE: tuple[tuple[Act, Act], ...] = (
     (umount, mount),
     (uninstall, install),
 )
-"""What is refused, and how it is undone."""
+"""The operations, and those that undo them."""
 
 
 @contextlib.contextmanager
@@ -179,12 +179,12 @@ def refused(setting: Setting, refusal: Refusal) -> Iterator[None]:
 
 
 def refusing(errors: Mapping[str, int]) -> Decide:
-    """Return what refuses the calls of these names."""
+    """Return a decision that refuses the calls of these names."""
     return lambda call: errors.get(call.name)
 
 
 def matters(call: Call) -> bool:
-    """Leave out what a log line costs, and what gives back."""
+    """Leave out calls of log lines, and calls that release."""
     if call.name == "epoll_ctl":
         return call.arguments[1] == EPOLL_CTL_ADD
     return call.name != "write" or call.arguments[0] != 2
@@ -198,7 +198,7 @@ def possible(setting: Setting, act: Act, client: blocking.Client) -> list[Refusa
 
 
 def same(setting: Setting, before: Snapshot) -> None:
-    """Wait until the runtime holds what it held before, on whatever loop device."""
+    """Wait until the runtime holds the same objects as before, on any loop device."""
 
     def anonymous(snapshot: Snapshot) -> Snapshot:
         return snapshot._replace(mounts=[re.sub(r"loop\d+", "loop", m) for m in snapshot.mounts])
@@ -213,10 +213,10 @@ def same(setting: Setting, before: Snapshot) -> None:
 
 
 def sweep(setting: Setting, choose: Callable[[list[Refusal]], list[Refusal]]) -> tuple[int, int]:
-    """Refuse calls of each operation; return how many there were, and how many made it fail."""
+    """Refuse calls of each operation; return their number, and the number of failures."""
     tried = failed = 0
     with setting.runtime.client() as client:
-        # Once without a refusal, for what is made only once.
+        # Once without a refusal, for objects that are created only once.
         for step in (install, mount, start, end, umount, uninstall):
             step(setting, client)
         for act, undo in CYCLE:
@@ -230,7 +230,7 @@ def sweep(setting: Setting, choose: Callable[[list[Refusal]], list[Refusal]]) ->
                     with refused(setting, refusal):
                         act(setting, client)
                 except api.RefusedError as answer:
-                    # Refused is not done: what was installed is still there, and works.
+                    # A refused operation changes nothing: the container still works.
                     failed += 1
                     words = str(answer)
                     assert os.strerror(refusal.error) in words, (
@@ -250,7 +250,7 @@ def sweep(setting: Setting, choose: Callable[[list[Refusal]], list[Refusal]]) ->
 
 
 def test_no_free_loop_device(make_runtime: Any, tmp_path: Path, payload: Path) -> None:
-    """Each one that is called free is taken by somebody else, and there are no more."""
+    """Another process takes each free loop device, and there are no more."""
     taken = dict.fromkeys((LOOP_SET_FD, LOOP_CONFIGURE, LOOP_CTL_ADD), errno.EBUSY)
     with Interceptor(["ioctl"]) as interceptor:
         runtime = make_runtime(
@@ -276,7 +276,7 @@ def test_no_free_loop_device(make_runtime: Any, tmp_path: Path, payload: Path) -
 
 
 def test_a_connection_that_cannot_be_watched(setting: Setting) -> None:
-    """It is closed at once, instead of being open and deaf."""
+    """The runtime closes it at once, and does not keep it unwatched."""
     setting.runtime.client().close()
     before = setting.runtime.snapshot()
 
@@ -296,11 +296,11 @@ def test_a_connection_that_cannot_be_watched(setting: Setting) -> None:
 
 
 SPAWNING = ("clone3", "clone", "vfork")
-"""One of them is what posix_spawn(3) uses, as the C library and the kernel have it."""
+"""posix_spawn(3) uses one of them, depending on the C library and the kernel."""
 
 
 def refusing_the_second(names: Collection[str], error: int) -> Decide:
-    """Return what refuses the second call of these: the first one spawns the launcher."""
+    """Return a decision that refuses the second of these calls: the first spawns the launcher."""
     calls = itertools.count(1)
     return lambda call: error if call.name in names and next(calls) == 2 else None
 
@@ -331,8 +331,8 @@ def test_no_process_or_descriptor_for_a_debug_command(make_runtime: Any, payload
         runtime.stop()
 
 
-def test_some_calls(setting: Setting) -> None:
-    """A few of each operation, the same ones each time."""
+def test_a_few_calls_refused_in_turn(setting: Setting) -> None:
+    """A few calls of each operation, always the same."""
     generator = random.Random(0)
     tried, failed = sweep(setting, lambda all_: generator.sample(all_, min(len(all_), 5)))
     assert failed >= 0.9 * tried
@@ -341,9 +341,9 @@ def test_some_calls(setting: Setting) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_every_call(setting: Setting) -> None:
+def test_every_call_refused_in_turn(setting: Setting) -> None:
     tried, failed = sweep(setting, lambda all_: all_)
     print(f"{tried} calls were refused, {failed} operations failed")
-    # What is removed but not yet on the disk is removed all the same.
+    # A removal that is not yet on the disk is a removal all the same.
     assert failed >= 0.9 * tried
     assert tried > 60

@@ -1,4 +1,4 @@
-"""No processes, threads or memory to be had: operations fail in words, and succeed afterwards."""
+"""No free processes, threads or memory: operations fail with a message, and succeed later."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.root
 
 @pytest.fixture
 def allow(runtime: RuntimeProcess) -> Iterator[Callable[[int | None], None]]:
-    """Allow the runtime so many processes and threads more than it has; all with None."""
+    """Allow the runtime some more processes and threads than it has; with None any number."""
     if not (PIDS / "tasks").exists():
         pytest.skip(NONE)
     cgroup = PIDS / f"northstar-test-pids-{os.getpid()}"
@@ -55,7 +55,7 @@ def test_no_more_processes(runtime: RuntimeProcess, payload: Path, allow: Any) -
         before = runtime.snapshot()
         for more in (0, 1):
             allow(more)
-            # Whatever needs no process works: also what is done by threads.
+            # Operations without a new process work, also those in threads.
             client.install(package, "mem")
             client.mount("other:1.0.0")
             client.uninstall("other:1.0.0")
@@ -96,10 +96,10 @@ def test_no_threads_at_the_start(make_runtime: Any) -> None:
 
 
 def test_no_more_memory(runtime: RuntimeProcess, payload: Path) -> None:
-    """RLIMIT_AS: malloc and mmap fail, whoever calls them.
+    """With RLIMIT_AS malloc and mmap fail in any code.
 
-    A client may lose its connection, and the interpreter the descriptor of it when even its way to
-    close one fails. Nothing else may stay.
+    A client may lose its connection, and the interpreter may leak its descriptor when close fails
+    too. Nothing else may stay.
     """
     container = install(runtime, payload, args="pause")
     files: dict[str, Path | bytes | str] = {"payload": payload, "noise": os.urandom(2**20)}

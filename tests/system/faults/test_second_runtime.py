@@ -1,4 +1,4 @@
-"""Two runtimes in the same place: the second is refused, with the pid of the first."""
+"""Two runtimes in the same place: the start of the second fails, and names the pid of the first."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Make = Callable[[str], RuntimeProcess]
 
 @pytest.fixture
 def make(make_runtime: Callable[..., Any], tmp_path: Path) -> Make:
-    """Make a runtime of that name, in a directory of its own; it does not run yet."""
+    """Make a runtime of that name, in a separate directory; it does not run yet."""
 
     def named(name: str) -> RuntimeProcess:
         store = tmp_path / name / "store"
@@ -37,7 +37,7 @@ def make(make_runtime: Callable[..., Any], tmp_path: Path) -> Make:
 
 
 def share(runtime: RuntimeProcess, key: str, other: RuntimeProcess) -> None:
-    """Give a runtime the same value for a key of the configuration that another one has."""
+    """Give a runtime the value that another one has for a key of the configuration."""
     line = re.compile(rf'\b{key} = ".*?"')
     (theirs,) = line.findall(other.configuration.read_text())
     text = runtime.configuration.read_text()
@@ -45,7 +45,7 @@ def share(runtime: RuntimeProcess, key: str, other: RuntimeProcess) -> None:
 
 
 def refusal(second: RuntimeProcess) -> tuple[int, str]:
-    """Start it, and return the pid and the thing that it names."""
+    """Start it, and return the pid and the place in its error."""
     second.start(wait=False)
     second.wait_exit(code=1)
     said = re.search(
@@ -57,7 +57,7 @@ def refusal(second: RuntimeProcess) -> tuple[int, str]:
 
 
 @pytest.mark.vm
-def test_it_is_refused_whatever_they_share(make: Make, payload: Path) -> None:
+def test_a_second_runtime_is_refused_for_each_shared_place(make: Make, payload: Path) -> None:
     first, second = make("first"), make("second")
     first.start()
     container = install(first, payload, repository="fs", args="pause")
@@ -79,17 +79,17 @@ def test_it_is_refused_whatever_they_share(make: Make, payload: Path) -> None:
             assert pid == first.pid
             assert re.fullmatch(what, named)
             os.unlink(second.log)
-        # The first one has not noticed.
+        # The first one is not affected.
         assert first.snapshot() == before
         assert client.inspect(container).process is not None
     first.stop()
-    # The lock has ended with it.
+    # Its lock ended with it.
     second.start()
     second.stop()
 
 
-def test_packages_that_nobody_can_change_are_shared(make: Make, payload: Path) -> None:
-    """Of a read-only file system: neither installs there, nor removes."""
+def test_read_only_packages_are_shared(make: Make, payload: Path) -> None:
+    """On a read-only file system neither runtime installs or removes."""
     first, second = make("first"), make("second")
     share(second, "dir", first)
     store = first.directory / "store"
@@ -122,5 +122,5 @@ def test_one_directory_may_serve_several_purposes(make_runtime: Any, payload: Pa
     with runtime.client() as client:
         client.start(container)
     runtime.wait_log(f"Container {container} exited")
-    shutil.rmtree(runtime.run_dir / "app")  # the data: all else is gone
+    shutil.rmtree(runtime.run_dir / "app")  # the data; everything else is removed
     runtime.stop()

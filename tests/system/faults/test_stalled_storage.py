@@ -1,6 +1,6 @@
 """A repository on a disk that does not answer: a frozen file system, where every write waits.
 
-fsfreeze(8) holds whoever writes in an uninterruptible wait, as a device does that does not answer.
+fsfreeze(8) blocks writers in an uninterruptible wait, as an unresponsive device does.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MAY_SKIP = (NO_DEVICE_MAPPER,)
 pytestmark = pytest.mark.root
 
 INSTALLS = 6
-"""More than the runtime has threads for one repository, and for all of them."""
+"""More than the runtime's threads for one repository, and for all of them."""
 
 DATA = {"/data": {"type": "persist"}}
 
@@ -47,7 +47,7 @@ class Disk:
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[Callable[[], None]]:
-        """Freeze it; yield what thaws it, which the end does at the latest."""
+        """Freeze it; yield a function that thaws it, which is called at the end at the latest."""
         subprocess.run(["fsfreeze", "--freeze", str(self.path)], check=True)
         frozen = True
 
@@ -65,7 +65,7 @@ class Disk:
 
 @pytest.fixture
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
-    """A small disk, which is not among the runtime's directories."""
+    """A small disk outside of the runtime's directories."""
     image = tmp_path_factory.mktemp("disk") / "image"
     path = tmp_path_factory.mktemp("mounted")
     with image.open("wb") as file:
@@ -92,7 +92,7 @@ def make(disk: Disk, make_runtime: Callable[..., Any]) -> Callable[..., RuntimeP
 
 
 class Requests:
-    """Requests that wait, each with a client of its own."""
+    """Requests that wait, each from a separate client."""
 
     def __init__(self, runtime: RuntimeProcess) -> None:
         self._runtime = runtime
@@ -112,7 +112,7 @@ class Requests:
 
     @property
     def waiting(self) -> int:
-        """How many have no answer yet."""
+        """Number of requests without an answer."""
         return sum(thread.is_alive() for thread in self._threads)
 
     def join(self) -> None:
@@ -122,7 +122,7 @@ class Requests:
 
 
 def held(runtime: RuntimeProcess) -> int:
-    """Return how many threads of the runtime the kernel holds."""
+    """Return the number of the runtime's threads in an uninterruptible wait."""
     states = []
     for path in Path(f"/proc/{runtime.pid}/task").glob("*/stat"):
         with contextlib.suppress(OSError):
@@ -131,7 +131,7 @@ def held(runtime: RuntimeProcess) -> int:
 
 
 def life(client: blocking.Client, container: str) -> None:
-    """Have a container do all that one can."""
+    """Run every operation on a container."""
     assert done(client.mount(container))
     client.start(container)
     assert client.inspect(container).process is not None
@@ -143,7 +143,7 @@ def life(client: blocking.Client, container: str) -> None:
 
 
 def is_free(path: Path) -> bool:
-    """Tell whether nobody has locked a directory."""
+    """Return whether no process has locked a directory."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         return flock.try_lock(descriptor)
@@ -160,7 +160,7 @@ def install_into_fs(package: Path, client: blocking.Client) -> None:
 
 
 def took(client: blocking.Client, container: str) -> float:
-    """Return the median of the seconds that this takes."""
+    """Return the median duration in seconds."""
     seen = []
     for _ in range(7):
         begun = time.monotonic()
@@ -169,7 +169,7 @@ def took(client: blocking.Client, container: str) -> float:
     return statistics.median(seen)
 
 
-def test_it_holds_up_only_what_needs_it(
+def test_a_stalled_disk_delays_only_its_repository(
     make: Any, disk: Disk, payload: Path, tmp_path: Path
 ) -> None:
     runtime = make()
@@ -190,7 +190,7 @@ def test_it_holds_up_only_what_needs_it(
                 requests.make(functools.partial(install_into_fs, package))
             wait_until(lambda: held(runtime) >= 2, "the disk holds threads")
             assert took(client, other) < 5 * usual + 0.5 * PATIENCE
-            # Also from the disk itself, which still can be read.
+            # Also from this disk, which can still be read.
             life(client, idle)
             client.kill(running, 9)
             exit_of(client, running)
@@ -212,7 +212,7 @@ def test_it_holds_up_only_what_needs_it(
 def test_a_start_waits_for_a_wipe_that_waits(
     make: Any, disk: Disk, payload: Path, tmp_path: Path
 ) -> None:
-    """It gets a directory of its own, and not the one that is being removed."""
+    """The container gets a new directory, not the one that is being removed."""
     runtime = make()
     words = "write /data/file new ; list /data ; pause"
     old = install(runtime, payload, version="1.0.0", mounts=DATA, args=words)
@@ -226,7 +226,7 @@ def test_a_start_waits_for_a_wipe_that_waits(
             requests.make(lambda client: client.uninstall(new, wipe=True))
             wait_until(lambda: held(runtime) >= 1, "the uninstall waits")
             requests.make(lambda client: client.start(old))
-            # Until it is removed it is there.
+            # Before it is removed, it is still listed.
             package = pack(tmp_path, manifest("app", "2.0.0"), {"payload": payload})
             answer = refused(lambda: client.install(package, "mem"))
             assert isinstance(answer, error.InstallDuplicate)
@@ -252,7 +252,7 @@ def test_a_start_waits_for_a_wipe_that_waits(
 def test_the_shutdown_ends_in_time(
     make: Any, disk: Disk, payload: Path, tmp_path: Path, work: str
 ) -> None:
-    """An uninstall that has begun is waited for, a package that comes in is not."""
+    """It waits for an uninstall that has begun, not for an install that has not."""
     runtime = make(top='shutdown_timeout = "100ms"')
     other = install(runtime, payload, "other", args="ignore TERM ; pause")
     stored = install(runtime, payload, "stored", args="pause", repository="fs")
@@ -270,7 +270,7 @@ def test_the_shutdown_ends_in_time(
                 requests.make(functools.partial(install_into_fs, package))
         wait_until(lambda: held(runtime) >= 1, "the disk holds threads")
         runtime.process.send_signal(signal.SIGTERM)
-        # What is left of the process is its main thread, a zombie, and what the kernel holds.
+        # The process consists of its main thread, a zombie, and the blocked threads.
         bound = {"install": 6.0, "uninstall": 22.0}[work] * PATIENCE
         wait_until(lambda: host.state(runtime.pid) == "Z", "the main thread has ended", bound)
         text = runtime.text()
@@ -287,8 +287,8 @@ def test_the_shutdown_ends_in_time(
         assert last[1].startswith("hint: look at that file system and its device")
         assert "Traceback" not in text
         requests.join()
-        # The other directories are free. What the threads do may still happen, so the repository
-        # is not given to a next runtime.
+        # The other directories are free. The blocked threads may still write to the repository, so
+        # it stays locked for the next runtime.
         for path in (runtime.run_dir, runtime.data_dir, runtime.socket_dir):
             assert is_free(path)
         (home := tmp_path / "next").mkdir()
@@ -301,7 +301,7 @@ def test_the_shutdown_ends_in_time(
         )
         thaw()
         runtime.wait_exit(code=1)
-    # Whole packages only, and the directories are free.
+    # Only whole packages, and no directory is locked.
     runtime.start()
     with runtime.client() as client:
         names = {str(container.name) for container in client.list()}
@@ -315,7 +315,7 @@ def test_the_shutdown_ends_in_time(
 def suspended(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[Path, Callable[[str], None]]]:
-    """A disk whose device can be told to `suspend` and `resume`: then also who reads it waits."""
+    """A disk whose device can `suspend` and `resume`: when suspended, reads wait as well."""
     if "device-mapper" not in Path("/proc/misc").read_text():
         pytest.skip(NO_DEVICE_MAPPER)
     image = tmp_path_factory.mktemp("device") / "image"
@@ -328,12 +328,12 @@ def suspended(
     loop = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     def dmsetup(*arguments: str) -> None:
-        # Without udev it makes the node itself.
+        # Without udev dmsetup creates the node.
         environment = {**os.environ, "DM_DISABLE_UDEV": "1"}
         subprocess.run(["dmsetup", *arguments], check=True, env=environment)
 
     def tell(what: str) -> None:
-        # Not even the file system is asked first.
+        # No access to the file system first.
         dmsetup(what, name, *(["--noflush", "--nolockfs"] if what == "suspend" else []))
 
     try:
@@ -352,7 +352,7 @@ def suspended(
 
 
 @pytest.mark.vm
-def test_mounts_from_a_suspended_device_hold_up_no_others(
+def test_mounts_from_a_suspended_device_delay_no_others(
     suspended: tuple[Path, Callable[[str], None]], make_runtime: Any, payload: Path
 ) -> None:
     store, tell = suspended
@@ -371,7 +371,7 @@ def test_mounts_from_a_suspended_device_hold_up_no_others(
         os.sync()
         tell("suspend")
         try:
-            # What is not in memory has to be read.
+            # Without its pages in memory the image is read from the disk.
             Path("/proc/sys/vm/drop_caches").write_text("3")
             for container in stored:
                 requests.make(functools.partial(mount_one, container))

@@ -1,4 +1,4 @@
-"""A runtime that was stopped (SIGSTOP) for longer than its deadlines takes what came meanwhile."""
+"""A runtime that was stopped (SIGSTOP) beyond its deadlines processes what arrived meanwhile."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ACK = b'{"connect_ack":null}\n'
 
 @contextmanager
 def stopped(runtime: RuntimeProcess, seconds: float) -> Iterator[None]:
-    """Stop the runtime; what is inside happens at the beginning of that time."""
+    """Stop the runtime; the body of the block runs at the beginning of that time."""
     os.kill(runtime.pid, signal.SIGSTOP)
     wait_until(lambda: host.state(runtime.pid) == "T", "it is stopped")
     begun = time.monotonic()
@@ -65,16 +65,18 @@ class Raw:
 
 
 def settle(runtime: RuntimeProcess) -> None:
-    """Wait until the runtime has nothing to do: it waits for the next event."""
+    """Wait until the runtime is idle: it waits for the next event."""
     runtime.snapshot()
     wait_until(lambda: host.state(runtime.pid) == "S", "it waits")
 
 
-def test_a_package_whose_bytes_are_there(make_runtime: Any, tmp_path: Path, payload: Path) -> None:
+def test_a_package_that_arrives_while_the_runtime_is_stopped(
+    make_runtime: Any, tmp_path: Path, payload: Path
+) -> None:
     runtime = make_runtime(console='options = { npk_stream_timeout = "300ms" }')
     package = pack(tmp_path, manifest("app"), {"payload": payload}).read_bytes()
     half = len(package) // 2
-    # As much as the kernel takes while nobody reads.
+    # As much as the socket buffer holds.
     assert len(package) - half < 100_000
     for _ in range(3):
         one = Raw(runtime).connect()
@@ -88,7 +90,7 @@ def test_a_package_whose_bytes_are_there(make_runtime: Any, tmp_path: Path, payl
             client.uninstall("app:1.0.0")
         one.close()
     assert "no byte of the package" not in runtime.text()
-    # Silence is still what it was.
+    # Later silence still leads to the timeout.
     one = Raw(runtime).connect()
     one.send(b'{"request":{"install":{"repository":"mem","size":10}}}\nxx')
     assert one.line() == b""
@@ -97,7 +99,7 @@ def test_a_package_whose_bytes_are_there(make_runtime: Any, tmp_path: Path, payl
 
 
 def test_everything_that_waits_for_the_runtime(runtime: RuntimeProcess, payload: Path) -> None:
-    """All at once, since the time to connect is long."""
+    """All cases at once, since the connect timeout is long."""
     app = install(runtime, payload, "app", args="exit 3")
     assert CONNECT_TIMEOUT > CLOSE_TIMEOUT
     patient = 3 * CONNECT_TIMEOUT + TIMEOUT
@@ -114,7 +116,7 @@ def test_everything_that_waits_for_the_runtime(runtime: RuntimeProcess, payload:
         assert late.line() == b'{"response":{"ident":"extern:0.0.0"}}\n'
         assert busy.line() == b'{"response":{"start":{"ok":{"container":"app:1.0.0"}}}}\n'
         assert exit_of(client, app) == Exited(3)
-        # A client that sends nothing is closed, though later than it would have been.
+        # The connection of a silent client is closed, later than without the stop.
         assert silent.line() == b""
         for one in (late, silent, busy):
             one.close()
@@ -123,7 +125,7 @@ def test_everything_that_waits_for_the_runtime(runtime: RuntimeProcess, payload:
 
 
 def test_containers_that_end_while_it_shuts_down(make_runtime: Any, payload: Path) -> None:
-    """They have had their time, and used it: nothing is killed, and each exit is reported."""
+    """They ended in time: none is killed, and each exit is reported."""
     runtime = make_runtime(top='shutdown_timeout = "1s"')
     app = install(runtime, payload, "app", args="ignore TERM ; ready ; sleep 2 ; exit 4")
     with runtime.client() as client:

@@ -1,4 +1,4 @@
-"""Disks and directories that fail: huge files, read-only ones, those that vanish or give errors."""
+"""Failing disks and directories: huge, read-only, vanished, or with I/O errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make(make_runtime: Callable[..., Any], store: Path) -> Callable[..., Runtime
     """Make a runtime with the repositories `fs`, in `store`, and `mem`."""
 
     def fs(**options: Any) -> RuntimeProcess:
-        # A giant cannot be packed, so it cannot be signed.
+        # A huge image cannot be packed, so it is not signed.
         table = f'type = {{ fs = {{ dir = "{store}" }} }}\n{NO_KEY}'
         runtime: RuntimeProcess = make_runtime(
             repositories={"fs": table, "mem": 'type = "mem"'}, **options
@@ -52,7 +52,7 @@ def package(tmp_path: Path, payload: Path) -> Path:
 
 
 def giant(path: Path, size: int) -> None:
-    """Make a package with an image of so many bytes, none of which is on the disk."""
+    """Make a package with a sparse image of `size` bytes."""
     text = manifest("giant").encode()
     with path.open("wb") as file:
         entry = put(file, archive.MANIFEST_NAME, len(text), text)
@@ -102,7 +102,7 @@ def test_huge_files_cost_nothing(make: Any, store: Path, package: Path) -> None:
 
 
 def cost(runtime: RuntimeProcess) -> tuple[int, int]:
-    """Return the most memory it ever had, and what it has read, in bytes."""
+    """Return the peak memory of the runtime, and the bytes that it has read."""
     status = Path(f"/proc/{runtime.pid}/status").read_text()
     memory = re.findall(r"VmHWM:\s+(\d+) kB", status)[0]
     read = re.findall(r"rchar: (\d+)", Path(f"/proc/{runtime.pid}/io").read_text())[0]
@@ -110,7 +110,7 @@ def cost(runtime: RuntimeProcess) -> tuple[int, int]:
 
 
 def test_a_loop_device_that_was_never_set_up(make: Any, store: Path, package: Path) -> None:
-    """On Linux before 5.8 a runtime can be killed between the two steps of binding one."""
+    """Before Linux 5.8 a runtime can be killed between the two steps of the setup."""
     shutil.copy(package, store / "app.npk")
     listed = ["losetup", "--noheadings", "--output", "NAME", "--associated", str(store / "app.npk")]
     device = subprocess.run(
@@ -144,7 +144,7 @@ def test_a_read_only_repository(make: Any, store: Path, package: Path) -> None:
                 answer = refused(act)
                 if not isinstance(answer, error.InstallDuplicate):
                     assert "Read-only file system" in str(answer)
-            # It is still there, and works.
+            # It is still installed, and works.
             client.start(APP)
             assert exit_of(client, APP) == OK
         assert "Traceback" not in runtime.text()
@@ -156,14 +156,14 @@ def test_a_read_only_repository(make: Any, store: Path, package: Path) -> None:
 
 @pytest.fixture
 def deep(make: Any) -> Iterator[RuntimeProcess]:
-    """A runtime; its data is removed by another program, should the test fail."""
+    """A runtime; if the test fails, another program removes its data."""
     runtime: RuntimeProcess = make()
     yield runtime
     subprocess.run(["rm", "-rf", runtime.data_dir], check=True)
 
 
 def test_data_of_any_depth_is_wiped(deep: RuntimeProcess, package: Path) -> None:
-    """By the request, and by the start after a runtime that was killed."""
+    """Both the request, and the start after a killed runtime, wipe it."""
     with deep.client(subscribe=True) as client:
         client.install(package, "fs")
         client.start(APP)
@@ -185,7 +185,7 @@ def test_data_of_any_depth_is_wiped(deep: RuntimeProcess, package: Path) -> None
 def test_data_that_takes_long_to_wipe_delays_nothing(
     deep: RuntimeProcess, package: Path, tmp_path: Path
 ) -> None:
-    """Neither the boot, nor the shutdown; each start goes on where the last one stopped."""
+    """It delays neither boot nor shutdown; each start continues the data wipe."""
     deep.stop()
     doomed = deep.data_dir / ".northstar-wipe:0123456789abcdef"
     for directory in range(4):
@@ -202,7 +202,7 @@ def test_data_that_takes_long_to_wipe_delays_nothing(
         assert exit_of(client, APP) == OK
     deep.stop()
     left = sum(len(names) for _, _, names in os.walk(deep.data_dir))
-    if left:  # else this machine removes 120,000 files while a container starts and ends
+    if left:  # else the wipe ended while a container started and exited
         deep.wait_log("Data that was being wiped is left to the next start")
     deep.start()
     wait_until(lambda: os.listdir(deep.data_dir) == ["app"], "it is wiped", 4 * TIMEOUT)
@@ -219,7 +219,7 @@ def test_data_that_cannot_be_wiped_is_a_warning(deep: RuntimeProcess) -> None:
 
 
 def test_directories_that_vanish(make: Any, store: Path, package: Path) -> None:
-    """Each operation that needs one is refused in words; when it is back, all is well."""
+    """Each operation that needs one is refused; it works again when the directory is back."""
     runtime = make()
     needs: dict[Path, Callable[[Any], None]] = {
         store: lambda client: client.install(package, "fs"),
@@ -249,8 +249,8 @@ def test_directories_that_vanish(make: Any, store: Path, package: Path) -> None:
     runtime.stop()
 
 
-def test_a_disk_that_gives_errors_says_so(make: Any, store: Path, tmp_path: Path) -> None:
-    """A FUSE file system whose server has ended: each access is ENOTCONN."""
+def test_errors_of_a_disk_are_reported(make: Any, store: Path, tmp_path: Path) -> None:
+    """In a FUSE file system whose server has ended each access fails with ENOTCONN."""
     if not os.path.exists("/dev/fuse"):
         pytest.skip(MAY_SKIP[0])
     device = os.open("/dev/fuse", os.O_RDWR)

@@ -1,4 +1,4 @@
-"""The log cannot be written: nobody waits, and when it can be written again the log goes on."""
+"""The log cannot be written: the runtime does not wait, and later the log continues."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ MAY_SKIP_IN_VM = (NONE,)
 pytestmark = pytest.mark.root
 
 FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
-"""linux/fs.h: let nothing be written to a file system, and let it go on."""
+"""linux/fs.h: freeze and thaw a file system."""
 
 
 def up(runtime: RuntimeProcess) -> None:
-    """Start a runtime whose log nobody reads."""
+    """Start a runtime whose log is not read."""
     runtime.start(wait=False)
 
     def answers() -> bool:
@@ -46,7 +46,7 @@ def up(runtime: RuntimeProcess) -> None:
 
 
 class FifoLog:
-    """A runtime whose stderr, and stdout, is a FIFO that is read when the test wants it."""
+    """A runtime whose stdout and stderr are a FIFO, which the test reads on demand."""
 
     def __init__(self, make_runtime: Any, directory: Path) -> None:
         fifo = directory / "fifo"
@@ -60,13 +60,13 @@ class FifoLog:
         self._writer = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
 
     def full(self) -> bool:
-        """Tell whether the FIFO takes nothing more."""
+        """Return whether the FIFO is full."""
         poll = select.poll()
         poll.register(self._writer, select.POLLOUT)
         return not poll.poll(0)
 
     def read_until(self, words: str, times: int = 1) -> str:
-        """Read until some words were read so many times."""
+        """Read until a text was read some number of times."""
         text = ""
         deadline = time.monotonic() + TIMEOUT
         while text.count(words) < times:
@@ -78,7 +78,7 @@ class FifoLog:
         return text
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         os.close(self._reader)
         os.close(self._writer)
 
@@ -92,12 +92,12 @@ def log(make_runtime: Any, tmp_path: Path) -> Iterator[FifoLog]:
 
 @pytest.fixture
 def runtime(log: FifoLog) -> RuntimeProcess:
-    """The one that `allow` limits."""
+    """The runtime that `allow` limits."""
     return log.runtime
 
 
 def answers(runtime: RuntimeProcess, times: int) -> None:
-    """Require that a client is answered, quickly, each time."""
+    """Check that a client receives quick answers."""
     with runtime.client() as client:
         for _ in range(times):
             begun = time.monotonic()
@@ -106,7 +106,7 @@ def answers(runtime: RuntimeProcess, times: int) -> None:
 
 
 @pytest.mark.parametrize("output", ["pipe", "inherit"])
-def test_a_full_log_while_no_thread_can_be_had(
+def test_a_full_log_without_free_threads(
     log: FifoLog, payload: Path, allow: Any, output: str
 ) -> None:
     runtime = log.runtime
@@ -121,7 +121,7 @@ def test_a_full_log_while_no_thread_can_be_had(
         client.kill(flood, 9)
         exit_of(client, flood)
         allow(None)
-        # The runtime's own lines come too, until its room for them is used up as well.
+        # The runtime's lines are kept too, until their buffer is full as well.
         for _ in range(20):
             client.start(quiet)
             client.kill(quiet, 9)
@@ -134,10 +134,10 @@ def test_a_full_log_while_no_thread_can_be_had(
     assert "Traceback" not in said
 
 
-def test_what_is_lost_of_the_log_is_reported(log: FifoLog, payload: Path) -> None:
+def test_lost_log_lines_are_reported(log: FifoLog, payload: Path) -> None:
     runtime = log.runtime
     flood = install(runtime, payload, "flood", args="flood 0")
-    # Long lines, so that it does not take long.
+    # Long lines, to fill it quickly.
     other = install(runtime, payload, "n" * 240, init=None)
     with runtime.client(subscribe=True) as client:
         client.start(flood)
@@ -163,7 +163,7 @@ def test_what_is_lost_of_the_log_is_reported(log: FifoLog, payload: Path) -> Non
 
 @pytest.fixture
 def frozen_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]:
-    """A file system of its own, and a descriptor of its root, to freeze it."""
+    """A separate file system, and a descriptor of its root, to freeze it."""
     directory = tmp_path_factory.mktemp("disk")
     image, disk = directory / "image", directory / "disk"
     disk.mkdir()
@@ -176,7 +176,7 @@ def frozen_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path
         yield disk, descriptor
     finally:
         os.close(descriptor)
-        # The runtime of a test that failed may still end.
+        # The runtime of a failed test can then end.
         unmount = ["umount", "--lazy", str(disk)]
         subprocess.run(unmount, check=True)
 
@@ -204,8 +204,8 @@ def test_a_log_on_a_frozen_disk(
     runtime.close()
 
 
-def test_closed_streams_are_no_files_of_ours(make_runtime: Any, payload: Path) -> None:
-    """The number of a closed stream is that of the next file that is opened."""
+def test_closed_streams_receive_no_log(make_runtime: Any, payload: Path) -> None:
+    """The next open(2) would return the number of a closed stream."""
     close = 'exec "$@" 0<&- 1>&- 2>&-'
     runtime = make_runtime(start=False, wrap=("/bin/sh", "-c", close, "sh"))
     up(runtime)

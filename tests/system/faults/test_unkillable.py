@@ -1,7 +1,7 @@
-"""Processes that the kernel does not let go of: frozen ones, and those that wait for a file system.
+"""Processes that SIGKILL does not end: frozen ones, and those that wait for a file system.
 
-In version 1 a frozen cgroup holds its processes against SIGKILL, as a device does that does not
-answer: they are in state D. A FUSE file system without a server holds whoever looks at it.
+Processes in a frozen cgroup of version 1 are in state D, as those that wait for an unresponsive
+device. A FUSE file system without a server blocks every process that accesses it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.root
 
 @pytest.fixture
 def freeze() -> Iterator[Callable[..., Callable[[], None]]]:
-    """Freeze a process with all that it will start, and return what thaws it."""
+    """Freeze a process and its future children; return a function that thaws them."""
     if not (FREEZER / "tasks").exists():
         pytest.skip(NONE)
     cgroup = FREEZER / f"northstar-test-{os.getpid()}"
@@ -72,7 +72,7 @@ def everything_of(runtime: RuntimeProcess, container: str) -> list[int]:
     return [init, *host.descendants(init)]
 
 
-def test_one_that_does_not_die_holds_up_nobody(
+def test_an_unkillable_container_delays_no_others(
     runtime: RuntimeProcess, payload: Path, freeze: Any
 ) -> None:
     frozen = install(runtime, payload, "frozen", args="fork ; pause")
@@ -82,15 +82,15 @@ def test_one_that_does_not_die_holds_up_nobody(
         client.start(frozen)
         thaw = freeze(*everything_of(runtime, frozen))
         client.kill(frozen, signal.SIGKILL)
-        # It has not ended, so it is not to be started, unmounted or uninstalled.
+        # It has not exited, so start, unmount and uninstall are refused.
         assert client.inspect(frozen).process is not None
         for refused in (client.start, client.uninstall):
             with pytest.raises(api.RefusedError):
                 refused(frozen)
-        # Others live as ever.
+        # Other containers work.
         client.start(other)
         client.kill(other, signal.SIGKILL)
-        wait_until(lambda: client.inspect(other).process is None, "the other one has ended")
+        wait_until(lambda: client.inspect(other).process is None, "the other container has exited")
         thaw()
         wait_until(lambda: client.inspect(frozen).process is None, "it has ended")
         runtime.wait_log("Process frozen:1.0.0 exited")
@@ -101,7 +101,7 @@ def test_one_that_does_not_die_holds_up_nobody(
 
 @pytest.mark.parametrize("kind", CLIENTS, ids=["blocking", "asyncio"])
 @pytest.mark.parametrize("subscribe", [True, False])
-def test_stopping_it_ends_with_an_error_that_names_its_process(
+def test_stopping_an_unkillable_container_names_its_process(
     runtime: RuntimeProcess, payload: Path, freeze: Any, kind: Any, subscribe: bool
 ) -> None:
     frozen = install(runtime, payload, "frozen", args="pause")
@@ -122,7 +122,7 @@ def test_stopping_it_ends_with_an_error_that_names_its_process(
 
 
 @pytest.mark.long
-def test_the_shutdown_does_not_wait_for_it_for_ever(
+def test_the_shutdown_does_not_wait_for_an_unkillable_container(
     make_runtime: Any, payload: Path, freeze: Any
 ) -> None:
     runtime = make_runtime(top='shutdown_timeout = "100ms"')
@@ -146,7 +146,7 @@ def test_the_shutdown_does_not_wait_for_it_for_ever(
     assert "Container other:1.0.0 exited with status Signalled(SIGKILL)" in text
     assert "Umounted other:1.0.0" in text
     assert "Traceback" not in text
-    # The next run comes up while they are still there, and takes away what it can.
+    # The next run starts while they still exist, and removes what it can.
     runtime._forget()
     runtime.start()
     text = runtime.text()[len(text) :]
@@ -181,7 +181,9 @@ def test_a_start_that_hangs_ends_with_the_shutdown(
     thread = threading.Thread(target=start)
     thread.start()
     try:
-        wait_until(lambda: any(map(waits_for_fuse, host.descendants(runtime.pid))), "it hangs")
+        wait_until(
+            lambda: any(map(waits_for_fuse, host.descendants(runtime.pid))), "the start hangs"
+        )
         with runtime.client() as client:
             client.start(other)
         runtime.stop(timeout=2 * TIMEOUT)

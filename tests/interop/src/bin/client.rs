@@ -1,11 +1,12 @@
-//! The peer's client as a shell: a line of JSON in is a call, a line of JSON out its result.
+//! Northstar 0.9.2's client as a shell: a line of JSON in is a call, a line of JSON out its result.
 //!
 //!     client URL CAPACITY [CALL..]
 //!
 //! URL is `tcp://HOST:PORT`, `unix://PATH`, or `env` for the descriptor in NORTHSTAR_CONSOLE;
-//! CAPACITY is how many notifications the client keeps, `none` to not subscribe. Calls are the
+//! CAPACITY is the number of notifications to keep, `none` for no subscription. Calls are the
 //! arguments, or the lines of stdin. The first line out is the result of connecting. A result is
-//! `{"ok": value}` with the value as the peer's own types write it, or `{"error": [kind, what]}`.
+//! `{"ok": value}` with the value as the types of Northstar 0.9.2 write it, or
+//! `{"error": [kind, what]}`.
 
 use anyhow::{anyhow, bail, Context, Result};
 use futures::StreamExt;
@@ -28,7 +29,7 @@ enum Answer {
     Refused(Error),
 }
 
-/// What the peer's client returned; other failures are those of the test itself.
+/// The result of Northstar 0.9.2's client; other failures are those of the test itself.
 fn answer<T>(
     result: std::result::Result<T, Error>,
     value: impl Fn(T) -> Result<Value>,

@@ -1,13 +1,13 @@
-//! The peer's readers and writers as filters: a line of JSON in, a line of JSON out.
+//! Northstar 0.9.2's readers and writers as filters: a line of JSON in, a line of JSON out.
 //!
 //!     packages manifests    "TEXT"                  -> the manifest, as JSON and as YAML
-//!     packages messages     "LINE"                  -> the message, as the peer writes it
-//!     packages load         {"npk", "key"?}         -> what the package is
+//!     packages messages     "LINE"                  -> the message, as Northstar 0.9.2 writes it
+//!     packages load         {"npk", "key"?}         -> the content of the package
 //!     packages pack         {"manifest", "root", "out", "mksquashfs", "compression"?, "key"?}
 //!     packages unpack       {"npk", "out"}
 //!     packages generate-key {"name", "out"}
 //!
-//! A line out is `{"ok": value}`, or `{"error": text}` for what the peer refuses.
+//! A line out is `{"ok": value}`, or `{"error": text}` for what Northstar 0.9.2 refuses.
 
 use anyhow::{anyhow, bail, Context, Result};
 use ed25519_dalek::VerifyingKey;
@@ -59,7 +59,7 @@ fn load(input: &Value) -> Result<Value> {
             "verity_offset": hashes.fs_verity_offset,
         })
     });
-    // The peer checks the superblock when it mounts; that is part of loading with us.
+    // Northstar 0.9.2 checks the superblock when it mounts; that is part of loading with us.
     let superblock = npk
         .verity_header()
         .map(|header| header.check().map(|()| header.data_blocks));

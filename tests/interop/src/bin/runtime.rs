@@ -1,5 +1,5 @@
-//! The peer's runtime, as its own program starts it, but with no log, and in the namespaces that
-//! it is given.
+//! Northstar 0.9.2's runtime, started as its program does, but without a log, and in the namespaces
+//! of the caller.
 //!
 //!     runtime CONFIGURATION
 

@@ -1,4 +1,4 @@
-"""The programs that are made of the peer's crates (src/bin), as functions and as a client."""
+"""The programs with the crates of Northstar 0.9.2 (src/bin), as functions and as a client."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ T = TypeVar("T")
 def program(name: str) -> Path:
     """Return the path of a program that `make interop` has built."""
     directory = os.environ.get("NORTHSTAR_INTEROP")
-    assert directory, "run these tests with `make interop`, which builds what they need"
+    assert directory, "run these tests with `make interop`, which builds the programs"
     return Path(directory) / name
 
 
 class Answer(NamedTuple):
-    """What the peer made of an input: a value, or why it refuses it.
+    """The result of an input in Northstar 0.9.2: a value, or the reason of a refusal.
 
     Attributes:
         ok: the value.
-        error: a text, None if the peer accepts the input.
+        error: a text, None if Northstar 0.9.2 accepts the input.
     """
 
     ok: Any
@@ -38,7 +38,7 @@ class Answer(NamedTuple):
 
 
 def ask(what: str, inputs: Iterable[Any]) -> list[Answer]:
-    """Give all inputs to one run of `packages WHAT`; return an answer for each."""
+    """Pass all inputs to one run of `packages WHAT`; return an answer for each."""
     lines = [json.dumps(value) for value in inputs]
     done = subprocess.run(
         [program("packages"), what],
@@ -47,14 +47,14 @@ def ask(what: str, inputs: Iterable[Any]) -> list[Answer]:
         encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr
-    # Not splitlines: it splits at more than newlines.
+    # Not splitlines, which also splits at other characters.
     answers = [json.loads(line) for line in done.stdout.split("\n")[:-1]]
     assert len(answers) == len(lines)
     return [Answer(answer.get("ok"), answer.get("error")) for answer in answers]
 
 
 def ask_one(what: str, **arguments: Any) -> Any:
-    """Give one input, which the peer must accept; return the value."""
+    """Pass one input, which Northstar 0.9.2 must accept; return the value."""
     given_ = {key: str(v) if isinstance(v, Path) else v for key, v in arguments.items()}
     (answer,) = ask(what, [given_])
     assert answer.error is None, answer.error
@@ -62,7 +62,7 @@ def ask_one(what: str, **arguments: Any) -> Any:
 
 
 def examples(strategy: st.SearchStrategy[T], count: int) -> list[T]:
-    """Return the same `count` values of a strategy each time."""
+    """Return `count` values of a strategy, always the same."""
     found: list[T] = []
 
     @settings(
@@ -81,11 +81,11 @@ def examples(strategy: st.SearchStrategy[T], count: int) -> list[T]:
 
 
 class CallError(Exception):
-    """The peer's client returned an error.
+    """Northstar 0.9.2's client returned an error.
 
     Attributes:
         kind: the variant of the client's error: `runtime`, `permission_denied`, ...
-        what: for `runtime` the error that the runtime answered, as the peer writes it.
+        what: for `runtime` the error that the runtime answered, as Northstar 0.9.2 writes it.
     """
 
     def __init__(self, kind: str, what: Any) -> None:
@@ -95,17 +95,17 @@ class CallError(Exception):
 
 
 class Client(Closing):
-    """The peer's client, connected to a runtime (in whose namespaces it runs)."""
+    """Northstar 0.9.2's client in the namespaces of a runtime, connected to that."""
 
     def __init__(self, runtime: RuntimeProcess, *, capacity: int | None = None) -> None:
         """Connect.
 
         Args:
             runtime: the runtime.
-            capacity: how many notifications to keep; None to not subscribe.
+            capacity: number of notifications to keep; None for no subscription.
 
         Raises:
-            CallError: the runtime does not want the connection.
+            CallError: the runtime refuses the connection.
         """
         number = "none" if capacity is None else str(capacity)
         self._process = subprocess.Popen(
@@ -122,7 +122,7 @@ class Client(Closing):
             raise
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """Call a method of the peer's client.
+        """Call a method of Northstar 0.9.2's client.
 
         Raises:
             CallError: it returned an error.
@@ -134,7 +134,7 @@ class Client(Closing):
         return self._result()
 
     def refused(self, name: str, *arguments: Any) -> Any:
-        """Call a method that the runtime must answer with an error; return that."""
+        """Call a method that the runtime must refuse; return the error."""
         try:
             value = self.call(name, *arguments)
         except CallError as error:
@@ -154,14 +154,14 @@ class Client(Closing):
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         line = self._process.stdout.readline()
-        assert line, f"the peer's client ended: {self._process.stderr.read()}"
+        assert line, f"Northstar 0.9.2's client ended: {self._process.stderr.read()}"
         result = json.loads(line)
         if "error" in result:
             raise CallError(*result["error"])
         return result["ok"]
 
     def close(self) -> None:
-        """End it."""
+        """Terminate the client."""
         assert self._process.stdin is not None
         try:
             self._process.communicate(timeout=TIMEOUT)

@@ -1,4 +1,4 @@
-"""Who attacks, with which powers, and what must not have changed on the host afterwards."""
+"""The attackers, their powers, and the parts of the host that no attack may change."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ GENEROUS = (
 
 
 class Power(NamedTuple):
-    """What an attacker's manifest gives it.
+    """The rights that the attacker's manifest grants.
 
     Attributes:
-        name: for the names of tests.
-        capabilities: of the manifest.
-        generous: it also has the host's network and mounts of every type, one of them writable.
-        before: commands that come before the attack.
+        name: its name in the ids of tests.
+        capabilities: those of the manifest.
+        generous: also the host's network and mounts of every type, one of them writable.
+        before: commands before the attack.
     """
 
     name: str
@@ -55,31 +55,31 @@ POWERS = (
 
 
 class Victim:
-    """The runtime's host, with a directory tree that stands for all of its files.
+    """The runtime's host, with a directory tree that represents all of its files.
 
     Attributes:
         runtime: the runtime.
-        tree: files that no container may change, one of which it may not even read.
-        shared: what containers with a writable bind mount may write to.
+        tree: files that no container may change, one of which it must not even read.
+        shared: a directory that containers with a writable bind mount may write to.
     """
 
     def __init__(self, runtime: RuntimeProcess) -> None:
-        """Make the tree, and remember how everything is."""
+        """Make the tree, and record the state of the host."""
         self.runtime = runtime
         self.tree = runtime.directory / "host"
         (self.tree / "etc" / "open").mkdir(parents=True)
         (self.tree / "etc" / "open").chmod(0o777)
         (self.tree / "etc" / "secret").write_text("secret")
         (self.tree / "etc" / "secret").chmod(0o600)
-        (self.tree / "etc" / "anybodys").write_text("precious")
-        (self.tree / "etc" / "anybodys").chmod(0o666)
+        (self.tree / "etc" / "writable").write_text("precious")
+        (self.tree / "etc" / "writable").chmod(0o666)
         self.shared = runtime.directory / "shared"
         self.shared.mkdir()
         self.shared.chmod(0o777)
         self._before = self._state()
 
     def assert_unharmed(self) -> None:
-        """Compare what there is now with what there was."""
+        """Compare the state of the host with the recorded one."""
         now = self._state()
         changed = {k: (v, now[k]) for k, v in self._before.items() if v != now[k]}
         assert not changed, f"the host was changed: {changed}"
@@ -92,7 +92,7 @@ class Victim:
         state["mounts"] = [
             line for line in host.mounts(pid) if not line.startswith(f"{self.runtime.run_dir}/")
         ]
-        # A tunnel of each type comes with a network namespace that has been used; no address.
+        # The kernel adds a tunnel of each type once the namespace was used; addresses do not count.
         state["interfaces"] = Path(f"/proc/{pid}/net/dev").read_text().count(":")
         state["limits"] = [resource.prlimit(pid, number) for number in range(16)]
         state["priority"] = (os.getpriority(os.PRIO_PROCESS, pid), os.sched_getscheduler(pid))
@@ -115,19 +115,19 @@ SETTINGS = (
     *(f"{root}/release_agent" for root in host.cgroup_roots()),
     *(f"{root}/notify_on_release" for root in host.cgroup_roots()),
 )
-"""What makes the kernel run programs of somebody's choice on the host, and the like."""
+"""Settings that make the kernel run programs on the host, and other global ones."""
 
 
 def _facts(path: Path) -> tuple[int, ...]:
     status = path.lstat()
     facts = (status.st_mode, status.st_uid, status.st_gid, status.st_rdev)
     if path.parts[:2] in (("/",), ("/", "etc"), ("/", "dev")):
-        return facts  # others live there as well
+        return facts  # other programs change entries there
     return (*facts, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def manifest_of(power: Power, victim: Victim, attack: Path) -> dict[str, Any]:
-    """Return the fields of a manifest with this power; a resource that it uses is installed."""
+    """Return the fields of a manifest with this power; install the resource that it uses."""
     if not power.generous:
         return {}
     _install_again(victim, attack, manifest("library", init=None))
@@ -148,12 +148,12 @@ def manifest_of(power: Power, victim: Victim, attack: Path) -> dict[str, Any]:
 def assault(
     victim: Victim, attack: Path, power: Power, words: str, *, root: Path | None = None, **more: Any
 ) -> Said:
-    """Run the attacker's commands in a container with this power; fields in `more` win."""
+    """Run commands in a container with this power; `more` overrides fields."""
     fields = {**manifest_of(power, victim, attack), **more}
     if root is None:
-        container = _install_again(victim, attack, manifest("enemy", io=PIPES, **fields))
+        container = _install_again(victim, attack, manifest("attacker", io=PIPES, **fields))
     else:
-        container = install(victim.runtime, attack, "enemy", root=root, **fields)
+        container = install(victim.runtime, attack, "attacker", root=root, **fields)
     said = run(victim.runtime, container, power.before + words)
     if power.before:
         assert said.of("become", "0")["result"] == 0
@@ -161,7 +161,7 @@ def assault(
 
 
 def _install_again(victim: Victim, attack: Path, text: str) -> str:
-    """Install a package that another test may have made already: most need no other image."""
+    """Install a package, from the cache if another test has packed the same."""
     with victim.runtime.client() as client:
         return str(client.install(_packed(attack, text), "mem"))
 
@@ -172,7 +172,7 @@ def _packed(attack: Path, text: str) -> Path:
 
 
 def refusals(said: Said, do: str) -> dict[str, int]:
-    """Return how each attempt to do that was refused; none may have succeeded."""
+    """Return the errno of each attempt of the command `do`; none may have succeeded."""
     found = {line["on"]: line for line in said if line["do"] == do}
     succeeded = [on for on, line in found.items() if line["result"] >= 0]
     assert not succeeded, f"{do} succeeded on {succeeded}"
@@ -180,11 +180,11 @@ def refusals(said: Said, do: str) -> dict[str, int]:
 
 
 def in_network_of(pid: int, make: Callable[[], T]) -> T:
-    """Call `make` in the network namespace of a process; what it opens stays there."""
+    """Call `make` in the network namespace of a process; sockets that it opens stay there."""
     made: list[T] = []
 
     def call() -> None:
-        # setns(2) is for this thread, which ends here.
+        # setns(2) applies to this thread only.
         with open(f"/proc/{pid}/ns/net", "rb") as namespace:
             assert ctypes.CDLL(None).setns(namespace.fileno(), 0) == 0
         made.append(make())
