@@ -206,7 +206,8 @@ def test_a_flood_of_connections(runtime: RuntimeProcess, payload: Path, kind: st
             used, begun = processor(runtime), time.monotonic()
             time.sleep(2.0)
             share = (processor(runtime) - used) / (time.monotonic() - begun)
-            loud = starts(client, container)
+            # The quietest of three: other work on the machine is not the flood's.
+            loud = min(starts(client, container) for _ in range(3))
             # A new client waits for the backlog, which the runtime drains continuously.
             begun = time.monotonic()
             with runtime.client(timeout=TIMEOUT) as other:
