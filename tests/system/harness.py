@@ -1,12 +1,12 @@
-"""A real runtime for a test: its own mount and network namespace, directories, cgroup and log.
+"""A real runtime for a test, with a separate mount and network namespace, cgroup and log.
 
     runtime = RuntimeProcess(tmp_path).start()
     with runtime.client() as client:
         client.install(pack(tmp_path, manifest("hello"), {"payload": payload}), "mem")
     runtime.stop()
 
-The runtime is a child of the test (`unshare` and a helper exec it), so its pid is that of the
-namespaces, and its mounts end with it whatever happens.
+The runtime is a child of the test (`unshare` and a helper execute it), so its pid leads to the
+namespaces, and its mounts always end with it.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ from tests.system.zygote import Forked, Zygote
 IN_VM = os.environ.get("NORTHSTAR_VM") == "1"
 
 PATIENCE = 6.0 if IN_VM else 1.0
-"""How much longer everything may take here: the virtual machine is an emulated one."""
+"""Factor for all time limits: the virtual machine is emulated."""
 
 TIMEOUT = 15.0 * PATIENCE
-"""How long, in seconds, anything may take before a test gives up on it."""
+"""Seconds until a test fails that waits for a condition."""
 
 MEM: Mapping[str, str] = {"mem": 'type = "mem"'}
-"""The repositories of a runtime unless the test names others: ID to lines of its TOML table."""
+"""The default repositories of a runtime: ID to lines of its TOML table."""
 
 OLDER = os.environ.get("NORTHSTAR_TEST_FALLBACK") == "1"
-"""Runtimes and launchers run as on a kernel that lacks whatever there is a substitute for."""
+"""Runtimes and launchers run as on a kernel without each feature that has a fallback."""
 
 VERITY = os.environ.get("NORTHSTAR_TEST_VERITY", "")
-"""`dm` or `full`: tests that say nothing of keys use signed packages in repositories with a key."""
+"""`dm` or `full`: tests without keys use signed packages in repositories with a key."""
 
 NO_KEY = "# no key"
-"""A line of a repository's table that has none whatever VERITY says."""
+"""A line of a repository's table that gets no key, for any value of VERITY."""
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ _counter = itertools.count(1)
 
 
 def wait_until(condition: Callable[[], T], what: str, timeout: float = TIMEOUT) -> T:
-    """Poll until `condition` returns something true, and return that."""
+    """Poll until `condition` returns a true value, and return that."""
     deadline = time.monotonic() + timeout
     while not (result := condition()):
         assert time.monotonic() < deadline, f"after {timeout:g} s still not: {what}"
@@ -98,11 +98,11 @@ def pack(
 ) -> Path:
     """Pack `files` (path in the image to a file to copy, or content) below `directory`.
 
-    A file given as a path keeps its mode; content gets 0644. A test that wants symbolic links or
-    other things in its image makes them in a directory, and passes that as `root`.
+    A file given as a path keeps its mode; content gets 0644. For symbolic links and other objects a
+    test creates a directory, and passes it as `root`.
 
     Returns:
-        The package, in a directory of its own.
+        The package, in a new directory.
     """
     work = directory / "pack" / str(next(_counter))
     out = work / "out"
@@ -127,14 +127,14 @@ def pack(
 
 
 def sign_again(document: bytes, manifest_text: str) -> bytes:
-    """Return the signature.yaml `document` of a package of `pack` for another manifest."""
+    """Return the signature.yaml `document` of a package of `pack`, for another manifest."""
     hashes = signature.verify(document, _KEY.with_suffix(".pub").read_bytes())
     digest = hashlib.sha256(manifest_text.encode()).hexdigest()
     return signature.render(hashes._replace(manifest=digest), _KEY.read_bytes())
 
 
 def exchange_manifest(package: Path, text: str) -> None:
-    """Put another manifest, with any content, into a package of `pack`; signed again if it was."""
+    """Put another manifest, of any content, into a package of `pack`; renew its signature."""
     with zipfile.ZipFile(package) as archive:
         image, comment = archive.read("fs.img"), archive.comment
         entries = {"manifest.yaml": text.encode()}
@@ -154,18 +154,18 @@ def exchange_manifest(package: Path, text: str) -> None:
 
 def enter(pid: int, *command: str, spaces: tuple[str, ...] = ("--mount",)) -> list[str]:
     """Return the command line that runs `command` in namespaces of `pid`."""
-    # A mount namespace's root is not ours where the tests run in a chroot: hence --root.
+    # In a chroot the root of the test differs from that of the mount namespace: hence --root.
     return ["nsenter", f"--target={pid}", *spaces, "--root", "--wd", "--", *command]
 
 
 class RuntimeProcess:
-    """The program `northstar`, run with directories below `directory` and a cgroup of its own.
+    """The program `northstar`, run with directories below `directory` and a separate cgroup.
 
     Attributes:
         pid: the runtime's process.
-        url: where its console listens.
-        cgroup: its top cgroup.
-        log: the file that takes its stdout and stderr.
+        url: the address of its console.
+        cgroup: the name of the runtime cgroup.
+        log: the file with its stdout and stderr.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class RuntimeProcess:
         """Write the configuration; nothing runs yet.
 
         Args:
-            directory: an empty or a used directory of the test's own.
+            directory: an empty directory, or one of an earlier runtime.
             repositories: ID to the lines of its table.
             tcp: bind the console to TCP in the runtime's network namespace, not to a Unix socket.
             permissions: TOML of `console.global.permissions`.
@@ -197,11 +197,11 @@ class RuntimeProcess:
             tables: more tables.
             arguments: more arguments of the command line.
             environment: added to the runtime's environment.
-            wrap: a command that becomes the program which is named behind it.
+            wrap: a command that executes the program that follows it.
             pass_fds: descriptors that it inherits.
             older: run it as on an older kernel.
-            forked: from a process that has imported it (`zygote.py`), where nothing speaks
-                against it: it is up in a fifth of the time.
+            forked: fork it from a process that has imported it (`zygote.py`), unless `wrap` or
+                `pass_fds` is given: it starts in a fifth of the time.
         """
         self.directory = directory
         self.run_dir = directory / "run"
@@ -244,10 +244,10 @@ class RuntimeProcess:
         return self.process.pid
 
     def start(self, *, wait: bool = True) -> Self:
-        """Start it, and by default wait until it is up."""
+        """Start it, and by default wait until it runs."""
         assert self.process is None, "the runtime runs already"
         since = len(self.text()) if self.log.exists() else 0
-        # Whatever the runtime leaves behind becomes a child of ours and is found as such.
+        # Orphans of the runtime become children of this process, which finds them so.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         zygote = _zygote() if self.forked else None
         self._before = set(host.descendants(os.getpid()))
@@ -315,13 +315,13 @@ class RuntimeProcess:
             time.sleep(0.005)
 
     def stop(self, *, code: int = 0, timeout: float = TIMEOUT) -> None:
-        """Send SIGTERM and wait; it must exit with `code` and leave nothing behind."""
+        """Send SIGTERM and wait; it must exit with `code` and leave nothing."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         self.wait_exit(code=code, timeout=timeout)
 
     def wait_exit(self, *, code: int = 0, timeout: float = TIMEOUT) -> None:
-        """Wait for its end, by whatever means; then nothing may be left."""
+        """Wait for its end, and check that nothing is left."""
         assert self.process is not None
         try:
             status = self.process.wait(timeout)
@@ -332,16 +332,16 @@ class RuntimeProcess:
         self.assert_nothing_left()
 
     def kill(self) -> None:
-        """Kill it with SIGKILL, and wait until all that depends on it is gone.
+        """Kill it with SIGKILL, and wait for the end of its processes and loop devices.
 
-        Cgroups may stay: no process is left that could remove them.
+        Cgroups may stay, since no process removes them.
         """
         assert self.process is not None
         self.process.kill()
         self.process.wait()
         self._forget()
         wait_until(lambda: not self._orphans(), "processes of the killed runtime are gone")
-        if "-d" not in self.arguments:  # else its mounts stay, and what they stand on
+        if "-d" not in self.arguments:  # else its mounts stay, with their loop devices
             wait_until(lambda: not self.loops(), "loop devices of the killed runtime are gone")
 
     def _forget(self) -> None:
@@ -351,15 +351,14 @@ class RuntimeProcess:
             self._probe = None
 
     def snapshot(self) -> Snapshot:
-        """Return what the runtime holds now."""
+        """Return the objects that the runtime holds now."""
         self._settle()
         return Snapshot.take(self.pid, self.directory, self.cgroup)
 
     def _settle(self) -> None:
-        """Wait until the runtime has noticed which connections were closed.
+        """Wait until the runtime has processed the end of closed connections.
 
-        It has when it answers what was asked afterwards, here on a connection that stays: one that
-        came and went would itself have to be noticed.
+        An answer to a later request shows that. The request uses a connection that stays open.
         """
         if self._probe is None:
             self._probe = socket.socket(socket.AF_UNIX)
@@ -368,17 +367,17 @@ class RuntimeProcess:
             version = b'{"connect":{"version":"0.9.2","subscribe_notifications":false}}\n'
             self._probe.sendall(version)
             assert self._probe.recv(4096).endswith(b"\n")
-        # Permitted or not, there is an answer. The second one comes a turn of the event loop after
-        # the first, in which closed transports are taken down.
+        # There is an answer also without permission. The second answer comes a turn of the event
+        # loop after the first; in between the loop closes transports.
         for _ in range(2):
             self._probe.sendall(b'{"request":"ident"}\n')
             assert self._probe.recv(4096).endswith(b"\n")
 
     def assert_no_leak(self, before: Snapshot, timeout: float = 3 * PATIENCE) -> None:
-        """Wait until the runtime holds exactly what it held `before`.
+        """Wait until the runtime holds exactly the same objects as `before`.
 
-        The kernel frees a few things after the system call that gives them up has returned (loop
-        devices, zombies), hence the wait.
+        The kernel frees some objects (loop devices, zombies) after the system call has returned,
+        hence the wait.
         """
         deadline = time.monotonic() + timeout
         while difference := before.difference(self.snapshot()):
@@ -386,7 +385,7 @@ class RuntimeProcess:
             time.sleep(0.01)
 
     def assert_nothing_left(self) -> None:
-        """After its end: no process, loop device, mount, cgroup or mount point may be there."""
+        """Check that no process, loop device, mount, cgroup or mount point of it is left."""
         wait_until(lambda: not self._orphans(), "no processes left", 3 * PATIENCE)
         wait_until(lambda: not self.loops(), "no loop devices left", 3 * PATIENCE)
         assert host.cgroups(self.cgroup) == []
@@ -395,7 +394,7 @@ class RuntimeProcess:
             assert host.files(self.run_dir) == []
 
     def close(self) -> None:
-        """End it if it runs, and remove its cgroups: for the fixture, whatever the test did."""
+        """Kill it if it runs, and remove its cgroups; for the fixture, after any test."""
         if self.process is not None:
             self.kill()
         for path in sorted(host.cgroups(self.cgroup), reverse=True):
@@ -403,11 +402,11 @@ class RuntimeProcess:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
     def loops(self) -> list[str]:
-        """Return what loop devices of this runtime, or of the one that was, stand on."""
+        """Return the backing files of the loop devices of this runtime, or of the last one."""
         return host.loops(self._last, self.directory)
 
     def _orphans(self) -> list[int]:
-        # What forks the runtimes of later tests may have begun after this one, and stays.
+        # The zygote may have started after this runtime, and stays.
         others = {*self._before, *([_zygote().pid] if _zygote.cache_info().currsize else [])}
         found = [pid for pid in host.descendants(os.getpid()) if pid not in others]
         for pid in found:
@@ -432,7 +431,7 @@ def _keyed(table: str) -> str:
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    # The end of a container's clean-up is a line at debug, and tests wait for it.
+    # Tests wait for a debug line at the end of a container's clean-up.
     return {**kept, "LANG": "C.UTF-8", "NORTHSTAR_LOG": "runtime=debug", **extra}
 
 

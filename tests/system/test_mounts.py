@@ -259,12 +259,12 @@ def test_dev(runtime: RuntimeProcess, payload: Path) -> None:
 
 def test_a_shutdown_does_not_wait_for_a_loop_device(make_runtime: Any, payload: Path) -> None:
     # Another process always takes the free device first.
-    fought = threading.Event()
+    tried = threading.Event()
 
     def take_first(call: Call) -> int | None:
         if call.arguments[1] not in (loop.LOOP_CONFIGURE, loop.LOOP_SET_FD):
             return None
-        fought.set()
+        tried.set()
         return errno.EBUSY
 
     with Interceptor(["ioctl"]) as interceptor:
@@ -275,7 +275,7 @@ def test_a_shutdown_does_not_wait_for_a_loop_device(make_runtime: Any, payload: 
         interceptor.decide = take_first
         with runtime.client() as client, ThreadPoolExecutor(1) as pool:
             answers = pool.submit(client.mount, *names)
-            assert fought.wait(TIMEOUT)
+            assert tried.wait(TIMEOUT)
             begun = time.monotonic()
             runtime.stop()
             assert time.monotonic() - begun < 5 * PATIENCE
