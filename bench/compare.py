@@ -317,9 +317,9 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__)
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--native", action="store_true", help="print this machine's tables")
-    where.add_argument("--json", action="store_true", help="print what was measured here")
-    parser.add_argument("--smoke", action="store_true", help="as short as can be")
+    where.add_argument("--native", action="store_true", help="print tables of this machine")
+    where.add_argument("--json", action="store_true", help="print values as JSON")
+    parser.add_argument("--smoke", action="store_true", help="the shortest possible run")
     options = parser.parse_args()
     if os.geteuid() != 0:
         raise SystemExit("error: run this as root: it starts two container runtimes")
