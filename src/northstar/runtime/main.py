@@ -42,6 +42,7 @@ from northstar.runtime import (
     signals,
     stale_state,
     threads,
+    writer,
 )
 from northstar.runtime.config import Config, RepositoryConfig
 from northstar.runtime.console import Console
@@ -115,6 +116,7 @@ async def _run(
     )
     runtime = Runtime(config, own, pools, rlimits, unmounted)
     async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(writer.shared(2).deferred(asyncio.get_running_loop().call_later))
         await runtime.open(stack)
         await runtime.serve()
 

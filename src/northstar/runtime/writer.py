@@ -25,7 +25,7 @@ import signal
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from northstar.model.deadline import Deadline
@@ -38,6 +38,12 @@ LIMIT: Final = 2**20
 
 RESUME: Final = LIMIT // 2
 """After a loss, data is accepted again below this backlog: one gap, not one after each line."""
+
+BATCH: Final = 64 * 1024
+"""Most bytes that the thread joins to one text, and that wait for `DELAY`."""
+
+DELAY: Final = 0.01
+"""Seconds for which `deferred` collects data."""
 
 RETRY: Final = 0.02
 """Seconds until a write is retried that failed with EAGAIN although poll(2) reported POLLOUT."""
@@ -81,6 +87,9 @@ class Writer:
         self._torn = False
         self._undo = contextlib.ExitStack()
         self._write_now = _without_waiting(descriptor, self._undo)
+        self._deferring = 0
+        self._call_later: Callable[[float, Callable[[], object]], object]
+        self._waking = False
         self.backlog = 0
         """Bytes that wait."""
         self.closed = False
@@ -122,6 +131,47 @@ class Writer:
             self._write_now = None
             self._undo.close()
 
+    @contextlib.contextmanager
+    def deferred(
+        self, call_later: Callable[[float, Callable[[], object]], object]
+    ) -> Iterator[None]:
+        """Collect what is written to a file meanwhile, for some milliseconds at a time.
+
+        To wake the thread for each line costs half of what a small request costs: the thread and
+        the event loop then compete for the interpreter. Pipes, terminals and sockets take most data
+        at once, and are not affected.
+
+        Args:
+            call_later: of the event loop that runs in this thread.
+        """
+        self._deferring = _thread.get_ident()
+        self._call_later = call_later
+        try:
+            yield
+        finally:
+            self._deferring = 0
+            with self._changed:
+                self._wake()
+
+    def _notify_thread(self) -> None:
+        if (
+            self._deferring != _thread.get_ident()
+            or self._write_now is not None
+            or self.backlog > BATCH
+        ):
+            self._wake()
+        elif not self._waking:
+            self._waking = True
+            self._call_later(DELAY, self._wake_later)
+
+    def _wake_later(self) -> None:
+        with self._changed:
+            self._wake()
+
+    def _wake(self) -> None:
+        self._waking = False
+        self._changed.notify_all()
+
     def _start(self) -> None:
         """Start the thread if there is none.
 
@@ -160,7 +210,7 @@ class Writer:
         if self.backlog + len(data) <= limit:
             self._waiting.append(data)
             self.backlog += len(data)
-            self._changed.notify_all()
+            self._notify_thread()
             return
         self._lost = self._lost.plus(Loss(1, len(data)))
         if not behind_gap:
@@ -182,9 +232,9 @@ class Writer:
                         if self.closed:
                             return
                         self._changed.wait()
-                    data, lost = self._waiting[0], self._lost
+                    batch, lost = self._batch(), self._lost
                 try:
-                    text = self._gap_text(lost) if data is None else data
+                    text = b"".join(batch) if batch else self._gap_text(lost)
                     written = self._write_all(memoryview(text), deadline)
                 except MemoryError:
                     time.sleep(RETRY)
@@ -192,17 +242,35 @@ class Writer:
                 if written is None:
                     return
                 with self._changed:
-                    self._failing = written < len(text)
-                    self._torn = self._failing and (self._torn or written > 0)
-                    if data is None:
+                    for data in batch:
+                        self._note_result(min(written, len(data)), len(data))
+                        self._after_data(len(data) - min(written, len(data)))
+                        if self._failing:
+                            break
+                        written -= len(data)
+                    if not batch:
+                        self._note_result(written, len(text))
                         self._after_note(lost)
-                    else:
-                        self._after_data(len(data) - written)
                     self._changed.notify_all()
         finally:
             with self._changed:
                 self._running = False
                 self._changed.notify_all()
+
+    def _batch(self) -> list[bytes]:
+        """Return the data to write next, at least one piece; none if there is a gap first."""
+        batch: list[bytes] = []
+        size = 0
+        for data in self._waiting:
+            if data is None or (batch and size + len(data) > BATCH):
+                break
+            batch.append(data)
+            size += len(data)
+        return batch
+
+    def _note_result(self, written: int, wanted: int) -> None:
+        self._failing = written < wanted
+        self._torn = self._failing and (self._torn or written > 0)
 
     def _gap_text(self, lost: Loss) -> bytes:
         note = self.note(lost) if lost.writes else b""

@@ -398,6 +398,42 @@ def test_data_after_close_is_written_too(pipe: tuple[int, int]) -> None:
     ended(out)
 
 
+def test_deferred_data_is_written_together(tmp_path: Path) -> None:
+    calls: list[Callable[[], object]] = []
+    path = tmp_path / "log"
+
+    def call_later(seconds: float, call: Callable[[], object]) -> None:
+        assert seconds == writer.DELAY
+        calls.append(call)
+
+    with path.open("wb") as file, writing(file.fileno()) as out:
+        with out.deferred(call_later):
+            out.write(b"1\n")
+            out.write(b"2\n")
+            assert len(calls) == 1, "one wake-up for all"
+            time.sleep(0.05)
+            calls.pop()()
+            until(lambda: path.read_bytes() == b"1\n2\n")
+            out.write(b"3\n")
+            assert len(calls) == 1
+            promptly(lambda: out.write(b"4\n"))
+            until(lambda: path.read_bytes() == b"1\n2\n3\n4\n")
+            out.write(b"5\n")
+        until(lambda: path.read_bytes().endswith(b"5\n"))
+
+
+def test_much_deferred_data_is_written_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    text = LINE * (writer.BATCH // len(LINE) + 1)
+    with (
+        path.open("wb") as file,
+        writing(file.fileno()) as out,
+        out.deferred(lambda _seconds, _call: None),
+    ):
+        out.write(text)
+        until(lambda: path.stat().st_size == len(text))
+
+
 def test_many_threads_write_whole_lines(pipe: tuple[int, int]) -> None:
     reader, output = pipe
     with writing(output) as out:
