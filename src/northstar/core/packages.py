@@ -76,7 +76,7 @@ def _drop_package(draft: Draft, identifier: str, container: Container) -> None:
 def stored(draft: Draft, event: events.PackageStored) -> None:
     """Add the installed container to the registry."""
     container = event.manifest.container
-    draft.put(Entry(event.manifest, event.repository, draft.now))
+    draft.put(Entry(container, event.manifest, event.repository, draft.now))
     draft.act(Log(logging.INFO, f"Successfully installed {container}"))
     # A package that was verified before the shutdown is stored, but not announced during it.
     if not draft.state.stopping:
@@ -94,7 +94,7 @@ def loaded(draft: Draft, event: events.PackageLoaded) -> None:
     if container in draft.state.containers:
         raise RefusedError(error.InstallDuplicate(container))
     _add_package(draft, event.repository, container, event.size)
-    draft.put(Entry(event.manifest, event.repository, draft.now))
+    draft.put(Entry(container, event.manifest, event.repository, draft.now))
 
 
 def uninstall_requested(draft: Draft, event: events.UninstallRequested) -> None:

@@ -89,6 +89,7 @@ class Entry(msgspec.Struct, frozen=True):
     """One installed container.
 
     Attributes:
+        container: its identity: that of the manifest, which makes a new object at each call.
         manifest: its manifest.
         repository: the identifier of the repository that stores its package.
         since: when it entered its phase, in ns of CLOCK_MONOTONIC.
@@ -99,6 +100,7 @@ class Entry(msgspec.Struct, frozen=True):
         run: its run; None if it neither starts nor has a process.
     """
 
+    container: Container
     manifest: Manifest
     repository: str
     since: int
@@ -107,11 +109,6 @@ class Entry(msgspec.Struct, frozen=True):
     image: Image = Image.UNMOUNTED
     operation: Operation | None = None
     run: Run | None = None
-
-    @property
-    def container(self) -> Container:
-        """Its identity."""
-        return self.manifest.container
 
     @property
     def has_process(self) -> bool:

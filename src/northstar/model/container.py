@@ -58,7 +58,7 @@ class Container:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Container) and str(self) == str(other)
+        return self is other or (type(other) is Container and self._text == other._text)
 
     def __lt__(self, other: Container) -> bool:
         return (self.name, self.version) < (other.name, other.version)
