@@ -118,6 +118,68 @@ def test_a_cancelled_call_that_has_not_begun_is_not_made(gate: threading.Event) 
     assert made == []
 
 
+def test_a_cancelled_call_that_has_begun_continues(gate: threading.Event) -> None:
+    pool = Pool("test", 1)
+    begun = threading.Event()
+    made: list[int] = []
+
+    def call() -> None:
+        begun.set()
+        gate.wait()
+        made.append(1)
+
+    async def cancel() -> None:
+        task = asyncio.create_task(pool.run(call))
+        await asyncio.to_thread(begun.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        gate.set()
+        await pool.run(made.append, 2)
+
+    asyncio.run(cancel())
+    pool.shutdown()
+    assert made == [1, 2]
+
+
+def test_a_call_that_ends_after_its_event_loop_harms_nothing(gate: threading.Event) -> None:
+    pool = Pool("test", 1)
+    begun = threading.Event()
+
+    def call() -> None:
+        begun.set()
+        gate.wait()
+
+    async def leave() -> None:
+        asyncio.create_task(pool.run(call))  # noqa: RUF006 - asyncio.run cancels it
+        await asyncio.to_thread(begun.wait)
+
+    asyncio.run(leave())
+    gate.set()
+    assert pool.submit(int, "1").result(DEADLINE) == 1
+    pool.shutdown()
+
+
+def test_shutdown_cancels_awaited_calls(gate: threading.Event) -> None:
+    pool = Pool("test", 1)
+    pool.submit(gate.wait)
+    made: list[int] = []
+
+    async def use() -> None:
+        queued = asyncio.create_task(pool.run(made.append, 1))
+        await asyncio.sleep(0)
+        pool.shutdown(wait=False, cancel_futures=True)
+        with pytest.raises(asyncio.CancelledError):
+            await queued
+        with pytest.raises(asyncio.CancelledError):
+            await pool.run(made.append, 2)
+
+    asyncio.run(use())
+    gate.set()
+    pool.shutdown()
+    assert made == []
+
+
 def test_stop_returns_the_blocked_pools(pools: Pools, gate: threading.Event) -> None:
     held = pools.mounts["b"]
     made: list[int] = []
