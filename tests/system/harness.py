@@ -32,6 +32,7 @@ from typing import Any, Self, TypeVar
 from northstar import npk
 from northstar.client import blocking
 from northstar.npk import signature
+from northstar.runtime.writer import DELAY
 from tests import vectors
 from tests.system import host
 from tests.system.host import Snapshot
@@ -298,7 +299,15 @@ class RuntimeProcess:
         return done
 
     def text(self) -> str:
-        """Return the log so far."""
+        """Return the log so far.
+
+        The runtime writes lines some milliseconds late (`writer.DELAY`); here they are waited for.
+        """
+        if self.process is not None and self.process.poll() is None:
+            time.sleep(5 * DELAY)
+        return self._logged()
+
+    def _logged(self) -> str:
         return self.log.read_text(errors="backslashreplace")
 
     def wait_log(self, pattern: str, *, since: int = 0, timeout: float = TIMEOUT) -> re.Match[str]:
@@ -306,7 +315,7 @@ class RuntimeProcess:
         deadline = time.monotonic() + timeout
         while True:
             ended = self.process is not None and self.process.poll() is not None
-            text = self.text()
+            text = self._logged()
             match = re.compile(pattern, re.MULTILINE).search(text, since)
             if match:
                 return match
