@@ -28,7 +28,7 @@ from northstar.model import Container, NorthstarError
 from northstar.model.loop_deadline import timeout, wait
 from northstar.runtime import data_wipe
 from northstar.runtime.notifications import Notifications
-from northstar.runtime.repository import Package, Repository
+from northstar.runtime.repository import Repository
 from northstar.runtime.request_queue import RequestQueue
 from northstar.runtime.running import RunningContainer
 from northstar.runtime.start import StartContext, start
@@ -182,14 +182,12 @@ class Executor:
 
     # Packages.
 
-    def package(self, container: Container) -> Package:
-        """Return the package of an installed container."""
-        entry = self.state.containers[container]
-        return self._repositories[entry.repository].packages[container]
+    def _repository(self, container: Container) -> Repository:
+        return self._repositories[self.state.containers[container].repository]
 
     async def _remove_package(self, action: actions.RemovePackage) -> None:
         container = action.container
-        repository = self._repositories[self.state.containers[container].repository]
+        repository = self._repository(container)
         try:
             await repository.remove(container)
         except Exception as failure:
@@ -246,14 +244,13 @@ class Executor:
 
     async def _mount(self, action: actions.Mount) -> None:
         container = action.container
-        package = self.package(container)
-        repository = self._repositories[self.state.containers[container].repository]
+        repository = self._repository(container)
         try:
             # First: a run_dir that was moved away contains the runtime's mounts.
             self._context.own.run_dir.restore()
             self._roots[container] = await repository.mounts.run(
                 image_mount.mount_image,
-                package.npk,
+                repository.packages[container].npk,
                 self._mount_point(container),
                 attach=self._attach,
                 how=repository.config.verity,
@@ -268,7 +265,7 @@ class Executor:
 
     async def _umount(self, action: actions.Umount) -> None:
         container = action.container
-        repository = self._repositories[self.state.containers[container].repository]
+        repository = self._repository(container)
         target = self._mount_point(container)
         try:
             self._context.own.run_dir.refuse_if_moved()
@@ -318,7 +315,7 @@ class Executor:
         for target, resource in action.resources.items():
             mount = mounts[target]
             assert isinstance(mount, Resource)
-            pool = self._repositories[self.state.containers[resource].repository].mounts
+            pool = self._repository(resource).mounts
             root = self._mount_point(resource)
             if not await pool.run(image_mount.has_directory, root, mount.dir):
                 return target
