@@ -150,8 +150,7 @@ class Writer:
             yield
         finally:
             self._deferring = 0
-            with self._changed:
-                self._wake()
+            self._wake()
 
     def _notify_thread(self) -> None:
         if (
@@ -162,15 +161,12 @@ class Writer:
             self._wake()
         elif not self._waking:
             self._waking = True
-            self._call_later(DELAY, self._wake_later)
-
-    def _wake_later(self) -> None:
-        with self._changed:
-            self._wake()
+            self._call_later(DELAY, self._wake)
 
     def _wake(self) -> None:
-        self._waking = False
-        self._changed.notify_all()
+        with self._changed:  # reentrant
+            self._waking = False
+            self._changed.notify_all()
 
     def _start(self) -> None:
         """Start the thread if there is none.
