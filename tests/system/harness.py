@@ -77,6 +77,16 @@ def wait_until(condition: Callable[[], T], what: str, timeout: float = TIMEOUT) 
     return result
 
 
+def eventually(condition: Callable[[], bool], timeout: float = 10) -> bool:
+    """Return whether a condition becomes true within `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
+
+
 def manifest(name: str, version: str = "1.0.0", **fields: Any) -> str:
     """Return the text of a manifest (JSON): uid and gid 1000, and `init: /payload` by default.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from northstar.devices import loop_device
 from northstar.linux import devicemapper, loop, memfd
 from northstar.linux.devicemapper import Target
+from tests.system import harness
 
 LACKS = "this kernel has no device-mapper"
 
@@ -53,14 +53,9 @@ def unused_name() -> Iterator[str]:
     assert eventually(lambda: chosen not in names())
 
 
-def eventually(condition: Callable[[], bool], timeout: float = 30) -> bool:
-    """Return whether a condition becomes true within `timeout` seconds."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True
+def eventually(condition: Callable[[], bool]) -> bool:
+    """Return whether a condition becomes true soon; an emulated machine needs longer."""
+    return harness.eventually(condition, timeout=30)
 
 
 def names() -> set[str]:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import pytest
 
 from northstar.devices import loop_device
 from northstar.linux import loop, memfd
+from tests.system.harness import eventually
 
 pytestmark = pytest.mark.root
 
@@ -50,15 +51,6 @@ def is_bound_to(path: str, image: int) -> bool:
     status = os.fstat(image)
     inode = struct.unpack_from("=QQ", info)[1]
     return bool(inode == status.st_ino)
-
-
-def eventually(condition: Callable[[], bool], timeout: float = 10) -> bool:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True
 
 
 def test_the_device_shows_the_part_of_the_file(image: int) -> None:

@@ -1,8 +1,6 @@
 """Helpers for the tests of cgroups."""
 
 import subprocess
-import time
-from collections.abc import Callable
 from typing import IO, Any
 
 from northstar.cgroups import Cgroup, CgroupHost, tree
@@ -68,12 +66,3 @@ def used(cgroup: Cgroup) -> dict[str, Any]:
         return statistics.read()
     finally:
         statistics.close()
-
-
-def eventually(condition: Callable[[], bool], timeout: float = 10) -> bool:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.002)
-    return True

@@ -19,6 +19,7 @@ from northstar.cgroups.oom_monitor import MemoryEvents
 from northstar.linux import cgroupfs
 from northstar.manifest.cgroups import Cgroups, Cpu, Memory, Pids
 from northstar.model.errors import HostError, LaunchError
+from tests.system.harness import eventually
 from tests.system.linux.cgroups import (
     HOST,
     LIMITS,
@@ -27,7 +28,6 @@ from tests.system.linux.cgroups import (
     attach,
     attach_and_resume,
     directories,
-    eventually,
     pids,
     used,
     value,
