@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, get_args
 import msgspec
 from msgspec import structs
 
-from northstar.model import ConfigurationError, InvalidValueError, Permissions, Verity
+from northstar.model import ConfigurationError, InvalidValueError, Permission, Permissions, Verity
 from northstar.model.address import TcpAddress as TcpAddress
 from northstar.model.address import UnixAddress as UnixAddress
 from northstar.model.address import parse_address
@@ -38,7 +38,11 @@ def _parse_bind(text: str) -> TcpAddress | UnixAddress:
 
 _BIND: Final = Parsed(_parse_bind, {"type": "string", "pattern": "^(tcp://.|unix:(//)?/.)"})
 _PERMISSIONS: Final = PermissionSet(
-    "is not a set of permissions", "a valid permission", hint='write "full" or a list'
+    "is not a set of permissions",
+    "a valid permission",
+    hint='write "full" or a list',
+    allowed=frozenset(Permission),
+    full_item=True,
 )
 
 
@@ -81,7 +85,10 @@ class GlobalConsole(msgspec.Struct, frozen=True):
         Field(_BIND, "Its address: `tcp://host:port` (default port 4200) or `unix:///path`."),
     ]
     permissions: Annotated[
-        Permissions, Field(_PERMISSIONS, "Permissions of its clients: `full`, or a list.")
+        Permissions,
+        Field(
+            _PERMISSIONS, "Permissions of its clients: `full`, or a list, which may contain `full`."
+        ),
     ]
     options: Annotated[ConsoleOptions, Field(_OPTIONS, "Limits of its connections.")] = (
         ConsoleOptions()

@@ -39,8 +39,16 @@ class ContainerOperations:
         """Return the identifiers of all repositories, sorted."""
         return sorted(self._repositories)
 
-    async def inspect(self, container: Container) -> response.ContainerData:
-        """Return the data of a container."""
+    async def inspect(
+        self, container: Container, *, service: bool = True
+    ) -> response.ContainerData:
+        """Return the data of a container.
+
+        Args:
+            container: the container.
+            service: whether its manifest contains the section `service`, which clients of
+                Northstar 0.9.2 do not know: they refuse the whole answer for it.
+        """
         executor = self._executor
         entry = core.entry_of(executor.state, container)
         process = None
@@ -52,19 +60,22 @@ class ContainerOperations:
                 statistics=executor.statistics.read(running.cgroup),
             )
         return response.ContainerData(
-            manifest=self._manifest(entry),
+            manifest=self._manifest(entry, service),
             repository=entry.repository,
             mounted=entry.image is core.Image.MOUNTED and executor.is_mounted(container),
             process=process,
         )
 
-    def _manifest(self, entry: core.Entry) -> dict[str, Any]:
+    def _manifest(self, entry: core.Entry, service: bool) -> dict[str, Any]:
         # Serialised at the first request: most manifests are never requested.
         found = self._serialised.get(entry.container)
         if found is None or found[0] is not entry.manifest:
             found = entry.manifest, entry.manifest.to_builtins()
             self._serialised[entry.container] = found
-        return found[1]
+        whole = found[1]
+        if service or entry.manifest.service is None:
+            return whole
+        return {key: value for key, value in whole.items() if key != "service"}
 
     async def mount(self, container: Container) -> None:
         """Mount a container's image."""
