@@ -26,7 +26,7 @@ from northstar.launch.plan import ContainerPaths
 from northstar.manifest import Resource
 from northstar.model import Container, NorthstarError
 from northstar.model.loop_deadline import timeout, wait
-from northstar.runtime import data_wipe
+from northstar.runtime import data_wipe, notify
 from northstar.runtime.notifications import Notifications
 from northstar.runtime.repository import Repository
 from northstar.runtime.request_queue import RequestQueue
@@ -295,6 +295,7 @@ class Executor:
                 root=self._mount_point(container),
                 persist=self._data_path(container),
                 sockets=self._context.config.socket_dir,
+                notify=notify.directory(self._context.own.run_dir.path, container),
                 resources={t: self._mount_point(c) for t, c in action.resources.items()},
             )
             manifest = self.state.containers[container].manifest
