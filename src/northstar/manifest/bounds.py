@@ -41,6 +41,38 @@ CGROUP_VALUE_MAX: Final = 4096
 CONTEXT_MAX: Final = 65535
 """Longest SELinux context: as in Northstar 0.9.2."""
 
+NOTIFY_MAX: Final = 100
+"""Longest path of the notify directory: the 108 bytes of sun_path, see unix(7), without `/socket`
+and a NUL."""
+
+# Durations in ns, sizes in bytes.
+
+SERVICE_DURATION_MAX: Final = 365 * 86400 * 10**9
+"""Longest duration of the supervision: longer ones are mistakes, and sums fit into 64 bit."""
+
+LOG_SIZE_MIN: Final = 64 * 1024
+"""Smallest log: a pipe's capacity, pipe(7)."""
+
+LOG_SIZE_MAX: Final = 16 * 1024 * 1024
+"""Largest log. It is memory of the container."""
+
+LOG_SIZE_MULTIPLE: Final = 4096
+"""A log consists of whole pages."""
+
+# Numbers.
+
+RESTART_FACTOR_MAX: Final = 10
+"""Largest factor between two delays: with more, the second restart already takes the maximum."""
+
+RESTART_LIMIT_MAX: Final = 1000
+"""Most restarts in an interval. The runtime keeps the time of each."""
+
+PROBE_FAILURES_MAX: Final = 1000
+"""Most failures in a row before a container is unhealthy."""
+
+UPDATE_TRIES_MAX: Final = 100
+"""Most boots in which a new version is tried."""
+
 # Entries.
 
 ARGUMENTS_MAX: Final = 4096
@@ -71,3 +103,6 @@ CGROUP_ATTRS_MAX: Final = 64
 
 BLOCK_DEVICES_MAX: Final = 64
 """Most block devices in one list. Each start writes a line into a file of the cgroup for each."""
+
+AFTER_MAX: Final = 64
+"""Most containers that a start waits for."""

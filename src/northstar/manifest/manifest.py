@@ -18,6 +18,7 @@ from northstar.manifest.rlimit import RLIMITS, Rlimit, RlimitResource
 from northstar.manifest.sched import SCHED, Sched
 from northstar.manifest.seccomp import SECCOMP, Seccomp
 from northstar.manifest.selinux import SELINUX, Selinux
+from northstar.manifest.service import SERVICE, Service, check_service
 from northstar.manifest.socket import SOCKETS, Socket
 from northstar.model import Container, Name, Version
 from northstar.schema.context import Context, Path
@@ -40,6 +41,7 @@ APP_ONLY: Final = (
     "cgroups",
     "io",
     "seccomp",
+    "service",
 )
 """Fields that a resource must not have, since it never runs."""
 
@@ -120,6 +122,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         Mapping[str, Socket], Field(SOCKETS, "Unix sockets that the runtime opens, by name.")
     ] = {}
     io: Annotated[Io | None, Field(IO, "Standard output and error.", "both are discarded")] = None
+    service: Annotated[
+        Service | None,
+        Field(SERVICE, "Its supervision. Northstar 0.9.2 refuses a manifest with it.", "none"),
+    ] = None
     custom: Annotated[
         Any,
         Field(CUSTOM, "Data that the runtime does not interpret, and returns to clients.", "none"),
@@ -135,10 +141,24 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         """Whether it can be started."""
         return self.init is not None
 
-    def to_builtins(self) -> dict[str, Any]:
-        """Return the serialised form, as in an inspect answer. The caller must not change it."""
+    def to_builtins(self, *, service: bool = True) -> dict[str, Any]:
+        """Return the serialised form, as in an inspect answer. The caller must not change it.
+
+        Args:
+            service: whether it contains the section `service`. Without it Northstar 0.9.2 can read
+                it: its clients refuse an answer with a field that they do not know.
+        """
         serialised: dict[str, Any] = MANIFEST.dump(self, tagged=False)
+        if not service:
+            serialised.pop("service", None)
         return serialised
+
+
+def _rules(
+    values: dict[Any, Any], nodes: dict[str, Node], path: Path, context: Context[Any]
+) -> None:
+    _resource_rule(values, nodes, path, context)
+    check_service(values, nodes, path, context)
 
 
 def _resource_rule(
@@ -166,5 +186,5 @@ def _resource_schema() -> dict[str, Any]:
     return {"if": no_init, "then": {"properties": nothing}}
 
 
-MANIFEST: Final = Record(Manifest, check=_resource_rule, rules=_resource_schema)
+MANIFEST: Final = Record(Manifest, check=_rules, rules=_resource_schema)
 """The kind that reads and writes manifests."""

@@ -58,14 +58,15 @@ OPTIONS: Final = Parsed(
 )
 
 
-def _path_rule(text: str) -> str | None:
+def path_rule(text: str) -> str | None:
+    """Return what is wrong with a path in the container; None if nothing."""
     # The test for "/." is fast, and excludes most paths.
     if not text.startswith("/") or ("/." in text and {".", ".."} & set(text.split("/"))):
         return "is not an absolute path without '.' and '..'"
     return None
 
 
-PATH: Final = Text("a path", most=bounds.PATH_MAX, check=_path_rule, pattern="^/")
+PATH: Final = Text("a path", most=bounds.PATH_MAX, check=path_rule, pattern="^/")
 
 _HOST: Final = Text("a path", most=bounds.PATH_MAX, strict=True)
 _OPTIONS: Final = Field(OPTIONS, "Names separated by commas: rw, noexec, nosuid, nodev, rec.")

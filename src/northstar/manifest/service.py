@@ -1,12 +1,30 @@
 """`service`: the supervision of the container. Without it, nothing is supervised."""
 
-from __future__ import annotations
-
 import enum
+import signal
+from typing import Annotated, Any, Final
 
 import msgspec
 
-from northstar.model import Name, Permission
+from northstar.manifest import bounds
+from northstar.manifest.mount import components, path_rule
+from northstar.model import EXTENDED, InvalidValueError, Name, Permission, quote
+from northstar.model.units import format_nanoseconds
+from northstar.schema.context import Context, Path
+from northstar.schema.node import Mapping, Node, Scalar, Sequence, is_null
+from northstar.schema.records import Field, ListOf, Record
+from northstar.schema.scalars import Integer, Kind, Parsed, Text, integer_of
+from northstar.schema.values import NAME_SCHEMA, Nanoseconds, WholeSize, permission_list
+from northstar.schema.variants import Choice, OneKey, Wrapped
+
+NOTIFY_ENV: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC")
+"""Variables that the runtime sets for a container with `notify`. See sd_notify(3)."""
+
+_SIGNAL_MAX: Final = 31
+"""The last signal before the real-time signals, see signal(7)."""
+
+_SECOND: Final = 10**9
+_DURATION: Final = Nanoseconds(bounds.SERVICE_DURATION_MAX)
 
 
 class RestartPolicy(enum.Enum):
@@ -17,6 +35,11 @@ class RestartPolicy(enum.Enum):
     ALWAYS = "always"
 
 
+_POLICY: Final = Choice(RestartPolicy, "a restart policy")
+_FACTOR: Final = Integer(1, bounds.RESTART_FACTOR_MAX, "a factor", unit="factor")
+_LIMIT: Final = Integer(1, bounds.RESTART_LIMIT_MAX, "a limit", unit="restarts")
+
+
 class Restart(msgspec.Struct, frozen=True):
     """Automatic restart. Durations are ns of CLOCK_MONOTONIC.
 
@@ -24,32 +47,127 @@ class Restart(msgspec.Struct, frozen=True):
     clean-up of the ended run.
     """
 
-    policy: RestartPolicy
-    delay: int = 10**9
-    factor: int = 2
-    max_delay: int = 300 * 10**9
-    reset_after: int = 600 * 10**9
-    limit: int | None = None
-    interval: int | None = None
+    policy: Annotated[
+        RestartPolicy,
+        Field(
+            _POLICY,
+            "Which ends are followed by a restart: `never` none, `on-failure` all but exit code 0, "
+            "`always` all. A requested stop is never followed by one.",
+        ),
+    ]
+    delay: Annotated[int, Field(_DURATION, "Delay of the first restart in a row.")] = _SECOND
+    factor: Annotated[int, Field(_FACTOR, "Each further delay is multiplied by it.")] = 2
+    max_delay: Annotated[int, Field(_DURATION, "Longest delay.")] = 300 * _SECOND
+    reset_after: Annotated[
+        int,
+        Field(
+            _DURATION, "After a run that was ready for this time, the first delay applies again."
+        ),
+    ] = 600 * _SECOND
+    limit: Annotated[
+        int | None,
+        Field(_LIMIT, "Most restarts within `interval`; then the container fails.", "no limit"),
+    ] = None
+    interval: Annotated[
+        int | None,
+        Field(_DURATION, "Time in which the restarts of `limit` are counted.", "no limit"),
+    ] = None
+
+
+class _Signal(Kind[int]):
+    """A signal from 1 to 31: its name, with or without `SIG`, or its number."""
+
+    def read(self, node: Node, path: Path, context: Context[Any]) -> int:
+        """Return its number."""
+        number = integer_of(node)
+        if number is None and type(node) is Scalar:
+            name = "SIG" + node.text.upper().removeprefix("SIG")
+            number = signal.Signals.__members__.get(name)
+        if number is None or not 1 <= number <= _SIGNAL_MAX:
+            rule = f"{context.describe(node)} is not a signal"
+            hint = f"write a name such as TERM, or a number (1 to {_SIGNAL_MAX})"
+            raise context.invalid(node, path, rule, hint=hint)
+        return int(number)
+
+    def dump(self, value: int, *, tagged: bool) -> str | int:  # noqa: ARG002 - as in all kinds
+        """Return its name without `SIG`; the number if it has no name."""
+        return signal_text(value)
+
+    def schema(self) -> dict[str, Any]:
+        """Return the schema: a number or a name."""
+        name = {"type": "string", "pattern": "^([Ss][Ii][Gg])?[A-Za-z]+[0-9]?$"}
+        return {"oneOf": [Integer(1, _SIGNAL_MAX).schema(), name]}
+
+
+def signal_text(number: int) -> str | int:
+    """Return the name of a signal as a manifest has it, `TERM`; the number if it has no name."""
+    try:
+        return signal.Signals(number).name.removeprefix("SIG")
+    except ValueError:
+        return number
 
 
 class Stop(msgspec.Struct, frozen=True):
-    """The end of a run: a signal, and SIGKILL after `timeout` ns."""
+    """The end of a run: a signal to all its processes, and SIGKILL after a timeout (ns)."""
 
-    signal: int = 15
-    timeout: int = 10 * 10**9
+    signal: Annotated[int, Field(_Signal(), "The signal, by name or number. See signal(7).")] = 15
+    timeout: Annotated[int, Field(_DURATION, "Time until SIGKILL.")] = 10 * _SECOND
+
+
+class _Command(ListOf[tuple[str, ...]]):
+    """A program, and its arguments."""
+
+    def __init__(self) -> None:
+        argument = Text("an argument", most=bounds.ARGUMENT_MAX)
+        super().__init__(tuple, argument, max_entries=bounds.ARGUMENTS_MAX)
+        self._program = Text("the program", least=1, most=bounds.INIT_MAX)
+
+    def read(self, node: Node, path: Path, context: Context[Any]) -> tuple[str, ...]:
+        """Return program and arguments."""
+        command = super().read(node, path, context)
+        if not command or type(node) is not Sequence:
+            rule, hint = "the program is missing", "write it as `[/bin/check, --fast]`"
+            raise context.invalid(node, path, rule, hint=hint)
+        self._program.read(node.items[0], (*path, 0), context)
+        return command
+
+    def schema(self) -> dict[str, Any]:
+        """Return the schema of the list."""
+        return {**super().schema(), "minItems": 1, "prefixItems": [self._program.schema()]}
+
+
+def _parse_address(text: str) -> str:
+    scheme, _, rest = text.partition(":")
+    if scheme == "tcp" and rest.isascii() and rest.isdigit() and rest[0] != "0":
+        valid = len(rest) <= 5 and int(rest) < 2**16
+    else:
+        valid = scheme == "unix" and path_rule(rest) is None and "\0" not in rest
+        valid = valid and len(rest.encode()) <= bounds.PATH_MAX
+    if not valid:
+        hint = 'write "tcp:PORT" for a port of the container itself, or "unix:/path" in it'
+        raise InvalidValueError(f"{text!r} is not an address of a probe", hint=hint)
+    return text
+
+
+_ADDRESS: Final = Parsed(
+    _parse_address, {"type": "string", "pattern": "^(tcp:[1-9][0-9]{0,4}|unix:/.*)$"}
+)
 
 
 class ExecProbe(msgspec.Struct, frozen=True):
     """Succeeds if the program in the container exits with code 0."""
 
-    command: tuple[str, ...]
+    command: Annotated[
+        tuple[str, ...], Field(_Command(), "A program in the container, and its arguments.")
+    ]
 
 
 class ConnectProbe(msgspec.Struct, frozen=True):
     """Succeeds if something accepts connections at `tcp:PORT` or `unix:PATH`."""
 
-    address: str
+    address: Annotated[
+        str, Field(_ADDRESS, "`tcp:PORT` on the container's loopback, or `unix:PATH` in its root.")
+    ]
 
 
 class NotifyProbe(msgspec.Struct, frozen=True):
@@ -58,12 +176,27 @@ class NotifyProbe(msgspec.Struct, frozen=True):
 
 Probe = ExecProbe | ConnectProbe
 
+_PROBES: Final[dict[str, Any]] = {"exec": Wrapped(ExecProbe), "connect": Wrapped(ConnectProbe)}
+_PROBE_HINT: Final = 'write it as `{exec: [/bin/check]}` or `{connect: "tcp:8080"}`'
+_PROBE: Final[OneKey[Probe]] = OneKey("a probe", _PROBES, hint=_PROBE_HINT)
+_READY_PROBE: Final[OneKey[Probe | NotifyProbe]] = OneKey(
+    "a probe", {"notify": NotifyProbe(), **_PROBES}, hint=f"{_PROBE_HINT}, or `notify`"
+)
+
 
 class Ready(msgspec.Struct, frozen=True):
-    """When a run is ready; `timeout` in ns."""
+    """When a run is ready, and the longest time until then (ns)."""
 
-    probe: Probe | NotifyProbe
-    timeout: int = 60 * 10**9
+    probe: Annotated[
+        Probe | NotifyProbe,
+        Field(
+            _READY_PROBE,
+            "`notify`: the container sends READY=1, see sd_notify(3). A probe: it has succeeded.",
+        ),
+    ]
+    timeout: Annotated[
+        int, Field(_DURATION, "A run that is not ready after this time is stopped.")
+    ] = 60 * _SECOND
 
 
 class HealthAction(enum.Enum):
@@ -73,20 +206,43 @@ class HealthAction(enum.Enum):
     NONE = "none"
 
 
-class Health(msgspec.Struct, frozen=True):
-    """A probe that is repeated while the container is ready; durations in ns."""
+_FAILURES: Final = Integer(1, bounds.PROBE_FAILURES_MAX, "a number", unit="failures")
 
-    probe: Probe
-    interval: int = 10 * 10**9
-    timeout: int = 5 * 10**9
-    failures: int = 3
-    action: HealthAction = HealthAction.STOP
+
+class Health(msgspec.Struct, frozen=True):
+    """A probe that is repeated while the container is ready; durations in ns.
+
+    It should check the container itself and nothing beyond: a restart does not repair a network.
+    """
+
+    probe: Annotated[Probe, Field(_PROBE, "The probe.")]
+    interval: Annotated[
+        int, Field(_DURATION, "Time from ready, or from the end of a probe, to the next probe.")
+    ] = 10 * _SECOND
+    timeout: Annotated[int, Field(_DURATION, "A probe that takes longer has failed.")] = 5 * _SECOND
+    failures: Annotated[
+        int, Field(_FAILURES, "Failures in a row that make the container unhealthy.")
+    ] = 3
+    action: Annotated[
+        HealthAction,
+        Field(
+            Choice(HealthAction, "an action"),
+            "What follows: `stop` ends the run as a failure, `none` only shows the state.",
+        ),
+    ] = HealthAction.STOP
+
+
+_LOG_SIZE: Final = WholeSize(
+    bounds.LOG_SIZE_MIN, bounds.LOG_SIZE_MAX, multiple=bounds.LOG_SIZE_MULTIPLE
+)
 
 
 class Log(msgspec.Struct, frozen=True):
-    """The log of its output: `size` in bytes."""
+    """The log of its standard output and error that are not discarded."""
 
-    size: int = 256 * 1024
+    size: Annotated[
+        int, Field(_LOG_SIZE, "Its size, such as `256KiB`: memory of the container.")
+    ] = 256 * 1024
 
 
 class DataPolicy(enum.Enum):
@@ -96,24 +252,240 @@ class DataPolicy(enum.Enum):
     SNAPSHOT = "snapshot"
 
 
-class Update(msgspec.Struct, frozen=True):
-    """The trial of a new version; `window` in ns."""
+_TRIES: Final = Integer(1, bounds.UPDATE_TRIES_MAX, "a number", unit="boots")
 
-    window: int = 60 * 10**9
-    tries: int = 3
-    data: DataPolicy = DataPolicy.KEEP
+
+class Update(msgspec.Struct, frozen=True):
+    """The trial of a new version: the old one returns if it fails. Durations in ns."""
+
+    window: Annotated[int, Field(_DURATION, "Time that the new version must stay ready.")] = (
+        60 * _SECOND
+    )
+    tries: Annotated[
+        int, Field(_TRIES, "Boots in which the trial is begun again, after power cuts.")
+    ] = 3
+    data: Annotated[
+        DataPolicy,
+        Field(
+            Choice(DataPolicy, "a treatment of data"),
+            "Persistent data: `keep` shares it, `snapshot` restores a copy with the old version.",
+        ),
+    ] = DataPolicy.KEEP
+
+
+def _parse_name(text: str) -> Name:
+    try:
+        return Name(text)
+    except InvalidValueError as error:
+        hint = "write the name without a version" if ":" in text else error.hint
+        raise InvalidValueError(error.message, hint=hint) from None
+
+
+_AFTER: Final = ListOf(
+    tuple, Parsed(_parse_name, NAME_SCHEMA, strict=True), max_entries=bounds.AFTER_MAX, unique=True
+)
+
+
+def _notify_rule(text: str) -> str | None:
+    if rule := path_rule(text):
+        return rule
+    return None if components(text) else "is the root directory"
+
+
+_NOTIFY: Final = Text(
+    "a path",
+    most=bounds.NOTIFY_MAX,
+    check=_notify_rule,
+    pattern="^/.*[^/]",
+    hint="choose a directory of the image, such as /run/notify",
+)
+_PERMISSIONS: Final = permission_list(
+    EXTENDED, "one of these permissions", hint="console.permissions has the others"
+)
+
+
+def _member(node: Node, *keys: str) -> Node:
+    """Return the node of a field inside `node`; the innermost node that is found."""
+    for key in keys:
+        pairs = node.pairs if type(node) is Mapping else ()
+        for name, value in pairs:
+            if type(name) is Scalar and name.text == key:
+                node = value
+                break
+    return node
+
+
+def _restart_rule(
+    values: dict[Any, Any], nodes: dict[str, Node], path: Path, context: Context[Any]
+) -> None:
+    for name, other in (("limit", "interval"), ("interval", "limit")):
+        if name in values and (other not in nodes or is_null(nodes[other])):
+            rule = f"needs service.restart.{other}"
+            context.refuse(context.invalid(nodes[name], (*path, name), rule))
+    fields = RESTART.fields
+    delay, most = (values.get(name, fields[name].default) for name in ("delay", "max_delay"))
+    # A field that is present and has no value is invalid, and was reported.
+    if delay > most and not {"delay", "max_delay"} & (nodes.keys() - values.keys()):
+        name = "delay" if "delay" in nodes else "max_delay"
+        shown, bound = (format_nanoseconds(duration) for duration in (delay, most))
+        rule = f"the delay ({shown}) is longer than max_delay ({bound})"
+        context.refuse(context.invalid(nodes[name], (*path, name), rule))
+
+
+def _restart_schema() -> dict[str, Any]:
+    return {"dependentRequired": {"limit": ["interval"], "interval": ["limit"]}}
+
+
+RESTART: Final = Record(Restart, check=_restart_rule, rules=_restart_schema)
+
+
+def _notify_users(
+    values: dict[Any, Any], nodes: dict[str, Node], path: Path, context: Context[Any]
+) -> None:
+    if "notify" in values or not ("notify" not in nodes or is_null(nodes["notify"])):
+        return
+    ready = values.get("ready")
+    if ready is not None and type(ready.probe) is NotifyProbe:
+        rule = "needs service.notify: the app has no socket to say READY=1 on"
+        node = _member(nodes["ready"], "probe")
+        context.refuse(context.invalid(node, (*path, "ready", "probe"), rule))
+    if "watchdog" in values:
+        rule = "needs service.notify: the app has no socket to say WATCHDOG=1 on"
+        context.refuse(context.invalid(nodes["watchdog"], (*path, "watchdog"), rule))
+
+
+def _notify_schema() -> dict[str, Any]:
+    notify = {"properties": {"probe": {"const": "notify"}}, "required": ["probe"]}
+    by_notify = {"properties": {"ready": notify}, "required": ["ready"]}
+    needed = {"required": ["notify"]}
+    return {"dependentRequired": {"watchdog": ["notify"]}, "if": by_notify, "then": needed}
 
 
 class Service(msgspec.Struct, frozen=True):
-    """Supervision of a container. Names in `after` have no version; `watchdog` is in ns."""
+    """The supervision of the container.
 
-    restart: Restart | None = None
-    stop: Stop | None = None
-    after: tuple[Name, ...] = ()
-    notify: str | None = None
-    ready: Ready | None = None
-    watchdog: int | None = None
-    health: Health | None = None
-    log: Log | None = None
-    update: Update | None = None
-    permissions: frozenset[Permission] = frozenset()
+    Durations are in ns; a document has them as `5s` or `1m 30s`. They do not depend on the date.
+    """
+
+    restart: Annotated[
+        Restart | None, Field(RESTART, "Automatic restart.", "it is not restarted")
+    ] = None
+    stop: Annotated[
+        Stop | None,
+        Field(
+            Record(Stop),
+            "How a run is stopped.",
+            "SIGTERM, then SIGKILL after 10s; at shutdown after the shutdown_timeout of the "
+            "configuration",
+        ),
+    ] = None
+    after: Annotated[
+        tuple[Name, ...],
+        Field(
+            _AFTER,
+            "Names of containers, without version. An automatic start waits while one of them is "
+            "about to become ready. They are stopped after this one at shutdown.",
+        ),
+    ] = ()
+    notify: Annotated[
+        str | None,
+        Field(
+            _NOTIFY,
+            "Directory in the image where the runtime mounts the container's notify socket, see "
+            "sd_notify(3). It must not be at, below or above a target of `mounts`, except `/`.",
+            "no socket",
+        ),
+    ] = None
+    ready: Annotated[
+        Ready | None,
+        Field(Record(Ready), "When a run is ready.", "as soon as the program is executed"),
+    ] = None
+    watchdog: Annotated[
+        int | None,
+        Field(
+            _DURATION,
+            "While it is ready the container must send WATCHDOG=1 within this time, again and "
+            "again, or is stopped. Needs `notify`.",
+            "no watchdog",
+        ),
+    ] = None
+    health: Annotated[
+        Health | None, Field(Record(Health), "A repeated check of its health.", "no check")
+    ] = None
+    log: Annotated[Log | None, Field(Record(Log), "The log of its output.", "a log of 256KiB")] = (
+        None
+    )
+    update: Annotated[
+        Update | None,
+        Field(
+            Record(Update), "The trial of a new version.", "a window of 60s, 3 tries, data is kept"
+        ),
+    ] = None
+    permissions: Annotated[
+        frozenset[Permission],
+        Field(_PERMISSIONS, "Permissions of its console besides `console.permissions`."),
+    ] = frozenset()
+
+
+SERVICE: Final = Record(Service, check=_notify_users, rules=_notify_schema)
+
+
+def check_service(
+    values: dict[Any, Any], nodes: dict[str, Node], path: Path, context: Context[Any]
+) -> None:
+    """Check the rules between `service` and the other fields of a manifest.
+
+    Args:
+        values: the valid fields of the manifest.
+        nodes: the nodes of all its fields.
+        path: its path.
+        context: for the errors.
+    """
+    service: Service | None = values.get("service")
+    if service is None:
+        return
+    section = nodes["service"]
+    inside = (*path, "service")
+    name = values.get("name")
+    if name in service.after:
+        index = service.after.index(name)
+        node = _member(section, "after")
+        if type(node) is Sequence:
+            node = node.items[index]
+        rule = f"{quote(name)} is the container's own name"
+        context.refuse(context.invalid(node, (*inside, "after", index), rule))
+    if service.permissions and ("console" not in nodes or is_null(nodes["console"])):
+        node = _member(section, "permissions")
+        rule = "needs console: the app has no console connection"
+        context.refuse(context.invalid(node, (*inside, "permissions"), rule))
+    if service.notify is not None:
+        _check_environment(values, nodes, path, context)
+        _check_target(service.notify, values, _member(section, "notify"), inside, context)
+
+
+def _check_environment(
+    values: dict[Any, Any], nodes: dict[str, Node], path: Path, context: Context[Any]
+) -> None:
+    for name in NOTIFY_ENV:
+        if name in values.get("env", ()):
+            node = _member(nodes["env"], name)
+            context.refuse(context.invalid(node, (*path, "env", name), "is set by the runtime"))
+
+
+def _check_target(
+    notify: str, values: dict[Any, Any], node: Node, path: Path, context: Context[Any]
+) -> None:
+    """Refuse a notify directory that another mount contains, or that would hide another mount."""
+    own = components(notify)
+    for target, mount in values.get("mounts", {}).items():
+        other = components(target)
+        shown, there = (quote(text)[1:-1] for text in (notify, target))
+        kind = type(mount).__name__.lower()
+        if other and own[: len(other)] == other:
+            rule = f"{shown} lies in the {kind} on {there}"
+        elif other[: len(own)] == own:
+            rule = f"{shown} would hide the {kind} on {there}"
+        else:
+            continue
+        hint = "choose a directory of the image"
+        context.refuse(context.invalid(node, (*path, "notify"), rule, hint=hint))

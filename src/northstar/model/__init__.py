@@ -16,7 +16,7 @@ from northstar.model.errors import (
     name_errno,
 )
 from northstar.model.name import Name
-from northstar.model.permission import FULL, Permission, Permissions
+from northstar.model.permission import EXTENDED, FULL, Permission, Permissions
 from northstar.model.requirement import VersionReq
 from northstar.model.status import Exited, ExitStatus, Signalled, signal_name
 from northstar.model.text import cut, listed, printable, printable_json, quote
@@ -26,6 +26,7 @@ from northstar.model.version import Version
 __all__ = [
     "DEVICE_LINKS",
     "DEVICE_NODES",
+    "EXTENDED",
     "FULL",
     "ConfigurationError",
     "Container",

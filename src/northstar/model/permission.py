@@ -28,12 +28,40 @@ class Permission(enum.Enum):
     TOKEN_VERIFICATION = "token_verification"  # noqa: S105
     UMOUNT = "umount"
     UNINSTALL = "uninstall"
+    EXEC = "exec"
+    LOGS = "logs"
+    UPDATE = "update"
+    UPGRADE = "upgrade"
 
 
 Permissions = frozenset[Permission]
 
-FULL: Final[Permissions] = frozenset(Permission)
-"""All permissions: `full` in manifest and configuration."""
+FULL: Final[Permissions] = frozenset(
+    (
+        Permission.IDENT,
+        Permission.INSPECT,
+        Permission.INSTALL,
+        Permission.KILL,
+        Permission.LIST,
+        Permission.NOTIFICATIONS,
+        Permission.MOUNT,
+        Permission.REPOSITORIES,
+        Permission.SHUTDOWN,
+        Permission.START,
+        Permission.START_COMMAND,
+        Permission.TOKEN_CREATE,
+        Permission.TOKEN_VERIFICATION,
+        Permission.UMOUNT,
+        Permission.UNINSTALL,
+    )
+)
+"""`full` in manifest and configuration: the permissions of Northstar 0.9.2.
+
+It does not grow with `Permission`: a package or a device that was set up before a permission
+existed must not gain it."""
+
+EXTENDED: Final[Permissions] = frozenset(Permission) - FULL
+"""The permissions that are not part of `full`; each must be named."""
 
 
 def describe(permissions: Iterable[Permission]) -> str:

@@ -10,51 +10,65 @@ from northstar.model.errors import InvalidValueError
 U64_MAX: Final = 2**64 - 1
 
 _DURATION_UNITS: Final = {
-    name: seconds
-    for names, seconds in {
-        "ns nsec nanos": 1e-9,
-        "us usec": 1e-6,
-        "ms msec millis": 1e-3,
-        "s sec secs second seconds": 1.0,
-        "m min mins minute minutes": 60.0,
-        "h hr hrs hour hours": 3600.0,
-        "d day days": 86400.0,
-        "w week weeks": 7 * 86400.0,
-        "M month months": 30.44 * 86400,
-        "y year years": 365.25 * 86400,
+    name: nanoseconds
+    for names, nanoseconds in {
+        "ns nsec nanos": 1,
+        "us usec": 10**3,
+        "ms msec millis": 10**6,
+        "s sec secs second seconds": 10**9,
+        "m min mins minute minutes": 60 * 10**9,
+        "h hr hrs hour hours": 3600 * 10**9,
+        "d day days": 86400 * 10**9,
+        "w week weeks": 7 * 86400 * 10**9,
+        # 30.44 and 365.25 days
+        "M month months": 2_630_016 * 10**9,
+        "y year years": 31_557_600 * 10**9,
     }.items()
     for name in names.split()
 }
 _DURATION_PART: Final = re.compile(r"([0-9]{1,20}) *([A-Za-z]+) *")
 
 
-def parse_duration(text: str) -> float:
-    """Return the seconds that `5s`, `1m 30s`, `100ms` or `2days` stands for.
+def parse_nanoseconds(text: str) -> int:
+    """Return the nanoseconds that `5s`, `1m 30s`, `100ms` or `2days` stands for.
 
     Raises:
         InvalidValueError: the text is not a duration.
     """
-    seconds, position = 0.0, 0
+    nanoseconds, position = 0, 0
     stripped = text.strip(" ")
     while match := _DURATION_PART.match(stripped, position):
         number, unit = match.groups()
         if unit not in _DURATION_UNITS:
             break
-        seconds += int(number) * _DURATION_UNITS[unit]
+        nanoseconds += int(number) * _DURATION_UNITS[unit]
         position = match.end()
-    if not stripped or position != len(stripped) or seconds > U64_MAX:
+    if not stripped or position != len(stripped) or nanoseconds / 10**9 > U64_MAX:
         hint = 'write numbers with units, as "5s", "1m 30s" or "100ms"'
         raise InvalidValueError(f"{text!r} is not a duration", hint=hint)
-    return seconds
+    return nanoseconds
 
 
-def format_duration(seconds: float) -> str:
-    """Return a duration for `parse_duration`, rounded to nanoseconds: `90s`, `100ms`."""
-    nanoseconds = round(seconds * 1e9)
+def parse_duration(text: str) -> float:
+    """Return the seconds that a duration stands for, see `parse_nanoseconds`.
+
+    Raises:
+        InvalidValueError: the text is not a duration.
+    """
+    return parse_nanoseconds(text) / 10**9
+
+
+def format_nanoseconds(nanoseconds: int) -> str:
+    """Return a duration for `parse_nanoseconds`, not rounded: `90s`, `1500ms`."""
     for unit, factor in (("s", 10**9), ("ms", 10**6), ("us", 10**3)):
         if nanoseconds % factor == 0:
             return f"{nanoseconds // factor}{unit}"
     return f"{nanoseconds}ns"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration for `parse_duration`, rounded to nanoseconds: `90s`, `100ms`."""
+    return format_nanoseconds(round(seconds * 1e9))
 
 
 _SIZE: Final = re.compile(

@@ -14,7 +14,14 @@ from northstar.model import (
     Version,
     VersionReq,
 )
-from northstar.model.units import format_duration, format_size, parse_duration, parse_size
+from northstar.model.units import (
+    format_duration,
+    format_nanoseconds,
+    format_size,
+    parse_duration,
+    parse_nanoseconds,
+    parse_size,
+)
 from northstar.schema.context import Context, Path
 from northstar.schema.node import Node, Scalar, is_empty
 from northstar.schema.records import ListOf
@@ -25,6 +32,12 @@ CGROUP_LEVELS_MAX: Final = 32
 """Most levels of the path of a cgroup.
 
 The kernel charges resources to every level above a process, and does not limit their number."""
+
+
+_DAY: Final = 86400 * 10**9
+"""A day in nanoseconds."""
+
+_DURATION_SCHEMA: Final = {"type": "string", "pattern": r"^ *([0-9]+ *[A-Za-z]+ *)+$"}
 
 
 class Duration(Parsed[float]):
@@ -38,8 +51,25 @@ class Duration(Parsed[float]):
                 raise InvalidValueError(f"{text!r} is too short", hint=hint)
             return seconds
 
-        schema = {"type": "string", "pattern": r"^ *([0-9]+ *[A-Za-z]+ *)+$"}
-        super().__init__(parse, schema, form=format_duration, unit="seconds")
+        super().__init__(parse, _DURATION_SCHEMA, form=format_duration, unit="seconds")
+
+
+class Nanoseconds(Parsed[int]):
+    """Nanoseconds, 1 to `most`, written as `5s`, `1m 30s` or `100ms`."""
+
+    def __init__(self, most: int) -> None:
+        def parse(text: str) -> int:
+            duration = parse_nanoseconds(text)
+            if not duration:
+                raise InvalidValueError(f"{text!r} is too short", hint="it must be longer than 0")
+            if duration > most:
+                hint = f"at most {most // _DAY} days"
+                raise InvalidValueError(f"{text!r} is too long", hint=hint)
+            return duration
+
+        # A reader needs the form of the text, since it contains its own unit.
+        unit = "duration such as `5s` or `1m 30s`"
+        super().__init__(parse, _DURATION_SCHEMA, form=format_nanoseconds, unit=unit)
 
 
 class Size(Parsed[int]):
@@ -63,6 +93,12 @@ class WholeSize(Kind[int]):
 
     _TEXT: Final = re.compile(r"(?ai)\s*([0-9]{1,40})\s*((?:[KMGT](?:i?B)?|B)?)\s*\Z")
 
+    def __init__(self, least: int = 0, most: int = U64, *, multiple: int = 1) -> None:
+        """Accept sizes from `least` to `most` bytes that are multiples of `multiple`."""
+        self._least = least
+        self._most = most
+        self._multiple = multiple
+
     def read(self, node: Node, path: Path, context: Context[Any]) -> int:
         """Return the bytes."""
         size = integer_of(node)
@@ -74,12 +110,22 @@ class WholeSize(Kind[int]):
         if size is None or not 0 <= size <= U64:
             rule = "is not a size (bytes, or a number with K, M, G, T, KiB, MiB, GiB, TiB)"
             raise context.invalid(node, path, f"{context.describe(node)} {rule}")
+        if not self._least <= size <= self._most:
+            bounds = f"({format_size(self._least)} to {format_size(self._most)})"
+            rule = f"{context.describe(node)} is out of range {bounds}"
+            raise context.invalid(node, path, rule)
+        if size % self._multiple:
+            rule = f"{context.describe(node)} is not a multiple of {self._multiple} bytes"
+            raise context.invalid(node, path, rule)
         return size
 
     def schema(self) -> dict[str, Any]:
         """Return the schema: an integer or a text."""
         pattern = r"^\s*[0-9]+\s*([KMGTkmgt]([iI]?[bB])?|[bB])?\s*$"
-        return {"oneOf": [Integer(0, U64).schema(), {"type": "string", "pattern": pattern}]}
+        number = Integer(self._least, self._most).schema()
+        if self._multiple > 1:
+            number["multipleOf"] = self._multiple
+        return {"oneOf": [number, {"type": "string", "pattern": pattern}]}
 
 
 class FileMode(Integer):
@@ -91,6 +137,21 @@ class FileMode(Integer):
         self._hint = "write it in octal and without quotes, as 0o600 or 0o660"
 
 
+def permission_list(
+    allowed: Permissions, item: str, *, hint: str | None = None
+) -> ListOf[Permissions]:
+    """Return the kind of a list of permissions, written in the order of their declaration.
+
+    Args:
+        allowed: the permissions that it may have.
+        item: the noun for an item.
+        hint: what to write instead of an item that is refused.
+    """
+    order = [*Permission].index
+    names = [permission for permission in Permission if permission in allowed]
+    return ListOf(frozenset, Choice(names, item, hint=hint), order=order)
+
+
 class PermissionSet(Kind[Permissions]):
     """`full`, or a list of permissions."""
 
@@ -100,11 +161,21 @@ class PermissionSet(Kind[Permissions]):
         item: str = "a permission",
         *,
         hint: str | None = None,
+        allowed: Permissions = FULL,
+        item_hint: str | None = None,
     ) -> None:
+        """Describe a set of permissions.
+
+        Args:
+            rule: what is wrong with a text other than `full`.
+            item: the noun for an item of the list.
+            hint: what to write instead of such a text.
+            allowed: the permissions that the list may have.
+            item_hint: what to write instead of an item that is refused.
+        """
         self._rule = rule
         self._hint = hint
-        order = [*Permission].index
-        self._list: ListOf[Permissions] = ListOf(frozenset, Choice(Permission, item), order=order)
+        self._list = permission_list(allowed, item, hint=item_hint)
         self.parts = (self._list,)
 
     def read(self, node: Node, path: Path, context: Context[Any]) -> Permissions:
@@ -127,21 +198,23 @@ class PermissionSet(Kind[Permissions]):
         return {"oneOf": [{"const": "full"}, self._list.schema()]}
 
 
-_NAME_SCHEMA: Final = {
+NAME_SCHEMA: Final = {
     "type": "string",
     "minLength": 1,
     "maxLength": 1024,
     "pattern": r"^(?!\.{1,2}$)[0-9A-Za-z._-]+$",
 }
+"""The JSON Schema of the name of a container."""
+
 _VERSION_SCHEMA: Final = {
     "type": "string",
     "pattern": r"^(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)([-+][0-9A-Za-z.+-]+)?$",
 }
 
-NAME: Final = Parsed(Name, _NAME_SCHEMA)
+NAME: Final = Parsed(Name, NAME_SCHEMA)
 """The name of a container."""
 
-STRICT_NAME: Final = Parsed(Name, _NAME_SCHEMA, strict=True)
+STRICT_NAME: Final = Parsed(Name, NAME_SCHEMA, strict=True)
 """The name of a container, but a number without quotes is refused."""
 
 VERSION: Final = Parsed(Version.parse, _VERSION_SCHEMA)

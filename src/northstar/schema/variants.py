@@ -113,8 +113,17 @@ class Variant(Kind[T]):
 class Choice(Variant[Any]):
     """One of several names: the values of an enumeration, or texts. `!name` equals `name`."""
 
-    def __init__(self, members: Iterable[Any], what: str) -> None:
-        super().__init__(what, {getattr(member, "value", member): member for member in members})
+    def __init__(self, members: Iterable[Any], what: str, *, hint: str | None = None) -> None:
+        forms = {getattr(member, "value", member): member for member in members}
+        super().__init__(what, forms, hint=hint)
+
+
+class OneKey(Variant[T]):
+    """A variant that is written as a map of one key in YAML too: a list cannot have a tag."""
+
+    def dump(self, value: Any, *, tagged: bool) -> Any:  # noqa: ARG002 - as in all kinds
+        """Return the name, or the map."""
+        return super().dump(value, tagged=False)
 
 
 class ByType(Kind[T]):

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from northstar import manifest as m
-from northstar.model import Name, Permission, Version, VersionReq
+from northstar.model import FULL, Name, Version, VersionReq
 
 U16 = st.integers(0, 2**16 - 1)
 U32 = st.integers(0, 2**32 - 1)
@@ -193,7 +193,9 @@ COMMON: dict[str, st.SearchStrategy[Any]] = {
     "version": st.builds(Version, U64, U64, U64),
     "uid": st.integers(1, 2**16 - 1),
     "gid": st.integers(1, 2**16 - 1),
-    "console": optional(st.builds(m.Console, st.frozensets(st.sampled_from(Permission)))),
+    "console": optional(
+        st.builds(m.Console, st.frozensets(st.sampled_from(sorted(FULL, key=str))))
+    ),
     "sched": optional(SCHED),
     "mounts": maps(paths(), MOUNTS).filter(lambda mounts: not nested(mounts)),
     "network": optional(

@@ -15,10 +15,10 @@ from northstar.runtime.config import CONFIG
 from northstar.schema.documents import node_of
 from northstar.schema.records import Field, ListOf, MapOf, Record
 from northstar.schema.scalars import Boolean, Integer, Kind, Text
-from northstar.schema.values import Duration, FileMode, Size, WholeSize
+from northstar.schema.values import Duration, FileMode, Nanoseconds, Size, WholeSize
 from northstar.schema.variants import Wrapped
 
-NUMBERS = Integer | Duration | FileMode | Size | WholeSize
+NUMBERS = Integer | Duration | FileMode | Nanoseconds | Size | WholeSize
 
 
 def records(kind: Kind[Any], name: str, seen: set[int]) -> Iterator[tuple[str, Record[Any]]]:
