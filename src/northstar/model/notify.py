@@ -45,6 +45,18 @@ class NotifyMessage(msgspec.Struct, frozen=True):
     status: str | None = None
     extend: int | None = None
 
+    def __str__(self) -> str:
+        """Return the fields for the log, without line feeds."""
+        status = [] if self.status is None else [f"STATUS={self.status}"]
+        extend = [] if self.extend is None else [f"EXTEND_TIMEOUT_USEC={self.extend // 1000}"]
+        flags = {
+            "READY=1": self.ready,
+            "STOPPING=1": self.stopping,
+            "WATCHDOG=1": self.watchdog,
+            "WATCHDOG=trigger": self.trigger,
+        }
+        return " ".join([*(name for name, there in flags.items() if there), *extend, *status])
+
 
 NOTHING: Final = NotifyMessage()
 """A message without a known field."""

@@ -26,6 +26,7 @@ from northstar.launch.plan import ContainerPaths
 from northstar.manifest import Resource
 from northstar.model import Container, NorthstarError
 from northstar.model.loop_deadline import timeout, wait
+from northstar.model.notify import NotifyMessage
 from northstar.runtime import data_wipe, notify
 from northstar.runtime.notifications import Notifications
 from northstar.runtime.repository import Repository
@@ -321,6 +322,9 @@ class Executor:
             if not await pool.run(image_mount.has_directory, root, mount.dir):
                 return target
         return None
+
+    def notified(self, container: Container, message: NotifyMessage) -> None:
+        """Process a message on a container's notify socket."""
 
     def _exited(self, container: Container, exited: asyncio.Future[Any]) -> None:
         self.apply(events.ProcessExited(container, exited.result()))

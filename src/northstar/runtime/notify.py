@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import socket
@@ -110,9 +109,7 @@ class NotifySocket(Closing):
             self._loop.add_reader(self._socket.fileno(), self._read)
         except OSError as failure:
             # epoll_ctl(2): ENOMEM, or ENOSPC (the user's limit of watches).
-            log.warning(
-                "%s: cannot watch its notify socket: %s", self._container, failure.strerror
-            )
+            log.warning("%s: cannot watch its notify socket: %s", self._container, failure.strerror)
             self._pause = self._loop.call_later(1.0, self._resume)
 
     def _receive(self) -> NotifyMessage | None:
@@ -122,7 +119,10 @@ class NotifySocket(Closing):
         except BlockingIOError:
             return None
         if not flags & socket.MSG_TRUNC:
-            return parse(data)
+            message = parse(data)
+            if message != NOTHING:
+                log.debug("%s notifies: %s", self._container, message)
+            return message
         if not self._warned:
             self._warned = True
             log.warning(
@@ -254,10 +254,12 @@ def remove(path: str) -> None:
     Raises:
         OSError: it cannot be removed, or contains other files.
     """
-    _remove(path)
-    # While it contains other directories, this fails.
-    with contextlib.suppress(OSError):
-        os.rmdir(os.path.dirname(path))
+    try:
+        _remove(path)
+    finally:
+        # While it contains other directories, this fails.
+        with contextlib.suppress(OSError):
+            os.rmdir(os.path.dirname(path))
 
 
 def _remove(path: str) -> None:

@@ -139,3 +139,11 @@ def known(draw: st.DrawFn) -> Expected:
 @given(known())
 def test_known_fields_in_any_order_among_others(expected: Expected) -> None:
     assert parse(b"\n".join(expected.lines)) == NotifyMessage(**expected.fields)  # type: ignore[arg-type]
+
+
+@given(known())
+def test_the_text_for_the_log_is_a_message_too(expected: Expected) -> None:
+    message = NotifyMessage(**expected.fields)  # type: ignore[arg-type]
+    assert str(message).isprintable()
+    words, status, text = str(message).partition("STATUS=")
+    assert parse(words.replace(" ", "\n").encode() + status.encode() + text.encode()) == message
