@@ -327,6 +327,9 @@ class Executor:
         """Process a message on a container's notify socket."""
 
     def _exited(self, container: Container, exited: asyncio.Future[Any]) -> None:
+        # A process that reports readiness and ends at once is ready before it ends.
+        for message in self.running[container].drain_notify():
+            self.notified(container, message)
         self.apply(events.ProcessExited(container, exited.result()))
 
     def _release(self, action: actions.Release) -> None:
