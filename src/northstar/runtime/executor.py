@@ -26,7 +26,8 @@ from northstar.launch.plan import ContainerPaths
 from northstar.manifest import Resource
 from northstar.model import Container, NorthstarError
 from northstar.model.loop_deadline import timeout, wait
-from northstar.runtime import data_wipe
+from northstar.model.notify import NotifyMessage
+from northstar.runtime import data_wipe, notify
 from northstar.runtime.notifications import Notifications
 from northstar.runtime.repository import Repository
 from northstar.runtime.request_queue import RequestQueue
@@ -295,6 +296,7 @@ class Executor:
                 root=self._mount_point(container),
                 persist=self._data_path(container),
                 sockets=self._context.config.socket_dir,
+                notify=notify.directory(self._context.own.run_dir.path, container),
                 resources={t: self._mount_point(c) for t, c in action.resources.items()},
             )
             manifest = self.state.containers[container].manifest
@@ -321,7 +323,13 @@ class Executor:
                 return target
         return None
 
+    def notified(self, container: Container, message: NotifyMessage) -> None:
+        """Process a message on a container's notify socket."""
+
     def _exited(self, container: Container, exited: asyncio.Future[Any]) -> None:
+        # A process that reports readiness and ends at once is ready before it ends.
+        for message in self.running[container].drain_notify():
+            self.notified(container, message)
         self.apply(events.ProcessExited(container, exited.result()))
 
     def _release(self, action: actions.Release) -> None:
