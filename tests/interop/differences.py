@@ -81,6 +81,8 @@ def _rounded(value: Any) -> Any:
 
 def as_reference(value: Manifest) -> Form | None:
     """Return the serialised form that Northstar 0.9.2 must read; None if it must refuse it."""
+    if value.service is not None:
+        return None  # an addition: what must be supervised must not run unsupervised
     if value.sched is not None and isinstance(value.sched.policy, SchedRoundRobin):
         return None  # wider: Northstar 0.9.2 refuses round_robin with every priority
     form = value.to_builtins()
