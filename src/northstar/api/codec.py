@@ -15,10 +15,17 @@ from typing import Final, get_args
 import msgspec
 
 from northstar.api.message import Connect, ConnectAck, ConnectNack, Message
-from northstar.api.notification import Notification
-from northstar.api.reader import InvalidError, Reader, content_reader, pairs_of, reader
-from northstar.api.request import Request
-from northstar.api.response import Response
+from northstar.api.notification import Notification, PlainNotification
+from northstar.api.reader import (
+    InvalidError,
+    Reader,
+    content_reader,
+    lenient_reader,
+    pairs_of,
+    reader,
+)
+from northstar.api.request import PlainRequest, Request
+from northstar.api.response import PlainResponse, Response
 from northstar.api.shape import Variant, tag_of
 from northstar.api.writer import Writer, plain, variant_writer
 from northstar.model import InvalidValueError, ProtocolError
@@ -31,7 +38,9 @@ _SHOWN: Final = 200
 
 
 def decode(line: bytes) -> Message:
-    """Return the message of a line, with or without its newline.
+    """Return the message of a line on a plain connection, with or without its newline.
+
+    The messages that open a connection are understood in both forms.
 
     Raises:
         ProtocolError: the line is not a message; the error names the member and the reason.
@@ -39,6 +48,19 @@ def decode(line: bytes) -> Message:
     if len(line) <= _SHORT and line.startswith(b'{"request":'):
         return _decode_cached(line)
     return _decode(line)
+
+
+def decode_extended(line: bytes) -> Message | None:
+    """Return the message of a line on an extended connection.
+
+    None stands for a notification that this version does not know. It may be ignored.
+
+    Raises:
+        ProtocolError: the line is not a message.
+    """
+    if len(line) <= _SHORT and line.startswith(b'{"request":'):
+        return _decode_extended_cached(line)
+    return _decode_extended(line)
 
 
 def encode(message: Message) -> bytes:
@@ -68,8 +90,18 @@ _encoder: Final = msgspec.json.Encoder(enc_hook=plain)
 
 
 def _decode(line: bytes) -> Message:
+    message = _parse(line, _envelopes())
+    assert message is not None
+    return message
+
+
+def _decode_extended(line: bytes) -> Message | None:
+    return _parse(line, _extended_envelopes())
+
+
+def _parse(line: bytes, envelopes: dict[str, Reader]) -> Message | None:
     try:
-        return _read_message(_scanner.decode(line.decode()))
+        return _read_message(_scanner.decode(line.decode()), envelopes)
     except InvalidError as error:
         reason = str(error)
     except UnicodeDecodeError as error:
@@ -87,10 +119,10 @@ def _decode(line: bytes) -> Message:
 
 
 _decode_cached: Final = functools.lru_cache(maxsize=256)(_decode)
+_decode_extended_cached: Final = functools.lru_cache(maxsize=256)(_decode_extended)
 
 
-def _read_message(value: object) -> Message:
-    envelopes = _envelopes()
+def _read_message(value: object, envelopes: dict[str, Reader]) -> Message | None:
     found: dict[str, object] = {}
     for key, content in pairs_of(value):
         if key in envelopes:
@@ -101,7 +133,7 @@ def _read_message(value: object) -> Message:
     for key, read in envelopes.items():
         if key in found:
             try:
-                message: Message = read(found[key])
+                message: Message | None = read(found[key])
             except InvalidError as error:
                 first = first or error.inside(key)
             else:
@@ -114,7 +146,19 @@ def _envelopes() -> dict[str, Reader]:
     """Return the reader for each key of a message, in the order in which the keys are tried."""
     return {
         **{tag_of(kind): content_reader(kind) for kind in (Connect, ConnectAck, ConnectNack)},
-        **{key: reader(union) for key, union in _UNIONS.items()},
+        "request": reader(PlainRequest),
+        "response": reader(PlainResponse),
+        "notification": reader(PlainNotification),
+    }
+
+
+@functools.cache
+def _extended_envelopes() -> dict[str, Reader]:
+    return {
+        **_envelopes(),
+        "request": reader(Request),
+        "response": reader(Response),
+        "notification": lenient_reader(get_args(Notification)),
     }
 
 

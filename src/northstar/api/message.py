@@ -7,7 +7,7 @@ from typing import Final
 from northstar.api.notification import Notification
 from northstar.api.request import Request
 from northstar.api.response import Response
-from northstar.api.shape import Record, Wrapper
+from northstar.api.shape import Body, Record, Wrapper
 from northstar.model import Version
 
 API_VERSION: Final = Version(0, 9, 2)
@@ -15,26 +15,39 @@ API_VERSION: Final = Version(0, 9, 2)
 """
 
 
-class Connect(Record, frozen=True):
+class Connect(Record, frozen=True, omit_defaults=True):
     """The first message of a client.
 
     Attributes:
         version: the client's version of the protocol.
         subscribe_notifications: whether the runtime sends notifications.
+        extended: whether the client wants an extended connection. Absent means no; a runtime
+            without extended connections ignores it.
     """
 
     version: Version
     subscribe_notifications: bool
+    extended: bool | None = None
+
+
+class Features(Body, frozen=True):
+    """What an extended connection offers.
+
+    Attributes:
+        features: names of features; a client ignores those that it does not know.
+    """
+
+    features: tuple[str, ...]
 
 
 class ConnectAck(Wrapper, frozen=True):
     """The client may send requests.
 
     Attributes:
-        nothing: always null.
+        features: the features of an extended connection; null for any other.
     """
 
-    nothing: None = None
+    features: Features | None = None
 
 
 class PermissionDenied(Record, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from northstar.api.shape import U64, Record, Row, Wrapper
+from northstar.api.status import Status
 from northstar.model import Container, ExitStatus
 
 
@@ -82,4 +83,20 @@ class Shutdown(Record, frozen=True):
     """The runtime shuts down."""
 
 
-Notification = Started | Exit | Install | Uninstall | CGroup | Shutdown
+class State(Row, frozen=True):
+    """The observed or the requested state of a container changed.
+
+    Attributes:
+        container: the container.
+        status: its status after the change.
+    """
+
+    container: Container
+    status: Status
+
+
+PlainNotification = Started | Exit | Install | Uninstall | CGroup | Shutdown
+"""The notifications of every connection."""
+
+Notification = PlainNotification | State
+"""The notifications of an extended connection."""

@@ -11,6 +11,7 @@ import binascii
 import enum
 import functools
 import math
+import operator
 import types
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -67,7 +68,8 @@ def reader(kind: Any) -> Reader:
         return _mapping_reader(reader(arguments[0]), reader(arguments[1]))
     if origin in (Union, types.UnionType):
         if types.NoneType in arguments:
-            inner = reader(next(a for a in arguments if a is not types.NoneType))
+            others = (a for a in arguments if a is not types.NoneType)
+            inner = reader(functools.reduce(operator.or_, others))
             return lambda value: None if value is None else inner(value)
         return _variant_reader(arguments)
     if issubclass(kind, enum.Enum):
@@ -75,6 +77,22 @@ def reader(kind: Any) -> Reader:
     if issubclass(kind, Variant):
         return _variant_reader((kind,))
     return _fields_reader(kind)
+
+
+def lenient_reader(kinds: tuple[type[Variant], ...]) -> Reader:
+    """Return the reader of one of several variants that returns None for an unknown tag."""
+    tags = {tag_of(kind) for kind in kinds}
+    read = _variant_reader(kinds)
+
+    def read_known(value: object) -> object:
+        if type(value) is str:
+            known = value in tags
+        else:
+            pairs = pairs_of(value)
+            known = len(pairs) != 1 or pairs[0][0] in tags
+        return read(value) if known else None
+
+    return read_known
 
 
 def _variant_reader(kinds: tuple[type[Variant], ...]) -> Reader:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from northstar.api.feature import SERVICE
 from northstar.api.shape import I32, U64, Argument, Environment, Record, TokenBytes
-from northstar.model import Container, Name, Permission
+from northstar.model import Container, Name, Permission, Permissions
 
 
 class Ident(Record, frozen=True):
@@ -132,7 +133,41 @@ class TokenVerify(Record, frozen=True):
     shared: bytes
 
 
-Request = (
+class Status(Record, frozen=True):
+    """Return the status of containers.
+
+    Attributes:
+        containers: their names and versions; empty for all installed containers.
+    """
+
+    containers: tuple[Container, ...]
+
+
+class Stop(Record, frozen=True):
+    """Stop a container: its stop signal, and SIGKILL if it does not end in time.
+
+    The container is not started again until a client requests it.
+
+    Attributes:
+        container: its name and version.
+        timeout: nanoseconds until SIGKILL; null or absent for the timeout of the manifest.
+    """
+
+    container: Container
+    timeout: U64 | None = None
+
+
+class Restart(Record, frozen=True):
+    """Stop a container if it runs, and start it, as one operation.
+
+    Attributes:
+        container: its name and version.
+    """
+
+    container: Container
+
+
+PlainRequest = (
     Ident
     | List
     | Repositories
@@ -147,31 +182,47 @@ Request = (
     | TokenCreate
     | TokenVerify
 )
+"""The requests of every connection."""
 
-_PERMISSIONS: Final[dict[type[Request], Permission]] = {
-    Ident: Permission.IDENT,
-    List: Permission.LIST,
-    Repositories: Permission.REPOSITORIES,
-    Shutdown: Permission.SHUTDOWN,
-    Inspect: Permission.INSPECT,
-    Mount: Permission.MOUNT,
-    Umount: Permission.UMOUNT,
-    Start: Permission.START,
-    Kill: Permission.KILL,
-    Install: Permission.INSTALL,
-    Uninstall: Permission.UNINSTALL,
-    TokenCreate: Permission.TOKEN_CREATE,
-    TokenVerify: Permission.TOKEN_VERIFICATION,
+ServiceRequest = Status | Stop | Restart
+"""The requests of the feature `service`."""
+
+Request = PlainRequest | ServiceRequest
+"""The requests of an extended connection."""
+
+_PERMISSIONS: Final[dict[type[Request], Permissions]] = {
+    Ident: frozenset({Permission.IDENT}),
+    List: frozenset({Permission.LIST}),
+    Repositories: frozenset({Permission.REPOSITORIES}),
+    Shutdown: frozenset({Permission.SHUTDOWN}),
+    Inspect: frozenset({Permission.INSPECT}),
+    Mount: frozenset({Permission.MOUNT}),
+    Umount: frozenset({Permission.UMOUNT}),
+    Start: frozenset({Permission.START}),
+    Kill: frozenset({Permission.KILL}),
+    Install: frozenset({Permission.INSTALL}),
+    Uninstall: frozenset({Permission.UNINSTALL}),
+    TokenCreate: frozenset({Permission.TOKEN_CREATE}),
+    TokenVerify: frozenset({Permission.TOKEN_VERIFICATION}),
+    Status: frozenset({Permission.INSPECT}),
+    Stop: frozenset({Permission.KILL}),
+    Restart: frozenset({Permission.KILL, Permission.START}),
 }
+_START_COMMAND: Final = frozenset({Permission.START_COMMAND})
 
 
-def permission(request: Request) -> Permission:
-    """Return the permission that a request needs.
+def feature(request: Request) -> str | None:
+    """Return the feature that the connection must have for a request, if any."""
+    return SERVICE if isinstance(request, ServiceRequest) else None
+
+
+def permissions(request: Request) -> Permissions:
+    """Return the permissions that a request needs.
 
     A start that replaces a part of the manifest's command needs another permission.
     """
     if isinstance(request, Start) and (
         request.init is not None or request.arguments or request.environment
     ):
-        return Permission.START_COMMAND
+        return _START_COMMAND
     return _PERMISSIONS[type(request)]

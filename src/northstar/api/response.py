@@ -8,6 +8,7 @@ from typing import ClassVar
 from northstar.api import request
 from northstar.api.error import Error
 from northstar.api.shape import U32, U64, Body, JsonObject, Record, TokenBytes, Wrapper
+from northstar.api.status import Status as ContainerStatus
 from northstar.model import Container
 
 
@@ -232,8 +233,64 @@ class TokenVerify(Wrapper, frozen=True):
     result: TokenResult
 
 
+class StatusOk(Record, frozen=True):
+    """The status of a container.
+
+    Attributes:
+        container: its name and version.
+        status: its status.
+    """
+
+    TAG: ClassVar = "ok"
+    container: Container
+    status: ContainerStatus
+
+
+class StopOk(Record, frozen=True):
+    """The container has ended, or was not running.
+
+    Attributes:
+        container: its name and version.
+        killed: whether it did not end in time, and SIGKILL was sent.
+    """
+
+    TAG: ClassVar = "ok"
+    container: Container
+    killed: bool
+
+
+class Status(Wrapper, frozen=True):
+    """A result for each container, in the order of the request.
+
+    Attributes:
+        results: the status, or the reason of the failure.
+    """
+
+    results: tuple[StatusOk | Failed, ...]
+
+
+class Stop(Wrapper, frozen=True):
+    """Ok: the container has ended.
+
+    Attributes:
+        result: Ok, or the reason of the failure.
+    """
+
+    result: StopOk | Failed
+
+
+class Restart(Wrapper, frozen=True):
+    """Ok: the container was stopped if it ran, and the execve of its new run succeeded.
+
+    Attributes:
+        result: Ok, or the reason of the failure.
+    """
+
+    result: Ok | Failed
+
+
 class PermissionDenied(Wrapper, frozen=True):
-    """The connection lacks the permission for this request.
+    """The connection lacks a permission for this request.
 
     Attributes:
         request: the refused request.
@@ -242,7 +299,7 @@ class PermissionDenied(Wrapper, frozen=True):
     request: request.Request
 
 
-Response = (
+PlainResponse = (
     Ident
     | List
     | Repositories
@@ -258,3 +315,7 @@ Response = (
     | TokenVerify
     | PermissionDenied
 )
+"""The responses on every connection."""
+
+Response = PlainResponse | Status | Stop | Restart
+"""The responses on an extended connection."""

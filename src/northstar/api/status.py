@@ -9,35 +9,45 @@ from northstar.model import ExitStatus
 
 
 class Wanted(enum.Enum):
-    """The requested state: changed by requests, the boot, and a restart policy that gives up."""
+    """The requested state.
+
+    It is changed by requests, by the boot, and by a restart policy that gives up.
+
+    Attributes:
+        UP: the container is to run.
+        DOWN: the container is not to run.
+    """
 
     UP = "up"
     DOWN = "down"
 
 
 class ContainerState(enum.Enum):
-    """The observed state. A process exists from `RUNNING` to `STOPPING`."""
+    """The observed state. A process exists from `RUNNING` to `STOPPING`.
+
+    Attributes:
+        INSTALLED: no process; the last run, if any, ended well or by request.
+        WAITING: no process: a container of its `after` is not ready yet.
+        STARTING: images are being mounted or the process launched, up to the payload's execve(2).
+        RUNNING: the payload was executed, and is not ready yet.
+        READY: the payload is ready; without `ready` in its manifest as soon as it was executed.
+        UNHEALTHY: its probe or its watchdog has failed.
+        STOPPING: it was sent its stop signal, or has exited and is being cleaned up.
+        BACKOFF: no process: it will be started again at a known time.
+        FAILED: no process: a run failed, and the runtime does not start it again.
+        REMOVING: it is being uninstalled.
+    """
 
     INSTALLED = "installed"
-    """No process; the last run, if any, ended well or by request."""
     WAITING = "waiting"
-    """No process: a container of its `after` is not ready yet."""
     STARTING = "starting"
-    """Images are being mounted or the process launched, up to the payload's execve(2)."""
     RUNNING = "running"
-    """The payload was executed, and is not ready yet."""
     READY = "ready"
-    """The payload is ready; without `ready` in its manifest as soon as it was executed."""
     UNHEALTHY = "unhealthy"
-    """Its probe or its watchdog has failed."""
     STOPPING = "stopping"
-    """It was sent its stop signal, or has exited and is being cleaned up."""
     BACKOFF = "backoff"
-    """No process: it will be started again at a known time."""
     FAILED = "failed"
-    """No process: a run failed, and the runtime does not start it again."""
     REMOVING = "removing"
-    """It is being uninstalled."""
 
 
 class Status(Body, frozen=True):
@@ -46,13 +56,13 @@ class Status(Body, frozen=True):
     Attributes:
         wanted: the requested state.
         state: the observed state.
-        since: ns in this state.
+        since: nanoseconds in this state.
         reason: why it is in this state, as a phrase; empty if there is nothing to say.
-        run: number of the present or last run; grows with each start, 0 before the first.
+        run: number of the present or last run; it grows with each start, and is 0 before the first.
         restarts: number of automatic restarts since the last start request.
-        next: ns until the next start, in backoff.
-        text: the app's own STATUS=, see sd_notify(3).
-        last: how the last run ended.
+        next: nanoseconds until the next start, in backoff; else null.
+        text: the text that the app sent as STATUS=, see sd_notify(3); null without one.
+        last: how the last run ended; null if none has ended.
     """
 
     wanted: Wanted

@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable
 from typing import Any, get_args, get_origin, get_type_hints
 
-from northstar.api.shape import Exit, Record, Row, Signal, Variant, tag_of
+from northstar.api.shape import Body, Exit, Record, Row, Signal, Variant, tag_of
 from northstar.model import Container, Exited, ExitStatus, Name, Version
 
 Writer = Callable[[Any], Any]
@@ -40,12 +40,27 @@ def variant_writer(kind: type[Variant]) -> Writer:
     if not issubclass(kind, Record):
         [(name, _, write)] = fields
         return lambda value: {tag: write(getattr(value, name))}
+    write_body = _body_writer(kind)
+    return lambda value: {tag: write_body(value)}
+
+
+@functools.cache
+def _body_writer(kind: type[Body | Record]) -> Writer:
+    """Return the function that makes the object of the fields; msgspec's own form if possible."""
+    fields = _field_writers(kind)
     if all(write is _as_it_is for _, _, write in fields):
-        return lambda value: {tag: value}
-    return lambda value: {tag: {wire: write(getattr(value, name)) for name, wire, write in fields}}
+        return _as_it_is
+    if kind.__struct_config__.omit_defaults:
+        # msgspec omits any default. Here it is always None: a False that is given is written.
+        return lambda value: {
+            wire: write(item)
+            for name, wire, write in fields
+            if (item := getattr(value, name)) is not None
+        }
+    return lambda value: {wire: write(getattr(value, name)) for name, wire, write in fields}
 
 
-def _field_writers(kind: type[Variant]) -> list[tuple[str, str, Writer]]:
+def _field_writers(kind: type[Body | Variant]) -> list[tuple[str, str, Writer]]:
     hints = get_type_hints(kind, include_extras=True)
     names = zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True)
     return [(name, wire, _writer(hints[name])) for name, wire in names]
@@ -54,6 +69,8 @@ def _field_writers(kind: type[Variant]) -> list[tuple[str, str, Writer]]:
 def _writer(kind: Any) -> Writer:
     if kind == ExitStatus:
         return _write_exit_status
+    if kind == ExitStatus | None:
+        return lambda status: None if status is None else _write_exit_status(status)
     if kind == Version:
         return str
     arguments = get_args(kind)
@@ -63,6 +80,8 @@ def _writer(kind: Any) -> Writer:
     kinds = arguments or (kind,)
     if all(isinstance(one, type) and issubclass(one, Variant) for one in kinds):
         return _write_variant
+    if isinstance(kind, type) and issubclass(kind, Body):
+        return _body_writer(kind)
     return _as_it_is
 
 

@@ -326,6 +326,9 @@ def describe(message: Notification) -> str:
             return f"container {container} met a memory limit: {words}"
         case notification.Shutdown():
             return "shutting down"
+        case notification.State(container, status):
+            reason = f" ({status.reason})" if status.reason else ""
+            return f"state of {container}: {status.state.value}{reason}"
 
 
 @nstar.command()

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 
 from northstar.api import ConnectNack, InvalidProtocolVersion, Request
-from northstar.api.request import permission
+from northstar.api.request import permissions
 from northstar.model import Container, Name, NorthstarError
+from northstar.model.permission import describe
 
 
 class ConnectError(NorthstarError):
@@ -60,8 +61,13 @@ class PermissionDeniedError(NorthstarError):
             purpose: a clause about the use of the permission, if the caller made another request.
             hint: what to do, unless it is to change the permissions.
         """
-        needed = permission(request).value
-        message = f"permission denied: this connection lacks the permission {needed!r}"
+        needed = [repr(word) for word in describe(permissions(request)).split(", ")]
+        lacking = (
+            f"lacks the permission {needed[0]}"
+            if len(needed) == 1
+            else f"needs the permissions {' and '.join(needed)}"
+        )
+        message = f"permission denied: this connection {lacking}"
         super().__init__(
             message if purpose is None else f"{message}, {purpose}",
             hint=hint

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import enum
+import functools
 import json
+import operator
 import types
 from collections.abc import Mapping
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -22,6 +25,7 @@ from northstar.model import (
     ExitStatus,
     InvalidValueError,
     Name,
+    Permission,
     ProtocolError,
     Signalled,
     Version,
@@ -74,23 +78,51 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
     if origin is Mapping:
         return st.dictionaries(values(arguments[0]), values(arguments[1]), max_size=3)
     if origin in (Union, types.UnionType):
+        if types.NoneType in arguments:
+            others = (a for a in arguments if a is not types.NoneType)
+            return st.none() | values(functools.reduce(operator.or_, others))
         return st.one_of(*map(values, arguments))
-    if issubclass(kind, response.TokenResult):
+    if issubclass(kind, enum.Enum):
         return st.sampled_from(kind)
     hints = get_type_hints(kind, include_extras=True)
     return st.builds(kind, *(values(hints[field]) for field in kind.__struct_fields__))
 
 
-KINDS = [kind for part in get_args(api.Message) for kind in (get_args(part) or (part,))]
+OPENING = (api.Connect, api.ConnectAck, api.ConnectNack)
+KINDS = get_args(api.Message)
+PLAIN = [
+    *OPENING,
+    *get_args(request.PlainRequest),
+    *get_args(response.PlainResponse),
+    *get_args(notification.PlainNotification),
+]
 
 
 @pytest.mark.parametrize("vector", vectors.load("message"))
 def test_vector(vector: dict[str, Any]) -> None:
+    line = vector["input"].encode()
     if "error" in vector:
         with pytest.raises(ProtocolError):
-            api.decode(vector["input"].encode())
+            api.decode(line)
     else:
-        assert json.loads(api.encode(api.decode(vector["input"].encode()))) == vector["ok"]
+        message = api.decode(line)
+        assert api.decode_extended(line) == message
+        assert json.loads(api.encode(message)) == vector["ok"]
+
+
+@pytest.mark.parametrize("vector", vectors.load("extended"))
+def test_vector_of_an_extended_connection(vector: dict[str, Any]) -> None:
+    line = vector["input"].encode()
+    if "error" in vector:
+        with pytest.raises(ProtocolError):
+            api.decode_extended(line)
+        return
+    message = api.decode_extended(line)
+    assert (None if message is None else json.loads(api.encode(message))) == vector["ok"]
+    # Only the runtime sends the refusal of a request, so its reader need not know the connection.
+    if not isinstance(message, (*OPENING, response.PermissionDenied)):
+        with pytest.raises(ProtocolError):
+            api.decode(line)
 
 
 @pytest.mark.parametrize("name", ["inspect-cgroup-v1", "inspect-cgroup-v2"])
@@ -107,7 +139,8 @@ def test_inspect_answer_of_a_running_system(name: str) -> None:
 
 def test_all_kinds_are_here() -> None:
     assert len(KINDS) == len(set(KINDS))
-    for module, count in ((request, 13), (response, 14), (notification, 6)):
+    assert set(PLAIN) < set(KINDS)
+    for module, count in ((request, 16), (response, 17), (notification, 7)):
         assert sum(kind.__module__ == module.__name__ for kind in KINDS) == count
 
 
@@ -119,9 +152,14 @@ def test_every_kind_of_message_round_trips(kind: Any) -> None:
         line = api.encode(message)
         assert line.endswith(b"\n")
         assert line.count(b"\n") == 1
-        again = api.decode(line)
+        again = api.decode_extended(line)
         assert type(again) is kind
         assert again == message
+        if kind in PLAIN:
+            assert api.decode(line) == message
+        else:
+            with pytest.raises(ProtocolError, match=" is unknown"):
+                api.decode(line)
 
     round_trip()
 
@@ -147,10 +185,11 @@ def test_permission_denied_contains_the_request() -> None:
 
 @given(st.binary(max_size=80))
 def test_any_bytes_are_read_or_refused(line: bytes) -> None:
-    try:
-        api.decode(line)
-    except ProtocolError as refusal:
-        assert str(refusal)
+    for decode in (api.decode, api.decode_extended):
+        try:
+            decode(line)
+        except ProtocolError as refusal:
+            assert str(refusal)
 
 
 @given(st.data())
@@ -168,11 +207,11 @@ def test_any_json_is_read_or_refused(data: st.DataObject) -> None:
             break
     place[key] = data.draw(json_values | st.floats(allow_nan=True))
     try:
-        message = api.decode(json.dumps(document).encode())
+        message = api.decode_extended(json.dumps(document).encode())
     except ProtocolError as refusal:
         assert str(refusal)
     else:
-        assert api.decode(api.encode(message)) == message
+        assert message is None or api.decode_extended(api.encode(message)) == message
 
 
 @pytest.mark.parametrize(
@@ -304,6 +343,21 @@ def test_the_cache_gives_the_same_result() -> None:
         first.environment["A"] = "changed"  # type: ignore[index]
 
 
+def test_each_kind_of_connection_has_its_own_cache() -> None:
+    line = b'{"request":{"restart":{"container":"a:1.0.0"}}}'
+    assert api.decode_extended(line) is api.decode_extended(line)
+    for _ in range(2):
+        with pytest.raises(ProtocolError, match="request: 'restart' is unknown"):
+            api.decode(line)
+
+
+def test_connect_without_extended_has_the_form_of_0_9_2() -> None:
+    plain = api.Connect(api.API_VERSION, subscribe_notifications=True)
+    expected = b'{"connect":{"version":"0.9.2","subscribe_notifications":true}}\n'
+    assert api.encode(plain) == expected
+    assert api.encode(api.ConnectAck()) == b'{"connect_ack":null}\n'
+
+
 def test_text_that_is_not_unicode_is_escaped() -> None:
     foreign = b"/data/\xff".decode(errors="surrogateescape")
     line = api.encode(response.Kill(response.Failed(C, error.Unexpected(foreign))))
@@ -324,23 +378,29 @@ def test_start_with_a_command_needs_another_permission() -> None:
         (None, (), {"A": "b"}),
     ):
         command = request.Start(C, init, arguments, environment)
-        assert request.permission(command).value == "start_command"
-    assert request.permission(request.Start(C, None, (), {})).value == "start"
+        assert request.permissions(command) == {Permission.START_COMMAND}
+    assert request.permissions(request.Start(C, None, (), {})) == {Permission.START}
 
 
 def test_permissions_are_named_as_the_requests() -> None:
-    needed = {"token_verify": "token_verification"}
+    needed = {
+        "token_verify": {"token_verification"},
+        "status": {"inspect"},
+        "stop": {"kill"},
+        "restart": {"kill", "start"},
+    }
     for kind in get_args(api.Request):
         if kind is not request.Start:
 
             @settings(max_examples=5)
             @given(values(kind))
-            def permission(message: Any) -> None:
+            def check(message: Any) -> None:
                 line = json.loads(api.encode(message))["request"]
                 tag = line if isinstance(line, str) else next(iter(line))
-                assert request.permission(message).value == needed.get(tag, tag)
+                permissions = {permission.value for permission in request.permissions(message)}
+                assert permissions == needed.get(tag, {tag})
 
-            permission()
+            check()
 
 
 def test_bytes_are_base64() -> None:

@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from northstar.api import error, message, notification, request, response
+from northstar.api import error, message, notification, request, response, status
 from northstar.api.description import describe, parts, wire_names
 from northstar.api.shape import Exit, Record, Signal
 
@@ -28,6 +28,7 @@ def test_it_and_each_field_is_described(kind: type) -> None:
 
 def test_all_are_found() -> None:
     found = set(parts())
+    assert {message.Features, status.Wanted, status.ContainerState, status.Status} <= found
     for union in (request.Request, response.Response, notification.Notification, error.Error):
         assert set(get_args(union)) <= found
     assert {message.Connect, message.ConnectAck, message.ConnectNack} <= found

@@ -376,7 +376,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _request(self, request: Request, route: Immediate | Task | Upload) -> None:
         """Answer the request, or create a task that does."""
-        allowed = requests.permission(request) in self._access.permissions
+        allowed = requests.permissions(request) <= self._access.permissions
         if isinstance(route, Upload):
             self._receive(cast("requests.Install", request), route, allowed)
         elif not allowed:

@@ -116,8 +116,8 @@ class Dispatcher:
     """Executes requests.
 
     Attributes:
-        routes: how each type of request is executed. The permission that it needs is part of the
-            protocol, which clients share: `api.request.permission`.
+        routes: how each type of request is executed. The permissions that it needs are part of the
+            protocol, which clients share: `api.request.permissions`.
     """
 
     def __init__(self, operations: Operations, tokens: Tokens) -> None:

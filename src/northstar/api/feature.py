@@ -1,0 +1,11 @@
+"""The names of the features that an extended connection may offer."""
+
+from __future__ import annotations
+
+from typing import Final
+
+SERVICE: Final = "service"
+"""Supervision: the requests status, stop and restart, and the notification state."""
+
+FEATURES: Final = (SERVICE,)
+"""The features of this runtime, in the order in which they are listed."""
