@@ -14,15 +14,7 @@ from northstar.api import request, response
 from northstar.api.notification import Notification
 from northstar.client import address
 from northstar.client.errors import ConnectError, DisconnectedError, reason
-from northstar.client.operations import (
-    Ask,
-    AsyncOperations,
-    Sleep,
-    Step,
-    Steps,
-    Wait,
-    container_in,
-)
+from northstar.client.operations import AsyncOperations
 from northstar.client.package import (
     CHUNK,
     AsyncReadable,
@@ -33,6 +25,7 @@ from northstar.client.package import (
     truncated_error,
 )
 from northstar.client.session import TIMEOUT, Call, Session, Trace
+from northstar.client.steps import Ask, Send, Sleep, Step, Steps, Wait, container_in
 from northstar.model import Container, InvalidValueError, NorthstarError, ProtocolError
 from northstar.model.loop_deadline import timeout as time_limit
 
@@ -213,11 +206,13 @@ class Client(AsyncOperations):
                 except NorthstarError as error:
                     failure = error
 
-    async def _execute(self, step: Step) -> response.Response | None:
+    async def _execute(self, step: Step) -> response.Response | Call | None:
         match step:
             case Ask(message, kind):
                 answer: response.Response = await self._ask(message, kind)
                 return answer
+            case Send(message):
+                return await self._request(message)
             case Wait(done, timeout):
                 with contextlib.suppress(TimeoutError):
                     async with time_limit(timeout):
@@ -227,11 +222,14 @@ class Client(AsyncOperations):
         return None
 
     async def _ask(self, message: request.Request, kind: type[R]) -> R:
+        return await self._answer(await self._request(message), kind)
+
+    async def _request(self, message: request.Request) -> Call:
         async with self._sending:
             await self._connection.writable.wait()
             call, line = self._session.request(message)
             self._connection.write(line)
-        return await self._answer(call, kind)
+        return call
 
     async def _answer(self, call: Call, kind: type[R]) -> R:
         if not call.done:

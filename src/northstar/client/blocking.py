@@ -25,18 +25,10 @@ from northstar.client.errors import (
     PermissionDeniedError,
     reason,
 )
-from northstar.client.operations import (
-    Ask,
-    BlockingOperations,
-    Sleep,
-    Step,
-    Steps,
-    Wait,
-    container_in,
-    data_in,
-)
+from northstar.client.operations import BlockingOperations
 from northstar.client.package import CHUNK, Path, Progress, Readable, opened, truncated_error
 from northstar.client.session import TIMEOUT, Call, Session, Trace
+from northstar.client.steps import Ask, Send, Sleep, Step, Steps, Wait, container_in, data_in
 from northstar.model import Container, InvalidValueError, NorthstarError, ProtocolError
 from northstar.model.deadline import Deadline
 
@@ -248,11 +240,13 @@ class Client(BlockingOperations):
                 except NorthstarError as error:
                     failure = error
 
-    def _execute(self, step: Step) -> response.Response | None:
+    def _execute(self, step: Step) -> response.Response | Call | None:
         match step:
             case Ask(message, kind):
                 answer: response.Response = self._ask(message, kind)
                 return answer
+            case Send(message):
+                return self._request(message)
             case Wait(done, timeout):
                 self._receive_within(done, timeout)
             case Sleep(seconds):
@@ -274,9 +268,12 @@ class Client(BlockingOperations):
         return bool(_ready(self._stream, select.POLLIN, 0.0))
 
     def _ask(self, message: request.Request, kind: type[R]) -> R:
+        return self._answer(self._request(message), kind)
+
+    def _request(self, message: request.Request) -> Call:
         call, line = self._session.request(message)
         self._send(line)
-        return self._answer(call, kind)
+        return call
 
     def _answer(self, call: Call, kind: type[R]) -> R:
         self._receive_until(lambda: call.done)

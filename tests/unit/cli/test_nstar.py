@@ -258,7 +258,7 @@ def test_json_lines_in_both_directions(run: Run) -> None:
     done = run("-j", "start", "a:1.0.0", talk=((start(), {"start": OK}),))
     assert (done.code, done.err) == (0, "")
     assert [json.loads(line) for line in done.out.splitlines()] == [
-        {"connect": {"version": "0.9.2", "subscribe_notifications": False}},
+        {"connect": {"version": "0.9.2", "subscribe_notifications": False, "extended": True}},
         {"connect_ack": None},
         {"request": start()},
         {"response": {"start": OK}},
