@@ -59,7 +59,9 @@ def plans() -> Iterator[bytes]:
                 for target, mount in manifest.mounts.items()
                 if isinstance(mount, Resource)
             }
-            paths = ContainerPaths("/run/northstar/a:1.0.0", "/data/a", "/sockets", resources)
+            paths = ContainerPaths(
+                "/run/northstar/a:1.0.0", "/data/a", "/sockets", "/notify", resources
+            )
             yield build(manifest, COMMAND, paths, FACTS, (5, 6)).encode()
         except (ManifestError, HostError, LaunchError):
             continue

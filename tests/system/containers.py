@@ -9,9 +9,11 @@ import re
 import shutil
 import socket
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -161,6 +163,31 @@ def raw(runtime: RuntimeProcess) -> socket.socket:
     stream.settimeout(TIMEOUT)
     stream.connect(str(runtime.directory / "console"))
     return stream
+
+
+class Watch:
+    """A client that makes requests continuously, and its longest wait for an answer."""
+
+    def __init__(self, runtime: RuntimeProcess) -> None:
+        self.slowest = 0.0
+        self._end = threading.Event()
+        self._runtime = runtime
+        self._thread = threading.Thread(target=self._ask)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _ask(self) -> None:
+        with self._runtime.client() as client:
+            while not self._end.wait(0.002):
+                begun = time.monotonic()
+                client.ident()
+                self.slowest = max(self.slowest, time.monotonic() - begun)
 
 
 OK = Exited(0)

@@ -16,6 +16,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -770,6 +771,8 @@ static void do_foreign(char **arguments)
 	in_child("foreign", arguments, make_foreign_call);
 }
 
+#include "notify.c"
+
 struct command {
 	const char *name;
 	void (*run)(char **arguments);
@@ -790,6 +793,9 @@ static const struct command commands[] = {
 	{ "console", do_console, 1 }, { "socket", do_socket, 1 },
 	{ "unix", do_unix, 1 },
 	{ "call", do_call, 1 },	      { "foreign", do_foreign, 1 },
+	{ "notify", do_notify, 1 },   { "notify-open", do_notify_open, 1 },
+	{ "notify-size", do_notify_size, 2 }, { "notify-flood", do_notify_flood, 2 },
+	{ "notify-rubbish", do_notify_rubbish, 1 },
 };
 
 /* Runs one command, if the table has it; its arguments end with NULL. */

@@ -10,7 +10,7 @@ from __future__ import annotations
 import posixpath
 import socket
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -49,6 +49,9 @@ HOSTNAME_MAX: Final = 64
 
 DESCRIPTORS_MAX: Final = 252
 """Most descriptors of one launch: SCM_MAX_FD (unix(7)) less the plan itself."""
+
+NOTIFY_SOCKET: Final = "socket"
+"""Name of the notify socket in the directory that `service.notify` names."""
 
 BACKLOG: Final = 128
 """Most clients that wait on a container's socket to be accepted: listen(2)."""
@@ -147,12 +150,14 @@ class ContainerPaths(msgspec.Struct, frozen=True):
         root: mount point of its image.
         persist: its persistent data directory.
         sockets: the directory of all Unix sockets.
+        notify: the directory of its notify socket.
         resources: mount points of the resources' images, by the targets of the resource mounts.
     """
 
     root: str
     persist: str
     sockets: str
+    notify: str
     resources: Mapping[str, str] = {}
 
 
@@ -183,7 +188,29 @@ def environment(manifest: Manifest, own: Mapping[str, str]) -> dict[str, str]:
         added["NORTHSTAR_CONSOLE"] = str(numbers["console"])
     for name in sorted(manifest.sockets):
         added[f"NORTHSTAR_SOCKET_{name}"] = str(numbers[socket_descriptor(name)])
-    return {**own, **added}
+    return {**own, **added, **_supervision(manifest)}
+
+
+def _supervision(manifest: Manifest) -> dict[str, str]:
+    """Return the variables of sd_notify(3) and sd_watchdog_enabled(3).
+
+    There is no WATCHDOG_PID: without it each process of the container finds the watchdog enabled,
+    and each may send.
+    """
+    target = _notify_target(manifest)
+    if target is None:
+        return {}
+    added = {"NOTIFY_SOCKET": f"{target}/{NOTIFY_SOCKET}"}
+    if manifest.service is not None and manifest.service.watchdog is not None:
+        # Zero microseconds would be an error of sd_watchdog_enabled(3).
+        added["WATCHDOG_USEC"] = str(max(1, manifest.service.watchdog // 1000))
+    return added
+
+
+def _notify_target(manifest: Manifest) -> str | None:
+    if manifest.service is None or manifest.service.notify is None:
+        return None
+    return _normal(manifest.service.notify)
 
 
 def descriptor_numbers(manifest: Manifest) -> Iterator[tuple[str, int]]:
@@ -303,7 +330,7 @@ _ATTRIBUTES: Final = {
 }
 
 
-def mount_order(targets: Mapping[str, object]) -> list[str]:
+def mount_order(targets: Iterable[str]) -> list[str]:
     """Return the targets, parents first."""
     return sorted(targets, key=lambda target: _normal(target).split("/"))
 
@@ -315,10 +342,10 @@ def _normal(target: str) -> str:
 
 
 def _mounts(manifest: Manifest, paths: ContainerPaths) -> Iterator[Operation]:
-    for key in mount_order(manifest.mounts):
-        mount = manifest.mounts[key]
+    notify = _notify_target(manifest)
+    for key in mount_order([*manifest.mounts, *([] if notify is None else [notify])]):
         target = _normal(key) or "/"
-        match mount:
+        match manifest.mounts.get(key):
             case Bind(host=host, options=options):
                 if not host.startswith("/"):
                     raise LaunchError(f"bind {host} on {key}", reason="it is no absolute path")
@@ -343,6 +370,8 @@ def _mounts(manifest: Manifest, paths: ContainerPaths) -> Iterator[Operation]:
                 yield _filesystem("sysfs", target, _HARMLESS | _READ_ONLY)
             case Dev():
                 yield _dev(target)
+            case None:
+                yield _bind("", paths.notify, target, _HARMLESS | _READ_ONLY)
 
 
 def _attributes(options: frozenset[MountOption]) -> int:

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from northstar.manifest.capabilities import Capability
+from northstar.manifest.io import Output
 from northstar.manifest.manifest import Manifest
-from northstar.manifest.mount import Bind, MountOption
+from northstar.manifest.mount import Bind, MountOption, Persist
 from northstar.manifest.sched import SchedDeadline
+from northstar.manifest.service import (
+    DataPolicy,
+    HealthAction,
+    Restart,
+    RestartPolicy,
+    Service,
+    signal_text,
+)
 from northstar.model.text import NAMED_MAX, quote
+
+_SUSPENDING: Final = frozenset((signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU))
+"""Signals that suspend a process, signal(7)."""
 
 
 def lint(manifest: Manifest, *, is_syscall: Callable[[str], bool] | None = None) -> Iterator[str]:
@@ -34,5 +48,28 @@ def lint(manifest: Manifest, *, is_syscall: Callable[[str], bool] | None = None)
     for resource, limit in manifest.rlimits.items():
         if limit.hard is not None and (limit.soft is None or limit.soft > limit.hard):
             yield f"rlimits.{resource.value}: soft is above hard, which setrlimit(2) refuses"
+    if manifest.service is not None:
+        yield from _lint_service(manifest, manifest.service)
     if manifest.sched is not None and type(manifest.sched.policy) is SchedDeadline:
         yield "sched.policy: deadline needs parameters that a manifest cannot give: no start works"
+
+
+def _lint_service(manifest: Manifest, service: Service) -> Iterator[str]:
+    restart = service.restart
+    restarts = restart is not None and restart.policy is not RestartPolicy.NEVER
+    if restart is not None and not restarts and restart != Restart(restart.policy):
+        yield "service.restart: with the policy never, its other fields have no effect"
+    if not restarts:
+        stops = service.health is not None and service.health.action is HealthAction.STOP
+        for name, ends in (("watchdog", service.watchdog is not None), ("health", stops)):
+            if ends:
+                yield f"service.{name}: stops the container, and without restart it stays down"
+    if service.stop is not None and service.stop.signal in _SUSPENDING:
+        name = signal_text(service.stop.signal)
+        yield f"service.stop.signal: {name} suspends the container, which then waits for SIGKILL"
+    outputs = () if manifest.io is None else (manifest.io.stdout, manifest.io.stderr)
+    if service.log is not None and all(output is Output.DISCARD for output in outputs):
+        yield "service.log: has no effect, since io discards both outputs"
+    copies = service.update is not None and service.update.data is DataPolicy.SNAPSHOT
+    if copies and not any(type(mount) is Persist for mount in manifest.mounts.values()):
+        yield "service.update.data: nothing is copied, since no mount has the type persist"

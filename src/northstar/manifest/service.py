@@ -136,13 +136,18 @@ class _Command(ListOf[tuple[str, ...]]):
         return {**super().schema(), "minItems": 1, "prefixItems": [self._program.schema()]}
 
 
+def _is_file(path: str) -> bool:
+    """Return whether a text can be the absolute path of a file."""
+    valid = path_rule(path) is None and "\0" not in path and not path.endswith("/")
+    return valid and len(path.encode()) <= bounds.PATH_MAX
+
+
 def _parse_address(text: str) -> str:
     scheme, _, rest = text.partition(":")
     if scheme == "tcp" and rest.isascii() and rest.isdigit() and rest[0] != "0":
         valid = len(rest) <= 5 and int(rest) < 2**16
     else:
-        valid = scheme == "unix" and path_rule(rest) is None and "\0" not in rest
-        valid = valid and len(rest.encode()) <= bounds.PATH_MAX
+        valid = scheme == "unix" and _is_file(rest)
     if not valid:
         hint = 'write "tcp:PORT" for a port of the container itself, or "unix:/path" in it'
         raise InvalidValueError(f"{text!r} is not an address of a probe", hint=hint)
@@ -150,7 +155,7 @@ def _parse_address(text: str) -> str:
 
 
 _ADDRESS: Final = Parsed(
-    _parse_address, {"type": "string", "pattern": "^(tcp:[1-9][0-9]{0,4}|unix:/.*)$"}
+    _parse_address, {"type": "string", "pattern": "^(tcp:[1-9][0-9]{0,4}$|unix:/)"}
 )
 
 
@@ -326,14 +331,28 @@ def _restart_rule(
     delay, most = (values.get(name, fields[name].default) for name in ("delay", "max_delay"))
     # A field that is present and has no value is invalid, and was reported.
     if delay > most and not {"delay", "max_delay"} & (nodes.keys() - values.keys()):
-        name = "delay" if "delay" in nodes else "max_delay"
+        name, other = ("delay", "max_delay") if "delay" in nodes else ("max_delay", "delay")
         shown, bound = (format_nanoseconds(duration) for duration in (delay, most))
         rule = f"the delay ({shown}) is longer than max_delay ({bound})"
-        context.refuse(context.invalid(nodes[name], (*path, name), rule))
+        hint = None if other in nodes else f"set {other} too"
+        context.refuse(context.invalid(nodes[name], (*path, name), rule, hint=hint))
+
+
+def _needs_schema(
+    name: str, value: dict[str, Any], other: str, needed: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the schema of a rule: a field with such a value needs another one. null is absent."""
+    condition, then = (
+        {"properties": {field: schema}, "required": [field]}
+        for field, schema in ((name, value), (other, needed))
+    )
+    return {"if": condition, "then": then}
 
 
 def _restart_schema() -> dict[str, Any]:
-    return {"dependentRequired": {"limit": ["interval"], "interval": ["limit"]}}
+    limit, interval = {"type": "integer"}, {"type": "string"}
+    both = (("limit", limit, "interval", interval), ("interval", interval, "limit", limit))
+    return {"allOf": [_needs_schema(*rule) for rule in both]}
 
 
 RESTART: Final = Record(Restart, check=_restart_rule, rules=_restart_schema)
@@ -355,10 +374,14 @@ def _notify_users(
 
 
 def _notify_schema() -> dict[str, Any]:
-    notify = {"properties": {"probe": {"const": "notify"}}, "required": ["probe"]}
-    by_notify = {"properties": {"ready": notify}, "required": ["ready"]}
-    needed = {"required": ["notify"]}
-    return {"dependentRequired": {"watchdog": ["notify"]}, "if": by_notify, "then": needed}
+    text = {"type": "string"}
+    by_notify = {"properties": {"probe": {"const": "notify"}}, "required": ["probe"]}
+    return {
+        "allOf": [
+            _needs_schema("watchdog", text, "notify", text),
+            _needs_schema("ready", {"type": "object", **by_notify}, "notify", text),
+        ]
+    }
 
 
 class Service(msgspec.Struct, frozen=True):
@@ -481,6 +504,7 @@ def _check_target(
         other = components(target)
         shown, there = (quote(text)[1:-1] for text in (notify, target))
         kind = type(mount).__name__.lower()
+        kind = kind if kind.endswith("fs") else f"{kind} mount"
         if other and own[: len(other)] == other:
             rule = f"{shown} lies in the {kind} on {there}"
         elif other[: len(own)] == own:

@@ -58,7 +58,7 @@ class Addition(NamedTuple):
 
 
 def mount_points(manifest: Manifest) -> list[MountPoint]:
-    """Return the mount points of a manifest."""
+    """Return the mount points of a manifest: of its `mounts`, and of its notify socket."""
     links = isinstance(manifest.mounts.get("/proc"), Proc)
     points = []
     for target, mount in manifest.mounts.items():
@@ -75,6 +75,8 @@ def mount_points(manifest: Manifest) -> list[MountPoint]:
                 points.append(MountPoint(target, 0o555, file=True))
             case _:
                 points.append(MountPoint(target, 0o755))
+    if manifest.service is not None and manifest.service.notify is not None:
+        points.append(MountPoint(manifest.service.notify, 0o755))
     return points
 
 

@@ -324,6 +324,8 @@ def _targets(manifest: Manifest, out: str, clones: int | None) -> Iterator[tuple
     digits = len(str(clones))
     for number in range(clones):
         name = Name(f"{manifest.name}-{number:0{digits}}")
+        if manifest.service is not None and name in manifest.service.after:
+            raise PackageError(f"service.after: {name} is the name of a clone")
         clone = msgspec.structs.replace(manifest, name=name)
         yield clone, _target(out, clone)
 

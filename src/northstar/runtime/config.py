@@ -206,6 +206,10 @@ def _parse_cgroup(text: str) -> str:
 _CGROUP: Final = Parsed(_parse_cgroup, {"type": "string", "minLength": 1})
 
 
+SHUTDOWN_LIMIT: Final = 30.0
+"""The default of `shutdown_limit`, in seconds."""
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """The configuration. Paths are as written; relative ones are relative to the working directory.
 
@@ -231,6 +235,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     shutdown_timeout: Annotated[
         float, Field(Duration(), "Time between SIGTERM and SIGKILL at shutdown.")
     ] = 2.0
+    shutdown_limit: Annotated[
+        float | None,
+        Field(
+            Duration(),
+            "Time after which the shutdown sends SIGKILL to all containers, whatever the timeouts "
+            "of their manifests.",
+            "30s, or shutdown_timeout if that is longer",
+        ),
+    ] = None
     console: Annotated[
         GlobalConsole | None,
         Field(
@@ -257,6 +270,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = ()
     warnings: tuple[str, ...] = ()
+
+    @property
+    def longest_shutdown(self) -> float:
+        """Seconds until the shutdown sends SIGKILL to all containers."""
+        if self.shutdown_limit is None:
+            return max(SHUTDOWN_LIMIT, self.shutdown_timeout)
+        return self.shutdown_limit
 
 
 CONFIG: Final = Record(Config, nulls=False, other=("warnings",))

@@ -31,6 +31,7 @@ from northstar.model import (
     NorthstarError,
     Permissions,
 )
+from northstar.model.notify import NotifyMessage
 from northstar.runtime import (
     data_wipe,
     debug,
@@ -210,6 +211,7 @@ class Runtime:
             null=null,
             connect_console=self._connect,
             notifications=self._notifications,
+            notified=self._notified,
         )
         for repository in repositories.values():
             stack.callback(repository.close)
@@ -226,6 +228,9 @@ class Runtime:
         self, sock: socket.socket, container: Container, permissions: Permissions
     ) -> ConsoleConnection:
         return await self._console.adopt(sock, container, permissions, self._config.console_options)
+
+    def _notified(self, container: Container, message: NotifyMessage) -> None:
+        self._executor.notified(container, message)
 
     async def serve(self) -> None:
         """Boot, answer requests until the shutdown, and shut down.
@@ -248,7 +253,9 @@ class Runtime:
         self._manager.stopping()
         self._console.stop_listening()
         self._notifications.publish(notification.Shutdown())
-        stuck = await lifecycle.shut_down(self._executor, self._config.shutdown_timeout)
+        stuck = await lifecycle.shut_down(
+            self._executor, self._config.shutdown_timeout, self._config.longest_shutdown
+        )
         await self._console.close()
         self._manager.close()
         stalled = self._end_threads()

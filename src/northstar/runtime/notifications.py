@@ -90,6 +90,11 @@ class Notifications:
         self._subscriptions.pop(subscription, None)
         self._extended.pop(subscription, None)
 
+    @property
+    def has_extended(self) -> bool:
+        """Whether anybody receives the notifications of extended connections."""
+        return bool(self._extended)
+
     def publish(self, notification: Notification) -> None:
         """Send a notification to all current subscribers whose connection has it."""
         plain = isinstance(notification, PlainNotification)

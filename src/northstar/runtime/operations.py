@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from northstar import core
-from northstar.api import response
+from northstar.api import RefusedError, response
 from northstar.core import events
 from northstar.manifest import Manifest
 from northstar.model import Container
@@ -77,6 +77,21 @@ class ContainerOperations:
             return whole
         return {key: value for key, value in whole.items() if key != "service"}
 
+    def status(
+        self, containers: Sequence[Container]
+    ) -> Sequence[response.StatusOk | response.Failed]:
+        """Return the status of each container, in this order."""
+        now = time.monotonic_ns()
+        results: list[response.StatusOk | response.Failed] = []
+        for container in containers:
+            try:
+                status = core.status_of(self._executor.state, container, now)
+            except RefusedError as refused:
+                results.append(response.Failed(container, refused.error))
+            else:
+                results.append(response.StatusOk(container, status))
+        return results
+
     async def mount(self, container: Container) -> None:
         """Mount a container's image."""
         await self._executor.request(events.MountRequested(container))
@@ -109,6 +124,26 @@ class ContainerOperations:
     async def kill(self, container: Container, number: int) -> None:
         """Send a signal (1..31) to a container's process group."""
         await self._executor.request(events.KillRequested(container, number))
+
+    async def stop(
+        self,
+        container: Container,
+        timeout: int | None,  # noqa: ASYNC109 - a part of the request
+    ) -> bool:
+        """Stop a container, and return after its exit; at once if it has no process.
+
+        Args:
+            container: the container.
+            timeout: ns from its stop signal to SIGKILL; None for that of its manifest.
+
+        Returns:
+            Whether SIGKILL was needed.
+        """
+        return await self._executor.request(events.StopRequested(container, timeout))
+
+    async def restart(self, container: Container) -> None:
+        """Stop a container if it has a process, and start it; returns when its payload runs."""
+        await self._executor.request(events.RestartRequested(container))
 
     async def uninstall(self, container: Container, wipe: bool) -> None:
         """Remove a container that is not in use, and with `wipe` its persistent data too."""

@@ -13,7 +13,9 @@ import msgspec
 from northstar.cgroups import Cgroup
 from northstar.launch.launcher import Init
 from northstar.model import Container, ExitStatus
+from northstar.model.notify import NotifyMessage
 from northstar.runtime.listeners import BoundSocket
+from northstar.runtime.notify import NotifySocket
 from northstar.runtime.oom_watch import OomWatch
 from northstar.runtime.stdio import OutputPipe
 from northstar.runtime.stopping import stop_members
@@ -39,6 +41,7 @@ class HeldResources(msgspec.Struct, eq=False):
         memory: reports memory events of the cgroup.
         outputs: the runtime's ends of its output pipes.
         sockets: the files of its Unix sockets.
+        notify: its notify socket.
         console: the runtime's side of its console connection.
     """
 
@@ -48,6 +51,7 @@ class HeldResources(msgspec.Struct, eq=False):
     memory: OomWatch | None = None
     outputs: list[OutputPipe] = []
     sockets: list[BoundSocket] = []
+    notify: NotifySocket | None = None
     console: ConsoleConnection | None = None
 
     def describe(self) -> str:
@@ -61,6 +65,8 @@ class HeldResources(msgspec.Struct, eq=False):
             parts.append(f"{len(self.outputs)} output pipes")
         if self.sockets:
             parts.append(f"sockets {', '.join(bound.path for bound in self.sockets)}")
+        if self.notify is not None:
+            parts.append("a notify socket")
         if self.console is not None:
             parts.append("a console connection")
         return "; ".join(parts)
@@ -88,6 +94,8 @@ class HeldResources(msgspec.Struct, eq=False):
                 stack.callback(pipe.close)
             for bound in self.sockets:
                 stack.callback(bound.unlink)
+            if self.notify is not None:
+                stack.callback(self.notify.close)
             if self.console is not None:
                 stack.callback(self.console.close)
 
@@ -118,6 +126,13 @@ class RunningContainer:
     def exited(self) -> asyncio.Future[ExitStatus]:
         """Done when all processes of the container have ended."""
         return self._init.exited
+
+    def drain_notify(self) -> list[NotifyMessage]:
+        """Return the messages that wait in its notify socket, in order; none without a socket.
+
+        Messages that it has sent before its end are there until `release`.
+        """
+        return [] if self.held.notify is None else self.held.notify.drain()
 
     async def release(self) -> None:
         """Release all resources that it holds."""

@@ -23,7 +23,7 @@ from northstar.devices import loop_device, verified_device
 from northstar.linux import mount, mountinfo
 from northstar.model import Container, InvalidValueError, listed
 from northstar.model.deadline import Deadline
-from northstar.runtime import logs, null_device
+from northstar.runtime import logs, notify, null_device
 from northstar.runtime.config import Config
 
 log = logging.getLogger("northstar.runtime")
@@ -79,6 +79,7 @@ def remove(config: Config, cgroups: CgroupHost, unmounted: Sequence[str]) -> Non
         "loop device": _loops(config),
         "mount point": _mount_points(config.run_dir),
         "socket": _sockets(config.socket_dir),
+        "notify socket": _notify_sockets(config.run_dir),
         "cgroup": _cgroups(cgroups, config.cgroup),
     }
     summary = [_summary(kind, names) for kind, names in found.items() if names]
@@ -130,6 +131,26 @@ def _sockets(socket_dir: str) -> list[str]:
                 warn("Cannot remove the socket of an earlier run: %s", failure)
             else:
                 removed.append(entry.name)
+    return sorted(removed)
+
+
+def _notify_sockets(run_dir: str) -> list[str]:
+    top = os.path.join(run_dir, notify.NAME)
+    if not notify.is_ours(top):
+        return []
+    removed = []
+    with os.scandir(top) as entries, _few("notify sockets cannot be removed") as warn:
+        for entry in entries:
+            if not _is_container(entry.name) or not entry.is_dir(follow_symlinks=False):
+                continue
+            try:
+                notify.remove(entry.path)
+            except OSError as failure:
+                warn("Cannot remove the notify socket of an earlier run: %s", failure)
+            else:
+                removed.append(entry.name)
+    with contextlib.suppress(OSError):
+        os.rmdir(top)  # the former runtime may have created nothing in it
     return sorted(removed)
 
 

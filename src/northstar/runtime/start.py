@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import grp
 import logging
 import os
@@ -22,11 +23,13 @@ from northstar.launch.launcher import Init, Launcher
 from northstar.launch.plan import ContainerPaths, HostFacts, build, socket_descriptor
 from northstar.manifest import Capability, Command, Manifest, Persist
 from northstar.model import Container, LaunchError, Permissions, listed
-from northstar.runtime import debug, listeners, logs
+from northstar.model.notify import NotifyMessage
+from northstar.runtime import debug, listeners, logs, notify
 from northstar.runtime.config import Config
 from northstar.runtime.descriptors import opened
 from northstar.runtime.directories import LockedDirectory, RuntimeDirectories
 from northstar.runtime.notifications import Notifications
+from northstar.runtime.notify import NotifySocket
 from northstar.runtime.oom_watch import OomWatch
 from northstar.runtime.running import ConsoleConnection, HeldResources, RunningContainer
 from northstar.runtime.threads import Pools
@@ -53,6 +56,7 @@ class StartContext(msgspec.Struct, frozen=True):
         null: a descriptor of the null device, see `null_device`.
         connect_console: serves a container's console.
         notifications: receives the containers' memory events.
+        notified: called with each message on a container's notify socket after its execve(2).
     """
 
     config: Config
@@ -65,6 +69,7 @@ class StartContext(msgspec.Struct, frozen=True):
     null: int
     connect_console: ConnectConsole
     notifications: Notifications
+    notified: Callable[[Container, NotifyMessage], None]
 
 
 async def start(
@@ -124,6 +129,17 @@ async def _prepare(
         )
     # The container declares sockets, or mounts this directory: in both cases it must exist.
     context.own.socket_dir.restore()
+    if manifest.service is not None and manifest.service.notify is not None:
+        held.notify = _bind_notify(context, manifest)
+
+
+def _bind_notify(context: StartContext, manifest: Manifest) -> NotifySocket:
+    context.own.run_dir.restore()
+    label = None
+    if context.facts.selinux and manifest.selinux is not None:
+        # The image is mounted with it, so a policy that allows the image's files allows these.
+        label = manifest.selinux.mount_context
+    return notify.bind(context.own.run_dir.path, manifest.container, label)
 
 
 def _warn(container: Container, what: str, warnings: Sequence[str]) -> None:
@@ -179,6 +195,9 @@ async def _bring_up(
         await init.started
         if held.memory is not None:
             held.memory.begin()
+        if held.notify is not None:
+            # Earlier messages wait in its queue.
+            held.notify.begin(functools.partial(context.notified, manifest.container))
     except BaseException:
         init.kill()
         await asyncio.shield(init.exited)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 import socket
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
@@ -16,7 +14,7 @@ from northstar import api
 from northstar.api import error
 from northstar.manifest import bounds
 from northstar.model import PackageError
-from tests.system.containers import exit_of, install
+from tests.system.containers import Watch, exit_of, install
 from tests.system.harness import (
     NO_KEY,
     PATIENCE,
@@ -35,31 +33,6 @@ DEVICES = (
 )
 LINES_MAX = 20
 """Maximal log lines of a start: those of every start, and a few for each kind of warning."""
-
-
-class Watch:
-    """A client that makes requests continuously, and its longest wait for an answer."""
-
-    def __init__(self, runtime: RuntimeProcess) -> None:
-        self.slowest = 0.0
-        self._end = threading.Event()
-        self._runtime = runtime
-        self._thread = threading.Thread(target=self._ask)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-
-    def _ask(self) -> None:
-        with self._runtime.client() as client:
-            while not self._end.wait(0.002):
-                begun = time.monotonic()
-                client.ident()
-                self.slowest = max(self.slowest, time.monotonic() - begun)
 
 
 @pytest.fixture

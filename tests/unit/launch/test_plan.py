@@ -24,7 +24,12 @@ from northstar.manifest import Command, Manifest, Rlimit, RlimitResource, from_b
 from northstar.model import HostError, LaunchError
 
 FACTS = HostFacts(capabilities=(1 << 41) - 1)
-PATHS = ContainerPaths(root="/run/n/a:1.0.0", persist="/data/a", sockets="/sockets")
+PATHS = ContainerPaths(
+    root="/run/n/a:1.0.0",
+    persist="/data/a",
+    sockets="/sockets",
+    notify="/run/n/notify/a:1.0.0",
+)
 COMMAND = Command("/init", ("one",), {"A": "b"})
 
 RO, NOSUID, NODEV, NOEXEC = (
@@ -176,7 +181,7 @@ def test_persist_and_sockets() -> None:
 
 def test_a_resource_is_always_read_only() -> None:
     paths = ContainerPaths(
-        root="/r", persist="/p", sockets="/s", resources={"/x": "/run/n/res:2.0.0"}
+        root="/r", persist="/p", sockets="/s", notify="/n", resources={"/x": "/run/n/res:2.0.0"}
     )
     mount = {"type": "resource", "name": "res", "version": "2", "dir": "/d", "options": "rw,noexec"}
     planned = plan(paths=paths, mounts={"/x": mount})

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from hypothesis import strategies as st
 
 from northstar import manifest as m
-from northstar.model import FULL, Name, Version, VersionReq
+from northstar.manifest import bounds
+from northstar.model import EXTENDED, FULL, Name, Version, VersionReq
 
 U16 = st.integers(0, 2**16 - 1)
 U32 = st.integers(0, 2**32 - 1)
@@ -224,6 +227,118 @@ APP_ONLY: dict[str, st.SearchStrategy[Any]] = {
     "io": optional(st.builds(m.Io, OUTPUTS, OUTPUTS)),
 }
 
+DURATIONS = st.integers(1, bounds.SERVICE_DURATION_MAX) | st.sampled_from(
+    [1, 10**3, 1500 * 10**6, 10**9, 60 * 10**9, bounds.SERVICE_DURATION_MAX]
+)
+
+
+def restarts() -> st.SearchStrategy[m.Restart]:
+    """Restarts whose fields agree with each other."""
+    limits = st.none() | st.tuples(st.integers(1, bounds.RESTART_LIMIT_MAX), DURATIONS)
+
+    def restart(
+        policy: m.RestartPolicy,
+        factor: int,
+        delays: tuple[int, int],
+        reset_after: int,
+        limit: tuple[int, int] | None,
+    ) -> m.Restart:
+        most, interval = (None, None) if limit is None else limit
+        return m.Restart(
+            policy,
+            delay=min(delays),
+            factor=factor,
+            max_delay=max(delays),
+            reset_after=reset_after,
+            limit=most,
+            interval=interval,
+        )
+
+    factors = st.integers(1, bounds.RESTART_FACTOR_MAX)
+    delays = st.tuples(DURATIONS, DURATIONS)
+    policies = st.sampled_from(m.RestartPolicy)
+    plain = st.builds(m.Restart, policies)
+    return plain | st.builds(restart, policies, factors, delays, DURATIONS, limits)
+
+
+TARGETS = paths().filter(lambda path: path.strip("/") != "")
+PROBES = st.one_of(
+    st.builds(
+        m.ExecProbe,
+        st.lists(TEXT, min_size=1, max_size=3).map(tuple).filter(lambda command: command[0] != ""),
+    ),
+    st.builds(
+        m.ConnectProbe,
+        st.integers(1, 2**16 - 1).map(lambda port: f"tcp:{port}")
+        | TARGETS.map(lambda path: f"unix:{path.rstrip('/')}"),
+    ),
+)
+READY_PROBES = PROBES | st.just(m.NotifyProbe())
+
+SERVICES = st.builds(
+    m.Service,
+    restart=optional(restarts()),
+    stop=optional(st.builds(m.Stop, st.integers(1, 31), DURATIONS)),
+    after=st.lists(NAMES.map(Name), max_size=3, unique=True).map(tuple),
+    notify=optional(TARGETS.filter(lambda path: short(path, bounds.NOTIFY_MAX))),
+    ready=optional(st.builds(m.Ready, READY_PROBES, DURATIONS)),
+    watchdog=optional(DURATIONS),
+    health=optional(
+        st.builds(
+            m.Health,
+            PROBES,
+            interval=DURATIONS,
+            timeout=DURATIONS,
+            failures=st.integers(1, bounds.PROBE_FAILURES_MAX),
+            action=st.sampled_from(m.HealthAction),
+        )
+    ),
+    log=optional(st.builds(m.Log, st.integers(16, 4096).map(lambda pages: pages * 4096))),
+    update=optional(
+        st.builds(
+            m.Update,
+            window=DURATIONS,
+            tries=st.integers(1, bounds.UPDATE_TRIES_MAX),
+            data=st.sampled_from(m.DataPolicy),
+        )
+    ),
+    permissions=st.frozensets(st.sampled_from(sorted(EXTENDED, key=str))),
+)
+
+
+def supervise(value: m.Manifest, service: m.Service) -> m.Manifest:
+    """Return a manifest with a service, without the parts of it that the manifest excludes."""
+    notify = service.notify
+    if notify is not None and (
+        in_the_way(notify, value.mounts) or set(m.NOTIFY_ENV) & set(value.env)
+    ):
+        notify = None
+    ready, watchdog = service.ready, service.watchdog
+    if notify is None:
+        watchdog = None
+        ready = None if ready is not None and isinstance(ready.probe, m.NotifyProbe) else ready
+    service = msgspec.structs.replace(
+        service,
+        after=tuple(name for name in service.after if name != value.name),
+        notify=notify,
+        ready=ready,
+        watchdog=watchdog,
+        permissions=frozenset() if value.console is None else service.permissions,
+    )
+    return msgspec.structs.replace(value, service=service)
+
+
+def in_the_way(notify: str, mounts: Mapping[str, Any]) -> bool:
+    """Return whether a mount is at, below or above a directory, by comparing texts."""
+    targets = (f"/{'/'.join(filter(None, target.split('/')))}/" for target in mounts)
+    own = f"/{'/'.join(filter(None, notify.split('/')))}/"
+    return any(t != "//" and (own.startswith(t) or t.startswith(own)) for t in targets)
+
+
 resources = st.builds(m.Manifest, **COMMON)
 apps = st.builds(m.Manifest, **COMMON, **APP_ONLY)
 manifests = resources | apps
+"""Manifests that Northstar 0.9.2 reads, except for the intended differences."""
+
+services = st.builds(supervise, apps, SERVICES)
+"""Manifests with a section `service`, which Northstar 0.9.2 refuses."""

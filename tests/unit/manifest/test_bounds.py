@@ -65,6 +65,11 @@ COUNTS: dict[str, tuple[int, Make]] = {
             "seccomp": {"allow": {"read": {"args": {"index": 0, "values": list(range(n))}}}}
         },
     ),
+    "service.after": (bounds.AFTER_MAX, lambda n: {"service": {"after": names(n)}}),
+    "service.ready.probe.exec": (
+        bounds.ARGUMENTS_MAX,
+        lambda n: {"service": {"ready": {"probe": {"exec": names(n)}}}},
+    ),
     **{
         f"cgroups.{section}.attrs": (
             bounds.CGROUP_ATTRS_MAX,
@@ -98,6 +103,18 @@ LENGTHS: dict[str, tuple[int, Callable[[str], dict[str, Any]]]] = {
     "cgroups.cpu.attrs.cpu.x": (
         bounds.CGROUP_VALUE_MAX,
         lambda text: {"cgroups": {"cpu": {"attrs": {"cpu.x": text}}}},
+    ),
+    "service.health.probe.exec.0": (
+        bounds.INIT_MAX,
+        lambda text: {"service": {"health": {"probe": {"exec": [text]}}}},
+    ),
+    "service.health.probe.exec.1": (
+        bounds.ARGUMENT_MAX,
+        lambda text: {"service": {"health": {"probe": {"exec": ["a", text]}}}},
+    ),
+    "service.notify": (
+        bounds.NOTIFY_MAX,
+        lambda text: {"service": {"notify": "/" + text[1:]}},
     ),
     "selinux.exec": (bounds.CONTEXT_MAX, lambda text: {"selinux": {"exec": text}}),
 }

@@ -11,43 +11,54 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from northstar import manifest
-from northstar.manifest import Manifest, mount
+from northstar.manifest import Manifest, bounds, mount
 from northstar.manifest.load import ManifestContext
 from northstar.model import ManifestError, Name, Version
 from northstar.schema import scalars
 from northstar.schema.emit import emit
 from northstar.schema.node import Mapping, Node, Scalar, Sequence
-from northstar.schema.values import WholeSize
+from northstar.schema.values import Nanoseconds, WholeSize
 from northstar.schema.yaml import parse
 from tests.unit.manifest import strategies
 
+MANIFESTS = strategies.manifests | strategies.services
+APP = {"name": "a", "version": "1.0.0", "init": "/a", "uid": 1, "gid": 1}
 VALIDATOR = jsonschema.Draft202012Validator(manifest.schema())
 
 
-@given(strategies.manifests)
+@given(MANIFESTS)
 def test_yaml_round_trip(value: Manifest) -> None:
     assert manifest.loads(manifest.dumps(value)) == value
 
 
-@given(strategies.manifests)
+@given(MANIFESTS)
 def test_json_round_trip(value: Manifest) -> None:
     assert manifest.loads(json.dumps(value.to_builtins())) == value
     assert manifest.loads(json.dumps(value.to_builtins(), ensure_ascii=False)) == value
     assert manifest.from_builtins(value.to_builtins()) == value
 
 
-@given(strategies.manifests)
+@given(MANIFESTS)
 def test_serialised_form_fits_schema(value: Manifest) -> None:
     VALIDATOR.validate(json.loads(json.dumps(value.to_builtins())))
 
 
-@given(strategies.manifests)
+@given(MANIFESTS)
 def test_serialised_form_is_stable(value: Manifest) -> None:
     again = manifest.loads(manifest.dumps(value))
     assert list(again.to_builtins()) == list(value.to_builtins())
     assert manifest.dumps(again) == manifest.dumps(value)
+
+
+@given(strategies.services)
+def test_without_service_it_is_a_manifest_of_0_9_2(value: Manifest) -> None:
+    form = value.to_builtins(service=False)
+    assert manifest.from_builtins(form) == structs.replace(value, service=None)
+    assert form == structs.replace(value, service=None).to_builtins()
+    assert [*value.to_builtins().keys() - form.keys()] == ["service"]
 
 
 def plain(node: Node) -> Any:
@@ -132,6 +143,52 @@ def test_sizes(number: int, unit: str, data: st.DataObject) -> None:
     else:
         with pytest.raises(ManifestError, match="is not a size"):
             read(kind, text)
+
+
+@given(strategies.DURATIONS, st.integers(0, 3))
+def test_durations(duration: int, blanks: int) -> None:
+    kind = Nanoseconds(bounds.SERVICE_DURATION_MAX)
+    assert read(kind, kind.dump(duration, tagged=False)) == duration
+    seconds, rest = divmod(duration, 10**9)
+    space = " " * blanks
+    assert read(kind, f"{space}{seconds}{space}s{space}{rest}ns{space}") == duration
+
+
+@given(st.integers(bounds.SERVICE_DURATION_MAX + 1, 10**30))
+def test_durations_out_of_range(duration: int) -> None:
+    kind = Nanoseconds(bounds.SERVICE_DURATION_MAX)
+    with pytest.raises(ManifestError, match=r"^x: '.*' is (too long|not a duration)"):
+        read(kind, f"{duration // 10**9}s {duration % 10**9}ns")
+
+
+@given(st.integers(0, 2**25))
+def test_sizes_of_pages(size: int) -> None:
+    kind = WholeSize(bounds.LOG_SIZE_MIN, bounds.LOG_SIZE_MAX, multiple=4096)
+    if bounds.LOG_SIZE_MIN <= size <= bounds.LOG_SIZE_MAX and not size % 4096:
+        assert read(kind, str(size)) == size
+    else:
+        with pytest.raises(ManifestError, match=r"^x: '\d+' is (out of range|not a multiple)"):
+            read(kind, str(size))
+
+
+@given(st.text(max_size=20) | st.from_regex(r"(tcp|unix):[0-9/a.]{0,9}", fullmatch=True))
+def test_any_address_of_a_probe_is_a_port_or_a_path(text: str) -> None:
+    probe = {"connect": text}
+    value = {**APP, "service": {"ready": {"probe": probe}}}
+    try:
+        service = manifest.from_builtins(value).service
+    except ManifestError as error:
+        assert error.path == "service.ready.probe.connect"
+        return
+    assert service == manifest.Service(ready=manifest.Ready(manifest.ConnectProbe(text)))
+    scheme, _, rest = text.partition(":")
+    if scheme == "tcp":
+        assert str(int(rest)) == rest
+        assert 1 <= int(rest) <= 65535
+    else:
+        assert scheme == "unix"
+        assert rest.startswith("/")
+        assert not {".", ".."} & set(rest.split("/"))
 
 
 @given(st.frozensets(st.sampled_from(manifest.MountOption)), st.randoms())

@@ -592,6 +592,7 @@ def test_invalid_custom(text: str, words: str) -> None:
         ("cgroups", "{}", "~"),
         ("io", "{stdout: pipe, stderr: pipe}", "~"),
         ("seccomp", "{}", "~"),
+        ("service", "{}", "~"),
     ],
 )
 def test_invalid_in_a_resource(name: str, value: str, empty: str) -> None:

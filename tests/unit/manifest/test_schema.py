@@ -24,7 +24,7 @@ def test_it_is_a_schema() -> None:
     assert json.loads(json.dumps(SCHEMA, allow_nan=False)) == SCHEMA
 
 
-@pytest.mark.parametrize("vector", vectors.load("manifest"))
+@pytest.mark.parametrize("vector", vectors.load("manifest") + vectors.load("service"))
 def test_vector(vector: dict[str, Any]) -> None:
     if "ok" in vector:
         VALIDATOR.validate(vector["ok"])
@@ -71,6 +71,31 @@ REFUSED: list[dict[str, Any]] = [
     {"sockets": {"a/b": {"type": "stream", "mode": 1}}},
     {"sockets": {"a": {"type": "stream"}}},
     {"io": {"stdout": "pipe"}},
+    {"service": {"unknown": 1}},
+    {"service": {"restart": {}}},
+    {"service": {"restart": {"policy": "on_failure"}}},
+    {"service": {"restart": {"policy": "always", "factor": 11}}},
+    {"service": {"restart": {"policy": "always", "limit": 3}}},
+    {"service": {"restart": {"policy": "always", "interval": "1s"}}},
+    {"service": {"stop": {"timeout": 10}}},
+    {"service": {"stop": {"signal": 32}}},
+    {"service": {"after": ["a:1.0.0"]}},
+    {"service": {"notify": "/"}},
+    {"service": {"notify": "n"}},
+    {"service": {"watchdog": "1s"}},
+    {"service": {"watchdog": "1s", "notify": None}},
+    {"service": {"restart": {"policy": "always", "limit": 3, "interval": None}}},
+    {"service": {"ready": {"probe": "notify"}}},
+    {"service": {"ready": {"probe": {"exec": []}}}},
+    {"service": {"ready": {"probe": {"exec": [""]}}}},
+    {"service": {"ready": {"probe": {"connect": "udp:1"}}}},
+    {"service": {"health": {"probe": "notify"}}},
+    {"service": {"log": {"size": 65537}}},
+    {"service": {"log": {"size": 4096}}},
+    {"service": {"update": {"tries": 0}}},
+    {"service": {"permissions": ["list"]}, "console": {"permissions": []}},
+    {"console": {"permissions": ["logs"]}},
+    {"init": None, "service": {}},
     {"init": None, "args": ["a"]},
     {"init": None, "cgroups": {}},
     {"init": None, "env": {"A": "b"}},
@@ -94,6 +119,11 @@ ACCEPTED: list[dict[str, Any]] = [
     {"console": None},
     {"init": None, "args": [], "env": {}, "seccomp": None, "rlimits": {"cpu": {}}},
     {"args": ["a"], "cgroups": {}},
+    {"service": {"stop": {"signal": "sigint", "timeout": "1m 30s"}}},
+    {"service": {"log": {"size": "256KiB"}, "after": ["b"], "ready": None}},
+    {"service": {"watchdog": None, "restart": {"policy": "never", "limit": None}}},
+    {"service": {"notify": "/n", "watchdog": "1s", "ready": {"probe": "notify"}}},
+    {"service": {"ready": {"probe": {"connect": "tcp:1"}}}},
     {"custom": {"a": [1, None, {"b": 1.5}]}},
 ]
 

@@ -52,6 +52,20 @@ def test_links_need_proc(proc: str, *, links: bool):
     assert made == ({f"/dev/{name}": target for name, target in DEVICE_LINKS} if links else {})
 
 
+def test_the_directory_of_the_notify_socket():
+    service = "  /a: {type: persist}\nservice: {notify: /run/app/}"
+    assert points(service)["/run/app/"] == MountPoint("/run/app/", 0o755)
+    additions = plan(points(service).values(), None)
+    assert paths(additions) == {"/a": 0o755, "/run": 0o755, "/run/app": 0o755}
+    assert points("service: {stop: {}}") == {}
+
+
+def test_the_notify_directory_cannot_be_a_file(tmp_path: Path):
+    (tmp_path / "n").write_text("")
+    with pytest.raises(PackageError, match="/n is a file, where the manifest needs a directory"):
+        plan(points("service: {notify: /n}").values(), str(tmp_path))
+
+
 def test_device_nodes():
     additions = plan([MountPoint("/x/dev", 0o755, nodes=True)], None)
     assert paths(additions[:2]) == {"/x": 0o755, "/x/dev": 0o755}

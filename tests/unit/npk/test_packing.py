@@ -255,6 +255,14 @@ def test_clones_go_into_a_directory(out: Path):
         npk.pack(manifest(), None, out / "x.npk", clones=2)
 
 
+def test_a_clone_does_not_start_after_itself(out: Path):
+    text = "name: app\nversion: 1.0.0\ninit: /a\nuid: 1\ngid: 1\nservice: {after: [app-1]}\n"
+    with pytest.raises(PackageError, match=r"^service\.after: app-1 is the name of a clone"):
+        npk.pack(loads(text), None, out, clones=2)
+    assert os.listdir(out) == []
+    assert len(npk.pack(loads(text), None, out, clones=1).paths) == 1
+
+
 def test_missing_tools_are_named(out: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(HostError, match=r"mksquashfs is not installed.*package squashfs-tools"):
