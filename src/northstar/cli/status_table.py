@@ -45,7 +45,8 @@ def row(result: StatusOk | Failed) -> Row:
     """Return the line of a container."""
     name, version = str(result.container).split(":")
     if isinstance(result, Failed):
-        return Row(name, version, *4 * [listing.NONE], reason=printable(str(result.error)))
+        error = printable(str(result.error))
+        return Row(name, version, *4 * (listing.NONE,), error)
     status = result.status
     reasons = [status.reason] if status.reason else []
     if status.next is not None:
