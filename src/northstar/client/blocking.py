@@ -38,6 +38,9 @@ R = TypeVar("R", bound=response.Response)
 RETRY: Final = 0.01
 """Seconds between attempts to connect to a Unix socket whose backlog is full."""
 
+_POLL_MAX: Final = 2**31 - 1
+"""Longest time that poll(2) accepts, in ms."""
+
 _MAX_UNANSWERED: Final = 32
 """Maximum unanswered requests of `inspect_all`. Their lines fit into any socket buffer."""
 
@@ -375,7 +378,7 @@ def _ready(stream: socket.socket, events: int, timeout: float | None) -> int:
     poll.register(stream, events)
     deadline = None if timeout is None else Deadline(timeout)
     while True:
-        left = None if deadline is None else math.ceil(deadline.left() * 1000)
+        left = None if deadline is None else min(math.ceil(deadline.left() * 1000), _POLL_MAX)
         for _, found in poll.poll(left):
             return found
         if deadline is not None and deadline.passed():

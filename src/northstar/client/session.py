@@ -149,10 +149,19 @@ class Watch:
         elif isinstance(message, notification.Started) and message.container == self.container:
             self.ended, self.status = False, None
         elif isinstance(message, notification.State) and message.container == self.container:
-            self.observe(message.status)
+            self._observe(message.status)
 
-    def observe(self, status: Status) -> None:
-        """Process a status that is newer than all notifications so far."""
+    def take_answer(self, answer: response.Status) -> None:
+        """Process any answer with states.
+
+        It must be processed in the order of the lines: notifications that follow it may have
+        arrived in the same piece, and be processed before the caller receives the answer.
+        """
+        for result in answer.results:
+            if isinstance(result, response.StatusOk) and result.container == self.container:
+                self._observe(result.status)
+
+    def _observe(self, status: Status) -> None:
         self.current = status
         if status.state in PROCESS:
             self.started_run = status.run
@@ -318,6 +327,9 @@ class Session:
             if not self._calls:
                 raise ProtocolError(f"{type(message).__name__} answers no request")
             self.shutting_down |= isinstance(message, response.Shutdown)
+            if isinstance(message, response.Status):
+                for watch in self._watches:
+                    watch.take_answer(message)
             self._calls.popleft().finish(message)
         else:
             raise ProtocolError(f"{type(message).__name__} is not for a client")

@@ -78,13 +78,12 @@ def _last_exit(watch: Watch) -> Steps[ExitStatus | None]:
     Raises:
         RefusedError: it was never started.
     """
-    watch.observe((yield from status_of(watch.container)))
-    assert watch.current is not None
-    if watch.first is not None or watch.current.state not in ENDED:
+    status = yield from status_of(watch.container)
+    if watch.first is not None or status.state not in ENDED:
         return watch.first
-    if watch.current.last is None:
+    if status.last is None:
         raise RefusedError(StopContainerNotStarted(watch.container))
-    return watch.current.last
+    return status.last
 
 
 def wait_for_state(
@@ -104,8 +103,8 @@ def wait_for_state(
         deadline: the deadline.
     """
     with session.watching(container) as watch:
-        watch.observe((yield from status_of(container)))
-        return (yield from _reach(session, watch, state, timeout, deadline, UNWANTED))
+        run = (yield from status_of(container)).run
+        return (yield from _reach(session, watch, run, state, timeout, deadline, UNWANTED))
 
 
 def wait_for_own_run(session: Session, watch: Watch) -> Steps[None]:
@@ -115,26 +114,25 @@ def wait_for_own_run(session: Session, watch: Watch) -> Steps[None]:
         session: the session, which must be subscribed.
         watch: a watch that began before the start.
     """
-    if watch.current is None:
-        watch.observe((yield from status_of(watch.container)))
-    yield from _reach(session, watch, ContainerState.READY, None, None, ENDED)
+    # Its states were notified since its start, so no other permission is needed.
+    status = watch.current or (yield from status_of(watch.container))
+    yield from _reach(session, watch, status.run, ContainerState.READY, None, None, ENDED)
 
 
 def _reach(
     session: Session,
     watch: Watch,
+    run: int,
     state: ContainerState,
     timeout: float | None,
     deadline: Deadline | None,
     failures: frozenset[ContainerState],
 ) -> Steps[Status]:
-    """Wait until the present run, or a later one, reaches a state, or until a state of failure."""
-    assert watch.current is not None
-    first = watch.current.run
+    """Wait until a run, or a later one, reaches a state, or until a state of failure."""
     ready = state is ContainerState.READY
 
     def reached() -> bool:
-        return (watch.ready_run if ready else watch.started_run) >= first
+        return (watch.ready_run if ready else watch.started_run) >= run
 
     def failed() -> bool:
         return watch.current is not None and watch.current.state in failures
@@ -142,6 +140,7 @@ def _reach(
     left = steps.time_left(deadline)
     yield from steps.wait_until(session, lambda: reached() or failed(), left)
     current = watch.current
+    assert current is not None
     if reached():
         return current
     what = "ready" if ready else "started"
