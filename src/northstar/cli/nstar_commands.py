@@ -41,12 +41,16 @@ class Session:
         self.timeout = timeout
 
     @contextlib.contextmanager
-    def connect(self, *, subscribe: bool = False) -> Iterator[Client]:
+    def connect(self, *, subscribe: bool = False, extended: bool = True) -> Iterator[Client]:
         """Connect, for one command."""
         trace = _write_line if self.json_lines else None
         try:
             client = Client.connect(
-                self.url, subscribe=subscribe, timeout=self.timeout, trace=trace
+                self.url,
+                subscribe=subscribe,
+                extended=extended,
+                timeout=self.timeout,
+                trace=trace,
             )
         except ConnectError as error:
             raise CommandError(
@@ -338,10 +342,9 @@ def notifications(session: Session, number: int | None) -> None:
 
     Changes of a container's state are not among them: see `nstar status --watch`.
     """
-    with session.connect(subscribe=True) as client:
-        received = client.notifications()
-        events = (one for one in received if not isinstance(one, notification.State))
-        for count, message in enumerate(events, start=1):
+    # A plain connection: its lines are those of Northstar 0.9.2, with --json too.
+    with session.connect(subscribe=True, extended=False) as client:
+        for count, message in enumerate(client.notifications(), start=1):
             session.show(describe(message))
             sys.stdout.flush()
             if count == number:

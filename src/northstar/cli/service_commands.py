@@ -74,9 +74,7 @@ def _print_changes(
     session: Session, client: Client, containers: tuple[Container | Name, ...]
 ) -> None:
     """Print a line for each container, then one for each change."""
-    results = client.status(*containers)
-    # They are older than the answer.
-    client.discard_notifications()
+    results = client.latest_status(*containers)
     for result in results:
         if isinstance(result, response.Failed):
             raise CommandError(f"{result.container}: {result.error}")
@@ -100,8 +98,7 @@ def _redraw(client: Client, containers: tuple[Container | Name, ...]) -> None:
     targets = client.resolve(*containers)
     with status_table.live() as update:
         while True:
-            update(client.status(*targets))
-            client.discard_notifications()
+            update(client.latest_status(*targets))
             if not _wait_for_change(client.notifications(timeout=_REFRESH)):
                 return
             time.sleep(_PAUSE)
@@ -110,9 +107,10 @@ def _redraw(client: Client, containers: tuple[Container | Name, ...]) -> None:
 def _wait_for_change(changes: Iterator[notification.Notification]) -> bool:
     """Wait for a notification, or a timeout; return False if the runtime shuts down."""
     try:
-        return next(changes, None) is not None
+        change = next(changes, None)
     except NoAnswerError:
         return True
+    return change is not None and not isinstance(change, notification.Shutdown)
 
 
 @click.command()

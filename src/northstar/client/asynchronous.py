@@ -60,6 +60,7 @@ class Client(AsyncOperations):
         url: str,
         *,
         subscribe: bool = False,
+        extended: bool = True,
         timeout: float | None = TIMEOUT,  # noqa: ASYNC109 - it raises ConnectError
         trace: Trace | None = None,
     ) -> Self:
@@ -68,6 +69,8 @@ class Client(AsyncOperations):
         Args:
             url: the address of the console.
             subscribe: subscribe to notifications; needs the permission `notifications`.
+            extended: request an extended connection. A plain one has the requests and the
+                notifications of Northstar 0.9.2, and no features.
             timeout: longest time until the runtime has accepted the connection, in seconds.
             trace: called with every line in both directions.
 
@@ -78,7 +81,7 @@ class Client(AsyncOperations):
         """
         place = address.parse(url)
         loop = asyncio.get_running_loop()
-        session = Session(subscribe=subscribe, trace=trace)
+        session = Session(subscribe=subscribe, extended=extended, trace=trace)
         connection = _Connection(session)
         try:
             async with time_limit(timeout):
@@ -94,7 +97,7 @@ class Client(AsyncOperations):
             raise ConnectError(url, error.message) from None
 
     @classmethod
-    async def from_env(cls, *, subscribe: bool = False) -> Self:
+    async def from_env(cls, *, subscribe: bool = False, extended: bool = True) -> Self:
         """Return a client on this container's console connection (NORTHSTAR_CONSOLE).
 
         A container has one such connection: it is closed with the client.
@@ -104,7 +107,7 @@ class Client(AsyncOperations):
             RejectedError: the runtime rejects the connection.
         """
         stream = address.environment_socket()
-        connection = _Connection(Session(subscribe=subscribe))
+        connection = _Connection(Session(subscribe=subscribe, extended=extended))
         loop = asyncio.get_running_loop()
         try:
             await loop.create_connection(lambda: connection, sock=stream)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NoReturn, Self, TypeVar
 
 from northstar.api import RefusedError, request, response
+from northstar.api.feature import SERVICE
 from northstar.api.notification import Notification
 from northstar.api.response import ContainerData
 from northstar.client import address
@@ -58,6 +59,7 @@ class Client(BlockingOperations):
         stream: socket.socket,
         *,
         subscribe: bool = False,
+        extended: bool = True,
         timeout: float | None = TIMEOUT,
         trace: Trace | None = None,
     ) -> None:
@@ -66,6 +68,8 @@ class Client(BlockingOperations):
         Args:
             stream: the socket, which the client owns. It is closed if this fails.
             subscribe: subscribe to notifications; needs the permission `notifications`.
+            extended: request an extended connection. A plain one has the requests and the
+                notifications of Northstar 0.9.2, and no features.
             timeout: longest wait for data from the runtime, in seconds.
             trace: called with every line in both directions.
 
@@ -75,7 +79,7 @@ class Client(BlockingOperations):
         """
         self._stream = stream
         self._timeout = timeout
-        self._session = Session(subscribe=subscribe, trace=trace)
+        self._session = Session(subscribe=subscribe, extended=extended, trace=trace)
         try:
             self._send(self._session.connect())
             self._receive_until(lambda: self._session.connected)
@@ -89,6 +93,7 @@ class Client(BlockingOperations):
         url: str,
         *,
         subscribe: bool = False,
+        extended: bool = True,
         timeout: float | None = TIMEOUT,
         trace: Trace | None = None,
     ) -> Self:
@@ -110,12 +115,18 @@ class Client(BlockingOperations):
             # UnicodeError: a host name that IDNA encoding does not allow.
             raise ConnectError(url, reason(error)) from None
         try:
-            return cls(stream, subscribe=subscribe, timeout=timeout, trace=trace)
+            return cls(stream, subscribe=subscribe, extended=extended, timeout=timeout, trace=trace)
         except (DisconnectedError, NoAnswerError, ProtocolError) as error:
             raise ConnectError(url, error.message) from None
 
     @classmethod
-    def from_env(cls, *, subscribe: bool = False, timeout: float | None = TIMEOUT) -> Self:
+    def from_env(
+        cls,
+        *,
+        subscribe: bool = False,
+        extended: bool = True,
+        timeout: float | None = TIMEOUT,
+    ) -> Self:
         """Return a client on this container's console connection (NORTHSTAR_CONSOLE).
 
         A container has one such connection: it is closed with the client.
@@ -123,7 +134,8 @@ class Client(BlockingOperations):
         Raises:
             InvalidValueError: this is no container, or it has no console.
         """
-        return cls(address.environment_socket(), subscribe=subscribe, timeout=timeout)
+        stream = address.environment_socket()
+        return cls(stream, subscribe=subscribe, extended=extended, timeout=timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -166,6 +178,23 @@ class Client(BlockingOperations):
                 yield data_in(self._answer(calls.popleft(), response.Inspect))
             except (RefusedError, PermissionDeniedError) as error:
                 yield error
+
+    def latest_status(
+        self, *containers: Container | str
+    ) -> tuple[response.StatusOk | response.Failed, ...]:
+        """Return the result of `status`, and drop the notifications that precede the answer.
+
+        The next ones of `notifications` are changes after it.
+
+        Raises:
+            MissingFeatureError: the runtime does not have the feature `service`.
+        """
+        self._session.require(SERVICE)
+        call = self._request(request.Status(self.resolve(*containers)))
+        results = self._answer(call, response.Status).results
+        for _ in range(call.preceding):
+            self._session.notifications.popleft()
+        return results
 
     def install(
         self,

@@ -67,10 +67,6 @@ class Operations:
         """The features of the runtime, such as `service`; none if it is an older one."""
         return self._session.features
 
-    def discard_notifications(self) -> None:
-        """Drop the notifications that were received and not read: they precede the last answer."""
-        self._session.notifications.clear()
-
     @_operation
     def ident(self) -> Steps[Container]:
         """Return this client's identity: its container, or `extern:0.0.0` outside of containers."""

@@ -39,11 +39,16 @@ R = TypeVar("R", bound=response.Response)
 
 
 class Call:
-    """A request that was sent, and later its answer."""
+    """A request that was sent, and later its answer.
+
+    Attributes:
+        preceding: number of notifications that were received before the answer and not read then.
+    """
 
     def __init__(self, sent: request.Request) -> None:
         self.request = sent
         self.on_done: Callable[[], None] | None = None
+        self.preceding = 0
         self._answer: response.Response | None = None
         self._error: NorthstarError | None = None
 
@@ -182,8 +187,11 @@ class Session:
         shutting_down: the runtime announced its shutdown, so the end of the stream is expected.
     """
 
-    def __init__(self, *, subscribe: bool, trace: Trace | None = None) -> None:
+    def __init__(
+        self, *, subscribe: bool, extended: bool = True, trace: Trace | None = None
+    ) -> None:
         self.subscribed = subscribe
+        self._extended = extended or None
         self.connected = False
         self.features: frozenset[str] = frozenset()
         self.shutting_down = False
@@ -199,7 +207,7 @@ class Session:
     def connect(self) -> bytes:
         """Return the first line to send: the connect message."""
         # A runtime without extended connections ignores that one is requested.
-        line = api.encode(api.Connect(api.API_VERSION, self.subscribed, extended=True))
+        line = api.encode(api.Connect(api.API_VERSION, self.subscribed, self._extended))
         if self._trace is not None:
             self._trace(line)
         return line
@@ -330,7 +338,9 @@ class Session:
             if isinstance(message, response.Status):
                 for watch in self._watches:
                     watch.take_answer(message)
-            self._calls.popleft().finish(message)
+            call = self._calls.popleft()
+            call.preceding = len(self.notifications)
+            call.finish(message)
         else:
             raise ProtocolError(f"{type(message).__name__} is not for a client")
 

@@ -142,7 +142,7 @@ def test_changes_in_a_pipe(runtime: RuntimeProcess, payload: Path) -> None:
     assert watch.stdout is not None
     assert watch.stdout.readline() == "app:1.0.0: wanted down, installed\n"
     runtime.nstar("start", "app")
-    seen = []
+    seen: list[str] = []
     while not seen or not seen[-1].endswith("ready\n"):
         seen.append(watch.stdout.readline())
     assert seen[0] == "app:1.0.0: wanted up, starting\n"
@@ -160,7 +160,7 @@ def test_the_states_of_a_run(runtime: RuntimeProcess, payload: Path) -> None:
         assert client.wait_started("app", TIMEOUT).state is ContainerState.READY
         assert client.stop("app") == Stopped(False, Signalled(signal.SIGTERM))
         client.ident()
-        states = []
+        states: list[Any] = []
         for message in client.notifications(timeout=TIMEOUT):
             assert message.container == APP  # type: ignore[union-attr]
             if isinstance(message, notification.State):
@@ -204,8 +204,8 @@ def test_refusals(runtime: RuntimeProcess, payload: Path) -> None:
     install(runtime, payload, "res", init=None)
     missing, resource = Container.parse("no:1.0.0"), Container.parse("res:1.0.0")
     with runtime.client() as client:
-        for operation in (client.stop, client.restart):
-            assert refused(lambda: operation(missing)) == error.InvalidContainer(missing)
+        assert refused(lambda: client.stop(missing)) == error.InvalidContainer(missing)
+        assert refused(lambda: client.restart(missing)) == error.InvalidContainer(missing)
         assert refused(lambda: client.restart(resource)) == error.StartContainerResource(resource)
         assert client.status(missing, resource)[0] == response.Failed(
             missing, error.InvalidContainer(missing)

@@ -34,11 +34,17 @@ class Wire:
     def send(self, *messages: Any) -> None:
         self.stream.sendall(b"".join(json.dumps(message).encode() + b"\n" for message in messages))
 
-    def greet(self, subscribe: bool = False, features: Sequence[str] | None = None) -> None:
+    def greet(
+        self,
+        subscribe: bool = False,
+        features: Sequence[str] | None = None,
+        *,
+        extended: bool = True,
+    ) -> None:
         """Accept the client; without features as a runtime of version 0.9.2."""
         connect = self.line()["connect"]
         assert connect["subscribe_notifications"] is subscribe
-        assert connect["extended"] is True
+        assert connect.get("extended") is (True if extended else None)
         self.send({"connect_ack": None if features is None else {"features": features}})
 
     def answer(self, request: Any, *answers: Any) -> None:

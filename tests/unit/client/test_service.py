@@ -320,7 +320,7 @@ def test_started_is_not_ready(kind: Any, tmp_path: Path) -> None:
 
     failure = talk(kind, tmp_path, lambda wire: wire.answer(STATUS, answer("running")), act)
     assert str(failure) == "a:1.0.0 is not ready within 0.05 s: its state is running"
-    assert isinstance(failure, TimeoutError)
+    assert issubclass(WaitTimeoutError, TimeoutError)
     assert (failure.container, failure.status.run) == (C, 1)
 
 
@@ -442,3 +442,18 @@ def test_notifications_that_are_unknown_are_ignored(kind: Any, tmp_path: Path) -
     assert isinstance(found[0], notification.State)
     assert found[0].status.state is ContainerState.READY
     assert found[1] == notification.Install(C)
+
+
+def test_a_plain_connection_may_be_requested(kind: Any, tmp_path: Path) -> None:
+    def script(wire: Wire) -> None:
+        connect = {"version": "0.9.2", "subscribe_notifications": False}
+        assert wire.line() == {"connect": connect}
+        wire.send({"connect_ack": None})
+        wire.expect_end()
+
+    with (
+        Peer(tmp_path, script) as peer,
+        kind.connect(peer.url, extended=False) as client,
+        pytest.raises(MissingFeatureError),
+    ):
+        client.status()
