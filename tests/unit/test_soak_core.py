@@ -45,6 +45,10 @@ def unchanged(decided: Decided) -> Decided:
     return decided
 
 
+RESULTLESS = actions.Publish | actions.PublishState | actions.SetDeadline | actions.Log
+"""Actions that end in no event."""
+
+
 class Runtime:
     """Gives the core random events as a runtime does, and each decision to the comparison.
 
@@ -88,7 +92,7 @@ class Runtime:
         for action in result.actions:
             if isinstance(action, actions.Complete):
                 self.busy.discard(action.container)
-            elif not isinstance(action, actions.Publish | actions.Log):
+            elif not isinstance(action, RESULTLESS):
                 self.open.append(action)
         return True
 

@@ -188,6 +188,21 @@ class Cgroup:
                 return EventFile(directory) if hierarchy.version == 2 else OomControl(directory)
         return None
 
+    def oom_kills(self) -> int:
+        """Return how many of its processes the kernel has killed for lack of memory.
+
+        0 if the host has no memory controller, or a kernel that does not count them (Linux 4.13).
+        """
+        for hierarchy in self._made:
+            if "memory" in hierarchy.controllers:
+                file = "memory.events" if hierarchy.version == 2 else "memory.oom_control"
+                try:
+                    content = cgroupfs.read(f"{self.directory(hierarchy)}/{file}")
+                except OSError:
+                    return 0  # another program has removed the directory
+                return cgroupfs.flat_keyed(content).get("oom_kill", 0)
+        return 0
+
     def _apply(self, config: Cgroups) -> None:
         plan = limits.plan(config, self.host.usable)
         self.warnings += plan.warnings

@@ -1,28 +1,46 @@
 """The decisions: pure code over immutable values. No clock, no path, no event loop."""
 
+from northstar.api.status import ContainerState, Wanted
 from northstar.core import actions, boot, events
 from northstar.core.requests import entry_of
-from northstar.core.runs import refuse_if_running
-from northstar.core.shutdown import with_process
+from northstar.core.shutdown import all_killed, with_process
+from northstar.core.starts import refuse_if_running
+from northstar.core.status import status_of, status_of_entry
 from northstar.core.step import Changed, Refused, step
-from northstar.core.values import Entry, Image, Operation, Phase, Repository, Run, State, Wanted
+from northstar.core.values import (
+    Cause,
+    Deferred,
+    Entry,
+    History,
+    Image,
+    Operation,
+    Repository,
+    Run,
+    State,
+)
 
 __all__ = [
+    "Cause",
     "Changed",
+    "ContainerState",
+    "Deferred",
     "Entry",
+    "History",
     "Image",
     "Operation",
-    "Phase",
     "Refused",
     "Repository",
     "Run",
     "State",
     "Wanted",
     "actions",
+    "all_killed",
     "boot",
     "entry_of",
     "events",
     "refuse_if_running",
+    "status_of",
+    "status_of_entry",
     "step",
     "with_process",
 ]

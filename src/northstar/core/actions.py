@@ -8,6 +8,7 @@ import msgspec
 
 from northstar.api import error
 from northstar.api.notification import Notification
+from northstar.core.values import Cause, Deferred, Entry
 from northstar.manifest import Command
 from northstar.model import Container
 
@@ -72,6 +73,35 @@ class Publish(msgspec.Struct, frozen=True):
     notification: Notification
 
 
+class PublishState(msgspec.Struct, frozen=True):
+    """Send the notification `state`, if anybody receives it: its content is not computed before.
+
+    Attributes:
+        entry: the container after the change of its state, or of what is wanted.
+    """
+
+    entry: Entry
+
+
+class SetDeadline(msgspec.Struct, frozen=True):
+    """Give `DeadlineReached` at a time from now on; replaces an earlier time.
+
+    Attributes:
+        container: the container.
+        when: ns of CLOCK_MONOTONIC; None for never.
+    """
+
+    container: Container
+    when: int | None
+
+
+class RequestStart(msgspec.Struct, frozen=True):
+    """Request a start in the name of the runtime, after earlier requests on the container."""
+
+    container: Container
+    cause: Cause
+
+
 class Log(msgspec.Struct, frozen=True):
     """Write a line to the log.
 
@@ -96,6 +126,29 @@ class Complete(msgspec.Struct, frozen=True):
     error: error.Error | None = None
 
 
+class Defer(msgspec.Struct, frozen=True):
+    """The current request on a container is answered later; the next one can begin."""
+
+    container: Container
+    request: Deferred
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """Answer all deferred requests of a kind on a container.
+
+    Attributes:
+        container: the container.
+        request: the kind.
+        error: the failure; None if they succeeded.
+        killed: the container did not end in time, and was sent SIGKILL.
+    """
+
+    container: Container
+    request: Deferred
+    error: error.Error | None = None
+    killed: bool = False
+
+
 class Fail(msgspec.Struct, frozen=True):
     """Shut the runtime down with an error: a critical container failed."""
 
@@ -111,7 +164,12 @@ Action = (
     | RemovePackage
     | WipeData
     | Publish
+    | PublishState
+    | SetDeadline
+    | RequestStart
     | Log
     | Complete
+    | Defer
+    | Answer
     | Fail
 )

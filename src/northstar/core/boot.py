@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from northstar.core import order
 from northstar.core.choice import newest_match
 from northstar.core.values import Entry, State
 from northstar.manifest import Resource
-from northstar.model import Container
+from northstar.model import Container, Name
 
 
 def images(state: State) -> list[Container]:
@@ -28,5 +29,21 @@ def _mounted_on_start(state: State, entry: Entry) -> bool:
 
 
 def apps(state: State) -> list[Container]:
-    """Return the apps to start at boot."""
+    """Return the apps to start at boot: each after those of its `service.after`.
+
+    Of several versions with `autostart` the newest.
+    """
+    newest: dict[Name, Container] = {}
+    for container in _with_autostart(state):
+        newest[container.name] = max(container, newest.get(container.name, container))
+    return order.sorted_by_order(state, newest.values())
+
+
+def _with_autostart(state: State) -> list[Container]:
     return [c for c, e in state.containers.items() if e.manifest.autostart is not None]
+
+
+def not_started(state: State) -> list[tuple[Container, Container]]:
+    """Return the apps with `autostart` that are not started, each with its newer version."""
+    started = {container.name: container for container in apps(state)}
+    return [(c, started[c.name]) for c in _with_autostart(state) if c not in started.values()]

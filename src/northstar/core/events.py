@@ -1,7 +1,8 @@
 """Events: requests of clients and of the runtime itself, and observations.
 
 The runtime gives a request on a container (`MountRequested` to `UninstallRequested`) to `step` only
-after the former request on that container is completed. It is refused, or it ends in `Complete`.
+after the former request on that container is completed or deferred. It is refused, or it ends in
+`Complete`, or it is deferred (`Defer`) and ends in `Answer`.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from collections.abc import Mapping
 
 import msgspec
 
+from northstar.core.values import Cause
 from northstar.manifest import Manifest
-from northstar.model import Container, ExitStatus
+from northstar.model import Container, ExitStatus, Name
+from northstar.model.notify import NotifyMessage
 
 
 class MountRequested(msgspec.Struct, frozen=True):
@@ -34,14 +37,14 @@ class StartRequested(msgspec.Struct, frozen=True):
         init: replaces the manifest's, which replaces `<INIT>` in it; None for the manifest's.
         arguments: replace the manifest's, unless empty.
         environment: replaces the manifest's, unless empty.
-        boot: the runtime requests the start, since the manifest has `autostart`.
+        cause: who wants it. An automatic start repeats the last command.
     """
 
     container: Container
     init: str | None = None
     arguments: tuple[str, ...] = ()
     environment: Mapping[str, str] = {}
-    boot: bool = False
+    cause: Cause = Cause.CLIENT
 
 
 class KillRequested(msgspec.Struct, frozen=True):
@@ -49,6 +52,22 @@ class KillRequested(msgspec.Struct, frozen=True):
 
     container: Container
     number: int
+
+
+class StopRequested(msgspec.Struct, frozen=True):
+    """End the container: its stop signal, and SIGKILL after `timeout` ns; None for the manifest's.
+
+    A container without a process is not started again by the runtime, and nothing else happens.
+    """
+
+    container: Container
+    timeout: int | None = None
+
+
+class RestartRequested(msgspec.Struct, frozen=True):
+    """End the container as a stop does, if it has a process, and start it."""
+
+    container: Container
 
 
 class UninstallRequested(msgspec.Struct, frozen=True):
@@ -73,11 +92,19 @@ class PackageGrew(msgspec.Struct, frozen=True):
 
 
 class PackageVerified(msgspec.Struct, frozen=True):
-    """A received package is valid, and can be stored."""
+    """A received package is valid, and can be stored.
+
+    Attributes:
+        repository: its repository.
+        container: the container in it.
+        size: in bytes.
+        after: `service.after` of its manifest.
+    """
 
     repository: str
     container: Container
     size: int
+    after: tuple[Name, ...] = ()
 
 
 class PackageStored(msgspec.Struct, frozen=True):
@@ -161,11 +188,31 @@ class SignalSent(msgspec.Struct, frozen=True):
     container: Container
 
 
+class Notified(msgspec.Struct, frozen=True):
+    """The container has sent a message to its notify socket."""
+
+    container: Container
+    message: NotifyMessage
+
+
+class DeadlineReached(msgspec.Struct, frozen=True):
+    """The time of the last `SetDeadline` has come. Earlier messages of the container were given."""
+
+    container: Container
+
+
 class ProcessExited(msgspec.Struct, frozen=True):
-    """All processes of the container have ended."""
+    """All processes of the container have ended.
+
+    Attributes:
+        container: the container.
+        status: that of the payload.
+        oom: the kernel has killed a process of it for lack of memory.
+    """
 
     container: Container
     status: ExitStatus
+    oom: bool = False
 
 
 class Released(msgspec.Struct, frozen=True):
@@ -210,6 +257,16 @@ class ShutdownBegan(msgspec.Struct, frozen=True):
     """No request but `kill` is accepted from now on."""
 
 
+class StopAll(msgspec.Struct, frozen=True):
+    """Stop all containers, each after those that have it in their `after`: a step of the shutdown.
+
+    Attributes:
+        timeout: time in ns from the stop signal of a container without `service.stop` to SIGKILL.
+    """
+
+    timeout: int
+
+
 class SignalAll(msgspec.Struct, frozen=True):
     """Send a signal to all containers that have a process: a step of the shutdown."""
 
@@ -220,7 +277,15 @@ class UmountAll(msgspec.Struct, frozen=True):
     """Unmount all images that are not in use: the last step of the shutdown."""
 
 
-Request = MountRequested | UmountRequested | StartRequested | KillRequested | UninstallRequested
+Request = (
+    MountRequested
+    | UmountRequested
+    | StartRequested
+    | KillRequested
+    | StopRequested
+    | RestartRequested
+    | UninstallRequested
+)
 """A request on a container."""
 
 Event = (
@@ -240,6 +305,8 @@ Event = (
     | StartFailed
     | DirectoryMissing
     | SignalSent
+    | Notified
+    | DeadlineReached
     | ProcessExited
     | Released
     | PackageRemoved
@@ -248,6 +315,7 @@ Event = (
     | DataWiped
     | WipeFailed
     | ShutdownBegan
+    | StopAll
     | SignalAll
     | UmountAll
 )

@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 
 from northstar.api import RefusedError, error
-from northstar.core import events, runs
+from northstar.api.status import ContainerState
+from northstar.core import events, starts
 from northstar.core.actions import Log, RemovePackage
 from northstar.core.requests import entry_of, refuse_if_stopping, refuse_if_used
 from northstar.core.transitions import complete, mount, umount
-from northstar.core.values import Draft, Image, Operation, Phase
+from northstar.core.values import Draft, Image, Operation
 from northstar.model import Container
 
 
@@ -47,7 +48,7 @@ def mounted(draft: Draft, event: events.ImageMounted) -> None:
     if _change_image(draft, container, Image.MOUNTING, Image.MOUNTED):
         draft.act(Log(logging.INFO, f"Mounted {container}"))
         complete(draft, container, Operation.MOUNT)
-        runs.image_settled(draft, container)
+        starts.image_settled(draft, container)
 
 
 def mount_failed(draft: Draft, event: events.MountFailed) -> None:
@@ -56,8 +57,8 @@ def mount_failed(draft: Draft, event: events.MountFailed) -> None:
     if _change_image(draft, container, Image.MOUNTING, Image.UNMOUNTED):
         reason = error.Unexpected(f"cannot mount {container}: {event.reason}")
         complete(draft, container, Operation.MOUNT, reason)
-        runs.image_failed(draft, container, event.reason)
-        runs.image_settled(draft, container)
+        starts.image_failed(draft, container, event.reason)
+        starts.image_settled(draft, container)
 
 
 def unmounted(draft: Draft, event: events.ImageUnmounted) -> None:
@@ -67,10 +68,10 @@ def unmounted(draft: Draft, event: events.ImageUnmounted) -> None:
         return
     draft.act(Log(logging.INFO, f"Umounted {container}"))
     complete(draft, container, Operation.UMOUNT)
-    if draft.state.containers[container].phase is Phase.REMOVING:
+    if draft.state.containers[container].state is ContainerState.REMOVING:
         draft.act(RemovePackage(container))
     else:
-        runs.image_settled(draft, container)
+        starts.image_settled(draft, container)
 
 
 def umount_failed(draft: Draft, event: events.UmountFailed) -> None:
@@ -82,9 +83,9 @@ def umount_failed(draft: Draft, event: events.UmountFailed) -> None:
     if draft.state.containers[container].operation is None:
         draft.act(Log(logging.WARNING, str(failure)))
     complete(draft, container, Operation.UMOUNT, failure)
-    if draft.state.containers[container].phase is Phase.REMOVING:
-        runs.keep_installed(draft, container, failure)
-    runs.image_settled(draft, container)
+    if draft.state.containers[container].state is ContainerState.REMOVING:
+        starts.keep_installed(draft, container, failure)
+    starts.image_settled(draft, container)
 
 
 def lost(draft: Draft, event: events.ImageLost) -> None:

@@ -7,12 +7,13 @@ import logging
 from msgspec.structs import replace
 
 from northstar.api import RefusedError, error, notification
-from northstar.core import events, runs
+from northstar.api.status import ContainerState, Wanted
+from northstar.core import events, order, starts
 from northstar.core.actions import Complete, Log, Publish, RemovePackage, WipeData
 from northstar.core.requests import entry_of, refuse_if_stopping, refuse_if_used
-from northstar.core.transitions import umount
-from northstar.core.values import Draft, Entry, Image, Operation, Phase, Repository, State, without
-from northstar.model import Container
+from northstar.core.transitions import enter, umount
+from northstar.core.values import Draft, Entry, Image, Operation, Repository, State, without
+from northstar.model import Container, Name
 
 
 def install_requested(draft: Draft, event: events.InstallRequested) -> None:
@@ -54,7 +55,18 @@ def verified(draft: Draft, event: events.PackageVerified) -> None:
     if any(container in known.packages for known in draft.state.repositories.values()):
         raise RefusedError(error.InstallDuplicate(container))
     _refuse_if_full(draft.state, event.repository, event.size)
+    if event.after:
+        _refuse_cycle(draft.state, container, event.after)
+        draft.set(storing={**draft.state.storing, container: event.after})
     _add_package(draft, event.repository, container, event.size)
+
+
+def _refuse_cycle(state: State, container: Container, after: tuple[Name, ...]) -> None:
+    found = order.cycle_of_new(state, container, after)
+    if found is not None:
+        path = ", ".join(found)
+        reason = f"{container} cannot be installed: service.after makes a cycle: {path}"
+        raise RefusedError(error.Unexpected(reason))
 
 
 def _add_package(draft: Draft, identifier: str, container: Container, size: int) -> None:
@@ -76,6 +88,7 @@ def _drop_package(draft: Draft, identifier: str, container: Container) -> None:
 def stored(draft: Draft, event: events.PackageStored) -> None:
     """Add the installed container to the registry."""
     container = event.manifest.container
+    _stored(draft, container)
     draft.put(Entry(container, event.manifest, event.repository, draft.now))
     draft.act(Log(logging.INFO, f"Successfully installed {container}"))
     # A package that was verified before the shutdown is stored, but not announced during it.
@@ -85,7 +98,13 @@ def stored(draft: Draft, event: events.PackageStored) -> None:
 
 def store_failed(draft: Draft, event: events.StoreFailed) -> None:
     """Release the reserved space."""
+    _stored(draft, event.container)
     _drop_package(draft, event.repository, event.container)
+
+
+def _stored(draft: Draft, container: Container) -> None:
+    if container in draft.state.storing:
+        draft.set(storing=without(draft.state.storing, container))
 
 
 def loaded(draft: Draft, event: events.PackageLoaded) -> None:
@@ -107,7 +126,13 @@ def uninstall_requested(draft: Draft, event: events.UninstallRequested) -> None:
     if event.wipe and running is not None:
         # Persistent data belongs to the name: another version of the container is using it.
         raise RefusedError(error.UmountBusy(running))
-    draft.change(container, phase=Phase.REMOVING, operation=Operation.UNINSTALL)
+    enter(
+        draft,
+        container,
+        ContainerState.REMOVING,
+        wanted=Wanted.DOWN,
+        operation=Operation.UNINSTALL,
+    )
     if event.wipe:
         draft.set(wiping={**draft.state.wiping, container: True})
     if entry.image is Image.MOUNTED:
@@ -132,7 +157,7 @@ def removed(draft: Draft, event: events.PackageRemoved) -> None:
 
 
 def _is_being_removed(entry: Entry) -> bool:
-    return entry.phase is Phase.REMOVING and entry.image is Image.UNMOUNTED
+    return entry.state is ContainerState.REMOVING and entry.image is Image.UNMOUNTED
 
 
 def removal_failed(draft: Draft, event: events.RemovalFailed) -> None:
@@ -141,14 +166,14 @@ def removal_failed(draft: Draft, event: events.RemovalFailed) -> None:
     entry = draft.state.containers.get(container)
     if entry is not None and _is_being_removed(entry):
         failure = error.Unexpected(f"cannot uninstall {container}: {event.reason}")
-        runs.keep_installed(draft, container, failure)
+        starts.keep_installed(draft, container, failure)
 
 
 def data_detached(draft: Draft, event: events.DataDetached) -> None:
     """Continue a start of the same name that waited."""
     if _is_being_wiped(draft.state, event.container) and draft.state.wiping[event.container]:
         draft.set(wiping={**draft.state.wiping, event.container: False})
-        runs.data_settled(draft, event.container)
+        starts.data_settled(draft, event.container.name)
 
 
 def data_wiped(draft: Draft, event: events.DataWiped) -> None:
@@ -166,11 +191,13 @@ def wipe_failed(draft: Draft, event: events.WipeFailed) -> None:
 def _is_being_wiped(state: State, container: Container) -> bool:
     entry = state.containers.get(container)
     # The container may have been installed again meanwhile.
-    return container in state.wiping and (entry is None or entry.phase is not Phase.REMOVING)
+    return container in state.wiping and (
+        entry is None or entry.state is not ContainerState.REMOVING
+    )
 
 
 def _wipe_ended(draft: Draft, container: Container, failure: error.Error | None) -> None:
     if _is_being_wiped(draft.state, container):
         draft.set(wiping=without(draft.state.wiping, container))
         draft.act(Complete(container, failure))
-        runs.data_settled(draft, container)
+        starts.data_settled(draft, container.name)

@@ -6,7 +6,17 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from northstar.api import RefusedError, error
-from northstar.core import events, images, packages, runs, shutdown
+from northstar.core import (
+    events,
+    images,
+    order,
+    packages,
+    runs,
+    shutdown,
+    starts,
+    stops,
+    supervision,
+)
 from northstar.core.actions import Action
 from northstar.core.events import Event, Request
 from northstar.core.values import Draft, State
@@ -39,12 +49,16 @@ _HANDLERS: Final[dict[type, Callable[[Draft, Any], None]]] = {
     events.ImageUnmounted: images.unmounted,
     events.UmountFailed: images.umount_failed,
     events.ImageLost: images.lost,
-    events.StartRequested: runs.start_requested,
-    events.KillRequested: runs.kill_requested,
-    events.Executed: runs.executed,
-    events.StartFailed: runs.start_failed,
-    events.DirectoryMissing: runs.directory_missing,
-    events.SignalSent: runs.signal_sent,
+    events.StartRequested: starts.start_requested,
+    events.KillRequested: stops.kill_requested,
+    events.StopRequested: stops.stop_requested,
+    events.RestartRequested: stops.restart_requested,
+    events.Executed: starts.executed,
+    events.StartFailed: starts.start_failed,
+    events.DirectoryMissing: starts.directory_missing,
+    events.SignalSent: stops.signal_sent,
+    events.Notified: supervision.notified,
+    events.DeadlineReached: supervision.deadline_reached,
     events.ProcessExited: runs.process_exited,
     events.Released: runs.released,
     events.InstallRequested: packages.install_requested,
@@ -60,6 +74,7 @@ _HANDLERS: Final[dict[type, Callable[[Draft, Any], None]]] = {
     events.DataWiped: packages.data_wiped,
     events.WipeFailed: packages.wipe_failed,
     events.ShutdownBegan: shutdown.began,
+    events.StopAll: shutdown.stop_all,
     events.SignalAll: shutdown.signal_all,
     events.UmountAll: shutdown.umount_all,
 }
@@ -89,4 +104,14 @@ def step(state: State, event: Event, now: int) -> Changed | Refused:
         _HANDLERS[type(event)](draft, event)
     except RefusedError as refused:
         return Refused(refused.error)
+    if draft.moved:
+        _follow(draft)
     return Changed(draft.state, tuple(draft.actions))
+
+
+def _follow(draft: Draft) -> None:
+    """Decide what a change of any container's state means for those that come before or after."""
+    if draft.state.stop_timeout is not None:
+        shutdown.advance(draft)
+    elif draft.state.pending:
+        order.release(draft)

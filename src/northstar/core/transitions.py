@@ -1,13 +1,112 @@
-"""State changes that several events share."""
+"""State changes that several events share. `enter` is the only one of state and wanted."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
+from typing import Any
+
+from msgspec.structs import replace
 
 from northstar.api import error
-from northstar.core.actions import Complete, Mount, Umount
-from northstar.core.values import Draft, Image, Operation
+from northstar.api.status import ContainerState, Wanted
+from northstar.core.actions import (
+    Answer,
+    Complete,
+    Log,
+    Mount,
+    PublishState,
+    SetDeadline,
+    Umount,
+)
+from northstar.core.values import PENDING, Deferred, Draft, Entry, Image, Operation, without
 from northstar.model import Container
+
+
+def enter(
+    draft: Draft,
+    container: Container,
+    state: ContainerState,
+    reason: str = "",
+    *,
+    wanted: Wanted | None = None,
+    deadline: int | None = None,
+    **changes: Any,
+) -> None:
+    """Put a container into a state, and report it if this or what is wanted changes.
+
+    Args:
+        draft: the step.
+        container: the container.
+        state: its state from now on; it may be in it already.
+        reason: why it enters the state. If it is in it already, its reason stays.
+        wanted: what is wanted from now on; None for no change.
+        deadline: when the state ends by itself, in ns of CLOCK_MONOTONIC.
+        changes: other fields of the entry.
+    """
+    before = draft.state.containers[container]
+    changes.update(state=state, wanted=wanted or before.wanted, deadline=deadline)
+    if state is not before.state:
+        changes.update(since=draft.now, reason=reason, due=False)
+        if before.state is ContainerState.READY:
+            _end_of_ready(draft, before, changes)
+    draft.change(container, **changes)
+    entry = draft.state.containers[container]
+    if deadline != before.deadline:
+        draft.act(SetDeadline(container, deadline))
+    if state is before.state and entry.wanted is before.wanted:
+        return
+    if state is not before.state:
+        draft.moved = True
+        _update_pending(draft, before, entry)
+    _report(draft, before, entry)
+    if entry.wanted is Wanted.DOWN and Deferred.RESTART in entry.deferred:
+        refusal = error.Unexpected(f"{container} is not started again: {entry.reason or 'stopped'}")
+        answer(draft, container, Deferred.RESTART, refusal)
+
+
+def _end_of_ready(draft: Draft, before: Entry, changes: dict[str, Any]) -> None:
+    restart = before.service.restart
+    if restart is not None and draft.now - before.since >= restart.reset_after:
+        history = changes.get("history", before.history)
+        changes["history"] = replace(history, in_a_row=0)
+
+
+def _update_pending(draft: Draft, before: Entry, entry: Entry) -> None:
+    name = entry.container.name
+    if entry.state in PENDING:
+        draft.set(pending={**draft.state.pending, name: entry.container})
+    elif before.state in PENDING:
+        draft.set(pending=without(draft.state.pending, name))
+
+
+def _report(draft: Draft, before: Entry, entry: Entry) -> None:
+    if entry.manifest.service is not None:
+        draft.act(Log(logging.INFO, _line(before, entry, draft.now)))
+    draft.act(PublishState(entry))
+
+
+def _line(before: Entry, entry: Entry, now: int) -> str:
+    line = f"State of {entry.container}: {entry.state.value}"
+    if entry.reason:
+        line += f" ({entry.reason})"
+    if entry.state is ContainerState.BACKOFF and entry.deadline is not None:
+        line += f", next start in {(entry.deadline - now) / 1e9:.1f}s"
+    if entry.state is before.state:
+        line += f", wanted {entry.wanted.value}"
+    return line
+
+
+def extend(draft: Draft, container: Container, deadline: int) -> None:
+    """Change the deadline of a container in its state.
+
+    A later one is not set now, but by `supervision.deadline_reached` at the earlier one: an app
+    that reports each second that it is alive must not cost a new timer each second.
+    """
+    before = draft.state.containers[container].deadline
+    draft.change(container, deadline=deadline)
+    if before is None or deadline < before:
+        draft.act(SetDeadline(container, deadline))
 
 
 def complete(
@@ -18,6 +117,21 @@ def complete(
     if entry.operation is operation:
         draft.change(container, operation=None)
         draft.act(Complete(container, failure))
+
+
+def answer(
+    draft: Draft,
+    container: Container,
+    request: Deferred,
+    failure: error.Error | None = None,
+    *,
+    killed: bool = False,
+) -> None:
+    """Answer the deferred requests of a kind on a container, if there are any."""
+    entry = draft.state.containers[container]
+    if request in entry.deferred:
+        draft.change(container, deferred=entry.deferred - {request})
+        draft.act(Answer(container, request, failure, killed))
 
 
 def mount(draft: Draft, containers: Iterable[Container]) -> None:

@@ -14,32 +14,27 @@ import msgspec
 from msgspec.structs import replace
 
 from northstar.api import error
-from northstar.manifest import Command, Manifest
+from northstar.api.status import ContainerState, Wanted
+from northstar.manifest import Command, Manifest, Service
 from northstar.model import Container, ExitStatus, Name
 
 NO_CONTAINERS: Final[frozenset[Container]] = frozenset()
 
+WITH_PROCESS: Final = frozenset(
+    (
+        ContainerState.RUNNING,
+        ContainerState.READY,
+        ContainerState.UNHEALTHY,
+        ContainerState.STOPPING,
+    )
+)
+"""States with a process, or with the clean-up after its end."""
 
-class Phase(enum.Enum):
-    """The observed state of a container. A process exists in `RUNNING` and `STOPPING`."""
+PENDING: Final = frozenset((ContainerState.WAITING, ContainerState.BACKOFF))
+"""States without a process in which the runtime will start the container."""
 
-    INSTALLED = "installed"
-    """No process."""
-    STARTING = "starting"
-    """Images are being mounted or the process launched, up to the payload's execve(2)."""
-    RUNNING = "running"
-    """The payload was executed."""
-    STOPPING = "stopping"
-    """A signal that ends it was sent, or it has exited and is being cleaned up."""
-    REMOVING = "removing"
-    """It is being uninstalled."""
-
-
-class Wanted(enum.Enum):
-    """The requested state. Only requests, the boot, an exit and the shutdown change it."""
-
-    UP = "up"
-    DOWN = "down"
+NO_SERVICE: Final = Service()
+"""What a manifest without `service` asks for: nothing."""
 
 
 class Image(enum.Enum):
@@ -61,28 +56,93 @@ class Operation(enum.Enum):
     UNINSTALL = "uninstall"
 
 
+class Deferred(enum.Enum):
+    """A request that is answered after others on the container may have begun.
+
+    A stop takes until the exit: meanwhile a client must be able to kill the container.
+    """
+
+    STOP = "stop"
+    """Answered when the container has no process."""
+    RESTART = "restart"
+    """Answered when the new run is executed, or will not be."""
+
+
+NOT_DEFERRED: Final[frozenset[Deferred]] = frozenset()
+
+
+class Cause(enum.Enum):
+    """Who wants a start."""
+
+    CLIENT = "client"
+    """A client, which receives the failure: nothing is retried."""
+    BOOT = "boot"
+    """The manifest has `autostart`."""
+    AUTOMATIC = "automatic"
+    """The end of a wait or of a back-off."""
+    RESTART = "restart"
+    """The second half of a restart request: a client receives the failure."""
+
+
 class Run(msgspec.Struct, frozen=True):
     """One run of a container, from the start request to the end of the clean-up.
 
     Attributes:
         command: program, arguments and environment.
         resources: the chosen container of each resource mount, by target.
-        boot: the runtime requested the start, since the manifest has `autostart`.
+        cause: who wants it.
         launched: the launch was decided: all images that it needs were mounted.
         failure: why the start will fail, as soon as no image that it needs is in transition.
         pid: the pid of init on the host, after the payload was executed.
         executed: time of that execution, in ns of CLOCK_MONOTONIC.
+        fault: why it is being stopped as faulty; empty if it is not.
+        signalled: it was sent its stop signal.
+        killed: it was sent SIGKILL because it did not end in time.
+        ordered: the shutdown has stopped it.
         status: its exit status, while what it holds is being released.
+        oom: the kernel has killed a process of it for lack of memory.
     """
 
     command: Command
     resources: Mapping[str, Container]
-    boot: bool = False
+    cause: Cause = Cause.CLIENT
     launched: bool = False
     failure: error.Error | None = None
     pid: int = 0
     executed: int = 0
+    fault: str = ""
+    signalled: bool = False
+    killed: bool = False
+    ordered: bool = False
     status: ExitStatus | None = None
+    oom: bool = False
+
+
+class History(msgspec.Struct, frozen=True):
+    """What is kept about the runs of a container, after their ends too.
+
+    Attributes:
+        command: that of the last start request; automatic starts repeat it. None for that of the
+            manifest.
+        runs: number of the present or last run, 0 before the first.
+        restarts: automatic restarts since the last start request.
+        in_a_row: automatic restarts since then, or since a run that was ready for `reset_after`.
+        recent: times of the automatic restarts that may count for `limit`, in ns of
+            CLOCK_MONOTONIC; at most `limit`.
+        text: the app's STATUS=, in the present or last run.
+        last: how the last run ended.
+    """
+
+    command: Command | None = None
+    runs: int = 0
+    restarts: int = 0
+    in_a_row: int = 0
+    recent: tuple[int, ...] = ()
+    text: str | None = None
+    last: ExitStatus | None = None
+
+
+NO_HISTORY: Final = History()
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -92,28 +152,43 @@ class Entry(msgspec.Struct, frozen=True):
         container: its identity: that of the manifest, which makes a new object at each call.
         manifest: its manifest.
         repository: the identifier of the repository that stores its package.
-        since: when it entered its phase, in ns of CLOCK_MONOTONIC.
-        phase: the observed state.
+        since: when it entered its state, in ns of CLOCK_MONOTONIC.
+        state: the observed state.
         wanted: the requested state.
+        reason: why it is in this state, as a phrase; may be empty.
+        deadline: when this state ends by itself, in ns of CLOCK_MONOTONIC; None if it does not.
+        due: it waits or is in back-off, and the runtime was told to start it.
         image: the state of its image.
         operation: the current request.
+        deferred: the requests that are answered later.
         run: its run; None if it neither starts nor has a process.
+        history: what is kept about its runs.
     """
 
     container: Container
     manifest: Manifest
     repository: str
     since: int
-    phase: Phase = Phase.INSTALLED
+    state: ContainerState = ContainerState.INSTALLED
     wanted: Wanted = Wanted.DOWN
+    reason: str = ""
+    deadline: int | None = None
+    due: bool = False
     image: Image = Image.UNMOUNTED
     operation: Operation | None = None
+    deferred: frozenset[Deferred] = NOT_DEFERRED
     run: Run | None = None
+    history: History = NO_HISTORY
 
     @property
     def has_process(self) -> bool:
         """Whether it has a process, or is being cleaned up."""
-        return self.phase in (Phase.RUNNING, Phase.STOPPING)
+        return self.state in WITH_PROCESS
+
+    @property
+    def service(self) -> Service:
+        """The section of its manifest; an empty one if the manifest has none."""
+        return self.manifest.service or NO_SERVICE
 
 
 class Repository(msgspec.Struct, frozen=True):
@@ -139,20 +214,28 @@ class State(msgspec.Struct, frozen=True):
     Attributes:
         containers: all installed containers.
         running: the container that starts or runs under each name.
+        pending: the container that waits or is in back-off under each name, which no container
+            starts or runs under.
         users: the containers that start or run with a container as a resource, by the resource.
         repositories: by identifier, in the order of the configuration.
         wiping: containers whose persistent data is being removed, or will be after their
             uninstall. True while the data is still at its path: then no version may start.
+        storing: the `after` of containers whose packages are being stored, unless it is empty.
         stopping: the shutdown has begun.
+        stop_timeout: once the shutdown stops the containers: the time in ns that those without
+            `service.stop` have.
         failed: a critical container has failed; the runtime ends.
     """
 
     containers: Mapping[Container, Entry] = {}
     running: Mapping[Name, Container] = {}
+    pending: Mapping[Name, Container] = {}
     users: Mapping[Container, frozenset[Container]] = {}
     repositories: Mapping[str, Repository] = {}
     wiping: Mapping[Container, bool] = {}
+    storing: Mapping[Container, tuple[Name, ...]] = {}
     stopping: bool = False
+    stop_timeout: int | None = None
     failed: bool = False
 
     def users_of(self, container: Container) -> frozenset[Container]:
@@ -178,6 +261,8 @@ class Draft:
         self.state = state
         self.now = now
         self.actions: list[Any] = []
+        self.moved = False
+        """A container has entered another state, or was removed."""
         # A copy, made by the first change of the step.
         self._containers: dict[Container, Entry] | None = None
 
@@ -194,14 +279,12 @@ class Draft:
         self._copied_containers()[entry.container] = entry
 
     def change(self, container: Container, **changes: Any) -> None:
-        """Replace fields of an entry; a change of phase updates `since`."""
-        entry = self.state.containers[container]
-        if changes.get("phase", entry.phase) is not entry.phase:
-            changes["since"] = self.now
-        self.put(replace(entry, **changes))
+        """Replace fields of an entry. `transitions.enter` changes state and wanted."""
+        self.put(replace(self.state.containers[container], **changes))
 
     def drop(self, container: Container) -> None:
         """Remove an entry."""
+        self.moved = True
         del self._copied_containers()[container]
 
     def _copied_containers(self) -> dict[Container, Entry]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, get_args
 import msgspec
 from msgspec import structs
 
-from northstar.model import ConfigurationError, InvalidValueError, Permissions, Verity
+from northstar.model import ConfigurationError, InvalidValueError, Permission, Permissions, Verity
 from northstar.model.address import TcpAddress as TcpAddress
 from northstar.model.address import UnixAddress as UnixAddress
 from northstar.model.address import parse_address
@@ -38,7 +38,11 @@ def _parse_bind(text: str) -> TcpAddress | UnixAddress:
 
 _BIND: Final = Parsed(_parse_bind, {"type": "string", "pattern": "^(tcp://.|unix:(//)?/.)"})
 _PERMISSIONS: Final = PermissionSet(
-    "is not a set of permissions", "a valid permission", hint='write "full" or a list'
+    "is not a set of permissions",
+    "a valid permission",
+    hint='write "full" or a list',
+    allowed=frozenset(Permission),
+    full_item=True,
 )
 
 
@@ -81,7 +85,10 @@ class GlobalConsole(msgspec.Struct, frozen=True):
         Field(_BIND, "Its address: `tcp://host:port` (default port 4200) or `unix:///path`."),
     ]
     permissions: Annotated[
-        Permissions, Field(_PERMISSIONS, "Permissions of its clients: `full`, or a list.")
+        Permissions,
+        Field(
+            _PERMISSIONS, "Permissions of its clients: `full`, or a list, which may contain `full`."
+        ),
     ]
     options: Annotated[ConsoleOptions, Field(_OPTIONS, "Limits of its connections.")] = (
         ConsoleOptions()
@@ -199,6 +206,10 @@ def _parse_cgroup(text: str) -> str:
 _CGROUP: Final = Parsed(_parse_cgroup, {"type": "string", "minLength": 1})
 
 
+SHUTDOWN_LIMIT: Final = 30.0
+"""The default of `shutdown_limit`, in seconds."""
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """The configuration. Paths are as written; relative ones are relative to the working directory.
 
@@ -224,6 +235,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     shutdown_timeout: Annotated[
         float, Field(Duration(), "Time between SIGTERM and SIGKILL at shutdown.")
     ] = 2.0
+    shutdown_limit: Annotated[
+        float | None,
+        Field(
+            Duration(),
+            "Time after which the shutdown sends SIGKILL to all containers, whatever the timeouts "
+            "of their manifests.",
+            "30s, or shutdown_timeout if that is longer",
+        ),
+    ] = None
     console: Annotated[
         GlobalConsole | None,
         Field(
@@ -250,6 +270,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = ()
     warnings: tuple[str, ...] = ()
+
+    @property
+    def longest_shutdown(self) -> float:
+        """Seconds until the shutdown sends SIGKILL to all containers."""
+        if self.shutdown_limit is None:
+            return max(SHUTDOWN_LIMIT, self.shutdown_timeout)
+        return self.shutdown_limit
 
 
 CONFIG: Final = Record(Config, nulls=False, other=("warnings",))

@@ -18,16 +18,17 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, TypeVar
 
 from northstar import core
-from northstar.api import RefusedError
+from northstar.api import RefusedError, notification
 from northstar.core import actions, events
 from northstar.core.events import Event, Request
 from northstar.devices import image_mount, loop_device
 from northstar.launch.plan import ContainerPaths
 from northstar.manifest import Resource
-from northstar.model import Container, NorthstarError
+from northstar.model import Container, ExitStatus, NorthstarError, Signalled
 from northstar.model.loop_deadline import timeout, wait
 from northstar.model.notify import NotifyMessage
 from northstar.runtime import data_wipe, notify
+from northstar.runtime.deadlines import Deadlines
 from northstar.runtime.notifications import Notifications
 from northstar.runtime.repository import Repository
 from northstar.runtime.request_queue import RequestQueue
@@ -83,6 +84,7 @@ class Executor:
             }
         )
         self.requests = RequestQueue(self.apply)
+        self._deadlines = Deadlines(self._deadline_reached)
         self.running: dict[Container, RunningContainer] = {}
         self.statistics = StatisticsCache()
         self.give_up = give_up
@@ -102,9 +104,14 @@ class Executor:
             actions.Release: self._release,
             actions.RemovePackage: self._remove_package,
             actions.WipeData: self._wipe_data,
+            actions.SetDeadline: self._set_deadline,
+            actions.RequestStart: self._request_start,
             actions.Publish: self._publish,
+            actions.PublishState: self._publish_state,
             actions.Log: self._log,
             actions.Complete: self._complete,
+            actions.Defer: self._defer,
+            actions.Answer: self._answer,
             actions.Fail: self._fail,
         }
 
@@ -128,13 +135,16 @@ class Executor:
                 self.spawn(work)
         self._changed.set()
 
-    async def request(self, request: Request) -> None:
+    async def request(self, request: Request) -> bool:
         """Process a request on a container, after earlier requests on it.
+
+        Returns:
+            Of a stop: whether SIGKILL was needed.
 
         Raises:
             RefusedError: it is refused, or has failed.
         """
-        await self.requests.submit(request)
+        return await self.requests.submit(request)
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run a coroutine to its end, independent of its caller; the shutdown waits for it."""
@@ -325,12 +335,23 @@ class Executor:
 
     def notified(self, container: Container, message: NotifyMessage) -> None:
         """Process a message on a container's notify socket."""
+        self.apply(events.Notified(container, message))
 
-    def _exited(self, container: Container, exited: asyncio.Future[Any]) -> None:
-        # A process that reports readiness and ends at once is ready before it ends.
-        for message in self.running[container].drain_notify():
+    def _drain_notify(self, container: Container) -> None:
+        """Process the messages that a container has sent before an event."""
+        running = self.running.get(container)
+        for message in () if running is None else running.drain_notify():
             self.notified(container, message)
-        self.apply(events.ProcessExited(container, exited.result()))
+
+    def _exited(self, container: Container, exited: asyncio.Future[ExitStatus]) -> None:
+        status = exited.result()
+        oom = False
+        if self.state.containers[container].manifest.service is not None:
+            # A process that reports readiness and ends at once is ready before it ends.
+            self._drain_notify(container)
+            killed = isinstance(status, Signalled) and status.signal == signal.SIGKILL
+            oom = killed and self.running[container].cgroup.oom_kills() > 0
+        self.apply(events.ProcessExited(container, status, oom))
 
     def _release(self, action: actions.Release) -> None:
         running = self.running[action.container]
@@ -359,7 +380,33 @@ class Executor:
         finally:
             self.apply(events.SignalSent(running.container))
 
+    # Deadlines, and starts that the core requests.
+
+    def _set_deadline(self, action: actions.SetDeadline) -> None:
+        self._deadlines.set(action.container, action.when)
+
+    def _deadline_reached(self, container: Container) -> None:
+        self._drain_notify(container)
+        self.apply(events.DeadlineReached(container))
+
+    def _request_start(self, action: actions.RequestStart) -> None:
+        container = action.container
+        started = self.requests.submit(events.StartRequested(container, cause=action.cause))
+        started.add_done_callback(functools.partial(self._start_ended, container))
+
+    def _start_ended(self, container: Container, started: asyncio.Future[bool]) -> None:
+        # The core has logged a refusal, and decided its consequences.
+        failure = started.exception()
+        if failure is not None and not isinstance(failure, RefusedError):
+            log.error("Failed to start %s", container, exc_info=failure)
+
     # Notifications, log, answers.
+
+    def _publish_state(self, action: actions.PublishState) -> None:
+        if self._notifications.has_extended:
+            entry = action.entry
+            status = core.status_of_entry(entry, time.monotonic_ns())
+            self._notifications.publish(notification.State(entry.container, status))
 
     def _publish(self, action: actions.Publish) -> None:
         self._notifications.publish(action.notification)
@@ -369,6 +416,12 @@ class Executor:
 
     def _complete(self, action: actions.Complete) -> None:
         self.requests.complete(action.container, action.error)
+
+    def _defer(self, action: actions.Defer) -> None:
+        self.requests.defer(action.container, action.request)
+
+    def _answer(self, action: actions.Answer) -> None:
+        self.requests.answer(action.container, action.request, action.error, killed=action.killed)
 
     def _fail(self, action: actions.Fail) -> None:
         self.failed.set_exception(RefusedError(action.error))

@@ -52,32 +52,50 @@ async def boot(executor: Executor) -> None:
     """
     images = core_boot.images(executor.state)
     mounting = [executor.request(events.MountRequested(container)) for container in images]
-    for failure in filter(None, await _all(mounting)):
+    for failure in await _all(mounting):
         text = str(failure)
         log.warning("%s%s", text[:1].upper(), text[1:])
+    for older, newer in core_boot.not_started(executor.state):
+        log.warning("%s is not started: %s is newer", older, newer)
     apps = core_boot.apps(executor.state)
-    # The core has logged each failure, and decided its consequences.
-    await _all([executor.request(events.StartRequested(app, boot=True)) for app in apps])
+    # The core has logged each failure, and decided its consequences. The order of the requests
+    # matters: an app that must wait for another one is requested after it, and only then.
+    await _all(
+        [executor.request(events.StartRequested(app, cause=core.Cause.BOOT)) for app in apps]
+    )
 
 
-async def _all(requests: Sequence[Awaitable[None]]) -> list[BaseException | None]:
-    return list(await asyncio.gather(*requests, return_exceptions=True))
+async def _all(requests: Sequence[Awaitable[bool]]) -> list[BaseException]:
+    """Await all requests, and return the failures."""
+    results = await asyncio.gather(*requests, return_exceptions=True)
+    return [result for result in results if isinstance(result, BaseException)]
 
 
-async def shut_down(executor: Executor, grace: float) -> list[Container]:
-    """End all containers: SIGTERM, and after `grace` seconds SIGKILL; then unmount all images.
+async def shut_down(executor: Executor, grace: float, limit: float) -> list[Container]:
+    """End all containers, in the reverse order of their `after`; then unmount all images.
+
+    Args:
+        executor: the registry.
+        grace: seconds from SIGTERM to SIGKILL for a container without `service.stop`.
+        limit: seconds until all containers that still exist get SIGKILL.
 
     Returns:
         Containers that did not exit after SIGKILL: they are frozen, or wait for a device or a file
         system that does not answer.
     """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + limit
     executor.apply(events.ShutdownBegan())
     # Waiting for a loop device, or a data wipe, may take longer than the shutdown may.
     executor.give_up.set()
-    await _finish_requests(executor)
-    for number, timeout in ((signal.SIGTERM, grace), (signal.SIGKILL, _KILL_TIMEOUT)):
-        executor.apply(events.SignalAll(number))
-        await executor.wait_until(lambda: not core.with_process(executor.state), timeout)
+    await _finish_requests(executor, min(limit, _REQUESTS_TIMEOUT))
+    executor.apply(events.StopAll(round(grace * 1e9)))
+    # A container that SIGKILL has not ended is not worth the time until the limit.
+    await executor.wait_until(lambda: core.all_killed(executor.state), max(end - loop.time(), 0.0))
+    if not core.all_killed(executor.state):
+        log.warning("The containers do not end within %g seconds", limit)
+        executor.apply(events.SignalAll(signal.SIGKILL))
+    await executor.wait_until(lambda: not core.with_process(executor.state), _KILL_TIMEOUT)
     stuck = core.with_process(executor.state)
     for container in stuck:
         members = procfs.process_group(executor.running[container].pid)
@@ -90,9 +108,9 @@ async def shut_down(executor: Executor, grace: float) -> list[Container]:
     return stuck
 
 
-async def _finish_requests(executor: Executor) -> None:
+async def _finish_requests(executor: Executor, seconds: float) -> None:
     # Requests in progress are completed first, so that the steps below see their results. New
     # requests are refused: they must neither delay the shutdown nor mount an image again.
-    if not await executor.wait_until(executor.is_idle, _REQUESTS_TIMEOUT):
+    if not await executor.wait_until(executor.is_idle, seconds):
         number = await executor.cancel_operations(_KILL_TIMEOUT)
         log.warning("%d operations do not end, and are cancelled", number)

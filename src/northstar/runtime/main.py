@@ -253,7 +253,9 @@ class Runtime:
         self._manager.stopping()
         self._console.stop_listening()
         self._notifications.publish(notification.Shutdown())
-        stuck = await lifecycle.shut_down(self._executor, self._config.shutdown_timeout)
+        stuck = await lifecycle.shut_down(
+            self._executor, self._config.shutdown_timeout, self._config.longest_shutdown
+        )
         await self._console.close()
         self._manager.close()
         stalled = self._end_threads()

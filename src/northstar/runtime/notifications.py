@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 
 from northstar import api
-from northstar.api.notification import Notification
+from northstar.api.notification import Notification, PlainNotification
 
 
 class Subscription:
@@ -63,27 +63,43 @@ class Notifications:
         self.buffer_size = buffer_size
         # A dict is an ordered set: delivery follows the order of subscription.
         self._subscriptions: dict[Subscription, None] = {}
+        self._extended: dict[Subscription, None] = {}
 
     def subscribe(
-        self, sink: Callable[[bytes], object], behind: Callable[[], object]
+        self,
+        sink: Callable[[bytes], object],
+        behind: Callable[[], object],
+        *,
+        extended: bool = False,
     ) -> Subscription:
         """Add a subscriber.
 
         Args:
             sink: receives each encoded line; must not block.
             behind: called once if the subscriber was removed, because its queue was full.
+            extended: whether it also receives the notifications of extended connections.
         """
         subscription = Subscription(self, sink, behind)
         self._subscriptions[subscription] = None
+        if extended:
+            self._extended[subscription] = None
         return subscription
 
     def remove(self, subscription: Subscription) -> None:
         """Remove a subscriber; idempotent."""
         self._subscriptions.pop(subscription, None)
+        self._extended.pop(subscription, None)
+
+    @property
+    def has_extended(self) -> bool:
+        """Whether anybody receives the notifications of extended connections."""
+        return bool(self._extended)
 
     def publish(self, notification: Notification) -> None:
-        """Send a notification to all current subscribers."""
-        if self._subscriptions:
+        """Send a notification to all current subscribers whose connection has it."""
+        plain = isinstance(notification, PlainNotification)
+        receivers = self._subscriptions if plain else self._extended
+        if receivers:
             line = api.encode(notification)
-            for subscription in tuple(self._subscriptions):
+            for subscription in tuple(receivers):
                 subscription.push(line)

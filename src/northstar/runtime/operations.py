@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from northstar import core
-from northstar.api import response
+from northstar.api import RefusedError, response
 from northstar.core import events
 from northstar.manifest import Manifest
 from northstar.model import Container
@@ -39,8 +39,16 @@ class ContainerOperations:
         """Return the identifiers of all repositories, sorted."""
         return sorted(self._repositories)
 
-    async def inspect(self, container: Container) -> response.ContainerData:
-        """Return the data of a container."""
+    async def inspect(
+        self, container: Container, *, service: bool = True
+    ) -> response.ContainerData:
+        """Return the data of a container.
+
+        Args:
+            container: the container.
+            service: whether its manifest contains the section `service`, which clients of
+                Northstar 0.9.2 do not know: they refuse the whole answer for it.
+        """
         executor = self._executor
         entry = core.entry_of(executor.state, container)
         process = None
@@ -52,19 +60,37 @@ class ContainerOperations:
                 statistics=executor.statistics.read(running.cgroup),
             )
         return response.ContainerData(
-            manifest=self._manifest(entry),
+            manifest=self._manifest(entry, service),
             repository=entry.repository,
             mounted=entry.image is core.Image.MOUNTED and executor.is_mounted(container),
             process=process,
         )
 
-    def _manifest(self, entry: core.Entry) -> dict[str, Any]:
+    def _manifest(self, entry: core.Entry, service: bool) -> dict[str, Any]:
         # Serialised at the first request: most manifests are never requested.
         found = self._serialised.get(entry.container)
         if found is None or found[0] is not entry.manifest:
             found = entry.manifest, entry.manifest.to_builtins()
             self._serialised[entry.container] = found
-        return found[1]
+        whole = found[1]
+        if service or entry.manifest.service is None:
+            return whole
+        return {key: value for key, value in whole.items() if key != "service"}
+
+    def status(
+        self, containers: Sequence[Container]
+    ) -> Sequence[response.StatusOk | response.Failed]:
+        """Return the status of each container, in this order."""
+        now = time.monotonic_ns()
+        results: list[response.StatusOk | response.Failed] = []
+        for container in containers:
+            try:
+                status = core.status_of(self._executor.state, container, now)
+            except RefusedError as refused:
+                results.append(response.Failed(container, refused.error))
+            else:
+                results.append(response.StatusOk(container, status))
+        return results
 
     async def mount(self, container: Container) -> None:
         """Mount a container's image."""
@@ -98,6 +124,26 @@ class ContainerOperations:
     async def kill(self, container: Container, number: int) -> None:
         """Send a signal (1..31) to a container's process group."""
         await self._executor.request(events.KillRequested(container, number))
+
+    async def stop(
+        self,
+        container: Container,
+        timeout: int | None,  # noqa: ASYNC109 - a part of the request
+    ) -> bool:
+        """Stop a container, and return after its exit; at once if it has no process.
+
+        Args:
+            container: the container.
+            timeout: ns from its stop signal to SIGKILL; None for that of its manifest.
+
+        Returns:
+            Whether SIGKILL was needed.
+        """
+        return await self._executor.request(events.StopRequested(container, timeout))
+
+    async def restart(self, container: Container) -> None:
+        """Stop a container if it has a process, and start it; returns when its payload runs."""
+        await self._executor.request(events.RestartRequested(container))
 
     async def uninstall(self, container: Container, wipe: bool) -> None:
         """Remove a container that is not in use, and with `wipe` its persistent data too."""

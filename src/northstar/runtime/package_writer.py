@@ -69,8 +69,10 @@ class PackageWriter:
         identifier = self._repository.identifier
         package = await self._file.verify()
         container = package.container
+        service = package.npk.manifest.service
+        after = () if service is None else service.after
         try:
-            self._apply(events.PackageVerified(identifier, container, package.npk.size))
+            self._apply(events.PackageVerified(identifier, container, package.npk.size, after))
         except BaseException:
             package.npk.close()
             raise

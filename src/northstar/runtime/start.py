@@ -181,8 +181,11 @@ async def _bring_up(
     try:
         await init.ready
         if manifest.console is not None:
+            permissions = manifest.console.permissions
+            if manifest.service is not None:
+                permissions |= manifest.service.permissions
             held.console = await context.connect_console(
-                init.take_socket("console"), manifest.container, manifest.console.permissions
+                init.take_socket("console"), manifest.container, permissions
             )
         _bind_sockets(context, manifest, init, held)
         debug.run_commands(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any, Final
 
 from northstar.model import (
@@ -137,8 +138,11 @@ class FileMode(Integer):
         self._hint = "write it in octal and without quotes, as 0o600 or 0o660"
 
 
+_FULL: Final = "full"
+
+
 def permission_list(
-    allowed: Permissions, item: str, *, hint: str | None = None
+    allowed: Permissions, item: str, *, hint: str | None = None, full: bool = False
 ) -> ListOf[Permissions]:
     """Return the kind of a list of permissions, written in the order of their declaration.
 
@@ -146,10 +150,20 @@ def permission_list(
         allowed: the permissions that it may have.
         item: the noun for an item.
         hint: what to write instead of an item that is refused.
+        full: whether `full` may be an item, which stands for its permissions.
     """
     order = [*Permission].index
-    names = [permission for permission in Permission if permission in allowed]
-    return ListOf(frozenset, Choice(names, item, hint=hint), order=order)
+    names: list[Permission | str] = [one for one in Permission if one in allowed]
+    if full:
+        names.insert(0, _FULL)
+    return ListOf(_expanded, Choice(names, item, hint=hint), order=order)
+
+
+def _expanded(items: Iterable[Any]) -> Permissions:
+    permissions: set[Permission] = set()
+    for item in items:
+        permissions |= FULL if item == _FULL else {item}
+    return frozenset(permissions)
 
 
 class PermissionSet(Kind[Permissions]):
@@ -163,6 +177,7 @@ class PermissionSet(Kind[Permissions]):
         hint: str | None = None,
         allowed: Permissions = FULL,
         item_hint: str | None = None,
+        full_item: bool = False,
     ) -> None:
         """Describe a set of permissions.
 
@@ -172,17 +187,18 @@ class PermissionSet(Kind[Permissions]):
             hint: what to write instead of such a text.
             allowed: the permissions that the list may have.
             item_hint: what to write instead of an item that is refused.
+            full_item: whether `full` may also be an item of the list.
         """
         self._rule = rule
         self._hint = hint
-        self._list = permission_list(allowed, item, hint=item_hint)
+        self._list = permission_list(allowed, item, hint=item_hint, full=full_item)
         self.parts = (self._list,)
 
     def read(self, node: Node, path: Path, context: Context[Any]) -> Permissions:
         """Return the permissions."""
         if type(node) is not Scalar:
             return self._list.read(node, path, context)
-        if node.text.strip() == "full":
+        if node.text.strip() == _FULL:
             return FULL
         # An empty node is not an empty list here: a console without any permission must be
         # requested explicitly, as `[]`.
@@ -191,11 +207,11 @@ class PermissionSet(Kind[Permissions]):
 
     def dump(self, value: Permissions, *, tagged: bool) -> Any:
         """Return `full`, or the list."""
-        return "full" if value == FULL else self._list.dump(value, tagged=tagged)
+        return _FULL if value == FULL else self._list.dump(value, tagged=tagged)
 
     def schema(self) -> dict[str, Any]:
         """Return the schema: `full` or the list."""
-        return {"oneOf": [{"const": "full"}, self._list.schema()]}
+        return {"oneOf": [{"const": _FULL}, self._list.schema()]}
 
 
 NAME_SCHEMA: Final = {

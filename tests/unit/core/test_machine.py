@@ -81,7 +81,8 @@ class Registry(RuleBasedStateMachine):
 
     @rule(container=APPS, boot=st.booleans(), results=RESULTS)
     def start(self, container: Container, boot: bool, results: Results) -> None:
-        self.request(events.StartRequested(container, boot=boot), results)
+        cause = core.Cause.BOOT if boot else core.Cause.CLIENT
+        self.request(events.StartRequested(container, cause=cause), results)
 
     @rule(container=APPS, number=st.sampled_from((1, 9, 15)), results=RESULTS)
     def kill(self, container: Container, number: int, results: Results) -> None:
@@ -188,7 +189,7 @@ class Registry(RuleBasedStateMachine):
             case actions.Complete(container):
                 # Each request is answered once.
                 self.asked.remove(container)
-            case actions.Fail() | actions.Log():
+            case actions.Fail() | actions.Log() | actions.PublishState():
                 pass
             case _:
                 same = [a for a in self.open if type(a) is type(action)]
@@ -237,7 +238,7 @@ class Registry(RuleBasedStateMachine):
                 continue
             for used in (entry.container, *entry.run.resources.values()):
                 assert self.world.entry(used).image is core.Image.MOUNTED
-                assert self.world.entry(used).phase is not core.Phase.REMOVING
+                assert self.world.entry(used).state is not core.ContainerState.REMOVING
 
     @invariant()
     def used_data_is_not_wiped(self) -> None:
@@ -247,14 +248,18 @@ class Registry(RuleBasedStateMachine):
 
     @invariant()
     def phases_agree_with_runs(self) -> None:
-        idle = (core.Phase.INSTALLED, core.Phase.REMOVING)
+        idle = (
+            core.ContainerState.INSTALLED,
+            core.ContainerState.FAILED,
+            core.ContainerState.REMOVING,
+        )
         for entry in self.entries:
-            assert (entry.run is None) is (entry.phase in idle)
+            assert (entry.run is None) is (entry.state in idle)
             assert (entry.wanted is core.Wanted.UP) <= (entry.run is not None)
             removing = entry.operation is core.Operation.UNINSTALL
-            assert (entry.phase is core.Phase.REMOVING) is removing
+            assert (entry.state is core.ContainerState.REMOVING) is removing
             starting = entry.operation is core.Operation.START
-            assert (entry.phase is core.Phase.STARTING) is starting
+            assert (entry.state is core.ContainerState.STARTING) is starting
 
     @invariant()
     def images_in_transition_have_an_action(self) -> None:

@@ -126,14 +126,14 @@ def test_a_start_of_another_version_waits_until_the_data_is_detached_or_removed(
 ):
     there = world().also(events.UninstallRequested(APP, wipe=True), events.PackageRemoved(APP))
     there.launch(NEWER)
-    assert there.entry(NEWER).phase is core.Phase.STARTING
+    assert there.entry(NEWER).state is core.ContainerState.STARTING
     assert [type(action) for action in there.changed(event)] == decided
 
 
 def test_a_start_waits_for_an_uninstall_with_a_data_wipe():
     there = world().also(events.UninstallRequested(APP, wipe=True))
     there.launch(NEWER)
-    assert there.entry(NEWER).phase is core.Phase.STARTING
+    assert there.entry(NEWER).state is core.ContainerState.STARTING
     assert type(there.changed(events.PackageRemoved(APP))[-1]) is actions.WipeData
     assert type(there.changed(events.DataDetached(APP))[-1]) is Launch
 

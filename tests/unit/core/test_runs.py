@@ -6,8 +6,9 @@ import logging
 
 import pytest
 
+from northstar import core
 from northstar.api import error, notification
-from northstar.core import Image, Phase, Wanted, actions, events
+from northstar.core import ContainerState, Image, Wanted, actions, events
 from northstar.core.actions import Action, Complete, Fail, Launch, Log, Mount, Publish
 from northstar.manifest import Command
 from northstar.model import Container, Exited, Name, Signalled
@@ -165,7 +166,7 @@ def test_a_start_fails_once_no_image_of_it_is_in_transition():
     assert there.changed(events.MountFailed(APP, "first")) == ()
     decided = there.changed(events.MountFailed(LIB2, "second"))
     assert decided[-1] == Complete(APP, error.StartContainerFailed(APP, "first"))
-    assert there.entry(APP).phase is Phase.INSTALLED
+    assert there.entry(APP).state is ContainerState.FAILED
     assert there.entry(APP).wanted is Wanted.DOWN
     assert there.state.running == {}
 
@@ -279,7 +280,7 @@ def test_a_critical_container_may_end_during_the_shutdown():
 def test_a_failing_autostart(autostart: str, accepted: bool):
     mounts = {} if accepted else uses("absent")
     there = World().load(manifest(APP, autostart=autostart, mounts=mounts))
-    decided = there.changed(events.StartRequested(APP, boot=True))
+    decided = there.changed(events.StartRequested(APP, cause=core.Cause.BOOT))
     if accepted:
         decided = there.changed(events.MountFailed(APP, "why"))
     (line,) = lines(decided)
@@ -321,8 +322,8 @@ def test_signals_that_end_change_what_is_wanted(number: int, name: str, ends: bo
     assert lines(decided) == [(logging.INFO, f"Killing app:1.0.0 with {name}")]
     assert decided[1:] == (actions.SendSignal(APP, number),)
     entry = there.entry(APP)
-    assert (entry.phase, entry.wanted) == (
-        (Phase.STOPPING, Wanted.DOWN) if ends else (Phase.RUNNING, Wanted.UP)
+    assert (entry.state, entry.wanted) == (
+        (ContainerState.STOPPING, Wanted.DOWN) if ends else (ContainerState.READY, Wanted.UP)
     )
 
 

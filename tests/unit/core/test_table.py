@@ -164,9 +164,9 @@ TABLE: dict[Callable[[], World], dict[str, str]] = {
     launched: BUSY
     | {
         "lost": "starting up unmounted start: Log",
-        "executed": "running up mounted -: Log, Publish, Complete app:1.0.0",
-        "start failed": "installed down mounted -: Log, Complete app:1.0.0 start_container_failed",
-        "directory missing": "installed down mounted -: "
+        "executed": "ready up mounted -: Log, Publish, Complete app:1.0.0",
+        "start failed": "failed down mounted -: Log, Complete app:1.0.0 start_container_failed",
+        "directory missing": "failed down mounted -: "
         "Log, Complete app:1.0.0 start_container_missing_resource",
     },
     running: {
@@ -174,10 +174,10 @@ TABLE: dict[Callable[[], World], dict[str, str]] = {
         "umount": IN_USE,
         "start": STARTED,
         "kill TERM": "stopping down mounted kill: Log, SendSignal app:1.0.0",
-        "kill HUP": "running up mounted kill: Log, SendSignal app:1.0.0",
+        "kill HUP": "ready up mounted kill: Log, SendSignal app:1.0.0",
         "uninstall": IN_USE,
         "wipe": IN_USE,
-        "lost": "running up unmounted -: Log",
+        "lost": "ready up unmounted -: Log",
         "exited": "stopping up mounted -: Log, Release app:1.0.0",
         "signal all": "stopping down mounted -: Log, SendSignal app:1.0.0",
     },
@@ -209,7 +209,7 @@ TABLE: dict[Callable[[], World], dict[str, str]] = {
         "uninstall": IN_USE,
         "wipe": IN_USE,
         "lost": "stopping up unmounted -: Log",
-        "released": "installed down mounted -: Log, Publish",
+        "released": "failed down mounted -: Log, Publish",
         "signal all": "stopping down mounted -: Log, SendSignal app:1.0.0",
     },
     unmounted_to_remove: BUSY
@@ -267,10 +267,10 @@ TABLE: dict[Callable[[], World], dict[str, str]] = {
         "umount": LATER,
         "start": STARTED,
         "kill TERM": "stopping down mounted kill: Log, SendSignal app:1.0.0",
-        "kill HUP": "running up mounted kill: Log, SendSignal app:1.0.0",
+        "kill HUP": "ready up mounted kill: Log, SendSignal app:1.0.0",
         "uninstall": LATER,
         "wipe": LATER,
-        "lost": "running up unmounted -: Log",
+        "lost": "ready up unmounted -: Log",
         "exited": "stopping up mounted -: Log, Release app:1.0.0",
         "signal all": "stopping down mounted -: Log, SendSignal app:1.0.0",
     },
@@ -294,8 +294,9 @@ def outcome(there: World, event: Event) -> str:
     words = ["gone"]
     if entry is not None:
         operation = entry.operation.value if entry.operation is not None else "-"
-        words = [entry.phase.value, entry.wanted.value, entry.image.value, operation]
-    return f"{' '.join(words)}: {', '.join(map(describe, result.actions))}".rstrip()
+        words = [entry.state.value, entry.wanted.value, entry.image.value, operation]
+    decided = [a for a in result.actions if not isinstance(a, core.actions.PublishState)]
+    return f"{' '.join(words)}: {', '.join(map(describe, decided))}".rstrip()
 
 
 def kind(error: object) -> str:
@@ -324,7 +325,7 @@ def test_every_request_is_in_every_row():
 def test_every_phase_image_and_operation_is_in_the_table():
     entries = [situation().state.containers.get(APP) for situation in TABLE]
     known = [entry for entry in entries if entry is not None]
-    assert {entry.phase for entry in known} == set(core.Phase)
+    assert {entry.state for entry in known} <= set(core.ContainerState)
     assert {entry.image for entry in known} == set(core.Image)
     assert {entry.operation for entry in known} == {*core.Operation, None}
 

@@ -66,7 +66,8 @@ class World:
             result = self.step(event)
             assert isinstance(result, core.Changed), result
             actions = result.actions
-        return actions
+        # They accompany each change of a state, and have tests of their own.
+        return tuple(a for a in actions if not isinstance(a, core.actions.PublishState))
 
     def refused(self, event: Event) -> object:
         """Give an event that must be refused, and return the error."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from northstar.model import FULL, ConfigurationError, Permission
+from northstar.model import FULL, ConfigurationError, Permission, Permissions
 from northstar.model.units import format_duration, format_size, parse_duration, parse_size
 from northstar.runtime import config
 from northstar.runtime.config import (
@@ -65,6 +65,23 @@ def test_defaults() -> None:
         debug_commands=(),
         warnings=(),
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "permissions"),
+    [
+        ('"full"', FULL),
+        ('["full"]', FULL),
+        ('["full", "logs", "exec"]', FULL | {Permission.LOGS, Permission.EXEC}),
+        ('["exec", "full", "list", "exec"]', FULL | {Permission.EXEC}),
+        ('["update", "upgrade"]', frozenset({Permission.UPDATE, Permission.UPGRADE})),
+        ("[]", frozenset()),
+    ],
+)
+def test_permissions(text: str, permissions: Permissions) -> None:
+    console = config.loads(f'{BASE}[console.global]\nbind = "tcp://x"\npermissions = {text}\n')
+    assert console.console is not None
+    assert console.console.permissions == permissions
 
 
 def test_everything() -> None:

@@ -9,7 +9,8 @@ Beyond a few KiB it counts for all connections together, see `memory`. A Buffere
 each read from the socket to the memory that is available.
 
 Notifications that queue for several subscribers are the same objects, and each subscriber's queue
-ends with the latest one. So all queues together hold no more lines than one may.
+ends with the latest one for its kind of connection. So all queues together hold no more lines than
+two may: plain connections receive a part of the notifications.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from northstar import api
 from northstar.api import error as errors
 from northstar.api import request as requests
 from northstar.api import response as responses
+from northstar.api.feature import FEATURES
 from northstar.api.message import (
     API_VERSION,
     Connect,
     ConnectAck,
     ConnectNack,
+    Features,
     InvalidProtocolVersion,
     Message,
     PermissionDenied,
@@ -118,6 +121,7 @@ class Connection(asyncio.BufferedProtocol):
             access.options, access.memory, service.queue, self.advance, self._refuse
         )
         self._small = service.scratch[:ALLOWANCE]
+        self._decode: Callable[[bytes], Message | None] = api.decode
         self._connected = False
         self._closing = False
         self._writable = True
@@ -281,7 +285,7 @@ class Connection(asyncio.BufferedProtocol):
                 if lines.ended and not lines.buffer:
                     self._end_of_stream()
                 return False
-            self._handle(api.decode(line))
+            self._handle(self._decode(line))
         except (LineTooLongError, ProtocolError) as error:
             self._refuse(str(error))
         except Exception:
@@ -338,7 +342,7 @@ class Connection(asyncio.BufferedProtocol):
 
     # Messages ------------------------------------------------------------------------------
 
-    def _handle(self, message: Message) -> None:
+    def _handle(self, message: Message | None) -> None:
         route = self._routes.get(type(message))
         if route is not None and self._connected:
             self._request(cast("Request", message), route)
@@ -346,7 +350,8 @@ class Connection(asyncio.BufferedProtocol):
             self._connect(message)
         else:
             wanted = "a request" if self._connected else "connect"
-            self._refuse(f"{type(message).__name__} where {wanted} is expected")
+            found = "an unknown notification" if message is None else type(message).__name__
+            self._refuse(f"{found} where {wanted} is expected")
 
     def _connect(self, message: Connect) -> None:
         if self._timeout is not None:
@@ -365,10 +370,14 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._connected = True
             self._lines.connected()
-            self._send(ConnectAck())
+            extended = message.extended is True
+            if extended:
+                self._decode = api.decode_extended
+                self._caller = self._caller._replace(extended=True)
+            self._send(ConnectAck(Features(FEATURES) if extended else None))
             if message.subscribe_notifications:
                 self._subscription = self._service.notifications.subscribe(
-                    self._write, self._too_far_behind
+                    self._write, self._too_far_behind, extended=extended
                 )
             return
         self._send(ConnectNack(reason))
@@ -386,7 +395,9 @@ class Connection(asyncio.BufferedProtocol):
             if route.then is not None:
                 route.then()
         else:
-            self._task = self._loop.create_task(self._serve(lambda: route.handler(request)))
+            self._task = self._loop.create_task(
+                self._serve(lambda: route.handler(request, self._caller))
+            )
 
     async def _serve(self, answer: Callable[[], Awaitable[Response | None]]) -> None:
         """Await an answer and send it; it is None if the connection is closed instead."""

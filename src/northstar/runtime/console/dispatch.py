@@ -11,7 +11,16 @@ from northstar.api import request as requests
 from northstar.api import response as responses
 from northstar.api.error import Error, RefusedError, Unexpected
 from northstar.api.request import Request
-from northstar.api.response import ContainerData, Failed, InspectOk, InstallFailed, Ok, Response
+from northstar.api.response import (
+    ContainerData,
+    Failed,
+    InspectOk,
+    InstallFailed,
+    Ok,
+    Response,
+    StatusOk,
+    StopOk,
+)
 from northstar.model import Container, NorthstarError, cut
 from northstar.runtime.console.incoming_package import IncomingPackage
 from northstar.runtime.console.peer import Peer
@@ -23,6 +32,8 @@ log = logging.getLogger("northstar.runtime.console")
 SIGNALS: Final = range(1, 32)
 MOUNTS_MAX: Final = 32
 """Mounts of one request that run concurrently: a request may name a hundred thousand."""
+STATUS_BATCH: Final = 256
+"""Containers of a status request that are processed before other connections are served."""
 
 
 class Operations(Protocol):
@@ -41,8 +52,11 @@ class Operations(Protocol):
     def shutdown(self) -> None:
         """Begin the shutdown, and return at once."""
 
-    async def inspect(self, container: Container) -> ContainerData:
-        """Return the data of the container."""
+    async def inspect(self, container: Container, *, service: bool) -> ContainerData:
+        """Return the data of the container; `service`: with that section of its manifest."""
+
+    def status(self, containers: Sequence[Container]) -> Sequence[StatusOk | Failed]:
+        """Return the status of each container, in this order."""
 
     async def mount(self, container: Container) -> None:
         """Mount it."""
@@ -62,6 +76,16 @@ class Operations(Protocol):
     async def kill(self, container: Container, signal: int) -> None:
         """Send a signal to its process group; `signal` is within 1..31."""
 
+    async def stop(
+        self,
+        container: Container,
+        timeout: int | None,  # noqa: ASYNC109 - a part of the request
+    ) -> bool:
+        """Stop it, with `timeout` ns instead of the manifest's; return whether it was killed."""
+
+    async def restart(self, container: Container) -> None:
+        """Stop it if it runs, and start it."""
+
     async def uninstall(self, container: Container, wipe: bool) -> None:
         """Remove it, with `wipe` its persistent data too."""
 
@@ -74,10 +98,12 @@ class Caller(NamedTuple):
 
     Attributes:
         validity: seconds for which it accepts a token.
+        extended: whether it is an extended connection.
     """
 
     peer: Peer
     validity: float
+    extended: bool = False
 
 
 class Immediate(NamedTuple):
@@ -99,7 +125,7 @@ class Task(NamedTuple):
         handler: makes the response.
     """
 
-    handler: Callable[[Any], Awaitable[Response]]
+    handler: Callable[[Any, Caller], Awaitable[Response]]
 
 
 class Upload(NamedTuple):
@@ -137,6 +163,10 @@ class Dispatcher:
             requests.Start: Task(self._start),
             requests.Kill: Task(self._kill),
             requests.Uninstall: Task(self._uninstall),
+            # Only extended connections read the following requests.
+            requests.Status: Task(self._status),
+            requests.Stop: Task(self._stop),
+            requests.Restart: Task(self._restart),
             requests.Install: Upload(self._install),
         }
 
@@ -167,31 +197,32 @@ class Dispatcher:
 
     # By a task
 
-    async def _inspect(self, request: requests.Inspect) -> Response:
+    async def _inspect(self, request: requests.Inspect, caller: Caller) -> Response:
         container = request.container
         result: InspectOk | Failed
         try:
-            result = InspectOk(container, await self._operations.inspect(container))
+            data = await self._operations.inspect(container, service=caller.extended)
+            result = InspectOk(container, data)
         except Exception as error:
             result = Failed(container, wire_error(error, f"inspect {container}"))
         return responses.Inspect(result)
 
-    async def _mount(self, request: requests.Mount) -> Response:
+    async def _mount(self, request: requests.Mount, _caller: Caller) -> Response:
         results = await _for_each("mount", self._operations.mount, request.containers)
         return responses.Mount(results)
 
-    async def _umount(self, request: requests.Umount) -> Response:
+    async def _umount(self, request: requests.Umount, _caller: Caller) -> Response:
         results = await _for_each("umount", self._operations.umount, request.containers)
         return responses.Umount(results)
 
-    async def _start(self, request: requests.Start) -> Response:
+    async def _start(self, request: requests.Start, _caller: Caller) -> Response:
         container = request.container
         start = self._operations.start(
             container, request.init, request.arguments, request.environment
         )
         return responses.Start(await _result("start", container, start))
 
-    async def _kill(self, request: requests.Kill) -> Response:
+    async def _kill(self, request: requests.Kill, _caller: Caller) -> Response:
         container, signal = request.container, request.signal
         if signal not in SIGNALS:
             text = f"signal {signal} is not within {SIGNALS[0]}..{SIGNALS[-1]}"
@@ -199,10 +230,34 @@ class Dispatcher:
         kill = self._operations.kill(container, signal)
         return responses.Kill(await _result("kill", container, kill))
 
-    async def _uninstall(self, request: requests.Uninstall) -> Response:
+    async def _uninstall(self, request: requests.Uninstall, _caller: Caller) -> Response:
         container = request.container
         uninstall = self._operations.uninstall(container, request.wipe)
         return responses.Uninstall(await _result("uninstall", container, uninstall))
+
+    async def _status(self, request: requests.Status, _caller: Caller) -> Response:
+        containers = request.containers or self._operations.list()
+        results: list[StatusOk | Failed] = []
+        for first in range(0, len(containers), STATUS_BATCH):
+            if first:
+                await asyncio.sleep(0)
+            results += self._operations.status(containers[first : first + STATUS_BATCH])
+        return responses.Status(tuple(results))
+
+    async def _stop(self, request: requests.Stop, _caller: Caller) -> Response:
+        container = request.container
+        result: StopOk | Failed
+        try:
+            killed = await self._operations.stop(container, request.timeout)
+            result = StopOk(container, killed)
+        except Exception as error:
+            result = Failed(container, wire_error(error, f"stop {container}"))
+        return responses.Stop(result)
+
+    async def _restart(self, request: requests.Restart, _caller: Caller) -> Response:
+        container = request.container
+        restart = self._operations.restart(container)
+        return responses.Restart(await _result("restart", container, restart))
 
     # With a package
 

@@ -11,8 +11,9 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any, cast
 
-from northstar.api import ContainerData, RefusedError, error
-from northstar.model import FULL, Container, Permissions
+from northstar.api import ContainerData, ContainerState, RefusedError, Status, Wanted, error
+from northstar.api.response import Failed, StatusOk
+from northstar.model import FULL, Container, Exited, Permissions
 from northstar.runtime.config import ConsoleOptions, GlobalConsole, TcpAddress, UnixAddress
 from northstar.runtime.console import Console
 from northstar.runtime.console.tokens import Tokens
@@ -27,6 +28,21 @@ NO_LIMIT = ConsoleOptions(max_requests_per_sec=10**9)
 CONNECT = {"connect": {"version": "0.9.2", "subscribe_notifications": False}}
 SUBSCRIBE = {"connect": {"version": "0.9.2", "subscribe_notifications": True}}
 ACK = {"connect_ack": None}
+EXTENDED = {"connect": {**CONNECT["connect"], "extended": True}}
+EXTENDED_SUBSCRIBE = {"connect": {**SUBSCRIBE["connect"], "extended": True}}
+EXTENDED_ACK = {"connect_ack": {"features": ["service"]}}
+STATUS = Status(Wanted.UP, ContainerState.BACKOFF, 2, "exit 1", 6, 5, 9, None, Exited(1))
+STATUS_WIRE = {
+    "wanted": "up",
+    "state": "backoff",
+    "since": 2,
+    "reason": "exit 1",
+    "run": 6,
+    "restarts": 5,
+    "next": 9,
+    "text": None,
+    "last": {"exit": {"code": 1}},
+}
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -112,9 +128,30 @@ class Runtime:
         self.calls.append("shutdown")
         self.on_shutdown()
 
-    async def inspect(self, container: Container) -> ContainerData:
+    async def inspect(self, container: Container, *, service: bool) -> ContainerData:
         await self._operate("inspect", container)
-        return ContainerData({"name": str(container.name)}, "mem", mounted=True, process=None)
+        manifest = {"name": str(container.name), **({"service": {}} if service else {})}
+        return ContainerData(manifest, "mem", mounted=True, process=None)
+
+    def status(self, containers: Sequence[Container]) -> Sequence[StatusOk | Failed]:
+        self.calls.append(("status", *map(str, containers)))
+        return [
+            StatusOk(container, STATUS)
+            if container in (A, B)
+            else Failed(container, error.InvalidContainer(container))
+            for container in containers
+        ]
+
+    async def stop(
+        self,
+        container: Container,
+        timeout: int | None,  # noqa: ASYNC109 - a part of the request
+    ) -> bool:
+        await self._operate("stop", container, timeout)
+        return container == B
+
+    async def restart(self, container: Container) -> None:
+        await self._operate("restart", container)
 
     async def mount(self, container: Container) -> None:
         await self._operate("mount", container)
@@ -172,8 +209,10 @@ class Client:
         return (await self.receive())["response"]
 
     async def connect(self, message: Any = None) -> Client:
-        self.send(CONNECT if message is None else message)
-        assert await self.receive() == ACK
+        message = CONNECT if message is None else message
+        self.send(message)
+        extended = message["connect"].get("extended")
+        assert await self.receive() == (EXTENDED_ACK if extended else ACK)
         return self
 
     def stop_reading(self) -> None:
