@@ -43,6 +43,7 @@ _TAGGED: Final = re.compile(r"![^ \n]* +[-+0-9a-zA-Z]+")
 _ONE_KEY: Final = re.compile(
     r"(other|batch|fifo|round_robin|idle|deadline|host|namespace|any|args)['\"]?\s*:"
 )
+_SERVICE: Final = re.compile(r"\bservice['\"]?\s*[:=\]]")
 
 
 def is_stricter(message: str, text: str) -> bool:
@@ -55,8 +56,9 @@ def is_stricter(message: str, text: str) -> bool:
 
 def is_wider(text: str) -> bool:
     """Return whether we accept a text on purpose, unlike Northstar 0.9.2."""
-    # A byte order mark; or the JSON form of a variant, in YAML.
-    return text.startswith("\ufeff") or _ONE_KEY.search(text) is not None
+    # A byte order mark; or the JSON form of a variant, in YAML; or an absent (null) service.
+    forms = _ONE_KEY, _SERVICE
+    return text.startswith("\ufeff") or any(form.search(text) is not None for form in forms)
 
 
 def comparable(serialised: Form) -> str:
@@ -81,6 +83,8 @@ def _rounded(value: Any) -> Any:
 
 def as_reference(value: Manifest) -> Form | None:
     """Return the serialised form that Northstar 0.9.2 must read; None if it must refuse it."""
+    if value.service is not None:
+        return None  # an addition: what must be supervised must not run unsupervised
     if value.sched is not None and isinstance(value.sched.policy, SchedRoundRobin):
         return None  # wider: Northstar 0.9.2 refuses round_robin with every priority
     form = value.to_builtins()

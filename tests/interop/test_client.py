@@ -335,7 +335,8 @@ def shape(value: Any) -> Any:
 
 def test_inspect_of_a_manifest_with_every_section(runtime: RuntimeProcess, payload: Path) -> None:
     fields = json.loads((Path(__file__).parent / "every-section.json").read_text())
-    missing = set(manifests.Manifest.__struct_fields__) - set(fields)
+    # Northstar 0.9.2 does not read `service`.
+    missing = set(manifests.Manifest.__struct_fields__) - set(fields) - {"service"}
     assert not missing
     text = json.dumps(fields)
     package = pack(runtime.directory, text, {"payload": payload})

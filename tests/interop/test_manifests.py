@@ -6,6 +6,7 @@ import json
 import random
 from collections import Counter
 
+import msgspec
 import pytest
 
 from northstar import manifest
@@ -48,6 +49,25 @@ def test_generated(values: list[manifest.Manifest]) -> None:
     assert refused > 0
 
 
+@pytest.mark.timeout(600)
+def test_generated_services() -> None:
+    """Northstar 0.9.2 refuses a manifest with `service`, and reads it without."""
+    values = examples(strategies.services, COUNT // 10)
+    texts = [manifest.dumps(value) for value in values]
+    for text, answer in zip(texts, ask("manifests", texts), strict=True):
+        assert answer.error is not None, text
+    rests = [msgspec.structs.replace(value, service=None) for value in values]
+    texts = [json.dumps(value.to_builtins(service=False)) for value in values]
+    read = 0
+    for rest, text, answer in zip(rests, texts, ask("manifests", texts), strict=True):
+        expected = as_reference(rest)
+        assert (answer.error is None) == (expected is not None), f"{answer.error}:\n{text}"
+        if expected is not None:
+            assert comparable(answer.ok["json"]) == comparable(expected), text
+            read += 1
+    assert read > COUNT // 20
+
+
 def texts() -> list[str]:
     """Return valid and almost valid manifests: mutations of vectors, corpus and generated ones."""
     pool = TARGET.seeds()
@@ -74,6 +94,7 @@ def test_mutated() -> None:
     # Not only invalid texts, and not only exceptions.
     assert count["same"] > MUTATIONS // 20, count
     assert count["refused"] > MUTATIONS // 20, count
+    assert count["service"] > 0, count
     assert count["excepted"] < MUTATIONS // 50, count
 
 
@@ -89,8 +110,8 @@ def compare(text: str, answer: Answer) -> str:
     expected = as_reference(value)
     if answer.error is not None:
         assert expected is None or is_wider(text), f"0.9.2 refuses: {answer.error}\n{text}"
-        return "excepted"
-    assert expected is not None, f"Northstar 0.9.2 accepts round_robin:\n{text}"
+        return "excepted" if value.service is None else "service"
+    assert expected is not None, f"Northstar 0.9.2 accepts round_robin or service:\n{text}"
     assert comparable(answer.ok["json"]) == comparable(expected), text
     return "same"
 
@@ -103,3 +124,15 @@ def test_vectors() -> None:
         assert (answer.error is not None) == refused, vector
         if answer.error is None and "ok" in vector:
             assert comparable(answer.ok["json"]) == comparable(vector["ok"]), vector
+
+
+def test_vectors_of_services() -> None:
+    """Northstar 0.9.2 refuses all texts with a section, and reads what is left without it."""
+    found = [parameter.values[0] for parameter in vectors.load("service")]
+    given = [vector for vector in found if "service" in vector.get("ok", {})]
+    for vector, answer in zip(given, ask("manifests", [v["input"] for v in given]), strict=True):
+        assert answer.error is not None, vector
+    rests = [{key: v for key, v in vector["ok"].items() if key != "service"} for vector in given]
+    texts = [json.dumps(rest) for rest in rests]
+    for rest, answer in zip(rests, ask("manifests", texts), strict=True):
+        assert comparable(answer.ok["json"]) == comparable(rest)

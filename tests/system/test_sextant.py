@@ -28,6 +28,8 @@ mounts:
   /dev: {type: dev}
   /proc: {type: proc}
   /var/lib/my data: {type: persist}
+service:
+  notify: /run/notify
 """
 
 
@@ -194,7 +196,8 @@ def test_files_of_the_mounted_image(work: Path, kind: str):
     assert found["dev/null"] == ["crw-rw-rw-", 1234, 4321, os.makedev(1, 3)]
     assert found["dev/tty"] == ["crw-rw-rw-", 1234, 4321, os.makedev(5, 0)]
     assert found["dev/fd"][0] == "lrwxrwxrwx"
-    modes = {name: found[name][0] for name in ("proc", "dev", "var", "var/lib", "var/lib/my data")}
+    names = ("proc", "dev", "var", "var/lib", "var/lib/my data", "run", "run/notify")
+    modes = {name: found[name][0] for name in names}
     assert modes.pop("proc") == "dr--r--r--"
     assert set(modes.values()) == {"drwxr-xr-x"}
 

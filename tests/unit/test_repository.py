@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 VECTORS = ROOT / "tests" / "vectors"
 SHARED_VECTORS = ROOT.parent / "shared" / "vectors"
-OWN_VECTORS = frozenset(("service.jsonl",))
+OWN_VECTORS = frozenset(("extended.jsonl", "service.jsonl"))
 """Vectors of this project's additions to Northstar 0.9.2, of which no other copy exists."""
 
 SCRIPTS = [ROOT / ".ci/run", *sorted((ROOT / "scripts").iterdir())]

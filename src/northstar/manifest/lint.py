@@ -65,8 +65,8 @@ def _lint_service(manifest: Manifest, service: Service) -> Iterator[str]:
             if ends:
                 yield f"service.{name}: stops the container, and without restart it stays down"
     if service.stop is not None and service.stop.signal in _SUSPENDING:
-        name = signal_text(service.stop.signal)
-        yield f"service.stop.signal: {name} suspends the container, which then waits for SIGKILL"
+        text = signal_text(service.stop.signal)
+        yield f"service.stop.signal: {text} suspends the container, which then waits for SIGKILL"
     outputs = () if manifest.io is None else (manifest.io.stdout, manifest.io.stderr)
     if service.log is not None and all(output is Output.DISCARD for output in outputs):
         yield "service.log: has no effect, since io discards both outputs"

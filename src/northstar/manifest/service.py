@@ -1,4 +1,10 @@
-"""`service`: the supervision of the container. Without it, nothing is supervised."""
+"""`service`: the supervision of the container. Without it, nothing is supervised.
+
+Few manifests have it, so its records are made when the first one is read (`Lazy`). Until then the
+annotations of its structs are texts.
+"""
+
+from __future__ import annotations
 
 import enum
 import signal
@@ -12,7 +18,7 @@ from northstar.model import EXTENDED, InvalidValueError, Name, Permission, quote
 from northstar.model.units import format_nanoseconds
 from northstar.schema.context import Context, Path
 from northstar.schema.node import Mapping, Node, Scalar, Sequence, is_null
-from northstar.schema.records import Field, ListOf, Record
+from northstar.schema.records import Field, Lazy, ListOf, Record
 from northstar.schema.scalars import Integer, Kind, Parsed, Text, integer_of
 from northstar.schema.values import NAME_SCHEMA, Nanoseconds, WholeSize, permission_list
 from northstar.schema.variants import Choice, OneKey, Wrapped
@@ -24,6 +30,8 @@ _SIGNAL_MAX: Final = 31
 """The last signal before the real-time signals, see signal(7)."""
 
 _SECOND: Final = 10**9
+_DELAY: Final = 1 * _SECOND
+_MAX_DELAY: Final = 300 * _SECOND
 _DURATION: Final = Nanoseconds(bounds.SERVICE_DURATION_MAX)
 
 
@@ -55,9 +63,9 @@ class Restart(msgspec.Struct, frozen=True):
             "`always` all. A requested stop is never followed by one.",
         ),
     ]
-    delay: Annotated[int, Field(_DURATION, "Delay of the first restart in a row.")] = _SECOND
+    delay: Annotated[int, Field(_DURATION, "Delay of the first restart in a row.")] = _DELAY
     factor: Annotated[int, Field(_FACTOR, "Each further delay is multiplied by it.")] = 2
-    max_delay: Annotated[int, Field(_DURATION, "Longest delay.")] = 300 * _SECOND
+    max_delay: Annotated[int, Field(_DURATION, "Longest delay.")] = _MAX_DELAY
     reset_after: Annotated[
         int,
         Field(
@@ -181,12 +189,21 @@ class NotifyProbe(msgspec.Struct, frozen=True):
 
 Probe = ExecProbe | ConnectProbe
 
-_PROBES: Final[dict[str, Any]] = {"exec": Wrapped(ExecProbe), "connect": Wrapped(ConnectProbe)}
 _PROBE_HINT: Final = 'write it as `{exec: [/bin/check]}` or `{connect: "tcp:8080"}`'
-_PROBE: Final[OneKey[Probe]] = OneKey("a probe", _PROBES, hint=_PROBE_HINT)
-_READY_PROBE: Final[OneKey[Probe | NotifyProbe]] = OneKey(
-    "a probe", {"notify": NotifyProbe(), **_PROBES}, hint=f"{_PROBE_HINT}, or `notify`"
-)
+
+
+def _probe() -> OneKey[Probe]:
+    forms = {"exec": Wrapped(ExecProbe), "connect": Wrapped(ConnectProbe)}
+    return OneKey("a probe", forms, hint=_PROBE_HINT)
+
+
+def _ready_probe() -> OneKey[Probe | NotifyProbe]:
+    forms = {
+        "notify": NotifyProbe(),
+        "exec": Wrapped(ExecProbe),
+        "connect": Wrapped(ConnectProbe),
+    }
+    return OneKey("a probe", forms, hint=f"{_PROBE_HINT}, or `notify`")
 
 
 class Ready(msgspec.Struct, frozen=True):
@@ -195,7 +212,7 @@ class Ready(msgspec.Struct, frozen=True):
     probe: Annotated[
         Probe | NotifyProbe,
         Field(
-            _READY_PROBE,
+            _ready_probe(),
             "`notify`: the container sends READY=1, see sd_notify(3). A probe: it has succeeded.",
         ),
     ]
@@ -220,7 +237,7 @@ class Health(msgspec.Struct, frozen=True):
     It should check the container itself and nothing beyond: a restart does not repair a network.
     """
 
-    probe: Annotated[Probe, Field(_PROBE, "The probe.")]
+    probe: Annotated[Probe, Field(_probe(), "The probe.")]
     interval: Annotated[
         int, Field(_DURATION, "Time from ready, or from the end of a probe, to the next probe.")
     ] = 10 * _SECOND
@@ -327,8 +344,7 @@ def _restart_rule(
         if name in values and (other not in nodes or is_null(nodes[other])):
             rule = f"needs service.restart.{other}"
             context.refuse(context.invalid(nodes[name], (*path, name), rule))
-    fields = RESTART.fields
-    delay, most = (values.get(name, fields[name].default) for name in ("delay", "max_delay"))
+    delay, most = values.get("delay", _DELAY), values.get("max_delay", _MAX_DELAY)
     # A field that is present and has no value is invalid, and was reported.
     if delay > most and not {"delay", "max_delay"} & (nodes.keys() - values.keys()):
         name, other = ("delay", "max_delay") if "delay" in nodes else ("max_delay", "delay")
@@ -353,9 +369,6 @@ def _restart_schema() -> dict[str, Any]:
     limit, interval = {"type": "integer"}, {"type": "string"}
     both = (("limit", limit, "interval", interval), ("interval", interval, "limit", limit))
     return {"allOf": [_needs_schema(*rule) for rule in both]}
-
-
-RESTART: Final = Record(Restart, check=_restart_rule, rules=_restart_schema)
 
 
 def _notify_users(
@@ -391,7 +404,12 @@ class Service(msgspec.Struct, frozen=True):
     """
 
     restart: Annotated[
-        Restart | None, Field(RESTART, "Automatic restart.", "it is not restarted")
+        Restart | None,
+        Field(
+            Record(Restart, check=_restart_rule, rules=_restart_schema),
+            "Automatic restart.",
+            "it is not restarted",
+        ),
     ] = None
     stop: Annotated[
         Stop | None,
@@ -450,7 +468,7 @@ class Service(msgspec.Struct, frozen=True):
     ] = frozenset()
 
 
-SERVICE: Final = Record(Service, check=_notify_users, rules=_notify_schema)
+SERVICE: Final = Lazy(lambda: Record(Service, check=_notify_users, rules=_notify_schema))
 
 
 def check_service(

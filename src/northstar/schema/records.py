@@ -6,12 +6,13 @@ A field is one attribute of a struct: its type, kind, description and default.
         size: Annotated[int, Field(Size(), "Size of the file system; 0 is no limit.")]
 
 A module with such structs must not have `from __future__ import annotations`: it would turn each
-annotation into a text, which is then compiled again when the record is created.
+annotation into a text, which is then compiled again when the record is created (see `Lazy`).
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Collection, Iterable
 from collections.abc import Mapping as AbstractMapping
 from typing import Any, Final, TypeVar
@@ -236,6 +237,40 @@ class Record(Kind[S]):
         if not self._ignore:
             schema["additionalProperties"] = False
         return schema | self._rules()
+
+
+class Lazy(Kind[T]):
+    """A kind that is made when it is first used: that of a section that few documents have.
+
+    A module whose records are all made this way may have annotations as texts: they are compiled
+    with the records, and cost nothing before.
+    """
+
+    def __init__(self, make: Callable[[], Kind[T]]) -> None:
+        """Describe the kind that `make` returns."""
+        self._make = make
+
+    @functools.cached_property
+    def kind(self) -> Kind[T]:
+        """The kind."""
+        return self._make()
+
+    @property
+    def parts(self) -> tuple[Kind[Any], ...]:  # type: ignore[override] # an attribute elsewhere
+        """The kind."""
+        return (self.kind,)
+
+    def read(self, node: Node, path: Path, context: Context[Any]) -> T:
+        """Return the value."""
+        return self.kind.read(node, path, context)
+
+    def dump(self, value: T, *, tagged: bool) -> Any:
+        """Return the value as builtins."""
+        return self.kind.dump(value, tagged=tagged)
+
+    def schema(self) -> dict[str, Any]:
+        """Return the schema of the value."""
+        return self.kind.schema()
 
 
 def _fields(struct: Any, other: tuple[str, ...], *, nulls: bool) -> dict[str, Field]:

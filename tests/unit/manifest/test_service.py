@@ -206,15 +206,15 @@ SENTENCES = {
     "unknown": (
         "service:\n  restart:\n    policy: always\n    burst: 3\n",
         (
-            "service.restart.burst: no such field, line 9, column 5; known are policy, delay, factor, "
-            "max_delay, reset_after, limit, interval"
+            "service.restart.burst: no such field, line 9, column 5; known are policy, delay, "
+            "factor, max_delay, reset_after, limit, interval"
         ),
     ),
     "a version": (
         'service:\n  after: ["b:1.0.0"]\n',
         (
-            "service.after.0: 'b:1.0.0' is not a name (characters 0-9 A-Z a-z . _ - only, not '.' or "
-            "'..'), line 7, column 11; write the name without a version"
+            "service.after.0: 'b:1.0.0' is not a name (characters 0-9 A-Z a-z . _ - only, not '.' "
+            "or '..'), line 7, column 11; write the name without a version"
         ),
     ),
 }
