@@ -63,9 +63,15 @@ def test_notify_sockets_are_removed(
     assert second == ("Removed what an earlier run left: 2 notify sockets (app:0.0.0, app:1.0.0)")
 
 
-@pytest.mark.parametrize("entries", [[], ["app:1.0.0"]])
+@pytest.mark.parametrize(
+    ("entries", "what"),
+    [([], "1 directory (notify)"), (["app:1.0.0"], "1 notify socket (app:1.0.0)")],
+)
 def test_the_notify_directory_is_removed_when_it_is_empty(
-    configuration: config.Config, entries: list[str]
+    configuration: config.Config,
+    caplog: pytest.LogCaptureFixture,
+    entries: list[str],
+    what: str,
 ) -> None:
     with contextlib.ExitStack() as locks:
         directories.own(configuration, locks)
@@ -75,6 +81,7 @@ def test_the_notify_directory_is_removed_when_it_is_empty(
         (top / name).mkdir()
     stale_state.remove(configuration, CgroupHost([]), [])
     assert os.listdir(configuration.run_dir) == []
+    assert caplog.messages == [f"Removed what an earlier run left: {what}"]
 
 
 def test_a_notify_directory_of_another_program_is_kept(configuration: config.Config) -> None:
