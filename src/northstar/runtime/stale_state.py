@@ -80,6 +80,7 @@ def remove(config: Config, cgroups: CgroupHost, unmounted: Sequence[str]) -> Non
         "mount point": _mount_points(config.run_dir),
         "socket": _sockets(config.socket_dir),
         "notify socket": _notify_sockets(config.run_dir),
+        "directory": _notify_directory(config.run_dir),
         "cgroup": _cgroups(cgroups, config.cgroup),
     }
     summary = [_summary(kind, names) for kind, names in found.items() if names]
@@ -149,9 +150,17 @@ def _notify_sockets(run_dir: str) -> list[str]:
                 warn("Cannot remove the notify socket of an earlier run: %s", failure)
             else:
                 removed.append(entry.name)
-    with contextlib.suppress(OSError):
-        os.rmdir(top)  # the former runtime may have created nothing in it
     return sorted(removed)
+
+
+def _notify_directory(run_dir: str) -> list[str]:
+    """Remove the directory of the notify sockets of a runtime that has not created one yet."""
+    top = os.path.join(run_dir, notify.NAME)
+    if notify.is_ours(top):
+        with contextlib.suppress(OSError):
+            os.rmdir(top)
+            return [notify.NAME]
+    return []
 
 
 def _is_mount_point(name: str) -> bool:

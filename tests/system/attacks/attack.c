@@ -517,6 +517,40 @@ static void do_handle(char **arguments)
 	close(root);
 }
 
+/* replace DIRECTORY: change or replace the entry `socket` of a directory in each way */
+static void do_replace(char **arguments)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX, .sun_path = "mine" };
+	struct timespec times[2] = { { 1, 0 }, { 1, 0 } };
+	int mine = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	if (chdir(arguments[0]))
+		return result("replace", "chdir", -1);
+	result("replace", "bind", bind(mine, (struct sockaddr *)&address, sizeof address));
+	result("replace", "unlink", unlink("socket"));
+	result("replace", "rename", rename("socket", "other"));
+	result("replace", "rename-out", rename("socket", "/tmp/socket"));
+	result("replace", "exchange", syscall(SYS_renameat2, AT_FDCWD, "socket", AT_FDCWD,
+					      "/tmp/socket", 2 /* RENAME_EXCHANGE */));
+	result("replace", "link", link("socket", "other"));
+	result("replace", "link-out", link("socket", "/tmp/socket"));
+	result("replace", "symlink", symlink("/payload", "other"));
+	result("replace", "mkdir", mkdir("other", 0777));
+	result("replace", "mknod", mknod("other", S_IFSOCK | 0666, 0));
+	result("replace", "open", open("other", O_CREAT | O_RDWR | O_CLOEXEC, 0666));
+	result("replace", "chmod", chmod("socket", 0));
+	result("replace", "chown", chown("socket", 1000, 1000));
+	result("replace", "utime", utimensat(AT_FDCWD, "socket", times, 0));
+	result("replace", "xattr", setxattr("socket", "trusted.northstar", "x", 1, 0));
+	result("replace", "chmod-directory", chmod(".", 0777));
+	result("replace", "chown-directory", chown(".", 1000, 1000));
+	result("replace", "rmdir", rmdir(arguments[0]));
+	result("replace", "rename-directory", rename(arguments[0], "/tmp/directory"));
+	if (chdir("/"))
+		_exit(95);
+	close(mine);
+}
+
 /* terminal: open the controlling terminal, and insert a keystroke (TIOCSTI) */
 static void do_terminal(char **arguments)
 {
@@ -620,8 +654,9 @@ static void do_rights(char **arguments)
 	header->cmsg_len = CMSG_LEN(MOST * sizeof(int));
 	for (int i = 0; i < MOST; i++)
 		((int *)CMSG_DATA(header))[i] = 0;
+	/* musl's sendmsg refuses so much control data. Its structures are the kernel's. */
 	while (times-- > 0 && last >= 0)
-		last = sendmsg(atoi(arguments[0]), &message, MSG_NOSIGNAL);
+		last = syscall(SYS_sendmsg, atoi(arguments[0]), &message, MSG_NOSIGNAL);
 	result("rights", arguments[0], last);
 }
 
@@ -701,6 +736,7 @@ static const struct command attacks[] = {
 	{ "same", do_same, 2 },
 	{ "climb", do_climb, 0 },
 	{ "handle", do_handle, 0 },
+	{ "replace", do_replace, 1 },
 	{ "terminal", do_terminal, 0 },
 	{ "abstract", do_abstract, 1 },
 	{ "shared-memory", do_shared_memory, 1 },

@@ -45,6 +45,7 @@ FLOODS = {
     "no-lines": "garbage 0",
     "forks": "bomb ; pause",
     "console": "deaf 3 ; pause",
+    "notify": "notify-open - ; notify-flood 0 WATCHDOG=1",
 }
 
 
@@ -61,6 +62,7 @@ def test_a_flood_of_output_does_not_slow_other_starts(
         args=FLOODS[kind],
         cgroups={"pids": {"max": 30}},
         console={"permissions": "full"},
+        service={"notify": "/run/notify"},
     )
     quiet = statistics.median(starts(victim, innocent))
     with victim.runtime.client(subscribe=True) as client:

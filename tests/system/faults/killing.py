@@ -102,7 +102,8 @@ class Victim:
         sockets = {name: {"type": "stream", "mode": 0o600} for name in "ab"}
         mounts = {"/data": {"type": "persist"}}
         common: dict[str, Any] = {"args": ["pause"], "io": PIPES}
-        text = manifest("app", **common, sockets=sockets, mounts=mounts)
+        service = {"notify": "/run/notify"}
+        text = manifest("app", **common, sockets=sockets, mounts=mounts, service=service)
         self.package = pack(directory, text, {"payload": payload})
         text = manifest("other", **common, autostart="relaxed")
         self.other = pack(directory, text, {"payload": payload}).read_bytes()

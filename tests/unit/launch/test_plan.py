@@ -179,6 +179,51 @@ def test_persist_and_sockets() -> None:
     assert bind(planned) == ("", "/sockets", "/s", RO | NOSUID | NODEV | NOEXEC, "")
 
 
+NOTIFY: dict[str, Any] = {"notify": "/run/notify"}
+
+
+def test_the_notify_directory_is_read_only() -> None:
+    planned = plan(service=NOTIFY)
+    attributes = RO | NOSUID | NODEV | NOEXEC
+    assert bind(planned) == ("", "/run/n/notify/a:1.0.0", "/run/notify", attributes, "")
+
+
+@pytest.mark.parametrize("notify", ["/run/notify", "/run/notify/", "//run//notify"])
+def test_the_notify_directory_is_mounted_at_its_normal_path(notify: str) -> None:
+    assert bind(plan(service={"notify": notify}))[2] == "/run/notify"
+    assert environment(manifest(service={"notify": notify}), {}) == {
+        "NORTHSTAR_NAME": "a",
+        "NORTHSTAR_VERSION": "1.0.0",
+        "NORTHSTAR_CONTAINER": "a:1.0.0",
+        "NOTIFY_SOCKET": "/run/notify/socket",
+    }
+
+
+def test_the_notify_directory_is_mounted_after_a_mount_on_the_root() -> None:
+    mounts = {"/tmp": {"type": "tmpfs", "size": 4096}, "/": {"type": "persist"}}
+    planned = plan(service=NOTIFY, mounts=mounts)
+    targets = [o.arguments[2] for o in planned.operations if o.op in (Op.BIND, Op.FILESYSTEM)]
+    assert targets == ["/", "/run/notify", "/tmp"]
+
+
+@pytest.mark.parametrize(
+    ("watchdog", "microseconds"),
+    [("30s", "30000000"), ("1ms", "1000"), ("1999ns", "1"), ("1ns", "1"), (None, None)],
+)
+def test_the_watchdog_is_announced(watchdog: str | None, microseconds: str | None) -> None:
+    """In whole microseconds; 0 would be an error of sd_watchdog_enabled(3)."""
+    service = NOTIFY if watchdog is None else {**NOTIFY, "watchdog": watchdog}
+    added = environment(manifest(service=service), {"NOTIFY_SOCKET": "/x"})
+    assert added["NOTIFY_SOCKET"] == "/run/notify/socket"
+    assert added.get("WATCHDOG_USEC") == microseconds
+    assert "WATCHDOG_PID" not in added
+
+
+def test_other_parts_of_a_service_do_not_change_the_plan() -> None:
+    service = {"restart": {"policy": "always"}, "stop": {"signal": "INT"}, "after": ["b"]}
+    assert plan(service=service).encode() == plan().encode()
+
+
 def test_a_resource_is_always_read_only() -> None:
     paths = ContainerPaths(
         root="/r", persist="/p", sockets="/s", notify="/n", resources={"/x": "/run/n/res:2.0.0"}
