@@ -24,7 +24,15 @@ from soak.model import OK, UNEXPECTED, Answer, Cluster, Operation, Program, answ
 Decided = tuple[Action, ...] | core.Refused
 """What the core decides: actions, of which only `Complete` and `Publish` matter here."""
 
-_Request = events.Request | events.PackageVerified
+_Request = (
+    events.MountRequested
+    | events.UmountRequested
+    | events.StartRequested
+    | events.KillRequested
+    | events.UninstallRequested
+    | events.PackageVerified
+)
+"""The requests of clients of 0.9.2. The packages of the soak have no `service`."""
 _FAILURES: Final = (
     events.MountFailed
     | events.UmountFailed

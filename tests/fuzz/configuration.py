@@ -99,7 +99,11 @@ def _check_values(value: Config, written: dict[str, Any]) -> None:
     assert not {"", ".", ".."} & set(levels)
     for count in (value.event_buffer_size, value.notification_buffer_size):
         assert 1 <= count <= U64_MAX
-    for seconds in (value.loop_device_timeout, value.shutdown_timeout):
+    for seconds in (
+        value.loop_device_timeout,
+        value.shutdown_timeout,
+        value.longest_shutdown,
+    ):
         assert 0 <= seconds <= U64_MAX
     _check_options(value.console_options)
     for command in value.debug_commands:

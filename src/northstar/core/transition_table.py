@@ -61,8 +61,10 @@ _START_FAILED: Final = frozenset(
 )
 _END: Final = frozenset(
     # In a shutdown the end or the late execution of one container can be the turn of another one.
-    (StopRequested, RestartRequested, KillRequested, ProcessExited)
-    + (Notified, StopAll, SignalAll, Released)
+    (
+        *(StopRequested, RestartRequested, KillRequested, ProcessExited),
+        *(Notified, StopAll, SignalAll, Released),
+    )
 )
 
 

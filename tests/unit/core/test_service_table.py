@@ -546,3 +546,14 @@ def outcome(there: World, name: str) -> str:
 def test_event(situation: Callable[[], World], name: str) -> None:
     expected = TABLE[situation].get(name, "ignored")
     assert outcome(situation(), name) == expected
+
+
+def test_every_request_is_in_every_row() -> None:
+    for situation, row in TABLE.items():
+        assert set(REQUESTS) <= row.keys(), situation.__name__
+
+
+def test_every_state_is_in_the_table() -> None:
+    # An unhealthy container is stopped in the same step.
+    states = {situation().entry(APP).state for situation in TABLE}
+    assert states == set(core.ContainerState) - {core.ContainerState.UNHEALTHY}

@@ -14,7 +14,17 @@ from northstar.core.transition_table import TRANSITIONS
 from northstar.model import Exited, InternalError
 from tests.unit.core import test_service_table, test_table
 from tests.unit.core.test_service_table import BROKER, SERVICE, idle, mounted, waiting
-from tests.unit.core.worlds import APP, LIB, NEWER, SECOND, World, manifest, resource, uses
+from tests.unit.core.worlds import (
+    APP,
+    LIB,
+    NEWER,
+    NOTIFY,
+    SECOND,
+    World,
+    manifest,
+    resource,
+    uses,
+)
 
 Change = tuple[ContainerState, ContainerState, type]
 
@@ -66,7 +76,7 @@ def by_the_tables() -> set[Change]:
 
 def with_a_resource() -> World:
     there = World().load(manifest(APP, service=SERVICE, mounts=uses("lib")), resource(LIB))
-    return there.load(manifest(NEWER), manifest(BROKER, service=test_service_table.NOTIFY))
+    return there.load(manifest(NEWER), manifest(BROKER, service=NOTIFY))
 
 
 def unmounting_its_resource(cause: core.Cause) -> World:
@@ -116,7 +126,7 @@ def rare() -> Iterator[tuple[World, Event]]:
 def _turns() -> Iterator[tuple[World, Event]]:
     """Yield ends of a container in the shutdown after which it is the turn of another one."""
     for ready in (True, False):
-        service = {} if ready else test_service_table.NOTIFY
+        service = {} if ready else NOTIFY
         there = World().load(
             manifest(BROKER, service=service), manifest(APP, service={"after": ["broker"]})
         )

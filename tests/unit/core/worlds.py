@@ -7,7 +7,7 @@ from typing import Any
 
 from northstar import core
 from northstar.core import events
-from northstar.core.actions import Action
+from northstar.core.actions import Action, Log, RequestStart
 from northstar.core.events import Event
 from northstar.manifest import Manifest, loads
 from northstar.model import Container, Exited, ExitStatus
@@ -127,3 +127,37 @@ def world() -> World:
         resource(LIB),
         resource(LIB2),
     )
+
+
+# Supervised containers.
+
+AUTOMATIC = events.StartRequested(APP, cause=core.Cause.AUTOMATIC)
+
+
+def supervised(service: dict[str, Any], **fields: Any) -> World:
+    """Return a registry with one app that has this section."""
+    return World().load(manifest(APP, service=service, **fields))
+
+
+def state(there: World, container: Container = APP) -> tuple[str, str]:
+    entry = there.entry(container)
+    return entry.state.value, entry.wanted.value
+
+
+def reason(there: World) -> str:
+    return there.entry(APP).reason
+
+
+def restart(there: World, status: ExitStatus = FAILED) -> int:
+    """End the run, and let the runtime start the next one; return the delay in ns."""
+    there.end(APP, status)
+    begun = there.now
+    assert there.at_deadline(APP)[-1] == RequestStart(APP, core.Cause.AUTOMATIC)
+    delay = there.now - begun
+    there.also(AUTOMATIC, events.Executed(APP, 42))
+    return delay
+
+
+def lines(decided: tuple[Action, ...]) -> list[str]:
+    """Return the lines of the log among actions."""
+    return [one.message for one in decided if isinstance(one, Log)]

@@ -53,6 +53,7 @@ def test_defaults() -> None:
         notification_buffer_size=128,
         loop_device_timeout=10.0,
         shutdown_timeout=2.0,
+        shutdown_limit=None,
         console=None,
         console_options=ConsoleOptions(
             token_validity=60.0,
@@ -84,6 +85,22 @@ def test_permissions(text: str, permissions: Permissions) -> None:
     assert console.console.permissions == permissions
 
 
+@pytest.mark.parametrize(
+    ("lines", "seconds"),
+    [
+        ("", 30.0),
+        ('shutdown_timeout = "29s"', 30.0),
+        ('shutdown_timeout = "1m"', 60.0),
+        ('shutdown_limit = "5s"', 5.0),
+        ('shutdown_limit = "5s"\nshutdown_timeout = "1m"', 5.0),
+        ('shutdown_limit = "0s"', 0.0),
+    ],
+)
+def test_the_longest_shutdown(lines: str, seconds: float) -> None:
+    """An older configuration may have a `shutdown_timeout` above the limit's default."""
+    assert config.loads(f"{BASE}{lines}\n").longest_shutdown == seconds
+
+
 def test_everything() -> None:
     read = config.loads(
         """
@@ -95,6 +112,7 @@ def test_everything() -> None:
         notification_buffer_size = 2
         loop_device_timeout = "1m 30s"
         shutdown_timeout = "0s"
+        shutdown_limit = "1m"
         console.global.bind = "unix:///run/n.sock"
         console.global.permissions = ["list", "token_create"]
         console.global.options.max_request_size = "1KiB"
@@ -120,6 +138,7 @@ def test_everything() -> None:
         notification_buffer_size=2,
         loop_device_timeout=90.0,
         shutdown_timeout=0.0,
+        shutdown_limit=60.0,
         console=GlobalConsole(
             UnixAddress("/run/n.sock"),
             frozenset({Permission.LIST, Permission.TOKEN_CREATE}),
@@ -308,6 +327,7 @@ def test_bind_refused(url: str) -> None:
         ("event_buffer_size = 0", "n.toml, line 5: event_buffer_size: 0 is out of range"),
         ("event_buffer_size = true", "n.toml, line 5: event_buffer_size: True is not an integer"),
         ("loop_device_timeout = 5", "n.toml, line 5: loop_device_timeout: 5 is not a string"),
+        ('shutdown_limit = "2"', "n.toml, line 5: shutdown_limit: '2' is not a duration"),
         ('shutdown_timeout = "2"', "n.toml, line 5: shutdown_timeout: '2' is not a duration"),
         (
             'console.options.npk_stream_timeout = "0s"',
