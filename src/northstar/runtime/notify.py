@@ -224,6 +224,9 @@ def is_ours(path: str) -> bool:
 def _bind(path: str, label: str | None) -> socket.socket:
     """Bind a socket in the empty directory `path`."""
     file = os.path.join(path, NOTIFY_SOCKET)
+    # Independent of the umask. Containers have any user; other processes of the host cannot reach
+    # the directory, since they cannot search the one above it.
+    os.chmod(path, 0o755)  # noqa: S103
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     try:
         sock.setblocking(False)
@@ -233,9 +236,6 @@ def _bind(path: str, label: str | None) -> socket.socket:
             sock.bind(f"/proc/self/fd/{opened}/{NOTIFY_SOCKET}")
         finally:
             os.close(opened)
-        # Independent of the umask. Containers have any user; other processes of the host cannot
-        # reach the directory, since they cannot search the one above it.
-        os.chmod(path, 0o755)  # noqa: S103
         os.chmod(file, 0o666)  # noqa: S103
         if label is not None:
             for labelled in (path, file):
