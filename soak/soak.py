@@ -175,7 +175,7 @@ class Soak:
         for name in os.listdir(self.store):
             if name.startswith(".northstar"):
                 raise Violation(f"{name} of an interrupted install still exists")
-        self._observer = await Client.connect(self.runtime.url, subscribe=True)
+        self._observer = await Client.connect(self.runtime.url, subscribe=True, extended=False)
         self._watch = self._tasks.create_task(self._observe(self._observer))
         # Before `up` is set: each worker has one connection.
         for worker in self.workers:

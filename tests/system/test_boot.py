@@ -128,7 +128,7 @@ def test_a_critical_container_that_is_killed_ends_the_runtime(make: Any, stored:
     critical = stored("critical", autostart="critical")
     other = stored("other", autostart="relaxed")
     runtime = make()
-    with runtime.client(subscribe=True) as events, runtime.client() as client:
+    with runtime.client(subscribe=True, extended=False) as events, runtime.client() as client:
         client.kill(critical, signal.SIGSEGV)
         seen = list(until_closed(events))
     # Then the runtime shuts down in order.

@@ -112,6 +112,8 @@ def test_the_exit_of_a_container_is_waited_for(
             other.kill("long", 9)
         assert one.wait("long", TIMEOUT) == Signalled(9)
     with kind.connect(runtime.url, subscribe=True) as late:
+        assert late.wait("short") == Exited(7)
+    with kind.connect(runtime.url, subscribe=True, extended=False) as late:
         assert refused(lambda: late.wait("short")) == error.StopContainerNotStarted(
             Container.parse("short:1.0.0")
         )

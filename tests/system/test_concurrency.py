@@ -72,7 +72,7 @@ def test_one_version_of_a_name_wins(runtime: RuntimeProcess, payload: Path) -> N
 
 def test_a_start_is_completed_without_its_client(runtime: RuntimeProcess, payload: Path) -> None:
     container = install(runtime, payload, args="pause")
-    with runtime.client(subscribe=True) as events:
+    with runtime.client(subscribe=True, extended=False) as events:
         with raw(runtime) as stream:
             stream.sendall(
                 b'{"connect":{"version":"0.9.2","subscribe_notifications":false}}\n'

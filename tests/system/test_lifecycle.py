@@ -65,7 +65,7 @@ def test_the_whole_life_of_a_container(runtime: RuntimeProcess, payload: Path) -
 
 
 def test_notifications_are_in_order(runtime: RuntimeProcess, payload: Path) -> None:
-    with runtime.client(subscribe=True) as events:
+    with runtime.client(subscribe=True, extended=False) as events:
         container = install(runtime, payload, args=["exit", "3"])
         with runtime.client() as client:
             client.start(container)

@@ -36,13 +36,18 @@ def test_the_output_over_the_life_of_a_container(runtime: RuntimeProcess, payloa
     assert nstar("mount", "app").stdout == "mounted app:1.0.0\n"
     assert nstar("start", "app").stdout == "started app:1.0.0\n"
     header, line = columns(nstar("ls").stdout)
-    assert header == ["Name", "Version", "Repository", "Type", "Mounted", "PID", "Uptime"]
+    assert header == [
+        *("Name", "Version", "Repository", "Type", "Mounted", "PID", "Uptime"),
+        *("State", "Last exit"),
+    ]
+    assert line[7:] == ["ready", "-"]
     assert line[:5] == ["app", "1.0.0", "mem", "app", "yes"]
     inspected = json.loads(nstar("inspect", "app").stdout)
     assert inspected["manifest"]["name"] == "app"
     assert str(inspected["process"]["pid"]) == line[5]
     assert nstar("kill", "app", "KILL").stdout == "signalled app:1.0.0 with signal 9\n"
     wait_until(lambda: columns(nstar("ls").stdout)[1][5] == "-", "the container has exited")
+    assert re.fullmatch(r"SIGKILL, [\d.]+s ago", columns(nstar("ls").stdout)[1][8])
     assert nstar("umount", "app:1.0.0").stdout == "umounted app:1.0.0\n"
     assert nstar("uninstall", "--wipe", "app").stdout == "uninstalled app:1.0.0\n"
     assert columns(nstar("ls").stdout) == [header]
@@ -116,8 +121,8 @@ def test_tokens(runtime: RuntimeProcess) -> None:
 def test_json_lines(runtime: RuntimeProcess) -> None:
     lines = runtime.nstar("-j", "repositories").stdout.splitlines()
     assert [json.loads(line) for line in lines] == [
-        {"connect": {"version": "0.9.2", "subscribe_notifications": False}},
-        {"connect_ack": None},
+        {"connect": {"version": "0.9.2", "subscribe_notifications": False, "extended": True}},
+        {"connect_ack": {"features": ["service"]}},
         {"request": "repositories"},
         {"response": {"repositories": ["mem"]}},
     ]

@@ -23,7 +23,7 @@ def test_a_container_above_its_limit_is_killed(runtime: RuntimeProcess, payload:
     greedy = install(runtime, payload, args="memory 64", cgroups={"memory": memory})
     other = install(runtime, payload, "other", args="pause")
     seen: list[notification.Notification] = []
-    with runtime.client(subscribe=True) as client:
+    with runtime.client(subscribe=True, extended=False) as client:
         client.start(other)
         client.start(greedy)
         for event in client.notifications(timeout=TIMEOUT):

@@ -166,7 +166,7 @@ def test_install_and_uninstall(make: Any, store: Path, packages: Any) -> None:
         assert exit_of(client, "app:1.0.0") == OK
     runtime.stop()
     runtime.start()
-    with runtime.client(subscribe=True) as client:
+    with runtime.client(subscribe=True, extended=False) as client:
         assert names(client) == ["app:1.0.0"]
         client.start("app:1.0.0")
         assert exit_of(client, "app:1.0.0") == OK

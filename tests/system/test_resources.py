@@ -234,7 +234,7 @@ def test_a_link_in_place_of_the_data_is_not_followed(
         assert isinstance(answer, error.StartContainerFailed)
         assert str(runtime.data_dir / "app") in str(answer)
         # The wipe does not follow it either, and fails; the container is uninstalled all the same.
-        with runtime.client(subscribe=True) as events:
+        with runtime.client(subscribe=True, extended=False) as events:
             answer = refused(lambda: client.uninstall(container, wipe=True))
             assert isinstance(answer, error.Unexpected)
             assert next(events.notifications(timeout=5)) == notification.Uninstall(C(container))

@@ -15,13 +15,15 @@ from typing import Final
 import click
 
 from northstar import __version__
-from northstar.api import notification, response
+from northstar.api import Status, notification, response
+from northstar.api.feature import SERVICE
 from northstar.api.notification import Notification
 from northstar.cli.common import CommandError, warn
 from northstar.cli.parameters import ContainerType, DurationType, NameType, SignalType, UrlType
-from northstar.client import ConnectError, RejectedError
+from northstar.client import ConnectError, PermissionDeniedError, RejectedError
 from northstar.client.blocking import Client
-from northstar.client.operations import STOP_TIMEOUT
+from northstar.client.errors import phrase
+from northstar.client.stopping import STOP_TIMEOUT, StopTimeout
 from northstar.model import Container, Exited, Name, printable, printable_json
 
 CANNOT_CONNECT: Final = 3
@@ -39,12 +41,16 @@ class Session:
         self.timeout = timeout
 
     @contextlib.contextmanager
-    def connect(self, *, subscribe: bool = False) -> Iterator[Client]:
+    def connect(self, *, subscribe: bool = False, extended: bool = True) -> Iterator[Client]:
         """Connect, for one command."""
         trace = _write_line if self.json_lines else None
         try:
             client = Client.connect(
-                self.url, subscribe=subscribe, timeout=self.timeout, trace=trace
+                self.url,
+                subscribe=subscribe,
+                extended=extended,
+                timeout=self.timeout,
+                trace=trace,
             )
         except ConnectError as error:
             raise CommandError(
@@ -80,19 +86,30 @@ def _write_line(line: bytes) -> None:
 
 
 class Commands(click.Group):
-    """The group of commands. Some have a second, shorter name."""
+    """The group of commands. Some have a second, shorter name, and some are loaded on first use."""
 
     ALIASES: Final = {"ls": "list", "repos": "repositories"}
+    SERVICE: Final = ("restart", "status", "wait")
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command by either of its names."""
+        if cmd_name in self.SERVICE:
+            from northstar.cli import service_commands
+
+            command: click.Command = getattr(service_commands, cmd_name)
+            return command
         return super().get_command(ctx, self.ALIASES.get(cmd_name, cmd_name))
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands, sorted."""
+        return sorted([*super().list_commands(ctx), *self.SERVICE])
 
 
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done; 1 the runtime refused; 2 wrong usage; 3 cannot connect.",
+    epilog="Exit codes: 0 done; 1 the runtime refused; 2 wrong usage; 3 cannot connect. "
+    "`nstar wait` has others.",
 )
 @click.option(
     "-u",
@@ -129,7 +146,7 @@ def nstar(context: click.Context, url: str, json_lines: bool, timeout: float) ->
     context.obj = Session(url, json_lines, timeout)
 
 
-_container = click.argument("container", type=ContainerType(), metavar="CONTAINER")
+container_argument = click.argument("container", type=ContainerType(), metavar="CONTAINER")
 _containers = click.argument(
     "containers", type=ContainerType(), metavar="CONTAINER..", nargs=-1, required=True
 )
@@ -148,8 +165,24 @@ def list_containers(session: Session) -> None:
             answer if isinstance(answer, response.ContainerData) else None
             for answer in client.inspect_all(containers)
         ]
+        states = _states(client)
     if not session.json_lines:
-        listing.show([*map(listing.row, containers, answers)])
+        rows = [
+            listing.row(container, answer, (states or {}).get(container))
+            for container, answer in zip(containers, answers, strict=True)
+        ]
+        listing.show(rows, states=states is not None)
+
+
+def _states(client: Client) -> dict[Container, Status] | None:
+    """Return the status of all containers; None if the runtime cannot tell."""
+    if SERVICE not in client.features:
+        return None
+    try:
+        results = client.status()
+    except PermissionDeniedError:
+        return None
+    return {one.container: one.status for one in results if isinstance(one, response.StatusOk)}
 
 
 @nstar.command()
@@ -192,10 +225,13 @@ def _report(session: Session, results: Sequence[response.Ok | response.Failed], 
 
 
 @nstar.command(context_settings={"allow_interspersed_args": False})
-@_container
+@click.option("--wait", is_flag=True, help="Wait until the container is ready.")
+@container_argument
 @click.argument("command", nargs=-1, metavar="[KEY=VALUE..] [INIT [ARGS..]]")
 @click.pass_obj
-def start(session: Session, container: Container | Name, command: tuple[str, ...]) -> None:
+def start(
+    session: Session, wait: bool, container: Container | Name, command: tuple[str, ...]
+) -> None:
     """Start a container.
 
     Leading words with a = set environment variables, the next word is the program to run, and the
@@ -210,14 +246,14 @@ def start(session: Session, container: Container | Name, command: tuple[str, ...
             raise click.BadParameter(f"'={value}' has no name before the =")
         environment[key] = value
     init = words.pop(0) if words else None
-    with session.connect() as client:
+    with session.connect(subscribe=wait) as client:
         [resolved] = client.resolve(container)
-        client.start(resolved, init, words, environment)
+        client.start(resolved, init, words, environment, wait=wait)
         session.show(f"started {resolved}")
 
 
 @nstar.command()
-@_container
+@container_argument
 @click.argument("signal", type=SignalType(), default=int(signals.SIGTERM), metavar="[SIGNAL]")
 @click.pass_obj
 def kill(session: Session, container: Container | Name, signal: int) -> None:
@@ -232,18 +268,25 @@ def kill(session: Session, container: Container | Name, signal: int) -> None:
 @click.option(
     "--timeout",
     type=DurationType(),
-    default=STOP_TIMEOUT,
     metavar="TIME",
-    help="Time to end by SIGTERM before SIGKILL is sent, as 10s (the default).",
+    help="Time to end before SIGKILL is sent, as 5s; else that of the manifest, or 10s.",
 )
-@_container
+@container_argument
 @click.pass_obj
-def stop(session: Session, container: Container | Name, timeout: float) -> None:
-    """Stop a container: send SIGTERM, and SIGKILL if it has not ended in time."""
+def stop(session: Session, container: Container | Name, timeout: float | None) -> None:
+    """Stop a container: send its stop signal, and SIGKILL if it has not ended in time.
+
+    The stop signal is that of the manifest, or SIGTERM.
+    """
+    limit = StopTimeout.MANIFEST if timeout is None else timeout
     with session.connect_subscribed_if_permitted() as client:
         [resolved] = client.resolve(container)
-        killed = client.stop(resolved, timeout, kill_timeout=session.timeout).killed
-        how = f", by SIGKILL: it did not end within {timeout:g} s of SIGTERM" if killed else ""
+        killed = client.stop(resolved, limit, kill_timeout=session.timeout).killed
+        if timeout is None and SERVICE not in client.features:
+            timeout = STOP_TIMEOUT
+        signal = "its stop signal" if SERVICE in client.features else "SIGTERM"
+        when = "in time" if timeout is None else f"within {timeout:g} s of {signal}"
+        how = f", by SIGKILL: it did not end {when}" if killed else ""
         session.show(f"stopped {resolved}{how}")
 
 
@@ -266,7 +309,7 @@ def install(session: Session, file: str, repository: str) -> None:
 
 @nstar.command()
 @click.option("-w", "--wipe", is_flag=True, help="Remove the persistent data too.")
-@_container
+@container_argument
 @click.pass_obj
 def uninstall(session: Session, container: Container | Name, wipe: bool) -> None:
     """Uninstall a container."""
@@ -277,7 +320,7 @@ def uninstall(session: Session, container: Container | Name, wipe: bool) -> None
 
 
 @nstar.command()
-@_container
+@container_argument
 @click.pass_obj
 def inspect(session: Session, container: Container | Name) -> None:
     """Print the data of a container as JSON."""
@@ -295,8 +338,12 @@ def inspect(session: Session, container: Container | Name) -> None:
 )
 @click.pass_obj
 def notifications(session: Session, number: int | None) -> None:
-    """Print notifications until the runtime shuts down."""
-    with session.connect(subscribe=True) as client:
+    """Print notifications until the runtime shuts down.
+
+    Changes of a container's state are not among them: see `nstar status --watch`.
+    """
+    # A plain connection: its lines are those of Northstar 0.9.2, with --json too.
+    with session.connect(subscribe=True, extended=False) as client:
         for count, message in enumerate(client.notifications(), start=1):
             session.show(describe(message))
             sys.stdout.flush()
@@ -327,8 +374,12 @@ def describe(message: Notification) -> str:
         case notification.Shutdown():
             return "shutting down"
         case notification.State(container, status):
-            reason = f" ({status.reason})" if status.reason else ""
-            return f"state of {container}: {status.state.value}{reason}"
+            text = f"{container}: wanted {status.wanted.value}, {phrase(status)}"
+            if status.next is None:
+                return text
+            from northstar.cli import listing
+
+            return f"{text}, next start in {listing.duration(status.next)}"
 
 
 @nstar.command()

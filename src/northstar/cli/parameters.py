@@ -10,7 +10,7 @@ import click
 
 from northstar.client import address
 from northstar.client.blocking import Client
-from northstar.client.operations import container_or_name
+from northstar.client.steps import container_or_name
 from northstar.model import Container, InvalidValueError, Name
 
 

@@ -18,14 +18,18 @@ from northstar.api import RefusedError
 from northstar.client.errors import (
     ConnectError,
     DisconnectedError,
+    MissingFeatureError,
     NameLookupError,
     NoAnswerError,
     NotificationsLostError,
+    NotReachedError,
     PermissionDeniedError,
     RejectedError,
     StillRunningError,
+    WaitTimeoutError,
 )
 from northstar.client.session import Stopped
+from northstar.client.stopping import StopTimeout
 
 if TYPE_CHECKING:
     from northstar.client.asynchronous import Client
@@ -34,14 +38,18 @@ __all__ = [
     "Client",
     "ConnectError",
     "DisconnectedError",
+    "MissingFeatureError",
     "NameLookupError",
     "NoAnswerError",
+    "NotReachedError",
     "NotificationsLostError",
     "PermissionDeniedError",
     "RefusedError",
     "RejectedError",
     "StillRunningError",
+    "StopTimeout",
     "Stopped",
+    "WaitTimeoutError",
 ]
 
 

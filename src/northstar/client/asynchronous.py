@@ -14,15 +14,7 @@ from northstar.api import request, response
 from northstar.api.notification import Notification
 from northstar.client import address
 from northstar.client.errors import ConnectError, DisconnectedError, reason
-from northstar.client.operations import (
-    Ask,
-    AsyncOperations,
-    Sleep,
-    Step,
-    Steps,
-    Wait,
-    container_in,
-)
+from northstar.client.operations import AsyncOperations
 from northstar.client.package import (
     CHUNK,
     AsyncReadable,
@@ -33,6 +25,7 @@ from northstar.client.package import (
     truncated_error,
 )
 from northstar.client.session import TIMEOUT, Call, Session, Trace
+from northstar.client.steps import Ask, Send, Sleep, Step, Steps, Wait, container_in
 from northstar.model import Container, InvalidValueError, NorthstarError, ProtocolError
 from northstar.model.loop_deadline import timeout as time_limit
 
@@ -67,6 +60,7 @@ class Client(AsyncOperations):
         url: str,
         *,
         subscribe: bool = False,
+        extended: bool = True,
         timeout: float | None = TIMEOUT,  # noqa: ASYNC109 - it raises ConnectError
         trace: Trace | None = None,
     ) -> Self:
@@ -75,6 +69,8 @@ class Client(AsyncOperations):
         Args:
             url: the address of the console.
             subscribe: subscribe to notifications; needs the permission `notifications`.
+            extended: request an extended connection. A plain one has the requests and the
+                notifications of Northstar 0.9.2, and no features.
             timeout: longest time until the runtime has accepted the connection, in seconds.
             trace: called with every line in both directions.
 
@@ -85,7 +81,7 @@ class Client(AsyncOperations):
         """
         place = address.parse(url)
         loop = asyncio.get_running_loop()
-        session = Session(subscribe=subscribe, trace=trace)
+        session = Session(subscribe=subscribe, extended=extended, trace=trace)
         connection = _Connection(session)
         try:
             async with time_limit(timeout):
@@ -101,7 +97,7 @@ class Client(AsyncOperations):
             raise ConnectError(url, error.message) from None
 
     @classmethod
-    async def from_env(cls, *, subscribe: bool = False) -> Self:
+    async def from_env(cls, *, subscribe: bool = False, extended: bool = True) -> Self:
         """Return a client on this container's console connection (NORTHSTAR_CONSOLE).
 
         A container has one such connection: it is closed with the client.
@@ -111,7 +107,7 @@ class Client(AsyncOperations):
             RejectedError: the runtime rejects the connection.
         """
         stream = address.environment_socket()
-        connection = _Connection(Session(subscribe=subscribe))
+        connection = _Connection(Session(subscribe=subscribe, extended=extended))
         loop = asyncio.get_running_loop()
         try:
             await loop.create_connection(lambda: connection, sock=stream)
@@ -213,11 +209,13 @@ class Client(AsyncOperations):
                 except NorthstarError as error:
                     failure = error
 
-    async def _execute(self, step: Step) -> response.Response | None:
+    async def _execute(self, step: Step) -> response.Response | Call | None:
         match step:
             case Ask(message, kind):
                 answer: response.Response = await self._ask(message, kind)
                 return answer
+            case Send(message):
+                return await self._request(message)
             case Wait(done, timeout):
                 with contextlib.suppress(TimeoutError):
                     async with time_limit(timeout):
@@ -227,11 +225,14 @@ class Client(AsyncOperations):
         return None
 
     async def _ask(self, message: request.Request, kind: type[R]) -> R:
+        return await self._answer(await self._request(message), kind)
+
+    async def _request(self, message: request.Request) -> Call:
         async with self._sending:
             await self._connection.writable.wait()
             call, line = self._session.request(message)
             self._connection.write(line)
-        return await self._answer(call, kind)
+        return call
 
     async def _answer(self, call: Call, kind: type[R]) -> R:
         if not call.done:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NoReturn, Self, TypeVar
 
 from northstar.api import RefusedError, request, response
+from northstar.api.feature import SERVICE
 from northstar.api.notification import Notification
 from northstar.api.response import ContainerData
 from northstar.client import address
@@ -25,18 +26,10 @@ from northstar.client.errors import (
     PermissionDeniedError,
     reason,
 )
-from northstar.client.operations import (
-    Ask,
-    BlockingOperations,
-    Sleep,
-    Step,
-    Steps,
-    Wait,
-    container_in,
-    data_in,
-)
+from northstar.client.operations import BlockingOperations
 from northstar.client.package import CHUNK, Path, Progress, Readable, opened, truncated_error
 from northstar.client.session import TIMEOUT, Call, Session, Trace
+from northstar.client.steps import Ask, Send, Sleep, Step, Steps, Wait, container_in, data_in
 from northstar.model import Container, InvalidValueError, NorthstarError, ProtocolError
 from northstar.model.deadline import Deadline
 
@@ -45,6 +38,9 @@ R = TypeVar("R", bound=response.Response)
 
 RETRY: Final = 0.01
 """Seconds between attempts to connect to a Unix socket whose backlog is full."""
+
+_POLL_MAX: Final = 2**31 - 1
+"""Longest time that poll(2) accepts, in ms."""
 
 _MAX_UNANSWERED: Final = 32
 """Maximum unanswered requests of `inspect_all`. Their lines fit into any socket buffer."""
@@ -63,6 +59,7 @@ class Client(BlockingOperations):
         stream: socket.socket,
         *,
         subscribe: bool = False,
+        extended: bool = True,
         timeout: float | None = TIMEOUT,
         trace: Trace | None = None,
     ) -> None:
@@ -71,6 +68,8 @@ class Client(BlockingOperations):
         Args:
             stream: the socket, which the client owns. It is closed if this fails.
             subscribe: subscribe to notifications; needs the permission `notifications`.
+            extended: request an extended connection. A plain one has the requests and the
+                notifications of Northstar 0.9.2, and no features.
             timeout: longest wait for data from the runtime, in seconds.
             trace: called with every line in both directions.
 
@@ -80,7 +79,7 @@ class Client(BlockingOperations):
         """
         self._stream = stream
         self._timeout = timeout
-        self._session = Session(subscribe=subscribe, trace=trace)
+        self._session = Session(subscribe=subscribe, extended=extended, trace=trace)
         try:
             self._send(self._session.connect())
             self._receive_until(lambda: self._session.connected)
@@ -94,6 +93,7 @@ class Client(BlockingOperations):
         url: str,
         *,
         subscribe: bool = False,
+        extended: bool = True,
         timeout: float | None = TIMEOUT,
         trace: Trace | None = None,
     ) -> Self:
@@ -115,12 +115,18 @@ class Client(BlockingOperations):
             # UnicodeError: a host name that IDNA encoding does not allow.
             raise ConnectError(url, reason(error)) from None
         try:
-            return cls(stream, subscribe=subscribe, timeout=timeout, trace=trace)
+            return cls(stream, subscribe=subscribe, extended=extended, timeout=timeout, trace=trace)
         except (DisconnectedError, NoAnswerError, ProtocolError) as error:
             raise ConnectError(url, error.message) from None
 
     @classmethod
-    def from_env(cls, *, subscribe: bool = False, timeout: float | None = TIMEOUT) -> Self:
+    def from_env(
+        cls,
+        *,
+        subscribe: bool = False,
+        extended: bool = True,
+        timeout: float | None = TIMEOUT,
+    ) -> Self:
         """Return a client on this container's console connection (NORTHSTAR_CONSOLE).
 
         A container has one such connection: it is closed with the client.
@@ -128,7 +134,8 @@ class Client(BlockingOperations):
         Raises:
             InvalidValueError: this is no container, or it has no console.
         """
-        return cls(address.environment_socket(), subscribe=subscribe, timeout=timeout)
+        stream = address.environment_socket()
+        return cls(stream, subscribe=subscribe, extended=extended, timeout=timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -171,6 +178,23 @@ class Client(BlockingOperations):
                 yield data_in(self._answer(calls.popleft(), response.Inspect))
             except (RefusedError, PermissionDeniedError) as error:
                 yield error
+
+    def latest_status(
+        self, *containers: Container | str
+    ) -> tuple[response.StatusOk | response.Failed, ...]:
+        """Return the result of `status`, and drop the notifications that precede the answer.
+
+        The next ones of `notifications` are changes after it.
+
+        Raises:
+            MissingFeatureError: the runtime does not have the feature `service`.
+        """
+        self._session.require(SERVICE)
+        call = self._request(request.Status(self.resolve(*containers)))
+        results = self._answer(call, response.Status).results
+        for _ in range(call.preceding):
+            self._session.notifications.popleft()
+        return results
 
     def install(
         self,
@@ -248,11 +272,13 @@ class Client(BlockingOperations):
                 except NorthstarError as error:
                     failure = error
 
-    def _execute(self, step: Step) -> response.Response | None:
+    def _execute(self, step: Step) -> response.Response | Call | None:
         match step:
             case Ask(message, kind):
                 answer: response.Response = self._ask(message, kind)
                 return answer
+            case Send(message):
+                return self._request(message)
             case Wait(done, timeout):
                 self._receive_within(done, timeout)
             case Sleep(seconds):
@@ -274,9 +300,12 @@ class Client(BlockingOperations):
         return bool(_ready(self._stream, select.POLLIN, 0.0))
 
     def _ask(self, message: request.Request, kind: type[R]) -> R:
+        return self._answer(self._request(message), kind)
+
+    def _request(self, message: request.Request) -> Call:
         call, line = self._session.request(message)
         self._send(line)
-        return self._answer(call, kind)
+        return call
 
     def _answer(self, call: Call, kind: type[R]) -> R:
         self._receive_until(lambda: call.done)
@@ -378,7 +407,7 @@ def _ready(stream: socket.socket, events: int, timeout: float | None) -> int:
     poll.register(stream, events)
     deadline = None if timeout is None else Deadline(timeout)
     while True:
-        left = None if deadline is None else math.ceil(deadline.left() * 1000)
+        left = None if deadline is None else min(math.ceil(deadline.left() * 1000), _POLL_MAX)
         for _, found in poll.poll(left):
             return found
         if deadline is not None and deadline.passed():

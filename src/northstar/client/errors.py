@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from northstar.api import ConnectNack, InvalidProtocolVersion, Request
+from northstar.api import ConnectNack, InvalidProtocolVersion, Request, Status
 from northstar.api.request import permissions
 from northstar.model import Container, Name, NorthstarError
 from northstar.model.permission import describe
@@ -109,6 +109,42 @@ class StillRunningError(NorthstarError, TimeoutError):
         super().__init__(f"{container} {what}", hint=hint)
         self.container = container
         self.pid = pid
+
+
+class MissingFeatureError(NorthstarError):
+    """The runtime does not have a feature; nothing was sent.
+
+    Attributes:
+        feature: the name of the feature.
+    """
+
+    def __init__(self, feature: str) -> None:
+        super().__init__(f'this runtime cannot do that: it has no feature "{feature}"')
+        self.feature = feature
+
+
+class NotReachedError(NorthstarError):
+    """A container has not reached a state, and does not reach it without another request.
+
+    Attributes:
+        container: the container.
+        status: its status.
+    """
+
+    def __init__(self, container: Container, what: str, status: Status) -> None:
+        """Make a message of a clause about the container, and of its status."""
+        super().__init__(f"{container} {what}: its state is {phrase(status)}")
+        self.container = container
+        self.status = status
+
+
+class WaitTimeoutError(NotReachedError, TimeoutError):
+    """A container has not reached a state in time. It may still reach it."""
+
+
+def phrase(status: Status) -> str:
+    """Return the state with its reason, as `backoff (exit 1)`."""
+    return f"{status.state.value} ({status.reason})" if status.reason else status.state.value
 
 
 class DisconnectedError(NorthstarError):

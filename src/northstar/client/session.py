@@ -13,8 +13,10 @@ from typing import Final, NamedTuple, NoReturn, TypeVar
 
 from northstar import api
 from northstar.api import notification, request, response
+from northstar.api.status import ContainerState, Status
 from northstar.client.errors import (
     DisconnectedError,
+    MissingFeatureError,
     NotificationsLostError,
     PermissionDeniedError,
     RejectedError,
@@ -37,11 +39,16 @@ R = TypeVar("R", bound=response.Response)
 
 
 class Call:
-    """A request that was sent, and later its answer."""
+    """A request that was sent, and later its answer.
+
+    Attributes:
+        preceding: number of notifications that were received before the answer and not read then.
+    """
 
     def __init__(self, sent: request.Request) -> None:
         self.request = sent
         self.on_done: Callable[[], None] | None = None
+        self.preceding = 0
         self._answer: response.Response | None = None
         self._error: NorthstarError | None = None
 
@@ -103,13 +110,17 @@ class Stopped(NamedTuple):
     """How a container was stopped.
 
     Attributes:
-        killed: it did not end by SIGTERM in time, and SIGKILL was sent.
-        status: its exit status; None if the client did not subscribe to notifications, or
-            connected after the exit.
+        killed: it did not end by its stop signal in time, and SIGKILL was sent.
+        status: its exit status; None if the client did not subscribe to notifications,
+            connected after the exit, or the container was not running.
     """
 
     killed: bool
     status: ExitStatus | None
+
+
+PROCESS: Final = frozenset({ContainerState.RUNNING, ContainerState.READY, ContainerState.UNHEALTHY})
+"""States in which the payload was executed and is not being stopped."""
 
 
 class Watch:
@@ -119,6 +130,9 @@ class Watch:
         ended: it has ended, and was not started again.
         status: the exit status of that end.
         first: the status of the first exit, even if it was started again.
+        current: its status according to the last notification `state`, or to an answer.
+        started_run: number of the last run that was executed; -1 if there is none.
+        ready_run: number of the last run that was ready; -1 if there is none.
     """
 
     def __init__(self, container: Container) -> None:
@@ -126,6 +140,9 @@ class Watch:
         self.ended = False
         self.status: ExitStatus | None = None
         self.first: ExitStatus | None = None
+        self.current: Status | None = None
+        self.started_run = -1
+        self.ready_run = -1
 
     def handle(self, message: notification.Notification) -> None:
         """Process any notification; those of other containers are ignored."""
@@ -136,6 +153,25 @@ class Watch:
                 self.first = message.status
         elif isinstance(message, notification.Started) and message.container == self.container:
             self.ended, self.status = False, None
+        elif isinstance(message, notification.State) and message.container == self.container:
+            self._observe(message.status)
+
+    def take_answer(self, answer: response.Status) -> None:
+        """Process any answer with states.
+
+        It must be processed in the order of the lines: notifications that follow it may have
+        arrived in the same piece, and be processed before the caller receives the answer.
+        """
+        for result in answer.results:
+            if isinstance(result, response.StatusOk) and result.container == self.container:
+                self._observe(result.status)
+
+    def _observe(self, status: Status) -> None:
+        self.current = status
+        if status.state in PROCESS:
+            self.started_run = status.run
+        if status.state is ContainerState.READY:
+            self.ready_run = status.run
 
 
 class Session:
@@ -143,6 +179,7 @@ class Session:
 
     Attributes:
         connected: the runtime has accepted the connection.
+        features: the features of the runtime; none if it has no extended connections.
         notifications: received and not yet read by the caller.
         runs: for each container with a notification of a start or an exit, the status of its last
             exit, None while it runs.
@@ -150,9 +187,13 @@ class Session:
         shutting_down: the runtime announced its shutdown, so the end of the stream is expected.
     """
 
-    def __init__(self, *, subscribe: bool, trace: Trace | None = None) -> None:
+    def __init__(
+        self, *, subscribe: bool, extended: bool = True, trace: Trace | None = None
+    ) -> None:
         self.subscribed = subscribe
+        self._extended = extended or None
         self.connected = False
+        self.features: frozenset[str] = frozenset()
         self.shutting_down = False
         self.error: NorthstarError | None = None
         self.notifications: deque[notification.Notification] = deque()
@@ -165,7 +206,8 @@ class Session:
 
     def connect(self) -> bytes:
         """Return the first line to send: the connect message."""
-        line = api.encode(api.Connect(api.API_VERSION, self.subscribed))
+        # A runtime without extended connections ignores that one is requested.
+        line = api.encode(api.Connect(api.API_VERSION, self.subscribed, self._extended))
         if self._trace is not None:
             self._trace(line)
         return line
@@ -175,13 +217,15 @@ class Session:
 
         Raises:
             InvalidValueError: the request is invalid: the runtime would close the connection.
+            MissingFeatureError: the runtime does not know the request.
             NorthstarError: the connection has failed; this is its error.
         """
         if self.error is not None:
             raise self.error
+        self.require(request.feature(message))
         line = api.encode(message)
         try:
-            api.decode(line)
+            api.decode_extended(line)
         except ProtocolError as error:
             raise InvalidValueError(f"not a request that can be sent: {error}") from None
         if self._trace is not None:
@@ -189,6 +233,15 @@ class Session:
         call = Call(message)
         self._calls.append(call)
         return call, line
+
+    def require(self, feature: str | None) -> None:
+        """Check that the runtime has a feature, if one is given.
+
+        Raises:
+            MissingFeatureError: it does not.
+        """
+        if feature is not None and feature not in self.features:
+            raise MissingFeatureError(feature)
 
     def receive(self, data: bytes) -> None:
         """Process received bytes: answers finish their calls, notifications are queued.
@@ -260,26 +313,34 @@ class Session:
         if self._trace is not None:
             self._trace(line + b"\n")
         try:
-            self._message(api.decode(line))
+            message = api.decode_extended(line)
+            if message is not None or not self.connected:
+                self._message(message)
         except ProtocolError as error:
             raise self.fail(ProtocolError(f"the runtime violates the protocol: {error}")) from None
 
-    def _message(self, message: api.Message) -> None:
+    def _message(self, message: api.Message | None) -> None:
         if not self.connected:
             if isinstance(message, api.ConnectNack):
                 raise self.fail(RejectedError(message))
             if not isinstance(message, api.ConnectAck):
-                raise ProtocolError(
-                    f"{type(message).__name__} is received before connect is answered"
-                )
+                received = "a notification" if message is None else type(message).__name__
+                raise ProtocolError(f"{received} is received before connect is answered")
             self.connected = True
+            if message.features is not None:
+                self.features = frozenset(message.features.features)
         elif isinstance(message, api.Notification):
             self._notification(message)
         elif isinstance(message, api.Response):
             if not self._calls:
                 raise ProtocolError(f"{type(message).__name__} answers no request")
             self.shutting_down |= isinstance(message, response.Shutdown)
-            self._calls.popleft().finish(message)
+            if isinstance(message, response.Status):
+                for watch in self._watches:
+                    watch.take_answer(message)
+            call = self._calls.popleft()
+            call.preceding = len(self.notifications)
+            call.finish(message)
         else:
             raise ProtocolError(f"{type(message).__name__} is not for a client")
 

@@ -39,7 +39,7 @@ def notified(draft: Draft, event: events.Notified) -> None:
     if message.stopping:
         stops.stopping_by_itself(draft, container)
         return
-    if message.trigger:
+    if message.trigger and not draft.state.stopping:
         _watchdog_failed(draft, container)
         return
     if message.ready and _awaits_ready(entry):

@@ -45,9 +45,3 @@ class Deadlines:
     def _expired(self, container: Container) -> None:
         del self._timers[container]
         self._reached(container)
-
-    def close(self) -> None:
-        """Remove all deadlines; idempotent."""
-        for timer in self._timers.values():
-            timer.cancel()
-        self._timers.clear()

@@ -258,7 +258,7 @@ def test_json_lines_in_both_directions(run: Run) -> None:
     done = run("-j", "start", "a:1.0.0", talk=((start(), {"start": OK}),))
     assert (done.code, done.err) == (0, "")
     assert [json.loads(line) for line in done.out.splitlines()] == [
-        {"connect": {"version": "0.9.2", "subscribe_notifications": False}},
+        {"connect": {"version": "0.9.2", "subscribe_notifications": False, "extended": True}},
         {"connect_ack": None},
         {"request": start()},
         {"response": {"start": OK}},
@@ -321,7 +321,7 @@ def test_a_runtime_that_does_not_answer(tmp_path: Path, capfd: pytest.CaptureFix
 
 
 def notify(wire: Wire) -> None:
-    wire.greet(subscribe=True)
+    wire.greet(subscribe=True, extended=False)
     wire.send(
         {"notification": {"install": "a:1.0.0"}},
         {"notification": {"started": "a:1.0.0"}},
@@ -358,7 +358,7 @@ def test_the_text_of_a_memory_event() -> None:
 def test_notifications_end_with_the_connection(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with Peer(tmp_path, lambda wire: wire.greet(subscribe=True)) as peer:
+    with Peer(tmp_path, lambda wire: wire.greet(subscribe=True, extended=False)) as peer:
         assert invoke(nstar, ["-u", peer.url, "notifications"], "nstar") == 1
     assert capfd.readouterr() == ("", "error: the runtime closed the connection\n")
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,7 +15,7 @@ from northstar import client as package
 from northstar.client import blocking
 
 TIMEOUT = 10.0
-CONNECT = {"connect": {"version": "0.9.2", "subscribe_notifications": False}}
+CONNECT = {"connect": {"version": "0.9.2", "subscribe_notifications": False, "extended": True}}
 
 
 class Wire:
@@ -34,9 +34,18 @@ class Wire:
     def send(self, *messages: Any) -> None:
         self.stream.sendall(b"".join(json.dumps(message).encode() + b"\n" for message in messages))
 
-    def greet(self, subscribe: bool = False) -> None:
-        assert self.line()["connect"]["subscribe_notifications"] is subscribe
-        self.send({"connect_ack": None})
+    def greet(
+        self,
+        subscribe: bool = False,
+        features: Sequence[str] | None = None,
+        *,
+        extended: bool = True,
+    ) -> None:
+        """Accept the client; without features as a runtime of version 0.9.2."""
+        connect = self.line()["connect"]
+        assert connect["subscribe_notifications"] is subscribe
+        assert connect.get("extended") is (True if extended else None)
+        self.send({"connect_ack": None if features is None else {"features": features}})
 
     def answer(self, request: Any, *answers: Any) -> None:
         assert self.line() == {"request": request}

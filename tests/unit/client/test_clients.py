@@ -288,7 +288,7 @@ def test_trace_has_every_line_of_both_directions(kind: Any, tmp_path: Path) -> N
     with Peer(tmp_path, script) as peer, kind.connect(peer.url, trace=lines.append) as c:
         c.list()
     assert lines == [
-        b'{"connect":{"version":"0.9.2","subscribe_notifications":false}}\n',
+        b'{"connect":{"version":"0.9.2","subscribe_notifications":false,"extended":true}}\n',
         b'{"connect_ack": null}\n',
         b'{"request":"list"}\n',
         b'{"notification": "shutdown"}\n',

@@ -14,8 +14,19 @@ from northstar.core.actions import Action
 from northstar.core.events import Event
 from northstar.manifest import Manifest
 from northstar.model import Container, Exited, Signalled
-from tests.unit.core.worlds import World, manifest, resource, uses
+from northstar.model.notify import NotifyMessage
+from tests.unit.core.worlds import (
+    ALWAYS,
+    NOTIFY,
+    ON_FAILURE,
+    SECOND,
+    World,
+    manifest,
+    resource,
+    uses,
+)
 
+LIMITED = {"policy": "on-failure", "limit": 2, "interval": "30s", "max_delay": "3s"}
 MANIFESTS = (
     manifest(Container.parse("app:1.0.0"), mounts=uses("lib")),
     manifest(Container.parse("app:2.0.0"), mounts=uses("lib", "other")),
@@ -24,7 +35,19 @@ MANIFESTS = (
     manifest(Container.parse("plain:2.0.0")),
     resource(Container.parse("lib:1.0.0")),
     resource(Container.parse("lib:2.0.0")),
+    manifest(
+        Container.parse("limited:1.0.0"),
+        autostart="critical",
+        service={"restart": LIMITED, "after": ["watched"]},
+    ),
+    manifest(Container.parse("limited:2.0.0"), mounts=uses("lib"), service=ALWAYS),
+    manifest(
+        Container.parse("watched:1.0.0"),
+        service={**ON_FAILURE, **NOTIFY, "watchdog": "5s", "stop": {"timeout": "3s"}},
+    ),
+    manifest(Container.parse("last:1.0.0"), service={"after": ["limited", "app"], **ALWAYS}),
 )
+LIMIT, INTERVAL = 2, 30 * SECOND
 CONTAINERS = tuple(one.container for one in MANIFESTS)
 KNOWN = st.sampled_from(CONTAINERS)
 APPS = st.sampled_from([one.container for one in MANIFESTS if one.init is not None])
@@ -49,6 +72,16 @@ class Registry(RuleBasedStateMachine):
         """Containers with a request in progress: `Complete` was not decided."""
         self.subscribed: dict[Container, str] = {}
         """The state of each container according to the notifications."""
+        self.queued: list[events.StartRequested] = []
+        """Starts that the core has requested."""
+        self.deferred: set[tuple[Container, core.Deferred]] = set()
+        """Requests that are answered later."""
+        self.timers: dict[Container, int] = {}
+        """The time of each deadline that was set."""
+        self.reported: dict[Container, core.Entry] = {}
+        """The container after its last reported change."""
+        self.restarts: dict[Container, list[int]] = {}
+        """Times of the automatic restarts."""
         self.before_shutdown = 0
         """Requests until the shutdown may begin: after it nearly every request is refused."""
 
@@ -64,12 +97,39 @@ class Registry(RuleBasedStateMachine):
 
     def request(self, event: events.Request, results: Results) -> None:
         self.before_shutdown -= 1
+        self.submit(event)
+        for index, well in results:
+            self.end(index, well)
+        self.start_queued()
+
+    def submit(self, event: events.Request) -> None:
         if event.container not in self.asked:  # the runtime queues others
             self.asked.add(event.container)
             if not self.give(event):
                 self.asked.remove(event.container)
-        for index, well in results:
-            self.end(index, well)
+
+    def start_queued(self) -> None:
+        """Give the starts that the core has requested, unless another request is in progress."""
+        for event in self.queued[:]:
+            if event.container not in self.asked:
+                self.queued.remove(event)
+                before = self.world.state
+                self.submit(event)
+                if self.world.state.containers.get(event.container) is not None:
+                    self.check_automatic_start(event, before)
+
+    def check_automatic_start(self, event: events.StartRequested, before: core.State) -> None:
+        container = event.container
+        old, new = before.containers[container], self.world.entry(container)
+        if old.state is new.state or new.history.runs == old.history.runs:
+            return
+        assert not before.stopping
+        if event.cause is core.Cause.AUTOMATIC and old.history.runs:
+            times = self.restarts.setdefault(container, [])
+            times.append(self.world.now)
+            if new.service.restart is not None and new.service.restart.limit is not None:
+                recent = [when for when in times if self.world.now - when < INTERVAL]
+                assert len(recent) <= LIMIT
 
     @rule(container=KNOWN, results=RESULTS)
     def mount(self, container: Container, results: Results) -> None:
@@ -87,6 +147,14 @@ class Registry(RuleBasedStateMachine):
     @rule(container=APPS, number=st.sampled_from((1, 9, 15)), results=RESULTS)
     def kill(self, container: Container, number: int, results: Results) -> None:
         self.request(events.KillRequested(container, number), results)
+
+    @rule(container=APPS, results=RESULTS)
+    def stop(self, container: Container, results: Results) -> None:
+        self.request(events.StopRequested(container), results)
+
+    @rule(container=APPS, results=RESULTS)
+    def restart(self, container: Container, results: Results) -> None:
+        self.request(events.RestartRequested(container), results)
 
     @rule(container=KNOWN, wipe=st.booleans(), results=RESULTS)
     def uninstall(self, container: Container, wipe: bool, results: Results) -> None:
@@ -153,12 +221,43 @@ class Registry(RuleBasedStateMachine):
         self.alive.remove(container)
         self.give(events.ProcessExited(container, status))
 
+    # Supervision.
+
+    @precondition(lambda self: self.alive)
+    @rule(
+        index=INDEX,
+        message=st.builds(
+            NotifyMessage,
+            ready=st.booleans(),
+            stopping=WELL.map(lambda well: not well),
+            watchdog=st.booleans(),
+            trigger=WELL.map(lambda well: not well),
+            extend=st.none() | st.integers(0, 10**13),
+        ),
+    )
+    def notify(self, index: int, message: NotifyMessage) -> None:
+        self.give(events.Notified(sorted(self.alive)[index % len(self.alive)], message))
+
+    @precondition(lambda self: self.timers)
+    @rule()
+    def reach_the_next_deadline(self) -> None:
+        container = min(self.timers, key=lambda one: (self.timers[one], one))
+        when = self.timers.pop(container)
+        self.world.now = max(self.world.now, when - SECOND)
+        self.give(events.DeadlineReached(container))
+        self.start_queued()
+
     # The shutdown.
 
     @precondition(lambda self: self.before_shutdown <= 0 and not self.world.state.stopping)
     @rule()
     def begin_shutdown(self) -> None:
         self.give(events.ShutdownBegan())
+
+    @precondition(lambda self: self.world.state.stopping)
+    @rule()
+    def stop_all(self) -> None:
+        self.give(events.StopAll(2 * SECOND))
 
     @precondition(lambda self: self.world.state.stopping)
     @rule(number=st.sampled_from((15, 9)))
@@ -189,7 +288,20 @@ class Registry(RuleBasedStateMachine):
             case actions.Complete(container):
                 # Each request is answered once.
                 self.asked.remove(container)
-            case actions.Fail() | actions.Log() | actions.PublishState():
+            case actions.Defer(container, request):
+                self.asked.remove(container)
+                self.deferred.add((container, request))
+            case actions.Answer(container, request):
+                self.deferred.remove((container, request))
+            case actions.RequestStart(container, cause):
+                self.queued.append(events.StartRequested(container, cause=cause))
+            case actions.SetDeadline(container, when):
+                self.timers.pop(container, None)
+                if when is not None:
+                    self.timers[container] = when
+            case actions.PublishState(entry):
+                self.reported[entry.container] = entry
+            case actions.Fail() | actions.Log():
                 pass
             case _:
                 same = [a for a in self.open if type(a) is type(action)]
@@ -200,6 +312,8 @@ class Registry(RuleBasedStateMachine):
     def notified(self, note: notification.Notification) -> None:
         match note:
             case notification.Install(container):
+                self.reported.pop(container, None)
+                self.restarts.pop(container, None)
                 assert container not in self.subscribed
                 self.subscribed[container] = "installed"
             case notification.Started(container):
@@ -247,19 +361,94 @@ class Registry(RuleBasedStateMachine):
                 assert not self.world.state.is_wiping(entry.container.name)
 
     @invariant()
-    def phases_agree_with_runs(self) -> None:
-        idle = (
-            core.ContainerState.INSTALLED,
-            core.ContainerState.FAILED,
-            core.ContainerState.REMOVING,
-        )
+    def states_agree_with_runs(self) -> None:
+        state = core.ContainerState
+        without = (state.INSTALLED, state.FAILED, state.REMOVING, state.WAITING, state.BACKOFF)
+        pending = (state.WAITING, state.BACKOFF)
         for entry in self.entries:
-            assert (entry.run is None) is (entry.state in idle)
-            assert (entry.wanted is core.Wanted.UP) <= (entry.run is not None)
+            assert (entry.run is None) is (entry.state in without)
+            if entry.wanted is core.Wanted.UP:
+                assert entry.run is not None or entry.state in pending
+            assert (entry.state in pending) <= (entry.wanted is core.Wanted.UP)
             removing = entry.operation is core.Operation.UNINSTALL
-            assert (entry.state is core.ContainerState.REMOVING) is removing
+            assert (entry.state is state.REMOVING) is removing
             starting = entry.operation is core.Operation.START
-            assert (entry.state is core.ContainerState.STARTING) is starting
+            assert (entry.state is state.STARTING) is starting
+
+    @invariant()
+    def one_version_of_a_name_is_wanted(self) -> None:
+        wanted = [e.container.name for e in self.entries if e.wanted is core.Wanted.UP]
+        assert len(wanted) == len(set(wanted))
+
+    @invariant()
+    def pending_containers_are_known_and_hold_nothing(self) -> None:
+        state = core.ContainerState
+        waiting = [e for e in self.entries if e.state in (state.WAITING, state.BACKOFF)]
+        pending = self.world.state.pending
+        assert {e.container.name: e.container for e in waiting} == pending
+        assert pending.keys().isdisjoint(self.world.state.running)
+        assert not pending or not self.world.state.stopping
+
+    @invariant()
+    def deadlines_exist_in_the_states_that_have_one(self) -> None:
+        state = core.ContainerState
+        stopping = self.world.state.stopping
+        for entry in self.entries:
+            supervised = entry.service.watchdog is not None and not stopping
+            expected = {
+                state.BACKOFF: True,
+                state.RUNNING: not stopping,
+                state.READY: supervised,
+                state.STOPPING: entry.deadline is not None,
+            }.get(entry.state, False)
+            assert (entry.deadline is not None) is expected
+            if entry.run is not None and (entry.run.killed or entry.run.status is not None):
+                assert entry.deadline is None
+
+    @invariant()
+    def a_timer_is_set_for_each_deadline(self) -> None:
+        for entry in self.entries:
+            if entry.deadline is None:
+                assert entry.container not in self.timers
+            elif not entry.due:
+                assert self.timers[entry.container] <= entry.deadline
+
+    @invariant()
+    def what_is_due_was_requested(self) -> None:
+        for entry in self.entries:
+            if entry.due:
+                assert entry.container in {event.container for event in self.queued}
+
+    @invariant()
+    def a_wait_ends(self) -> None:
+        # With no start on its way, and no request for a start, nothing would ever end it.
+        state = core.ContainerState
+        on_its_way = (state.WAITING, state.STARTING, state.RUNNING)
+        for entry in self.entries:
+            if entry.state is state.WAITING and not entry.due:
+                assert any(
+                    e.container.name in entry.service.after and e.state in on_its_way
+                    for e in self.entries
+                )
+
+    @invariant()
+    def deferred_requests_are_answered_in_time(self) -> None:
+        found = {(e.container, request) for e in self.entries for request in e.deferred}
+        assert found == self.deferred
+        for entry in self.entries:
+            if core.Deferred.STOP in entry.deferred:
+                assert entry.has_process
+            if core.Deferred.RESTART in entry.deferred:
+                assert entry.wanted is core.Wanted.UP
+
+    @invariant()
+    def each_change_is_reported(self) -> None:
+        for entry in self.entries:
+            last = self.reported.get(entry.container)
+            known = (core.ContainerState.INSTALLED, core.Wanted.DOWN)
+            if last is not None:
+                known = (last.state, last.wanted)
+            assert known == (entry.state, entry.wanted)
 
     @invariant()
     def images_in_transition_have_an_action(self) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from northstar import core
 from northstar.core import events
 from northstar.core.actions import Action
 from northstar.core.events import Event
 from northstar.manifest import Manifest, loads
-from northstar.model import Container
+from northstar.model import Container, Exited, ExitStatus
+from northstar.model.notify import NotifyMessage
 
+FAILED = Exited(1)
 NOW = 1_000_000_000
 
 APP = Container.parse("app:1.0.0")
@@ -37,6 +40,14 @@ def uses(*names: str, version: str = ">=1") -> dict[str, object]:
     return {f"/{n}": {"type": "resource", "name": n, "version": version, "dir": "/"} for n in names}
 
 
+SECOND = 1_000_000_000
+
+ON_FAILURE: dict[str, Any] = {"restart": {"policy": "on-failure"}}
+ALWAYS: dict[str, Any] = {"restart": {"policy": "always"}}
+NOTIFY: dict[str, Any] = {"notify": "/run/notify", "ready": {"probe": "notify", "timeout": "60s"}}
+READY = NotifyMessage(ready=True)
+
+
 class World:
     """A registry to which a test gives events, one after the other."""
 
@@ -53,11 +64,23 @@ class World:
 
     def step(self, event: Event) -> core.Changed | core.Refused:
         """Give an event, and adopt the new state. The clock advances by one second."""
-        self.now += 1_000_000_000
+        self.now += SECOND
         result = core.step(self.state, event, self.now)
         if isinstance(result, core.Changed):
             self.state = result.state
         return result
+
+    def at_deadline(self, container: Container) -> tuple[Action, ...]:
+        """Advance to the deadline of a container, and report it."""
+        deadline = self.entry(container).deadline
+        assert deadline is not None
+        self.now = deadline - SECOND
+        return self.changed(events.DeadlineReached(container))
+
+    def end(self, container: Container, status: ExitStatus = FAILED) -> tuple[Action, ...]:
+        """Report the exit of a container, and the end of its clean-up."""
+        self.changed(events.ProcessExited(container, status))
+        return self.changed(events.Released(container))
 
     def changed(self, *several: Event) -> tuple[Action, ...]:
         """Give events that must not be refused, and return the actions of the last one."""

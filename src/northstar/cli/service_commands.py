@@ -1,0 +1,157 @@
+"""The commands of `nstar` for supervision. They are loaded on first use."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import Final
+
+import click
+
+from northstar.api import notification, response
+from northstar.api.status import Status
+from northstar.cli import status_table
+from northstar.cli.common import CommandError
+from northstar.cli.nstar_commands import Session, container_argument, describe
+from northstar.cli.parameters import ContainerType, DurationType
+from northstar.client import NoAnswerError, StillRunningError, WaitTimeoutError
+from northstar.client.blocking import Client
+from northstar.model import Container, Exited, ExitStatus, Name
+from northstar.model.status import signal_name
+
+TIMED_OUT: Final = 124
+"""Exit code of `wait` after its timeout, as of timeout(1)."""
+
+_REFRESH: Final = 1.0
+"""Longest time between two updates of the table on a terminal, in seconds."""
+
+_PAUSE: Final = 0.1
+"""Shortest time between two updates of the table on a terminal, in seconds."""
+
+
+@click.command()
+@container_argument
+@click.pass_obj
+def restart(session: Session, container: Container | Name) -> None:
+    """Stop a container if it runs, and start it."""
+    with session.connect() as client:
+        restarted = client.restart(container, kill_timeout=session.timeout)
+        session.show(f"restarted {restarted}")
+
+
+@click.command()
+@click.option(
+    "-w",
+    "--watch",
+    is_flag=True,
+    help="Continue: update the table on a terminal, elsewhere print a line for each change.",
+)
+@click.argument("containers", type=ContainerType(), metavar="[CONTAINER..]", nargs=-1)
+@click.pass_obj
+def status(session: Session, watch: bool, containers: tuple[Container | Name, ...]) -> None:
+    """Show what is wanted of containers, and their states.
+
+    Without CONTAINER all installed containers are shown.
+    """
+    if not watch:
+        with session.connect() as client:
+            results = client.status(*containers)
+        if not session.json_lines:
+            status_table.show([one for one in results if isinstance(one, response.StatusOk)])
+        if failures := [one for one in results if isinstance(one, response.Failed)]:
+            raise CommandError("; ".join(f"{one.container}: {one.error}" for one in failures))
+        return
+    with session.connect(subscribe=True) as client:
+        if session.json_lines or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+            _print_changes(session, client, containers)
+        else:
+            _redraw(client, containers)
+
+
+def _print_changes(
+    session: Session, client: Client, containers: tuple[Container | Name, ...]
+) -> None:
+    """Print a line for each container, then one for each change."""
+    results = client.latest_status(*containers)
+    for result in results:
+        if isinstance(result, response.Failed):
+            raise CommandError(f"{result.container}: {result.error}")
+        _print_state(session, result.container, result.status)
+    watched = {result.container for result in results} if containers else None
+    for message in client.notifications():
+        if isinstance(message, notification.State) and (
+            watched is None or message.container in watched
+        ):
+            _print_state(session, message.container, message.status)
+
+
+def _print_state(session: Session, container: Container, status: Status) -> None:
+    session.show(describe(notification.State(container, status)))
+    # At once: the reader may wait for it.
+    sys.stdout.flush()
+
+
+def _redraw(client: Client, containers: tuple[Container | Name, ...]) -> None:
+    """Show the table, and update it until the runtime shuts down."""
+    targets = client.resolve(*containers)
+    with status_table.live() as update:
+        while True:
+            update(client.latest_status(*targets))
+            if not _wait_for_change(client.notifications(timeout=_REFRESH)):
+                return
+            time.sleep(_PAUSE)
+
+
+def _wait_for_change(changes: Iterator[notification.Notification]) -> bool:
+    """Wait for a notification, or a timeout; return False if the runtime shuts down."""
+    try:
+        change = next(changes, None)
+    except NoAnswerError:
+        return True
+    return change is not None and not isinstance(change, notification.Shutdown)
+
+
+@click.command()
+@click.option(
+    "--for",
+    "goal",
+    type=click.Choice(["started", "ready", "exit"]),
+    default="exit",
+    show_default=True,
+    help="What to wait for.",
+)
+@click.option(
+    "--timeout",
+    type=DurationType(),
+    metavar="TIME",
+    help="Longest wait, as 5s or 1m 30s; without it there is no limit.",
+)
+@container_argument
+@click.pass_obj
+def wait(session: Session, container: Container | Name, goal: str, timeout: float | None) -> int:
+    """Wait until a container has started, is ready, or exits.
+
+    For an exit, the exit code is that of the container, or 128 + N if signal N ended it. After
+    the timeout it is 124.
+    """
+    with session.connect(subscribe=True) as client:
+        [resolved] = client.resolve(container)
+        try:
+            if goal == "exit":
+                return _show_exit(session, resolved, client.wait(resolved, timeout))
+            wait_for = client.wait_ready if goal == "ready" else client.wait_started
+            wait_for(resolved, timeout)
+        except (StillRunningError, WaitTimeoutError) as error:
+            raise CommandError(error.message, hint=error.hint, exit_code=TIMED_OUT) from None
+        session.show(f"{resolved} is {goal}")
+        return 0
+
+
+def _show_exit(session: Session, container: Container, status: ExitStatus) -> int:
+    if isinstance(status, Exited):
+        session.show(f"{container} exited with code {status.code}")
+        return status.code
+    session.show(f"{container} was ended by {signal_name(status.signal)}")
+    return 128 + status.signal
