@@ -6,6 +6,7 @@ import re
 from typing import Final
 
 from northstar.model.errors import InvalidValueError
+from northstar.model.pattern import Pattern
 
 U64_MAX: Final = 2**64 - 1
 
@@ -25,7 +26,7 @@ _DURATION_UNITS: Final = {
     }.items()
     for name in names.split()
 }
-_DURATION_PART: Final = re.compile(r"([0-9]{1,20}) *([A-Za-z]+) *")
+_DURATION_PART: Final = Pattern(r"([0-9]{1,20}) *([A-Za-z]+) *")
 
 
 def parse_duration(text: str) -> float:
@@ -57,7 +58,7 @@ def format_duration(seconds: float) -> str:
     return f"{nanoseconds}ns"
 
 
-_SIZE: Final = re.compile(
+_SIZE: Final = Pattern(
     r"(?=[0-9.]*[0-9])([0-9]{0,40})\.?([0-9]{0,40})(?: *(?:([kmgtpe])(i?)b?|b))?\Z",
     re.IGNORECASE | re.ASCII,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final
 
 from northstar.model import (
@@ -14,6 +13,7 @@ from northstar.model import (
     Version,
     VersionReq,
 )
+from northstar.model.pattern import Pattern
 from northstar.model.units import format_duration, format_size, parse_duration, parse_size
 from northstar.schema.context import Context, Path
 from northstar.schema.node import Node, Scalar, is_empty
@@ -61,7 +61,7 @@ class WholeSize(Kind[int]):
 
     unit = "bytes"
 
-    _TEXT: Final = re.compile(r"(?ai)\s*([0-9]{1,40})\s*((?:[KMGT](?:i?B)?|B)?)\s*\Z")
+    _TEXT: Final = Pattern(r"(?ai)\s*([0-9]{1,40})\s*((?:[KMGT](?:i?B)?|B)?)\s*\Z")
 
     def read(self, node: Node, path: Path, context: Context[Any]) -> int:
         """Return the bytes."""
