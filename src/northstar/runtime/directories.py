@@ -92,6 +92,7 @@ class LockedDirectory:
         self.path = path
         self._make = make
         self._descriptor = -1
+        self._identity: os.stat_result | None = None
         self._twin: LockedDirectory | None = None
         # If two threads restored it, one would mistake the other's lock for another runtime's.
         self._restoring = threading.Lock()
@@ -134,6 +135,8 @@ class LockedDirectory:
             raise
         self.release()
         self._descriptor = descriptor
+        # The open descriptor keeps the inode: its number is not reused.
+        self._identity = os.fstat(descriptor)
 
     def release(self) -> None:
         """Unlock it; idempotent."""
@@ -156,7 +159,10 @@ class LockedDirectory:
         Raises:
             OSError: the path does not exist.
         """
-        return os.path.samestat(os.stat(self.path), os.fstat(self.fileno()))
+        if self._twin is not None:
+            return self._twin.is_current()
+        assert self._identity is not None
+        return os.path.samestat(os.stat(self.path), self._identity)
 
     def refuse_if_moved(self) -> None:
         """Raise if the directory was moved away, with its contents.
