@@ -59,7 +59,7 @@ class Cgroup:
             top: the runtime's cgroup, relative to the hierarchies' roots.
             name: of the container.
             config: the manifest's section.
-            restore: called if a parent is missing: creates and locks the runtime's cgroup again.
+            restore: called after `top` had to be created again, to lock it.
 
         Raises:
             OSError: a directory cannot be made.
@@ -75,8 +75,11 @@ class Cgroup:
         parents: list[str] = []
         try:
             for hierarchy in host.hierarchies:
-                self._make(hierarchy, parent, parents, restore, own=own)
+                self._make(hierarchy, parent, parents, own=own)
                 self._made.append(hierarchy)
+            tops = {f"{hierarchy.path}/{top}" for hierarchy in host.hierarchies}
+            if restore is not None and not tops.isdisjoint(parents):
+                restore()
             if config:
                 self._apply(config)
         except BaseException:
@@ -92,7 +95,6 @@ class Cgroup:
         hierarchy: Hierarchy,
         parent: str,
         made: list[str],
-        restore: Callable[[], object] | None,
         *,
         own: bool,
     ) -> None:
@@ -108,8 +110,6 @@ class Cgroup:
                 # it; or another start has created it, and has removed it after a failure.
                 if attempt == _ATTEMPTS - 1:
                     raise
-                if restore is not None:
-                    restore()
             else:
                 return
 

@@ -141,8 +141,8 @@ def _make_cgroup(context: StartContext, manifest: Manifest) -> Cgroup:
 
     # Another runtime that uses the cgroup after a removal uses it in all hierarchies: check one.
     # Each stat(2) in a thread may wait for the interpreter's lock.
-    for directory in context.cgroup_directories[:1]:
-        directory.restore()
+    if context.cgroup_directories[0].restore():
+        restore()
     return Cgroup.create(
         context.cgroups, context.config.cgroup, str(manifest.name), manifest.cgroups, restore
     )
