@@ -10,8 +10,15 @@ import pytest
 from hypothesis import strategies as st
 
 from northstar import api
-from northstar.api import response
-from northstar.model import Container, Exited, ExitStatus, ProtocolError, Signalled
+from northstar.api import request, response
+from northstar.model import (
+    Container,
+    Exited,
+    ExitStatus,
+    ProtocolError,
+    Signalled,
+    Version,
+)
 from tests import vectors
 from tests.interop import differences
 from tests.interop.reference import ask, examples
@@ -45,6 +52,12 @@ def messages(kind: Any) -> st.SearchStrategy[Any]:
         data = st.builds(response.ContainerData, MANIFESTS, st.text(), st.booleans(), process)
         ok = st.builds(response.InspectOk, codec.values(Container), data)
         return st.builds(response.Inspect, ok | codec.values(response.Failed))
+    if kind is response.PermissionDenied:
+        return st.builds(kind, codec.values(request.PlainRequest))
+    if kind is api.Connect:
+        return st.builds(kind, codec.values(Version), st.booleans())
+    if kind is api.ConnectAck:
+        return st.builds(kind)
     return codec.values(kind)
 
 
@@ -91,7 +104,7 @@ def mutated(line: str, random_: random.Random) -> str:
     return line
 
 
-@pytest.mark.parametrize("kind", codec.KINDS, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
+@pytest.mark.parametrize("kind", codec.PLAIN, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
 def test_the_reference_reads_our_messages(kind: Any) -> None:
     lines = [api.encode(message).decode() for message in examples(messages(kind), COUNT)]
     for line, answer in zip(lines, ask("messages", lines), strict=True):
@@ -99,6 +112,31 @@ def test_the_reference_reads_our_messages(kind: Any) -> None:
         assert comparable(answer.ok) == comparable(json.loads(line)), line
         # Conversely, we read its output as the same message.
         assert comparable(json.loads(rewritten(answer.ok))) == comparable(answer.ok)
+
+
+def test_the_reference_ignores_a_request_for_an_extended_connection() -> None:
+    """So our clients may always send it. The answer can only be null for a client of 0.9.2."""
+    version = codec.values(Version)
+    for extended in (True, False):
+        strategy = st.builds(api.Connect, version, st.booleans(), st.just(extended))
+        asked = examples(strategy, COUNT)
+        lines = [api.encode(connect).decode() for connect in asked]
+        for connect, answer in zip(asked, ask("messages", lines), strict=True):
+            plain = api.Connect(connect.version, connect.subscribe_notifications)
+            assert answer.ok == json.loads(api.encode(plain))
+    [answer] = ask("messages", [api.encode(api.ConnectAck(api.Features(()))).decode()])
+    assert answer.error is not None
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [kind for kind in codec.KINDS if kind not in codec.PLAIN],
+    ids=lambda kind: f"{kind.__module__}.{kind.__name__}",
+)
+def test_the_reference_refuses_the_messages_of_extended_connections(kind: Any) -> None:
+    """So a plain connection must have none of them."""
+    lines = [api.encode(message).decode() for message in examples(messages(kind), COUNT)]
+    assert all(answer.error is not None for answer in ask("messages", lines))
 
 
 @pytest.mark.parametrize("kind", get_args(api.Error), ids=lambda kind: kind.__name__)

@@ -12,7 +12,7 @@ from bench import sides
 from bench.sides import Console, Side
 from northstar import api
 from northstar.api import error
-from northstar.client import blocking
+from northstar.client import MissingFeatureError, Stopped, blocking
 from northstar.model import Signalled
 from tests.interop.differences import ANSWERS, comparable
 from tests.interop.reference import program
@@ -248,5 +248,11 @@ def test_our_client_with_their_runtime(
             with pytest.raises(api.RefusedError) as caught:
                 client.start(USER)
             assert isinstance(caught.value.error, error.StartContainerStarted)
+            # It has no extended connections: what needs one is refused without being sent.
+            assert client.features == frozenset()
+            with pytest.raises(MissingFeatureError, match='it has no feature "service"'):
+                client.status(USER)
             client.kill(USER, 15)
             assert exit_of(client, USER) == Signalled(15)
+            client.start(USER)
+            assert client.stop(USER) == Stopped(False, Signalled(15))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from contextlib import suppress
 
 from northstar.cgroups import limits, realtime, tree
@@ -38,7 +39,14 @@ class Cgroup:
         self._has_budget = False
 
     @classmethod
-    def create(cls, host: CgroupHost, top: str, name: str, config: Cgroups | None) -> Cgroup:
+    def create(
+        cls,
+        host: CgroupHost,
+        top: str,
+        name: str,
+        config: Cgroups | None,
+        restore: Callable[[], object] | None = None,
+    ) -> Cgroup:
         """Create a container's cgroup and set its limits.
 
         A cgroup that an earlier run left is replaced. Below `top`, the runtime's cgroup, its
@@ -51,6 +59,7 @@ class Cgroup:
             top: the runtime's cgroup, relative to the hierarchies' roots.
             name: of the container.
             config: the manifest's section.
+            restore: called after `top` had to be created again, to lock it.
 
         Raises:
             OSError: a directory cannot be made.
@@ -68,6 +77,9 @@ class Cgroup:
             for hierarchy in host.hierarchies:
                 self._make(hierarchy, parent, parents, own=own)
                 self._made.append(hierarchy)
+            tops = {f"{hierarchy.path}/{top}" for hierarchy in host.hierarchies}
+            if restore is not None and not tops.isdisjoint(parents):
+                restore()
             if config:
                 self._apply(config)
         except BaseException:
@@ -78,7 +90,14 @@ class Cgroup:
             raise
         return self
 
-    def _make(self, hierarchy: Hierarchy, parent: str, made: list[str], *, own: bool) -> None:
+    def _make(
+        self,
+        hierarchy: Hierarchy,
+        parent: str,
+        made: list[str],
+        *,
+        own: bool,
+    ) -> None:
         """Create the directory in one hierarchy; add to `made` the parents that were created."""
         for attempt in range(_ATTEMPTS):
             try:

@@ -9,12 +9,12 @@ was removed is absent.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from northstar.cgroups.files import Files
 from northstar.linux.cgroupfs import flat_keyed, nested_keyed
+from northstar.model.pattern import Pattern
 
 Directories = Mapping[str, tuple[int, str]]
 
@@ -145,7 +145,7 @@ _STAT_FROM_V2 = {
 }
 
 
-_NUMA_PAGES = re.compile(r"=([0-9]+)")
+_NUMA_PAGES: Final = Pattern(r"=([0-9]+)")
 
 
 def numa_stat_v1(text: str) -> dict[str, Any]:

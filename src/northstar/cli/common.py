@@ -15,19 +15,26 @@ import select
 import signal
 import sys
 import traceback
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import FrameType
-from typing import Final, NoReturn, TextIO
-
-import click
+from typing import TYPE_CHECKING, Final, NoReturn, TextIO
 
 from northstar.cli import inherited
 from northstar.model import InternalError, NorthstarError, printable
+
+if TYPE_CHECKING:
+    # click is a tenth of the start-up time of the runtime, which does not need it.
+    import click
 
 FAILED: Final = 1
 """Exit code: the command failed, or was refused."""
 
 _HANDLED: Final = (signal.SIGTERM, signal.SIGHUP)
+
+_RED: Final = 31
+_YELLOW: Final = 33
+_CYAN: Final = 36
+"""Colours of ECMA-48, "Select Graphic Rendition"."""
 
 
 class CommandError(NorthstarError):
@@ -59,6 +66,22 @@ def run(
         command: the command to run.
         ignorable: signals that stay ignored if the parent ignored them.
     """
+
+    def execute(program: str, arguments: Sequence[str]) -> int:
+        return invoke(command, arguments, program)
+
+    run_function(execute, ignorable)
+
+
+def run_function(
+    execute: Callable[[str, Sequence[str]], int], ignorable: Collection[signal.Signals]
+) -> NoReturn:
+    """Run a function with the name and the arguments of this process, and end the process.
+
+    Args:
+        execute: returns the exit code; its exceptions are reported as those of a command.
+        ignorable: signals that stay ignored if the parent ignored them.
+    """
     try:
         inherited.open_standard_streams()
     except OSError as error:
@@ -73,8 +96,8 @@ def run(
     # File names may be any bytes; printing one must not fail.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    program = os.path.basename(sys.argv[0]) or command.name or "northstar"
-    code = invoke(command, sys.argv[1:], program)
+    program = os.path.basename(sys.argv[0]) or "northstar"
+    code = _exit_code(lambda: execute(program, sys.argv[1:]))
     # Output that cannot be written is dropped. Python would try again at exit, and exit with 120.
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -84,29 +107,14 @@ def run(
     sys.exit(code)
 
 
-def invoke(command: click.Command, arguments: Sequence[str], program: str) -> int:
-    """Run a command and return its exit code; errors are printed on stderr.
-
-    If the command's function returns an integer, that is its exit code.
-
-    click's `main` is not used: it treats every EPIPE as a closed stdout, and prints tracebacks.
-    """
+def _exit_code(execute: Callable[[], int]) -> int:
+    """Call a function and return its exit code, or that of its exception, which is reported."""
     try:
-        code = _complete(command, program)
-        if code is None:
-            with command.make_context(program, list(arguments)) as context:
-                result = command.invoke(context)
-            code = result if isinstance(result, int) else 0
+        code = execute()
         # Here, not at exit, so that a full disk or a closed pipe is reported.
         if sys.stdout is not None:
             sys.stdout.flush()
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except click.ClickException as error:
-        with contextlib.suppress(OSError):  # as in _print_message
-            error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except _Terminated as error:
         return 128 + error.number
@@ -115,9 +123,38 @@ def invoke(command: click.Command, arguments: Sequence[str], program: str) -> in
     return code
 
 
+def invoke(command: click.Command, arguments: Sequence[str], program: str) -> int:
+    """Run a command and return its exit code; errors are printed on stderr.
+
+    If the command's function returns an integer, that is its exit code.
+
+    click's `main` is not used: it treats every EPIPE as a closed stdout, and prints tracebacks.
+    """
+    import click
+
+    def execute() -> int:
+        try:
+            code = _complete(command, program)
+            if code is not None:
+                return code
+            with command.make_context(program, list(arguments)) as context:
+                result = command.invoke(context)
+            return result if isinstance(result, int) else 0
+        except click.exceptions.Exit as error:
+            return error.exit_code
+        except click.ClickException as error:
+            with contextlib.suppress(OSError):  # as in _print_message
+                error.show()
+            return error.exit_code
+        except click.Abort:
+            return 128 + signal.SIGINT
+
+    return _exit_code(execute)
+
+
 def warn(message: str) -> None:
     """Print a warning on stderr; the command continues."""
-    _print_message("warning", "yellow", message)
+    _print_message("warning", _YELLOW, message)
 
 
 def colours(stream: io.TextIOBase | object) -> bool:
@@ -136,19 +173,19 @@ def _report(error: Exception) -> int:
         _discard(sys.stdout)
         return 128 + signal.SIGPIPE
     if isinstance(error, NorthstarError) and not isinstance(error, InternalError):
-        _print_message("error", "red", error.message)
+        _print_message("error", _RED, error.message)
         if error.hint:
-            _print_message("hint", "cyan", error.hint)
+            _print_message("hint", _CYAN, error.hint)
         return getattr(error, "exit_code", FAILED)
     if isinstance(error, OSError):
-        _print_message("error", "red", _describe(error))
+        _print_message("error", _RED, _describe(error))
         if error.errno == errno.ENOENT and not _has_working_directory():
             _print_message(
-                "hint", "cyan", "the working directory was removed: change to another one"
+                "hint", _CYAN, "the working directory was removed: change to another one"
             )
         return FAILED
-    _print_message("error", "red", f"this is a bug in northstar ({type(error).__name__}: {error})")
-    _print_message("hint", "cyan", "please report it, with what NORTHSTAR_DEBUG=1 shows")
+    _print_message("error", _RED, f"this is a bug in northstar ({type(error).__name__}: {error})")
+    _print_message("hint", _CYAN, "please report it, with what NORTHSTAR_DEBUG=1 shows")
     return FAILED
 
 
@@ -184,8 +221,8 @@ def _text(path: object) -> str:
     return os.fsdecode(path) if isinstance(path, bytes) else str(path)
 
 
-def _print_message(kind: str, colour: str, message: str) -> None:
-    label = click.style(f"{kind}:", fg=colour, bold=True) if colours(sys.stderr) else f"{kind}:"
+def _print_message(kind: str, colour: int, message: str) -> None:
+    label = f"\x1b[{colour}m\x1b[1m{kind}:\x1b[0m" if colours(sys.stderr) else f"{kind}:"
     # If stderr is closed or full, only the exit code reports the error. print(file=None) would
     # write to stdout.
     if sys.stderr is None:

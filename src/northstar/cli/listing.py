@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from northstar.api import ContainerData, Status
 from northstar.cli.common import colours
-from northstar.client.waiting import ENDED
+from northstar.client.session import ENDED
 from northstar.model import Container, Exited, printable
 from northstar.model.status import signal_name
 

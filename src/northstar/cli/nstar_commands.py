@@ -23,7 +23,7 @@ from northstar.cli.parameters import ContainerType, DurationType, NameType, Sign
 from northstar.client import ConnectError, PermissionDeniedError, RejectedError
 from northstar.client.blocking import Client
 from northstar.client.errors import phrase
-from northstar.client.stopping import STOP_TIMEOUT, StopTimeout
+from northstar.client.session import STOP_TIMEOUT, StopTimeout
 from northstar.model import Container, Exited, Name, printable, printable_json
 
 CANNOT_CONNECT: Final = 3

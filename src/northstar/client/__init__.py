@@ -28,8 +28,7 @@ from northstar.client.errors import (
     StillRunningError,
     WaitTimeoutError,
 )
-from northstar.client.session import Stopped
-from northstar.client.stopping import StopTimeout
+from northstar.client.session import Stopped, StopTimeout
 
 if TYPE_CHECKING:
     from northstar.client.asynchronous import Client

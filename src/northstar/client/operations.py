@@ -1,7 +1,8 @@
 """The operations of both clients: each request, and operations that need several requests.
 
 Each client has a method `_run` that executes the steps of any operation: one blocks, the other
-awaits.
+awaits. The modules `stopping` and `waiting` are imported on first use: most runs of nstar need
+neither.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overloa
 from northstar.api import ContainerState, Status, request, response
 from northstar.api.feature import SERVICE
 from northstar.api.response import ContainerData, TokenResult
-from northstar.client import steps, stopping, waiting
-from northstar.client.session import Session, Stopped
+from northstar.client import steps
+from northstar.client.session import KILL_TIMEOUT, Session, Stopped, StopTimeout
 from northstar.client.steps import Steps
-from northstar.client.stopping import KILL_TIMEOUT, StopTimeout
 from northstar.model import Container, ExitStatus, InvalidValueError, Name
 
 T = TypeVar("T")
@@ -152,7 +152,7 @@ class Operations:
             )
         if wait:
             self._session.require(SERVICE)
-            waiting.require_subscription(self._session)
+            self._session.require_subscription()
         target = yield from steps.resolved_one(container)
         message = request.Start(target, init, tuple(arguments), dict(environment or {}))
         # An earlier exit is not that of the run that begins now.
@@ -160,6 +160,8 @@ class Operations:
         with self._session.watching(target) as watch:
             yield from steps.ask(message, response.Start)
             if wait:
+                from northstar.client import waiting
+
                 yield from waiting.wait_for_own_run(self._session, watch)
 
     @_operation
@@ -194,6 +196,8 @@ class Operations:
             RefusedError: the runtime refuses it.
             StillRunningError: it did not end by SIGKILL either.
         """
+        from northstar.client import stopping
+
         target = yield from steps.resolved_one(container)
         return (yield from stopping.stop(self._session, target, timeout, kill_timeout))
 
@@ -213,6 +217,8 @@ class Operations:
             MissingFeatureError: the runtime does not have the feature `service`.
             NoAnswerError: it was not stopped and started in time. The runtime may still do it.
         """
+        from northstar.client import stopping
+
         self._session.require(SERVICE)
         target = yield from steps.resolved_one(container)
         yield from stopping.restart(self._session, target, kill_timeout)
@@ -230,7 +236,7 @@ class Operations:
             MissingFeatureError: the runtime does not have the feature `service`.
         """
         self._session.require(SERVICE)
-        return (yield from waiting.statuses((yield from steps.resolved(containers))))
+        return (yield from steps.statuses((yield from steps.resolved(containers))))
 
     @_operation
     def wait(self, container: Container | str, timeout: float | None = None) -> Steps[ExitStatus]:
@@ -254,7 +260,9 @@ class Operations:
             NotReachedError: the start in progress failed.
             StillRunningError: it has not exited in time. It continues to run.
         """
-        waiting.require_subscription(self._session)
+        from northstar.client import waiting
+
+        self._session.require_subscription()
         deadline = steps.deadline_of(timeout)
         target = yield from steps.resolved_one(container)
         return (yield from waiting.wait_for_exit(self._session, target, timeout, deadline))
@@ -315,8 +323,10 @@ class Operations:
     def _wait_for_state(
         self, container: Container | str, state: ContainerState, timeout: float | None
     ) -> Steps[Status]:
+        from northstar.client import waiting
+
         self._session.require(SERVICE)
-        waiting.require_subscription(self._session)
+        self._session.require_subscription()
         deadline = steps.deadline_of(timeout)
         target = yield from steps.resolved_one(container)
         return (yield from waiting.wait_for_state(self._session, target, state, timeout, deadline))

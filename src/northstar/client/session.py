@@ -7,6 +7,7 @@ is recognised by its position and dropped.
 from __future__ import annotations
 
 import contextlib
+import enum
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, NoReturn, TypeVar
@@ -25,6 +26,12 @@ from northstar.model import Container, ExitStatus, InvalidValueError, NorthstarE
 
 TIMEOUT: Final = 10.0
 """Default time that the runtime may take to answer, in seconds."""
+
+STOP_TIMEOUT: Final = 10.0
+"""Time that a container has to end by its stop signal if its manifest gives none, in seconds."""
+
+KILL_TIMEOUT: Final = 10.0
+"""Default time that it has to end by SIGKILL, in seconds."""
 
 LINE_MAX: Final = 2**26
 """Longest line that is accepted from the runtime, in bytes."""
@@ -106,6 +113,13 @@ class Call:
         raise ProtocolError(f"the runtime answers after {sent} of {total} bytes of the package")
 
 
+class StopTimeout(enum.Enum):
+    """The time that a container has to end by its stop signal, if the caller gives none."""
+
+    MANIFEST = "manifest"
+    """`service.stop.timeout` of its manifest; without it `STOP_TIMEOUT`."""
+
+
 class Stopped(NamedTuple):
     """How a container was stopped.
 
@@ -121,6 +135,14 @@ class Stopped(NamedTuple):
 
 PROCESS: Final = frozenset({ContainerState.RUNNING, ContainerState.READY, ContainerState.UNHEALTHY})
 """States in which the payload was executed and is not being stopped."""
+
+UNWANTED: Final = frozenset(
+    {ContainerState.INSTALLED, ContainerState.FAILED, ContainerState.REMOVING}
+)
+"""States that only a request ends."""
+
+ENDED: Final = UNWANTED | {ContainerState.BACKOFF}
+"""States after the end of a run."""
 
 
 class Watch:
@@ -242,6 +264,18 @@ class Session:
         """
         if feature is not None and feature not in self.features:
             raise MissingFeatureError(feature)
+
+    def require_subscription(self) -> None:
+        """Check that the client has subscribed to notifications.
+
+        Raises:
+            InvalidValueError: it has not.
+        """
+        if not self.subscribed:
+            raise InvalidValueError(
+                "this client did not subscribe to notifications, which announce exits and states",
+                hint="connect with subscribe=True",
+            )
 
     def receive(self, data: bytes) -> None:
         """Process received bytes: answers finish their calls, notifications are queued.

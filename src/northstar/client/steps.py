@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable
 from signal import SIGKILL
 from typing import Any, NamedTuple, TypeVar
 
-from northstar.api import RefusedError, request, response
+from northstar.api import RefusedError, Status, request, response
 from northstar.api.error import InvalidContainer, StopContainerNotStarted
 from northstar.api.response import ContainerData
 from northstar.client.errors import NameLookupError, PermissionDeniedError, StillRunningError
@@ -117,6 +117,25 @@ def installed() -> Steps[tuple[Container, ...]]:
 def inspect(container: Container) -> Steps[ContainerData]:
     """Return the data of a container."""
     return data_in((yield from ask(request.Inspect(container), response.Inspect)))
+
+
+def statuses(
+    containers: tuple[Container, ...],
+) -> Steps[tuple[response.StatusOk | response.Failed, ...]]:
+    """Return the status of containers; of all if there are none."""
+    return (yield from ask(request.Status(containers), response.Status)).results
+
+
+def status_of(container: Container) -> Steps[Status]:
+    """Return the status of one container.
+
+    Raises:
+        RefusedError: the container is not installed.
+    """
+    [result] = yield from statuses((container,))
+    if isinstance(result, response.Failed):
+        raise RefusedError(result.error)
+    return result.status
 
 
 def kill(container: Container, signal: int) -> Steps[None]:

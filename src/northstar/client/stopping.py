@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from signal import SIGTERM
 from typing import Any, Final
 
@@ -10,27 +9,22 @@ from northstar.api import RefusedError, request, response
 from northstar.api.feature import SERVICE
 from northstar.client import steps
 from northstar.client.errors import NoAnswerError, PermissionDeniedError
-from northstar.client.session import TIMEOUT, Session, Stopped, Watch
+from northstar.client.session import (
+    STOP_TIMEOUT,
+    TIMEOUT,
+    Session,
+    Stopped,
+    StopTimeout,
+    Watch,
+)
 from northstar.client.steps import Sleep, Steps
 from northstar.model import Container
-
-STOP_TIMEOUT: Final = 10.0
-"""Time that a container has to end by its stop signal if its manifest gives none, in seconds."""
-
-KILL_TIMEOUT: Final = 10.0
-"""Default time that it has to end by SIGKILL, in seconds."""
+from northstar.model.units import parse_duration
 
 _U64_MAX: Final = 2**64 - 1
 
 _POLL: Final = (0.005, 0.1)
 """First and longest time between two inspects of a container that is being stopped, in seconds."""
-
-
-class StopTimeout(enum.Enum):
-    """The time that a container has to end by its stop signal, if the caller gives none."""
-
-    MANIFEST = "manifest"
-    """`service.stop.timeout` of its manifest; without it `STOP_TIMEOUT`."""
 
 
 def stop(
@@ -114,9 +108,6 @@ def _manifest_timeout(manifest: dict[str, Any]) -> float:
     stop = (manifest.get("service") or {}).get("stop") or {}
     if "timeout" not in stop:
         return STOP_TIMEOUT
-    # Imported here, since most runs of nstar do not need it.
-    from northstar.model.units import parse_duration
-
     return parse_duration(stop["timeout"])
 
 

@@ -2,38 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
-
-from northstar.api import ContainerState, RefusedError, Status, request, response
+from northstar.api import ContainerState, RefusedError, Status
 from northstar.api.error import StopContainerNotStarted
 from northstar.api.feature import SERVICE
 from northstar.client import steps
 from northstar.client.errors import NotReachedError, StillRunningError, WaitTimeoutError
-from northstar.client.session import Session, Watch
+from northstar.client.session import ENDED, UNWANTED, Session, Watch
 from northstar.client.steps import Steps
-from northstar.model import Container, ExitStatus, InvalidValueError
+from northstar.model import Container, ExitStatus
 from northstar.model.deadline import Deadline
-
-UNWANTED: Final = frozenset(
-    {ContainerState.INSTALLED, ContainerState.FAILED, ContainerState.REMOVING}
-)
-"""States that only a request ends."""
-
-ENDED: Final = UNWANTED | {ContainerState.BACKOFF}
-"""States after the end of a run."""
-
-
-def require_subscription(session: Session) -> None:
-    """Check that the client has subscribed to notifications.
-
-    Raises:
-        InvalidValueError: it has not.
-    """
-    if not session.subscribed:
-        raise InvalidValueError(
-            "this client did not subscribe to notifications, which announce exits and states",
-            hint="connect with subscribe=True",
-        )
 
 
 def wait_for_exit(
@@ -78,7 +55,7 @@ def _last_exit(watch: Watch) -> Steps[ExitStatus | None]:
     Raises:
         RefusedError: it was never started.
     """
-    status = yield from status_of(watch.container)
+    status = yield from steps.status_of(watch.container)
     if watch.first is not None or status.state not in ENDED:
         return watch.first
     if status.last is None:
@@ -103,7 +80,7 @@ def wait_for_state(
         deadline: the deadline.
     """
     with session.watching(container) as watch:
-        run = (yield from status_of(container)).run
+        run = (yield from steps.status_of(container)).run
         return (yield from _reach(session, watch, run, state, timeout, deadline, UNWANTED))
 
 
@@ -115,7 +92,7 @@ def wait_for_own_run(session: Session, watch: Watch) -> Steps[None]:
         watch: a watch that began before the start.
     """
     # Its states were notified since its start, so no other permission is needed.
-    status = watch.current or (yield from status_of(watch.container))
+    status = watch.current or (yield from steps.status_of(watch.container))
     yield from _reach(session, watch, status.run, ContainerState.READY, None, None, ENDED)
 
 
@@ -147,22 +124,3 @@ def _reach(
     if failed():
         raise NotReachedError(watch.container, f"is not {what}", current)
     raise WaitTimeoutError(watch.container, f"is not {what} within {timeout:g} s", current)
-
-
-def statuses(
-    containers: tuple[Container, ...],
-) -> Steps[tuple[response.StatusOk | response.Failed, ...]]:
-    """Return the status of containers; of all if there are none."""
-    return (yield from steps.ask(request.Status(containers), response.Status)).results
-
-
-def status_of(container: Container) -> Steps[Status]:
-    """Return the status of one container.
-
-    Raises:
-        RefusedError: the container is not installed.
-    """
-    [result] = yield from statuses((container,))
-    if isinstance(result, response.Failed):
-        raise RefusedError(result.error)
-    return result.status

@@ -9,7 +9,7 @@ import os
 import re
 from typing import Final
 
-_FLAT_KEYED: Final = re.compile(r"^([^ \n]+) ([0-9]+)$", re.MULTILINE)
+_FLAT_KEYED: Final = r"(?m)^([^ \n]+) ([0-9]+)$"
 
 
 def read(path: str) -> str:
@@ -48,7 +48,7 @@ def write(path: str, value: str) -> None:
 
 def flat_keyed(text: str) -> dict[str, int]:
     """Parse lines of `KEY VALUE`; values that are not numbers are left out."""
-    return {key: int(value) for key, value in _FLAT_KEYED.findall(text)}
+    return {key: int(value) for key, value in re.findall(_FLAT_KEYED, text)}
 
 
 def nested_keyed(text: str) -> dict[str, dict[str, int]]:

@@ -16,7 +16,7 @@ LOCKS: Final = "/proc/locks"
 
 # 1: FLOCK  ADVISORY  WRITE 715 fe:00:9977863 0 EOF
 # The device's numbers are hexadecimal. A waiter's line has an arrow: "1: -> FLOCK".
-_HELD: Final = re.compile(r"\d+: FLOCK +\S+ +\S+ (\d+) ([0-9a-f]+):([0-9a-f]+):(\d+) ")
+_HELD: Final = r"\d+: FLOCK +\S+ +\S+ (\d+) ([0-9a-f]+):([0-9a-f]+):(\d+) "
 
 
 def try_lock(fd: int, *, shared: bool = False) -> bool:
@@ -59,7 +59,7 @@ def parse(text: str) -> list[tuple[int, tuple[int, int, int]]]:
     """Return the holders of flock(2) locks: pid, and major, minor and inode of the file."""
     found = []
     for line in text.splitlines():
-        if match := _HELD.match(line):
+        if match := re.match(_HELD, line):
             pid, major, minor, inode = match.groups()
             found.append((int(pid), (int(major, 16), int(minor, 16), int(inode))))
     return found

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-_ESCAPE = re.compile(r"\\([01][0-7]{2})")
+_ESCAPE: Final = r"\\([01][0-7]{2})"
 
 
 class MountInfo(NamedTuple):
@@ -40,7 +40,7 @@ class MountInfo(NamedTuple):
 
 def unescape(text: str) -> str:
     r"""Undo the kernel's octal escapes: white space, `\` and `#` are written as \040 and so on."""
-    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text) if "\\" in text else text
+    return re.sub(_ESCAPE, lambda match: chr(int(match[1], 8)), text) if "\\" in text else text
 
 
 def parse_line(line: str) -> MountInfo:

@@ -1,15 +1,15 @@
 """`selinux`: security contexts of the image's files and of the payload."""
 
-import re
 from typing import Annotated, Final
 
 import msgspec
 
 from northstar.manifest import bounds
+from northstar.model.pattern import Pattern
 from northstar.schema.records import Field, Record
 from northstar.schema.scalars import Text
 
-_CONTEXT: Final = re.compile(r"[0-9A-Za-z:_]+\Z")
+_CONTEXT: Final = Pattern(r"[0-9A-Za-z:_]+\Z")
 
 
 def _rule(text: str) -> str | None:

@@ -6,14 +6,15 @@ import re
 from typing import Final, NamedTuple
 
 from northstar.model.errors import InvalidValueError
+from northstar.model.pattern import Pattern
 
 DEFAULT_PORT: Final = 4200
 
-_TCP: Final = re.compile(
+_TCP: Final = Pattern(
     r"tcp://(?:\[([0-9A-Fa-f:.]+(?:%[^\]/]+)?)\]|([^\[\]:/?#@]+))(?::([0-9]{1,5}))?/?\Z"
 )
 # An empty authority may be left out (RFC 3986, 3.2): `unix:/path` is `unix:///path`.
-_UNIX: Final = re.compile(r"unix:(?://(?=/)|(?!//))(/[^\0]+)\Z", re.DOTALL)
+_UNIX: Final = Pattern(r"unix:(?://(?=/)|(?!//))(/[^\0]+)\Z", re.DOTALL)
 
 
 class TcpAddress(NamedTuple):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final, NamedTuple
 
 from northstar.model.errors import InvalidValueError
+from northstar.model.pattern import Pattern
 from northstar.model.text import quote
 from northstar.model.version import NUMBER, SUFFIX, Version, u64
 
@@ -13,7 +13,7 @@ COMPARATORS_MAX: Final = 32
 """Most comparators in one requirement, as in Cargo's own parser."""
 
 _WILDCARDS: Final = "*xX"
-_COMPARATOR: Final = re.compile(
+_COMPARATOR: Final = Pattern(
     r"(?P<op>\^|~|=|>=|>|<=|<)? *"
     rf"(?P<major>{NUMBER})"
     rf"(?:\.(?P<minor>{NUMBER}|[*xX])(?:\.(?P<patch>{NUMBER}|[*xX])(?P<suffix>{SUFFIX}))?)?\Z"

@@ -7,6 +7,8 @@ from collections.abc import Collection
 from itertools import islice
 from typing import Final
 
+from northstar.model.pattern import Pattern
+
 VALUE_MAX: Final = 64
 """Longest value, in characters, that a message quotes uncut."""
 
@@ -27,9 +29,9 @@ _UNSAFE: Final = (
     "\u2060-\u206f\ufeff\ufff0-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
-_IN_A_LINE: Final = re.compile(f"[\n{_UNSAFE}]+")
+_IN_A_LINE: Final = Pattern(f"[\n{_UNSAFE}]+")
 _IN_A_LINE_OF_ASCII: Final = re.compile("[\x00-\x08\n-\x1f\x7f]+")
-_IN_LINES: Final = re.compile(f"[{_UNSAFE}]+")
+_IN_LINES: Final = Pattern(f"[{_UNSAFE}]+")
 
 
 def cut(text: str, most: int = MESSAGE_MAX) -> str:

@@ -6,6 +6,7 @@ import re
 from typing import Final
 
 from northstar.model.errors import InvalidValueError
+from northstar.model.pattern import Pattern
 
 U64_MAX: Final = 2**64 - 1
 
@@ -26,7 +27,7 @@ _DURATION_UNITS: Final = {
     }.items()
     for name in names.split()
 }
-_DURATION_PART: Final = re.compile(r"([0-9]{1,20}) *([A-Za-z]+) *")
+_DURATION_PART: Final = Pattern(r"([0-9]{1,20}) *([A-Za-z]+) *")
 
 
 def parse_nanoseconds(text: str) -> int:
@@ -71,7 +72,7 @@ def format_duration(seconds: float) -> str:
     return format_nanoseconds(round(seconds * 1e9))
 
 
-_SIZE: Final = re.compile(
+_SIZE: Final = Pattern(
     r"(?=[0-9.]*[0-9])([0-9]{0,40})\.?([0-9]{0,40})(?: *(?:([kmgtpe])(i?)b?|b))?\Z",
     re.IGNORECASE | re.ASCII,
 )

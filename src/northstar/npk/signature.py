@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
 from typing import Final, NamedTuple
 
 from northstar.model import VerificationError
+from northstar.model.pattern import Pattern
 from northstar.npk import key as keys
 
 _SEPARATOR: Final = b"---"
-_SECTION: Final = re.compile(r"([a-z.]+):\Z")
-_VALUE: Final = re.compile(r"( +)([a-z-]+): +(?:'([^'\"\s]+)'|\"([^'\"\s\\]+)\"|([^'\"\s]+))\Z")
-_SIGNATURE: Final = re.compile(
+_SECTION: Final = Pattern(r"([a-z.]+):\Z")
+_VALUE: Final = Pattern(r"( +)([a-z-]+): +(?:'([^'\"\s]+)'|\"([^'\"\s\\]+)\"|([^'\"\s]+))\Z")
+_SIGNATURE: Final = Pattern(
     r"\s*signature: +(?:'([0-9A-Za-z+/=]+)'|\"([0-9A-Za-z+/=]+)\"|([0-9A-Za-z+/=]+))\s*\Z"
 )
-_HEX_DIGEST: Final = re.compile(r"[0-9a-f]{64}\Z")
-_OFFSET: Final = re.compile(r"(?:0|[1-9][0-9]{0,18})\Z")
+_HEX_DIGEST: Final = Pattern(r"[0-9a-f]{64}\Z")
+_OFFSET: Final = Pattern(r"(?:0|[1-9][0-9]{0,18})\Z")
 _FIELDS: Final = {
     ("meta", "hash"),
     ("manifest.yaml", "hash"),

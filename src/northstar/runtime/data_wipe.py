@@ -23,13 +23,14 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from northstar.linux import removal
+from northstar.model.pattern import Pattern
 from northstar.runtime.threads import Pool
 
 log = logging.getLogger("northstar.runtime")
 
 _DETACHED_PREFIX: Final = ".northstar-wipe:"
 """Prefix of the new name. No container name contains a colon."""
-_DETACHED_NAME: Final = re.compile(re.escape(_DETACHED_PREFIX) + r"[0-9a-f]{16}\Z")
+_DETACHED_NAME: Final = Pattern(re.escape(_DETACHED_PREFIX) + r"[0-9a-f]{16}\Z")
 
 
 def wipe(path: str, stop: threading.Event | None = None) -> None:

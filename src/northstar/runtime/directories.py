@@ -92,6 +92,7 @@ class LockedDirectory:
         self.path = path
         self._make = make
         self._descriptor = -1
+        self._identity: os.stat_result | None = None
         self._twin: LockedDirectory | None = None
         # If two threads restored it, one would mistake the other's lock for another runtime's.
         self._restoring = threading.Lock()
@@ -134,6 +135,8 @@ class LockedDirectory:
             raise
         self.release()
         self._descriptor = descriptor
+        # The open descriptor keeps the inode: its number is not reused.
+        self._identity = os.fstat(descriptor)
 
     def release(self) -> None:
         """Unlock it; idempotent."""
@@ -156,7 +159,10 @@ class LockedDirectory:
         Raises:
             OSError: the path does not exist.
         """
-        return os.path.samestat(os.stat(self.path), os.fstat(self.fileno()))
+        if self._twin is not None:
+            return self._twin.is_current()
+        assert self._identity is not None
+        return os.path.samestat(os.stat(self.path), self._identity)
 
     def refuse_if_moved(self) -> None:
         """Raise if the directory was moved away, with its contents.
@@ -172,11 +178,14 @@ class LockedDirectory:
             if not self._is_removed():
                 raise
 
-    def restore(self) -> None:
+    def restore(self) -> bool:
         """Create and lock the directory again if another program has removed it.
 
         A program that cleans up temporary files removes empty directories, and outside of the
         runtime's mount namespace a `run_dir` looks empty. Costs one stat(2).
+
+        Returns:
+            Whether it was removed, or replaced by another directory.
 
         Raises:
             OSError: ENOENT with the path: it was moved away with its contents; or it cannot be
@@ -184,15 +193,14 @@ class LockedDirectory:
             NorthstarError: it cannot be created, or another runtime uses it now.
         """
         if self._twin is not None:
-            self._twin.restore()
-            return
+            return self._twin.restore()
         with self._restoring:
-            self._restore()
+            return self._restore()
 
-    def _restore(self) -> None:
+    def _restore(self) -> bool:
         try:
             if self.is_current():
-                return
+                return False
         except FileNotFoundError:
             if not self._is_removed() or self._make is None:
                 raise
@@ -201,6 +209,7 @@ class LockedDirectory:
         else:
             log.warning("The %s %s is a different directory than before", self.key, self.path)
         self.lock()
+        return True
 
     def _is_removed(self) -> bool:
         # proc_pid_fd(5). A renamed directory shows its new path. (The link count does not help:

@@ -14,6 +14,7 @@ import logging
 import os
 import socket
 import stat
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -22,7 +23,7 @@ from northstar.linux import sysctl
 from northstar.linux.descriptor import Closing
 from northstar.model import Container, LaunchError
 from northstar.model.notify import MESSAGE_SIZE_MAX, NOTHING, NotifyMessage, parse
-from northstar.runtime.ratelimit import SlidingWindow
+from northstar.runtime.ratelimit import SlidingWindow, TokenBucket
 
 log = logging.getLogger("northstar.runtime")
 
@@ -31,8 +32,8 @@ NAME: Final = "notify"
 while a container has a notify socket."""
 
 MESSAGES_PER_SECOND: Final = 100
-"""Messages that are read from one container. Further ones wait in its queue, and when that is full,
-the sender waits too, or gets EAGAIN."""
+"""Most messages that are read from one container. Further ones wait in its queue, and when that is
+full, the sender waits too, or gets EAGAIN."""
 
 _LABEL: Final = "security.selinux"
 
@@ -69,6 +70,7 @@ class NotifySocket(Closing):
         self._container = container
         self._queue_max = queue_max
         self._rate = SlidingWindow(MESSAGES_PER_SECOND)
+        self._drain_rate = TokenBucket(MESSAGES_PER_SECOND, queue_max)
         self._warned = False
         self._received: Callable[[NotifyMessage], None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -133,20 +135,24 @@ class NotifySocket(Closing):
         return NOTHING
 
     def drain(self) -> list[NotifyMessage]:
-        """Return all queued messages with a known field, in order; the rate limit does not apply.
+        """Return all queued messages with a known field, in order.
 
-        For decisions that must not miss a message that was sent before them. At most one queue of
-        messages is read, so a sender that refills the queue meanwhile does not prolong this.
+        For decisions that must not miss a message that was sent before them. The messages that
+        `begin` reads do not count here. But a sender that floods the queue could cause any number
+        of decisions, by a short watchdog: once it has used up `MESSAGES_PER_SECOND` by them, it is
+        not read, and the result is empty. At most one queue of messages is read, so a sender that
+        refills the queue meanwhile does not prolong this.
         """
         messages: list[NotifyMessage] = []
-        if self._socket.fileno() < 0:
+        now = time.monotonic()
+        if self._socket.fileno() < 0 or self._drain_rate.left(now) <= 0:
             return messages
-        for _ in range(self._queue_max):
-            message = self._receive()
-            if message is None:
-                break
+        count = 0
+        while count < self._queue_max and (message := self._receive()) is not None:
+            count += 1
             if message != NOTHING:
                 messages.append(message)
+        self._drain_rate.spend(count, now)
         return messages
 
     def close(self) -> None:
@@ -224,6 +230,9 @@ def is_ours(path: str) -> bool:
 def _bind(path: str, label: str | None) -> socket.socket:
     """Bind a socket in the empty directory `path`."""
     file = os.path.join(path, NOTIFY_SOCKET)
+    # Independent of the umask. Containers have any user; other processes of the host cannot reach
+    # the directory, since they cannot search the one above it.
+    os.chmod(path, 0o755)  # noqa: S103
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     try:
         sock.setblocking(False)
@@ -233,9 +242,6 @@ def _bind(path: str, label: str | None) -> socket.socket:
             sock.bind(f"/proc/self/fd/{opened}/{NOTIFY_SOCKET}")
         finally:
             os.close(opened)
-        # Independent of the umask. Containers have any user; other processes of the host cannot
-        # reach the directory, since they cannot search the one above it.
-        os.chmod(path, 0o755)  # noqa: S103
         os.chmod(file, 0o666)  # noqa: S103
         if label is not None:
             for labelled in (path, file):

@@ -110,7 +110,8 @@ async def start(
     except BaseException:
         await held.release(context.pools)
         raise
-    log.debug("%s (%d) holds: %s", container, init.pid, held.describe())
+    if log.isEnabledFor(logging.DEBUG):
+        log.debug("%s (%d) holds: %s", container, init.pid, held.describe())
     return RunningContainer(container, init, held, context.pools)
 
 
@@ -150,10 +151,16 @@ def _warn(container: Container, what: str, warnings: Sequence[str]) -> None:
 
 
 def _make_cgroup(context: StartContext, manifest: Manifest) -> Cgroup:
-    for directory in context.cgroup_directories:
-        directory.restore()
+    def restore() -> None:
+        for directory in context.cgroup_directories:
+            directory.restore()
+
+    # Another runtime that uses the cgroup after a removal uses it in all hierarchies: check one.
+    # Each stat(2) in a thread may wait for the interpreter's lock.
+    if context.cgroup_directories[0].restore():
+        restore()
     return Cgroup.create(
-        context.cgroups, context.config.cgroup, str(manifest.name), manifest.cgroups
+        context.cgroups, context.config.cgroup, str(manifest.name), manifest.cgroups, restore
     )
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+from northstar.model.pattern import Pattern
 from northstar.schema.variants import Tagged
 
-_PLAIN: Final = re.compile(
+_PLAIN: Final = Pattern(
     # No digit, dot, sign or `~` first: not a number or a date. No `:` at the end: not a key.
     r"(?:[A-Za-z/_](?:[A-Za-z0-9/_.,:+-]*[A-Za-z0-9/_.,+-])?|[0-9]+\.[0-9]+\.[0-9]+)\Z",
     re.ASCII,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
 from northstar.model import InvalidValueError
+from northstar.model.pattern import Pattern
 from northstar.schema.context import Context, Path
 from northstar.schema.node import INPUT_MAX, NULLS, Literal, Mapping, Node, Scalar
 
@@ -28,9 +29,9 @@ CORE: Final = "tag:yaml.org,2002:"
 _STRING: Final = CORE + "str"
 
 INTEGER: Final = re.compile(r"[-+]?(?:0|[1-9][0-9]*|0x[0-9A-Fa-f]+|0o[0-7]+|0b[01]+)\Z", re.ASCII)
-FLOAT: Final = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z", re.ASCII)
-NOT_FINITE: Final = re.compile(r"(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z")
-LEADING_ZERO: Final = re.compile(r"[-+]?0[0-9]+\Z", re.ASCII)
+FLOAT: Final = Pattern(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z", re.ASCII)
+NOT_FINITE: Final = Pattern(r"(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z")
+LEADING_ZERO: Final = Pattern(r"[-+]?0[0-9]+\Z", re.ASCII)
 
 # 64 binary digits, prefix and sign. Longer ones are out of every range, and int() is slow for
 # thousands of digits.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import bisect
-import re
 import tomllib
 from functools import partial
 from typing import Any, Final, TypeVar
 
 from northstar.model import NorthstarError
+from northstar.model.pattern import Pattern
 from northstar.model.text import NAMED_MAX
 from northstar.schema.context import Context, Hint, Path, Place, Words
 from northstar.schema.documents import parse_toml
@@ -18,7 +18,7 @@ from northstar.schema.scalars import Kind
 T = TypeVar("T")
 E = TypeVar("E", bound=NorthstarError)
 
-_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+\Z")
+_BARE_KEY: Final = Pattern(r"[A-Za-z0-9_-]+\Z")
 
 _READINGS_MAX: Final = 100
 """Most readings of a file to find a line in it."""

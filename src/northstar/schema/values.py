@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ from northstar.model import (
     Version,
     VersionReq,
 )
+from northstar.model.pattern import Pattern
 from northstar.model.units import (
     format_duration,
     format_nanoseconds,
@@ -92,7 +92,7 @@ class WholeSize(Kind[int]):
 
     unit = "bytes"
 
-    _TEXT: Final = re.compile(r"(?ai)\s*([0-9]{1,40})\s*((?:[KMGT](?:i?B)?|B)?)\s*\Z")
+    _TEXT: Final = Pattern(r"(?ai)\s*([0-9]{1,40})\s*((?:[KMGT](?:i?B)?|B)?)\s*\Z")
 
     def __init__(self, least: int = 0, most: int = U64, *, multiple: int = 1) -> None:
         """Accept sizes from `least` to `most` bytes that are multiples of `multiple`."""

@@ -6,11 +6,13 @@ import errno
 import json
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from northstar.linux import sysctl
 from tests.system.attacks.attacker import NEVER, Power, Victim, assault, refusals
 from tests.system.attacks.test_peer import NO_HANDLE
 from tests.system.containers import exit_of, install, run, wait_ready
@@ -128,3 +130,17 @@ def test_rubbish_and_long_messages(victim: Victim, attack: Path, power: Power) -
     text = victim.runtime.text()
     assert text.count("ignoring notify messages of more than 4096 bytes") == 1
     assert "Traceback" not in text
+
+
+def test_a_short_watchdog_does_not_lift_the_limit(victim: Victim, attack: Path) -> None:
+    """Before a missed ping the queue is read: a flood of pings must not make that endless."""
+    runtime = victim.runtime
+    service = {**SERVICE["service"], "watchdog": "1ms"}
+    words = "notify-open - ; notify-flood 0 WATCHDOG=1"
+    container = install(runtime, attack, "attacker", args=words, service=service)
+    begun = time.monotonic()
+    with runtime.client() as client:
+        client.start(container)
+    runtime.wait_log("State of attacker:1.0.0: failed .watchdog")
+    most = 2 * 100 * (time.monotonic() - begun + 1) + 4 * (sysctl.max_dgram_qlen() + 1)
+    assert len(messages(victim, container)) <= most

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from northstar.api import error, response
+from northstar.linux import flock
 from tests.system import host
 from tests.system.containers import (
     OK,
@@ -212,20 +213,31 @@ def test_the_runtimes_directories_are_created_again(
     assert "Traceback" not in runtime.text()
 
 
+def _is_locked(path: str) -> bool:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return not flock.try_lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("which", ["all", "the last hierarchy"])
 def test_the_runtime_cgroup_is_created_again(
-    make_runtime: Callable[..., Any], payload: Path, tmp_path: Path
+    make_runtime: Callable[..., Any], payload: Path, tmp_path: Path, which: str
 ) -> None:
     runtime = make_runtime()
     container = install(runtime, payload, args="pause", cgroups={"memory": {"memory_limit": 2**25}})
     removed = host.cgroups(runtime.cgroup)
     assert removed
-    for path in sorted(removed, reverse=True):
+    for path in sorted(removed, reverse=True) if which == "all" else removed[-1:]:
         os.rmdir(path)
     with runtime.client(subscribe=True) as client:
         client.start(container)
         statistics = client.inspect(container).process
         assert statistics is not None
         assert "memory" in statistics.statistics
+        # The new directories are locked as well.
+        assert not [path for path in removed if not _is_locked(path)]
         (tmp_path / "other").mkdir()
         other = make_runtime(start=False, directory=tmp_path / "other")
         text = other.configuration.read_text()

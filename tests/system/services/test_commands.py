@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -237,3 +238,19 @@ def test_a_plain_subscriber_sees_no_states(runtime: RuntimeProcess, payload: Pat
         assert lines.readline() == b'{"notification":{"exit":["app:1.0.0",{"exit":{"code":0}}]}}\n'
         stream.sendall(b'{"request":{"inspect":{"container":"app:1.0.0"}}}\n')
         assert b'"service"' not in lines.readline()
+
+
+def test_a_console_has_the_permissions_of_both_sections(
+    runtime: RuntimeProcess, payload: Path
+) -> None:
+    console = {"permissions": ["ident", "list"]}
+    install(runtime, payload, console=console, service={"permissions": ["update", "logs"]})
+    with runtime.client() as client:
+        client.start("app")
+    runtime.wait_log(r"Container app:1\.0\.0 connected with permissions ident, list, logs, update$")
+
+
+def test_the_permissions_of_the_configuration(make_runtime: Callable[..., RuntimeProcess]) -> None:
+    runtime = make_runtime(permissions='["full", "exec"]')
+    assert runtime.nstar("ident").stdout == "extern:0.0.0\n"
+    runtime.wait_log(r"connected with permissions ident, .*, uninstall, exec$")

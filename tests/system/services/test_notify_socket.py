@@ -255,6 +255,6 @@ def test_a_hundred_thousand_messages_at_once(runtime: RuntimeProcess, payload: P
         exit_of(client, app)
         queued = sysctl.max_dgram_qlen() + 1
         assert len(notified(runtime)) <= 100 * (time.monotonic() - begun + 1) + queued
-    assert watch.slowest < 0.5 * PATIENCE
+    assert watch.slowest < 1.0 * PATIENCE
     assert used < 0.3 * taken
     assert memory(runtime.pid) - before < 4 << 20

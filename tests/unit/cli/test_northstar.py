@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-LOAD = "from northstar.cli.northstar_command import _load_runtime; _load_runtime()"
+LOAD = "from northstar.cli.northstar import _load_runtime; _load_runtime()"
 
 
 def modules_after(statement: str) -> set[str]:
@@ -18,7 +18,7 @@ def modules_after(statement: str) -> set[str]:
 
 def test_help_needs_no_runtime() -> None:
     found = modules_after("import northstar.cli.northstar_command")
-    assert "northstar.runtime.config" in found
+    assert "click" in found
     assert not {"asyncio", "northstar.runtime.main", "yaml", "nacl"} & found
 
 
@@ -26,6 +26,31 @@ def test_the_runtime_imports_only_needed_modules() -> None:
     found = modules_after(LOAD)
     assert {"asyncio", "northstar.runtime.main"} <= found
     assert not {"ssl", "rich", "nacl", "dataclasses"} & found
+
+
+def test_the_usual_command_line_needs_no_click(tmp_path: Path) -> None:
+    """`-c FILE` starts the runtime as click would, and reports the same errors."""
+    missing = tmp_path / "missing.toml"
+    program = (
+        "import sys; from northstar.cli import northstar; sys.argv[0] = 'northstar'\n"
+        "try: northstar.main()\n"
+        "finally: print('click' in sys.modules, flush=True)"
+    )
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60
+        )
+        return done.returncode, done.stderr, done.stdout.strip()
+
+    usual = run("-c", str(missing))
+    assert usual == run("--config", str(missing))
+    assert usual[2] == "False"
+    parsed = run(f"--config={missing}")
+    assert parsed == (usual[0], usual[1], "True")
+    assert (usual[0], str(missing) in usual[1]) == (1, True)
+    # As for click, the word after `-c` is its value.
+    assert run("-c", "--help") == (1, usual[1].replace(str(missing), "--help"), "False")
 
 
 def test_ssl_can_be_imported_afterwards() -> None:
@@ -40,7 +65,7 @@ def test_an_asyncio_that_needs_ssl_gets_it(tmp_path: Path) -> None:
     package.mkdir()
     (package / "__init__.py").write_text("import ssl\n")
     code = (
-        "from northstar.cli import northstar_command; import sys; "
-        f"sys.path.insert(0, {str(tmp_path)!r}); northstar_command._import_asyncio()"
+        "from northstar.cli import northstar; import sys; "
+        f"sys.path.insert(0, {str(tmp_path)!r}); northstar._import_asyncio()"
     )
     assert {"asyncio", "ssl"} <= modules_after(code)
