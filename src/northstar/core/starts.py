@@ -71,6 +71,7 @@ def start_requested(draft: Draft, event: events.StartRequested) -> None:
             runs.fail_runtime(draft, refused.error)
         draft.act(Complete(container, refused.error))
         return
+    _end_other_version(draft, container)
     if event.cause is not Cause.RESTART and _waits(draft, container):
         draft.act(Complete(container))
         return

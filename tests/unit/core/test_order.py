@@ -17,7 +17,17 @@ from northstar.core import actions, boot, events, order
 from northstar.core.actions import Action, Log
 from northstar.manifest import Manifest
 from northstar.model import Container, Exited, Name
-from tests.unit.core.worlds import APP, NEWER, NOTIFY, ON_FAILURE, READY, SECOND, World, manifest
+from tests.unit.core.worlds import (
+    APP,
+    NEWER,
+    NOTIFY,
+    ON_FAILURE,
+    READY,
+    SECOND,
+    World,
+    manifest,
+    uses,
+)
 
 BROKER = Container.parse("broker:1.0.0")
 AUTOMATIC = core.Cause.AUTOMATIC
@@ -102,7 +112,7 @@ def test_it_does_not_wait(situation: str, sentence: str | None) -> None:
 def test_a_crash_loop_of_the_other_does_not_keep_it_down() -> None:
     there = two(**ON_FAILURE).also(boot_start(BROKER), boot_start(APP))
     there.also(events.ImageMounted(BROKER), events.Executed(BROKER, 42))
-    decided = there.changed(events.ProcessExited(BROKER, Exited(1)))
+    decided = there.end(BROKER, Exited(1))
     assert decided[-1] == actions.RequestStart(APP, AUTOMATIC)
 
 
@@ -139,6 +149,22 @@ def test_any_version_counts() -> None:
     newer = Container.parse("broker:7.0.0")
     there = two().load(manifest(newer, service=NOTIFY)).also(boot_start(newer), boot_start(APP))
     assert there.entry(APP).state is ContainerState.WAITING
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_boot_start_ends_the_back_off_of_another_version(waits: bool) -> None:
+    """The console of another app may have started that one."""
+    mounts = {} if waits else uses("absent")
+    service = {**AFTER_BROKER, **ON_FAILURE}
+    there = World().load(manifest(APP, service=service, mounts=mounts))
+    there.load(manifest(NEWER, service=ON_FAILURE), manifest(BROKER, service=NOTIFY))
+    there.run(NEWER).end(NEWER)
+    if waits:
+        there.also(boot_start(BROKER))
+    there.also(boot_start(APP))
+    expected = ContainerState.WAITING if waits else ContainerState.BACKOFF
+    assert there.entry(APP).state is expected
+    assert there.entry(NEWER).wanted is Wanted.DOWN
 
 
 def test_a_wait_is_requested_once_and_forgotten_when_it_ends() -> None:

@@ -111,6 +111,14 @@ def test_stops_at_a_time_are_all_answered_at_the_exit():
     assert answers == [Answer(APP, Deferred.STOP)]
 
 
+def test_a_later_stop_may_have_a_time_of_its_own():
+    there = supervised(ALWAYS).run(APP).also(events.StopRequested(APP))
+    there.also(events.StopRequested(APP, 60 * SECOND))
+    assert there.entry(APP).deadline == there.now + 60 * SECOND
+    decided = there.changed(events.StopRequested(APP, SECOND))
+    assert decided[0] == actions.SetDeadline(APP, there.now + SECOND)
+
+
 def test_a_stop_of_an_unhealthy_container_keeps_its_time():
     there = supervised({**ALWAYS, **NOTIFY}).run(APP)
     there.at_deadline(APP)
