@@ -13,7 +13,7 @@ from tests.system.containers import install, refused
 from tests.system.harness import RuntimeProcess, wait_until
 from tests.system.services.test_restart import restart, status, wait_state
 
-pytestmark = [pytest.mark.root, pytest.mark.vm]
+pytestmark = pytest.mark.root
 
 READY = {"notify": "/run/notify", "ready": {"probe": "notify"}}
 LATER = "sleep 0.1 ; notify-open - ; notify READY=1 ; pause"
