@@ -34,10 +34,12 @@ lint: $(VENV)/.test ## only the linters
 vm-test: $(VENV)/.test ## tests that cover more with cgroup v2 or device-mapper, in QEMU (slow)
 	@scripts/vm --timeout 3600 -- $(VM_PYTEST) tests/system $(ARGS)
 
-# The test files that may be skipped on machines without these features (MAY_SKIP).
+# The test files that may be skipped on machines without these features (MAY_SKIP), and what reads
+# other files with cgroup v2.
 .PHONY: vm-smoke
 vm-smoke: $(VENV)/.test ## those of them that may be skipped elsewhere, and one container
 	@scripts/vm --timeout 1200 -- $(VM_PYTEST) tests/system/test_harness.py \
+		tests/system/services/test_restart.py \
 		$$(grep -rl --include='*.py' '^MAY_SKIP = ' tests/system) $(ARGS)
 
 # The crates are built outside the clone: building takes minutes, and they change rarely.

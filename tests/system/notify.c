@@ -34,6 +34,15 @@ static void do_notify(char **arguments)
 	result("notify", arguments[0], send(notifier, message, strlen(message), MSG_NOSIGNAL));
 }
 
+/* notify-every SECONDS LINE: send this message again and again; does not return. */
+static void do_notify_every(char **arguments)
+{
+	for (;;) {
+		send(notifier, arguments[1], strlen(arguments[1]), MSG_NOSIGNAL);
+		do_sleep(arguments);
+	}
+}
+
 /* notify-size LINE BYTES: send one message with this line, which is filled up to BYTES. */
 static void do_notify_size(char **arguments)
 {

@@ -324,6 +324,31 @@ static void do_catch(char **arguments)
 	handle(arguments, print_signal);
 }
 
+static sigset_t signals_of(char **numbers)
+{
+	sigset_t set;
+
+	for (sigemptyset(&set); *numbers; numbers++)
+		sigaddset(&set, signal_number(*numbers));
+	return set;
+}
+
+/* block SIG..., await SIG...: a signal that comes after `block` ends `await`, now or later */
+static void do_block(char **arguments)
+{
+	sigset_t set = signals_of(arguments);
+
+	sigprocmask(SIG_BLOCK, &set, NULL);
+}
+
+static void do_await(char **arguments)
+{
+	sigset_t set = signals_of(arguments);
+	int number = 0;
+
+	sigwait(&set, &number);
+}
+
 /* ---- Other processes ---- */
 
 /* kill PID SIG [TIMES] */
@@ -783,6 +808,7 @@ static const struct command commands[] = {
 	{ "self", do_self, 0 },	      { "mounts", do_mounts, 0 },   { "exit", do_exit, 1 },
 	{ "raise", do_raise, 1 },     { "ready", do_ready, 0 },	    { "pause", do_pause, 0 },
 	{ "sleep", do_sleep, 1 },     { "ignore", do_ignore, 1 },   { "catch", do_catch, 1 },
+	{ "block", do_block, 1 },     { "await", do_await, 1 },
 	{ "kill", do_kill, 2 },	      { "storm", do_storm, 4 },	    { "queue", do_queue, 3 },
 	{ "orphans", do_orphans, 1 }, { "alone", do_alone, 0 },	    { "fork", do_fork, 0 },
 	{ "session", do_session, 0 }, { "bomb", do_bomb, 0 },	    { "memory", do_memory, 1 },
@@ -795,7 +821,7 @@ static const struct command commands[] = {
 	{ "call", do_call, 1 },	      { "foreign", do_foreign, 1 },
 	{ "notify", do_notify, 1 },   { "notify-open", do_notify_open, 1 },
 	{ "notify-size", do_notify_size, 2 }, { "notify-flood", do_notify_flood, 2 },
-	{ "notify-rubbish", do_notify_rubbish, 1 },
+	{ "notify-rubbish", do_notify_rubbish, 1 }, { "notify-every", do_notify_every, 2 },
 };
 
 /* Runs one command, if the table has it; its arguments end with NULL. */

@@ -25,6 +25,8 @@ class Wanted(enum.Enum):
 class ContainerState(enum.Enum):
     """The observed state. A process exists from `RUNNING` to `STOPPING`.
 
+    After its end the state is kept until all that the container held is released.
+
     Attributes:
         INSTALLED: no process; the last run, if any, ended well or by request.
         WAITING: no process: a container of its `after` is not ready yet.
@@ -32,7 +34,7 @@ class ContainerState(enum.Enum):
         RUNNING: the payload was executed, and is not ready yet.
         READY: the payload is ready; without `ready` in its manifest as soon as it was executed.
         UNHEALTHY: its probe or its watchdog has failed.
-        STOPPING: it was sent its stop signal, or has exited and is being cleaned up.
+        STOPPING: it was sent its stop signal, or stops by itself.
         BACKOFF: no process: it will be started again at a known time.
         FAILED: no process: a run failed, and the runtime does not start it again.
         REMOVING: it is being uninstalled.

@@ -8,13 +8,16 @@ after the former request on that container is completed or deferred. It is refus
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from northstar.core.values import Cause
 from northstar.manifest import Manifest
 from northstar.model import Container, ExitStatus, Name
-from northstar.model.notify import NotifyMessage
+
+if TYPE_CHECKING:
+    from northstar.model.notify import NotifyMessage
 
 
 class MountRequested(msgspec.Struct, frozen=True):

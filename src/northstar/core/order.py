@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable, Mapping
-from graphlib import CycleError, TopologicalSorter
 from typing import Final
 
 from northstar.api.status import ContainerState, Wanted
@@ -78,6 +77,10 @@ def in_cycles(state: State) -> frozenset[Name]:
     booting.
     """
     graph = graph_of(state)
+    if not graph:
+        return frozenset()
+    from graphlib import CycleError, TopologicalSorter  # few devices need it
+
     try:
         TopologicalSorter(graph).prepare()
     except CycleError:
@@ -165,8 +168,12 @@ def blocked(state: State) -> frozenset[Name]:
 
 def sorted_by_order(state: State, containers: Iterable[Container]) -> list[Container]:
     """Sort containers, at most one version of each name: each comes after those of its `after`."""
-    cyclic = in_cycles(state)
     given = {container.name: container for container in containers}
+    if not any(state.containers[container].service.after for container in given.values()):
+        return list(given.values())
+    from graphlib import TopologicalSorter
+
+    cyclic = in_cycles(state)
     graph = {
         name: () if name in cyclic else state.containers[container].service.after
         for name, container in given.items()

@@ -11,7 +11,7 @@ from northstar.api import error, notification
 from northstar.api.status import ContainerState
 from northstar.core import events, order
 from northstar.core.actions import Fail, Log, Publish, Release
-from northstar.core.transitions import answer, enter
+from northstar.core.transitions import after_ready, answer, enter
 from northstar.core.values import Cause, Deferred, Draft, Run, without
 from northstar.core.verdict import End, exit_reason, verdict
 from northstar.manifest import Autostart
@@ -44,9 +44,12 @@ def process_exited(draft: Draft, event: events.ProcessExited) -> None:
             f"after {uptime:.3f}s with status {status}",
         ),
     )
+    history = entry.history
+    if entry.state is ContainerState.READY:
+        history = after_ready(entry, draft.now)
     run = replace(entry.run, status=status, oom=event.oom)
-    reason = exit_reason(status, oom=event.oom)
-    enter(draft, container, ContainerState.STOPPING, reason, run=run)
+    # The verdict follows the clean-up. Until then the state is that of the end.
+    enter(draft, container, entry.state, run=run, history=history)
     draft.act(Release(container))
 
 

@@ -68,7 +68,7 @@ def send_signal(draft: Draft, container: Container, number: int) -> None:
         enter(
             draft,
             container,
-            ContainerState.STOPPING,
+            ContainerState.STOPPING if run.status is None else entry.state,
             f"kill {signal_name(number)}",
             wanted=Wanted.DOWN,
             deadline=entry.deadline if stopping else None,
@@ -158,7 +158,7 @@ def begin_stop(
     run = entry.run
     assert run is not None
     if run.status is not None:
-        enter(draft, container, ContainerState.STOPPING, wanted=wanted)
+        enter(draft, container, entry.state, wanted=wanted)
         return
     stop = stop_of(entry)
     deadline = entry.deadline if entry.state is ContainerState.STOPPING else None

@@ -34,7 +34,7 @@ def notified(draft: Draft, event: events.Notified) -> None:
     if message.status is not None:
         text = message.status or None
         draft.change(container, history=replace(entry.history, text=text))
-    if entry.state not in _SUPERVISED:
+    if entry.state not in _SUPERVISED or entry.run.status is not None:
         return
     if message.stopping:
         stops.stopping_by_itself(draft, container)

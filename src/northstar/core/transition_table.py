@@ -18,7 +18,6 @@ from northstar.core.events import (
     KillRequested,
     MountFailed,
     Notified,
-    ProcessExited,
     Released,
     RemovalFailed,
     RestartRequested,
@@ -59,11 +58,12 @@ _START_FAILED: Final = frozenset(
     # A start fails when no image that it needs is in transition any more.
     (StartFailed, DirectoryMissing, MountFailed, ImageMounted, ImageUnmounted, UmountFailed)
 )
+_RELEASED: Final = frozenset((Released,))
 _END: Final = frozenset(
     # In a shutdown the end or the late execution of one container can be the turn of another one.
     (
-        *(StopRequested, RestartRequested, KillRequested, ProcessExited),
-        *(Notified, StopAll, SignalAll, Released),
+        *(StopRequested, RestartRequested, KillRequested, Notified),
+        *(StopAll, SignalAll, Released),
     )
 )
 
@@ -71,7 +71,12 @@ _END: Final = frozenset(
 def _table() -> tuple[Transition, ...]:
     state = ContainerState
     not_wanted = "stop, kill, shutdown; start of another version"
-    end = "stop, restart, kill, shutdown; STOPPING=1; exit"
+    end = "stop, restart, kill, shutdown; STOPPING=1"
+    verdicts = (
+        (state.INSTALLED, "exit; not wanted or success", _RELEASED),
+        (state.FAILED, "exit; failure, no restart", _RELEASED),
+        (state.BACKOFF, "exit; policy or restart", _RELEASED),
+    )
     rows: tuple[tuple[ContainerState, ContainerState, str, frozenset[type]], ...] = (
         (state.INSTALLED, state.WAITING, "boot", _AUTOMATIC),
         (state.INSTALLED, state.STARTING, "start, restart; boot", _START),
@@ -93,6 +98,7 @@ def _table() -> tuple[Transition, ...]:
         (state.STARTING, state.BACKOFF, "start failed, policy", _START_FAILED | _AUTOMATIC),
         (state.RUNNING, state.READY, "READY=1", frozenset((Notified,))),
         (state.RUNNING, state.STOPPING, f"ready.timeout; {end}", _END | {DeadlineReached}),
+        *((state.RUNNING, *verdict) for verdict in verdicts),
         (
             state.READY,
             state.UNHEALTHY,
@@ -100,10 +106,11 @@ def _table() -> tuple[Transition, ...]:
             frozenset((DeadlineReached, Notified)),
         ),
         (state.READY, state.STOPPING, end, _END),
+        *((state.READY, *verdict) for verdict in verdicts),
         (state.UNHEALTHY, state.STOPPING, "at once", frozenset((DeadlineReached, Notified))),
-        (state.STOPPING, state.INSTALLED, "not wanted; success", frozenset((Released,))),
-        (state.STOPPING, state.FAILED, "failure, no restart", frozenset((Released,))),
-        (state.STOPPING, state.BACKOFF, "policy; restart", frozenset((Released,))),
+        (state.STOPPING, state.INSTALLED, "not wanted; success", _RELEASED),
+        (state.STOPPING, state.FAILED, "failure, no restart", _RELEASED),
+        (state.STOPPING, state.BACKOFF, "policy; restart", _RELEASED),
         (
             state.REMOVING,
             state.INSTALLED,

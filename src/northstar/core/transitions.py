@@ -19,7 +19,16 @@ from northstar.core.actions import (
     SetDeadline,
     Umount,
 )
-from northstar.core.values import PENDING, Deferred, Draft, Entry, Image, Operation, without
+from northstar.core.values import (
+    PENDING,
+    Deferred,
+    Draft,
+    Entry,
+    History,
+    Image,
+    Operation,
+    without,
+)
 from northstar.model import Container
 
 
@@ -48,8 +57,9 @@ def enter(
     changes.update(state=state, wanted=wanted or before.wanted, deadline=deadline)
     if state is not before.state:
         changes.update(since=draft.now, reason=reason, due=False)
-        if before.state is ContainerState.READY:
-            _end_of_ready(draft, before, changes)
+        if before.state is ContainerState.READY and before.run is not None:
+            # Not after the clean-up: `runs.process_exited` has decided it at the exit.
+            changes["history"] = after_ready(before, draft.now)
     draft.change(container, **changes)
     entry = draft.state.containers[container]
     if deadline != before.deadline:
@@ -65,11 +75,12 @@ def enter(
         answer(draft, container, Deferred.RESTART, refusal)
 
 
-def _end_of_ready(draft: Draft, before: Entry, changes: dict[str, Any]) -> None:
-    restart = before.service.restart
-    if restart is not None and draft.now - before.since >= restart.reset_after:
-        history = changes.get("history", before.history)
-        changes["history"] = replace(history, in_a_row=0)
+def after_ready(entry: Entry, now: int) -> History:
+    """Return the history of a container that was ready until `now`, in ns of CLOCK_MONOTONIC."""
+    restart = entry.service.restart
+    if restart is None or now - entry.since < restart.reset_after:
+        return entry.history
+    return replace(entry.history, in_a_row=0)
 
 
 def _update_pending(draft: Draft, before: Entry, entry: Entry) -> None:

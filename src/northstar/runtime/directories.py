@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 from northstar.cgroups import CgroupHost
 from northstar.linux import flock
-from northstar.model import ConfigurationError
+from northstar.model import ConfigurationError, Container
 from northstar.model.deadline import Deadline
 from northstar.runtime.config import Config
 
@@ -41,6 +41,14 @@ Stack = contextlib.ExitStack | contextlib.AsyncExitStack
 _LOCK_TIMEOUT: Final = 0.25
 """Seconds to wait for a lock: a runtime that was killed may still be exiting."""
 _LOCK_PAUSE: Final = 0.01
+
+NOTIFY: Final = "notify"
+"""The directory of all notify sockets in the run directory, see `northstar.runtime.notify`."""
+
+
+def notify_directory(run_dir: str, container: Container) -> str:
+    """Return the path of the directory of a container's notify socket."""
+    return os.path.join(run_dir, NOTIFY, str(container))
 
 
 def _make(key: str, path: str) -> None:

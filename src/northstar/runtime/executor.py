@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from northstar import core
 from northstar.api import RefusedError, notification
@@ -26,15 +26,18 @@ from northstar.launch.plan import ContainerPaths
 from northstar.manifest import Resource
 from northstar.model import Container, ExitStatus, NorthstarError, Signalled
 from northstar.model.loop_deadline import timeout, wait
-from northstar.model.notify import NotifyMessage
-from northstar.runtime import data_wipe, notify
+from northstar.runtime import data_wipe
 from northstar.runtime.deadlines import Deadlines
+from northstar.runtime.directories import notify_directory
 from northstar.runtime.notifications import Notifications
 from northstar.runtime.repository import Repository
 from northstar.runtime.request_queue import RequestQueue
 from northstar.runtime.running import RunningContainer
 from northstar.runtime.start import StartContext, start
 from northstar.runtime.statistics_cache import StatisticsCache
+
+if TYPE_CHECKING:
+    from northstar.model.notify import NotifyMessage
 
 log = logging.getLogger("northstar.runtime")
 
@@ -306,7 +309,7 @@ class Executor:
                 root=self._mount_point(container),
                 persist=self._data_path(container),
                 sockets=self._context.config.socket_dir,
-                notify=notify.directory(self._context.own.run_dir.path, container),
+                notify=notify_directory(self._context.own.run_dir.path, container),
                 resources={t: self._mount_point(c) for t, c in action.resources.items()},
             )
             manifest = self.state.containers[container].manifest

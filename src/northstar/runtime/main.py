@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -31,7 +31,6 @@ from northstar.model import (
     NorthstarError,
     Permissions,
 )
-from northstar.model.notify import NotifyMessage
 from northstar.runtime import (
     data_wipe,
     debug,
@@ -56,6 +55,9 @@ from northstar.runtime.repository import FsRepository, MemRepository, Repository
 from northstar.runtime.running import ConsoleConnection
 from northstar.runtime.start import StartContext
 from northstar.runtime.systemd import Manager
+
+if TYPE_CHECKING:
+    from northstar.model.notify import NotifyMessage
 
 log = logging.getLogger("northstar.runtime")
 

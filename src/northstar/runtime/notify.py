@@ -4,6 +4,8 @@ The socket is a file, in a directory that only this container has in its mount n
 message is from this container, and no sender has to be identified: a process that has sent a
 message may have ended when the message is read. Abstract names would not do: they belong to the
 network namespace, which containers with `network: host` share.
+
+The directory of all notify sockets exists while a container has one. Only root has access to it.
 """
 
 from __future__ import annotations
@@ -23,24 +25,16 @@ from northstar.linux import sysctl
 from northstar.linux.descriptor import Closing
 from northstar.model import Container, LaunchError
 from northstar.model.notify import MESSAGE_SIZE_MAX, NOTHING, NotifyMessage, parse
+from northstar.runtime.directories import notify_directory
 from northstar.runtime.ratelimit import SlidingWindow, TokenBucket
 
 log = logging.getLogger("northstar.runtime")
-
-NAME: Final = "notify"
-"""The directory of all notify sockets in the run directory. Only root has access to it. It exists
-while a container has a notify socket."""
 
 MESSAGES_PER_SECOND: Final = 100
 """Most messages that are read from one container. Further ones wait in its queue, and when that is
 full, the sender waits too, or gets EAGAIN."""
 
 _LABEL: Final = "security.selinux"
-
-
-def directory(run_dir: str, container: Container) -> str:
-    """Return the path of the directory of a container's notify socket."""
-    return os.path.join(run_dir, NAME, str(container))
 
 
 class NotifySocket(Closing):
@@ -183,7 +177,7 @@ def bind(run_dir: str, container: Container, label: str | None = None) -> Notify
     Raises:
         LaunchError: a step failed; nothing is left behind.
     """
-    path = directory(run_dir, container)
+    path = notify_directory(run_dir, container)
     try:
         _make_top(os.path.dirname(path))
         try:
@@ -253,7 +247,7 @@ def _bind(path: str, label: str | None) -> socket.socket:
 
 
 def remove(path: str) -> None:
-    """Remove the directory of a notify socket, and `NAME` with the last one.
+    """Remove the directory of a notify socket, and that of all notify sockets with the last one.
 
     A missing directory is no error.
 

@@ -6,20 +6,22 @@ import asyncio
 import contextlib
 import logging
 import os
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from northstar.cgroups import Cgroup
 from northstar.launch.launcher import Init
 from northstar.model import Container, ExitStatus
-from northstar.model.notify import NotifyMessage
 from northstar.runtime.listeners import BoundSocket
-from northstar.runtime.notify import NotifySocket
 from northstar.runtime.oom_watch import OomWatch
 from northstar.runtime.stdio import OutputPipe
 from northstar.runtime.stopping import stop_members
 from northstar.runtime.threads import Pools
+
+if TYPE_CHECKING:
+    from northstar.model.notify import NotifyMessage
+    from northstar.runtime.notify import NotifySocket
 
 log = logging.getLogger("northstar.runtime")
 

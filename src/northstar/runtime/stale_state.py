@@ -23,8 +23,9 @@ from northstar.devices import loop_device, verified_device
 from northstar.linux import mount, mountinfo
 from northstar.model import Container, InvalidValueError, listed
 from northstar.model.deadline import Deadline
-from northstar.runtime import logs, notify, null_device
+from northstar.runtime import logs, null_device
 from northstar.runtime.config import Config
+from northstar.runtime.directories import NOTIFY
 
 log = logging.getLogger("northstar.runtime")
 
@@ -79,8 +80,7 @@ def remove(config: Config, cgroups: CgroupHost, unmounted: Sequence[str]) -> Non
         "loop device": _loops(config),
         "mount point": _mount_points(config.run_dir),
         "socket": _sockets(config.socket_dir),
-        "notify socket": _notify_sockets(config.run_dir),
-        "directory": _notify_directory(config.run_dir),
+        **_notify(config.run_dir),
         "cgroup": _cgroups(cgroups, config.cgroup),
     }
     summary = [_summary(kind, names) for kind, names in found.items() if names]
@@ -135,32 +135,36 @@ def _sockets(socket_dir: str) -> list[str]:
     return sorted(removed)
 
 
-def _notify_sockets(run_dir: str) -> list[str]:
-    top = os.path.join(run_dir, notify.NAME)
+def _notify(run_dir: str) -> dict[str, list[str]]:
+    """Remove the directories of notify sockets; return the names of the sockets, and of theirs."""
+    top = os.path.join(run_dir, NOTIFY)
+    if not os.path.lexists(top):
+        return {}
+    from northstar.runtime import notify  # few runtimes need it
+
     if not notify.is_ours(top):
-        return []
+        return {}
+    sockets = _notify_sockets(top, notify.remove)
+    with contextlib.suppress(OSError):
+        # A runtime that has not created a socket yet.
+        os.rmdir(top)
+        return {"notify socket": sockets, "directory": [NOTIFY]}
+    return {"notify socket": sockets}
+
+
+def _notify_sockets(top: str, remove: Callable[[str], None]) -> list[str]:
     removed = []
     with os.scandir(top) as entries, _few("notify sockets cannot be removed") as warn:
         for entry in entries:
             if not _is_container(entry.name) or not entry.is_dir(follow_symlinks=False):
                 continue
             try:
-                notify.remove(entry.path)
+                remove(entry.path)
             except OSError as failure:
                 warn("Cannot remove the notify socket of an earlier run: %s", failure)
             else:
                 removed.append(entry.name)
     return sorted(removed)
-
-
-def _notify_directory(run_dir: str) -> list[str]:
-    """Remove the directory of the notify sockets of a runtime that has not created one yet."""
-    top = os.path.join(run_dir, notify.NAME)
-    if notify.is_ours(top):
-        with contextlib.suppress(OSError):
-            os.rmdir(top)
-            return [notify.NAME]
-    return []
 
 
 def _is_mount_point(name: str) -> bool:

@@ -14,6 +14,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -23,16 +24,18 @@ from northstar.launch.launcher import Init, Launcher
 from northstar.launch.plan import ContainerPaths, HostFacts, build, socket_descriptor
 from northstar.manifest import Capability, Command, Manifest, Persist
 from northstar.model import Container, LaunchError, Permissions, listed
-from northstar.model.notify import NotifyMessage
-from northstar.runtime import debug, listeners, logs, notify
+from northstar.runtime import debug, listeners, logs
 from northstar.runtime.config import Config
 from northstar.runtime.descriptors import opened
 from northstar.runtime.directories import LockedDirectory, RuntimeDirectories
 from northstar.runtime.notifications import Notifications
-from northstar.runtime.notify import NotifySocket
 from northstar.runtime.oom_watch import OomWatch
 from northstar.runtime.running import ConsoleConnection, HeldResources, RunningContainer
 from northstar.runtime.threads import Pools
+
+if TYPE_CHECKING:
+    from northstar.model.notify import NotifyMessage
+    from northstar.runtime.notify import NotifySocket
 
 log = logging.getLogger("northstar.runtime")
 
@@ -135,6 +138,8 @@ async def _prepare(
 
 
 def _bind_notify(context: StartContext, manifest: Manifest) -> NotifySocket:
+    from northstar.runtime import notify  # few containers need it
+
     context.own.run_dir.restore()
     label = None
     if context.facts.selinux and manifest.selinux is not None:

@@ -17,7 +17,7 @@ from tests.system.attacks.attacker import NEVER, Power, Victim, assault, refusal
 from tests.system.attacks.test_peer import NO_HANDLE
 from tests.system.containers import exit_of, install, run, wait_ready
 
-pytestmark = [pytest.mark.root, pytest.mark.vm]
+pytestmark = pytest.mark.root
 
 SHARED_RUNTIME = True
 

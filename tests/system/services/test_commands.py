@@ -20,7 +20,7 @@ from northstar.model import Container, Exited, Signalled
 from tests.system.containers import install, raw, refused
 from tests.system.harness import TIMEOUT, RuntimeProcess, wait_until
 
-pytestmark = [pytest.mark.root, pytest.mark.vm]
+pytestmark = pytest.mark.root
 
 SHARED_RUNTIME = True
 

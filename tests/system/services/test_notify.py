@@ -32,7 +32,7 @@ from tests.system.services.senders import (
     stopped,
 )
 
-pytestmark = [pytest.mark.root, pytest.mark.vm]
+pytestmark = pytest.mark.root
 
 SHARED_RUNTIME = True
 
@@ -44,7 +44,7 @@ signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 print('{"do": "ready"}', flush=True)
 """
 
-READY: Mapping[str, Any] = {**NOTIFY, "ready": {"probe": "notify", "timeout": "5s"}}
+READY: Mapping[str, Any] = {**NOTIFY, "ready": {"probe": "notify", "timeout": "10m"}}
 
 
 # ---- Senders
@@ -66,14 +66,15 @@ lib.sd_notify_barrier.argtypes = [ctypes.c_int, ctypes.c_uint64]
 assert lib.sd_notify_barrier(0, 10_000_000) >= 0, "the barrier's descriptor was not closed"
 interval = ctypes.c_uint64()
 assert lib.sd_watchdog_enabled(0, ctypes.byref(interval)) > 0
-assert interval.value == 1_500_000, interval.value
+assert interval.value == 600_000_000, interval.value
 if os.fork() == 0:
     assert lib.sd_watchdog_enabled(0, ctypes.byref(interval)) > 0
     assert lib.sd_notify(0, b"STATUS=child") > 0
     os._exit(0)
 assert os.wait()[1] == 0
 """
-    app = install_script(runtime, script, *PYTHON, service={**NOTIFY, "watchdog": "1500ms"})
+    service = {**NOTIFY, "watchdog": "10m", "stop": {"timeout": "10m"}}
+    app = install_script(runtime, script, *PYTHON, service=service)
     assert run_once(runtime, app) == Exited(0), runtime.text()
     assert notified(runtime) == [
         *("READY=1 STATUS=up", "WATCHDOG=1", "WATCHDOG=trigger", "EXTEND_TIMEOUT_USEC=5000000"),
@@ -196,55 +197,64 @@ signal.pause()
         wait_until(lambda: status(runtime)["text"] is None, "the status is removed")
 
 
-def test_readiness_after_the_timeout_comes_too_late(runtime: RuntimeProcess) -> None:
-    script = f"{SERVE}\nsignal.pause()\n"
+def test_readiness_after_the_timeout_comes_too_late(runtime: RuntimeProcess, payload: Path) -> None:
+    """Nor does exit code 0 make the run a success."""
+    words = "ignore TERM ; block USR1 ; notify-open - ; await USR1 ; notify READY=1 ; exit 0"
     service = {**NOTIFY, "ready": {"probe": "notify", "timeout": "200ms"}}
-    app = install_script(runtime, script, *PYTHON, service=service)
+    app = install(runtime, payload, args=words, service=service)
     with runtime.client() as client:
         client.start(app)
+        runtime.wait_log("State of app:1.0.0: stopping .not ready within 200ms")
+        client.kill(app, signal.SIGUSR1)
         runtime.wait_log("State of app:1.0.0: failed .not ready within 200ms")
+        assert status(runtime)["last"] == {"exit": {"code": 0}}
+    assert notified(runtime) == ["READY=1"]
+    assert "State of app:1.0.0: ready" not in runtime.text()
 
 
-def test_readiness_that_a_stopped_runtime_reads_late_counts(runtime: RuntimeProcess) -> None:
+def test_readiness_that_a_stopped_runtime_reads_late_counts(
+    runtime: RuntimeProcess, payload: Path
+) -> None:
     """The message was sent within the timeout, and is read after it."""
-    script = f"""{SERVE}
-signal.sigwait({{signal.SIGUSR1}})
-sock.send(b"READY=1")
-signal.pause()
-"""
-    app = install_script(runtime, script, *PYTHON, service=dict(READY))
+    timeout = 3 * PATIENCE
+    service = {**NOTIFY, "ready": {"probe": "notify", "timeout": f"{timeout:g}s"}}
+    words = "notify-open - ; block USR1 ; ready ; await USR1 ; notify READY=1 ; pause"
+    app = install(runtime, payload, args=words, service=service)
     with runtime.client() as client:
         client.start(app)
         begun = time.monotonic()
         wait_ready(runtime, app)
-        payload = payload_pid(client, app)
+        process = payload_pid(client, app)
         with stopped(runtime):
-            os.kill(payload, signal.SIGUSR1)
-            wait_until(lambda: time.monotonic() - begun > 5.5, "the timeout has passed")
+            os.kill(process, signal.SIGUSR1)
+            wait_until(lambda: time.monotonic() - begun > 1.1 * timeout, "the timeout has passed")
         runtime.wait_log(f"{app} notifies: READY=1")
         assert status(runtime)["state"] == "ready"
 
 
-def test_a_stopped_runtime_ends_no_container_that_sent_its_pings(runtime: RuntimeProcess) -> None:
-    script = f"{SERVE}\nwhile True:\n    sock.send(b'WATCHDOG=1')\n    time.sleep(0.2)\n"
-    app = install_script(runtime, script, *PYTHON, service={**NOTIFY, "watchdog": "2s"})
+def test_a_stopped_runtime_ends_no_container_that_sent_its_pings(
+    runtime: RuntimeProcess, payload: Path
+) -> None:
+    watchdog = 1 * PATIENCE
+    service = {**NOTIFY, "watchdog": f"{watchdog:g}s"}
+    words = "notify-open - ; ready ; notify-every 0.05 WATCHDOG=1"
+    app = install(runtime, payload, args=words, service=service)
     with runtime.client() as client:
         client.start(app)
         wait_ready(runtime, app)
-        run_before = status(runtime)["run"]
         for _ in range(2):
             with stopped(runtime):
-                time.sleep(4.5)
+                time.sleep(2 * watchdog)
             since = len(runtime.text())
             runtime.wait_log(f"{app} notifies: WATCHDOG=1", since=since)
         now = status(runtime)
-        assert (now["state"], now["run"]) == ("ready", run_before)
+        assert (now["state"], now["run"]) == ("ready", 1)
         assert "unhealthy" not in runtime.text()
 
 
-def test_a_container_that_sends_no_pings_is_stopped(runtime: RuntimeProcess) -> None:
-    script = f"{SERVE}\nsignal.pause()\n"
-    app = install_script(runtime, script, *PYTHON, service={**NOTIFY, "watchdog": "300ms"})
+def test_a_container_that_sends_no_pings_is_stopped(runtime: RuntimeProcess, payload: Path) -> None:
+    service = {**NOTIFY, "watchdog": "300ms"}
+    app = install(runtime, payload, args="pause", service=service)
     with runtime.client() as client:
         client.start(app)
         runtime.wait_log("State of app:1.0.0: failed .watchdog")
@@ -259,4 +269,4 @@ def test_readiness_of_a_process_that_ends_at_once(runtime: RuntimeProcess, paylo
         run(runtime, app, words)
         runtime.wait_log("State of app:1.0.0: installed", since=since)
         states = re.findall(r"State of app:1\.0\.0: (\w+)", runtime.text()[since:])
-        assert states[:3] == ["starting", "running", "ready"]
+        assert states == ["starting", "running", "ready", "installed"]

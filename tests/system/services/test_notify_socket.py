@@ -33,7 +33,7 @@ from tests.system.services.senders import (
     notified,
 )
 
-pytestmark = [pytest.mark.root, pytest.mark.vm]
+pytestmark = pytest.mark.root
 
 SHARED_RUNTIME = True
 

@@ -18,7 +18,7 @@ from tests.system.harness import PATIENCE, RuntimeProcess, wait_until
 from tests.system.services.test_order import READY
 from tests.system.services.test_restart import restart, status, wait_state
 
-pytestmark = [pytest.mark.root, pytest.mark.vm]
+pytestmark = pytest.mark.root
 
 HOUR = {"delay": "1h", "max_delay": "1h"}
 STUBBORN = "ignore TERM ; ready ; pause"

@@ -26,6 +26,8 @@ def test_the_runtime_imports_only_needed_modules() -> None:
     found = modules_after(LOAD)
     assert {"asyncio", "northstar.runtime.main"} <= found
     assert not {"ssl", "rich", "nacl", "dataclasses"} & found
+    # What only containers with the section `service` need.
+    assert not {"graphlib", "northstar.runtime.notify", "northstar.model.notify"} & found
 
 
 def test_the_usual_command_line_needs_no_click(tmp_path: Path) -> None:

@@ -401,9 +401,9 @@ class Registry(RuleBasedStateMachine):
                 state.READY: supervised,
                 state.STOPPING: entry.deadline is not None,
             }.get(entry.state, False)
-            assert (entry.deadline is not None) is expected
             if entry.run is not None and (entry.run.killed or entry.run.status is not None):
-                assert entry.deadline is None
+                expected = False
+            assert (entry.deadline is not None) is expected
 
     @invariant()
     def a_timer_is_set_for_each_deadline(self) -> None:

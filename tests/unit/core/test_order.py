@@ -112,7 +112,7 @@ def test_it_does_not_wait(situation: str, sentence: str | None) -> None:
 def test_a_crash_loop_of_the_other_does_not_keep_it_down() -> None:
     there = two(**ON_FAILURE).also(boot_start(BROKER), boot_start(APP))
     there.also(events.ImageMounted(BROKER), events.Executed(BROKER, 42))
-    decided = there.changed(events.ProcessExited(BROKER, Exited(1)))
+    decided = there.end(BROKER, Exited(1))
     assert decided[-1] == actions.RequestStart(APP, AUTOMATIC)
 
 

@@ -111,6 +111,10 @@ def failing() -> World:
     return ready().also(events.ProcessExited(APP, FAILED))
 
 
+def failing_before_it_is_ready() -> World:
+    return running().also(events.ProcessExited(APP, FAILED))
+
+
 def succeeding() -> World:
     return ready().also(events.ProcessExited(APP, Exited(0)))
 
@@ -272,8 +276,8 @@ TABLE: dict[Callable[[], World], dict[str, str]] = {
         "WATCHDOG=trigger": "stopping up -: SetDeadline, SendSignal",
         "EXTEND": "running up -:",
         "deadline": "stopping up -: SetDeadline, SendSignal",
-        "exit 1": "stopping up -: SetDeadline, Release",
-        "exit 0": "stopping up -: SetDeadline, Release",
+        "exit 1": "running up -: SetDeadline, Release",
+        "exit 0": "running up -: SetDeadline, Release",
         "shutdown": "running up -: SetDeadline",
         "stop all": "stopping down -: SetDeadline, SendSignal",
         "signal all": "stopping down -: SetDeadline, SendSignal",
@@ -291,8 +295,8 @@ TABLE: dict[Callable[[], World], dict[str, str]] = {
         "WATCHDOG=1": "ready up -:",
         "WATCHDOG=trigger": "stopping up -: SetDeadline, SetDeadline, SendSignal",
         "deadline": "stopping up -: SetDeadline, SetDeadline, SendSignal",
-        "exit 1": "stopping up -: SetDeadline, Release",
-        "exit 0": "stopping up -: SetDeadline, Release",
+        "exit 1": "ready up -: SetDeadline, Release",
+        "exit 0": "ready up -: SetDeadline, Release",
         "shutdown": "ready up -: SetDeadline",
         "stop all": "stopping down -: SetDeadline, SendSignal",
         "signal all": "stopping down -: SetDeadline, SendSignal",
@@ -378,31 +382,45 @@ TABLE: dict[Callable[[], World], dict[str, str]] = {
     },
     failing: RUNS
     | {
-        "start at boot": "stopping up -: Complete start_container_started",
-        "automatic start": "stopping up -: Complete",
-        "stop": "stopping down -: Defer",
-        "restart": "stopping up -: Defer",
-        "kill TERM": "stopping down kill: SendSignal",
-        "kill INT": "stopping down kill: SendSignal",
-        "kill HUP": "stopping up kill: SendSignal",
+        "start at boot": "ready up -: Complete start_container_started",
+        "automatic start": "ready up -: Complete",
+        "stop": "ready down -: Defer",
+        "restart": "ready up -: Defer",
+        "kill TERM": "ready down kill: SendSignal",
+        "kill INT": "ready down kill: SendSignal",
+        "kill HUP": "ready up kill: SendSignal",
         "released": "backoff up -: Publish, SetDeadline",
-        "shutdown": "stopping up -:",
-        "stop all": "stopping up -:",
-        "signal all": "stopping down -: SendSignal",
+        "shutdown": "ready up -:",
+        "stop all": "ready up -:",
+        "signal all": "ready down -: SendSignal",
+    },
+    failing_before_it_is_ready: RUNS
+    | {
+        "start at boot": "running up -: Complete start_container_started",
+        "automatic start": "running up -: Complete",
+        "stop": "running down -: Defer",
+        "restart": "running up -: Defer",
+        "kill TERM": "running down kill: SendSignal",
+        "kill INT": "running down kill: SendSignal",
+        "kill HUP": "running up kill: SendSignal",
+        "released": "backoff up -: Publish, SetDeadline",
+        "shutdown": "running up -:",
+        "stop all": "running up -:",
+        "signal all": "running down -: SendSignal",
     },
     succeeding: RUNS
     | {
-        "start at boot": "stopping up -: Complete start_container_started",
-        "automatic start": "stopping up -: Complete",
-        "stop": "stopping down -: Defer",
-        "restart": "stopping up -: Defer",
-        "kill TERM": "stopping down kill: SendSignal",
-        "kill INT": "stopping down kill: SendSignal",
-        "kill HUP": "stopping up kill: SendSignal",
+        "start at boot": "ready up -: Complete start_container_started",
+        "automatic start": "ready up -: Complete",
+        "stop": "ready down -: Defer",
+        "restart": "ready up -: Defer",
+        "kill TERM": "ready down kill: SendSignal",
+        "kill INT": "ready down kill: SendSignal",
+        "kill HUP": "ready up kill: SendSignal",
         "released": "installed down -: Publish",
-        "shutdown": "stopping up -:",
-        "stop all": "stopping up -:",
-        "signal all": "stopping down -: SendSignal",
+        "shutdown": "ready up -:",
+        "stop all": "ready up -:",
+        "signal all": "ready down -: SendSignal",
     },
     backing_off: {
         "start": "starting up start: SetDeadline, Launch",
@@ -492,8 +510,8 @@ TABLE: dict[Callable[[], World], dict[str, str]] = {
         "kill INT": "stopping down kill: SendSignal",
         "kill HUP": "ready up kill: SendSignal",
         "STOPPING=1": "stopping up -: SetDeadline",
-        "exit 1": "stopping up -: Release",
-        "exit 0": "stopping up -: Release",
+        "exit 1": "ready up -: Release",
+        "exit 0": "ready up -: Release",
         "stop all": "stopping down -: SetDeadline, SendSignal",
         "signal all": "stopping down -: SendSignal",
     },

@@ -242,7 +242,6 @@ def test_each_change_is_reported():
     assert reported == [
         ("starting", "up"),
         ("ready", "up"),
-        ("stopping", "up"),
         ("backoff", "up"),
         ("installed", "down"),
     ]

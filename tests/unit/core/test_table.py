@@ -178,7 +178,7 @@ TABLE: dict[Callable[[], World], dict[str, str]] = {
         "uninstall": IN_USE,
         "wipe": IN_USE,
         "lost": "ready up unmounted -: Log",
-        "exited": "stopping up mounted -: Log, Release app:1.0.0",
+        "exited": "ready up mounted -: Log, Release app:1.0.0",
         "signal all": "stopping down mounted -: Log, SendSignal app:1.0.0",
     },
     signalled: BUSY
@@ -204,13 +204,13 @@ TABLE: dict[Callable[[], World], dict[str, str]] = {
         "mount": "refused invalid_container app:1.0.0",
         "umount": IN_USE,
         "start": STARTED,
-        "kill TERM": "stopping down mounted kill: Log, SendSignal app:1.0.0",
-        "kill HUP": "stopping up mounted kill: Log, SendSignal app:1.0.0",
+        "kill TERM": "ready down mounted kill: Log, SendSignal app:1.0.0",
+        "kill HUP": "ready up mounted kill: Log, SendSignal app:1.0.0",
         "uninstall": IN_USE,
         "wipe": IN_USE,
-        "lost": "stopping up unmounted -: Log",
+        "lost": "ready up unmounted -: Log",
         "released": "failed down mounted -: Log, Publish",
-        "signal all": "stopping down mounted -: Log, SendSignal app:1.0.0",
+        "signal all": "ready down mounted -: Log, SendSignal app:1.0.0",
     },
     unmounted_to_remove: BUSY
     | {
@@ -271,7 +271,7 @@ TABLE: dict[Callable[[], World], dict[str, str]] = {
         "uninstall": LATER,
         "wipe": LATER,
         "lost": "ready up unmounted -: Log",
-        "exited": "stopping up mounted -: Log, Release app:1.0.0",
+        "exited": "ready up mounted -: Log, Release app:1.0.0",
         "signal all": "stopping down mounted -: Log, SendSignal app:1.0.0",
     },
 }

@@ -16,6 +16,7 @@ from tests.unit.core import test_service_table, test_table
 from tests.unit.core.test_service_table import BROKER, SERVICE, idle, mounted, waiting
 from tests.unit.core.worlds import (
     APP,
+    FAILED,
     LIB,
     NEWER,
     NOTIFY,
@@ -121,6 +122,19 @@ def rare() -> Iterator[tuple[World, Event]]:
     for situation in (waiting, test_service_table.backing_off):
         yield situation(), events.RestartRequested(NEWER)
     yield from _turns()
+    yield from _ends()
+
+
+def _ends() -> Iterator[tuple[World, Event]]:
+    """Yield the ends of runs that were not ready, or were stopped as faulty."""
+    never = {"restart": {"policy": "never"}}
+    for fields in (never, SERVICE):
+        for status in (Exited(0), FAILED):
+            there = World().load(manifest(APP, service={**NOTIFY, **fields})).run(APP)
+            yield there.also(events.ProcessExited(APP, status)), events.Released(APP)
+        there = World().load(manifest(APP, service={**NOTIFY, **fields})).run(APP)
+        there.at_deadline(APP)
+        yield there.also(events.ProcessExited(APP, FAILED)), events.Released(APP)
 
 
 def _turns() -> Iterator[tuple[World, Event]]:

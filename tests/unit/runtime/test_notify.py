@@ -20,7 +20,7 @@ from northstar.linux import sysctl
 from northstar.model import Container, LaunchError
 from northstar.model.notify import MESSAGE_SIZE_MAX, NotifyMessage
 from northstar.runtime import notify
-from northstar.runtime.directories import _make_all
+from northstar.runtime.directories import _make_all, notify_directory
 from northstar.runtime.notify import MESSAGES_PER_SECOND, NotifySocket
 
 APP = Container.parse("app:1.0.0")
@@ -90,7 +90,7 @@ def test_modes_do_not_depend_on_the_umask(make: Make, umask: int) -> None:
 
 
 def test_the_socket_has_the_directory_that_plans_bind(make: Make, tmp_path: Path) -> None:
-    assert make().directory == notify.directory(str(tmp_path), APP) == f"{tmp_path}/notify/{APP}"
+    assert make().directory == notify_directory(str(tmp_path), APP) == f"{tmp_path}/notify/{APP}"
 
 
 def deep(tmp_path: Path, length: int) -> str:
