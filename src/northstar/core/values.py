@@ -72,7 +72,7 @@ NOT_DEFERRED: Final[frozenset[Deferred]] = frozenset()
 
 
 class Cause(enum.Enum):
-    """Who wants a start."""
+    """What has requested a start."""
 
     CLIENT = "client"
     """A client, which receives the failure: nothing is retried."""
@@ -90,7 +90,7 @@ class Run(msgspec.Struct, frozen=True):
     Attributes:
         command: program, arguments and environment.
         resources: the chosen container of each resource mount, by target.
-        cause: who wants it.
+        cause: what has requested it.
         launched: the launch was decided: all images that it needs were mounted.
         failure: why the start will fail, as soon as no image that it needs is in transition.
         pid: the pid of init on the host, after the payload was executed.
@@ -157,7 +157,7 @@ class Entry(msgspec.Struct, frozen=True):
         wanted: the requested state.
         reason: why it is in this state, as a phrase; may be empty.
         deadline: when this state ends by itself, in ns of CLOCK_MONOTONIC; None if it does not.
-        due: it waits or is in back-off, and the runtime was told to start it.
+        due: it waits or is in back-off, and its start was requested (`RequestStart`).
         image: the state of its image.
         operation: the current request.
         deferred: the requests that are answered later.
