@@ -53,7 +53,7 @@ def test_status_restart_and_stop(runtime: RuntimeProcess, payload: Path) -> None
     assert columns(nstar("status", "app").stdout)[1][2:4] == ["down", "installed"]
 
 
-@pytest.mark.parametrize(("timeout", "seconds"), [("100ms", "0.1"), ("0s", "0")])
+@pytest.mark.parametrize(("timeout", "seconds"), [("100ms", "0.1"), ("0s", "0.001")])
 def test_stop_with_a_timeout_kills(
     runtime: RuntimeProcess, payload: Path, timeout: str, seconds: str
 ) -> None:
