@@ -57,7 +57,7 @@ def enter(
     before = draft.state.containers[container]
     changes.update(state=state, wanted=wanted or before.wanted, deadline=deadline)
     if state is not before.state:
-        changes.update(since=draft.now, reason=reason, due=False)
+        changes.update(since=draft.now, reason=reason, due=False, reserved=False)
         if before.state is ContainerState.READY and before.run is not None:
             # Not after the clean-up: `runs.process_exited` has decided it at the exit.
             changes["history"] = after_ready(before, draft.now)
