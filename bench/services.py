@@ -19,13 +19,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.runtime import connect, cpu_time, exits, timed
+from bench.runtime import connect, cpu_time, exits, row, timed, times
 from northstar import npk
 from northstar.api.response import StatusOk
 from northstar.client import blocking
 from tests.system.harness import RuntimeProcess, manifest
 
-PAYLOAD = "#include <unistd.h>\nint main(int n, char **v) { (void)v; while (n < 2) pause(); return 1; }\n"
+PAYLOAD = (
+    "#include <unistd.h>\nint main(int n, char **v) { (void)v; while (n < 2) pause(); return 1; }\n"
+)
 APPS = 50
 PHASES = 8
 STARTS = 30
@@ -96,16 +98,12 @@ def run_phases(
         for app in apps[:-1]:
             client.stop(app, timeout=0.001)
     for kind, found in seen.items():
-        ordered = sorted(found)
-        print(
-            f"beside {APPS} {kind} with delay {delay:<6} median {statistics.median(found) * 1e3:6.2f} ms"
-            f"   least {ordered[0] * 1e3:6.2f}   p95 {ordered[len(ordered) * 95 // 100] * 1e3:6.2f}"
-        )
+        times(f"start beside {APPS} {kind} ones, delay {delay}", found)
     medians = [statistics.median(seen[kind]) for kind in ("quiet", "crashing")]
-    print(
-        f"ratio of the medians {medians[1] / medians[0]:.2f}, {runs / busy:.0f} restarts per s, "
-        f"{cpu / busy * 100:.0f} % of a processor",
-        flush=True,
+    row(
+        f"the same, ratio of the medians, delay {delay}",
+        f"{medians[1] / medians[0]:7.2f}   {runs / busy:.1f} restarts /s   "
+        f"CPU {cpu / busy * 100:.0f} %",
     )
 
 
