@@ -106,8 +106,6 @@ def test_states_that_end_by_themselves(runtime: RuntimeProcess, payload: Path) -
             client.start(install(runtime, payload, name, args=WORDS[name], service=section))
         for name in ("loading", "stubborn"):
             wait_ready(runtime, f"{name}:1.0.0")
-        client.kill("stubborn", 15)
-        # A kill has no timeout; a stop of the runtime's own does.
         stopping = threading.Thread(target=stop, args=(runtime, "stubborn"))
         stopping.start()
         for name, state in EXPECTED.items():
