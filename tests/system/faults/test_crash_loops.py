@@ -59,7 +59,7 @@ def starts(runtime: RuntimeProcess, app: str) -> float:
 def crowd(make_runtime: Callable[..., Any], payload: Path) -> tuple[RuntimeProcess, list[str]]:
     """A runtime with 50 containers that are restarted after 10 ms, and one that is not."""
     runtime: RuntimeProcess = make_runtime(environment=INFO)
-    fields = {"args": "pause", "service": LOOP}
+    fields: dict[str, Any] = {"args": "pause", "service": LOOP}
     apps = [install(runtime, payload, f"app{number}", **fields) for number in range(APPS)]
     install(runtime, payload, "other", args="pause", service={})
     return runtime, apps

@@ -26,7 +26,7 @@ from tests.system.services.test_restart import restart, status, wait_state
 pytestmark = pytest.mark.root
 
 APP = "app:1.0.0"
-FAST = {"delay": "10ms", "max_delay": "1h", "factor": 10}
+FAST: dict[str, Any] = {"delay": "10ms", "max_delay": "1h", "factor": 10}
 WATCHED = {"notify": "/run/notify", "stop": {"timeout": "1h"}}
 
 
