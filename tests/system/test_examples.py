@@ -60,7 +60,9 @@ def test_the_examples(make_runtime: Callable[..., Any], packages: list[Path]) ->
         runtime.wait_log(r"ticker:1\.0\.0: tick 2")
         client.start(containers["flaky"])
         for seconds in ("0.2", "0.4", "0.8"):
-            runtime.wait_log(rf"State of flaky:1\.0\.0: backoff \(exit 1\), next start in {seconds}s")
+            runtime.wait_log(
+                rf"State of flaky:1\.0\.0: backoff \(exit 1\), next start in {seconds}s"
+            )
         client.start(containers["watched"])
         for words in ("ready", "unhealthy", "backoff", "ready"):
             runtime.wait_log(rf"State of watched:1\.0\.0: {words}")
