@@ -14,7 +14,7 @@ from northstar.api.notification import Exit
 from northstar.model import Exited
 from tests.system.harness import NO_KEY
 
-# It may compile the launcher and seven programs, in an emulated machine.
+# It may compile the launcher and all programs, in an emulated machine.
 pytestmark = [pytest.mark.root, pytest.mark.vm, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +58,11 @@ def test_the_examples(make_runtime: Callable[..., Any], packages: list[Path]) ->
             runtime.wait_log(rf"DEBUG {name}:\S+ .*{words}")
         client.start(containers["ticker"])
         runtime.wait_log(r"ticker:1\.0\.0: tick 2")
+        client.start(containers["flaky"])
+        for seconds in ("0.2", "0.4", "0.8"):
+            runtime.wait_log(
+                rf"State of flaky:1\.0\.0: backoff \(exit 1\), next start in {seconds}s"
+            )
         client.start(containers["watched"])
         for words in ("ready", "unhealthy", "backoff", "ready"):
             runtime.wait_log(rf"State of watched:1\.0\.0: {words}")

@@ -40,7 +40,7 @@ class StartRequested(msgspec.Struct, frozen=True):
         init: replaces the manifest's, which replaces `<INIT>` in it; None for the manifest's.
         arguments: replace the manifest's, unless empty.
         environment: replaces the manifest's, unless empty.
-        cause: who wants it. An automatic start repeats the last command.
+        cause: what has requested it. An automatic start repeats the last command.
     """
 
     container: Container
@@ -257,7 +257,7 @@ class WipeFailed(msgspec.Struct, frozen=True):
 
 
 class ShutdownBegan(msgspec.Struct, frozen=True):
-    """No request but `kill` is accepted from now on."""
+    """No request but `kill` and `stop` is accepted from now on."""
 
 
 class StopAll(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from northstar.api.status import ContainerState
-from northstar.core import events, order, runs, stops
+from northstar.core import events, order, pacing, runs, stops
 from northstar.core.actions import SetDeadline
 from northstar.core.transitions import enter, extend
 from northstar.core.values import Cause, Draft, Entry
@@ -98,8 +98,22 @@ def deadline_reached(draft: Draft, event: events.DeadlineReached) -> None:
         case ContainerState.STOPPING:
             stops.kill(draft, container)
         case ContainerState.BACKOFF:
-            if not entry.due:
-                order.request_start(draft, container, Cause.AUTOMATIC)
+            _end_back_off(draft, entry)
+
+
+def _end_back_off(draft: Draft, entry: Entry) -> None:
+    """Request the start of a container after its delay, or after the time that it has reserved."""
+    if entry.due:
+        return
+    container = entry.container
+    if not entry.reserved:
+        start, paced = pacing.reserve(draft.state.paced, draft.now)
+        draft.set(paced=paced)
+        if start > draft.now:
+            draft.change(container, deadline=start, reserved=True)
+            draft.act(SetDeadline(container, start))
+            return
+    order.request_start(draft, container, Cause.AUTOMATIC)
 
 
 def _watchdog_failed(draft: Draft, container: Container) -> None:

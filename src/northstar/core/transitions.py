@@ -19,6 +19,7 @@ from northstar.core.actions import (
     SetDeadline,
     Umount,
 )
+from northstar.core.requests import SHUTTING_DOWN
 from northstar.core.values import (
     PENDING,
     Deferred,
@@ -56,7 +57,7 @@ def enter(
     before = draft.state.containers[container]
     changes.update(state=state, wanted=wanted or before.wanted, deadline=deadline)
     if state is not before.state:
-        changes.update(since=draft.now, reason=reason, due=False)
+        changes.update(since=draft.now, reason=reason, due=False, reserved=False)
         if before.state is ContainerState.READY and before.run is not None:
             # Not after the clean-up: `runs.process_exited` has decided it at the exit.
             changes["history"] = after_ready(before, draft.now)
@@ -71,7 +72,10 @@ def enter(
         _update_pending(draft, before, entry)
     _report(draft, before, entry)
     if entry.wanted is Wanted.DOWN and Deferred.RESTART in entry.deferred:
-        refusal = error.Unexpected(f"{container} is not started again: {entry.reason or 'stopped'}")
+        # A state that it was in already has the reason of the restart.
+        why = reason if state is not before.state and reason else "it was stopped meanwhile"
+        why = SHUTTING_DOWN if draft.state.stopping else why
+        refusal = error.Unexpected(f"{container} is not started again: {why}")
         answer(draft, container, Deferred.RESTART, refusal)
 
 

@@ -72,7 +72,7 @@ NOT_DEFERRED: Final[frozenset[Deferred]] = frozenset()
 
 
 class Cause(enum.Enum):
-    """Who wants a start."""
+    """What has requested a start."""
 
     CLIENT = "client"
     """A client, which receives the failure: nothing is retried."""
@@ -90,7 +90,7 @@ class Run(msgspec.Struct, frozen=True):
     Attributes:
         command: program, arguments and environment.
         resources: the chosen container of each resource mount, by target.
-        cause: who wants it.
+        cause: what has requested it.
         launched: the launch was decided: all images that it needs were mounted.
         failure: why the start will fail, as soon as no image that it needs is in transition.
         pid: the pid of init on the host, after the payload was executed.
@@ -157,7 +157,8 @@ class Entry(msgspec.Struct, frozen=True):
         wanted: the requested state.
         reason: why it is in this state, as a phrase; may be empty.
         deadline: when this state ends by itself, in ns of CLOCK_MONOTONIC; None if it does not.
-        due: it waits or is in back-off, and the runtime was told to start it.
+        due: it waits or is in back-off, and its start was requested (`RequestStart`).
+        reserved: its back-off ends at a time that was reserved: see `core.pacing`.
         image: the state of its image.
         operation: the current request.
         deferred: the requests that are answered later.
@@ -174,6 +175,7 @@ class Entry(msgspec.Struct, frozen=True):
     reason: str = ""
     deadline: int | None = None
     due: bool = False
+    reserved: bool = False
     image: Image = Image.UNMOUNTED
     operation: Operation | None = None
     deferred: frozenset[Deferred] = NOT_DEFERRED
@@ -225,6 +227,7 @@ class State(msgspec.Struct, frozen=True):
         stop_timeout: once the shutdown stops the containers: the time in ns that those without
             `service.stop` have.
         failed: a critical container has failed; the runtime ends.
+        paced: the result of the last reservation of a restart: see `core.pacing`.
     """
 
     containers: Mapping[Container, Entry] = {}
@@ -237,6 +240,7 @@ class State(msgspec.Struct, frozen=True):
     stopping: bool = False
     stop_timeout: int | None = None
     failed: bool = False
+    paced: int = 0
 
     def users_of(self, container: Container) -> frozenset[Container]:
         """Return the containers that start or run with `container` as a resource."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from northstar.api.status import ContainerState, Wanted
 from northstar.core.values import Deferred, Entry
@@ -16,7 +18,7 @@ _EXPONENT_MAX: Final = 63
 STOPPED: Final = "stopped"
 
 
-class End(NamedTuple):
+class End(msgspec.Struct, frozen=True):
     """How a run ended.
 
     Attributes:
@@ -37,7 +39,7 @@ class End(NamedTuple):
         return self.failed or self.status != Exited(0)
 
 
-class Verdict(NamedTuple):
+class Verdict(msgspec.Struct, frozen=True):
     """What follows the end of a run.
 
     Attributes:
@@ -80,7 +82,7 @@ def verdict(entry: Entry, end: End, now: int, *, shutdown: bool) -> Verdict:
     """
     restart = entry.service.restart
     if shutdown or entry.wanted is Wanted.DOWN:
-        # A policy restarts what fails by itself: a container that was told to end has not failed.
+        # A policy restarts what fails by itself: what was ended on request has not failed.
         critical = restart is None and _ends_runtime(entry, end) and not shutdown
         reason = STOPPED if end.status is not None else end.reason
         return Verdict(ContainerState.INSTALLED, Wanted.DOWN, reason, ends_runtime=critical)

@@ -53,13 +53,16 @@ def test_status_restart_and_stop(runtime: RuntimeProcess, payload: Path) -> None
     assert columns(nstar("status", "app").stdout)[1][2:4] == ["down", "installed"]
 
 
-def test_stop_with_a_timeout_kills(runtime: RuntimeProcess, payload: Path) -> None:
+@pytest.mark.parametrize(("timeout", "seconds"), [("100ms", "0.1"), ("0s", "0.001")])
+def test_stop_with_a_timeout_kills(
+    runtime: RuntimeProcess, payload: Path, timeout: str, seconds: str
+) -> None:
     install(runtime, payload, args="ignore TERM ; pause", service={})
     runtime.nstar("start", "app")
     wait_until(lambda: ignores_term(runtime), "the payload ignores SIGTERM")
-    shown = runtime.nstar("stop", "--timeout", "100ms", "app").stdout
+    shown = runtime.nstar("stop", "--timeout", timeout, "app").stdout
     assert shown == (
-        "stopped app:1.0.0, by SIGKILL: it did not end within 0.1 s of its stop signal\n"
+        f"stopped app:1.0.0, by SIGKILL: it did not end within {seconds} s of its stop signal\n"
     )
 
 

@@ -168,7 +168,7 @@ def test_a_restart_is_answered_in_a_shutdown(stored: Any, boot: Any) -> None:
     runtime.wait_log("State of app:1.0.0: stopping")
     runtime.stop()
     thread.join()
-    assert answers == ["app:1.0.0 is not started again: restart requested"]
+    assert answers == ["app:1.0.0 is not started again: the runtime is shutting down"]
 
 
 def test_install_in_memory_of_this_file(boot: Any, payload: Path) -> None:

@@ -75,6 +75,18 @@ def test_it_waits_while_the_other_waits() -> None:
     assert there.entry(third).state is ContainerState.WAITING
 
 
+def test_an_uninstall_of_the_other_ends_the_wait() -> None:
+    third = Container.parse("third:1.0.0")
+    there = two().load(manifest(third, service={"after": ["app"]}))
+    there.also(boot_start(BROKER), boot_start(APP), boot_start(third))
+    decided = there.changed(events.UninstallRequested(APP))
+    assert actions.RequestStart(third, AUTOMATIC) in decided
+    there.also(events.PackageRemoved(APP))
+    decided = there.changed(events.StartRequested(third, cause=AUTOMATIC))
+    assert warnings(decided) == ["third:1.0.0 does not wait for app: it is not installed"]
+    assert there.entry(third).state is ContainerState.STARTING
+
+
 @pytest.mark.parametrize(
     ("situation", "sentence"),
     [

@@ -17,6 +17,7 @@ from tests.unit.core.worlds import (
     ALWAYS,
     APP,
     FAILED,
+    NEWER,
     NOTIFY,
     SECOND,
     World,
@@ -73,6 +74,7 @@ def test_a_kill_has_no_deadline():
         ({}, None, 15, 10),
         ({"stop": {"signal": "INT", "timeout": "3s"}}, None, 2, 3),
         ({"stop": {"signal": "INT", "timeout": "3s"}}, 7 * SECOND, 2, 7),
+        ({"stop": {"signal": "INT", "timeout": "3s"}}, 0, 2, 0),
     ],
 )
 def test_a_stop(service: dict[str, Any] | None, asked: int | None, number: int, seconds: int):
@@ -193,9 +195,45 @@ def test_a_stop_ends_a_restart(ending: events.Event):
     there = supervised(ALWAYS).run(APP).also(events.RestartRequested(APP))
     (answer,) = [a for a in there.changed(ending) if isinstance(a, Answer)]
     assert answer.request is Deferred.RESTART
-    assert str(answer.error) == "app:1.0.0 is not started again: restart requested"
+    assert str(answer.error) == "app:1.0.0 is not started again: it was stopped meanwhile"
     there.end(APP)
     assert state(there) == ("installed", "down")
+
+
+def restarting(there: World) -> World:
+    """Continue a restart request up to the request of the start."""
+    there.run(APP).also(events.RestartRequested(APP)).end(APP)
+    assert there.entry(APP).due
+    return there
+
+
+@pytest.mark.parametrize(
+    ("event", "why"),
+    [
+        (events.StopRequested(APP), "stopped"),
+        (events.UninstallRequested(APP), "it was stopped meanwhile"),
+        (events.StartRequested(NEWER), "app:2.0.0 is started"),
+        (events.ShutdownBegan(), "the runtime is shutting down"),
+    ],
+)
+def test_what_ends_a_restart_before_its_start(event: events.Event, why: str):
+    there = restarting(supervised(ALWAYS).load(manifest(NEWER)))
+    answers = [a for a in there.changed(event) if isinstance(a, Answer)]
+    text = f"app:1.0.0 is not started again: {why}"
+    assert answers == [Answer(APP, Deferred.RESTART, error.Unexpected(text))]
+    assert there.entry(APP).wanted is core.Wanted.DOWN
+    there.also(events.ImageUnmounted(APP), events.PackageRemoved(APP))
+    # The start that was requested before does nothing any more.
+    assert there.changed(events.StartRequested(APP, cause=core.Cause.RESTART)) == (Complete(APP),)
+
+
+def test_a_start_request_is_the_start_of_a_restart():
+    there = restarting(supervised(ALWAYS))
+    there.also(events.StartRequested(APP))
+    decided = there.changed(events.Executed(APP, 43))
+    assert decided[-2:] == (Complete(APP), Answer(APP, Deferred.RESTART))
+    late = events.StartRequested(APP, cause=core.Cause.RESTART)
+    assert there.changed(late) == (Complete(APP),)
 
 
 def test_a_restart_during_a_stop():

@@ -22,7 +22,7 @@ FAILURE = End("exit 1", Exited(1))
 SIGNAL = End("SIGSEGV", Signalled(11))
 FAULT = End("watchdog", Exited(0), failed=True)
 NOT_STARTED = End("start failed: why", failed=True)
-HEARD = NOT_STARTED._replace(heard=True)
+HEARD = replace(NOT_STARTED, heard=True)
 ENDS = (SUCCESS, FAILURE, SIGNAL, FAULT, NOT_STARTED, HEARD)
 
 
