@@ -1,7 +1,7 @@
 """Containers that crash again and again cost their neighbours little, and the log too.
 
 `python -m bench.services` measures how long starts take beside them. Here the bound is looser,
-since the tests share the machine with other work. Without the common pace the ratio was 17.
+since the tests share the machine with other work. Without the common pace the ratio was 15.
 """
 
 from __future__ import annotations
