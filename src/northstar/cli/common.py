@@ -66,20 +66,16 @@ def run(
         command: the command to run.
         ignorable: signals that stay ignored if the parent ignored them.
     """
-
-    def execute(program: str, arguments: Sequence[str]) -> int:
-        return invoke(command, arguments, program)
-
-    run_function(execute, ignorable)
+    run_function(lambda program, arguments: execute(command, arguments, program), ignorable)
 
 
 def run_function(
-    execute: Callable[[str, Sequence[str]], int], ignorable: Collection[signal.Signals]
+    function: Callable[[str, Sequence[str]], int], ignorable: Collection[signal.Signals]
 ) -> NoReturn:
     """Run a function with the name and the arguments of this process, and end the process.
 
     Args:
-        execute: returns the exit code; its exceptions are reported as those of a command.
+        function: returns the exit code; its exceptions are reported as those of a command.
         ignorable: signals that stay ignored if the parent ignored them.
     """
     try:
@@ -97,7 +93,7 @@ def run_function(
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     program = os.path.basename(sys.argv[0]) or "northstar"
-    code = _exit_code(lambda: execute(program, sys.argv[1:]))
+    code = _exit_code(lambda: function(program, sys.argv[1:]))
     # Output that cannot be written is dropped. Python would try again at exit, and exit with 120.
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -107,10 +103,10 @@ def run_function(
     sys.exit(code)
 
 
-def _exit_code(execute: Callable[[], int]) -> int:
+def _exit_code(function: Callable[[], int]) -> int:
     """Call a function and return its exit code, or that of its exception, which is reported."""
     try:
-        code = execute()
+        code = function()
         # Here, not at exit, so that a full disk or a closed pipe is reported.
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -124,7 +120,12 @@ def _exit_code(execute: Callable[[], int]) -> int:
 
 
 def invoke(command: click.Command, arguments: Sequence[str], program: str) -> int:
-    """Run a command and return its exit code; errors are printed on stderr.
+    """Run a command and return its exit code; errors are printed on stderr."""
+    return _exit_code(lambda: execute(command, arguments, program))
+
+
+def execute(command: click.Command, arguments: Sequence[str], program: str) -> int:
+    """Run a command and return its exit code; only click's own errors are printed.
 
     If the command's function returns an integer, that is its exit code.
 
@@ -132,24 +133,21 @@ def invoke(command: click.Command, arguments: Sequence[str], program: str) -> in
     """
     import click
 
-    def execute() -> int:
-        try:
-            code = _complete(command, program)
-            if code is not None:
-                return code
-            with command.make_context(program, list(arguments)) as context:
-                result = command.invoke(context)
-            return result if isinstance(result, int) else 0
-        except click.exceptions.Exit as error:
-            return error.exit_code
-        except click.ClickException as error:
-            with contextlib.suppress(OSError):  # as in _print_message
-                error.show()
-            return error.exit_code
-        except click.Abort:
-            return 128 + signal.SIGINT
-
-    return _exit_code(execute)
+    try:
+        code = _complete(command, program)
+        if code is not None:
+            return code
+        with command.make_context(program, list(arguments)) as context:
+            result = command.invoke(context)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        with contextlib.suppress(OSError):  # as in _print_message
+            error.show()
+        return error.exit_code
+    except click.Abort:
+        return 128 + signal.SIGINT
 
 
 def warn(message: str) -> None:

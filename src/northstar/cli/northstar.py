@@ -26,10 +26,10 @@ def _execute(program: str, arguments: Sequence[str]) -> int:
             # The usual command line. click takes a tenth of the start-up time, and 1 MB.
             start(path)
             return 0
-    from northstar.cli.common import invoke
+    from northstar.cli.common import execute
     from northstar.cli.northstar_command import northstar
 
-    return invoke(northstar, arguments, program)
+    return execute(northstar, arguments, program)
 
 
 def start(path: str, *, mount_namespace: bool = True, log_level: str | None = None) -> None:
