@@ -60,12 +60,13 @@ def packages(directory: Path, delay: str) -> Iterator[Path]:
 
 
 def restarts(client: blocking.Client, apps: list[str]) -> int:
+    """Return the number of runs of these apps so far."""
     results = client.status(*apps)
     return sum(result.status.run for result in results if isinstance(result, StatusOk))
 
 
 def measure(directory: Path, delay: str) -> None:
-    """Print one row: start latencies beside quiet and beside crashing containers."""
+    """Measure with one delay, on a new runtime."""
     runtime = RuntimeProcess(
         directory, environment={"NORTHSTAR_LOG": "runtime=warn,container=warn"}
     ).start(wait=False)
@@ -81,6 +82,7 @@ def measure(directory: Path, delay: str) -> None:
 def run_phases(
     runtime: RuntimeProcess, client: blocking.Client, apps: list[str], delay: str
 ) -> None:
+    """Measure in phases, with quiet and with crashing apps in turn, and print the rows."""
     seen: dict[str, list[float]] = {"quiet": [], "crashing": []}
     runs = 0
     busy = cpu = 0.0
