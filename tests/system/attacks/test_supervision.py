@@ -61,7 +61,7 @@ def test_a_flood_of_status_texts_notifies_no_subscriber(victim: Victim, attack: 
 
 
 def test_alternating_messages_change_the_state_once(victim: Victim, attack: Path) -> None:
-    """Who has announced its end is not ready again, and ends in the time of a stop."""
+    """A container that has announced its end is not ready again, and ends in the time of a stop."""
     runtime = victim.runtime
     words = (
         "ignore TERM ; notify-open - ; " + "notify READY=1 ; notify STOPPING=1 ; " * 40 + "pause"
