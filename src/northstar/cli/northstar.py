@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NoReturn
 
 
@@ -14,22 +14,26 @@ def main() -> NoReturn:
     # Imports create no garbage, so collections during them are wasted time. The collector is
     # enabled when the runtime is imported.
     gc.disable()
-    from northstar.cli.common import run_function
+    # All imports come before signals are handled: an exception that a handler raises during an
+    # import may be lost in a callback of the interpreter (PyErr_WriteUnraisable).
+    from northstar.cli.common import run, run_function
 
     # Only SIGHUP may stay ignored, for nohup(1): the other signals must be able to end a runtime.
-    run_function(_execute, ignorable=(signal.SIGHUP,))
-
-
-def _execute(program: str, arguments: Sequence[str]) -> int:
-    match arguments:
+    ignorable = (signal.SIGHUP,)
+    match sys.argv[1:]:
         case ["-c" | "--config", path]:
             # The usual command line. click takes a tenth of the start-up time, and 1 MB.
-            start(path)
-            return 0
-    from northstar.cli.common import execute
+            from northstar.runtime import config, logs, signals  # noqa: F401 - for `start`
+
+            run_function(lambda _program, _arguments: _run(path), ignorable)
     from northstar.cli.northstar_command import northstar
 
-    return execute(northstar, arguments, program)
+    run(northstar, ignorable)
+
+
+def _run(path: str) -> int:
+    start(path)
+    return 0
 
 
 def start(path: str, *, mount_namespace: bool = True, log_level: str | None = None) -> None:
