@@ -14,6 +14,7 @@ from typing import Final, get_args
 
 import msgspec
 
+from northstar.api.log import LogLine, LogLost
 from northstar.api.message import Connect, ConnectAck, ConnectNack, Message
 from northstar.api.notification import Notification, PlainNotification
 from northstar.api.reader import (
@@ -27,6 +28,7 @@ from northstar.api.reader import (
 from northstar.api.request import PlainRequest, Request
 from northstar.api.response import PlainResponse, Response
 from northstar.api.shape import Variant, tag_of
+from northstar.api.stream import Stream
 from northstar.api.writer import Writer, plain, variant_writer
 from northstar.model import InvalidValueError, ProtocolError
 
@@ -159,10 +161,27 @@ def _extended_envelopes() -> dict[str, Reader]:
         "request": reader(Request),
         "response": reader(Response),
         "notification": lenient_reader(get_args(Notification)),
+        "log": _log_reader(),
+        "stream": reader(Stream),
     }
 
 
-_UNIONS: Final = {"request": Request, "response": Response, "notification": Notification}
+def _log_reader() -> Reader:
+    read_line, read_lost = content_reader(LogLine), content_reader(LogLost)
+
+    def read(value: object) -> object:
+        lost = any(key == "lost" for key, _ in pairs_of(value))
+        return read_lost(value) if lost else read_line(value)
+
+    return read
+
+
+_UNIONS: Final = {
+    "request": Request,
+    "response": Response,
+    "notification": Notification,
+    "stream": Stream,
+}
 
 
 @functools.cache

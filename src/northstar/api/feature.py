@@ -7,5 +7,11 @@ from typing import Final
 SERVICE: Final = "service"
 """Supervision: the requests status, stop and restart, and the notification state."""
 
+EXEC: Final = "exec"
+"""The request exec, and the messages stream."""
+
+LOGS: Final = "logs"
+"""The request logs, and the messages log."""
+
 FEATURES: Final = (SERVICE,)
 """The features of this runtime, in the order in which they are listed."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from northstar.api.log import Log
 from northstar.api.notification import Notification
 from northstar.api.request import Request
 from northstar.api.response import Response
 from northstar.api.shape import Body, Record, Wrapper
+from northstar.api.stream import Stream
 from northstar.model import Version
 
 API_VERSION: Final = Version(0, 9, 2)
@@ -74,4 +76,4 @@ class ConnectNack(Wrapper, frozen=True):
     reason: PermissionDenied | InvalidProtocolVersion
 
 
-Message = Connect | ConnectAck | ConnectNack | Request | Response | Notification
+Message = Connect | ConnectAck | ConnectNack | Request | Response | Notification | Log | Stream

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from northstar.api.shape import (
+    AtMost,
     Body,
     Exit,
     JsonObject,
@@ -231,6 +232,14 @@ def _bounded_reader(kind: type, bound: object) -> Reader:
                 return data
 
             return read_bytes
+        case AtMost(most):
+
+            def read_some_bytes(value: object) -> bytes:
+                if len(data := _bytes(value)) > most:
+                    raise InvalidError(f"has {len(data)} bytes, more than {most}")
+                return data
+
+            return read_some_bytes
     raise TypeError(f"{kind} has no bound {bound}")
 
 

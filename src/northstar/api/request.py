@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from northstar.api.feature import SERVICE
+from northstar.api.feature import EXEC, LOGS, SERVICE
+from northstar.api.log import LogStream
 from northstar.api.shape import I32, U64, Argument, Environment, Record, TokenBytes
+from northstar.api.stream import TerminalSize
 from northstar.model import Container, Name, Permission, Permissions
 
 
@@ -167,6 +169,48 @@ class Restart(Record, frozen=True):
     container: Container
 
 
+class Exec(Record, frozen=True):
+    """Execute a second program in a started container; answered when it has ended.
+
+    Meanwhile both sides send messages `stream`.
+
+    Attributes:
+        container: its name and version.
+        command: the program, a path in the container, and its arguments.
+        environment: added to the environment of the manifest; replaces variables of the same name.
+        stdin: whether it reads the client's input; else its input is empty.
+        tty: the size of its terminal; null for pipes.
+    """
+
+    container: Container
+    command: tuple[Argument, ...]
+    environment: Environment
+    stdin: bool
+    tty: TerminalSize | None
+
+
+class Logs(Record, frozen=True):
+    """Return the output of a container: messages `log`, oldest first, and then the response.
+
+    The output of the newest ended run comes before that of the present one.
+
+    Attributes:
+        container: its name and version.
+        follow: go on with later output, over restarts, until the package is removed.
+        since: only lines of the last nanoseconds; null for no limit.
+        lines: only that many lines of what is there now; null for no limit.
+        cursor: only what follows the line with this cursor; null for no limit.
+        streams: only lines of these streams.
+    """
+
+    container: Container
+    follow: bool
+    since: U64 | None
+    lines: U64 | None
+    cursor: str | None
+    streams: tuple[LogStream, ...]
+
+
 PlainRequest = (
     Ident
     | List
@@ -187,7 +231,7 @@ PlainRequest = (
 ServiceRequest = Status | Stop | Restart
 """The requests of the feature `service`."""
 
-Request = PlainRequest | ServiceRequest
+Request = PlainRequest | ServiceRequest | Exec | Logs
 """The requests of an extended connection."""
 
 _PERMISSIONS: Final[dict[type[Request], Permissions]] = {
@@ -207,12 +251,19 @@ _PERMISSIONS: Final[dict[type[Request], Permissions]] = {
     Status: frozenset({Permission.INSPECT}),
     Stop: frozenset({Permission.KILL}),
     Restart: frozenset({Permission.KILL, Permission.START}),
+    Exec: frozenset({Permission.EXEC}),
+    Logs: frozenset({Permission.LOGS}),
 }
 _START_COMMAND: Final = frozenset({Permission.START_COMMAND})
 
 
 def feature(request: Request) -> str | None:
     """Return the feature that the connection must have for a request, if any."""
+    match request:
+        case Exec():
+            return EXEC
+        case Logs():
+            return LOGS
     return SERVICE if isinstance(request, ServiceRequest) else None
 
 

@@ -9,7 +9,7 @@ from northstar.api import request
 from northstar.api.error import Error
 from northstar.api.shape import U32, U64, Body, JsonObject, Record, TokenBytes, Wrapper
 from northstar.api.status import Status as ContainerStatus
-from northstar.model import Container
+from northstar.model import Container, ExitStatus
 
 
 class Process(Body, frozen=True, rename={"uptime_ns": "uptime"}):
@@ -289,6 +289,39 @@ class Restart(Wrapper, frozen=True):
     result: Ok | Failed
 
 
+class ExecOk(Record, frozen=True):
+    """The process has ended, and all of its output was sent.
+
+    Attributes:
+        container: its name and version.
+        status: its exit code, or the signal that terminated it.
+    """
+
+    TAG: ClassVar = "ok"
+    container: Container
+    status: ExitStatus
+
+
+class Exec(Wrapper, frozen=True):
+    """Ok: the program was executed, and has ended.
+
+    Attributes:
+        result: its exit status, or why it could not be executed.
+    """
+
+    result: ExecOk | Failed
+
+
+class Logs(Wrapper, frozen=True):
+    """Ok: all messages `log` were sent.
+
+    Attributes:
+        result: Ok, or the reason of the failure.
+    """
+
+    result: Ok | Failed
+
+
 class PermissionDenied(Wrapper, frozen=True):
     """The connection lacks a permission for this request.
 
@@ -317,5 +350,5 @@ PlainResponse = (
 )
 """The responses on every connection."""
 
-Response = PlainResponse | Status | Stop | Restart
+Response = PlainResponse | Status | Stop | Restart | Exec | Logs
 """The responses on an extended connection."""

@@ -32,6 +32,12 @@ class Length(NamedTuple):
     bytes: int
 
 
+class AtMost(NamedTuple):
+    """Largest number of bytes."""
+
+    bytes: int
+
+
 I32 = Annotated[int, Range(-(2**31), 2**31 - 1)]
 U32 = Annotated[int, Range(0, 2**32 - 1)]
 U64 = Annotated[int, Range(0, 2**64 - 1)]

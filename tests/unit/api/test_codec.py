@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from northstar import api
-from northstar.api import error, notification, request, response
+from northstar.api import error, log, notification, request, response, stream
 from northstar.api.codec import _decode
-from northstar.api.shape import JsonObject, Length, NoNul, Range
+from northstar.api.shape import AtMost, JsonObject, Length, NoNul, Range
 from northstar.model import (
     Container,
     Exited,
@@ -73,6 +73,8 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
                 return st.text(max_size=5).map(lambda text: text.replace("\0", ""))
             case Length(length):
                 return st.binary(min_size=length, max_size=length)
+            case AtMost(length):
+                return st.binary(max_size=min(length, 100))
     if origin is tuple:
         return st.lists(values(arguments[0]), max_size=3).map(tuple)
     if origin is Mapping:
@@ -140,7 +142,7 @@ def test_inspect_answer_of_a_running_system(name: str) -> None:
 def test_all_kinds_are_here() -> None:
     assert len(KINDS) == len(set(KINDS))
     assert set(PLAIN) < set(KINDS)
-    for module, count in ((request, 16), (response, 17), (notification, 7)):
+    for module, count in ((request, 18), (response, 19), (notification, 7), (log, 2), (stream, 6)):
         assert sum(kind.__module__ == module.__name__ for kind in KINDS) == count
 
 
@@ -158,7 +160,7 @@ def test_every_kind_of_message_round_trips(kind: Any) -> None:
         if kind in PLAIN:
             assert api.decode(line) == message
         else:
-            with pytest.raises(ProtocolError, match=" is unknown"):
+            with pytest.raises(ProtocolError, match=" is unknown|not a message"):
                 api.decode(line)
 
     round_trip()

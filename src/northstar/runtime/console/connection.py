@@ -37,11 +37,20 @@ from northstar.api.message import (
 )
 from northstar.api.request import Request
 from northstar.api.response import Response
+from northstar.api.stream import ClientStream
 from northstar.model import Permission, Permissions, ProtocolError
 from northstar.model.loop_deadline import Timer
 from northstar.model.permission import describe
 from northstar.runtime.config import ConsoleOptions
-from northstar.runtime.console.dispatch import Caller, Dispatcher, Immediate, Task, Upload
+from northstar.runtime.console.channel import Channel
+from northstar.runtime.console.dispatch import (
+    Caller,
+    Dispatcher,
+    Exchange,
+    Immediate,
+    Route,
+    Upload,
+)
 from northstar.runtime.console.fair_queue import FairQueue
 from northstar.runtime.console.incoming_package import (
     IncomingPackage,
@@ -129,6 +138,8 @@ class Connection(asyncio.BufferedProtocol):
         self.unwatched: OSError | None = None
         self._task: asyncio.Task[None] | None = None
         self._package: IncomingPackage | None = None
+        self._channel: Channel | None = None
+        self._late_stream = False
         self._subscription: Subscription | None = None
         self._timeout: Timer | None = None
         self._closed = self._loop.create_future()
@@ -182,6 +193,8 @@ class Connection(asyncio.BufferedProtocol):
         self._lines.ended = True
         if self._package is not None:
             self._package.end()
+        if self._channel is not None and not (self._channel.reads and self._lines.buffer):
+            self._channel.end()
         self.advance()
         return True
 
@@ -191,6 +204,8 @@ class Connection(asyncio.BufferedProtocol):
         self._access.memory.output.update(self)
         if self._subscription is not None:
             self._subscription.pause()
+        if self._channel is not None:
+            self._channel.pause()
 
     def resume_writing(self) -> None:
         """The peer reads again."""
@@ -198,6 +213,8 @@ class Connection(asyncio.BufferedProtocol):
         self._access.memory.output.remove(self)
         if self._subscription is not None:
             self._subscription.resume()
+        if self._channel is not None:
+            self._channel.resume()
         self.advance()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -225,8 +242,9 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def answering(self) -> asyncio.Task[None] | None:
-        """The request that runs, unless it waits for the bytes of a package."""
-        return None if self._package is not None and self._package.missing else self._task
+        """The request that runs, unless it waits for its client."""
+        waits = self._channel is not None or (self._package is not None and self._package.missing)
+        return None if waits else self._task
 
     async def wait_closed(self) -> None:
         """Wait until the connection has ended and the running request is completed."""
@@ -249,6 +267,8 @@ class Connection(asyncio.BufferedProtocol):
             self._lines.done()
         if self._subscription is not None:
             self._subscription.close()
+        if self._channel is not None:
+            self._channel.lost()
         if self._timeout is not None:
             self._timeout.cancel()
             self._timeout = None
@@ -269,6 +289,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def _blocked(self) -> bool:
         """Return whether the next line must wait even if it is complete."""
+        if self._channel is not None and self._channel.reads:
+            return self._channel.is_full or self._closing
         return (
             self._task is not None
             or not self._writable
@@ -280,7 +302,8 @@ class Connection(asyncio.BufferedProtocol):
         """Process the next line; return False if there is none, or it must wait."""
         lines = self._lines
         try:
-            line = lines.take()
+            streams = self._channel is not None
+            line = lines.take(counted=not streams)
             if line is None:
                 if lines.ended and not lines.buffer:
                     self._end_of_stream()
@@ -291,7 +314,7 @@ class Connection(asyncio.BufferedProtocol):
         except Exception:
             log.exception("%s: internal error, closing the connection", self.peer)
             self.close()
-        if self._task is None:
+        if self._task is None or streams:
             lines.done()
         return True
 
@@ -330,6 +353,9 @@ class Connection(asyncio.BufferedProtocol):
         self.close()
 
     def _end_of_stream(self) -> None:
+        if self._channel is not None:
+            self._channel.end()
+            return
         if self._connected:
             log.debug("%s: disconnected", self.peer)
         else:
@@ -344,7 +370,12 @@ class Connection(asyncio.BufferedProtocol):
 
     def _handle(self, message: Message | None) -> None:
         route = self._routes.get(type(message))
-        if route is not None and self._connected:
+        if isinstance(message, ClientStream) and self._connected:
+            self._stream(message)
+        elif self._channel is not None:
+            self._refuse(f"{type(message).__name__} where stream is expected")
+        elif route is not None and self._connected:
+            self._late_stream = False
             self._request(cast("Request", message), route)
         elif isinstance(message, Connect) and not self._connected:
             self._connect(message)
@@ -383,7 +414,14 @@ class Connection(asyncio.BufferedProtocol):
         self._send(ConnectNack(reason))
         self.close()
 
-    def _request(self, request: Request, route: Immediate | Task | Upload) -> None:
+    def _stream(self, message: ClientStream) -> None:
+        """Process a message for the exec'ed process; drop one that was sent before its end."""
+        if self._channel is not None:
+            self._channel.feed(message)
+        elif not self._late_stream:
+            self._refuse("stream without an exec")
+
+    def _request(self, request: Request, route: Route) -> None:
         """Answer the request, or create a task that does."""
         allowed = requests.permissions(request) <= self._access.permissions
         if isinstance(route, Upload):
@@ -394,6 +432,8 @@ class Connection(asyncio.BufferedProtocol):
             self._send(route.handler(request, self._caller))
             if route.then is not None:
                 route.then()
+        elif isinstance(route, Exchange):
+            self._exchange(request, route)
         else:
             self._task = self._loop.create_task(
                 self._serve(lambda: route.handler(request, self._caller))
@@ -416,6 +456,24 @@ class Connection(asyncio.BufferedProtocol):
             self._task = None
             self._lines.done()
             self.advance()
+
+    def _exchange(self, request: Request, route: Exchange) -> None:
+        channel = Channel(self._send, self.advance, reads=route.reads)
+        self._channel = channel
+        if not self._writable:
+            channel.pause()
+        if self._lines.ended and not self._lines.buffer:
+            channel.end()
+
+        async def answer() -> Response:
+            try:
+                return await route.handler(request, self._caller, channel)
+            finally:
+                self._channel = None
+                # The client may have sent more before it received the answer.
+                self._late_stream = route.reads
+
+        self._task = self._loop.create_task(self._serve(answer))
 
     # Packages ------------------------------------------------------------------------------
 

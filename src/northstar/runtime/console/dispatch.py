@@ -22,6 +22,7 @@ from northstar.api.response import (
     StopOk,
 )
 from northstar.model import Container, NorthstarError, cut
+from northstar.runtime.console.channel import Channel
 from northstar.runtime.console.incoming_package import IncomingPackage
 from northstar.runtime.console.peer import Peer
 from northstar.runtime.console.tokens import Tokens, named_party
@@ -138,6 +139,21 @@ class Upload(NamedTuple):
     handler: Callable[[requests.Install, IncomingPackage], Awaitable[Response]]
 
 
+class Exchange(NamedTuple):
+    """A request that is answered by a task, which exchanges messages with the client before.
+
+    Attributes:
+        handler: makes the response.
+        reads: it processes messages `stream` of the client.
+    """
+
+    handler: Callable[[Any, Caller, Channel], Awaitable[Response]]
+    reads: bool
+
+
+Route = Immediate | Task | Upload | Exchange
+
+
 class Dispatcher:
     """Executes requests.
 
@@ -149,7 +165,7 @@ class Dispatcher:
     def __init__(self, operations: Operations, tokens: Tokens) -> None:
         self._operations = operations
         self._tokens = tokens
-        self.routes: Final[Mapping[type, Immediate | Task | Upload]] = {
+        self.routes: Final[Mapping[type, Route]] = {
             requests.Ident: Immediate(self._ident),
             requests.List: Immediate(self._list),
             requests.Repositories: Immediate(self._repositories),

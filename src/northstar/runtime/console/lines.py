@@ -98,10 +98,13 @@ class Lines:
         del self.buffer[:size]
         return data
 
-    def take(self) -> bytes | None:
+    def take(self, *, counted: bool = True) -> bytes | None:
         """Return the next line; None if there is none, or it waits.
 
         `done` must be called before the next call.
+
+        Args:
+            counted: whether it counts for the rate of requests; it always does for that of bytes.
 
         Raises:
             LineTooLongError: the connection must be closed.
@@ -119,7 +122,7 @@ class Lines:
         if length > REQUEST and self._connected and not self._may_execute(length):
             return None
         now = self._loop.time()
-        delay = self._rate.delay(now)
+        delay = self._rate.delay(now) if counted else 0.0
         if delay > 0.0:
             self._pause(max(delay, MIN_WAIT))
             return None
