@@ -25,7 +25,7 @@ def runtime_with_exec(directory: Path, **options: Any) -> RuntimeProcess:
     return RuntimeProcess(directory, wrap=wrap, environment=environment, **options)
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The runtime's sentence."""
 
 
@@ -50,7 +50,7 @@ class Exec:
             options: of the request.
 
         Raises:
-            Refused: it was not executed.
+            RefusedError: it was not executed.
         """
         path = runtime.directory / "exec"
         wait_until(path.exists, "the socket of exec_runtime.py")
@@ -72,7 +72,7 @@ class Exec:
         message = self._receive()
         if "error" in message:
             self.close()
-            raise Refused(message["error"])
+            raise RefusedError(message["error"])
         assert message == {"started": True}
 
     def write(self, data: bytes) -> None:
