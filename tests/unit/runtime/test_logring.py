@@ -26,8 +26,8 @@ from tests.unit.runtime.console.harness import run, until
 from tests.unit.runtime.ring_writer import RingWriter, compiled, pattern
 
 A = Container.parse("app:1.0.0")
-SMALL = 36864
-"""Capacity of the smallest ring that the writer accepts: two of the largest records."""
+SMALL = 20480
+"""Capacity of the smallest ring that the writer accepts: the largest record fits."""
 
 
 @contextlib.contextmanager

@@ -374,7 +374,7 @@ def test_inherit_goes_to_the_stream_of_the_same_name(
         monkeypatch.setattr(writer, "shared", remember)
         outputs = [Output.DISCARD, Output.DISCARD]
         outputs[stream - 1] = Output.INHERIT
-        async with running(*outputs):
+        async with running(outputs[0], outputs[1]):
             assert asked == [stream]
 
     run(test())
