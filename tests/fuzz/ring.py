@@ -87,18 +87,13 @@ def check(data: bytes) -> bool:
     return True
 
 
+_WRAPPED = encode(Record(1, 5, 71, b"z" * 33))
 SEEDS = [
     content(0, 0, b""),
     content(64, 0, encode(Record(1, 1, 0, b"one\n"), Record(2, 2, 4, b"two\n"))),
     content(32, 0, encode(Record(1, 2**63 - 1, 0, b"x" * 8))),
     content(4096 + 48, 4096, encode(Record(2, 9, 3000, b"y" * 20))),
-    content(
-        8192 - 32 + 64,
-        8192 - 32,
-        encode(Record(1, 5, 71, b"z" * 33))[32:]
-        + bytes(4096 - 64)
-        + encode(Record(1, 5, 71, b"z" * 33))[:32],
-    ),
+    content(8224, 8160, _WRAPPED[32:] + bytes(CAPACITY - 64) + _WRAPPED[:32]),
 ]
 DICTIONARY = [
     *(struct.pack("=Q", n) for n in (0, 1, 8, 24, 64, 4096, 2**32, 2**63, 2**64 - 8, 2**64 - 1)),
