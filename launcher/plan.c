@@ -1,12 +1,14 @@
 #include "plan.h"
 
 #include <endian.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdarg.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
+#include "ring.h"
 #include "syscalls.h"
 
 enum occurrence { ONE, OPTIONAL, ANY };
@@ -426,6 +428,23 @@ static const char *check_filter(int descriptor)
 	return NULL;
 }
 
+/* init is killed by SIGBUS if the file shrinks under its mapping, so the seals are required. */
+static const char *check_log(struct operation *operation, const struct plan *plan)
+{
+	const int wanted = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+	int ring = take_descriptor(operation, plan), seals = fcntl(ring, F_GET_SEALS);
+	struct stat file;
+
+	if (seals < 0 || (seals & wanted) != wanted || seals & F_SEAL_WRITE)
+		return "the ring is not a memfd with the seals shrink, grow and seal only";
+	if (fstat(ring, &file) || !ring_capacity((uint64_t)file.st_size))
+		return "the ring has no valid size";
+	take(operation);
+	if (take_integer(operation) < 0 && take_integer(operation) < 0)
+		return "no pipe";
+	return NULL;
+}
+
 /* Checks beyond the kinds of the arguments: returns NULL, or the error. */
 static const char *check_meaning(struct operation operation, const struct plan *plan,
 				 struct check_state *state)
@@ -473,6 +492,8 @@ static const char *check_meaning(struct operation operation, const struct plan *
 	case OP_SOCKET:
 		take(&operation);
 		return valid_socket_type(take_number(&operation)) ? NULL : "invalid type";
+	case OP_LOG:
+		return check_log(&operation, plan);
 	case OP_FD:
 		take(&operation);
 		if (take_number(&operation) != state->descriptors++)
