@@ -38,6 +38,9 @@ _TERMINAL_DELAY: Final = 0.5
 _TERMINAL_MAX: Final = 2**20
 """Most bytes of it: the kernel buffers less, but other processes may still write."""
 
+_CHARACTERS: Final = 6
+"""The index of the control characters in the result of `termios.tcgetattr`."""
+
 Output = type[Stdout] | type[Stderr]
 
 
@@ -56,7 +59,7 @@ class Process(Protocol):
         """Set the size of its terminal, if it has one."""
 
     def close_stdin(self) -> None:
-        """End its input."""
+        """Close its input, unless that is a terminal."""
 
     async def close(self) -> None:
         """Kill it if it runs, and close all descriptors."""
@@ -185,13 +188,22 @@ async def _take_input(process: Process, channel: Channel) -> None:
             case Stdin(data):
                 await _write(process, data)
             case StdinEnd():
-                process.close_stdin()
+                await _end_input(process)
             case Resize(rows, columns):
                 process.resize(rows, columns)
             case Signal(number):
                 process.signal(number)
         # `receive` does not wait while messages are there: other connections must be served.
         await asyncio.sleep(0)
+
+
+async def _end_input(process: Process) -> None:
+    """Close the pipe. Of a terminal send the character that ends its input, see termios(3)."""
+    if process.stdin < 0 or process.stdin != process.stdout:
+        process.close_stdin()
+        return
+    characters = termios.tcgetattr(process.stdin)[_CHARACTERS]
+    await _write(process, characters[termios.VEOF])
 
 
 async def _write(process: Process, data: bytes) -> None:
