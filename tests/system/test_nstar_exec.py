@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -75,7 +75,7 @@ class Nstar:
             assert more, f"it ended after {seen!r}"
             seen += more
 
-    def __enter__(self) -> Nstar:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -191,8 +191,8 @@ def test_signals_are_forwarded(runtime: RuntimeProcess, number: int) -> None:
     with Nstar(runtime, "app", SHELL, "-c", script) as running:
         running.wait_for(b"ready\n")
         running.process.send_signal(number)
-        code, out, err = running.finish()
-        assert (code, err) == (9, b"")
+        code, out, _ = running.finish()  # some shells report the end of sleep(1) on stderr
+        assert code == 9
         assert out.endswith(b"caught\n")
 
 
@@ -289,7 +289,7 @@ def alive(pid: int) -> bool:
     return cmdline(pid) != b""
 
 
-def test_client_that_does_not_read(runtime: RuntimeProcess, payload: Path) -> None:
+def test_client_that_does_not_read(runtime: RuntimeProcess) -> None:
     """It holds up its own process, and the container, the runtime and other clients continue."""
     with Nstar(runtime, "app", SHELL, "-c", "while :; do echo yyyyyyyyyyyyyyyy; done") as slow:
         slow.wait_for(b"yyy")
@@ -313,8 +313,8 @@ def test_client_that_does_not_read(runtime: RuntimeProcess, payload: Path) -> No
         with runtime.client() as client:
             assert client.inspect("app").process is not None
         assert written() == held
-        slow.wait_for(b"y" * 16)
-        wait_until(lambda: written() > held, "it continues")
+        while written() == held:
+            slow.wait_for(b"y" * 16)
 
 
 def test_eight_at_once_and_the_ninth_is_refused(runtime: RuntimeProcess) -> None:
@@ -344,19 +344,31 @@ def test_the_end_of_the_container_ends_it(runtime: RuntimeProcess) -> None:
 def test_the_shutdown_ends_it(runtime: RuntimeProcess) -> None:
     with Nstar(runtime, "app", SHELL, "-c", "echo ready; sleep 1000") as running:
         running.wait_for(b"ready\n")
-        runtime.stop()
-        assert running.finish()[0] in (128 + signal.SIGKILL, 1)
+        assert runtime.process is not None
+        runtime.process.send_signal(signal.SIGTERM)
+        # Before `wait_exit`, which reaps all orphans.
+        assert running.finish()[0] == 128 + signal.SIGKILL
+    runtime.wait_exit()
 
 
-def test_refusals(
-    runtime: RuntimeProcess, make_runtime: Callable[..., Any], payload: Path, tmp_path: Path
+def test_full_does_not_permit_it(
+    make_runtime: Callable[..., RuntimeProcess], payload: Path
 ) -> None:
+    runtime = make_runtime(permissions='"full"')
+    start(runtime, payload)
+    code, _, err = nstar(runtime, "app", "/payload")
+    assert code == 1
+    assert err.startswith(b"error: permission denied: this connection lacks the permission 'exec'")
+
+
+def test_refusals(runtime: RuntimeProcess, payload: Path) -> None:
     missing = "cannot execute /bin/none in app:1.0.0: /bin/none: No such file or directory"
     assert nstar(runtime, "app", "/bin/none") == (1, b"", f"error: {missing}\n".encode())
     install(runtime, payload, "down", args="pause")
     assert nstar(runtime, "down", "/payload") == (1, b"", b"error: down:1.0.0 is not running\n")
-    code, _, err = nstar(runtime, "nothere:1.0.0", "/payload")
-    assert (code, err) == (1, b"error: there is no container nothere:1.0.0\n") or code == 1
+    code, _, err = nstar(runtime, "other:1.0.0", "/payload")
+    assert code == 1
+    assert b"other:1.0.0" in err
     code, _, err = nstar(runtime, "-e", "NORTHSTAR_NAME=x", "app", "/payload")
     assert (code, err) == (
         1,
@@ -371,16 +383,7 @@ def test_refusals(
     code, _, err = nstar(runtime, "-t", "app", "/payload")
     assert code == 2
     assert b"-t needs a terminal on stdin" in err
-    code, _, err = nstar(runtime, "app")
-    assert code == 2
-    # `full` does not contain it.
-    directory = tmp_path / "other"
-    directory.mkdir()
-    other = make_runtime(directory=directory)
-    start(other, payload)
-    code, _, err = nstar(other, "app", "/payload")
-    assert code == 1
-    assert err.startswith(b"error: permission denied: this connection lacks the permission 'exec'")
+    assert nstar(runtime, "app")[0] == 2
 
 
 def test_it_is_logged_who_executes_what(runtime: RuntimeProcess) -> None:
@@ -447,7 +450,7 @@ class Terminal:
         assert termios.tcgetattr(self._slave) == self.before
         return code
 
-    def __enter__(self) -> Terminal:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -500,17 +503,19 @@ def test_the_mode_is_restored_after_a_signal(terminal: Terminal, number: int) ->
 def test_the_mode_is_restored_when_the_connection_is_lost(
     terminal: Terminal, runtime: RuntimeProcess
 ) -> None:
-    runtime.kill()
+    assert runtime.process is not None
+    runtime.process.kill()
     assert terminal.finish() == 1
-    terminal.wait_for(b"error: ")
+    terminal.wait_for(b"the runtime closed the connection")
 
 
 def test_a_terminal_without_stdin(runtime: RuntimeProcess) -> None:
     """Its mode is not changed: so Ctrl-C sends a signal, which is forwarded."""
     script = "stty size; echo ready; sleep 1000"
     with Terminal(runtime, "-t", "app", SHELL, "-c", script) as terminal:
-        terminal.wait_for(b"11 77\r\n")
-        terminal.wait_for(b"ready\r\n")
+        # Both terminals add a carriage return.
+        terminal.wait_for(b"11 77\r\r\n")
+        terminal.wait_for(b"ready\r\r\n")
         assert not terminal.is_raw
         terminal.type(b"\x03")
         assert terminal.finish() == 128 + signal.SIGINT
