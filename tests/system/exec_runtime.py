@@ -2,7 +2,7 @@
 
     python exec_runtime.py SOCKET ANY -c ANY -c CONFIGURATION
 
-It is a `wrap` of `RuntimeProcess`: the command line that follows SOCKET is replaced by this process.
+It is a `wrap` of `RuntimeProcess`: this process replaces the command that follows SOCKET.
 Each connection is one process: JSON lines, see `tests.system.execs`. Only `runtime.exec.execute` is
 under test, so it is called directly; the console's requests have tests of their own.
 """
@@ -22,12 +22,13 @@ from northstar.api import RefusedError
 from northstar.cli.northstar import main
 from northstar.model import Container, Exited, NorthstarError
 from northstar.runtime import exec as runtime_exec
+from northstar.runtime import executor
 from northstar.runtime import main as runtime_main
 
 CHUNK = 16 * 1024
 
 
-class Executor(runtime_main.Executor):
+class TestedExecutor(executor.Executor):
     """The runtime's executor, which also listens on the socket."""
 
     def __init__(self, context: Any, *arguments: Any) -> None:
@@ -40,16 +41,16 @@ class Executor(runtime_main.Executor):
 
 
 async def _serve(
-    executor: Executor, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    tested: TestedExecutor, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
     request = json.loads(await reader.readline())
     container = Container.parse(request["container"])
     size = request.get("terminal")
     starting = asyncio.ensure_future(
         runtime_exec.execute(
-            executor.start_context,
-            executor.running[container],
-            executor.state.containers[container].manifest,
+            tested.start_context,
+            tested.running[container],
+            tested.state.containers[container].manifest,
             request["command"],
             request.get("environment", {}),
             stdin=request.get("stdin", False),
@@ -125,7 +126,7 @@ async def _ready(descriptor: int, *, write: bool = False) -> None:
     add, remove = (
         (loop.add_writer, loop.remove_writer) if write else (loop.add_reader, loop.remove_reader)
     )
-    add(descriptor, lambda: ready.done() or ready.set_result(None))
+    add(descriptor, lambda: None if ready.done() else ready.set_result(None))
     try:
         await ready
     finally:
@@ -158,6 +159,6 @@ async def _copy(descriptor: int, name: str, writer: asyncio.StreamWriter) -> Non
 
 if __name__ == "__main__":
     SOCKET = sys.argv[1]
-    runtime_main.Executor = Executor  # type: ignore[misc]
+    setattr(runtime_main, "Executor", TestedExecutor)  # noqa: B010, no re-export
     sys.argv = ["northstar", *sys.argv[5:]]
     sys.exit(main())

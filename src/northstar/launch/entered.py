@@ -1,9 +1,9 @@
 """The runtime's handle of a process that was executed in a running container.
 
-`enter` spawns a copy of the C program with an exec plan (launcher/enter.c). Its launcher, a child of
-the runtime, is the parent of the process. It reports FORKED; the runtime opens a pidfd and sends GO;
-then STARTED, and EXITED at the end. FAILED may come instead of each. The launcher reaps the process
-when the runtime closes the stream, and exits after its last child.
+`enter` spawns a copy of the C program with an exec plan (launcher/enter.c). Its launcher, a child
+of the runtime, is the parent of the process. It reports FORKED; the runtime opens a pidfd and sends
+GO; then STARTED, and EXITED at the end. FAILED may come instead of each. The launcher reaps the
+process when the runtime closes the stream, and exits after its last child.
 """
 
 from __future__ import annotations
@@ -261,7 +261,13 @@ class Entered:
         except BaseException:
             os.close(held)
             raise
-        killing.add_done_callback(lambda done: (os.close(held), done.exception()))
+
+        def killed(done: asyncio.Future[None]) -> None:
+            os.close(held)
+            if not done.cancelled() and done.exception() is not None:
+                log.error("Cannot end a process in %s: %s", self._container, done.exception())
+
+        killing.add_done_callback(killed)
 
     def _on_launcher_end(self) -> None:
         self._on_report()  # its last reports are still in the socket

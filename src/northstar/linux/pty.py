@@ -10,8 +10,7 @@ from typing import Final
 
 TIOCSPTLCK: Final = 0x40045431
 TIOCGPTPEER: Final = 0x5441
-"""include/uapi/asm-generic/ioctls.h: the same on all architectures but alpha, mips, parisc, powerpc,
-sh, sparc and xtensa."""
+"""include/uapi/asm-generic/ioctls.h: the same on all architectures that northstar supports."""
 
 
 def open_master(ptmx: str) -> int:
@@ -43,7 +42,8 @@ def set_size(terminal: int, rows: int, columns: int) -> None:
 
     Args:
         terminal: master or slave.
-        rows, columns: 0..65535.
+        rows: 0..65535.
+        columns: 0..65535.
 
     Raises:
         OSError: it is no terminal.

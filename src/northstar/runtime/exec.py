@@ -75,7 +75,7 @@ class ExecProcess:
             pty.set_size(self.stdout, rows, columns)
 
     def close_stdin(self) -> None:
-        """Close its stdin; idempotent. A terminal stays open: its end is a character, termios(3)."""
+        """Close its stdin; idempotent. A terminal stays open: there ^D is the end, termios(3)."""
         if self.stdin >= 0 and not self._terminal:
             os.close(self.stdin)
             self.stdin = -1

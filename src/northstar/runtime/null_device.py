@@ -73,7 +73,9 @@ def detached_mount(directory: str, fstype: str, flags: int, options: str) -> Ite
 
     Args:
         directory: the mount point. Another program may remove it meanwhile.
-        fstype, flags, options: of mount(2).
+        fstype: of the file system.
+        flags: of mount(2).
+        options: of the file system.
 
     Raises:
         OSError: it cannot be mounted.

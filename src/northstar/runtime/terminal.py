@@ -32,8 +32,10 @@ def open_terminal(run_dir: str, uid: int, gid: int, rows: int, columns: int) -> 
 
     Args:
         run_dir: the file system is mounted below it temporarily.
-        uid, gid: own the slave.
-        rows, columns: its size, 0..65535.
+        uid: of the slave's owner.
+        gid: of its group.
+        rows: of its size, 0..65535.
+        columns: of its size, 0..65535.
 
     Raises:
         OSError: includes the path; ENOSPC if the kernel's limit of terminals is reached.

