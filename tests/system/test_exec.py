@@ -302,9 +302,13 @@ def test_a_killed_launcher(runtime: RuntimeProcess, payload: Path) -> None:
     process = Exec(runtime, container, "/payload", *split("ready ; pause"))
     process.read_until(b"ready")
     (launcher,) = launchers(runtime)
+    (_, pid) = inside(runtime, container)
     os.kill(launcher, signal.SIGKILL)
     assert process.wait() == 128 + signal.SIGKILL
-    wait_until(lambda: len(inside(runtime, container)) == 1, "the process has ended too")
+    wait_until(lambda: host.state(pid) in {"Z", None}, "the process has ended too")
+    with contextlib.suppress(ChildProcessError):  # this process or the host's init is its parent
+        os.waitpid(pid, 0)
+    wait_until(lambda: len(inside(runtime, container)) == 1, "it is reaped")
 
 
 def test_the_end_of_the_runtime(tmp_path: Path, payload: Path) -> None:

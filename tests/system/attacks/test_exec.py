@@ -1,7 +1,7 @@
 """Attacks on processes that are executed in a running container, and by them.
 
-`NORTHSTAR_TEST_EXECS=10000 pytest tests/system/attacks/test_exec.py -k CVE` tries as many processes as
-the number says; the default is a few hundred.
+`NORTHSTAR_TEST_EXECS=10000 .venv/bin/pytest --timeout 0 tests/system/attacks/test_exec.py -k cve`
+tries as many processes as the number says; the default is some hundred.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ def runtime(exec_runtime: RuntimeProcess) -> RuntimeProcess:
 
 SEES = (
     "self ; mounts ; read /proc/self/cgroup ; read /proc/self/attr/current ; "
-    "read /proc/self/oom_score_adj ; read /proc/keys ; readlink /proc/self/root ; "
+    "read /proc/self/oom_score_adj ; readlink /proc/self/root ; "
     + " ; ".join(f"readlink /proc/self/ns/{name}" for name in NAMESPACES)
 )
 
@@ -84,11 +83,6 @@ def test_what_it_sees_of_itself_is_what_the_payload_sees(
             expected, found = (
                 {k: v for k, v in line.items() if k not in OWN} for line in (expected, found)
             )
-        if expected.get("on") == "/proc/keys":  # a keyring of its own, as empty as the payload's
-            assert len(found.get("text", "").splitlines()) == len(
-                expected.get("text", "").splitlines()
-            )
-            continue
         assert found == expected
 
 
@@ -139,7 +133,7 @@ def _execute(runtime: RuntimeProcess, container: str, ended: threading.Event) ->
 
 def check_gains(found: list[dict[str, Any]], capabilities: int) -> None:
     """Check that no process had anything that its container lacks."""
-    early = [line for line in found if line["exe"] == BEFORE_EXECVE]
+    early = [line for line in found if line["exe"] == BEFORE_EXECVE and "own" in line]
     assert len(early) > len(found) // 10, "the hunter was too slow: this test shows nothing"
     for line in found:
         for name in ("CapEff", "CapPrm", "CapBnd"):
@@ -148,25 +142,27 @@ def check_gains(found: list[dict[str, Any]], capabilities: int) -> None:
         assert (line["cwd"], line["root"]) == ("/", "/"), line
     for line in early:
         # 0, 1 and 2, and two pipes to its launcher, without a way to the host.
-        files = {number: target for number, target in line["fds"].items() if number != "-1"}
+        files = {number: found for number, found in line["own"].items() if number != "-1"}
         assert {"0", "1", "2"} < files.keys(), line
         assert len(files) == 5, line
-        others = [target for number, target in files.items() if int(number) > 2]
-        assert all(target.startswith("pipe:[") for target in others), line
-        assert all(t.startswith(("pipe:[", "/0")) for t in files.values()), line
-        assert line["socket"] == -errno.EBADF, "it has a socket to the runtime"
+        for seek, directory, socket in files.values():
+            assert seek == -errno.ESPIPE, f"neither a pipe nor a terminal: {line}"
+            assert directory == -errno.ENOTDIR, line
+            assert socket == -errno.ENOTSOCK, line
+        for number, target in line["fds"].items():  # with CAP_DAC_OVERRIDE
+            assert number == "-1" or target.startswith(("pipe:[", "/0")), line
         assert line["write"] in {errno.ETXTBSY, errno.EACCES, errno.EPERM}, line
         assert line["truncate"] in {errno.ETXTBSY, errno.EACCES, errno.EPERM, errno.EINVAL}, line
 
 
-def test_CVE_2016_9962_tracing_each_process_as_it_appears(victim: Victim, attack: Path) -> None:
+def test_cve_2016_9962_tracing_each_process_as_it_appears(victim: Victim, attack: Path) -> None:
     """runc's process was in the container with the host's descriptors and capabilities."""
     found = hunted(victim, attack, count=EXECS)
     check_gains(found, SYS_PTRACE)
     assert {line["chmod"] for line in found} <= {errno.EPERM, errno.EROFS}
 
 
-def test_CVE_2016_9962_the_attack_succeeds_on_nsenter(victim: Victim, attack: Path) -> None:
+def test_cve_2016_9962_the_attack_succeeds_on_nsenter(victim: Victim, attack: Path) -> None:
     """The same attack on nsenter(1), which gives up nothing: the checks above detect it."""
     container = install(
         victim.runtime,
@@ -180,16 +176,17 @@ def test_CVE_2016_9962_the_attack_succeeds_on_nsenter(victim: Victim, attack: Pa
         client.start(container)
         wait_ready(victim.runtime, container)
         spaces = ("--mount", "--net", "--ipc", "--uts", "--pid")
-        command = enter(pid_of(client, container), "/payload", "exit", "0", spaces=spaces)
-        subprocess.run(command, check=False, capture_output=True, timeout=60)
-        victim.runtime.wait_log('"do": "hunted"')
+        command = enter(pid_of(client, container), "/payload", "pause", spaces=spaces)
+        with subprocess.Popen(command):  # it ends with the container
+            victim.runtime.wait_log('"do": "hunted"')
+            victim.runtime.wait_log(r"Container hunter:1\.0\.0 exited")
     (line,) = (line for line in lines(victim.runtime, container) if line["do"] == "hunt")
     assert int(line["CapEff"], 16) & ~SYS_PTRACE
     with pytest.raises(AssertionError):
         check_gains([{**line, "exe": BEFORE_EXECVE}], SYS_PTRACE)
 
 
-def test_CVE_2019_5736_changing_the_launcher_through_proc(victim: Victim, attack: Path) -> None:
+def test_cve_2019_5736_changing_the_launcher_through_proc(victim: Victim, attack: Path) -> None:
     """A container as root changes the file that its new process executes before its execve.
 
     The file is sealed. Its mode can be changed by its owner, root, but it is a copy for this one
@@ -204,7 +201,7 @@ def test_CVE_2019_5736_changing_the_launcher_through_proc(victim: Victim, attack
     run(victim.runtime, install(victim.runtime, attack, "later"), "exit 0")
 
 
-def test_CVE_2019_5736_the_launcher_as_the_program(victim: Victim, attack: Path) -> None:
+def test_cve_2019_5736_the_launcher_as_the_program(victim: Victim, attack: Path) -> None:
     """Links and scripts that lead to the running launcher are refused."""
     root = victim.runtime.directory / "links"
     root.mkdir()
@@ -222,11 +219,11 @@ def test_CVE_2019_5736_the_launcher_as_the_program(victim: Victim, attack: Path)
         client.start(container)
         wait_ready(victim.runtime, container)
     for path in ("/link", "/script0", "/script1", "/script2", "/proc/self/exe", "/proc/1/exe"):
-        with pytest.raises(RefusedError, match="(symbolic links|No such file|Permission denied)"):
+        with pytest.raises(RefusedError, match=r"(symbolic links|No such file|Permission denied)"):
             Exec(victim.runtime, container, path)
 
 
-def test_CVE_2024_21626_descriptors_and_working_directory(victim: Victim, attack: Path) -> None:
+def test_cve_2024_21626_descriptors_and_working_directory(victim: Victim, attack: Path) -> None:
     """A command below /proc/self/fd/N, of a descriptor that leads to the host, is not found."""
     container = install(victim.runtime, attack, "attacker", mounts=PROC, args="ready ; pause")
     with victim.runtime.client() as client:
@@ -243,7 +240,7 @@ def test_CVE_2024_21626_descriptors_and_working_directory(victim: Victim, attack
 
 
 @pytest.fixture
-def busy(victim: Victim, attack: Path) -> Iterator[str]:
+def busy(victim: Victim, attack: Path) -> str:
     """A container whose payload waits; it may change its user."""
     container = install(
         victim.runtime,
@@ -256,7 +253,7 @@ def busy(victim: Victim, attack: Path) -> Iterator[str]:
     with victim.runtime.client() as client:
         client.start(container)
         wait_ready(victim.runtime, container)
-    yield container
+    return container
 
 
 def test_a_process_that_becomes_another_user_is_ended(victim: Victim, busy: str) -> None:
@@ -280,7 +277,6 @@ def test_siblings_by_clone_parent(victim: Victim, busy: str) -> None:
 
 def test_the_launcher_is_not_reachable(victim: Victim, busy: str) -> None:
     """The process has no parent inside, sees no launcher, and cannot signal one."""
-    words = split("list /proc ; kill -1 KILL 1 ; ready ; pause")
     process = Exec(victim.runtime, busy, "/payload", *split("list /proc ; ready ; pause"))
     process.read_until(b'"ready"')
     (launcher,) = launchers(victim.runtime)
@@ -292,5 +288,4 @@ def test_the_launcher_is_not_reachable(victim: Victim, busy: str) -> None:
             own = os.readlink(f"/proc/{launcher}/ns/{name}")
             assert own == os.readlink(f"/proc/{victim.runtime.pid}/ns/{name}")
     assert len(os.listdir(f"/proc/{launcher}/fd")) == 2  # the socket, and a pipe
-    assert words
     process.close()
