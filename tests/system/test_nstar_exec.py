@@ -29,7 +29,7 @@ from northstar.model import Exited, InvalidValueError, Signalled
 from tests.system import host
 from tests.system.containers import install
 from tests.system.harness import TIMEOUT, RuntimeProcess, wait_until
-from tests.system.services.senders import HOSTED, SHELL
+from tests.system.services.senders import HOSTED, PYTHON, SHELL, install_script, run_once
 
 pytestmark = pytest.mark.root
 
@@ -403,6 +403,47 @@ def test_nothing_is_left(runtime: RuntimeProcess) -> None:
             running.process.kill()
         wait_until(lambda: not sleepers(runtime), "it is ended")
     runtime.assert_no_leak(before)
+
+
+APP_EXECUTES = """
+import json, os, socket
+console = socket.socket(fileno=int(os.environ["NORTHSTAR_CONSOLE"])).makefile("rwb")
+def ask(message):
+    console.write(json.dumps(message).encode() + b"\\n")
+    console.flush()
+connect = {"version": "0.9.2", "subscribe_notifications": False, "extended": True}
+ask({"connect": connect})
+console.readline()
+execute = {"container": "app:1.0.0", "command": ["/payload"], "environment": {}, "stdin": False}
+ask({"request": {"exec": execute}})
+while True:
+    line = console.readline()
+    if b"response" in line:
+        print("answer", line.decode().strip(), flush=True)
+        break
+"""
+
+
+@pytest.mark.parametrize("permitted", [False, True])
+def test_an_app_needs_the_permission_in_its_service(
+    runtime: RuntimeProcess, permitted: bool
+) -> None:
+    """`full` for its console does not suffice, in its own container neither."""
+    service = {"permissions": ["exec"]} if permitted else {}
+    name = install_script(
+        runtime,
+        APP_EXECUTES,
+        *PYTHON,
+        name="other",
+        console={"permissions": "full"},
+        service=service,
+    )
+    assert run_once(runtime, name) == Exited(0)
+    answer = runtime.wait_log(r"DEBUG other:1\.0\.0: answer (.*)$")[1]
+    assert ('"permission_denied"' in answer) is not permitted
+    assert ('"exit"' in answer) is permitted
+    if permitted:
+        runtime.wait_log(r"Container\(other:1\.0\.0\) executes in app:1\.0\.0: /payload")
 
 
 # Terminals.
