@@ -144,6 +144,7 @@ class Connection(asyncio.BufferedProtocol):
         self._package: IncomingPackage | None = None
         self._channel: Channel | None = None
         self._late_stream = False
+        self._uncounted = False
         self._subscription: Subscription | None = None
         self._timeout: Timer | None = None
         self._watch: asyncio.TimerHandle | None = None
@@ -313,7 +314,7 @@ class Connection(asyncio.BufferedProtocol):
         try:
             streams = self._channel is not None
             # Messages that were sent before the end of an exec are none of the requests' rate.
-            line = lines.take(counted=not (streams or self._late_stream))
+            line = lines.take(counted=not (streams or self._uncounted))
             if line is None:
                 if lines.ended and not lines.buffer:
                     self._end_of_stream()
@@ -386,9 +387,9 @@ class Connection(asyncio.BufferedProtocol):
         elif self._channel is not None:
             self._refuse(f"{type(message).__name__} where stream is expected")
         elif route is not None and self._connected:
-            if self._late_stream:
-                self._late_stream = False
+            if self._uncounted:
                 self._lines.count()
+            self._late_stream = self._uncounted = False
             self._request(cast("Request", message), route)
         elif isinstance(message, Connect) and not self._connected:
             self._connect(message)
@@ -441,6 +442,7 @@ class Connection(asyncio.BufferedProtocol):
             self._receive(cast("requests.Install", request), route, allowed)
         elif not allowed:
             self._send(responses.PermissionDenied(request))
+            # Messages may follow it, which are dropped. Unlike those of an exec they are counted.
             self._late_stream = isinstance(route, Exchange) and route.reads
         elif isinstance(route, Immediate):
             self._send(route.handler(request, self._caller))
@@ -489,7 +491,7 @@ class Connection(asyncio.BufferedProtocol):
             finally:
                 self._channel = None
                 # The client may have sent more before it received the answer.
-                self._late_stream = route.reads
+                self._late_stream = self._uncounted = route.reads
 
         self._task = self._loop.create_task(self._serve(answer))
 

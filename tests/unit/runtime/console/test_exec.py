@@ -511,6 +511,19 @@ def test_messages_count_for_the_rate_of_bytes_only() -> None:
     run(test())
 
 
+def test_messages_after_a_denied_request_count_as_requests() -> None:
+    async def test() -> None:
+        async with serving(FULL, ConsoleOptions(max_requests_per_sec=10)) as bench:
+            client = await bench.connected(EXTENDED)
+            began = time.monotonic()
+            client.send(shell("true"), *[stdin(b"x")] * 30)
+            assert "permission_denied" in (await client.receive())["response"]
+            assert await client.ask("ident")
+            assert time.monotonic() - began >= 2.9
+
+    run(test())
+
+
 def test_a_flood_of_messages_leaves_turns_to_others() -> None:
     async def test() -> None:
         async with serving(EXEC) as bench:
