@@ -62,9 +62,13 @@ class Exec:
         self._socket.settimeout(TIMEOUT)
         self._socket.connect(str(path))
         self._file = self._socket.makefile("rb")
-        self.send(container=container, command=command, **options)
-        if wait:
-            self.wait_started()
+        try:
+            self.send(container=container, command=command, **options)
+            if wait:
+                self.wait_started()
+        except BaseException:
+            self.close()
+            raise
 
     def send(self, **message: Any) -> None:
         self._socket.sendall(json.dumps(message).encode() + b"\n")
@@ -72,7 +76,6 @@ class Exec:
     def wait_started(self) -> None:
         message = self._receive()
         if "error" in message:
-            self.close()
             raise RefusedError(message["error"])
         assert message == {"started": True}
 

@@ -155,7 +155,7 @@ def test_the_arguments_and_the_environment(runtime: RuntimeProcess, payload: Pat
 # ---- Descriptors
 
 
-def test_a_mebibyte_through_stdin_to_stdout(runtime: RuntimeProcess, payload: Path) -> None:
+def test_three_pipes(runtime: RuntimeProcess, payload: Path) -> None:
     container = started(runtime, payload)
     with Exec(runtime, container, "/payload", *split("ready ; pause"), stdin=True) as process:
         process.read_until(b"ready")

@@ -57,7 +57,8 @@ def send_group_signal(pidfd: int, leader: int, number: int) -> None:
         number: of the signal.
 
     Raises:
-        OSError: ESRCH if the leader was reaped, or the group has no members; EINVAL.
+        OSError: ESRCH if the group has no members (before Linux 6.9 also if the leader was
+            reaped); EINVAL.
     """
     try:
         signal.pidfd_send_signal(pidfd, number, None, _PROCESS_GROUP)

@@ -126,7 +126,9 @@ def _execute(runtime: RuntimeProcess, container: str, ended: threading.Event) ->
         number += 1
         size = (24, 80) if number % 4 == 0 else None
         try:
-            Exec(runtime, container, "/payload", "exit", "0", terminal=size, stdin=True).wait()
+            words = ("/payload", "exit", "0")
+            with Exec(runtime, container, *words, terminal=size, stdin=True) as process:
+                process.wait()
         except (RefusedError, AssertionError):
             continue  # the hunter has ended it, or itself
 
