@@ -90,6 +90,7 @@ class Commands(click.Group):
 
     ALIASES: Final = {"ls": "list", "repos": "repositories"}
     SERVICE: Final = ("restart", "status", "wait")
+    EXEC: Final = "exec"
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command by either of its names."""
@@ -98,18 +99,22 @@ class Commands(click.Group):
 
             command: click.Command = getattr(service_commands, cmd_name)
             return command
+        if cmd_name == self.EXEC:
+            from northstar.cli.exec_command import exec_
+
+            return exec_
         return super().get_command(ctx, self.ALIASES.get(cmd_name, cmd_name))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands, sorted."""
-        return sorted([*super().list_commands(ctx), *self.SERVICE])
+        return sorted([*super().list_commands(ctx), *self.SERVICE, self.EXEC])
 
 
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done; 1 the runtime refused; 2 wrong usage; 3 cannot connect. "
-    "`nstar wait` has others.",
+    "`nstar exec` and `nstar wait` have others.",
 )
 @click.option(
     "-u",

@@ -7,10 +7,11 @@ import contextlib
 import inspect
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
-from typing import Any, Final, Self, TypeVar
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from northstar.api import request, response
+from northstar.api.feature import EXEC
 from northstar.api.notification import Notification
 from northstar.client import address
 from northstar.client.errors import ConnectError, DisconnectedError, reason
@@ -29,8 +30,16 @@ from northstar.client.steps import Ask, Send, Sleep, Step, Steps, Wait, containe
 from northstar.model import Container, InvalidValueError, NorthstarError, ProtocolError
 from northstar.model.loop_deadline import timeout as time_limit
 
+if TYPE_CHECKING:
+    from northstar.client.async_process import Process, Wire
+    from northstar.client.process import Completed
+
 T = TypeVar("T")
 R = TypeVar("R", bound=response.Response)
+
+UNREAD_MAX: Final = 64
+"""Messages with output of a process that are received before they are read. Then nothing more is
+received, which holds up the process."""
 
 RETRY: Final = 0.01
 """Seconds between attempts to connect to a Unix socket whose backlog is full."""
@@ -168,6 +177,62 @@ class Client(AsyncOperations):
                     self._connection.abort(DisconnectedError("an install was cancelled or failed"))
                     raise
         return container_in(await self._answer(call, response.Install))
+
+    async def exec(
+        self,
+        container: Container | str,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        *,
+        stdin: bool = True,
+        tty: tuple[int, int] | None = None,
+    ) -> Process:
+        """Execute a program in a started container, beside its payload, and return the process.
+
+        Until it has ended this connection takes no other request.
+
+        Args:
+            container: the container.
+            command: the program, a path in the container, and its arguments.
+            environment: added to that of the manifest.
+            stdin: whether it has an input; else its input is empty.
+            tty: rows and columns of its terminal; None for pipes.
+
+        Raises:
+            InvalidValueError: the command is a str; or a process is being executed already.
+            MissingFeatureError: the runtime does not have the feature `exec`.
+        """
+        from northstar.client import process
+        from northstar.client.async_process import Process
+
+        self._session.require(EXEC)
+        [target] = await self.resolve(container)
+        message = process.exec_request(target, command, environment, stdin, tty)
+        call = await self._request(message)
+        return Process(self._connection.wire(), call)
+
+    async def run(
+        self,
+        container: Container | str,
+        command: Sequence[str],
+        input: bytes = b"",  # noqa: A002 - as subprocess.run
+        environment: Mapping[str, str] | None = None,
+    ) -> Completed:
+        """Execute a program in a started container; return its exit status and its output.
+
+        If this is cancelled, the connection is closed, which ends the process.
+
+        Args:
+            container: the container.
+            command: the program, a path in the container, and its arguments.
+            input: its input.
+            environment: added to that of the manifest.
+
+        Raises:
+            InvalidValueError, MissingFeatureError: as `exec`.
+        """
+        async with await self.exec(container, command, environment, stdin=bool(input)) as process:
+            return await process.communicate(input)
 
     # Notifications
 
@@ -328,6 +393,7 @@ class _Connection(asyncio.Protocol):
         self.writable = asyncio.Event()
         self.closed = asyncio.Event()
         self._transport: asyncio.Transport | None = None
+        self._receiving = True
         self._waiters: set[asyncio.Future[None]] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -340,6 +406,7 @@ class _Connection(asyncio.Protocol):
             self.session.receive(data)
         except NorthstarError as error:
             self.abort(error)
+        self.receive(self.session.unread_output < UNREAD_MAX)
         self._wake()
 
     def eof_received(self) -> None:
@@ -371,6 +438,35 @@ class _Connection(asyncio.Protocol):
             self.closed.set()
         else:
             self._transport.abort()
+
+    def receive(self, wanted: bool) -> None:
+        """Receive no more, or continue."""
+        if self._transport is not None and wanted != self._receiving:
+            self._receiving = wanted
+            if wanted:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    def wire(self) -> Wire:
+        """Return what the process of an exec uses."""
+        from northstar.client.async_process import Wire
+
+        assert self._transport is not None
+
+        async def close() -> None:
+            self.abort(DisconnectedError("the connection was closed, which ends its process"))
+            await self.closed.wait()
+
+        return Wire(
+            self._transport.get_extra_info("socket"),
+            self.session.stream,
+            self.write,
+            self.writable.wait,
+            self.wait,
+            self.receive,
+            close,
+        )
 
     async def wait(self, done: Callable[[], bool]) -> None:
         """Wait until received messages make `done` true, or the runtime has shut down.

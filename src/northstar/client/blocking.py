@@ -11,11 +11,11 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final, NoReturn, Self, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
 
 from northstar.api import RefusedError, request, response
-from northstar.api.feature import SERVICE
+from northstar.api.feature import EXEC, SERVICE
 from northstar.api.notification import Notification
 from northstar.api.response import ContainerData
 from northstar.client import address
@@ -32,6 +32,10 @@ from northstar.client.session import TIMEOUT, Call, Session, Trace
 from northstar.client.steps import Ask, Send, Sleep, Step, Steps, Wait, container_in, data_in
 from northstar.model import Container, InvalidValueError, NorthstarError, ProtocolError
 from northstar.model.deadline import Deadline
+
+if TYPE_CHECKING:
+    from northstar.client.blocking_process import Process
+    from northstar.client.process import Completed
 
 T = TypeVar("T")
 R = TypeVar("R", bound=response.Response)
@@ -226,6 +230,68 @@ class Client(BlockingOperations):
                 raise
             return container_in(self._answer(call, response.Install))
 
+    def exec(
+        self,
+        container: Container | str,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        *,
+        stdin: bool = True,
+        tty: tuple[int, int] | None = None,
+    ) -> Process:
+        """Execute a program in a started container, beside its payload, and return the process.
+
+        Until it has ended this connection takes no other request.
+
+        Args:
+            container: the container.
+            command: the program, a path in the container, and its arguments.
+            environment: added to that of the manifest.
+            stdin: whether it has an input; else its input is empty.
+            tty: rows and columns of its terminal; None for pipes.
+
+        Raises:
+            InvalidValueError: the command is a str; or a process is being executed already.
+            MissingFeatureError: the runtime does not have the feature `exec`.
+        """
+        from northstar.client import process
+        from northstar.client.blocking_process import Process, Wire
+
+        self._session.require(EXEC)
+        [target] = self.resolve(container)
+        message = process.exec_request(target, command, environment, stdin, tty)
+        call = self._request(message)
+        wire = Wire(
+            self._stream,
+            self._session.stream,
+            self._send_some,
+            self._send,
+            self._exchange,
+            self.close,
+        )
+        return Process(wire, call)
+
+    def run(
+        self,
+        container: Container | str,
+        command: Sequence[str],
+        input: bytes = b"",  # noqa: A002 - as subprocess.run
+        environment: Mapping[str, str] | None = None,
+    ) -> Completed:
+        """Execute a program in a started container; return its exit status and its output.
+
+        Args:
+            container: the container.
+            command: the program, a path in the container, and its arguments.
+            input: its input.
+            environment: added to that of the manifest.
+
+        Raises:
+            InvalidValueError, MissingFeatureError: as `exec`.
+        """
+        with self.exec(container, command, environment, stdin=bool(input)) as process:
+            return process.communicate(input)
+
     # Notifications
 
     def notifications(self, timeout: float | None = None) -> Iterator[Notification]:
@@ -317,7 +383,7 @@ class Client(BlockingOperations):
                 raise self._session.error
             self._receive(self._timeout)
 
-    def _send(self, line: bytes) -> None:
+    def _send(self, line: bytes | memoryview) -> None:
         """Send a whole line. If that fails, process the runtime's last messages for the reason."""
         rest = memoryview(line)
         try:
@@ -353,6 +419,15 @@ class Client(BlockingOperations):
             self._session.receive(data)
         else:
             self._session.end()
+
+    def _exchange(self, send: bool) -> bool:
+        """Wait until something arrives, which is processed, or can be sent; return if it can be."""
+        events = _ready(self._stream, select.POLLIN | (select.POLLOUT if send else 0), None)
+        if events & ~select.POLLOUT:
+            # The end of the connection is the result of the call.
+            with contextlib.suppress(DisconnectedError):
+                self._receive(None)
+        return bool(events & select.POLLOUT)
 
     def _fail(self, error: OSError) -> NoReturn:
         broken = DisconnectedError(f"the connection broke: {reason(error)}")

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, NoReturn, TypeVar
 from northstar import api
 from northstar.api import notification, request, response
 from northstar.api.status import ContainerState, Status
+from northstar.api.stream import ClientStream, Stderr, Stdout
 from northstar.client.errors import (
     DisconnectedError,
     MissingFeatureError,
@@ -42,6 +43,9 @@ QUEUE_MAX: Final = 10_000
 Trace = Callable[[bytes], None]
 """Called with every line in both directions, with its newline; not with the bytes of packages."""
 
+Output = Stdout | Stderr
+"""A message with output of an exec'ed process."""
+
 R = TypeVar("R", bound=response.Response)
 
 
@@ -50,12 +54,14 @@ class Call:
 
     Attributes:
         preceding: number of notifications that were received before the answer and not read then.
+        output: of an exec, the output that was received and not read.
     """
 
     def __init__(self, sent: request.Request) -> None:
         self.request = sent
         self.on_done: Callable[[], None] | None = None
         self.preceding = 0
+        self.output: deque[Output] = deque()
         self._answer: response.Response | None = None
         self._error: NorthstarError | None = None
 
@@ -222,6 +228,7 @@ class Session:
         self.runs: dict[Container, ExitStatus | None] = {}
         self.lost: NotificationsLostError | None = None
         self._calls: deque[Call] = deque()
+        self._exec: Call | None = None
         self._watches: list[Watch] = []
         self._buffer = bytearray()
         self._trace = trace
@@ -244,6 +251,11 @@ class Session:
         """
         if self.error is not None:
             raise self.error
+        if self._exec is not None and not self._exec.done:
+            raise InvalidValueError(
+                "a process is being executed on this connection, which takes no other request",
+                hint="use another connection, or wait until the process has ended",
+            )
         self.require(request.feature(message))
         line = api.encode(message)
         try:
@@ -254,7 +266,29 @@ class Session:
             self._trace(line)
         call = Call(message)
         self._calls.append(call)
+        if isinstance(message, request.Exec):
+            self._exec = call
         return call, line
+
+    @property
+    def unread_output(self) -> int:
+        """The number of messages with output of a process that were not read, until its end."""
+        return 0 if self._exec is None or self._exec.done else len(self._exec.output)
+
+    def stream(self, message: ClientStream) -> bytes:
+        """Return the line of a message for the process that is being executed.
+
+        Raises:
+            InvalidValueError: the message is invalid: the runtime would close the connection.
+        """
+        line = api.encode(message)
+        try:
+            api.decode_extended(line)
+        except ProtocolError as error:
+            raise InvalidValueError(f"not a message that can be sent: {error}") from None
+        if self._trace is not None:
+            self._trace(line)
+        return line
 
     def require(self, feature: str | None) -> None:
         """Check that the runtime has a feature, if one is given.
@@ -365,6 +399,10 @@ class Session:
                 self.features = frozenset(message.features.features)
         elif isinstance(message, api.Notification):
             self._notification(message)
+        elif isinstance(message, Output):
+            if not self._calls or self._calls[0] is not self._exec:
+                raise ProtocolError("output is received, and no process is being executed")
+            self._calls[0].output.append(message)
         elif isinstance(message, api.Response):
             if not self._calls:
                 raise ProtocolError(f"{type(message).__name__} answers no request")

@@ -2,7 +2,8 @@
 
 from northstar.api.status import ContainerState, Wanted
 from northstar.core import actions, boot, events
-from northstar.core.requests import entry_of
+from northstar.core.choice import refuse_environment, refuse_exec_command
+from northstar.core.requests import entry_of, refuse_exec
 from northstar.core.shutdown import all_killed, with_process
 from northstar.core.starts import refuse_if_running
 from northstar.core.status import status_of, status_of_entry
@@ -38,6 +39,9 @@ __all__ = [
     "boot",
     "entry_of",
     "events",
+    "refuse_environment",
+    "refuse_exec",
+    "refuse_exec_command",
     "refuse_if_running",
     "status_of",
     "status_of_entry",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from northstar.api import RefusedError, error
 from northstar.api.status import ContainerState
@@ -63,6 +63,37 @@ def refuse_probes(manifest: Manifest) -> None:
         raise RefusedError(error.StartContainerFailed(manifest.container, reason))
 
 
+def refuse_environment(environment: Mapping[str, str]) -> None:
+    """Refuse an environment of a request.
+
+    Raises:
+        RefusedError: a variable is reserved or invalid.
+    """
+    for name in environment:
+        if name in RESERVED_ENV:
+            raise RefusedError(error.InvalidArguments(f"the variable {name} is reserved"))
+        if not name or "=" in name:
+            raise RefusedError(error.InvalidArguments(f"{quote(name)} is no name of a variable"))
+
+
+def refuse_exec_command(command: Sequence[str]) -> None:
+    """Refuse a command of an exec request.
+
+    Raises:
+        RefusedError: it names no program, or its name is too long.
+    """
+    if not command or not command[0]:
+        raise RefusedError(
+            error.InvalidArguments("the command is empty: its first text must be a program's path")
+        )
+    if len(command[0]) > INIT_MAX:
+        raise RefusedError(
+            error.InvalidArguments(
+                f"a program of {len(command[0])} characters is too long ({INIT_MAX})"
+            )
+        )
+
+
 def choose_command(
     manifest: Manifest,
     init: str | None,
@@ -74,11 +105,7 @@ def choose_command(
     Raises:
         RefusedError: a variable is reserved or invalid, or there is no valid init.
     """
-    for name in environment:
-        if name in RESERVED_ENV:
-            raise RefusedError(error.InvalidArguments(f"the variable {name} is reserved"))
-        if not name or "=" in name:
-            raise RefusedError(error.InvalidArguments(f"{quote(name)} is no name of a variable"))
+    refuse_environment(environment)
     if not init and manifest.init is None:
         raise RefusedError(error.StartContainerResource(manifest.container))
     program = manifest.init or ""

@@ -21,6 +21,19 @@ def entry_of(state: State, container: Container) -> Entry:
     return entry
 
 
+def refuse_exec(state: State, container: Container) -> Entry:
+    """Return the entry of a container in which a process may be executed: its payload runs.
+
+    Raises:
+        RefusedError: it is not installed or not started, or the shutdown has begun.
+    """
+    entry = entry_of(state, container)
+    refuse_if_stopping(state)
+    if not entry.has_process or entry.run is None or entry.run.status is not None:
+        raise RefusedError(error.StopContainerNotStarted(container))
+    return entry
+
+
 def refuse_if_stopping(state: State) -> None:
     """Refuse a request that must not begin during the shutdown.
 

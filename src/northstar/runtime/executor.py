@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from northstar import core
@@ -29,6 +29,7 @@ from northstar.model.loop_deadline import timeout, wait
 from northstar.runtime import data_wipe
 from northstar.runtime.deadlines import Deadlines
 from northstar.runtime.directories import notify_directory
+from northstar.runtime.exec import ExecProcess, Terminal, execute
 from northstar.runtime.notifications import Notifications
 from northstar.runtime.repository import Repository
 from northstar.runtime.request_queue import RequestQueue
@@ -384,6 +385,27 @@ class Executor:
             log.exception("Failed to stop %s", running.container)
         finally:
             self.apply(events.SignalSent(running.container))
+
+    async def execute(
+        self,
+        entry: core.Entry,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        stdin: bool,
+        terminal: Terminal | None,
+    ) -> ExecProcess:
+        """Execute a program in a container whose payload runs: see `runtime.exec.execute`."""
+        running = self.running[entry.container]
+        return await execute(
+            self._context,
+            running,
+            entry.manifest,
+            command,
+            environment,
+            stdin=stdin,
+            terminal=terminal,
+        )
 
     # Deadlines, and starts that the core requests.
 

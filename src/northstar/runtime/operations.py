@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from northstar import core
 from northstar.api import RefusedError, response
+from northstar.api.stream import TerminalSize
 from northstar.core import events
 from northstar.manifest import Manifest
-from northstar.model import Container
+from northstar.model import Container, cut
+from northstar.runtime.exec import ExecProcess, Terminal
 from northstar.runtime.executor import Executor
 from northstar.runtime.package_writer import PackageWriter
 from northstar.runtime.repository import Repository
+
+log = logging.getLogger("northstar.runtime")
+
+_COMMAND_MAX: Final = 1024
+"""Longest command, in characters, that the log contains uncut."""
 
 
 class ContainerOperations:
@@ -144,6 +153,37 @@ class ContainerOperations:
     async def restart(self, container: Container) -> None:
         """Stop a container if it has a process, and start it; returns when its payload runs."""
         await self._executor.request(events.RestartRequested(container))
+
+    async def execute(
+        self,
+        container: Container,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        stdin: bool,
+        terminal: TerminalSize | None,
+        client: str,
+    ) -> ExecProcess:
+        """Execute a program in a started container, beside its payload.
+
+        Args:
+            container: the container.
+            command: the program, a path in the container, and its arguments.
+            environment: added to that of the manifest.
+            stdin: whether it has an input; else its input is empty.
+            terminal: the size of its terminal; None for pipes.
+            client: the name of the client, for the log.
+        """
+        entry = core.refuse_exec(self._executor.state, container)
+        core.refuse_exec_command(command)
+        core.refuse_environment(environment)
+        size = None if terminal is None else Terminal(terminal.rows, terminal.columns)
+        process = await self._executor.execute(
+            entry, command, environment, stdin=stdin, terminal=size
+        )
+        # After the execution: it is the record of what was done, and of who did it.
+        log.info("%s executes in %s: %s", client, container, cut(shlex.join(command), _COMMAND_MAX))
+        return process
 
     async def uninstall(self, container: Container, wipe: bool) -> None:
         """Remove a container that is not in use, and with `wipe` its persistent data too."""

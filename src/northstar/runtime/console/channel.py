@@ -18,12 +18,17 @@ class Channel:
     """Messages of one request, in both directions. All methods run in the event loop's thread.
 
     Attributes:
-        ended: the client sends nothing any more, or the connection has ended.
+        ended: the client has closed its end of the connection, or the connection has ended.
         reads: the request processes messages of the client. Else none may come before the answer.
     """
 
     def __init__(
-        self, write: Callable[[Log | Stream], object], resume: Callable[[], object], *, reads: bool
+        self,
+        write: Callable[[Log | Stream], object],
+        resume: Callable[[], object],
+        *,
+        reads: bool,
+        release: Callable[[], object] = lambda: None,
     ) -> None:
         """Begin.
 
@@ -31,9 +36,11 @@ class Channel:
             write: sends a message; must not block.
             resume: called when the client's next message may be given to `feed`.
             reads: whether the request processes messages of the client.
+            release: called when the memory of the request is not used any more.
         """
         self._write = write
         self._resume = resume
+        self._release = release
         self._input: deque[ClientStream] = deque()
         self._writable = asyncio.Event()
         self._writable.set()
@@ -68,8 +75,12 @@ class Channel:
         self._resume()
         return message
 
+    def release_request(self) -> None:
+        """The memory of the request is not used any more, though its answer may be hours away."""
+        self._release()
+
     def on_end(self, callback: Callable[[], object]) -> None:
-        """Call a function when the client sends nothing any more; at once if this is so."""
+        """Call a function when `ended` becomes true; at once if it is."""
         if self.ended:
             callback()
         else:
@@ -96,7 +107,7 @@ class Channel:
         self._writable.set()
 
     def end(self) -> None:
-        """The client sends nothing any more. Idempotent."""
+        """The client has closed its end; what it has sent before can be received. Idempotent."""
         if not self.ended:
             self.ended = True
             self._arrived.set()

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple, cast
 
@@ -72,6 +73,9 @@ CLOSE_TIMEOUT: Final = 5.0
 
 WRITE_BUFFER: Final = ALLOWANCE
 """Bytes of unread output above which requests wait and notifications queue."""
+
+WATCH_INTERVAL: Final = 0.5
+"""Seconds between two checks whether a peer that is not read from has closed its end."""
 
 TURN: Final = 16
 """Requests in a row before other connections are served."""
@@ -140,8 +144,10 @@ class Connection(asyncio.BufferedProtocol):
         self._package: IncomingPackage | None = None
         self._channel: Channel | None = None
         self._late_stream = False
+        self._uncounted = False
         self._subscription: Subscription | None = None
         self._timeout: Timer | None = None
+        self._watch: asyncio.TimerHandle | None = None
         self._closed = self._loop.create_future()
         self._transport: asyncio.Transport
 
@@ -193,7 +199,8 @@ class Connection(asyncio.BufferedProtocol):
         self._lines.ended = True
         if self._package is not None:
             self._package.end()
-        if self._channel is not None and not (self._channel.reads and self._lines.buffer):
+        if self._channel is not None:
+            # At once: lines that were received may wait for a process that does not read.
             self._channel.end()
         self.advance()
         return True
@@ -269,6 +276,9 @@ class Connection(asyncio.BufferedProtocol):
             self._subscription.close()
         if self._channel is not None:
             self._channel.lost()
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         if self._timeout is not None:
             self._timeout.cancel()
             self._timeout = None
@@ -303,7 +313,8 @@ class Connection(asyncio.BufferedProtocol):
         lines = self._lines
         try:
             streams = self._channel is not None
-            line = lines.take(counted=not streams)
+            # Messages that were sent before the end of an exec are none of the requests' rate.
+            line = lines.take(counted=not (streams or self._uncounted))
             if line is None:
                 if lines.ended and not lines.buffer:
                     self._end_of_stream()
@@ -340,6 +351,7 @@ class Connection(asyncio.BufferedProtocol):
             self._reading = wanted
             if not wanted:
                 self._transport.pause_reading()
+                self._watch_peer()
                 return
             try:
                 self._transport.resume_reading()
@@ -375,7 +387,9 @@ class Connection(asyncio.BufferedProtocol):
         elif self._channel is not None:
             self._refuse(f"{type(message).__name__} where stream is expected")
         elif route is not None and self._connected:
-            self._late_stream = False
+            if self._uncounted:
+                self._lines.count()
+            self._late_stream = self._uncounted = False
             self._request(cast("Request", message), route)
         elif isinstance(message, Connect) and not self._connected:
             self._connect(message)
@@ -428,6 +442,8 @@ class Connection(asyncio.BufferedProtocol):
             self._receive(cast("requests.Install", request), route, allowed)
         elif not allowed:
             self._send(responses.PermissionDenied(request))
+            # Messages may follow it, which are dropped. Unlike those of an exec they are counted.
+            self._late_stream = isinstance(route, Exchange) and route.reads
         elif isinstance(route, Immediate):
             self._send(route.handler(request, self._caller))
             if route.then is not None:
@@ -458,22 +474,45 @@ class Connection(asyncio.BufferedProtocol):
             self.advance()
 
     def _exchange(self, request: Request, route: Exchange) -> None:
-        channel = Channel(self._send, self.advance, reads=route.reads)
+        channel = Channel(self._send, self.advance, reads=route.reads, release=self._lines.done)
         self._channel = channel
         if not self._writable:
             channel.pause()
-        if self._lines.ended and not self._lines.buffer:
+        if self._lines.ended:
             channel.end()
+        elif not self._reading:
+            self._watch_peer()
+        # Its memory is not held until the answer, which may be hours away.
+        held = [request]
 
         async def answer() -> Response:
             try:
-                return await route.handler(request, self._caller, channel)
+                return await route.handler(held.pop(), self._caller, channel)
             finally:
                 self._channel = None
                 # The client may have sent more before it received the answer.
-                self._late_stream = route.reads
+                self._late_stream = self._uncounted = route.reads
 
         self._task = self._loop.create_task(self._serve(answer))
+
+    def _watch_peer(self) -> None:
+        """End the channel when the peer closes its end while nothing is read from it.
+
+        Nothing is read while a process does not take its input, and epoll(7) through asyncio
+        reports the end of a stream only to who reads it.
+        """
+        if self._channel is None or self._channel.ended or self._reading or self._closing:
+            return
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+        if poll.poll(0):
+            self._channel.end()
+        elif self._watch is None:
+            self._watch = self._loop.call_later(WATCH_INTERVAL, self._watch_again)
+
+    def _watch_again(self) -> None:
+        self._watch = None
+        self._watch_peer()
 
     # Packages ------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from northstar.api.error import Error, RefusedError, Unexpected
 from northstar.api.request import Request
 from northstar.api.response import (
     ContainerData,
+    ExecOk,
     Failed,
     InspectOk,
     InstallFailed,
@@ -21,11 +22,14 @@ from northstar.api.response import (
     StatusOk,
     StopOk,
 )
+from northstar.api.stream import TerminalSize
 from northstar.model import Container, NorthstarError, cut
+from northstar.runtime import exec_session
 from northstar.runtime.console.channel import Channel
 from northstar.runtime.console.incoming_package import IncomingPackage
 from northstar.runtime.console.peer import Peer
 from northstar.runtime.console.tokens import Tokens, named_party
+from northstar.runtime.exec_session import Process
 from northstar.runtime.package_writer import PackageWriter
 
 log = logging.getLogger("northstar.runtime.console")
@@ -89,6 +93,18 @@ class Operations(Protocol):
 
     async def uninstall(self, container: Container, wipe: bool) -> None:
         """Remove it, with `wipe` its persistent data too."""
+
+    async def execute(
+        self,
+        container: Container,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        stdin: bool,
+        terminal: TerminalSize | None,
+        client: str,
+    ) -> Process:
+        """Execute a program in a started container for `client`, named for the log."""
 
     async def begin_install(self, repository: str, size: int) -> PackageWriter:
         """Begin to store a package of `size` bytes."""
@@ -183,6 +199,7 @@ class Dispatcher:
             requests.Status: Task(self._status),
             requests.Stop: Task(self._stop),
             requests.Restart: Task(self._restart),
+            requests.Exec: Exchange(self._exec, reads=True),
             requests.Install: Upload(self._install),
         }
 
@@ -274,6 +291,27 @@ class Dispatcher:
         container = request.container
         restart = self._operations.restart(container)
         return responses.Restart(await _result("restart", container, restart))
+
+    # With messages before the response
+
+    async def _exec(self, request: requests.Exec, caller: Caller, channel: Channel) -> Response:
+        container = request.container
+        result: ExecOk | Failed
+        try:
+            process = await self._operations.execute(
+                container,
+                request.command,
+                request.environment,
+                stdin=request.stdin,
+                terminal=request.tty,
+                client=str(caller.peer),
+            )
+            del request
+            channel.release_request()
+            result = ExecOk(container, await exec_session.converse(process, channel))
+        except Exception as error:
+            result = Failed(container, wire_error(error, f"execute a program in {container}"))
+        return responses.Exec(result)
 
     # With a package
 

@@ -134,13 +134,18 @@ class Lines:
             self._pause(delay)
         return line
 
+    def count(self) -> None:
+        """Count a line for the rate of requests that `take` did not count: later ones wait."""
+        self._rate.delay(self._loop.time())
+
     def done(self) -> None:
         """Release the memory of the last line, which is answered."""
         if self._line_memory is not None:
             self._line_memory.release()
             self._line_memory = None
             self._capacity = ALLOWANCE
-        if self._execution_memory is not None:
+        # If it is not granted, the next line waits for it: a message of an exec in progress.
+        if self._execution_memory is not None and self._execution_memory.granted:
             self._execution_memory.release()
             self._execution_memory = None
 

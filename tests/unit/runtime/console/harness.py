@@ -13,12 +13,14 @@ from typing import Any, cast
 
 from northstar.api import ContainerData, ContainerState, RefusedError, Status, Wanted, error
 from northstar.api.response import Failed, StatusOk
+from northstar.api.stream import TerminalSize
 from northstar.model import FULL, Container, Exited, Permissions
 from northstar.runtime.config import ConsoleOptions, GlobalConsole, TcpAddress, UnixAddress
 from northstar.runtime.console import Console
 from northstar.runtime.console.tokens import Tokens
 from northstar.runtime.notifications import Notifications
 from northstar.runtime.package_writer import PackageWriter
+from tests.unit.runtime.console.local_process import LocalProcess
 
 DEADLINE = 20.0
 LINE_LIMIT = 2**24
@@ -30,7 +32,7 @@ SUBSCRIBE = {"connect": {"version": "0.9.2", "subscribe_notifications": True}}
 ACK = {"connect_ack": None}
 EXTENDED = {"connect": {**CONNECT["connect"], "extended": True}}
 EXTENDED_SUBSCRIBE = {"connect": {**SUBSCRIBE["connect"], "extended": True}}
-EXTENDED_ACK = {"connect_ack": {"features": ["service"]}}
+EXTENDED_ACK = {"connect_ack": {"features": ["service", "exec"]}}
 STATUS = Status(Wanted.UP, ContainerState.BACKOFF, 2, "exit 1", 6, 5, 9, None, Exited(1))
 STATUS_WIRE = {
     "wanted": "up",
@@ -91,6 +93,7 @@ class Runtime:
         failures: exceptions by operation.
         gates: operations that wait for an event first.
         busy: how many operations wait for their event now.
+        processes: the processes that were executed.
     """
 
     def __init__(self) -> None:
@@ -99,6 +102,7 @@ class Runtime:
         self.gates: dict[str, asyncio.Event] = {}
         self.busy = 0
         self.packages: list[Package] = []
+        self.processes: list[LocalProcess] = []
         self.on_shutdown: Callable[[], object] = lambda: None
 
     async def step(self, operation: str) -> None:
@@ -173,6 +177,22 @@ class Runtime:
 
     async def uninstall(self, container: Container, wipe: bool) -> None:
         await self._operate("uninstall", container, wipe)
+
+    async def execute(
+        self,
+        container: Container,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        stdin: bool,
+        terminal: TerminalSize | None,
+        client: str,
+    ) -> LocalProcess:
+        assert client
+        await self._operate("exec", container, tuple(command))
+        process = LocalProcess(command, environment, stdin=stdin, terminal=terminal)
+        self.processes.append(process)
+        return process
 
     async def begin_install(self, repository: str, size: int) -> Package:
         self.calls.append(("install", repository, size))

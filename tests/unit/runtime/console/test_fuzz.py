@@ -9,7 +9,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.runtime.console.harness import CONNECT, Bench, run, serving
+from northstar.model import FULL, Permission
+from tests.unit.runtime.console.harness import CONNECT, EXTENDED, Bench, run, serving, until
 
 few = settings(
     max_examples=60,
@@ -41,7 +42,26 @@ valid = st.one_of(
     ),
     st.builds(install, st.integers(0, 2000), st.sampled_from(["mem", "nope"])),
 )
+TERMINAL = {"rows": 1, "columns": 1}
 cuts = st.lists(st.integers(1, 300), min_size=1, max_size=8)
+
+
+executed = {"container": "a:1.0.0", "environment": {}, "stdin": True, "tty": None}
+# Messages of an exec, in any order: each alone is valid.
+streams = st.sampled_from(
+    [
+        {"request": {"exec": {**executed, "command": ["/bin/cat"]}}},
+        {"request": {"exec": {**executed, "command": ["/bin/true"], "stdin": False}}},
+        {"request": {"exec": {**executed, "command": ["/bin/cat"], "tty": TERMINAL}}},
+        {"request": {"exec": {**executed, "command": ["/nowhere"]}}},
+        {"request": "ident"},
+        {"stream": {"stdin": "AAECAw=="}},
+        {"stream": "stdin_end"},
+        {"stream": {"resize": TERMINAL}},
+        {"stream": {"signal": 15}},
+        {"stream": {"stdout": "AAECAw=="}},
+    ]
+)
 
 
 def pieces(data: bytes, sizes: list[int]) -> list[bytes]:
@@ -99,6 +119,27 @@ def test_any_bytes_after_valid_requests(
             assert keys == [key for _, key in requests][: len(keys)]
             assert connect or answers == []
             # The next client is not affected.
+            other = await bench.connected()
+            assert await other.ask("ident") == {"ident": "extern:0.0.0"}
+
+    run(test())
+
+
+@few
+@given(st.lists(streams, max_size=12), st.binary(max_size=20), cuts)
+def test_any_messages_of_an_exec(messages: list[Any], junk: bytes, sizes: list[int]) -> None:
+    """Each process ends, and answers come in the order of their requests."""
+
+    async def test() -> None:
+        async with serving(FULL | {Permission.EXEC}) as bench:
+            sent = line(EXTENDED) + b"".join(line(message) for message in messages) + junk
+            # A closed connection may lose answers.
+            found = [json.loads(answer) for answer in await say(bench, pieces(sent, sizes))]
+            keys = [next(iter(one["response"])) for one in found if "response" in one]
+            requests = [one["request"] for one in messages if "request" in one]
+            expected = ["ident" if one == "ident" else "exec" for one in requests]
+            assert keys == expected[: len(keys)]
+            await until(lambda: all(process.closed for process in bench.runtime.processes))
             other = await bench.connected()
             assert await other.ask("ident") == {"ident": "extern:0.0.0"}
 
