@@ -24,6 +24,7 @@
 
 #include <linux/close_range.h>
 
+#include "output.h"
 #include "steps.h"
 #include "syscalls.h"
 
@@ -33,6 +34,8 @@ static struct plan plan;
 
 /* [descriptor_count] is the write end of the pipe that ends on the payload's execve. */
 static int descriptors[DESCRIPTORS_MAX + 1];
+
+static struct output output = NO_OUTPUT;
 
 /* The address sanitizer checks the bounds of allocations, not of mappings. */
 #ifdef __SANITIZE_ADDRESS__
@@ -214,6 +217,8 @@ static int set_up(struct operation *operation)
 	case OP_CONSOLE:
 	case OP_SOCKET:
 		return make_socket(operation);
+	case OP_LOG:
+		return step_log(operation, &plan, &output);
 	case OP_AWAIT:
 		return await_go();
 	case OP_CGROUPNS:
@@ -249,19 +254,39 @@ static void ignore_signals(void)
 
 /* ---- init: watch the payload ---- */
 
+/* Closes all descriptors but these; -1 stands for none. */
+static int close_others(const int kept[], size_t count)
+{
+	unsigned int next = 0;
+
+	for (;;) {
+		int lowest = INT_MAX;
+
+		for (size_t i = 0; i < count; i++)
+			if (kept[i] >= (int)next && kept[i] < lowest)
+				lowest = kept[i];
+		if (lowest == INT_MAX)
+			return change_descriptors(next, UINT_MAX, 0);
+		if (lowest > (int)next && change_descriptors(next, (unsigned int)lowest - 1, 0))
+			return -1;
+		next = (unsigned int)lowest + 1;
+	}
+}
+
 /*
- * Drops everything that a payload could exploit: after the fork, init keeps the socket and the
- * pipe, no capabilities and no plan. The payload's process waits for this before its execve.
+ * Drops everything that a payload could exploit: after the fork, init keeps the socket, the pipe,
+ * the output pipes and the bell, no capabilities and no plan. The payload's process waits for this
+ * before its execve.
  */
 static void shield(int pipe, struct progress *shared)
 {
+	const int kept[] = { SOCKET, pipe, output.ring.bell, output.pipes[0], output.pipes[1] };
+
 	set_progress(NO_OPERATION, STEP_SHIELD);
 	if (step_no_new_privs() || step_caps(0))
 		fail();
 	ABOUT("descriptors");
-	if (change_descriptors(0, SOCKET - 1, 0) ||
-	    (pipe > SOCKET + 1 && change_descriptors(SOCKET + 1, (unsigned int)pipe - 1, 0)) ||
-	    change_descriptors((unsigned int)pipe + 1, UINT_MAX, 0))
+	if (close_others(kept, sizeof kept / sizeof kept[0]))
 		fail();
 	release_plan();
 	announce_shield(shared);
@@ -308,6 +333,7 @@ static void reap(pid_t child)
 	while ((pid = waitpid(-1, &status, WNOHANG | __WALL)) > 0) {
 		if (pid != child)
 			continue;
+		output_end(&output);
 		set_progress(NO_OPERATION, WIFSIGNALED(status) ? 1 : 0);
 		send_report(REPORT_EXITED, 0,
 			    WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), -1);
@@ -316,15 +342,18 @@ static void reap(pid_t child)
 }
 
 /*
- * The main loop of init after the fork. Nothing is reaped before the payload's execve, since
- * exec_verdict needs the zombie. init exits when the payload exits, or when the stream ends (the
- * runtime is gone). It must not exit otherwise: the kernel then kills the whole PID namespace.
+ * The main loop of init after the fork. A turn is short, whatever the payload writes. Nothing is
+ * reaped before the payload's execve, since exec_verdict needs the zombie. init exits when the
+ * payload exits, or when the stream ends (the runtime is gone). It must not exit otherwise: the
+ * kernel then kills the whole PID namespace.
  */
 static noreturn void watch(pid_t child, int pipe, struct progress *shared_progress)
 {
 	struct pollfd sources[] = {
 		{ .fd = SOCKET, .events = POLLIN },
 		{ .fd = pipe, .events = POLLIN },
+		{ .fd = output.pipes[0], .events = POLLIN },
+		{ .fd = output.pipes[1], .events = POLLIN },
 	};
 	const struct timespec soon = { .tv_nsec = 1000000 };
 	enum verdict verdict = UNDECIDED;
@@ -335,10 +364,11 @@ static noreturn void watch(pid_t child, int pipe, struct progress *shared_progre
 	for (;;) {
 		if (verdict == EXECUTED)
 			reap(child);
-		if (ppoll(sources, 2, deciding ? &soon : NULL, &none) < 0)
+		if (ppoll(sources, 2 + STREAMS, deciding ? &soon : NULL, &none) < 0)
 			continue; /* SIGCHLD */
 		if (sources[0].revents && stream_has_ended())
 			exit_silently();
+		output_move(&output, sources + 2);
 		if (sources[1].fd >= 0 && sources[1].revents) {
 			close(pipe);
 			sources[1].fd = -1; /* ignored by poll(2) */
@@ -400,10 +430,6 @@ static noreturn void init(int launcher)
 		fail();
 	if (child == 0)
 		payload(&plan, operation, shared_progress);
-	/* shield() expects a number above the socket's. */
-	pipes[0] = fcntl(pipes[0], F_DUPFD_CLOEXEC, SOCKET + 1);
-	if (pipes[0] < 0)
-		fail();
 	shield(pipes[0], shared_progress);
 	watch(child, pipes[0], shared_progress);
 }

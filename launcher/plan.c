@@ -1,12 +1,14 @@
 #include "plan.h"
 
 #include <endian.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdarg.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
+#include "ring.h"
 #include "syscalls.h"
 
 enum occurrence { ONE, OPTIONAL, ANY };
@@ -22,7 +24,7 @@ static const struct kind {
 };
 
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
-_Static_assert(KINDS < 32, "check_plan() needs a bit for each kind");
+_Static_assert(KINDS < 64, "check_plan() needs a bit for each kind");
 
 void text_append(struct text *text, const char *more)
 {
@@ -267,7 +269,7 @@ uint64_t take_limit(struct operation *operation)
 
 /* State of the check: the operations up to the current one. */
 struct check_state {
-	uint32_t kinds; /* a bit for each of `kinds` */
+	uint64_t kinds; /* a bit for each of `kinds` */
 	uint32_t number;
 	uint64_t clone_flags;
 	uint64_t descriptors; /* how many are passed to the payload */
@@ -396,6 +398,23 @@ static const char *check_filter(int descriptor)
 	return NULL;
 }
 
+/* init is killed by SIGBUS if the file shrinks under its mapping, so the seals are required. */
+static const char *check_log(struct operation *operation, const struct plan *plan)
+{
+	const int wanted = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+	int ring = take_descriptor(operation, plan), seals = fcntl(ring, F_GET_SEALS);
+	struct stat file;
+
+	if (seals < 0 || (seals & wanted) != wanted || seals & F_SEAL_WRITE)
+		return "the ring is not a memfd with the seals shrink, grow and seal only";
+	if (fstat(ring, &file) || !ring_capacity((uint64_t)file.st_size))
+		return "the ring has no valid size";
+	take(operation);
+	if (take_integer(operation) < 0 && take_integer(operation) < 0)
+		return "no pipe";
+	return NULL;
+}
+
 /* Checks beyond the kinds of the arguments: returns NULL, or the error. */
 static const char *check_meaning(struct operation operation, const struct plan *plan,
 				 struct check_state *state)
@@ -436,6 +455,8 @@ static const char *check_meaning(struct operation operation, const struct plan *
 	case OP_SOCKET:
 		take(&operation);
 		return valid_socket_type(take_number(&operation)) ? NULL : "invalid type";
+	case OP_LOG:
+		return check_log(&operation, plan);
 	case OP_FD:
 		take(&operation);
 		if (take_number(&operation) != state->descriptors++)
@@ -483,9 +504,9 @@ static bool check_operation(const struct plan *plan, struct operation operation,
 	text_append(problem, "): ");
 	if (operation.number / 10 < state->number / 10)
 		wrong = "out of order";
-	else if (kind->occurrence != ANY && state->kinds & 1U << (kind - kinds))
+	else if (kind->occurrence != ANY && state->kinds & 1ULL << (kind - kinds))
 		wrong = "more than once";
-	state->kinds |= 1U << (kind - kinds);
+	state->kinds |= 1ULL << (kind - kinds);
 	state->number = operation.number;
 	if (!wrong) {
 		if (!valid_arguments(kind->arguments, operation, plan, problem))
@@ -526,7 +547,7 @@ bool check_plan(const struct plan *plan, struct text *problem)
 			return false;
 	}
 	for (size_t i = 0; i < KINDS; i++)
-		if (kinds[i].occurrence == ONE && !(state.kinds & 1U << i)) {
+		if (kinds[i].occurrence == ONE && !(state.kinds & 1ULL << i)) {
 			text_set(problem, "missing operation ", kinds[i].name, NULL);
 			return false;
 		}

@@ -25,6 +25,7 @@ from northstar.manifest import (
     Manifest,
     MountOption,
     NamedNetwork,
+    Output,
     Persist,
     Proc,
     Resource,
@@ -76,6 +77,7 @@ _DESCRIPTIONS: Final = {
     Op.UID: "set the user id {0}",
     Op.CONSOLE: "create the console",
     Op.SOCKET: "create a socket",
+    Op.LOG: "create the log of its output",
     Op.AWAIT: "wait for the runtime",
     Op.CGROUPNS: "unshare the cgroup namespace",
     Op.PAYLOAD: "fork the payload",
@@ -227,6 +229,19 @@ def socket_descriptor(name: str) -> str:
     return f"socket:{name}"
 
 
+def output_descriptor(stream: str) -> str:
+    """Return the plan's name for the read end of the pipe `stdout` or `stderr`."""
+    return f"output:{stream}"
+
+
+def logged_streams(manifest: Manifest) -> list[str]:
+    """Return which of `stdout` and `stderr` the manifest does not discard."""
+    if manifest.io is None:
+        return []
+    outputs = {"stdout": manifest.io.stdout, "stderr": manifest.io.stderr}
+    return [stream for stream, output in outputs.items() if output is not Output.DISCARD]
+
+
 def tasks_descriptor(number: int) -> str:
     """Return the plan's name for the descriptor of a v1 cgroup's `tasks` file."""
     return f"tasks:{number}"
@@ -262,6 +277,9 @@ def build(
         descriptors.append("netns")
     if manifest.seccomp is not None:
         descriptors.append("seccomp")
+    logged = logged_streams(manifest)
+    if logged:
+        descriptors += ["ring", "bell", *map(output_descriptor, logged)]
     if len(descriptors) > DESCRIPTORS_MAX:
         raise LaunchError(
             f"pass {len(descriptors)} descriptors",
@@ -278,6 +296,7 @@ def build(
         Operation(Op.UID, (str(manifest.uid),)),
         Operation(Op.GROUPS, (",".join(map(str, groups)),)),
         *_sockets(manifest, index),
+        *_log(index),
         Operation(Op.AWAIT),
         Operation(Op.CGROUPNS),
         Operation(Op.PAYLOAD),
@@ -409,6 +428,12 @@ def _sockets(manifest: Manifest, index: Mapping[str, str]) -> Iterator[Operation
     for name, config in sorted(manifest.sockets.items()):
         number = str(int(_SOCKET_TYPES[config.type]))
         yield Operation(Op.SOCKET, (index[socket_descriptor(name)], number))
+
+
+def _log(index: Mapping[str, str]) -> Iterator[Operation]:
+    if "ring" in index:
+        pipes = (index.get(output_descriptor(stream), "-1") for stream in ("stdout", "stderr"))
+        yield Operation(Op.LOG, (index["ring"], index["bell"], *pipes))
 
 
 def _listening(manifest: Manifest, index: Mapping[str, str]) -> Iterator[Operation]:

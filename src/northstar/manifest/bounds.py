@@ -53,6 +53,9 @@ SERVICE_DURATION_MAX: Final = 365 * 86400 * 10**9
 LOG_SIZE_MIN: Final = 64 * 1024
 """Smallest log: a pipe's capacity, pipe(7)."""
 
+LOG_SIZE: Final = 256 * 1024
+"""Size of a log whose manifest does not give one."""
+
 LOG_SIZE_MAX: Final = 16 * 1024 * 1024
 """Largest log. It is memory of the container."""
 

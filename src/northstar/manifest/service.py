@@ -264,7 +264,7 @@ class Log(msgspec.Struct, frozen=True):
 
     size: Annotated[
         int, Field(_LOG_SIZE, "Its size, such as `256KiB`: memory of the container.")
-    ] = 256 * 1024
+    ] = bounds.LOG_SIZE
 
 
 class DataPolicy(enum.Enum):

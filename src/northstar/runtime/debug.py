@@ -20,7 +20,8 @@ from typing import Final
 from northstar.launch.launcher import Launcher
 from northstar.linux import pidfd
 from northstar.model import Container
-from northstar.runtime.stdio import LineSink, OutputPipe
+from northstar.runtime.pipe_output import PipeOutput
+from northstar.runtime.stdio import LineSink
 
 log = logging.getLogger("northstar.runtime")
 
@@ -143,7 +144,7 @@ def _spawn(launcher: Launcher, line: str, words: Sequence[str], container: Conta
         command = _Command(line, container, pid, stream)
         undo.callback(command.discard)
         command.watch()
-        OutputPipe(reader, LineSink(container, logging.INFO))
+        PipeOutput(reader, LineSink(container, logging.INFO))
         undo.pop_all()
     _running.add(command)
 

@@ -21,7 +21,6 @@ from northstar.launch.seccomp import Filter
 from northstar.linux import mountinfo, netns
 from northstar.manifest import Io, Manifest, NamedNetwork, Output
 from northstar.model import LaunchError
-from northstar.runtime import stdio
 from northstar.runtime.null_device import reopen
 from northstar.runtime.running import HeldResources
 
@@ -36,8 +35,9 @@ class Source(msgspec.Struct, eq=False):
         cgroup: its cgroup, already created.
         system_calls: its filter, if any.
         null: a private descriptor of the null device, closed after the launch.
-        held: resources that the container holds until its end are added here.
+        held: contains its log, if it has one.
         passed: closes descriptors that only the launcher needs.
+        readers: read ends of the output pipes, by `stdout` and `stderr`.
     """
 
     manifest: Manifest
@@ -46,6 +46,7 @@ class Source(msgspec.Struct, eq=False):
     null: int
     held: HeldResources
     passed: ExitStack
+    readers: dict[str, int] = {}
 
     def close_later(self, descriptor: int) -> int:
         """Close a descriptor after it is passed to the launcher."""
@@ -69,10 +70,23 @@ def _output(source: Source, stream: str, output: Output, argument: str) -> int:
     if output is Output.DISCARD:
         return _null(source, argument)
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    source.close_later(writer)
-    container = source.manifest.container
-    source.held.outputs.append(stdio.open_output(reader, container, stream, output))
-    return writer
+    # Both: init alone reads it, and the payload alone writes to it.
+    source.readers[stream] = source.close_later(reader)
+    return source.close_later(writer)
+
+
+def _read_end(source: Source, argument: str) -> int:
+    return source.readers[argument]  # `stdout` and `stderr` are opened before
+
+
+def _ring(source: Source, argument: str) -> int:  # noqa: ARG001
+    assert source.held.log is not None, "the plan has a log, and the manifest discards its output"
+    return source.held.log.memfd
+
+
+def _bell(source: Source, argument: str) -> int:  # noqa: ARG001
+    assert source.held.log is not None
+    return source.held.log.bell
 
 
 def _cgroup(source: Source, argument: str) -> int:  # noqa: ARG001
@@ -132,6 +146,9 @@ _OPENERS: Final[Mapping[str, Callable[[Source, str], int]]] = {
     "tasks": _tasks,
     "netns": _network,
     "seccomp": _seccomp,
+    "ring": _ring,
+    "bell": _bell,
+    "output": _read_end,
 }
 
 
@@ -152,7 +169,7 @@ def opened(
         cgroup: the container's cgroup.
         system_calls: the filter, if the manifest has one.
         null: the runtime's null device.
-        held: resources that the container holds until its end are added; the caller releases them.
+        held: contains its log, if it has one.
 
     Raises:
         LaunchError, OSError: one cannot be opened.

@@ -312,8 +312,10 @@ class Executor:
                 notify=notify_directory(self._context.own.run_dir.path, container),
                 resources={t: self._mount_point(c) for t, c in action.resources.items()},
             )
-            manifest = self.state.containers[container].manifest
-            running = await start(self._context, manifest, action.command, paths)
+            entry = self.state.containers[container]
+            running = await start(
+                self._context, entry.manifest, action.command, paths, entry.history.runs
+            )
         except asyncio.CancelledError:
             self.apply(events.StartFailed(container, "the runtime is shutting down"))
             raise

@@ -44,6 +44,7 @@ from northstar.runtime import (
     threads,
     writer,
 )
+from northstar.runtime.bells import Bells
 from northstar.runtime.config import Config, RepositoryConfig
 from northstar.runtime.console import Console
 from northstar.runtime.executor import Executor
@@ -202,6 +203,7 @@ class Runtime:
             selinux=selinuxfs.enabled(),
             rlimits=self._rlimits,
         )
+        bells = stack.enter_context(Bells())
         context = StartContext(
             config=config,
             own=self._own,
@@ -214,6 +216,7 @@ class Runtime:
             connect_console=self._connect,
             notifications=self._notifications,
             notified=self._notified,
+            bells=bells,
         )
         for repository in repositories.values():
             stack.callback(repository.close)

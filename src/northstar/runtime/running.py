@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -14,8 +15,9 @@ from northstar.cgroups import Cgroup
 from northstar.launch.launcher import Init
 from northstar.model import Container, ExitStatus
 from northstar.runtime.listeners import BoundSocket
+from northstar.runtime.logring import EndedRun, LogRing
 from northstar.runtime.oom_watch import OomWatch
-from northstar.runtime.stdio import OutputPipe
+from northstar.runtime.stdio import RingOutput
 from northstar.runtime.stopping import stop_members
 from northstar.runtime.threads import Pools
 
@@ -41,20 +43,24 @@ class HeldResources(msgspec.Struct, eq=False):
         mounts: the mount points that it uses; they stay mounted after its end.
         cgroup: its cgroup.
         memory: reports memory events of the cgroup.
-        outputs: the runtime's ends of its output pipes.
+        log: the ring of its output, None if it discards both streams.
+        output: passes on its output with `io: pipe` or `inherit`.
         sockets: the files of its Unix sockets.
         notify: its notify socket.
         console: the runtime's side of its console connection.
+        on_log_ended: called with what the ring contained at the end, if init had created it.
     """
 
     container: Container
     mounts: tuple[str, ...]
     cgroup: Cgroup | None = None
     memory: OomWatch | None = None
-    outputs: list[OutputPipe] = []
+    log: LogRing | None = None
+    output: RingOutput | None = None
     sockets: list[BoundSocket] = []
     notify: NotifySocket | None = None
     console: ConsoleConnection | None = None
+    on_log_ended: Callable[[EndedRun], None] | None = None
 
     def describe(self) -> str:
         """Return one line that lists all of them, for the log."""
@@ -63,8 +69,8 @@ class HeldResources(msgspec.Struct, eq=False):
             parts.append(f"cgroup {self.cgroup.path}")
         if self.memory is not None:
             parts.append("memory events")
-        if self.outputs:
-            parts.append(f"{len(self.outputs)} output pipes")
+        if self.log is not None:
+            parts.append(f"a log of {self.log.capacity} bytes")
         if self.sockets:
             parts.append(f"sockets {', '.join(bound.path for bound in self.sockets)}")
         if self.notify is not None:
@@ -92,14 +98,22 @@ class HeldResources(msgspec.Struct, eq=False):
                 stack.push_async_callback(pools.kernel.run, self.cgroup.destroy)
             if self.memory is not None:
                 stack.callback(self.memory.close)
-            for pipe in self.outputs:
-                stack.callback(pipe.close)
+            if self.log is not None:
+                stack.callback(self._end_log, self.log)
             for bound in self.sockets:
                 stack.callback(bound.unlink)
             if self.notify is not None:
                 stack.callback(self.notify.close)
             if self.console is not None:
                 stack.callback(self.console.close)
+
+    def _end_log(self, ring: LogRing) -> None:
+        created = ring.is_open
+        ended = ring.finish()
+        if self.output is not None:
+            self.output.close()
+        if created and self.on_log_ended is not None:
+            self.on_log_ended(ended)
 
 
 class RunningContainer:

@@ -21,13 +21,22 @@ import msgspec
 from northstar.cgroups import Cgroup, CgroupHost
 from northstar.launch import seccomp
 from northstar.launch.launcher import Init, Launcher
-from northstar.launch.plan import ContainerPaths, HostFacts, build, socket_descriptor
+from northstar.launch.plan import (
+    ContainerPaths,
+    HostFacts,
+    build,
+    logged_streams,
+    socket_descriptor,
+)
 from northstar.manifest import Capability, Command, Manifest, Persist
+from northstar.manifest.bounds import LOG_SIZE
 from northstar.model import Container, LaunchError, Permissions, listed
-from northstar.runtime import debug, listeners, logs
+from northstar.runtime import debug, listeners, logs, stdio
+from northstar.runtime.bells import Bells
 from northstar.runtime.config import Config
 from northstar.runtime.descriptors import opened
 from northstar.runtime.directories import LockedDirectory, RuntimeDirectories
+from northstar.runtime.logring import EndedRun, LogRing
 from northstar.runtime.notifications import Notifications
 from northstar.runtime.oom_watch import OomWatch
 from northstar.runtime.running import ConsoleConnection, HeldResources, RunningContainer
@@ -60,6 +69,8 @@ class StartContext(msgspec.Struct, frozen=True):
         connect_console: serves a container's console.
         notifications: receives the containers' memory events.
         notified: called with each message on a container's notify socket after its execve(2).
+        bells: waits for output of containers.
+        on_log_ended: called with the output that is left of each run, after its end.
     """
 
     config: Config
@@ -73,12 +84,21 @@ class StartContext(msgspec.Struct, frozen=True):
     connect_console: ConnectConsole
     notifications: Notifications
     notified: Callable[[Container, NotifyMessage], None]
+    bells: Bells
+    on_log_ended: Callable[[EndedRun], None] | None = None
 
 
 async def start(
-    context: StartContext, manifest: Manifest, command: Command, paths: ContainerPaths
+    context: StartContext, manifest: Manifest, command: Command, paths: ContainerPaths, run: int
 ) -> RunningContainer:
     """Start a container whose image and resources are mounted.
+
+    Args:
+        context: what every start uses.
+        manifest: the container's manifest.
+        command: the command to execute.
+        paths: the container's host paths.
+        run: number of the run, from 1.
 
     Raises:
         LaunchError, HostError, OSError: it could not be started; nothing is left behind.
@@ -92,7 +112,10 @@ async def start(
     _warn_of_getfd(manifest)
     system_calls = await _seccomp_filter(context, manifest)
     held = HeldResources(container, (paths.root, *paths.resources.values()))
+    held.on_log_ended = context.on_log_ended
     try:
+        if logged_streams(manifest):
+            held.log = LogRing(container, run, _log_size(manifest), context.bells)
         await _prepare(context, manifest, paths, held)
         assert held.cgroup is not None
         with opened(
@@ -135,6 +158,11 @@ async def _prepare(
     context.own.socket_dir.restore()
     if manifest.service is not None and manifest.service.notify is not None:
         held.notify = _bind_notify(context, manifest)
+
+
+def _log_size(manifest: Manifest) -> int:
+    service = manifest.service
+    return LOG_SIZE if service is None or service.log is None else service.log.size
 
 
 def _bind_notify(context: StartContext, manifest: Manifest) -> NotifySocket:
@@ -192,6 +220,10 @@ async def _bring_up(
     """Start the payload of a cloned init, up to its execve(2); kill init on a failure."""
     try:
         await init.ready
+        if held.log is not None:
+            held.log.open()
+            assert manifest.io is not None
+            held.output = stdio.open_output(held.log, manifest.io)
         if manifest.console is not None:
             permissions = manifest.console.permissions
             if manifest.service is not None:

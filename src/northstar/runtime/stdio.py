@@ -1,27 +1,28 @@
-"""Output of containers: read from pipes in the event loop, to the log or the runtime's output.
+"""Output of containers with `io: pipe` or `inherit`: from the ring to the log or our own output.
 
-A container may print any bytes, at any rate. So the length of a line and the duration of a step are
-bounded, and the pipe of a container that prints too much is not read for a while. The pipe fills
-and the container waits, like any program whose output is read slowly.
+A container may print any bytes, at any rate, and never waits for the runtime (logring.py). So the
+length of a line and the duration of a step are bounded, and the ring of a container that prints too
+much is not read for a while. What it overwrites meanwhile is lost here; how much is logged.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
+from collections.abc import Mapping
 from typing import Final, Protocol
 
-from northstar.manifest import Output
+from northstar.manifest import Io, Output
 from northstar.model import Container, printable
 from northstar.runtime import logs, writer
+from northstar.runtime.logring import LogRing
 from northstar.runtime.ratelimit import TokenBucket
 
 LINE_MAX: Final = 4096
 """Longest line in bytes; a longer one is split."""
 
 CHUNK: Final = 16 * 1024
-"""Maximum bytes of one read."""
+"""Maximum bytes of one write to the runtime's output, and of one read of a pipe."""
 
 LINES_PER_STEP: Final = 64
 """Most lines that are logged without returning to the event loop: about a millisecond."""
@@ -32,14 +33,17 @@ LINE_COST: Final = 500
 ESCAPE_COST: Final = 30
 """Cost of each character that escaping adds: a `\\x1b` takes as long as a hundred plain ones."""
 
+RECORD_COST: Final = 24
+"""Cost of a record besides its bytes: a container may print single ones."""
+
 STEP_COST: Final = 64 * 1024
 """Cost after which a step ends, exceeded by one line at most: binary data is slower than text."""
 
 RATE: Final = 2**20
-"""Bytes per second of one pipe, including line costs; also the largest burst."""
+"""Bytes per second of one stream, including line costs; also the largest burst."""
 
 TOTAL_RATE: Final = 2 * 2**20
-"""The same for all pipes together: 4000 short lines per second, some percent of a processor."""
+"""The same for all streams together: 4000 short lines per second, some percent of a processor."""
 
 BACKLOG_MAX: Final = writer.LIMIT // 2
 """Buffered bytes above which containers are not read; the other half is for the runtime's lines."""
@@ -48,7 +52,7 @@ BACKLOG_PAUSE: Final = 0.05
 """Seconds until the backlog is checked again."""
 
 DRAIN_MAX: Final = 2**20
-"""Most bytes that are read after the container's end: the default maximum size of a pipe."""
+"""Most bytes that are read from a pipe after its writer's end: the default maximum of its size."""
 
 DRAIN_LINES: Final = 1024
 """Most lines of these that are logged. The last ones are kept: they explain why it ended."""
@@ -56,14 +60,21 @@ DRAIN_LINES: Final = 1024
 DRAIN_KEPT: Final = 128 * 1024
 """Most bytes of these that are logged: binary data takes longer than text."""
 
-STEPS_AT_CLOSE: Final = 8
-"""Steps of `OutputPipe.close` before it returns: enough for the remaining output of most."""
+LOST: Final = "(%d bytes of its output are lost here)"
+"""Reports bytes that were overwritten before they were read."""
 
-_total_bucket: Final = TokenBucket(TOTAL_RATE, TOTAL_RATE)
+READ_AT_CLOSE: Final = 64 * 1024
+"""Bytes of the ring that are read in one step after the container's end: about a millisecond."""
+
+STEPS_AT_CLOSE: Final = 8
+"""Steps of `close` before it returns: enough for the remaining output of most."""
+
+total_bucket: Final = TokenBucket(TOTAL_RATE, TOTAL_RATE)
+"""Limits `TOTAL_RATE`."""
 
 
 class Sink(Protocol):
-    """The destination of the bytes of a pipe."""
+    """The destination of the bytes of a stream."""
 
     def feed(self, data: bytes) -> None:
         """Take bytes."""
@@ -74,8 +85,16 @@ class Sink(Protocol):
     def finish(self) -> None:
         """Pass on an incomplete line."""
 
+    def lose(self, count: int) -> None:
+        """Report that this many bytes are lost between those before and after the call.
+
+        Args:
+            count: 0 if another sink reports it. An incomplete line ends here all the same: some of
+                them may have belonged to it.
+        """
+
     def trim(self) -> None:
-        """Drop bytes that would take too long to pass on: the container cannot wait any more."""
+        """Drop bytes that would take too long to pass on: the container has ended."""
 
     def backlog(self) -> int:
         """Return the number of bytes that wait to be written."""
@@ -119,6 +138,14 @@ class LineSink:
             self._emit(self._buffer)
             self._buffer.clear()
 
+    def lose(self, count: int) -> None:
+        """Log what waits, with an incomplete line, and a line about the loss."""
+        while self.step()[1]:
+            continue
+        self.finish()
+        if count:
+            self._log.log(self._level, LOST, count)
+
     def trim(self) -> None:
         """Keep the last lines, and log how much was dropped."""
         start = len(self._buffer)
@@ -157,10 +184,12 @@ class CopySink:
     def __init__(self, out: writer.Writer) -> None:
         self._out = out
         self._buffer = bytearray()
+        self._in_line = False
 
     def feed(self, data: bytes) -> None:
         """Take bytes."""
         self._buffer += data
+        self._in_line = not data.endswith(b"\n")
 
     def step(self) -> tuple[int, bool]:
         """Write some bytes."""
@@ -173,6 +202,11 @@ class CopySink:
     def finish(self) -> None:
         """Do nothing: bytes are never incomplete."""
 
+    def lose(self, count: int) -> None:
+        """Write a line about it."""
+        if count:
+            self.feed(b"\n" * self._in_line + LOST.encode() % count + b"\n")
+
     def trim(self) -> None:
         """Do nothing: copying bytes is fast."""
 
@@ -181,120 +215,134 @@ class CopySink:
         return self._out.backlog
 
 
-def open_output(descriptor: int, container: Container, name: str, output: Output) -> OutputPipe:
-    """Begin to read the output of a container.
+def open_output(ring: LogRing, io: Io) -> RingOutput | None:
+    """Begin to pass on the output of a container; None if nothing is to be passed on.
 
     Args:
-        descriptor: the pipe's read end, owned by the result.
-        container: the container that prints.
-        name: `stdout` or `stderr`.
-        output: pipe (to the log) or inherit (to the runtime's output).
+        ring: the container's ring.
+        io: for each stream: pipe (to the log) or inherit (to the runtime's output). A stream of the
+            former is not read if its level is not logged at all.
     """
-    sink: Sink = LineSink(container)
-    if output is Output.INHERIT:
-        sink = CopySink(writer.shared(1 if name == "stdout" else 2))
-    try:
-        return OutputPipe(descriptor, sink)
-    except BaseException:
-        os.close(descriptor)
-        raise
+    sinks: dict[int, Sink] = {}
+    for number, output in ((1, io.stdout), (2, io.stderr)):
+        if output is Output.INHERIT:
+            sinks[number] = CopySink(writer.shared(number))
+        elif output is Output.PIPE and logs.ContainerLog(ring.container).enabled(logging.DEBUG):
+            sinks[number] = LineSink(ring.container)
+    return RingOutput(ring, sinks) if sinks else None
 
 
-class OutputPipe:
-    """Moves bytes from a pipe to a sink, and closes at the end of the stream."""
+class RingOutput:
+    """Passes on the output in a ring, from its begin, at a limited rate.
 
-    def __init__(self, descriptor: int, sink: Sink) -> None:
-        os.set_blocking(descriptor, False)
-        self._descriptor = descriptor
-        self._sink = sink
-        self._loop = asyncio.get_running_loop()
-        self._bucket = TokenBucket(RATE, RATE)
-        self._timer: asyncio.TimerHandle | None = None
-        self._closing = False
+    Attributes:
+        lost: bytes of output that were overwritten before they were read.
+        ended: the run has ended, and the sinks have received all bytes that were left.
+    """
+
+    def __init__(self, ring: LogRing, sinks: Mapping[int, Sink]) -> None:
+        """Begin to read.
+
+        Args:
+            ring: the ring.
+            sinks: by stream, 1 or 2. Output of others is skipped.
+        """
+        self.lost = 0
         self.ended = False
-        """The pipe is closed, and the sink has received all bytes that were read."""
-        self._loop.add_reader(descriptor, self._readable)
+        self._ring = ring
+        self._sinks = sinks
+        self._buckets = {stream: TokenBucket(RATE, RATE) for stream in sinks}
+        self._position = 0
+        self._offset = 0
+        self._unreported = 0
+        self._closing = False
+        self._trimmed = False
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._listener = ring.listen(self._readable)
 
     def close(self) -> None:
-        """Pass on the remaining bytes of an ended container, then close the pipe. Idempotent.
+        """Pass on what is left, after `LogRing.finish`. Idempotent.
 
         Usually this is complete on return. Many bytes are passed on in steps later, so that they do
         not delay other containers.
         """
         if self._closing:
             return
-        # Bounded: another process may hold the write end, for example a debug command.
-        left = DRAIN_MAX
-        while left > 0 and (data := self._read()):
-            self._sink.feed(data)
-            left -= len(data)
-        self._sink.trim()
-        self._finish(STEPS_AT_CLOSE)
-
-    def _readable(self) -> None:
-        data = self._read()
-        if data:
-            self._sink.feed(data)
-            self._schedule(self._step())
-        elif data is not None:
-            self._finish(1)
-
-    def _finish(self, steps: int) -> None:
-        """Stop reading; pass on what was read, in `steps` steps now and more later."""
         self._closing = True
-        self._pause()
-        while steps and not self.ended:
-            self._step()
-            steps -= 1
-        self._schedule(0.0)
-
-    def _pump(self) -> None:
-        self._timer = None
-        self._schedule(self._step())
-
-    def _schedule(self, delay: float | None) -> None:
-        """Schedule the next step after `delay` seconds; None waits for input."""
-        if self.ended:
-            return
-        if delay is None:
-            try:
-                self._loop.add_reader(self._descriptor, self._readable)
-            except OSError:
-                # After a pause epoll_ctl(2) adds the pipe again, and may fail for lack of memory.
-                delay = BACKLOG_PAUSE
-            else:
-                return
-        self._pause()
-        self._timer = self._loop.call_later(delay, self._pump)
-
-    def _pause(self) -> None:
-        self._loop.remove_reader(self._descriptor)
+        self._listener.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        for _ in range(STEPS_AT_CLOSE):
+            if not self.ended:
+                self._close_step()
+        self._schedule(0.0)
+
+    def _readable(self) -> None:
+        if self._timer is None and not self._closing:
+            self._schedule(self._step())
+
+    def _pump(self) -> None:
+        self._timer = None
+        if self._closing:
+            self._close_step()
+            self._schedule(0.0)
+        else:
+            self._schedule(self._step())
+
+    def _schedule(self, delay: float | None) -> None:
+        """Do the next step after `delay` seconds; None waits for output."""
+        if delay is not None and not self.ended:
+            self._timer = self._loop.call_later(delay, self._pump)
 
     def _step(self) -> float | None:
-        """Do one step; return the seconds until the next one, or None to wait for input."""
-        cost, more = self._sink.step()
-        if self._closing:
-            if not more:
-                self._end()
-            return 0.0
+        """Do one step; return the seconds until the next one, or None to wait for output."""
+        more = False
+        delay = 0.0
         now = self._loop.time()
-        delay = max(self._bucket.spend(cost, now), _total_bucket.spend(cost, now))
-        if self._sink.backlog() > BACKLOG_MAX:
-            delay = max(delay, BACKLOG_PAUSE)
-        return delay if delay or more else None
+        for stream, sink in self._sinks.items():
+            cost, rest = sink.step()
+            more = more or rest
+            waits = self._buckets[stream].spend(cost, now), total_bucket.spend(cost, now)
+            delay = max(delay, *waits)
+            if sink.backlog() > BACKLOG_MAX:
+                delay = max(delay, BACKLOG_PAUSE)
+        if delay or more:
+            # Nothing more is read, so the sinks hold little, and the ring keeps what is new.
+            return delay
+        return 0.0 if self._feed(CHUNK) else None
 
-    def _read(self) -> bytes | None:
-        """Return bytes, empty at the end of the stream, None if there is nothing now."""
-        try:
-            return os.read(self._descriptor, CHUNK)
-        except BlockingIOError:
-            return None
+    def _feed(self, most: int) -> bool:
+        """Give the sinks the next records; return whether there were any."""
+        batch = self._ring.read(self._position, most)
+        for record in batch.records:
+            gap = record.offset - self._offset
+            self._offset = record.offset + len(record.data)
+            self.lost += gap
+            self._unreported += gap
+            sink = self._sinks.get(record.stream)
+            if sink is None:
+                continue
+            if self._unreported:
+                for other in self._sinks.values():
+                    other.lose(self._unreported if other is sink else 0)
+                self._unreported = 0
+            sink.feed(record.data)
+        self._position = batch.position
+        if batch.records and not self._closing:
+            total_bucket.spend(len(batch.records) * RECORD_COST, self._loop.time())
+        return bool(batch.records)
 
-    def _end(self) -> None:
-        self._pause()
-        self._sink.finish()
-        os.close(self._descriptor)
-        self.ended = True
+    def _close_step(self) -> None:
+        if self._feed(READ_AT_CLOSE):
+            return
+        if not self._trimmed:
+            self._trimmed = True
+            for sink in self._sinks.values():
+                sink.trim()
+        more = [sink.step()[1] for sink in self._sinks.values()]
+        if not any(more):
+            for sink in self._sinks.values():
+                sink.finish()
+            self.ended = True
