@@ -7,12 +7,14 @@ import contextlib
 import inspect
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from typing import Any, Final, Self, TypeVar
 
 from northstar.api import request, response
+from northstar.api.feature import LOGS
+from northstar.api.log import Log, LogStream
 from northstar.api.notification import Notification
-from northstar.client import address
+from northstar.client import address, reading
 from northstar.client.errors import ConnectError, DisconnectedError, reason
 from northstar.client.operations import AsyncOperations
 from northstar.client.package import (
@@ -168,6 +170,62 @@ class Client(AsyncOperations):
                     self._connection.abort(DisconnectedError("an install was cancelled or failed"))
                     raise
         return container_in(await self._answer(call, response.Install))
+
+    # Logs
+
+    async def logs(
+        self,
+        container: Container | str,
+        *,
+        follow: bool = False,
+        since: float | None = None,
+        lines: int | None = None,
+        cursor: str | None = None,
+        streams: Iterable[LogStream] = reading.BOTH,
+    ) -> AsyncGenerator[Log, None]:
+        """Yield the output of a container: lines, and gaps where it was overwritten unread.
+
+        They come oldest first: those of the newest ended run, and then those of the present one.
+
+        Later requests of this client are answered after it: a followed log needs a connection of
+        its own. Closing the iterator before its end (see contextlib.aclosing)
+        closes the connection if the log is followed. Otherwise the rest is dropped.
+
+        Args:
+            container: the container.
+            follow: go on with later output, over restarts, until the package is removed or the
+                runtime shuts down.
+            since: only lines of the last so many seconds.
+            lines: only that many lines of those that are there now, the last ones.
+            cursor: only what follows the line with this cursor.
+            streams: only lines of these streams.
+
+        Raises:
+            MissingFeatureError: the runtime does not have the feature `logs`.
+            InvalidValueError: an argument is invalid.
+            RefusedError: the container is not installed or discards its output, or the cursor is
+                invalid.
+        """
+        self._session.require(LOGS)
+        [target] = await self.resolve(container)
+        message = reading.message(
+            target, follow=follow, since=since, lines=lines, cursor=cursor, streams=streams
+        )
+        call = await self._request(message)
+        try:
+            while call.logs or not call.done:
+                await self._connection.wait(lambda: bool(call.logs) or call.done)
+                while call.logs:
+                    yield call.logs.popleft()
+                self._connection.regulate()
+        finally:
+            if not call.done and follow:
+                self._connection.abort(
+                    DisconnectedError("a log that was followed was closed before its end")
+                )
+            call.drop_logs()
+            self._connection.regulate()
+        call.result(response.Logs)
 
     # Notifications
 
@@ -340,7 +398,17 @@ class _Connection(asyncio.Protocol):
             self.session.receive(data)
         except NorthstarError as error:
             self.abort(error)
+        self.regulate()
         self._wake()
+
+    def regulate(self) -> None:
+        """Read from the socket unless many messages of a log were not read by the caller."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self.session.unread_logs > reading.UNREAD_MAX:
+            self._transport.pause_reading()
+        elif not self._transport.is_reading():
+            self._transport.resume_reading()
 
     def eof_received(self) -> None:
         self.session.end()

@@ -90,6 +90,9 @@ class Operations(Protocol):
     async def uninstall(self, container: Container, wipe: bool) -> None:
         """Remove it, with `wipe` its persistent data too."""
 
+    async def logs(self, request: requests.Logs, channel: Channel) -> None:
+        """Send the messages of a request for the log of a container."""
+
     async def begin_install(self, repository: str, size: int) -> PackageWriter:
         """Begin to store a package of `size` bytes."""
 
@@ -183,6 +186,7 @@ class Dispatcher:
             requests.Status: Task(self._status),
             requests.Stop: Task(self._stop),
             requests.Restart: Task(self._restart),
+            requests.Logs: Exchange(self._logs, reads=False),
             requests.Install: Upload(self._install),
         }
 
@@ -274,6 +278,11 @@ class Dispatcher:
         container = request.container
         restart = self._operations.restart(container)
         return responses.Restart(await _result("restart", container, restart))
+
+    async def _logs(self, request: requests.Logs, _caller: Caller, channel: Channel) -> Response:
+        container = request.container
+        logs = self._operations.logs(request, channel)
+        return responses.Logs(await _result("read the log of", container, logs))
 
     # With a package
 
