@@ -8,18 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple, Protocol, Self
 
 from northstar.model import Container, Name
 from northstar.model.loop_deadline import timeout
+from northstar.runtime import ring
 from northstar.runtime.ring import Batch
-
-_HEADER: Final = struct.Struct("=I12xQ")
-"""Of a record: bytes of data, and the bytes of output before them."""
-_HEADER_SIZE: Final = 24
-_ALIGNMENT: Final = 8
 
 _STEP: Final = 2000
 """Records of an ended run that are counted without returning to the event loop: about 0.5 ms."""
@@ -160,14 +155,14 @@ class LogStore:
 
     # Called by the runtime.
 
-    def begin(self, ring: Ring) -> None:
+    def begin(self, present: Ring) -> None:
         """A run begins to write to its ring."""
-        log = self._logs.setdefault(ring.container, _Log(ring.started))
+        log = self._logs.setdefault(present.container, _Log(present.started))
         if log.present is not None:
             # Its end was not reported, since it was given up.
-            log = self._restart(ring.container, ring.started)
-        log.present = ring
-        self._changed(ring.container)
+            log = self._restart(present.container, present.started)
+        log.present = present
+        self._changed(present.container)
 
     def end(self, ended: Ended) -> None:
         """A run has ended, and its ring is released. `begin` need not have been called."""
@@ -258,29 +253,34 @@ class LogStore:
         try:
             if before is not None:
                 await asyncio.wait([before])
-            records = memoryview(ended.records)
-            # What is cut at the front, so that the rest fits.
-            begin, at, written = len(records), 0, 0
+            records = ended.records
+            # The record in which the part begins that fits into the limit.
+            cut, at, written = 0, 0, 0
             while at < len(records):
                 for _ in range(_STEP):
-                    if begin > at >= len(records) - self._limit:
-                        begin = at
-                    if len(records) - at < _HEADER_SIZE:
-                        at = len(records)
+                    if at >= len(records):
                         break
-                    size, offset = _HEADER.unpack_from(records, at)
-                    written = max(written, offset + size)
-                    at += _HEADER_SIZE + size + -size % _ALIGNMENT
+                    if at <= len(records) - self._limit:
+                        cut = at
+                    at, output = ring.skip(records, at)
+                    written = max(written, output)
                 await asyncio.sleep(0)
-            kept = bytes(records[begin:]) if begin else ended.records
             if self._logs.get(ended.container) is log:
-                self._keep(log, ended._replace(position=ended.position + begin, records=kept))
+                self._keep(log, self._trimmed(ended, cut))
                 # Each byte of output takes one of the ring, whatever the container made of it.
                 log.written += min(written, ended.position + len(records))
         finally:
             if log.counting is asyncio.current_task():
                 log.counting = None
             self._changed(ended.container)
+
+    def _trimmed(self, ended: Ended, cut: int) -> Ended:
+        """Return the part of a run that fits into the limit; it begins in the record at `cut`."""
+        if len(ended.records) <= self._limit:
+            return ended
+        kept = ring.newest(ended.records, cut, self._limit)
+        begin = ended.position + len(ended.records) - len(kept)
+        return ended._replace(position=begin, records=kept)
 
     def _keep(self, log: _Log, ended: Ended) -> None:
         """Keep an ended run. One without output does not replace an earlier one."""
