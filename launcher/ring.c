@@ -29,9 +29,9 @@ uint64_t ring_capacity(uint64_t size)
 {
 	uint64_t capacity = size - RING_PAGE;
 
-	/* Whole pages, so that no word of a record's head wraps; room for more than one record. */
+	/* Whole pages, so that no word of a record's head wraps; room for the largest record. */
 	if (size < 2 * RING_PAGE || capacity % RING_PAGE || capacity > RING_CAPACITY_MAX ||
-	    capacity < 2 * record_size(RECORD_DATA_MAX))
+	    capacity < record_size(RECORD_DATA_MAX))
 		return 0;
 	return capacity;
 }

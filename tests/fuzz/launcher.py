@@ -30,10 +30,10 @@ TARGETS = HERE / "targets"
 LAUNCHER = HERE.parents[1] / "launcher"
 
 SOURCES = {
-    "plan": [TARGETS / "plan.c", LAUNCHER / "plan.c"],
+    "plan": [TARGETS / "plan.c", LAUNCHER / "plan.c", LAUNCHER / "ring.c"],
     "program": [
         TARGETS / "program.c",
-        *(LAUNCHER / f"{name}.c" for name in ("plan", "report", "resolve")),
+        *(LAUNCHER / f"{name}.c" for name in ("plan", "report", "resolve", "ring")),
     ],
 }
 COMMON = ("-std=c11", "-D_GNU_SOURCE", "-g", "-O1", "-fno-sanitize-recover=all")

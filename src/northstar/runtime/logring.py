@@ -348,7 +348,8 @@ class LogRing:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._views is not None and self._armed:
+        # The end of a ring rings its bell, and leaves it armed.
+        if self._views is not None and self._views[1][ring.ARMED_AT // 4]:
             self._views[1][ring.ARMED_AT // 4] = 0
         self._armed = False
         if self._watched:

@@ -89,8 +89,8 @@ class Sink(Protocol):
         """Report that this many bytes are lost between those before and after the call.
 
         Args:
-            count: 0 if another sink reports it. An incomplete line ends here all the same: some of
-                them may have belonged to it.
+            count: 0 if another sink reports it. An incomplete line ends all the same, since a part
+                of it may be lost.
         """
 
     def trim(self) -> None:
@@ -326,7 +326,8 @@ class RingOutput:
                 continue
             if self._unreported:
                 for other in self._sinks.values():
-                    other.lose(self._unreported if other is sink else 0)
+                    other.lose(0)
+                sink.lose(self._unreported)
                 self._unreported = 0
             sink.feed(record.data)
         self._position = batch.position

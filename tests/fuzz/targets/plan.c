@@ -24,7 +24,9 @@ static const struct {
 #include "../../../launcher/plan.def"
 };
 
-/* Files with the size of a valid filter, except the last, which is empty. */
+enum { SIZE = 24576 }; /* of a valid filter and of a valid ring */
+
+/* Files that may be a filter or a ring, except the last, which is empty. */
 static int *files(void)
 {
 	static int descriptors[DESCRIPTORS];
@@ -32,10 +34,12 @@ static int *files(void)
 	if (descriptors[DESCRIPTORS - 1])
 		return descriptors;
 	for (int i = 0; i < DESCRIPTORS; i++) {
-		descriptors[i] = memfd_create("fuzz", MFD_CLOEXEC);
+		descriptors[i] = memfd_create("fuzz", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 		assert(descriptors[i] >= 0);
 		if (i < DESCRIPTORS - 1)
-			assert(!ftruncate(descriptors[i], 8));
+			assert(!ftruncate(descriptors[i], SIZE));
+		assert(!fcntl(descriptors[i], F_ADD_SEALS,
+			      F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL));
 	}
 	return descriptors;
 }

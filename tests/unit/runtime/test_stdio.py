@@ -1,4 +1,4 @@
-"""Output of containers: lines, floods and the end of the stream, over real pipes."""
+"""Output of containers: lines, and the way from a ring that the real writer fills to the log."""
 
 from __future__ import annotations
 
@@ -6,109 +6,25 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from northstar.manifest import Output
+from northstar.manifest import Io, Output
 from northstar.model import Container
-from northstar.runtime import stdio, writer
+from northstar.runtime import ring, stdio, writer
+from northstar.runtime.bells import Bells
+from northstar.runtime.logring import LogRing
 from northstar.runtime.ratelimit import TokenBucket
-from northstar.runtime.stdio import LINE_MAX, CopySink, LineSink, OutputPipe
+from northstar.runtime.stdio import LINE_MAX, LineSink
 from northstar.runtime.writer import Writer
 from tests.unit.runtime.console.harness import run, until
+from tests.unit.runtime.container_lines import collecting
+from tests.unit.runtime.ring_writer import RingWriter
 
 A = Container.parse("a:1.0.0")
-
-
-class Lines(logging.Handler):
-    """The lines of containers, with their name and level."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
-
-    @property
-    def texts(self) -> list[str]:
-        return [record.getMessage() for record in self.records]
-
-
-@contextlib.contextmanager
-def collecting(level: int = logging.DEBUG) -> Iterator[Lines]:
-    logger = logging.getLogger("northstar.container")
-    handler, before = Lines(), (logger.level, logger.propagate)
-    logger.addHandler(handler)
-    logger.setLevel(level)
-    logger.propagate = False
-    try:
-        yield handler
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = before[1]
-        logger.setLevel(before[0])
-
-
-@contextlib.asynccontextmanager
-async def printing(output: Output = Output.PIPE) -> AsyncIterator[tuple[OutputPipe, int]]:
-    """A container's output, and the write end of its pipe."""
-    reader, printer = os.pipe()
-    os.set_blocking(printer, False)
-    pipe = stdio.open_output(reader, A, "stdout", output)
-    try:
-        yield pipe, printer
-    finally:
-        with contextlib.suppress(OSError):
-            os.close(printer)
-        pipe.close()
-        await until(lambda: pipe.ended)
-        with pytest.raises(OSError, match="Bad file descriptor"):
-            os.fstat(reader)
-
-
-def flood(descriptor: int, data: bytes, limit: int = 2**30) -> int:
-    """Print until the pipe is full; return the number of accepted bytes."""
-    sent = 0
-    with contextlib.suppress(BlockingIOError):
-        while sent < limit:
-            sent += os.write(descriptor, data[: limit - sent])
-    return sent
-
-
-def test_lines() -> None:
-    async def test() -> None:
-        with collecting() as lines:
-            async with printing() as (pipe, printer):
-                os.write(printer, b"one\ntw")
-                await until(lambda: lines.texts == ["one"])
-                os.write(printer, b"o\r\n\n\xff\xc3\xbc\n\x1b[1m\tend")
-                await until(lambda: len(lines.texts) == 4)
-                assert lines.texts == ["one", "two", "", "\\xffü"]
-                os.close(printer)
-                await until(lambda: pipe.ended)
-                assert lines.texts[4:] == ["\x1b[1m\tend"]
-            for record in lines.records:
-                assert record.levelno == logging.DEBUG
-                assert record.__dict__["container"] == "a:1.0.0"
-
-    run(test())
-
-
-def test_output_below_the_log_level_is_still_read() -> None:
-    async def test() -> None:
-        with collecting(logging.INFO) as lines:
-            async with printing() as (_, printer):
-                for _ in range(4):
-                    flood(printer, b"line\n" * 1000, 2**16)
-                    await asyncio.sleep(0.01)
-                await until(lambda: flood(printer, b"x", 1))
-            assert lines.texts == []
-
-    run(test())
 
 
 @given(
@@ -206,50 +122,146 @@ def test_an_endless_line_is_not_buffered() -> None:
             assert len(sink._buffer) <= LINE_MAX
 
 
-def test_a_flood_waits_in_its_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    burst = 1000 * (stdio.LINE_COST + 4)
-    monkeypatch.setattr(stdio, "RATE", burst)
+# ---- From the ring to the log
 
+
+class Run:
+    """A run of a container: its ring, what init writes, and what the runtime passes on."""
+
+    def __init__(self, io: Io, capacity: int) -> None:
+        self.bells = Bells()
+        self.ring = LogRing(A, 1, capacity, self.bells)
+        self.init = RingWriter(self.ring)
+        self.output = stdio.open_output(self.ring, io)
+
+    def end(self) -> None:
+        """Release as at the end of a container."""
+        self.ring.finish()
+        if self.output is not None:
+            self.output.close()
+
+
+@contextlib.asynccontextmanager
+async def running(
+    out: Output = Output.PIPE, err: Output = Output.PIPE, capacity: int = 2**20
+) -> AsyncIterator[Run]:
+    run_ = Run(Io(stdout=out, stderr=err), capacity)
+    try:
+        yield run_
+    finally:
+        run_.end()
+        await until(lambda: run_.output is None or run_.output.ended)
+        run_.init.close()
+        run_.bells.close()
+        assert run_.ring.memfd == run_.ring.bell == -1
+
+
+def test_lines() -> None:
     async def test() -> None:
-        loop = asyncio.get_running_loop()
         with collecting() as lines:
-            async with printing() as (_, printer):
-                begun = loop.time()
-                sent = most = 0
-                while len(lines.texts) < 1000 or loop.time() - begun < 0.2:
-                    sent += flood(printer, b"line\n" * 1000)
-                    before = len(lines.texts)
-                    await asyncio.sleep(0)
-                    most = max(most, len(lines.texts) - before)
-                # Other tasks of the event loop ran after every step.
-                assert most <= stdio.LINES_PER_STEP
-                # The burst, the amount of the rate since then, and one step of overspending.
-                seconds = loop.time() - begun
-                assert len(lines.texts) <= 1010 * (1 + seconds) + stdio.LINES_PER_STEP
-                # Other bytes stay in the pipe and its reader: the container waits, none is dropped.
-                logged = sum(len(text) + 1 for text in lines.texts)
-                assert sent - logged < 2**16 + 2 * stdio.CHUNK
-                os.close(printer)
-                # At the end of the container the remaining bytes are logged at once.
-        left_out = sum(int(text[1:].split()[0]) for text in lines.texts if "left out" in text)
-        logged = sum(len(text) + 1 for text in lines.texts if "left out" not in text)
-        assert logged + left_out in (sent, sent + 1)
+            async with running() as r:
+                r.init.write(b"one\ntw")
+                await until(lambda: lines.texts == ["one"])
+                r.init.write(b"err", stream=2)
+                r.init.write(b"o\r\n\n\xff\xc3\xbc\n\x1b[1m\tend")
+                r.init.write(b"or\n", stream=2)
+                await until(lambda: len(lines.texts) == 5)
+                assert sorted(lines.texts[1:]) == sorted(["two", "", "\\xffü", "error"])
+            assert lines.texts[5:] == ["\x1b[1m\tend"]
+            for record in lines.records:
+                assert record.levelno == logging.DEBUG
+                assert record.__dict__["container"] == "a:1.0.0"
 
     run(test())
 
 
-def test_all_pipes_share_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_below_the_log_level_is_not_even_looked_at() -> None:
+    async def test() -> None:
+        with collecting(logging.INFO) as lines:
+            async with running() as r:
+                assert r.output is None
+                r.init.flood(100, 1, 100)
+                with pytest.raises(BlockingIOError):
+                    os.eventfd_read(r.ring.bell)
+            async with running(err=Output.INHERIT) as r:
+                assert r.output is not None
+                assert set(r.output._sinks) == {2}
+            assert lines.texts == []
+
+    run(test())
+
+
+def test_a_flood_is_logged_at_a_limited_rate_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The container is never waited for: what is lost is said, to the byte."""
+    burst = 1000 * (stdio.LINE_COST + 5)
+    monkeypatch.setattr(stdio, "RATE", burst)
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        sent = 0
+        with collecting() as lines:
+            async with running(capacity=65536) as r:
+                begun = loop.time()
+                most = 0
+                while loop.time() - begun < 0.5:
+                    for _ in range(20):
+                        r.init.write(b"line\n" * 10)
+                        sent += 50
+                    before = len(lines.texts)
+                    await asyncio.sleep(0)
+                    most = max(most, len(lines.texts) - before)
+                # Other tasks of the event loop ran after every step.
+                assert most <= stdio.LINES_PER_STEP + 3
+                seconds = loop.time() - begun
+                assert len(lines.texts) <= 1100 * (1 + seconds) + stdio.LINES_PER_STEP
+                assert r.output is not None
+                assert r.output.lost > 0
+            assert r.output.ended
+        said = [int(text[1:].split()[0]) for text in lines.texts if "lost here" in text]
+        assert sum(said) == r.output.lost
+        assert said
+        left_out = [int(text[1:].split()[0]) for text in lines.texts if "left out" in text]
+        logged = sum(len(text) + 1 for text in lines.texts if text == "line")
+        assert {text for text in lines.texts if "(" not in text} == {"line"}
+        assert logged + sum(said) + sum(left_out) == sent
+
+    run(test())
+
+
+def test_a_gap_ends_an_unfinished_line() -> None:
+    async def test() -> None:
+        with collecting() as lines:
+            async with running(capacity=36864) as r:
+                r.init.write(b"whole\nunfinished")
+                r.init.write(b"error", stream=2)
+                await until(lambda: lines.texts == ["whole"])
+                # Within one turn of the event loop, so the reader cannot keep up.
+                for number in range(1000):
+                    r.init.write(b"%090d\n" % number)
+                await until(lambda: lines.texts[-1:] == [f"{999:090}"])
+                at = next(i for i, text in enumerate(lines.texts) if "lost here" in text)
+                assert sorted(lines.texts[1 : at + 1]) == sorted(
+                    ["unfinished", "error", lines.texts[at]]
+                )
+                assert r.output is not None
+                assert lines.texts[at] == f"({r.output.lost} bytes of its output are lost here)"
+
+    run(test())
+
+
+def test_all_containers_share_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
     cost = stdio.LINE_COST + 1
-    monkeypatch.setattr(stdio, "_total_bucket", TokenBucket(rate=1.0, burst=100 * cost))
+    burst = 100 * cost + 2 * stdio.RECORD_COST
+    monkeypatch.setattr(stdio, "total_bucket", TokenBucket(rate=1.0, burst=burst))
 
     async def test() -> None:
         with collecting() as lines:
-            async with printing() as (_, one), printing() as (_, two):
-                os.write(one, b"x\n" * 90)
+            async with running() as one, running() as two:
+                one.init.write(b"x\n" * 90)
                 await until(lambda: len(lines.texts) == 90)
-                os.write(two, b"x\n" * 500)
+                two.init.write(b"x\n" * 500)
                 await until(lambda: len(lines.texts) > 90)
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.05)
                 assert len(lines.texts) == 90 + stdio.LINES_PER_STEP
             assert len(lines.texts) == 590
 
@@ -259,65 +271,29 @@ def test_all_pipes_share_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_close_passes_on_remaining_bytes() -> None:
     async def test() -> None:
         with collecting() as lines:
-            async with printing() as (pipe, printer):
-                os.write(printer, b"last\nwords")
-                pipe.close()
+            async with running() as r:
+                r.init.write(b"last\nwords")
+                r.end()
                 # Before `close` returns: the log line about the exit follows.
                 assert lines.texts == ["last", "words"]
-                assert pipe.ended
-                pipe.close()
+                r.end()
 
     run(test())
 
 
-def test_many_remaining_bytes_at_close_do_not_delay_others() -> None:
+def test_many_remaining_lines_at_close_do_not_delay_others() -> None:
     async def test() -> None:
         with collecting() as lines:
-            async with printing() as (pipe, printer):
-                flood(printer, b"\n", stdio.DRAIN_LINES)
-                pipe.close()
-                assert not pipe.ended
-                assert len(lines.texts) == stdio.STEPS_AT_CLOSE * stdio.LINES_PER_STEP
-                await until(lambda: pipe.ended)
-                assert lines.texts == [""] * stdio.DRAIN_LINES
-
-    run(test())
-
-
-def test_the_last_lines_of_a_flood_are_kept() -> None:
-    async def test() -> None:
-        with collecting() as lines:
-            async with printing() as (pipe, printer):
-                data = b"".join(b"%d\n" % number for number in range(5000))
-                sent = flood(printer, data, len(data))
-                assert sent == len(data)
-                pipe.close()
-                await until(lambda: pipe.ended)
-                first = 5000 - stdio.DRAIN_LINES
-                left_out = sum(len(f"{number}\n") for number in range(first))
-                assert lines.texts == [
-                    f"({left_out} bytes of its output are left out here)",
-                    *map(str, range(first, 5000)),
-                ]
-
-    run(test())
-
-
-def test_another_process_with_the_write_end_cannot_keep_it_open() -> None:
-    async def test() -> None:
-        async with printing() as (pipe, printer):
-            pipe.close()
-            assert pipe.ended
-            with pytest.raises(BrokenPipeError):
-                os.write(printer, b"x")
-        with collecting():
-            async with printing() as (pipe, printer):
-                flood(printer, b"x" * 4096)
-                pipe.close()
-                while not pipe.ended:
-                    with contextlib.suppress(BrokenPipeError):
-                        flood(printer, b"x" * 4096)
-                    await asyncio.sleep(0)
+            async with running() as r:
+                r.init.write(b"\n" * 5000)
+                r.end()
+                assert r.output is not None
+                assert not r.output.ended
+                assert len(lines.texts) <= stdio.STEPS_AT_CLOSE * stdio.LINES_PER_STEP
+                await until(lambda: r.output is not None and r.output.ended)
+                dropped = 5000 - stdio.DRAIN_LINES
+                assert lines.texts[0] == f"({dropped} bytes of its output are left out here)"
+                assert lines.texts[1:] == [""] * stdio.DRAIN_LINES
 
     run(test())
 
@@ -328,8 +304,8 @@ def test_inherit_copies_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
         own = {1: Writer(output)}
         monkeypatch.setattr(writer, "shared", own.__getitem__)
         data = os.urandom(5000) + b"no line end"
-        async with printing(Output.INHERIT) as (_, printer):
-            os.write(printer, data)
+        async with running(out=Output.INHERIT, err=Output.DISCARD) as r:
+            r.init.write(data)
             got = b""
             loop = asyncio.get_running_loop()
             while len(got) < len(data):
@@ -342,32 +318,40 @@ def test_inherit_copies_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     run(test())
 
 
-def test_a_container_waits_while_the_output_of_the_runtime_is_stuck() -> None:
+def test_inherit_says_what_is_lost_while_the_output_of_the_runtime_is_stuck(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The output of a terminal or a pipe that nobody reads stops no container."""
+
     async def test() -> None:
         reader, output = os.pipe()
         out = Writer(output)
-        pipe_reader, printer = os.pipe()
-        os.set_blocking(printer, False)
-        pipe = OutputPipe(pipe_reader, CopySink(out))
-        data = b"x" * 4096
+        monkeypatch.setattr(writer, "shared", {1: out}.__getitem__)
         sent = 0
-        unchanged = 0
-        while unchanged < 200:
-            took = flood(printer, data)
-            sent += took
-            unchanged = 0 if took else unchanged + 1
-            await asyncio.sleep(0.001)
-        assert out.backlog <= stdio.BACKLOG_MAX + stdio.CHUNK
-        assert not out._lost.writes
-        # As soon as it is read, all bytes arrive.
-        loop = asyncio.get_running_loop()
-        os.close(printer)
-        got = 0
-        while got < sent:
-            got += len(await loop.run_in_executor(None, os.read, reader, 2**16))
-        await until(lambda: pipe.ended)
-        assert got == sent
-        await until(lambda: not out.backlog)
+        async with running(out=Output.INHERIT, err=Output.DISCARD, capacity=65536) as r:
+            for _ in range(600):
+                for _ in range(8):
+                    r.init.write(b"x" * 1023 + b"\n")
+                    sent += 1024
+                await asyncio.sleep(0.001)
+            assert out.backlog <= stdio.BACKLOG_MAX + stdio.CHUNK
+            loop = asyncio.get_running_loop()
+            got = b""
+            while b"lost here" not in got:
+                got += await loop.run_in_executor(None, os.read, reader, 2**16)
+            assert r.output is not None
+            r.end()
+            os.set_blocking(reader, False)
+            while out.backlog or not r.output.ended:
+                with contextlib.suppress(BlockingIOError):
+                    got += os.read(reader, 2**16)
+                await asyncio.sleep(0.001)
+            with contextlib.suppress(BlockingIOError):
+                got += os.read(reader, 2**20)
+            copied = sum(len(line) for line in got.splitlines(True) if line.startswith(b"x"))
+            assert copied + r.output.lost == sent
+            said = [int(line[1:].split()[0]) for line in got.splitlines() if line[:1] == b"("]
+            assert sum(said) == r.output.lost
         out.close(1.0)
         os.close(reader)
         os.close(output)
@@ -375,9 +359,9 @@ def test_a_container_waits_while_the_output_of_the_runtime_is_stuck() -> None:
     run(test())
 
 
-@pytest.mark.parametrize(("name", "descriptor"), [("stdout", 1), ("stderr", 2)])
+@pytest.mark.parametrize("stream", [1, 2])
 def test_inherit_goes_to_the_stream_of_the_same_name(
-    name: str, descriptor: int, monkeypatch: pytest.MonkeyPatch
+    stream: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def test() -> None:
         asked: list[int] = []
@@ -388,10 +372,24 @@ def test_inherit_goes_to_the_stream_of_the_same_name(
             return shared(number)
 
         monkeypatch.setattr(writer, "shared", remember)
-        reader, printer = os.pipe()
-        pipe = stdio.open_output(reader, A, name, Output.INHERIT)
-        pipe.close()
-        assert asked == [descriptor]
-        os.close(printer)
+        outputs = [Output.DISCARD, Output.DISCARD]
+        outputs[stream - 1] = Output.INHERIT
+        async with running(outputs[0], outputs[1]):
+            assert asked == [stream]
+
+    run(test())
+
+
+def test_a_ring_that_is_given_up_ends_the_copy() -> None:
+    async def test() -> None:
+        with collecting() as lines:
+            async with running() as r:
+                r.init.write(b"good\n")
+                await until(lambda: lines.texts == ["good"])
+                os.pwrite(r.ring.memfd, bytes(8), ring.HEAD_AT)
+                r.init.end()
+                await until(lambda: r.ring.broken)
+                r.init.write(b"unseen\n")
+            assert lines.texts == ["good"]
 
     run(test())
