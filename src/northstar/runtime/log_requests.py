@@ -198,7 +198,8 @@ class _Reading:
             follow: wait for more. Without it, those that are there now.
         """
         container, watch = self._request.container, self._watch
-        lines = None if self._place is None else LineReader(self._place)
+        lines = LineReader(self._place)
+        is_begun = self._place is not None
         self._identity = self._store.identity(container)
         number, begun, done, position = 0, -1, -1, 0
         try:
@@ -208,16 +209,18 @@ class _Reading:
                 runs = await self._store.runs(container)
                 if self._store.identity(container) != self._identity:
                     # The first run has begun, or the ring was given up: a new log begins.
-                    self._identity, lines = self._store.identity(container), None
+                    self._identity, lines = self._store.identity(container), LineReader()
+                elif not is_begun:
+                    # What is not there any more at the begin is not lost.
+                    base = runs[0].base if runs else self._store.written(container)
+                    lines = LineReader(Place(base))
+                is_begun = True
                 run = _next_run(runs, begun, done)
-                if run is not None and lines is None:
-                    lines = LineReader(Place(run.base))
-                if lines is not None:
-                    base = self._store.written(container) if run is None else run.base
-                    # The rest of the run before is not kept.
-                    for item in _between(lines, base, run, begun, done):
-                        yield Entry(number or (0 if run is None else run.number), item)
-                if run is None or lines is None:
+                base = self._store.written(container) if run is None else run.base
+                # The rest of the run before is not kept.
+                for item in _between(lines, base, run, begun, done):
+                    yield Entry(number or (0 if run is None else run.number), item)
+                if run is None:
                     if over:
                         return
                     await self._wait()

@@ -150,6 +150,7 @@ class LogStore:
         # By name, in the order of their ends.
         self._kept: dict[Name, tuple[Container, int]] = {}
         self._watches: dict[Container, set[Watch]] = {}
+        self._counting: asyncio.Task[None] | None = None
         self._closing = False
         self._unwatched = asyncio.Event()
 
@@ -171,8 +172,9 @@ class LogStore:
         if log.present is not None and log.present.broken:
             log = self._restart(container, ended.started + 1)
         log.present = None
-        before = log.counting
-        log.counting = asyncio.get_running_loop().create_task(self._count(log, ended, before))
+        # One after the other: who ended first goes first.
+        counting = self._count(log, ended, self._counting)
+        self._counting = log.counting = asyncio.get_running_loop().create_task(counting)
 
     def remove(self, container: Container) -> None:
         """The package was removed: its log goes with it."""
@@ -192,6 +194,7 @@ class LogStore:
                 watch.over = True
             self._changed(container)
         if self._watches:
+            self._unwatched.clear()
             with contextlib.suppress(TimeoutError):
                 async with timeout(seconds):
                     await self._unwatched.wait()

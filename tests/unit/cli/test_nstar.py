@@ -21,7 +21,7 @@ import pytest
 from northstar.api import notification
 from northstar.cli import listing
 from northstar.cli.common import invoke
-from northstar.cli.nstar_commands import write_line, describe, nstar
+from northstar.cli.nstar_commands import describe, nstar, write_line
 from northstar.model import Container
 from tests.unit.client.peer import TIMEOUT, Peer, Wire
 
