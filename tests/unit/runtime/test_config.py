@@ -64,6 +64,7 @@ def test_defaults() -> None:
         ),
         repositories={},
         debug_commands=(),
+        logs_kept=4 * 2**20,
         warnings=(),
     )
 
