@@ -17,11 +17,11 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from northstar.api.shape import (
-    AtMost,
     Body,
     Exit,
     JsonObject,
     Length,
+    MaxLength,
     NoNul,
     Range,
     Record,
@@ -232,7 +232,7 @@ def _bounded_reader(kind: type, bound: object) -> Reader:
                 return data
 
             return read_bytes
-        case AtMost(most):
+        case MaxLength(most):
 
             def read_some_bytes(value: object) -> bytes:
                 if len(data := _bytes(value)) > most:

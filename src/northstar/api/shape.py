@@ -32,7 +32,7 @@ class Length(NamedTuple):
     bytes: int
 
 
-class AtMost(NamedTuple):
+class MaxLength(NamedTuple):
     """Largest number of bytes."""
 
     bytes: int

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from northstar.api.shape import AtMost, Body, Range, Record, Wrapper
+from northstar.api.shape import Body, MaxLength, Range, Record, Wrapper
 
 DATA_MAX: Final = 16 * 1024
 """Most bytes of input or output in one message."""
 
-Data = Annotated[bytes, AtMost(DATA_MAX)]
+Data = Annotated[bytes, MaxLength(DATA_MAX)]
 Extent = Annotated[int, Range(0, 2**16 - 1)]
 
 

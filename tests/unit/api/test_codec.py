@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from northstar import api
 from northstar.api import error, log, notification, request, response, stream
 from northstar.api.codec import _decode
-from northstar.api.shape import AtMost, JsonObject, Length, NoNul, Range
+from northstar.api.shape import JsonObject, Length, MaxLength, NoNul, Range
 from northstar.model import (
     Container,
     Exited,
@@ -73,7 +73,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
                 return st.text(max_size=5).map(lambda text: text.replace("\0", ""))
             case Length(length):
                 return st.binary(min_size=length, max_size=length)
-            case AtMost(length):
+            case MaxLength(length):
                 return st.binary(max_size=min(length, 100))
     if origin is tuple:
         return st.lists(values(arguments[0]), max_size=3).map(tuple)
