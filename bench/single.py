@@ -53,14 +53,14 @@ class Program:
 def _crun(name: str, directory: Path, root: Path, *, cgroups: bool) -> list[str]:
     bundle = directory / name
     bundle.mkdir()
-    (bundle / "config.json").write_text(json.dumps(_bundle(root, name)))
+    (bundle / "config.json").write_text(json.dumps(oci_configuration(root, name)))
     manager = "cgroupfs" if cgroups else "disabled"
     # The state must not be on a disk, like ours.
     state = f"--root=/run/{name}"
     return ["crun", state, f"--cgroup-manager={manager}", "run", f"--bundle={bundle}", name]
 
 
-def _bundle(root: Path, name: str) -> dict[str, Any]:
+def oci_configuration(root: Path, name: str) -> dict[str, Any]:
     """Return a configuration according to the OCI runtime specification."""
     return {
         "ociVersion": "1.0.0",

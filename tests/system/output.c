@@ -11,16 +11,19 @@
  *   child                     a child that holds both streams, and pauses
  *   grandchild:BYTES          a child that writes that much, a little after this process has ended
  *   took                      the duration of the last `write` or `until`: `took US BYTES` to stderr
+ *   save:PATH                 the same line, into a new file
  *   sleep:MS  pause  exit:CODE
- *   scribble:ROUNDS           with CAP_SYS_PTRACE: random words into the ring of init, /proc/1/mem
+ *   scribble:ROUNDS           with CAP_SYS_PTRACE: random words into the ring of init
  *   rings                     how many rings this process and its descriptors show, to stdout
  */
+#define _GNU_SOURCE
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -104,11 +107,10 @@ static uintptr_t find_ring(const char *maps, size_t *size)
 
 static void scribble(int rounds)
 {
-	int memory = open("/proc/1/mem", O_RDWR);
 	size_t size;
 	uintptr_t ring = find_ring("/proc/1/maps", &size);
 
-	if (memory < 0 || !ring)
+	if (!ring)
 		exit(97);
 	srandom(7);
 	for (int i = 0; i < rounds; i++) {
@@ -117,11 +119,13 @@ static void scribble(int rounds)
 
 		if (i % 3 == 0)
 			word = i % 2 ? UINT64_MAX : 0;
-		if (pwrite(memory, &word, sizeof word, (off_t)(ring + at)) != sizeof word)
+		struct iovec local = { &word, sizeof word };
+		struct iovec remote = { (void *)(ring + at), sizeof word };
+
+		if (process_vm_writev(1, &local, 1, &remote, 1, 0) != sizeof word)
 			exit(96);
 		write_whole(1, "scribbled\n", 10);
 	}
-	close(memory);
 }
 
 static void rings(void)
@@ -163,6 +167,15 @@ static void perform(const char *step)
 
 	if (is(step, "text", &rest)) {
 		dprintf(atoi(rest), "%s\n", rest + 2);
+		return;
+	}
+	if (is(step, "save", &rest)) {
+		int file = open(rest, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+
+		if (file < 0)
+			exit(95);
+		dprintf(file, "took %lld %lld\n", (long long)took, (long long)moved);
+		close(file);
 		return;
 	}
 	if (strchr(step, ':'))

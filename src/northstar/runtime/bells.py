@@ -29,7 +29,7 @@ class Bells(Closing):
     """The bells that someone waits for, in the event loop of the first `add`."""
 
     def __init__(self) -> None:
-        self._epoll: select.epoll | None = None
+        self._epoll = select.epoll()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._rung: dict[int, Callable[[], None]] = {}
         self._pause: asyncio.TimerHandle | None = None
@@ -40,39 +40,31 @@ class Bells(Closing):
         Raises:
             OSError: it cannot be watched, epoll_ctl(2): ENOMEM, ENOSPC.
         """
-        if self._epoll is None:
-            self._loop = asyncio.get_running_loop()
-            epoll = select.epoll()
-            try:
-                self._loop.add_reader(epoll.fileno(), self._look)
-            except BaseException:
-                epoll.close()
-                raise
-            self._epoll = epoll
+        if self._loop is None:
+            loop = asyncio.get_running_loop()
+            loop.add_reader(self._epoll.fileno(), self._look)
+            self._loop = loop
         self._epoll.register(bell, select.EPOLLIN | select.EPOLLET)
         self._rung[bell] = rung
 
     def remove(self, bell: int) -> None:
         """Stop watching an eventfd that is still open; one that is not watched is no error."""
         if self._rung.pop(bell, None) is not None:
-            assert self._epoll is not None
             self._epoll.unregister(bell)
 
     def close(self) -> None:
         """Stop watching all of them; idempotent."""
-        if self._epoll is None:
+        if self._epoll.closed:
             return
-        assert self._loop is not None
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
-        self._loop.remove_reader(self._epoll.fileno())
+        if self._loop is not None:
+            self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
-        self._epoll = None
         self._rung.clear()
 
     def _look(self) -> None:
-        assert self._epoll is not None
         assert self._loop is not None
         self._loop.remove_reader(self._epoll.fileno())
         self._pause = self._loop.call_later(INTERVAL, self._resume)
@@ -82,7 +74,6 @@ class Bells(Closing):
                 rung()
 
     def _resume(self) -> None:
-        assert self._epoll is not None
         assert self._loop is not None
         self._pause = None
         try:

@@ -36,6 +36,7 @@ from tests.system.launcher.driver import (
 pytestmark = pytest.mark.root
 
 CAPACITY = 256 * 1024
+BELLS = Bells()
 CONTAINER = Container.parse("app:1.0.0")
 RING, BELL, READ_OUT, READ_ERR, OUT, ERR = range(3, 9)
 """Indices of the descriptors: 1 and 2 are those of the driver."""
@@ -62,7 +63,7 @@ class Logged:
     """A launch with a ring, which the test reads like the runtime."""
 
     def __init__(self, program: int, image: Image, *steps: str, **options: Any) -> None:
-        self.ring = LogRing(CONTAINER, 1, CAPACITY, Bells())
+        self.ring = LogRing(CONTAINER, 1, CAPACITY, BELLS)
         pipes = [os.pipe(), os.pipe()]
         reads, writes = zip(*pipes, strict=True)
         self.position = 0

@@ -33,14 +33,15 @@ SMALL = 20480
 @contextlib.contextmanager
 def written(capacity: int = 65536) -> Iterator[tuple[LogRing, RingWriter]]:
     """A ring and its writer, and no descriptor afterwards."""
-    before = set(os.listdir("/proc/self/fd"))
     bells = Bells()
+    before = set(os.listdir("/proc/self/fd"))
     log = LogRing(A, 1, capacity, bells)
     with RingWriter(log) as writer:
         yield log, writer
     log.finish()
-    bells.close()
     assert set(os.listdir("/proc/self/fd")) == before
+    bells.close()
+    bells.close()
 
 
 class Read(NamedTuple):
@@ -448,10 +449,11 @@ def test_too_few_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OSError(24, "Too many open files")
 
+    bells = Bells()
     before = set(os.listdir("/proc/self/fd"))
     monkeypatch.setattr(memfd, "create", fail)
     with pytest.raises(OSError, match="Too many"):
-        LogRing(A, 1, 65536, Bells())
+        LogRing(A, 1, 65536, bells)
     assert set(os.listdir("/proc/self/fd")) == before
 
 
