@@ -119,6 +119,7 @@ def test_everything() -> None:
         console.global.options.max_request_size = "1KiB"
         console.options.npk_stream_timeout = "100ms"
         debug.commands = ["strace -p <PID>", "true"]
+        logs.kept = "1MiB"
         [repositories.memory]
         type = { mem = {} }
         [repositories.disk]
@@ -151,6 +152,7 @@ def test_everything() -> None:
             "disk": RepositoryConfig("packages", "k.pub", True, 10, 10**9, "full"),
         },
         debug_commands=("strace -p <PID>", "true"),
+        logs_kept=2**20,
     )
 
 

@@ -16,7 +16,8 @@ from tests.unit.runtime.console.harness import Runtime
 def _feature(kind: type) -> str | None:
     if kind in get_args(requests.ServiceRequest):
         return SERVICE
-    return {requests.Exec: EXEC, requests.Logs: LOGS}.get(kind)
+    others: dict[type, str] = {requests.Exec: EXEC, requests.Logs: LOGS}
+    return others.get(kind)
 
 
 def test_there_is_a_route_for_each_request() -> None:
