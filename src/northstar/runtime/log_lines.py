@@ -99,7 +99,7 @@ class Cursor(NamedTuple):
         for begin, count in (numbers[:2], numbers[2:]):
             if begin is None or count is None:
                 parts.append(None)
-            elif not 1 <= count <= at - begin:
+            elif not 1 <= count <= min(at - begin, LINE_MAX + 1):
                 raise InvalidValueError(
                     f"{text!r} is not a cursor: it has {count} bytes from {begin} to {at}",
                     hint="use one that came with a line of the log",
@@ -228,7 +228,7 @@ class LineReader:
         self._place = place or Place(0)
         self._parts = {STDOUT: self._place.stdout, STDERR: self._place.stderr}
         # Bytes of the unfinished lines at the place that were not found yet.
-        self._missing = sum(part.size for part in self._parts.values() if part is not None)
+        self._missing = {stream: part.size for stream, part in self._parts.items() if part}
         self.position = self._place.first
 
     def feed(self, record: Record, base: int) -> Iterator[Line | Gap]:
@@ -246,9 +246,8 @@ class LineReader:
             early = data[: self._place.at - self.position]
             self._find(record, early)
             data = data[len(early) :]
-            if self.position == self._place.at and self._missing:
-                yield Gap(self._missing, record.time)
-                self._missing = 0
+            if self.position == self._place.at and (lost := self._take_missing()):
+                yield Gap(lost, record.time)
         if data:
             self._streams[record.stream].append(data, self.position, record.time)
             self.position += len(data)
@@ -265,16 +264,15 @@ class LineReader:
             return
         if self.position < self._place.at:
             # What was found of the unfinished lines has no end: it is lost too.
-            self._missing += sum(unfinished.size for unfinished in self._streams.values())
-            for unfinished in self._streams.values():
-                unfinished.clear()
+            for stream in self._missing:
+                self._missing[stream] += self._streams[stream].size
+                self._streams[stream].clear()
             self.position = min(position, self._place.at)
             if self.position < self._place.at:
                 return
         else:
             yield from self.finish()
-        lost = self._missing + position - self.position
-        self._missing = 0
+        lost = self._take_missing() + position - self.position
         self.position = position
         if lost:
             yield Gap(lost, time)
@@ -295,8 +293,17 @@ class LineReader:
         self.position += len(data)
         if part is not None and self.position > part.begin:
             begin = max(at, part.begin)
-            self._streams[record.stream].append(data[begin - at :], begin, record.time)
-            self._missing -= self.position - begin
+            # A client may send any cursor: no more than an unfinished line is taken.
+            found = data[begin - at :][: self._missing[record.stream]]
+            if found:
+                self._streams[record.stream].append(found, begin, record.time)
+                self._missing[record.stream] -= len(found)
+
+    def _take_missing(self) -> int:
+        """Return the number of bytes that are missing of the unfinished lines, the first time."""
+        lost = sum(self._missing.values())
+        self._missing = {}
+        return lost
 
     def _lines(self, stream: int) -> Iterator[Line]:
         unfinished = self._streams[stream]

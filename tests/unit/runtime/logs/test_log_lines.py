@@ -212,13 +212,35 @@ def test_read_and_lost_are_what_was_written(
     assert before + total == written
 
 
+_PART = st.none() | st.builds(Part, st.integers(0, 9000), st.integers(1, LINE_MAX + 1))
+
+
+@given(_OUTPUT, _SIZES, st.integers(0, 20_000), _PART, _PART)
+def test_any_cursor_of_a_client(
+    output: list[tuple[int, bytes]],
+    sizes: list[int],
+    at: int,
+    stdout: Part | None,
+    stderr: Part | None,
+) -> None:
+    """Its memory is bounded, and no gap is negative."""
+    reader = LineReader(Place(at, stdout, stderr))
+    for record in split(output, sizes):
+        for item in reader.feed(record, 0):
+            assert isinstance(item, Line) or item.lost > 0
+        for unfinished in reader._streams.values():
+            assert unfinished.size <= 2 * LINE_MAX + 2
+    for item in (*reader.skip(10**6, 0), *reader.finish()):
+        assert isinstance(item, Line) or item.lost > 0
+
+
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**63), st.data())
 def test_cursors_keep_their_value(log: int, at: int, data: st.DataObject) -> None:
     def part() -> Part | None:
         if not at or data.draw(st.booleans()):
             return None
         begin = data.draw(st.integers(0, at - 1))
-        return Part(begin, data.draw(st.integers(1, at - begin)))
+        return Part(begin, data.draw(st.integers(1, min(at - begin, LINE_MAX + 1))))
 
     cursor = Cursor(log, Place(at, part(), part()))
     assert Cursor.parse(str(cursor)) == cursor
@@ -227,7 +249,7 @@ def test_cursors_keep_their_value(log: int, at: int, data: st.DataObject) -> Non
 @pytest.mark.parametrize(
     "text",
     ["", "1", "1-", "-1", "01-2", "1-2-", "1-2-o1", "1-2-o1+0", "1-2-o1+2", "1-2-e0+3", "1-2-o2+1",
-     "1-2-e0+1-o0+1", "1-2 ", "1-2\n", "A-1", "1-" + "f" * 17, "\u0661-1"],
+     "1-2-e0+1-o0+1", "1-2000-o0+1002", "1-2 ", "1-2\n", "A-1", "1-" + "f" * 17, "\u0661-1"],
 )  # fmt: skip
 def test_an_invalid_cursor_is_refused(text: str) -> None:
     with pytest.raises(InvalidValueError, match="is not a cursor"):
