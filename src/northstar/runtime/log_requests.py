@@ -1,8 +1,8 @@
 """Answers the requests for the logs of containers.
 
 A reader is never waited for: it has a position, the writer overtakes it, and what it missed is
-counted. It holds no more than one batch of records besides unfinished lines. After a turn of a few
-milliseconds it lets the event loop serve others.
+counted. It holds no more than one batch of records besides unfinished lines. After a turn of a
+millisecond it lets the event loop serve others.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from northstar.runtime.console.channel import Channel
 from northstar.runtime.log_lines import STDERR, STDOUT, Cursor, Gap, Line, LineReader, Place
 from northstar.runtime.log_store import Listener, LogStore, Run, Watch
 
-READ_MAX: Final = 64 * 1024
+READ_MAX: Final = 32 * 1024
 """Bytes of a ring that are read at once."""
 
-TURN: Final = 0.002
+TURN: Final = 0.001
 """Seconds after which the event loop serves others."""
 
 COUNTS: Final = 3
