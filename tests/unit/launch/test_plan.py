@@ -379,3 +379,27 @@ def test_v1_cgroups_are_joined_right_after_the_clone() -> None:
     assert ops(planned)[:4] == [Op.CLONE, Op.JOIN, Op.JOIN, Op.KEYRING]
     indices = [o.arguments[0] for o in planned.operations if o.op is Op.JOIN]
     assert [planned.descriptors[int(i) - 1] for i in indices] == ["tasks:0", "tasks:1"]
+
+
+@pytest.mark.parametrize(
+    ("out", "err", "pipes"),
+    [("pipe", "inherit", "12"), ("pipe", "discard", "1-"), ("discard", "inherit", "-1")],
+)
+def test_the_log_reads_what_is_not_discarded(out: str, err: str, pipes: str) -> None:
+    """Init creates nothing for it: the ring, the bell and the pipes come from the runtime."""
+    made = plan(io={"stdout": out, "stderr": err})
+    (log,) = [operation for operation in made.operations if operation.op is Op.LOG]
+    names = ("-1", *made.descriptors)
+    ring, bell, *read = (names[max(0, int(index))] for index in log.arguments)
+    assert (ring, bell) == ("ring", "bell")
+    streams = zip(pipes, ("stdout", "stderr"), strict=True)
+    assert read == ["-1" if pipe == "-" else f"output:{stream}" for pipe, stream in streams]
+    operations = [operation.op for operation in made.operations]
+    assert operations.index(Op.LOG) < operations.index(Op.AWAIT)
+
+
+@pytest.mark.parametrize("io", [None, {"stdout": "discard", "stderr": "discard"}])
+def test_discarded_output_needs_no_log(io: dict[str, str] | None) -> None:
+    made = plan(io=io)
+    assert Op.LOG not in [operation.op for operation in made.operations]
+    assert "ring" not in made.descriptors

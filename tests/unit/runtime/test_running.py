@@ -1,0 +1,74 @@
+"""The release of what a container holds."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from northstar.cgroups import Cgroup
+from northstar.model import Container
+from northstar.runtime.bells import Bells
+from northstar.runtime.logring import EndedRun, LogRing
+from northstar.runtime.running import HeldResources
+from northstar.runtime.threads import Pools
+from tests.unit.runtime.console.harness import run
+from tests.unit.runtime.ring_writer import RingWriter
+
+A = Container.parse("a:1.0.0")
+
+
+class Removal:
+    """Stands for a cgroup, and records whether the ring was closed when it is removed."""
+
+    path = "a"
+
+    def __init__(self, ring: LogRing) -> None:
+        self.ring = ring
+        self.closed: list[bool] = []
+
+    def destroy(self) -> None:
+        self.closed.append(self.ring.memfd < 0 and not self.ring.is_open)
+
+
+class Direct:
+    """A pool that calls at once."""
+
+    kernel: Direct
+
+    def __init__(self) -> None:
+        self.kernel = self
+
+    async def run(self, call: object) -> None:
+        assert callable(call)
+        call()
+
+
+def test_the_ring_is_closed_before_the_cgroup_is_removed() -> None:
+    """Its memory belongs to the cgroup, which the kernel would keep."""
+
+    async def test() -> None:
+        ring = LogRing(A, 3, 65536, Bells())
+        removal = Removal(ring)
+        ended: list[EndedRun] = []
+        held = HeldResources(A, (), cast("Cgroup", removal), log=ring, on_log_ended=ended.append)
+        with RingWriter(ring) as init:
+            assert "a log of 65536 bytes" in held.describe()
+            init.write(b"last words\n")
+            await held.release(cast("Pools", Direct()))
+            assert removal.closed == [True]
+        (kept,) = ended
+        assert (kept.container, kept.run) == (A, 3)
+        assert [record.data for record in kept.read(0).records] == [b"last words\n"]
+
+    run(test())
+
+
+def test_a_start_that_fails_before_init_is_ready_ends_no_log() -> None:
+    async def test() -> None:
+        ring = LogRing(A, 1, 65536, Bells())
+        ended: list[EndedRun] = []
+        held = HeldResources(A, (), log=ring, on_log_ended=ended.append)
+        await held.release(cast("Pools", Direct()))
+        assert ended == []
+        assert ring.memfd == -1
+
+    run(test())
