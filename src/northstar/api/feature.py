@@ -13,5 +13,5 @@ EXEC: Final = "exec"
 LOGS: Final = "logs"
 """The request logs, and the messages log."""
 
-FEATURES: Final = (SERVICE, EXEC)
+FEATURES: Final = (SERVICE, EXEC, LOGS)
 """The features of this runtime, in the order in which they are listed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import importlib
 import json
 import os
 import signal as signals
@@ -43,7 +44,7 @@ class Session:
     @contextlib.contextmanager
     def connect(self, *, subscribe: bool = False, extended: bool = True) -> Iterator[Client]:
         """Connect, for one command."""
-        trace = _write_line if self.json_lines else None
+        trace = write_line if self.json_lines else None
         try:
             client = Client.connect(
                 self.url,
@@ -77,7 +78,8 @@ class Session:
             print(printable(text, lines=lines))
 
 
-def _write_line(line: bytes) -> None:
+def write_line(line: bytes) -> None:
+    """Print a line that was exchanged with the runtime."""
     if sys.stdout.isatty():
         line = printable_json(line.decode(errors="backslashreplace")).encode()
     # At once: the reader may wait for a notification.
@@ -89,25 +91,27 @@ class Commands(click.Group):
     """The group of commands. Some have a second, shorter name, and some are loaded on first use."""
 
     ALIASES: Final = {"ls": "list", "repos": "repositories"}
-    SERVICE: Final = ("restart", "status", "wait")
-    EXEC: Final = "exec"
+    LATER: Final = {
+        "exec": ("exec_command", "exec_"),
+        "logs": ("log_command", "logs"),
+        "restart": ("service_commands", "restart"),
+        "status": ("service_commands", "status"),
+        "wait": ("service_commands", "wait"),
+    }
+    """The commands that are loaded on first use: module and attribute."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command by either of its names."""
-        if cmd_name in self.SERVICE:
-            from northstar.cli import service_commands
-
-            command: click.Command = getattr(service_commands, cmd_name)
+        if cmd_name in self.LATER:
+            module, attribute = self.LATER[cmd_name]
+            found = importlib.import_module(f"northstar.cli.{module}")
+            command: click.Command = getattr(found, attribute)
             return command
-        if cmd_name == self.EXEC:
-            from northstar.cli.exec_command import exec_
-
-            return exec_
         return super().get_command(ctx, self.ALIASES.get(cmd_name, cmd_name))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands, sorted."""
-        return sorted([*super().list_commands(ctx), *self.SERVICE, self.EXEC])
+        return sorted([*super().list_commands(ctx), *self.LATER])
 
 
 @click.group(

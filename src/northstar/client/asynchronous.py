@@ -7,13 +7,21 @@ import contextlib
 import inspect
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from northstar.api import request, response
-from northstar.api.feature import EXEC
+from northstar.api.feature import EXEC, LOGS
+from northstar.api.log import Log, LogStream
 from northstar.api.notification import Notification
-from northstar.client import address
+from northstar.client import address, reading
 from northstar.client.errors import ConnectError, DisconnectedError, reason
 from northstar.client.operations import AsyncOperations
 from northstar.client.package import (
@@ -234,6 +242,62 @@ class Client(AsyncOperations):
         async with await self.exec(container, command, environment, stdin=bool(input)) as process:
             return await process.communicate(input)
 
+    # Logs
+
+    async def logs(
+        self,
+        container: Container | str,
+        *,
+        follow: bool = False,
+        since: float | None = None,
+        lines: int | None = None,
+        cursor: str | None = None,
+        streams: Iterable[LogStream] = reading.BOTH,
+    ) -> AsyncGenerator[Log, None]:
+        """Yield the output of a container: lines, and gaps where it was overwritten unread.
+
+        They come oldest first: those of the newest ended run, and then those of the present one.
+
+        Later requests of this client are answered after it: a followed log needs a connection of
+        its own. Closing the iterator before its end (see contextlib.aclosing)
+        closes the connection if the log is followed. Otherwise the rest is dropped.
+
+        Args:
+            container: the container.
+            follow: go on with later output, over restarts, until the package is removed or the
+                runtime shuts down.
+            since: only lines of the last so many seconds.
+            lines: only that many lines of those that are there now, the last ones.
+            cursor: only what follows the line with this cursor.
+            streams: only lines of these streams.
+
+        Raises:
+            MissingFeatureError: the runtime does not have the feature `logs`.
+            InvalidValueError: an argument is invalid.
+            RefusedError: the container is not installed or discards its output, or the cursor is
+                invalid.
+        """
+        self._session.require(LOGS)
+        [target] = await self.resolve(container)
+        message = reading.message(
+            target, follow=follow, since=since, lines=lines, cursor=cursor, streams=streams
+        )
+        call = await self._request(message)
+        try:
+            while call.logs or not call.done:
+                await self._connection.wait(lambda: bool(call.logs) or call.done)
+                while call.logs:
+                    yield call.logs.popleft()
+                self._connection.regulate()
+        finally:
+            if not call.done and follow:
+                self._connection.abort(
+                    DisconnectedError("a log that was followed was closed before its end")
+                )
+            call.drop_logs()
+            self._connection.regulate()
+        call.result(response.Logs)
+
     # Notifications
 
     async def notifications(self) -> AsyncIterator[Notification]:
@@ -406,8 +470,15 @@ class _Connection(asyncio.Protocol):
             self.session.receive(data)
         except NorthstarError as error:
             self.abort(error)
-        self.receive(self.session.unread_output < UNREAD_MAX)
+        self.regulate()
         self._wake()
+
+    def regulate(self) -> None:
+        """Read from the socket unless the caller has not read many messages of a log or an exec."""
+        session = self.session
+        self.receive(
+            session.unread_output < UNREAD_MAX and session.unread_logs <= reading.UNREAD_MAX
+        )
 
     def eof_received(self) -> None:
         self.session.end()
@@ -441,7 +512,9 @@ class _Connection(asyncio.Protocol):
 
     def receive(self, wanted: bool) -> None:
         """Receive no more, or continue."""
-        if self._transport is not None and wanted != self._receiving:
+        if self._transport is None or self._transport.is_closing():
+            return
+        if wanted != self._receiving:
             self._receiving = wanted
             if wanted:
                 self._transport.resume_reading()

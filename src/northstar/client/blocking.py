@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
 
 from northstar.api import RefusedError, request, response
-from northstar.api.feature import EXEC, SERVICE
+from northstar.api.feature import EXEC, LOGS, SERVICE
+from northstar.api.log import Log, LogStream
 from northstar.api.notification import Notification
 from northstar.api.response import ContainerData
-from northstar.client import address
+from northstar.client import address, reading
 from northstar.client.errors import (
     ConnectError,
     DisconnectedError,
@@ -291,6 +292,59 @@ class Client(BlockingOperations):
         """
         with self.exec(container, command, environment, stdin=bool(input)) as process:
             return process.communicate(input)
+
+    # Logs
+
+    def logs(
+        self,
+        container: Container | str,
+        *,
+        follow: bool = False,
+        since: float | None = None,
+        lines: int | None = None,
+        cursor: str | None = None,
+        streams: Iterable[LogStream] = reading.BOTH,
+    ) -> Iterator[Log]:
+        """Yield the output of a container: lines, and gaps where it was overwritten unread.
+
+        They come oldest first: those of the newest ended run, and then those of the present one.
+
+        Later requests of this client are answered after it: a followed log needs a connection of
+        its own. Closing the iterator before its end
+        closes the connection if the log is followed. Otherwise the rest is dropped.
+
+        Args:
+            container: the container.
+            follow: go on with later output, over restarts, until the package is removed or the
+                runtime shuts down.
+            since: only lines of the last so many seconds.
+            lines: only that many lines of those that are there now, the last ones.
+            cursor: only what follows the line with this cursor.
+            streams: only lines of these streams.
+
+        Raises:
+            MissingFeatureError: the runtime does not have the feature `logs`.
+            InvalidValueError: an argument is invalid.
+            RefusedError: the container is not installed or discards its output, or the cursor is
+                invalid.
+        """
+        self._session.require(LOGS)
+        [target] = self.resolve(container)
+        message = reading.message(
+            target, follow=follow, since=since, lines=lines, cursor=cursor, streams=streams
+        )
+        call = self._request(message)
+        try:
+            while call.logs or not call.done:
+                while call.logs:
+                    yield call.logs.popleft()
+                if not call.done:
+                    self._receive(None if follow else self._timeout)
+        finally:
+            if not call.done and follow:
+                self.close()
+            call.drop_logs()
+        call.result(response.Logs)
 
     # Notifications
 

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple, NoReturn, TypeVar
 
 from northstar import api
 from northstar.api import notification, request, response
+from northstar.api.log import Log, LogLine, LogLost
 from northstar.api.status import ContainerState, Status
 from northstar.api.stream import ClientStream, Stderr, Stdout
 from northstar.client.errors import (
@@ -55,6 +56,7 @@ class Call:
     Attributes:
         preceding: number of notifications that were received before the answer and not read then.
         output: of an exec, the output that was received and not read.
+        logs: the messages that precede the answer to a request `logs`, and were not read yet.
     """
 
     def __init__(self, sent: request.Request) -> None:
@@ -62,6 +64,8 @@ class Call:
         self.on_done: Callable[[], None] | None = None
         self.preceding = 0
         self.output: deque[Output] = deque()
+        self.logs: deque[Log] = deque()
+        self._drops_logs = False
         self._answer: response.Response | None = None
         self._error: NorthstarError | None = None
 
@@ -69,6 +73,24 @@ class Call:
     def done(self) -> bool:
         """Whether the answer, or an error, is known."""
         return self._answer is not None or self._error is not None
+
+    def take_log(self, message: Log) -> None:
+        """Take a message that precedes the answer.
+
+        Raises:
+            ProtocolError: it does not belong to this request.
+        """
+        if not isinstance(self.request, request.Logs):
+            raise ProtocolError(f"log precedes the answer to {type(self.request).__name__}")
+        if message.container != self.request.container:
+            raise ProtocolError(f"log of {message.container} for {self.request.container}")
+        if not self._drops_logs:
+            self.logs.append(message)
+
+    def drop_logs(self) -> None:
+        """Drop the messages that precede the answer, those that come later too."""
+        self._drops_logs = True
+        self.logs.clear()
 
     def finish(self, outcome: response.Response | NorthstarError) -> None:
         """Set the answer, or the error if there will be no answer."""
@@ -330,6 +352,11 @@ class Session:
             self._take(bytes(line))
 
     @property
+    def unread_logs(self) -> int:
+        """Number of messages of a log that the caller has not read."""
+        return len(self._calls[0].logs) if self._calls else 0
+
+    @property
     def ended(self) -> bool:
         """Whether the connection has ended by a shutdown."""
         return self.shutting_down and isinstance(self.error, DisconnectedError)
@@ -403,6 +430,10 @@ class Session:
             if not self._calls or self._calls[0] is not self._exec:
                 raise ProtocolError("output is received, and no process is being executed")
             self._calls[0].output.append(message)
+        elif isinstance(message, LogLine | LogLost):
+            if not self._calls:
+                raise ProtocolError("log precedes the answer to no request")
+            self._calls[0].take_log(message)
         elif isinstance(message, api.Response):
             if not self._calls:
                 raise ProtocolError(f"{type(message).__name__} answers no request")

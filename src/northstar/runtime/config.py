@@ -269,6 +269,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             key="debug.commands",
         ),
     ] = ()
+    logs_kept: Annotated[
+        int,
+        Field(
+            Size(),
+            "Memory for the output of ended runs, of all containers together. Of each name the "
+            "newest run is kept; who ended first goes first.",
+            key="logs.kept",
+        ),
+    ] = 4 * 2**20
     warnings: tuple[str, ...] = ()
 
     @property

@@ -30,6 +30,7 @@ from northstar.runtime import data_wipe
 from northstar.runtime.deadlines import Deadlines
 from northstar.runtime.directories import notify_directory
 from northstar.runtime.exec import ExecProcess, Terminal, execute
+from northstar.runtime.log_store import LogStore
 from northstar.runtime.notifications import Notifications
 from northstar.runtime.repository import Repository
 from northstar.runtime.request_queue import RequestQueue
@@ -54,6 +55,7 @@ class Executor:
         state: the registry.
         requests: requests on containers, queued for each container.
         running: the containers that have a process.
+        logs: the logs of the containers.
         statistics: their statistics.
         give_up: set when the shutdown begins: ends waiting for devices.
         failed: done when a critical container has failed, with RefusedError.
@@ -65,6 +67,7 @@ class Executor:
         repositories: Mapping[str, Repository],
         notifications: Notifications,
         give_up: threading.Event,
+        logs: LogStore,
     ) -> None:
         """Begin with a registry of empty repositories.
 
@@ -73,6 +76,7 @@ class Executor:
             repositories: by identifier.
             notifications: the subscribers.
             give_up: set when the shutdown begins: ends waiting for devices.
+            logs: the logs of the containers.
         """
         self._context = context
         self._repositories = repositories
@@ -90,6 +94,7 @@ class Executor:
         self.requests = RequestQueue(self.apply)
         self._deadlines = Deadlines(self._deadline_reached)
         self.running: dict[Container, RunningContainer] = {}
+        self.logs = logs
         self.statistics = StatisticsCache()
         self.give_up = give_up
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -208,6 +213,7 @@ class Executor:
         except Exception as failure:
             self.apply(events.RemovalFailed(container, _reason(failure, f"remove {container}")))
         else:
+            self.logs.remove(container)
             self.apply(events.PackageRemoved(container))
 
     async def _wipe_data(self, action: actions.WipeData) -> None:
@@ -324,6 +330,8 @@ class Executor:
             self.apply(events.StartFailed(container, _reason(failure, f"start {container}")))
         else:
             self.running[container] = running
+            if running.held.log is not None:
+                self.logs.begin(running.held.log)
             self.apply(events.Executed(container, running.pid))
             running.exited.add_done_callback(functools.partial(self._exited, container))
 

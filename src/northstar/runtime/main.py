@@ -48,6 +48,7 @@ from northstar.runtime.bells import Bells
 from northstar.runtime.config import Config, RepositoryConfig
 from northstar.runtime.console import Console
 from northstar.runtime.executor import Executor
+from northstar.runtime.log_store import LogStore
 from northstar.runtime.mount_namespace import enter_mount_namespace
 from northstar.runtime.notifications import Notifications
 from northstar.runtime.null_device import open_null
@@ -64,6 +65,9 @@ log = logging.getLogger("northstar.runtime")
 
 _THREADS_TIMEOUT: Final = 1.0
 """Seconds that the shutdown waits for busy threads."""
+
+_LOGS_TIMEOUT: Final = 1.0
+"""Seconds that clients have to read the rest of the logs that they follow."""
 
 
 def run(config: Config, *, mount_namespace: bool = True) -> None:
@@ -203,6 +207,7 @@ class Runtime:
             selinux=selinuxfs.enabled(),
             rlimits=self._rlimits,
         )
+        kept = LogStore(config.logs_kept)
         bells = stack.enter_context(Bells())
         context = StartContext(
             config=config,
@@ -217,10 +222,11 @@ class Runtime:
             notifications=self._notifications,
             notified=self._notified,
             bells=bells,
+            on_log_ended=kept.end,
         )
         for repository in repositories.values():
             stack.callback(repository.close)
-        self._executor = Executor(context, repositories, self._notifications, self._give_up)
+        self._executor = Executor(context, repositories, self._notifications, self._give_up, kept)
         operations = ContainerOperations(self._executor, repositories, self._stop.set)
         self._console = Console(operations, self._notifications)
         stack.push_async_callback(self._console.close)
@@ -261,6 +267,7 @@ class Runtime:
         stuck = await lifecycle.shut_down(
             self._executor, self._config.shutdown_timeout, self._config.longest_shutdown
         )
+        await self._executor.logs.close(_LOGS_TIMEOUT)
         await self._console.close()
         self._manager.close()
         stalled = self._end_threads()

@@ -10,12 +10,17 @@ from typing import Any, Final
 
 from northstar import core
 from northstar.api import RefusedError, response
+from northstar.api.error import Unexpected
+from northstar.api.request import Logs
 from northstar.api.stream import TerminalSize
 from northstar.core import events
+from northstar.launch.plan import logged_streams
 from northstar.manifest import Manifest
 from northstar.model import Container, cut
+from northstar.runtime.console.channel import Channel
 from northstar.runtime.exec import ExecProcess, Terminal
 from northstar.runtime.executor import Executor
+from northstar.runtime.log_requests import LogRequests
 from northstar.runtime.package_writer import PackageWriter
 from northstar.runtime.repository import Repository
 
@@ -38,6 +43,7 @@ class ContainerOperations:
         self._executor = executor
         self._repositories = repositories
         self._shutdown = shutdown
+        self._logs = LogRequests(executor.logs)
         self._serialised: dict[Container, tuple[Manifest, dict[str, Any]]] = {}
 
     def list(self) -> list[Container]:
@@ -190,6 +196,18 @@ class ContainerOperations:
         await self._executor.request(events.UninstallRequested(container, wipe))
         self._serialised.pop(container, None)
 
+    async def logs(self, request: Logs, channel: Channel) -> None:
+        """Send the messages of a request for the log of a container.
+
+        Raises:
+            RefusedError: it is not installed, has no output, or the cursor is invalid.
+        """
+        container = request.container
+        manifest = core.entry_of(self._executor.state, container).manifest
+        if not logged_streams(manifest):
+            raise RefusedError(Unexpected(_no_log(manifest)))
+        await self._logs.serve(request, channel)
+
     async def begin_install(self, repository: str, size: int) -> PackageWriter:
         """Begin to receive a package of `size` bytes into a repository."""
         executor = self._executor
@@ -200,3 +218,13 @@ class ContainerOperations:
     def shutdown(self) -> None:
         """Begin the shutdown, and return at once."""
         self._shutdown()
+
+
+def _no_log(manifest: Manifest) -> str:
+    container = manifest.container
+    if manifest.init is None:
+        return f"{container} is a resource, which prints nothing: name the app that uses it"
+    return (
+        f"{container} has no log: its manifest discards stdout and stderr; set one of them to "
+        "pipe or inherit in the section io"
+    )

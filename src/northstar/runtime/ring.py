@@ -162,3 +162,34 @@ def parse(data: bytes, position: int, *, whole: bool, offsets: tuple[int, int]) 
     if size >= RECORD_MAX and not records:
         raise CorruptRingError("it contains an endless record")
     return Batch(tuple(records), position + at)
+
+
+def skip(data: bytes, at: int) -> tuple[int, int]:
+    """Return where the record at an index ends, and the bytes of output up to its end.
+
+    The record is not checked: the results may be anything, but the first is larger than `at`.
+    """
+    if len(data) - at < _HEADER.size:
+        return len(data), 0
+    length, _, _, _, before = _HEADER.unpack_from(data, at)
+    return at + _HEADER.size + length + -length % _ALIGNMENT, before + length
+
+
+def newest(data: bytes, cut: int, limit: int) -> bytes:
+    """Return the newest records, and the end of the record before them, of `limit` bytes at most.
+
+    Args:
+        data: whole records.
+        cut: index of the record whose end is returned.
+        limit: less than the size of `data` from there on.
+    """
+    length, stream, zeros, time, before = _HEADER.unpack_from(data, cut)
+    padding = -length % _ALIGNMENT
+    following = cut + _HEADER.size + length + padding
+    room = limit - (len(data) - following) - _HEADER.size - padding
+    # As many bytes of padding as before: the sums stay possible, see `parse`.
+    left = room - (room - length) % _ALIGNMENT
+    if left <= 0:
+        return data[following:]
+    header = _HEADER.pack(left, stream, zeros, time, before + length - left)
+    return header + data[following - padding - left :]

@@ -21,7 +21,7 @@ import pytest
 from northstar.api import notification
 from northstar.cli import listing
 from northstar.cli.common import invoke
-from northstar.cli.nstar_commands import _write_line, describe, nstar
+from northstar.cli.nstar_commands import describe, nstar, write_line
 from northstar.model import Container
 from tests.unit.client.peer import TIMEOUT, Peer, Wire
 
@@ -529,7 +529,7 @@ def test_protocol_lines_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         with open(output, "w") as stdout, monkeypatch.context() as patch:
             patch.setattr(sys, "stdout", stdout)
-            _write_line(line)
+            write_line(line)
         shown = os.read(terminal, 4096)
     finally:
         os.close(terminal)
@@ -537,6 +537,6 @@ def test_protocol_lines_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(shown) == json.loads(line)
     with tempfile.TemporaryFile("w+") as file, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", file)
-        _write_line(line)
+        write_line(line)
         file.seek(0)
         assert file.read().encode() == line

@@ -139,6 +139,18 @@ class Asynchronous:
         while (message := self._runner.run(step())) is not None:
             yield message
 
+    def logs(self, *arguments: Any, **options: Any) -> Iterator[Any]:
+        iterator = self._inner.logs(*arguments, **options)
+
+        async def step() -> Any:
+            return await anext(iterator, None)
+
+        try:
+            while (message := self._runner.run(step())) is not None:
+                yield message
+        finally:
+            self._runner.run(iterator.aclose())
+
     def __enter__(self) -> Self:
         return self
 

@@ -64,6 +64,7 @@ def test_defaults() -> None:
         ),
         repositories={},
         debug_commands=(),
+        logs_kept=4 * 2**20,
         warnings=(),
     )
 
@@ -118,6 +119,7 @@ def test_everything() -> None:
         console.global.options.max_request_size = "1KiB"
         console.options.npk_stream_timeout = "100ms"
         debug.commands = ["strace -p <PID>", "true"]
+        logs.kept = "1MiB"
         [repositories.memory]
         type = { mem = {} }
         [repositories.disk]
@@ -150,6 +152,7 @@ def test_everything() -> None:
             "disk": RepositoryConfig("packages", "k.pub", True, 10, 10**9, "full"),
         },
         debug_commands=("strace -p <PID>", "true"),
+        logs_kept=2**20,
     )
 
 

@@ -56,6 +56,9 @@ def test_vector(vector: dict[str, Any]) -> None:
         BASE + "[repositories.a]\ntype.mem.x = 1\n",
         BASE + '[repositories.a]\ntype = "mem"\nverity = "none"\nkey = "k"\n',
         BASE + "[debug]\ncommands = [1]\n",
+        BASE + "[logs]\nkept = -1\n",
+        BASE + '[logs]\nkept = "much"\n',
+        BASE + "logs = 5\n",
     ],
 )
 def test_it_refuses_what_the_reader_refuses(text: str) -> None:

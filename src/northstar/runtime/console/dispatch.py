@@ -106,6 +106,9 @@ class Operations(Protocol):
     ) -> Process:
         """Execute a program in a started container for `client`, named for the log."""
 
+    async def logs(self, request: requests.Logs, channel: Channel) -> None:
+        """Send the messages of a request for the log of a container."""
+
     async def begin_install(self, repository: str, size: int) -> PackageWriter:
         """Begin to store a package of `size` bytes."""
 
@@ -200,6 +203,7 @@ class Dispatcher:
             requests.Stop: Task(self._stop),
             requests.Restart: Task(self._restart),
             requests.Exec: Exchange(self._exec, reads=True),
+            requests.Logs: Exchange(self._logs, reads=False),
             requests.Install: Upload(self._install),
         }
 
@@ -312,6 +316,11 @@ class Dispatcher:
         except Exception as error:
             result = Failed(container, wire_error(error, f"execute a program in {container}"))
         return responses.Exec(result)
+
+    async def _logs(self, request: requests.Logs, _caller: Caller, channel: Channel) -> Response:
+        container = request.container
+        logs = self._operations.logs(request, channel)
+        return responses.Logs(await _result("read the log of", container, logs))
 
     # With a package
 

@@ -12,11 +12,15 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from typing import Any, cast
 
 from northstar.api import ContainerData, ContainerState, RefusedError, Status, Wanted, error
+from northstar.api.feature import FEATURES
+from northstar.api.log import LogLine, LogLost, LogStream
+from northstar.api.request import Logs
 from northstar.api.response import Failed, StatusOk
 from northstar.api.stream import TerminalSize
 from northstar.model import FULL, Container, Exited, Permissions
 from northstar.runtime.config import ConsoleOptions, GlobalConsole, TcpAddress, UnixAddress
 from northstar.runtime.console import Console
+from northstar.runtime.console.channel import Channel
 from northstar.runtime.console.tokens import Tokens
 from northstar.runtime.notifications import Notifications
 from northstar.runtime.package_writer import PackageWriter
@@ -32,7 +36,7 @@ SUBSCRIBE = {"connect": {"version": "0.9.2", "subscribe_notifications": True}}
 ACK = {"connect_ack": None}
 EXTENDED = {"connect": {**CONNECT["connect"], "extended": True}}
 EXTENDED_SUBSCRIBE = {"connect": {**SUBSCRIBE["connect"], "extended": True}}
-EXTENDED_ACK = {"connect_ack": {"features": ["service", "exec"]}}
+EXTENDED_ACK = {"connect_ack": {"features": list(FEATURES)}}
 STATUS = Status(Wanted.UP, ContainerState.BACKOFF, 2, "exit 1", 6, 5, 9, None, Exited(1))
 STATUS_WIRE = {
     "wanted": "up",
@@ -193,6 +197,18 @@ class Runtime:
         process = LocalProcess(command, environment, stdin=stdin, terminal=terminal)
         self.processes.append(process)
         return process
+
+    async def logs(self, request: Logs, channel: Channel) -> None:
+        await self._operate("logs", request.container, request)
+        for number in range(request.lines or 0):
+            text = "x" * 1000
+            channel.send(LogLine(request.container, 1, 5, LogStream.STDERR, text, str(number)))
+            await channel.writable()
+        channel.send(LogLost(request.container, 1, 7))
+        if request.follow:
+            ended = asyncio.Event()
+            channel.on_end(ended.set)
+            await ended.wait()
 
     async def begin_install(self, repository: str, size: int) -> Package:
         self.calls.append(("install", repository, size))
