@@ -124,7 +124,7 @@ def test_ten_floods_do_not_stop_others(runtime: RuntimeProcess, printer: Path) -
             assert exit_of(client, other) == Signalled(9)
             for _ in range(20):
                 client.ident()
-        assert time.monotonic() - begun < TIMEOUT
+        assert time.monotonic() - begun < 4 * TIMEOUT
         for flood in floods:
             client.kill(flood, signal.SIGKILL)
             assert exit_of(client, flood) == Signalled(9)

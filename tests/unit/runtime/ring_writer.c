@@ -39,7 +39,7 @@ void test_flood(struct ring *ring, uint64_t count, uint32_t least, uint32_t most
 
 		pattern(ring->sum, data, length);
 		ring_write(ring, 1 + (int)(next_random(&seed) & 1), i, data, length);
-		if (pause && next_random(&seed) % 16 == 0) {
+		if (pause && next_random(&seed) % 128 == 0) {
 			time.tv_nsec = (long)(next_random(&seed) % pause) * 1000;
 			nanosleep(&time, NULL);
 		}
