@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from typing import Any, cast
 
 from northstar.api import ContainerData, ContainerState, RefusedError, Status, Wanted, error
+from northstar.api.feature import FEATURES
 from northstar.api.response import Failed, StatusOk
 from northstar.api.stream import TerminalSize
 from northstar.model import FULL, Container, Exited, Permissions
@@ -32,7 +33,7 @@ SUBSCRIBE = {"connect": {"version": "0.9.2", "subscribe_notifications": True}}
 ACK = {"connect_ack": None}
 EXTENDED = {"connect": {**CONNECT["connect"], "extended": True}}
 EXTENDED_SUBSCRIBE = {"connect": {**SUBSCRIBE["connect"], "extended": True}}
-EXTENDED_ACK = {"connect_ack": {"features": ["service", "exec"]}}
+EXTENDED_ACK = {"connect_ack": {"features": list(FEATURES)}}
 STATUS = Status(Wanted.UP, ContainerState.BACKOFF, 2, "exit 1", 6, 5, 9, None, Exited(1))
 STATUS_WIRE = {
     "wanted": "up",
