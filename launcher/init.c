@@ -6,6 +6,8 @@
  *              drops all privileges; then reaps orphans, watches the payload and reports its exit.
  *   payload    restricts itself and executes the container's program (payload.c).
  *
+ * With an exec plan it executes one more process in a running container (enter.c).
+ *
  * They communicate with the runtime over one socket, descriptor 3; plan.def defines the messages.
  * Nothing is printed.
  */
@@ -43,7 +45,7 @@ static const char *map_file(int file, size_t size)
 	return copy && pread(file, copy, size, 0) == (ssize_t)size ? copy : NULL;
 }
 
-static void release_plan(void)
+void release_plan(void)
 {
 	free((void *)(uintptr_t)plan.start);
 }
@@ -55,7 +57,7 @@ static const char *map_file(int file, size_t size)
 	return start == MAP_FAILED ? NULL : start;
 }
 
-static void release_plan(void)
+void release_plan(void)
 {
 	munmap((void *)(uintptr_t)plan.start, (size_t)(plan.end - plan.start));
 }
@@ -89,7 +91,7 @@ static void await_launched_report(void)
 }
 
 /* The runtime sends nothing after GO; other messages are dropped. */
-static bool stream_has_ended(void)
+bool stream_has_ended(void)
 {
 	char dropped[64];
 	ssize_t length = recv(SOCKET, dropped, sizeof dropped, MSG_DONTWAIT);
@@ -537,6 +539,8 @@ int main(int count, char **arguments)
 		errno = EINVAL;
 		fail();
 	}
+	if (is_exec_plan(&plan))
+		enter(&plan);
 	launch();
 	return 0;
 }

@@ -12,7 +12,7 @@
  * Leaves the failure in `progress`, since a seccomp filter may refuse or kill any system call of a
  * report. If the filter answers exit_group with an errno, the trap ends the process.
  */
-static noreturn void fail_payload(void)
+noreturn void fail_payload(void)
 {
 	progress->error = errno;
 	syscall(__NR_exit_group, 1);
@@ -20,7 +20,7 @@ static noreturn void fail_payload(void)
 }
 
 /* Builds argv and environment before the seccomp filter is set; `exec` is the last operation. */
-static char **argument_vectors(struct operation exec, char ***environment)
+char **argument_vectors(struct operation exec, char ***environment)
 {
 	struct operation counted = exec;
 	size_t count = 0, argc;
@@ -42,6 +42,16 @@ static char **argument_vectors(struct operation exec, char ***environment)
 		*next = (char *)(uintptr_t)take(&exec);
 	while (*next++);
 	return vectors;
+}
+
+void default_signals(void)
+{
+	sigset_t none;
+
+	for (int number = 1; number <= LAST_SIGNAL; number++)
+		syscall_rt_sigaction_plain(number, SIG_DFL); /* refused for KILL and STOP only */
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
 static int restrict_payload(struct operation *operation, const struct plan *plan)
@@ -79,7 +89,6 @@ noreturn void payload(const struct plan *plan, struct operation operation,
 	struct operation exec = operation;
 	char **arguments, **environment;
 	const char *program;
-	sigset_t none;
 
 	progress = shared;
 	while (next_operation(plan, &exec))
@@ -95,11 +104,7 @@ noreturn void payload(const struct plan *plan, struct operation operation,
 	arguments = argument_vectors(exec, &environment);
 	if (!arguments)
 		fail_payload();
-	for (int number = 1; number <= LAST_SIGNAL; number++)
-		syscall_rt_sigaction_plain(number, SIG_DFL); /* refused for KILL and STOP only */
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-
+	default_signals();
 	await_shield(shared);
 	while (next_operation(plan, &operation) && operation.number != OP_EXEC) {
 		set_progress(operation.index, operation.number);

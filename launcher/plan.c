@@ -21,8 +21,26 @@ static const struct kind {
 #include "plan.def"
 };
 
+static const uint32_t exec_plan[] = {
+#define EXEC_PLAN(name) OP_##name,
+#include "plan.def"
+};
+
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
-_Static_assert(KINDS < 32, "check_plan() needs a bit for each kind");
+_Static_assert(KINDS < 64, "check_plan() needs a bit for each kind");
+
+static uint64_t kind_bit(const struct kind *kind)
+{
+	return (uint64_t)1 << (kind - kinds);
+}
+
+static bool in_exec_plan(const struct kind *kind)
+{
+	for (size_t i = 0; i < sizeof exec_plan / sizeof exec_plan[0]; i++)
+		if (exec_plan[i] == kind->number)
+			return true;
+	return false;
+}
 
 void text_append(struct text *text, const char *more)
 {
@@ -267,9 +285,10 @@ uint64_t take_limit(struct operation *operation)
 
 /* State of the check: the operations up to the current one. */
 struct check_state {
-	uint32_t kinds; /* a bit for each of `kinds` */
+	uint64_t kinds; /* a bit for each of `kinds` */
 	uint32_t number;
 	uint64_t clone_flags;
+	uint64_t entered; /* CLONE_NEW flags; not 0 in an exec plan */
 	uint64_t descriptors; /* how many are passed to the payload */
 };
 
@@ -345,6 +364,17 @@ static bool valid_arguments(const char *wanted, struct operation operation, cons
 /* The namespaces of every container; without them init would modify the host. */
 static const uint64_t namespaces = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS;
 
+/* Each type once, so that no operation leaves a namespace of the container again. */
+static const char *check_entered(uint64_t type, struct check_state *state)
+{
+	if (type & (type - 1) || !(type & (namespaces | CLONE_NEWNET | CLONE_NEWCGROUP)))
+		return "type is not a namespace of a container";
+	if (state->entered & type)
+		return "type entered before";
+	state->entered |= type;
+	return NULL;
+}
+
 static const char *check_policy(struct operation *operation)
 {
 	int policy = parse_policy(take(operation));
@@ -414,6 +444,13 @@ static const char *check_meaning(struct operation operation, const struct plan *
 		return take_number(&operation) == CLONE_NEWNET ? NULL : "type is not CLONE_NEWNET";
 	case OP_HOSTNAME:
 		return strlen(take(&operation)) <= HOST_NAME_BYTES ? NULL : "name too long";
+	case OP_SELINUX: /* the container may have no /proc */
+		return state->entered ? "must precede ENTER" : NULL;
+	case OP_ENTER:
+		take(&operation);
+		return check_entered(take_number(&operation), state);
+	case OP_TERMINAL:
+		return state->entered ? NULL : "in a plan without ENTER";
 	case OP_LOOPBACK: /* otherwise it would be the host's interface */
 		return state->clone_flags & CLONE_NEWNET ? NULL : "no new network namespace";
 	case OP_BIND:
@@ -457,6 +494,9 @@ static const char *check_meaning(struct operation operation, const struct plan *
 		/* Without argv[0] a program may read its environment as its arguments. */
 		if (argc < 1 || argc > count)
 			return "argc out of range";
+		/* More could only be the host's: the payload's console and sockets are its own. */
+		if (state->entered && state->descriptors > 3)
+			return "an exec plan passes descriptors 0, 1 and 2 only";
 		/* Without descriptor 2 a program's messages go into the first file it opens. */
 		return state->descriptors >= 3 ? NULL : "descriptors 0, 1 and 2 are required";
 	}
@@ -483,9 +523,9 @@ static bool check_operation(const struct plan *plan, struct operation operation,
 	text_append(problem, "): ");
 	if (operation.number / 10 < state->number / 10)
 		wrong = "out of order";
-	else if (kind->occurrence != ANY && state->kinds & 1U << (kind - kinds))
+	else if (kind->occurrence != ANY && state->kinds & kind_bit(kind))
 		wrong = "more than once";
-	state->kinds |= 1U << (kind - kinds);
+	state->kinds |= kind_bit(kind);
 	state->number = operation.number;
 	if (!wrong) {
 		if (!valid_arguments(kind->arguments, operation, plan, problem))
@@ -495,6 +535,39 @@ static bool check_operation(const struct plan *plan, struct operation operation,
 	if (wrong)
 		text_append(problem, wrong);
 	return !wrong;
+}
+
+bool is_exec_plan(const struct plan *plan)
+{
+	struct operation operation = before_first(plan);
+
+	while (next_operation(plan, &operation))
+		if (operation.number == OP_ENTER)
+			return true;
+	return false;
+}
+
+/* Checks which operations the plan has, and which it lacks. */
+static bool check_kinds(const struct check_state *state, struct text *problem)
+{
+	for (const struct kind *kind = kinds; kind < kinds + KINDS; kind++) {
+		bool present = state->kinds & kind_bit(kind);
+
+		if (state->entered && present && !in_exec_plan(kind)) {
+			text_set(problem, "a plan with ENTER cannot contain ", kind->name, NULL);
+			return false;
+		}
+		if (kind->occurrence == ONE && !present &&
+		    (!state->entered || in_exec_plan(kind))) {
+			text_set(problem, "missing operation ", kind->name, NULL);
+			return false;
+		}
+	}
+	if (state->entered && (state->entered & namespaces) != namespaces) {
+		text_set(problem, "ENTER is missing for a namespace of every container", NULL);
+		return false;
+	}
+	return true;
 }
 
 bool check_plan(const struct plan *plan, struct text *problem)
@@ -525,10 +598,5 @@ bool check_plan(const struct plan *plan, struct text *problem)
 		if (!check_operation(plan, operation, &state, problem))
 			return false;
 	}
-	for (size_t i = 0; i < KINDS; i++)
-		if (kinds[i].occurrence == ONE && !(state.kinds & 1U << i)) {
-			text_set(problem, "missing operation ", kinds[i].name, NULL);
-			return false;
-		}
-	return true;
+	return check_kinds(&state, problem);
 }

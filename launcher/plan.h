@@ -76,4 +76,7 @@ int parse_policy(const char *name);
 /* Checks a whole plan; if false, `problem` describes the first error. No side effects. */
 bool check_plan(const struct plan *plan, struct text *problem);
 
+/* Whether a plan that was checked executes a process in a running container. */
+bool is_exec_plan(const struct plan *plan);
+
 #endif

@@ -346,18 +346,30 @@ int step_deny_getfd(void)
 	return syscall_seccomp(SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, &program);
 }
 
-int step_seccomp(struct operation *operation, const struct plan *plan)
+static struct sock_filter filter_instructions[BPF_MAXINSNS];
+static struct sock_fprog filter = { .filter = filter_instructions };
+
+int read_filter(struct operation *operation, const struct plan *plan)
 {
-	static struct sock_filter instructions[BPF_MAXINSNS];
-	struct sock_fprog program = { .filter = instructions };
 	int descriptor = take_descriptor(operation, plan);
-	ssize_t size = pread(descriptor, instructions, sizeof instructions, 0);
+	ssize_t size = pread(descriptor, filter_instructions, sizeof filter_instructions, 0);
 
 	ABOUT("the filter");
 	if (size < 0)
 		return -1;
-	program.len = (unsigned short)((size_t)size / sizeof instructions[0]);
-	return syscall_seccomp(SECCOMP_SET_MODE_FILTER, 0, &program);
+	filter.len = (unsigned short)((size_t)size / sizeof filter_instructions[0]);
+	return 0;
+}
+
+int install_filter(void)
+{
+	ABOUT("the filter");
+	return syscall_seccomp(SECCOMP_SET_MODE_FILTER, 0, &filter);
+}
+
+int step_seccomp(struct operation *operation, const struct plan *plan)
+{
+	return read_filter(operation, plan) ? -1 : install_filter();
 }
 
 void await_shield(struct progress *shared)

@@ -39,6 +39,11 @@ int step_no_new_privs(void);
 int step_caps(uint64_t mask);
 int step_seccomp(struct operation *operation, const struct plan *plan);
 
+/* The two halves of step_seccomp: a filter is read while its descriptor is open, and installed when
+ * it is closed. */
+int read_filter(struct operation *operation, const struct plan *plan);
+int install_filter(void);
+
 /* close_range(2) for any kernel: closes a range of descriptors, or with CLOSE_RANGE_CLOEXEC sets
  * their close-on-exec flag. */
 int change_descriptors(unsigned int first, unsigned int last, unsigned int flags);
@@ -60,7 +65,26 @@ int check_program(const char *path);
 /* payload.c: the child of init that executes the container's program */
 noreturn void payload(const struct plan *plan, struct operation operation, struct progress *shared);
 
+/* Sets all signal dispositions and the mask to the default. */
+void default_signals(void);
+
+/* Builds argv and environment of EXEC; NULL if there is no memory. */
+char **argument_vectors(struct operation exec, char ***environment);
+
+/* Exits with the errno in `progress`, for the report of the process that watches this one. */
+noreturn void fail_payload(void);
+
+/* enter.c: the launcher of a process in a running container */
+noreturn void enter(struct plan *plan);
+
+/* init.c. The runtime sends nothing that these processes still expect: messages are dropped. */
+bool stream_has_ended(void);
+void release_plan(void);
+
 /* supervise.c: the parent of a debug command */
 noreturn void supervise(char **command);
+
+/* Kills and reaps all children, again and again, and exits. */
+noreturn void kill_children(void);
 
 #endif

@@ -39,17 +39,12 @@ static noreturn void report_errno(int error)
 
 static noreturn void become_command(char **command, pid_t supervisor)
 {
-	sigset_t none;
-
 	/* If the supervisor is killed, the command is killed. It may be dead already, so check. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != supervisor)
 		_exit(127);
 	fcntl(SOCKET, F_SETFD, FD_CLOEXEC);
-	for (int number = 1; number <= LAST_SIGNAL; number++)
-		syscall_rt_sigaction_plain(number, SIG_DFL); /* refused for KILL and STOP only */
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
+	default_signals();
 	execvp(command[0], command);
 	report_errno(errno);
 }
@@ -134,7 +129,7 @@ static void reap_children(void)
 }
 
 /* The children of a killed process become children of this one: repeats until none is left. */
-static noreturn void kill_children(void)
+noreturn void kill_children(void)
 {
 	for (;;) {
 		signal_children(SIGKILL);

@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from northstar.launch import exec_plan
 from northstar.launch.plan import ContainerPaths, HostFacts, build
 from northstar.launch.plan_ops import PLAN_VERSION, Op
 from northstar.manifest import Command, Resource, loads
@@ -63,6 +64,9 @@ def plans() -> Iterator[bytes]:
                 "/run/northstar/a:1.0.0", "/data/a", "/sockets", "/notify", resources
             )
             yield build(manifest, COMMAND, paths, FACTS, (5, 6)).encode()
+            yield exec_plan.build(
+                manifest, ("/bin/app", ""), {"A": ""}, FACTS, (5,), terminal=True
+            ).encode()
         except (ManifestError, HostError, LaunchError):
             continue
 

@@ -135,6 +135,18 @@ class Cgroup:
                 return cgroup2.open_directory(self.directory(hierarchy))
         return None
 
+    def open_procs(self) -> int:
+        """Open the `cgroup.procs` file of the v2 hierarchy, for a process that moves itself.
+
+        Returns:
+            a descriptor, which the caller owns.
+
+        Raises:
+            OSError: the cgroup was removed, or too many descriptors are open.
+        """
+        (unified,) = (hierarchy for hierarchy in self._made if hierarchy.version == 2)
+        return cgroup2.open_procs(self.directory(unified))
+
     def open_tasks(self, number: int) -> int:
         """Open the `tasks` file of a v1 hierarchy, for a process that moves itself.
 

@@ -38,13 +38,14 @@ _SOCKET_NUMBER: Final = 3
 _PROGRAM_NUMBER_MIN: Final = 60
 """The program's own descriptor must not be replaced by a file action: EACCES (see docs)."""
 
-_REPORT: Final = struct.Struct("<IIIii")
-_STEPS: Final = {
+REPORT_HEAD: Final = struct.Struct("<IIIii")
+STEPS: Final = {
     Step.RECEIVE: "receive the launch plan",
     Step.PLAN: "perform the launch plan",
     Step.SHIELD: "protect init from the payload",
     Step.FORK: "fork the payload",
     Step.LAUNCH: "launch init",
+    Step.HELPER: "enter the container",
 }
 _CREDENTIALS: Final = struct.Struct("=iII")
 """struct ucred, unix(7): pid, uid, gid."""
@@ -111,16 +112,32 @@ class Launcher:
                 "the launcher program is missing from the installed package",
                 hint="install the package again, with a C compiler (gcc, musl-tools)",
             ) from None
-        writable = memfd.sealed("northstar-init", content, mode=0o700, executable=True)
+        return cls(_executable(content), executor)
+
+    @property
+    def executor(self) -> Executor | None:
+        """Executes blocking calls."""
+        return self._executor
+
+    def spawn_copy(self, child_end: socket.socket) -> int:
+        """Spawn a copy of the program; return its pid. It expects an exec plan on its socket.
+
+        A process of the running container can race with its checks, and so open the file that it
+        executes, as /proc/self/exe (CVE-2019-5736). That file is sealed, but root in a container
+        can change its mode. So it is no file that anything else uses.
+
+        Args:
+            child_end: becomes its socket; the caller keeps and closes it.
+
+        Raises:
+            OSError: it could not be spawned.
+        """
+        content = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
+        copy = _executable(content)
         try:
-            # execve(2) of a file that is open for writing fails with ETXTBSY.
-            low = memfd.reopen_read_only(writable)
+            return _spawn(copy, child_end)
         finally:
-            os.close(writable)
-        try:
-            return cls(fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, _PROGRAM_NUMBER_MIN), executor)
-        finally:
-            os.close(low)
+            os.close(copy)
 
     def close(self) -> None:
         """Close the memfd; idempotent. Running containers are not affected."""
@@ -158,18 +175,11 @@ class Launcher:
                 # unwatched.
                 init = Init(stream, plan, on_skipped, self._executor)
                 undo.callback(init.stop_reading)
-                pid = init.launcher_pid = os.posix_spawn(
-                    f"/proc/self/fd/{self._descriptor}",
-                    ["northstar-init"],
-                    {},
-                    file_actions=[(os.POSIX_SPAWN_DUP2, child_end.fileno(), _SOCKET_NUMBER)],
-                    setsigmask=(),
-                    setsigdef=_ALL_SIGNALS,
-                )
+                pid = init.launcher_pid = _spawn(self._descriptor, child_end)
             try:
-                _send_plan(stream, plan, descriptors)
+                send_plan(stream, plan, descriptors)
             except (BrokenPipeError, ConnectionResetError):
-                raise _launcher_ended(_reap(pid)) from None
+                raise _launcher_ended(reap(pid)) from None
             except BaseException:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
@@ -220,7 +230,37 @@ class Launcher:
         return pid, stream
 
 
-def _send_plan(stream: socket.socket, plan: LaunchPlan, descriptors: Mapping[str, int]) -> None:
+def _executable(content: bytes) -> int:
+    """Return a sealed file that can be spawned, with a number that no file action replaces."""
+    writable = memfd.sealed("northstar-init", content, mode=0o700, executable=True)
+    try:
+        # execve(2) of a file that is open for writing fails with ETXTBSY.
+        low = memfd.reopen_read_only(writable)
+    finally:
+        os.close(writable)
+    try:
+        return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, _PROGRAM_NUMBER_MIN)
+    finally:
+        os.close(low)
+
+
+def _spawn(program: int, child_end: socket.socket) -> int:
+    return os.posix_spawn(
+        f"/proc/self/fd/{program}",
+        ["northstar-init"],
+        {},
+        file_actions=[(os.POSIX_SPAWN_DUP2, child_end.fileno(), _SOCKET_NUMBER)],
+        setsigmask=(),
+        setsigdef=_ALL_SIGNALS,
+    )
+
+
+def send_plan(stream: socket.socket, plan: LaunchPlan, descriptors: Mapping[str, int]) -> None:
+    """Send a plan and its descriptors to a launcher that was just spawned.
+
+    Raises:
+        OSError: EPIPE or ECONNRESET if it has ended; EMFILE.
+    """
     content = memfd.sealed("northstar-plan", plan.encode())
     try:
         passed = array.array("i", [content, *(descriptors[name] for name in plan.descriptors)])
@@ -231,7 +271,12 @@ def _send_plan(stream: socket.socket, plan: LaunchPlan, descriptors: Mapping[str
         os.close(content)
 
 
-def _exit_status(op: int, value: int) -> ExitStatus:
+def exit_status(op: int, value: int) -> ExitStatus:
+    """Return the status that a report EXITED describes.
+
+    Raises:
+        ValueError: it describes none.
+    """
     if op == 0 and 0 <= value <= 255:
         return Exited(value)
     if op == 1 and 1 <= value <= 64:
@@ -239,7 +284,8 @@ def _exit_status(op: int, value: int) -> ExitStatus:
     raise ValueError(f"EXITED with operation {op}, value {value}")
 
 
-def _reap(pid: int) -> ExitStatus:
+def reap(pid: int) -> ExitStatus:
+    """Wait for the end of a child, and reap it."""
     _, status = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(status)
     return Exited(code) if code >= 0 else Signalled(-code)
@@ -253,7 +299,9 @@ def _receive(stream: socket.socket) -> tuple[bytes, list[int], int]:
     """Receive a report: its bytes, the descriptors, and the pid of its sender (0: unknown)."""
     size = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(4)
     # Python does not set MSG_CMSG_CLOEXEC; without it the next launcher inherits the descriptors.
-    data, ancillary, _, _ = stream.recvmsg(_REPORT.size + TEXT_MAX, size, socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, _, _ = stream.recvmsg(
+        REPORT_HEAD.size + TEXT_MAX, size, socket.MSG_CMSG_CLOEXEC
+    )
     passed = array.array("i")
     sender = 0
     for level, kind, content in ancillary:
@@ -369,7 +417,7 @@ class Init:
                 self.stop_reading()
                 if self._pidfd < 0:
                     # The launcher exited before the clone.
-                    status = _reap(self.launcher_pid)
+                    status = reap(self.launcher_pid)
                     self._fail(_launcher_ended(status))
                     self._finish(status)
                 return
@@ -401,8 +449,8 @@ class Init:
         Raises:
             ValueError, IndexError, struct.error: the report is unexpected or invalid.
         """
-        kind, index, op, errno, value = _REPORT.unpack_from(data)
-        text = data[_REPORT.size :].split(b"\0", 1)[0].decode(errors="backslashreplace")
+        kind, index, op, errno, value = REPORT_HEAD.unpack_from(data)
+        text = data[REPORT_HEAD.size :].split(b"\0", 1)[0].decode(errors="backslashreplace")
         report = Report(kind)
         if report not in self._expected:
             raise ValueError(f"unexpected {report.name}")
@@ -430,7 +478,7 @@ class Init:
                 if not self.started.done():
                     self.started.set_result(None)
             case Report.EXITED:
-                self._status = _exit_status(op, value)
+                self._status = exit_status(op, value)
             case Report.FAILED:
                 self._fail(self._failure(index, op, errno, value, text))
         self._expected = _AFTER.get(report, set())
@@ -441,7 +489,7 @@ class Init:
         Init ends when the other end of its stream is closed.
         """
         os.kill(self.launcher_pid, signal.SIGKILL)
-        status = _reap(self.launcher_pid)
+        status = reap(self.launcher_pid)
         self.launcher_pid = 0
         self._fail(_launcher_ended(status))
         self._finish(status)
@@ -497,7 +545,7 @@ class Init:
     def _failure(self, index: int, op: int, errno: int, killed_by: int, text: str) -> LaunchError:
         hint = None
         if index == NO_OPERATION:
-            step = _STEPS[Step(op)]
+            step = STEPS[Step(op)]
         else:
             step = self._plan.operations[index].describe()
             hint = _HINTS.get((Op(op), errno))
@@ -552,7 +600,7 @@ class Init:
             os.close(self._launcher_pidfd)
             self._launcher_pidfd = -1
         if self.launcher_pid:
-            _reap(self.launcher_pid)
+            reap(self.launcher_pid)
             self.launcher_pid = 0
 
     def _finish(self, status: ExitStatus) -> None:

@@ -68,6 +68,7 @@ _DESCRIPTIONS: Final = {
     Op.HOSTNAME: "set the host name {0}",
     Op.LOOPBACK: "bring the loopback interface up",
     Op.SELINUX: "set the SELinux exec context {0}",
+    Op.ENTER: "enter the namespace {1}",
     Op.ROOT: "enter the image mounted at {0}",
     Op.BIND: "bind {0}{1} on {2}",
     Op.FILESYSTEM: "mount {0} on {2}",
@@ -83,6 +84,7 @@ _DESCRIPTIONS: Final = {
     Op.PAYLOAD: "fork the payload",
     Op.FD: "pass descriptor {1}",
     Op.LISTEN: "listen on a socket",
+    Op.TERMINAL: "set the controlling terminal",
     Op.RLIMIT: "set resource limit {0} to {1} (soft) and {2} (hard)",
     Op.SCHED: "set the scheduling policy {0} with {1}",
     Op.NO_NEW_PRIVS: "set no_new_privs",
@@ -196,16 +198,21 @@ def _refuse_unix_probes(service: Service) -> None:
 def environment(manifest: Manifest, own: Mapping[str, str]) -> dict[str, str]:
     """Return the payload's environment: `own`, and the variables that the runtime adds."""
     numbers = dict(descriptor_numbers(manifest))
-    added = {
-        "NORTHSTAR_NAME": str(manifest.name),
-        "NORTHSTAR_VERSION": str(manifest.version),
-        "NORTHSTAR_CONTAINER": str(manifest.container),
-    }
+    added = identity(manifest)
     if "console" in numbers:
         added["NORTHSTAR_CONSOLE"] = str(numbers["console"])
     for name in sorted(manifest.sockets):
         added[f"NORTHSTAR_SOCKET_{name}"] = str(numbers[socket_descriptor(name)])
     return {**own, **added, **_supervision(manifest)}
+
+
+def identity(manifest: Manifest) -> dict[str, str]:
+    """Return the variables that each process which the runtime executes in a container has."""
+    return {
+        "NORTHSTAR_NAME": str(manifest.name),
+        "NORTHSTAR_VERSION": str(manifest.version),
+        "NORTHSTAR_CONTAINER": str(manifest.container),
+    }
 
 
 def _supervision(manifest: Manifest) -> dict[str, str]:
@@ -300,7 +307,7 @@ def build(
         Operation(Op.PAYLOAD),
         *(Operation(Op.FD, (index[name], str(number))) for name, number in passed.items()),
         *_listening(manifest, index),
-        *_restrictions(manifest, index, facts),
+        *restrictions(manifest, index, facts),
         _exec(manifest, command),
     ]
     return LaunchPlan(tuple(operations), tuple(descriptors))
@@ -326,9 +333,14 @@ def _namespaces(
     yield Operation(Op.HOSTNAME, (hostname(manifest.name),))
     if manifest.network is None:
         yield Operation(Op.LOOPBACK)
+    yield from selinux(manifest, facts)
+    yield Operation(Op.ROOT, (paths.root,))
+
+
+def selinux(manifest: Manifest, facts: HostFacts) -> Iterator[Operation]:
+    """Yield the operation that sets the manifest's SELinux context, where SELinux is enabled."""
     if facts.selinux and manifest.selinux is not None and manifest.selinux.exec is not None:
         yield Operation(Op.SELINUX, (manifest.selinux.exec,))
-    yield Operation(Op.ROOT, (paths.root,))
 
 
 def hostname(name: Name) -> str:
@@ -435,9 +447,19 @@ def _listening(manifest: Manifest, index: Mapping[str, str]) -> Iterator[Operati
             yield Operation(Op.LISTEN, (index[socket_descriptor(name)], str(BACKLOG)))
 
 
-def _restrictions(
+def restrictions(
     manifest: Manifest, index: Mapping[str, str], facts: HostFacts
 ) -> Iterator[Operation]:
+    """Yield what restricts each process that the runtime executes in a container.
+
+    Args:
+        manifest: the container's manifest.
+        index: of the plan's descriptors, by their names; `seccomp` if there is a filter.
+        facts: properties of this machine.
+
+    Raises:
+        LaunchError: the kernel has no such scheduling.
+    """
     for limited, limit in {**facts.rlimits, **manifest.rlimits}.items():
         values = ("unlimited" if v is None else str(v) for v in (limit.soft, limit.hard))
         yield Operation(Op.RLIMIT, (str(limited.number), *values))
@@ -475,8 +497,12 @@ def _scheduling(policy: SchedPolicy) -> tuple[str, str]:
 
 def _exec(manifest: Manifest, command: Command) -> Operation:
     argv = (command.init, *command.arguments)
-    env = environment(manifest, command.environment)
+    return execution(argv, environment(manifest, command.environment))
+
+
+def execution(argv: Sequence[str], env: Mapping[str, str]) -> Operation:
+    """Return the operation that executes `argv[0]`, a path in the container."""
     pairs = (f"{name}={value}" for name, value in env.items())
     # No search in PATH: a relative path starts at the container's working directory, its root.
-    path = "/" + command.init.lstrip("/")
+    path = "/" + argv[0].lstrip("/")
     return Operation(Op.EXEC, (path, str(len(argv)), *argv, *pairs))

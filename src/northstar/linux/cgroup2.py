@@ -41,6 +41,17 @@ def kill(directory: str) -> None:
     write(f"{directory}/cgroup.kill", "1")
 
 
+def open_procs(directory: str) -> int:
+    """Open `cgroup.procs` for writing, for a process that moves itself: it writes `0`.
+
+    The kernel checks the permission of the process that opened the file (Linux 5.16).
+
+    Raises:
+        OSError: the cgroup was removed.
+    """
+    return os.open(f"{directory}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+
+
 def open_directory(directory: str) -> int:
     """Open a cgroup for CLONE_INTO_CGROUP of clone3(2); close-on-exec. The caller owns it."""
     return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

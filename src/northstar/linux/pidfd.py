@@ -6,9 +6,13 @@ the same process. It becomes readable (poll, epoll) when the process ends.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+_PROCESS_GROUP: Final = 4
+"""PIDFD_SIGNAL_PROCESS_GROUP of include/uapi/linux/pidfd.h, Linux 6.9."""
 
 
 class WaitStatus(NamedTuple):
@@ -39,6 +43,29 @@ def send_signal(pidfd: int, number: int) -> None:
         OSError: ESRCH if it has ended and was reaped, EINVAL for a number that is no signal.
     """
     signal.pidfd_send_signal(pidfd, number)
+
+
+def send_group_signal(pidfd: int, leader: int, number: int) -> None:
+    """Send a signal to a process group: pidfd_send_signal(2) with PIDFD_SIGNAL_PROCESS_GROUP.
+
+    Before Linux 6.9: killpg(2). The number of the group must not be reused then, so the leader must
+    not be reaped by a process that is free to do so.
+
+    Args:
+        pidfd: of the leader of the group.
+        leader: its pid.
+        number: of the signal.
+
+    Raises:
+        OSError: ESRCH if the leader was reaped, or the group has no members; EINVAL.
+    """
+    try:
+        signal.pidfd_send_signal(pidfd, number, None, _PROCESS_GROUP)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        signal.pidfd_send_signal(pidfd, 0)
+        os.killpg(leader, number)
 
 
 def wait(pidfd: int, *, block: bool = True) -> WaitStatus | None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from typing import Final
 
 MISC_MAJOR: Final = 10
 """Major number of the drivers in /proc/misc: MISC_MAJOR of include/uapi/linux/major.h."""
 
 _STATE: Final = 0
+_PPID: Final = 1
 _PGRP: Final = 2
 """Positions of the fields of /proc/PID/stat after the command's name, which ends with `)`."""
 
@@ -20,17 +23,21 @@ def process_group(group: int) -> dict[int, str]:
     This reads /proc once. Processes start and end meanwhile: a new member may be missing, and a
     listed one may have ended.
     """
-    members = {}
+    return {
+        pid: fields[_STATE].decode() for pid, fields in _processes() if int(fields[_PGRP]) == group
+    }
+
+
+def children(parent: int) -> list[int]:
+    """Return the children of a process, as `process_group` does."""
+    return [pid for pid, fields in _processes() if int(fields[_PPID]) == parent]
+
+
+def _processes() -> Iterator[tuple[int, list[bytes]]]:
     for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        try:
-            fields = _stat(name)
-        except ProcessLookupError:
-            continue
-        if int(fields[_PGRP]) == group:
-            members[int(name)] = fields[_STATE].decode()
-    return members
+        if name.isdigit():
+            with contextlib.suppress(ProcessLookupError):
+                yield int(name), _stat(name)
 
 
 def group_of(pid: int) -> int:
@@ -40,6 +47,15 @@ def group_of(pid: int) -> int:
         ProcessLookupError: the process does not exist.
     """
     return int(_stat(str(pid))[_PGRP])
+
+
+def parent_of(pid: int) -> int:
+    """Return the parent of a process, also of a zombie; 0 if it has none.
+
+    Raises:
+        ProcessLookupError: the process does not exist.
+    """
+    return int(_stat(str(pid))[_PPID])
 
 
 def _stat(pid: str) -> list[bytes]:

@@ -54,7 +54,8 @@ def _open_null(run_dir: str) -> int:
     with contextlib.suppress(FileExistsError):
         os.mkdir(directory, 0o700)
     try:
-        with _tmpfs(directory):
+        flags = mount.MS_NOSUID | mount.MS_NOEXEC
+        with detached_mount(directory, "tmpfs", flags, "mode=755,size=4k"):
             os.mknod(node, stat.S_IFCHR | 0o666, _DEVICE)
             os.chmod(node, 0o666)  # noqa: S103, the mode of /dev/null, independent of the umask
             flags = mount.MS_REMOUNT | mount.MS_RDONLY | mount.MS_NOSUID | mount.MS_NOEXEC
@@ -67,8 +68,19 @@ def _open_null(run_dir: str) -> int:
 
 
 @contextlib.contextmanager
-def _tmpfs(directory: str) -> Iterator[None]:
-    mount.mount("none", directory, "tmpfs", mount.MS_NOSUID | mount.MS_NOEXEC, "mode=755,size=4k")
+def detached_mount(directory: str, fstype: str, flags: int, options: str) -> Iterator[None]:
+    """Mount a file system, and detach it at the end. A descriptor that is open then keeps it alive.
+
+    Args:
+        directory: the mount point. Another program may remove it meanwhile.
+        fstype: of the file system.
+        flags: of mount(2).
+        options: of the file system.
+
+    Raises:
+        OSError: it cannot be mounted.
+    """
+    mount.mount("none", directory, fstype, flags, options)
     try:
         yield
     finally:

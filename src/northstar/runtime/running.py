@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -21,6 +22,7 @@ from northstar.runtime.threads import Pools
 
 if TYPE_CHECKING:
     from northstar.model.notify import NotifyMessage
+    from northstar.runtime.exec import ExecProcess
     from northstar.runtime.notify import NotifySocket
 
 log = logging.getLogger("northstar.runtime")
@@ -45,6 +47,8 @@ class HeldResources(msgspec.Struct, eq=False):
         sockets: the files of its Unix sockets.
         notify: its notify socket.
         console: the runtime's side of its console connection.
+        groups: the ids of its supplementary groups.
+        execs: the exec'ed processes that have not ended.
     """
 
     container: Container
@@ -55,6 +59,8 @@ class HeldResources(msgspec.Struct, eq=False):
     sockets: list[BoundSocket] = []
     notify: NotifySocket | None = None
     console: ConsoleConnection | None = None
+    groups: Sequence[int] = ()
+    execs: list[ExecProcess] = []
 
     def describe(self) -> str:
         """Return one line that lists all of them, for the log."""
@@ -71,6 +77,8 @@ class HeldResources(msgspec.Struct, eq=False):
             parts.append("a notify socket")
         if self.console is not None:
             parts.append("a console connection")
+        if self.execs:
+            parts.append(f"{len(self.execs)} exec'ed processes")
         return "; ".join(parts)
 
     async def release(self, pools: Pools) -> None:
@@ -100,6 +108,8 @@ class HeldResources(msgspec.Struct, eq=False):
                 stack.callback(self.notify.close)
             if self.console is not None:
                 stack.callback(self.console.close)
+            for process in self.execs:
+                stack.push_async_callback(process.end)
 
 
 class RunningContainer:

@@ -23,7 +23,7 @@ from northstar.devices import loop_device, verified_device
 from northstar.linux import mount, mountinfo
 from northstar.model import Container, InvalidValueError, listed
 from northstar.model.deadline import Deadline
-from northstar.runtime import logs, null_device
+from northstar.runtime import logs, null_device, terminal
 from northstar.runtime.config import Config
 from northstar.runtime.directories import NOTIFY
 
@@ -169,7 +169,7 @@ def _notify_sockets(top: str, remove: Callable[[str], None]) -> list[str]:
 
 def _is_mount_point(name: str) -> bool:
     """Return whether `name` follows our naming scheme for mount points in the run directory."""
-    return name == null_device.NAME or _is_container(name)
+    return name in (null_device.NAME, terminal.NAME) or _is_container(name)
 
 
 def _is_container(name: str) -> bool:

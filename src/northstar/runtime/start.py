@@ -91,7 +91,7 @@ async def start(
     plan = build(manifest, command, paths, context.facts, groups)
     _warn_of_getfd(manifest)
     system_calls = await _seccomp_filter(context, manifest)
-    held = HeldResources(container, (paths.root, *paths.resources.values()))
+    held = HeldResources(container, (paths.root, *paths.resources.values()), groups=groups)
     try:
         await _prepare(context, manifest, paths, held)
         assert held.cgroup is not None
@@ -226,14 +226,20 @@ def _bind_sockets(
         held.sockets.append(bound)
 
 
-async def _seccomp_filter(context: StartContext, manifest: Manifest) -> seccomp.Filter | None:
+async def seccomp_filter(context: StartContext, manifest: Manifest) -> seccomp.Filter | None:
+    """Return the filter of a manifest, which is made once; None if it has none."""
     if manifest.seccomp is None:
         return None
     key = manifest.seccomp, manifest.capabilities
     found = seccomp.made_filter(*key)
     if found is None:
         found = await context.pools.kernel.run(seccomp.filter_for, *key)
-    if found.unknown:
+    return found
+
+
+async def _seccomp_filter(context: StartContext, manifest: Manifest) -> seccomp.Filter | None:
+    found = await seccomp_filter(context, manifest)
+    if found is not None and found.unknown:
         what = "system call %s, it is" if len(found.unknown) == 1 else "system calls %s, they are"
         log.warning(f"%s: there is no {what} left out", manifest.container, listed(found.unknown))
     return found

@@ -160,7 +160,10 @@ bool accepts(const uint8_t *data, size_t size)
 	static struct text problem;
 	struct operation operation;
 	uint32_t last = 0;
-	bool isolated[4] = { false };
+	const uint64_t always = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS;
+	bool isolated[4] = { false }, cloned = false;
+	uint64_t entered = 0;
+	unsigned int passed = 0;
 
 	memset(&problem, 0, sizeof problem);
 	if (!check_plan(&plan, &problem)) {
@@ -173,12 +176,21 @@ bool accepts(const uint8_t *data, size_t size)
 		interpret(operation);
 		assert(operation.number / 10 >= last / 10);
 		last = operation.number;
+		if (operation.number == OP_ENTER) {
+			take(&operation);
+			entered |= take_number(&operation);
+		}
+		passed += operation.number == OP_FD;
+		cloned |= operation.number == OP_CLONE;
 		isolated[0] |= operation.number == OP_PIVOT;
 		isolated[1] |= operation.number == OP_UID;
 		isolated[2] |= operation.number == OP_NO_NEW_PRIVS;
 		isolated[3] |= operation.number == OP_CAPS;
 	}
-	assert(isolated[0] && isolated[1] && isolated[2] && isolated[3]);
+	/* A plan creates a container or enters one, never both. */
+	assert(is_exec_plan(&plan) == !cloned && cloned == !entered && isolated[0] == cloned);
+	assert(cloned || ((entered & always) == always && passed == 3));
+	assert(isolated[1] && isolated[2] && isolated[3]);
 	assert(last == OP_EXEC);
 	return true;
 }
