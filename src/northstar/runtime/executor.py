@@ -416,7 +416,7 @@ class Executor:
         """End the threads of probes; return the pools with threads that block in the kernel.
 
         Args:
-            seconds: longest time to wait for each pool.
+            seconds: longest time to wait in total.
         """
         return [] if self._probes is None else self._probes.close(seconds)
 

@@ -17,7 +17,8 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Final, TypeVar
 
@@ -40,8 +41,6 @@ class Connector:
 
     def __init__(self) -> None:
         self._pools: dict[str, Pool] = {}
-        self._own = -1
-        """The runtime's network namespace."""
 
     async def connect(self, running: RunningContainer, address: str, seconds: float) -> None:
         """Connect to an address `tcp:PORT` or `unix:PATH` of a container, and disconnect.
@@ -73,17 +72,13 @@ class Connector:
         """End all threads; return the pools with threads that block in the kernel.
 
         Args:
-            seconds: longest time to wait for each.
+            seconds: longest time to wait in total.
         """
         pools = tuple(self._pools.values())
         for pool in pools:
             pool.shutdown(wait=False, cancel_futures=True)
-        loop = asyncio.get_running_loop()
-        stalled = [pool for pool in pools if not pool.join(loop.time() + seconds)]
-        if self._own >= 0 and not stalled:
-            os.close(self._own)
-            self._own = -1
-        return stalled
+        deadline = time.monotonic() + seconds
+        return [pool for pool in pools if not pool.join(deadline)]
 
     # TCP.
 
@@ -103,16 +98,16 @@ class Connector:
         self, running: RunningContainer, family: socket.AddressFamily
     ) -> socket.socket:
         """Return a socket in the container's network namespace, not connected and not blocking."""
-        if self._own < 0:
-            try:
-                self._own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as failure:
-                raise LackingError(f"/proc/self/ns/net: {failure.strerror}") from failure
         pool = self._pool("probes of TCP ports", 1)
         namespace = _open_of(running, "ns/net", os.O_RDONLY)
-        call = pool.submit(_socket_in, namespace, self._own, family)
         try:
-            return await _result(call, namespace, socket.socket.close)
+            own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as failure:
+            os.close(namespace)
+            raise LackingError(f"/proc/self/ns/net: {failure.strerror}") from failure
+        call = pool.submit(_socket_in, namespace, own, family)
+        try:
+            return await _result(call, (namespace, own), socket.socket.close)
         except OSError as failure:
             if failure.errno == errno.EAFNOSUPPORT:  # a kernel without IPv6
                 raise FailedError(failure.strerror or "") from None
@@ -148,7 +143,7 @@ class Connector:
         pool = self._pool("probes of Unix sockets", NUMBER)
         root = _open_of(running, "root", os.O_PATH | os.O_DIRECTORY)
         progress.lookup = pool.submit(_open_socket, root, path)
-        return await _result(progress.lookup, root, os.close)
+        return await _result(progress.lookup, (root,), os.close)
 
     def _pool(self, name: str, number: int) -> Pool:
         if name not in self._pools:
@@ -191,15 +186,20 @@ def _open_of(running: RunningContainer, name: str, flags: int) -> int:
         raise LackingError(f"/proc/{running.pid}/{name}: {failure.strerror}") from failure
 
 
-async def _result(call: Future[T], passed: int, discard: Callable[[T], object]) -> T:
+async def _result(call: Future[T], passed: Iterable[int], discard: Callable[[T], object]) -> T:
     """Return the result of a call in a thread.
 
     Args:
         call: the call.
-        passed: the descriptor that it uses: closed when it has ended, or will not begin.
+        passed: the descriptors that it uses: closed when it has ended, or will not begin.
         discard: releases the result if this task is cancelled meanwhile.
     """
-    call.add_done_callback(lambda _: os.close(passed))
+
+    def close(_: Future[T]) -> None:
+        for descriptor in passed:
+            os.close(descriptor)
+
+    call.add_done_callback(close)
     waiting = asyncio.wrap_future(call)
 
     def ended(waiting: asyncio.Future[T]) -> None:

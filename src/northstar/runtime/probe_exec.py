@@ -110,7 +110,7 @@ class ExecProbes:
             await asyncio.wait((earlier,))
         try:
             process = await execute(
-                self._context, running, manifest, command, {}, merge_output=True
+                self._context, running, manifest, command, {}, merge_output=True, counted=False
             )
         except (NorthstarError, RefusedError, OSError) as failure:
             raise _attributed(failure, manifest) from failure

@@ -79,7 +79,7 @@ class Probes:
         """End all threads; return the pools with threads that block in the kernel.
 
         Args:
-            seconds: longest time to wait for each.
+            seconds: longest time to wait in total.
         """
         return self._connector.close(seconds)
 
