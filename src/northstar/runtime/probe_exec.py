@@ -67,7 +67,7 @@ class ExecProbes:
             EndedError: the container has ended.
         """
         container = running.container
-        output = _Output()
+        output = Output()
         earlier = self._tasks.get(container)
         task = asyncio.create_task(self._execute(running, manifest, command, output, earlier))
         self._tasks[container] = task
@@ -80,10 +80,10 @@ class ExecProbes:
         if not done:
             task.cancel()
             await asyncio.wait((task,), timeout=_END)
-            raise FailedError(_reason("timeout", output.kept))
+            raise FailedError(reason_of("timeout", output.kept))
         status = task.result()
         if status != Exited(0):
-            raise FailedError(_reason(exit_reason(status, oom=False), output.kept))
+            raise FailedError(reason_of(exit_reason(status, oom=False), output.kept))
 
     async def ended(self, container: Container) -> None:
         """Wait until a container that has exited has no process of a probe any more."""
@@ -102,7 +102,7 @@ class ExecProbes:
         running: RunningContainer,
         manifest: Manifest,
         command: Sequence[str],
-        output: _Output,
+        output: Output,
         earlier: asyncio.Task[ExitStatus] | None,
     ) -> ExitStatus:
         if earlier is not None:
@@ -113,7 +113,7 @@ class ExecProbes:
                 self._context, running, manifest, command, {}, merge_output=True, counted=False
             )
         except (NorthstarError, RefusedError, OSError) as failure:
-            raise _attributed(failure, manifest) from failure
+            raise attributed(failure, manifest) from failure
         try:
             output.begin(process.stdout)
             # A future that is awaited would be cancelled with this task.
@@ -125,7 +125,7 @@ class ExecProbes:
         return status
 
 
-def _attributed(failure: Exception, manifest: Manifest) -> FailedError | LackingError | EndedError:
+def attributed(failure: Exception, manifest: Manifest) -> FailedError | LackingError | EndedError:
     """Return the result for a program that could not be executed."""
     reason = printable(str(failure))
     if isinstance(failure, RefusedError):
@@ -154,15 +154,16 @@ def _limits(manifest: Manifest) -> bool:
     return by_cgroup or RlimitResource.NPROC in manifest.rlimits
 
 
-def _reason(end: str, output: bytes) -> str:
+def reason_of(end: str, output: bytes) -> str:
     """Return one printable line: how a probe has ended, and the beginning of its output."""
-    # The last character may be incomplete.
     decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
-    text = printable(" ".join(decoder.decode(output).split()))
+    # A character that was cut is left out.
+    text = decoder.decode(output, final=len(output) < REASON_MAX)
+    text = printable(" ".join(text.split()))
     return f"{end}: {text}" if text else end
 
 
-class _Output:
+class Output:
     """Reads the output of a probe: its beginning is kept, the rest discarded, at a limited rate.
 
     Attributes:

@@ -12,7 +12,7 @@ from tests.system.services.senders import HOSTED, PYTHON
 
 RESTART: dict[str, Any] = {"policy": "on-failure", "delay": "20ms", "max_delay": "40ms"}
 
-TMP: dict[str, Any] = {"/tmp": {"type": "tmpfs", "size": "1MiB"}}  # noqa: S108
+TMP: dict[str, Any] = {"/tmp": {"type": "tmpfs", "size": "1MiB"}}
 
 LISTEN = """
 import socket, sys, time
