@@ -35,6 +35,8 @@ from northstar.runtime.start import StartContext
 REASON_MAX: Final = 200
 """Bytes of the output that become the reason of a failure."""
 
+_TIMEOUT: Final = "timeout"
+
 _CHUNK: Final = 2**16
 _PAUSE: Final = 0.01
 """Bytes that are read, and then discarded, before the next pause of so many seconds. The output of
@@ -69,7 +71,12 @@ class ExecProbes:
         container = running.container
         output = Output()
         earlier = self._tasks.get(container)
-        task = asyncio.create_task(self._execute(running, manifest, command, output, earlier))
+        if earlier is not None:
+            # It was killed, and has not ended yet.
+            _, left = await wait((earlier,), seconds)
+            if left:
+                raise FailedError(f"{_TIMEOUT}: the process of an earlier probe does not end")
+        task = asyncio.create_task(self._execute(running, manifest, command, output))
         self._tasks[container] = task
         task.add_done_callback(lambda task: self._ended(container, task))
         try:
@@ -80,7 +87,7 @@ class ExecProbes:
         if not done:
             task.cancel()
             await asyncio.wait((task,), timeout=_END)
-            raise FailedError(reason_of("timeout", output.kept))
+            raise FailedError(reason_of(_TIMEOUT, output.kept))
         status = task.result()
         if status != Exited(0):
             raise FailedError(reason_of(exit_reason(status, oom=False), output.kept))
@@ -103,11 +110,7 @@ class ExecProbes:
         manifest: Manifest,
         command: Sequence[str],
         output: Output,
-        earlier: asyncio.Task[ExitStatus] | None,
     ) -> ExitStatus:
-        if earlier is not None:
-            # It was killed, and has not ended yet.
-            await asyncio.wait((earlier,))
         try:
             process = await execute(
                 self._context, running, manifest, command, {}, merge_output=True, counted=False

@@ -6,7 +6,8 @@ import asyncio
 import errno
 import os
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import hypothesis.strategies as st
 import pytest
@@ -14,11 +15,15 @@ from hypothesis import given
 
 from northstar.api import RefusedError, error
 from northstar.launch import entered
-from northstar.model import HostError, LaunchError, printable
+from northstar.model import Exited, HostError, LaunchError, printable
 from northstar.runtime import probe_exec
 from northstar.runtime.probe_exec import REASON_MAX, attributed, reason_of
 from northstar.runtime.probe_results import EndedError, FailedError, LackingError, of_call
 from tests.unit.core.worlds import APP, manifest
+
+if TYPE_CHECKING:
+    from northstar.runtime.running import RunningContainer
+    from northstar.runtime.start import StartContext
 
 LIMITED: dict[str, Any] = {"cgroups": {"pids": {"max": 20}}}
 
@@ -122,3 +127,51 @@ def test_the_names_of_the_steps_are_those_of_the_launch() -> None:
     text = Path(entered.__file__).read_text()
     for step in ("fork in {container}", "enter {container}", "watch a process in "):
         assert f'f"{step}' in text
+
+
+class Unkillable:
+    """A process that SIGKILL does not end before `thaw`: in a frozen cgroup."""
+
+    def __init__(self) -> None:
+        self.thaw = asyncio.Event()
+        self.exited: asyncio.Future[Exited] = asyncio.get_running_loop().create_future()
+        self.stdout, self._writing = os.pipe()
+        os.set_blocking(self.stdout, False)
+
+    async def close(self) -> None:
+        await self.thaw.wait()
+        os.close(self.stdout)
+        os.close(self._writing)
+
+
+def test_a_process_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probe fails nevertheless, and the next one does not run beside it."""
+    processes: list[Unkillable] = []
+
+    async def execute(*_arguments: object, **_options: object) -> Unkillable:
+        processes.append(Unkillable())
+        return processes[-1]
+
+    async def test() -> None:
+        running = cast("RunningContainer", SimpleNamespace(container=APP))
+        execs = probe_exec.ExecProbes(cast("StartContext", None))
+        earlier = ": the process of an earlier probe does not end"
+        for what in ("", earlier, earlier):
+            with pytest.raises(FailedError, match=f"^timeout{what}$"):
+                await execs.run(running, manifest(APP), ["/check"], 0.05)
+        assert len(processes) == 1
+        ended = asyncio.create_task(execs.ended(APP))
+        await asyncio.sleep(0)
+        assert not ended.done()
+        processes[0].thaw.set()
+        await ended
+        again = asyncio.create_task(execs.run(running, manifest(APP), ["/check"], 60.0))
+        while len(processes) < 2:
+            await asyncio.sleep(0)
+        processes[1].thaw.set()
+        processes[1].exited.set_result(Exited(0))
+        await again
+
+    monkeypatch.setattr(probe_exec, "_END", 0.05)
+    monkeypatch.setattr(probe_exec, "execute", execute)
+    asyncio.run(test())
