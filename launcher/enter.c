@@ -75,7 +75,8 @@ static noreturn void process(const struct plan *plan, const struct shared *share
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (poll(&go, 1, 0) != 0)
 		_exit(1);
-	setsid();
+	if (setsid() < 0)
+		fail_payload();
 	default_signals();
 	while (next_operation(plan, &operation)) {
 		set_progress(operation.index, operation.number);
@@ -91,14 +92,14 @@ static noreturn void process(const struct plan *plan, const struct shared *share
 
 /* ---- The helper ---- */
 
-/* Closes all descriptors from 3 on, except two. */
-static int close_all_but(int one, int other)
+/* Closes all descriptors from `first` on, except two. */
+static int close_all_but(unsigned int first, int one, int other)
 {
 	unsigned int low = (unsigned int)(one < other ? one : other);
 	unsigned int high = (unsigned int)(one < other ? other : one);
 
 	ABOUT("descriptors");
-	if (change_descriptors(STDERR_FILENO + 1, low - 1, 0) ||
+	if ((low > first && change_descriptors(first, low - 1, 0)) ||
 	    (high > low + 1 && change_descriptors(low + 1, high - 1, 0)) ||
 	    change_descriptors(high + 1, UINT_MAX, 0))
 		return -1;
@@ -185,7 +186,7 @@ static noreturn void helper(const struct plan *plan, struct shared *shared, pid_
 			fail_payload();
 		set_progress(operation.index, operation.number);
 		if (operation.number >= OP_RLIMIT && !closed) {
-			if (close_all_but(shared->gone[1], shared->go[0]))
+			if (close_all_but(STDERR_FILENO + 1, shared->gone[1], shared->go[0]))
 				fail_payload();
 			closed = true;
 		}
@@ -434,9 +435,12 @@ noreturn void enter(struct plan *plan)
 		helper(plan, &shared, launcher);
 	close(shared.gone[1]);
 	close(shared.go[0]);
-	for (size_t i = 0; i < plan->descriptor_count; i++)
-		close(plan->descriptors[i]);
-	change_descriptors(0, SOCKET - 1, 0);
+	/* The namespaces, too: otherwise they would outlive the container. */
+	if (close_all_but(SOCKET + 1, shared.gone[0], shared.go[1]) ||
+	    change_descriptors(0, SOCKET - 1, 0)) {
+		send_report(REPORT_FAILED, errno, 0, -1);
+		end(0, &shared);
+	}
 	child = await_clone(entered, &shared);
 	stat = open_stat(child);
 	if (stat < 0 || drop_privileges(plan)) {

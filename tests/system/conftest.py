@@ -85,3 +85,27 @@ def runtime(request: pytest.FixtureRequest) -> Iterator[Any]:
         yield from cleaned(request.getfixturevalue("shared"))
     else:
         yield request.getfixturevalue("make_runtime")()
+
+
+@pytest.fixture(scope="module")
+def shared_exec(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One runtime for all tests of a file, which also executes processes in its containers."""
+    from tests.system.execs import runtime_with_exec
+    from tests.system.harness import wait_until
+
+    runtime = runtime_with_exec(tmp_path_factory.mktemp("runtime"))
+    try:
+        runtime.start()
+        wait_until((runtime.directory / "exec").exists, "the socket of exec_runtime.py")
+        yield runtime
+        runtime.stop()
+    finally:
+        runtime.close()
+
+
+@pytest.fixture
+def exec_runtime(shared_exec: Any) -> Iterator[Any]:
+    """A runtime that executes processes; shared, and clean before and after each test."""
+    from tests.system.containers import cleaned
+
+    yield from cleaned(shared_exec)

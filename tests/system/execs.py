@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import socket
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from tests.system import host
 from tests.system.harness import TIMEOUT, RuntimeProcess, wait_until
 
 _PROGRAM = str(Path(__file__).with_name("exec_runtime.py"))
@@ -131,10 +132,12 @@ def descriptors(pid: int) -> list[str]:
     return sorted(os.readlink(f"{directory}/{name}") for name in os.listdir(directory))
 
 
-def commands(*parts: Sequence[str]) -> list[str]:
-    """Join the commands of a `/payload` process."""
-    words: list[str] = []
-    for part in parts:
-        words += [";"] if words else []
-        words += part
-    return words
+def launchers(runtime: RuntimeProcess) -> list[int]:
+    """Return the launchers of the exec'ed processes, and helpers of them."""
+    return [pid for pid in host.descendants(runtime.pid) if _name(pid) == "northstar-exec"]
+
+
+def _name(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""

@@ -93,10 +93,11 @@ static void do_on_init(char **arguments)
 }
 
 /*
- * Makes a traced process that is stopped in a system call make another one: send(2) on descriptor 3
- * with bytes from its memory. x86-64 stops after the instruction, arm64 at it.
+ * Makes a traced process that is stopped in a system call make another one; returns the kernel's
+ * result. x86-64 stops after the instruction, arm64 at it.
  */
-static long send_as(pid_t pid, unsigned long address, size_t size)
+static long call_as(pid_t pid, long number, unsigned long first, unsigned long second,
+		    unsigned long third)
 {
 	struct user_regs_struct before, registers;
 	struct iovec set = { &before, sizeof before };
@@ -109,22 +110,22 @@ static long send_as(pid_t pid, unsigned long address, size_t size)
 #if defined __x86_64__
 	registers.orig_rax = (unsigned long)-1; /* no restart of the interrupted call */
 	registers.rip -= 2;
-	registers.rax = SYS_sendto;
-	registers.rdi = 3;
-	registers.rsi = address;
-	registers.rdx = size;
+	registers.rax = (unsigned long)number;
+	registers.rdi = first;
+	registers.rsi = second;
+	registers.rdx = third;
 	registers.r10 = registers.r8 = registers.r9 = 0;
 #elif defined __aarch64__
-	registers.regs[8] = SYS_sendto;
-	registers.regs[0] = 3;
-	registers.regs[1] = address;
-	registers.regs[2] = size;
+	registers.regs[8] = (unsigned long)number;
+	registers.regs[0] = first;
+	registers.regs[1] = second;
+	registers.regs[2] = third;
 	registers.regs[3] = registers.regs[4] = registers.regs[5] = 0;
 #else
 #error "how are system calls made here?"
 #endif
 	if (ptrace(PTRACE_SETREGSET, pid, NT_PRSTATUS, &set) ||
-	    ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL) || waitpid(pid, &status, 0) != pid ||
+	    ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL) || waitpid(pid, &status, __WALL) != pid ||
 	    ptrace(PTRACE_GETREGSET, pid, NT_PRSTATUS, &set))
 		return -1;
 	set.iov_base = &before;
@@ -134,6 +135,12 @@ static long send_as(pid_t pid, unsigned long address, size_t size)
 #else
 	return (long)registers.regs[0];
 #endif
+}
+
+/* Makes it send bytes from its memory on descriptor 3. */
+static long send_as(pid_t pid, unsigned long address, size_t size)
+{
+	return call_as(pid, SYS_sendto, 3, address, size);
 }
 
 /* forge HEX...: traces init (CAP_SYS_PTRACE) and makes it send messages of these bytes. */
@@ -706,6 +713,162 @@ static void do_abandon(char **arguments)
 	result("abandon", "", child);
 }
 
+/* ---- Processes that appear in the container ---- */
+
+static void print_link(const char *name, const char *path)
+{
+	char target[PATH_MAX] = "";
+
+	if (readlink(path, target, sizeof target - 1) < 0)
+		strcpy(target, "?");
+	printf(", \"%s\": ", name);
+	json_string(target);
+}
+
+static void print_status(pid_t pid, const char *field)
+{
+	char path[64], line[256];
+	FILE *file;
+
+	snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+	file = fopen(path, "r");
+	while (file && fgets(line, sizeof line, file))
+		if (!strncmp(line, field, strlen(field))) {
+			line[strcspn(line, "\n")] = '\0';
+			printf(", \"%s\": ", field);
+			json_string(line + strlen(field) + 2);
+		}
+	if (file)
+		fclose(file);
+}
+
+/* Tries to change the file that a process executes (CVE-2019-5736); the errnos, 0 for success. */
+static void print_attack_on_program(const char *path)
+{
+	int file = open(path, O_RDWR | O_CLOEXEC);
+	int writing = file < 0 ? errno : 0, truncating, mode;
+
+	if (file >= 0)
+		close(file);
+	truncating = truncate(path, 0) ? errno : 0;
+	mode = chmod(path, 0) ? errno : 0;
+	printf(", \"write\": %d, \"truncate\": %d, \"chmod\": %d", writing, truncating, mode);
+}
+
+/* Whether call_as is possible: the process is stopped in a system call, not elsewhere. */
+static bool is_in_call(pid_t pid)
+{
+	struct user_regs_struct registers;
+	struct iovec set = { &registers, sizeof registers };
+
+	if (ptrace(PTRACE_GETREGSET, pid, NT_PRSTATUS, &set))
+		return false;
+#if defined __x86_64__
+	return (ptrace(PTRACE_PEEKTEXT, pid, registers.rip - 2, NULL) & 0xffff) == 0x050f;
+#else
+	return (ptrace(PTRACE_PEEKTEXT, pid, registers.pc, NULL) & 0xffffffff) == 0xd4000001;
+#endif
+}
+
+/* Prints what the process itself finds about its descriptors: the results of lseek, getdents and
+ * listen, which differ between files, directories, pipes and sockets. */
+static void print_own_descriptors(pid_t pid)
+{
+	printf(", \"own\": {\"-1\": []");
+	for (unsigned long fd = 0; fd < 64; fd++)
+		if (call_as(pid, SYS_fcntl, fd, F_GETFD, 0) >= 0)
+			printf(", \"%lu\": [%ld, %ld, %ld]", fd,
+			       call_as(pid, SYS_lseek, fd, 0, SEEK_CUR),
+			       call_as(pid, SYS_getdents64, fd, 0, 0),
+			       call_as(pid, SYS_listen, fd, 0, 0));
+	printf("}");
+}
+
+static void inspect(pid_t pid, bool early)
+{
+	char path[64], target[64];
+	struct dirent *entry;
+	DIR *directory;
+
+	printf("{\"do\": \"hunt\", \"on\": \"\", \"pid\": %d", (int)pid);
+	for (int i = 0; i < 3; i++) {
+		static const char *const links[] = { "exe", "cwd", "root" };
+
+		snprintf(path, sizeof path, "/proc/%d/%s", (int)pid, links[i]);
+		print_link(links[i], path);
+	}
+	print_status(pid, "CapEff");
+	print_status(pid, "CapPrm");
+	print_status(pid, "CapInh");
+	print_status(pid, "CapBnd");
+	print_status(pid, "NoNewPrivs");
+	print_status(pid, "Uid");
+	print_status(pid, "Groups");
+	snprintf(path, sizeof path, "/proc/%d/exe", (int)pid);
+	print_attack_on_program(path);
+	if (early && is_in_call(pid))
+		print_own_descriptors(pid);
+	printf(", \"fds\": {\"-1\": \"\"");
+	snprintf(path, sizeof path, "/proc/%d/fd", (int)pid);
+	directory = opendir(path);
+	while (directory && (entry = readdir(directory))) {
+		if (entry->d_name[0] == '.')
+			continue;
+		snprintf(target, sizeof target, "%.40s/%.10s", path, entry->d_name);
+		print_link(entry->d_name, target);
+	}
+	if (directory)
+		closedir(directory);
+	printf("}}\n");
+	fflush(stdout);
+}
+
+/* sibling COUNT: clones children of this process's parent, which pause. */
+static void do_sibling(char **arguments)
+{
+	long pid = 0;
+
+	for (int left = atoi(arguments[0]); left > 0; left--) {
+		pid = syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0UL, 0UL, 0UL, 0UL);
+		if (pid == 0)
+			do_pause(arguments);
+	}
+	result("sibling", arguments[0], pid);
+}
+
+/* hunt COUNT: traces (CAP_SYS_PTRACE) that many processes, each as soon as it exists: the kernel
+ * assigns the pids of a namespace in rising order. */
+static void do_hunt(char **arguments)
+{
+	pid_t next = getpid() + 1;
+
+	for (long left = atol(arguments[0]); left > 0;) {
+		char path[64], target[PATH_MAX];
+		pid_t pid = 0;
+		ssize_t length;
+		int status;
+
+		for (pid_t guess = next; guess < next + 16; guess++)
+			if (!ptrace(PTRACE_SEIZE, guess, NULL, NULL)) {
+				pid = guess;
+				break;
+			}
+		if (!pid)
+			continue;
+		next = pid + 1;
+		if (ptrace(PTRACE_INTERRUPT, pid, NULL, NULL) ||
+		    waitpid(pid, &status, __WALL) != pid || !WIFSTOPPED(status))
+			continue;
+		snprintf(path, sizeof path, "/proc/%d/exe", (int)pid);
+		length = readlink(path, target, sizeof target - 1);
+		target[length > 0 ? length : 0] = '\0';
+		inspect(pid, strstr(target, "northstar-init") != NULL);
+		ptrace(PTRACE_DETACH, pid, NULL, NULL);
+		left--;
+	}
+	result("hunted", arguments[0], 0);
+}
+
 static void attack(char **words);
 
 /* child COMMAND...: run it in a child */
@@ -726,6 +889,8 @@ static const struct command attacks[] = {
 	{ "on-init", do_on_init, 1 },
 	{ "forge", do_forge, 1 },
 	{ "child", do_child, 1 },
+	{ "hunt", do_hunt, 1 },
+	{ "sibling", do_sibling, 1 },
 	{ "hogs", do_hogs, 1 },
 	{ "peer", do_peer, 1 },
 	{ "peer-of", do_peer_of, 1 },
