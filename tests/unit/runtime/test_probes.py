@@ -147,9 +147,11 @@ class Unkillable:
 def test_a_process_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """The probe fails nevertheless, and the next one does not run beside it."""
     processes: list[Unkillable] = []
+    executed = asyncio.Event()
 
     async def execute(*_arguments: object, **_options: object) -> Unkillable:
         processes.append(Unkillable())
+        executed.set()
         return processes[-1]
 
     async def test() -> None:
@@ -165,9 +167,9 @@ def test_a_process_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not ended.done()
         processes[0].thaw.set()
         await ended
+        executed.clear()
         again = asyncio.create_task(execs.run(running, manifest(APP), ["/check"], 60.0))
-        while len(processes) < 2:
-            await asyncio.sleep(0)
+        await executed.wait()
         processes[1].thaw.set()
         processes[1].exited.set_result(Exited(0))
         await again
