@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from northstar.launch.plan import (
+    NAMESPACES,
     HostFacts,
     LaunchPlan,
     Operation,
@@ -21,19 +22,8 @@ from northstar.launch.plan import (
     tasks_descriptor,
 )
 from northstar.launch.plan_ops import Op
-from northstar.linux import mount as lm
 from northstar.manifest import Manifest
 from northstar.model import LaunchError
-
-NAMESPACES: Final = {
-    "net": lm.CLONE_NEWNET,
-    "uts": lm.CLONE_NEWUTS,
-    "ipc": lm.CLONE_NEWIPC,
-    "cgroup": lm.CLONE_NEWCGROUP,
-    "mnt": lm.CLONE_NEWNS,
-    "pid": lm.CLONE_NEWPID,
-}
-"""Names in /proc/PID/ns (namespaces(7)), in the order in which they are entered."""
 
 PROCS: Final = "procs"
 """The plan's name for the descriptor of the v2 cgroup's `cgroup.procs` file."""

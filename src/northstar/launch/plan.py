@@ -68,7 +68,7 @@ _DESCRIPTIONS: Final = {
     Op.HOSTNAME: "set the host name {0}",
     Op.LOOPBACK: "bring the loopback interface up",
     Op.SELINUX: "set the SELinux exec context {0}",
-    Op.ENTER: "enter the namespace {1}",
+    Op.ENTER: "enter the {2} namespace",
     Op.ROOT: "enter the image mounted at {0}",
     Op.BIND: "bind {0}{1} on {2}",
     Op.FILESYSTEM: "mount {0} on {2}",
@@ -95,6 +95,19 @@ _DESCRIPTIONS: Final = {
 }
 
 
+NAMESPACES: Final = {
+    "net": lm.CLONE_NEWNET,
+    "uts": lm.CLONE_NEWUTS,
+    "ipc": lm.CLONE_NEWIPC,
+    "cgroup": lm.CLONE_NEWCGROUP,
+    "mnt": lm.CLONE_NEWNS,
+    "pid": lm.CLONE_NEWPID,
+}
+"""Names in /proc/PID/ns (namespaces(7)), in the order in which an exec plan enters them."""
+
+_NAMESPACE_NAMES: Final = {str(flag): name for name, flag in NAMESPACES.items()}
+
+
 class Operation(msgspec.Struct, frozen=True):
     """One step of a launch, with its arguments as the C program takes them."""
 
@@ -103,7 +116,8 @@ class Operation(msgspec.Struct, frozen=True):
 
     def describe(self) -> str:
         """Return the step as a phrase that follows `cannot`: `mount tmpfs on /tmp`."""
-        return _DESCRIPTIONS[self.op].format(*self.arguments)
+        name = _NAMESPACE_NAMES.get(self.arguments[1]) if self.op is Op.ENTER else None
+        return _DESCRIPTIONS[self.op].format(*self.arguments, name)
 
     def encode(self) -> bytes:
         """Encode the operation: u32 op, u32 length, NUL-terminated strings."""

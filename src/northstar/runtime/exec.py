@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from northstar.api import RefusedError, error
 from northstar.launch import exec_plan
 from northstar.launch.entered import Entered, enter
-from northstar.launch.plan import tasks_descriptor
+from northstar.launch.plan import NAMESPACES, tasks_descriptor
 from northstar.launch.seccomp import Filter
 from northstar.linux import pty
 from northstar.manifest import Manifest
@@ -174,7 +174,7 @@ async def execute(
                 running.held.groups,
                 namespaces=[
                     name
-                    for name in exec_plan.NAMESPACES
+                    for name in NAMESPACES
                     if exec_plan.namespace_descriptor(name) in descriptors
                 ],
                 terminal=terminal is not None,
@@ -290,7 +290,7 @@ def _open_container(
             yield exec_plan.PROCS, running.cgroup.open_procs()
         for number in range(context.facts.joins):
             yield tasks_descriptor(number), running.cgroup.open_tasks(number)
-        for name in exec_plan.NAMESPACES:
+        for name in NAMESPACES:
             try:
                 namespace = os.open(f"/proc/{running.pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:

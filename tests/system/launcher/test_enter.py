@@ -9,11 +9,12 @@ import signal
 import struct
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from northstar.launch.exec_plan import NAMESPACES
+from northstar.launch.plan import NAMESPACES
 from northstar.launch.plan_ops import GO, NO_OPERATION, Op, Report, Step
 from tests.system import filters
 from tests.system.launcher.driver import (
@@ -46,9 +47,11 @@ def exec_plan(
     restrict: Sequence[Operation] = (),
     argv: Sequence[str] = (),
     descriptors: Sequence[int] = (2, 1, 2),
+    join: int = 0,
 ) -> list[Operation]:
     argv = argv or ("/payload", *commands)
     return [
+        *([(Op.JOIN, join)] if join else []),
         (Op.KEYRING,),
         *((Op.ENTER, FIRST + list(NAMESPACES).index(name), NAMESPACES[name]) for name in names),
         (Op.GROUPS, ""),
@@ -283,6 +286,48 @@ def test_another_message_than_go(container):
     entered.stream.send(struct.pack("<I", GO + 1))
     assert entered.next() is None
     assert entered.finish() == 0
+
+
+# ---- Cgroups
+
+
+@pytest.fixture
+def procs(v2_cgroup: Path, container: Container) -> Iterator[int]:
+    """A descriptor of `cgroup.procs` of a new cgroup."""
+    descriptor = os.open(v2_cgroup / "cgroup.procs", os.O_WRONLY)
+    yield descriptor
+    os.close(descriptor)
+    for entered in container.entered:
+        entered.close()
+    eventually(lambda: not (v2_cgroup / "cgroup.procs").read_text(), "the cgroup is empty")
+
+
+def test_the_process_is_in_the_cgroup_and_the_launcher_is_not(container, v2_cgroup, procs):
+    entered = container.enter("pause", join=FIRST + 6, extra=[procs]).start()
+    assert (v2_cgroup / "cgroup.procs").read_text().split() == [str(entered.process)]
+
+
+def test_a_frozen_cgroup(container, v2_cgroup, procs):
+    """A process cannot be created while its cgroup is frozen, but the launcher can be ended."""
+    (v2_cgroup / "cgroup.freeze").write_text("1")
+    waiting = container.enter("exit", "5", join=FIRST + 6, extra=[procs])
+    given_up = container.enter("exit", "5", join=FIRST + 6, extra=[procs])
+
+    def frozen() -> bool:
+        return len((v2_cgroup / "cgroup.procs").read_text().split()) == 2
+
+    eventually(frozen, "both helpers have joined it")
+    assert given_up.finish() == 0
+    (v2_cgroup / "cgroup.freeze").write_text("0")
+    assert waiting.start().expect(Report.EXITED).value == 5
+    assert waiting.finish() == 0
+
+
+def test_a_cgroup_that_is_frozen_meanwhile(container, v2_cgroup, procs):
+    entered = container.enter("pause", join=FIRST + 6, extra=[procs]).start()
+    (v2_cgroup / "cgroup.freeze").write_text("1")
+    assert entered.finish() == 0
+    eventually(lambda: container.members() == [], "it is killed")
 
 
 # ---- Failures

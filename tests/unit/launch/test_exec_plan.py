@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from northstar.launch import exec_plan
-from northstar.launch.plan import ContainerPaths, HostFacts, LaunchPlan, Operation, build
+from northstar.launch.plan import (
+    NAMESPACES,
+    ContainerPaths,
+    HostFacts,
+    LaunchPlan,
+    Operation,
+    build,
+)
 from northstar.launch.plan_ops import Op
 from northstar.linux import mount as lm
 from northstar.manifest import Capability, Command, Manifest, RlimitResource, from_builtins
@@ -66,8 +73,14 @@ def test_the_mount_and_the_pid_namespace_are_entered_last() -> None:
     ]
 
 
+def test_a_failure_to_enter_names_the_namespace() -> None:
+    steps = [o.describe() for o in plan().operations if o.op is Op.ENTER]
+    assert steps[0] == "enter the net namespace"
+    assert steps[-2:] == ["enter the mnt namespace", "enter the pid namespace"]
+
+
 def test_a_kernel_without_cgroup_namespaces() -> None:
-    names = [name for name in exec_plan.NAMESPACES if name != "cgroup"]
+    names = [name for name in NAMESPACES if name != "cgroup"]
     planned = exec_plan.build(manifest(), ("/x",), {}, FACTS, namespaces=names)
     assert ops(planned).count(Op.ENTER) == 5
     assert "namespace:cgroup" not in planned.descriptors
@@ -110,7 +123,7 @@ def test_the_restrictions_are_those_of_the_payload(
 
 
 def test_exactly_three_descriptors_are_passed() -> None:
-    fields = {
+    fields: dict[str, Any] = {
         "console": {"permissions": ["ident"]},
         "sockets": {"a": {"type": "stream", "mode": 448}},
     }
