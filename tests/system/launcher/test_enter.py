@@ -365,6 +365,7 @@ def test_a_kernel_without_cgroup_namespaces(container):
     assert entered.finish() == 0
 
 
+@pytest.mark.usefixtures("not_sanitized")
 @pytest.mark.parametrize("number", [CLONE3, EXECVE], ids=["clone3", "execve"])
 def test_a_refused_call(container, number):
     thread = filters.Thread(filters.in_launcher(filters.ERRNO | errno.EAGAIN, number))
@@ -436,6 +437,7 @@ def test_a_launch_plan_has_no_terminal(launch):
     assert "in a plan without ENTER" in report.text
 
 
+@pytest.mark.usefixtures("not_sanitized")
 def test_nothing_is_left_when_each_call_of_the_launcher_fails(container):
     """One of its first system calls fails with ENOMEM: it reports that or ends."""
     thread = filters.Thread(filters.in_launcher(filters.USER_NOTIF), listener=True)
