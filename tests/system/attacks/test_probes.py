@@ -40,10 +40,11 @@ with socket.socket(socket.AF_UNIX) as sock:
 RACE = """
 os.mkdir("/tmp/there")
 os.symlink("../" * 20 + outside[1:], "/tmp/link")
+os.symlink(outside, "/tmp/straight")
 os.makedirs("/tmp/a/b/c")
 os.symlink("a/b/c/" + "../" * 20 + outside[1:], "/tmp/deep")
 while True:
-    for one in ("there", "link"):
+    for one in ("there", "link", "straight"):
         os.rename("/tmp/" + one, "/tmp/place")
         os.rename("/tmp/place", "/tmp/" + one)
         os.rename("/tmp/a/b", "/tmp/b")
