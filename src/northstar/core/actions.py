@@ -9,7 +9,7 @@ import msgspec
 from northstar.api import error
 from northstar.api.notification import Notification
 from northstar.core.values import Cause, Deferred, Entry
-from northstar.manifest import Command
+from northstar.manifest import Command, Probe
 from northstar.model import Container
 
 
@@ -95,6 +95,27 @@ class SetDeadline(msgspec.Struct, frozen=True):
     when: int | None
 
 
+class StartProbe(msgspec.Struct, frozen=True):
+    """Execute a probe. Ends in `ProbeSucceeded`, `ProbeFailed` or `ProbeLacking`, or by `EndProbe`.
+
+    Attributes:
+        container: it has a process, and no other probe in progress.
+        probe: the probe.
+        timeout: it has failed after this time, in ns from its beginning. It begins when fewer
+            than `max_probes` are in progress.
+    """
+
+    container: Container
+    probe: Probe
+    timeout: int
+
+
+class EndProbe(msgspec.Struct, frozen=True):
+    """End the probe in progress. No event reports its result."""
+
+    container: Container
+
+
 class RequestStart(msgspec.Struct, frozen=True):
     """Request a start in the name of the runtime, after earlier requests on the container."""
 
@@ -166,6 +187,8 @@ Action = (
     | Publish
     | PublishState
     | SetDeadline
+    | StartProbe
+    | EndProbe
     | RequestStart
     | Log
     | Complete

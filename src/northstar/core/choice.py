@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from northstar.api import RefusedError, error
 from northstar.api.status import ContainerState
 from northstar.core.values import State
-from northstar.manifest import RESERVED_ENV, Command, Manifest, NotifyProbe, Resource
+from northstar.manifest import RESERVED_ENV, Command, Manifest, Resource
 from northstar.manifest.bounds import INIT_MAX
 from northstar.model import Container, quote
 
@@ -44,23 +44,6 @@ def choose_resources(state: State, manifest: Manifest) -> dict[str, Container]:
             )
         chosen[target] = match
     return chosen
-
-
-def refuse_probes(manifest: Manifest) -> None:
-    """Refuse a container whose manifest asks for a probe: it would run without its supervision.
-
-    Raises:
-        RefusedError: names the field.
-    """
-    service = manifest.service
-    if service is None:
-        return
-    field = "service.health" if service.health is not None else ""
-    if service.ready is not None and not isinstance(service.ready.probe, NotifyProbe):
-        field = "service.ready.probe"
-    if field:
-        reason = f"this runtime has no probes yet, and the manifest has {field}"
-        raise RefusedError(error.StartContainerFailed(manifest.container, reason))
 
 
 def refuse_environment(environment: Mapping[str, str]) -> None:

@@ -204,6 +204,32 @@ class DeadlineReached(msgspec.Struct, frozen=True):
     container: Container
 
 
+class ProbeSucceeded(msgspec.Struct, frozen=True):
+    """The probe in progress has succeeded."""
+
+    container: Container
+
+
+class ProbeFailed(msgspec.Struct, frozen=True):
+    """The probe in progress has failed; `reason` is one printable line: `exit 1: queue is stuck`.
+
+    What the container itself lacks is a failure of the container.
+    """
+
+    container: Container
+    reason: str
+
+
+class ProbeLacking(msgspec.Struct, frozen=True):
+    """The probe in progress could not be executed: the runtime lacks a resource.
+
+    It says nothing about the container.
+    """
+
+    container: Container
+    reason: str
+
+
 class ProcessExited(msgspec.Struct, frozen=True):
     """All processes of the container have ended.
 
@@ -310,6 +336,9 @@ Event = (
     | SignalSent
     | Notified
     | DeadlineReached
+    | ProbeSucceeded
+    | ProbeFailed
+    | ProbeLacking
     | ProcessExited
     | Released
     | PackageRemoved

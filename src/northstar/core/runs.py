@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from northstar.api import error, notification
 from northstar.api.status import ContainerState
-from northstar.core import events, order
+from northstar.core import events, order, probes
 from northstar.core.actions import Fail, Log, Publish, Release
 from northstar.core.transitions import after_ready, answer, enter
 from northstar.core.values import Cause, Deferred, Draft, Run, without
@@ -19,10 +19,13 @@ from northstar.model import Container
 
 
 def enter_ready(draft: Draft, container: Container, **changes: Any) -> None:
-    """Record that a container is ready. From now on its watchdog counts."""
-    watchdog = draft.state.containers[container].service.watchdog
-    deadline = None if watchdog is None or draft.state.stopping else draft.now + watchdog
-    enter(draft, container, ContainerState.READY, deadline=deadline, **changes)
+    """Record that a container is ready. From now on its watchdog and its health count."""
+    entry = draft.state.containers[container]
+    watchdog, deadline, first = entry.service.watchdog, None, None
+    if not draft.state.stopping:
+        deadline = None if watchdog is None else draft.now + watchdog
+        first = probes.first_of_health(entry, draft.now)
+    enter(draft, container, ContainerState.READY, deadline=deadline, next_probe=first, **changes)
 
 
 def process_exited(draft: Draft, event: events.ProcessExited) -> None:

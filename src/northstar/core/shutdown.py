@@ -26,7 +26,7 @@ def began(draft: Draft, event: events.ShutdownBegan) -> None:  # noqa: ARG001
     for container, entry in tuple(draft.state.containers.items()):
         if entry.state in PENDING:
             enter(draft, container, ContainerState.INSTALLED, _REASON, wanted=Wanted.DOWN)
-        elif entry.state is not ContainerState.STOPPING and entry.deadline is not None:
+        elif entry.state is not ContainerState.STOPPING and (entry.timer or entry.probing):
             enter(draft, container, entry.state)
         elif Deferred.RESTART in entry.deferred:
             enter(draft, container, entry.state, wanted=Wanted.DOWN, deadline=entry.deadline)

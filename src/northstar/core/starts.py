@@ -14,9 +14,9 @@ from msgspec.structs import replace
 
 from northstar.api import RefusedError, error, notification
 from northstar.api.status import ContainerState, Wanted
-from northstar.core import events, order, runs
+from northstar.core import events, order, probes, runs
 from northstar.core.actions import Complete, Launch, Log, Publish
-from northstar.core.choice import choose_command, choose_resources, refuse_probes
+from northstar.core.choice import choose_command, choose_resources
 from northstar.core.requests import SHUTTING_DOWN, entry_of
 from northstar.core.transitions import answer, complete, enter, mount
 from northstar.core.values import (
@@ -32,7 +32,7 @@ from northstar.core.values import (
     without,
 )
 from northstar.core.verdict import End, recent
-from northstar.manifest import Autostart, Command, NotifyProbe, Resource
+from northstar.manifest import Autostart, Command, Resource
 from northstar.model import Container, Name, cut
 
 _BY_THE_RUNTIME: Final = frozenset((Cause.BOOT, Cause.AUTOMATIC))
@@ -113,7 +113,6 @@ def _begin(draft: Draft, event: events.StartRequested) -> None:
     refuse_if_running(draft.state, entry)
     command = _command(entry, event)
     _refuse_if_stopping(draft.state, container)
-    refuse_probes(entry.manifest)
     resources = choose_resources(draft.state, entry.manifest)
     if event.cause in _BY_THE_RUNTIME:
         order.log_warnings(draft, entry)
@@ -256,9 +255,10 @@ def executed(draft: Draft, event: events.Executed) -> None:
     if ready is None:
         runs.enter_ready(draft, container, run=run)
     else:
-        assert isinstance(ready.probe, NotifyProbe)
         deadline = None if draft.state.stopping else draft.now + ready.timeout
         enter(draft, container, ContainerState.RUNNING, deadline=deadline, run=run)
+        if probes.of_readiness(ready) is not None and not draft.state.stopping:
+            probes.begin(draft, container)
     complete(draft, container, Operation.START)
     answer(draft, container, Deferred.RESTART)
 

@@ -1,17 +1,18 @@
-"""Supervision of a run: readiness, watchdog, and the deadline of each state."""
+"""Supervision of a run: readiness, health, watchdog, and the deadline of each state."""
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 from msgspec.structs import replace
 
 from northstar.api.status import ContainerState
-from northstar.core import events, order, pacing, runs, stops
-from northstar.core.actions import SetDeadline
-from northstar.core.transitions import enter, extend
+from northstar.core import events, order, pacing, probes, runs, stops
+from northstar.core.actions import Log, SetDeadline
+from northstar.core.transitions import enter, extend, plan_probe
 from northstar.core.values import Cause, Draft, Entry
-from northstar.manifest import NotifyProbe
+from northstar.manifest import HealthAction, NotifyProbe
 from northstar.model import Container
 from northstar.model.units import format_nanoseconds
 
@@ -23,6 +24,11 @@ WATCHDOG: Final = "watchdog"
 _SUPERVISED: Final = frozenset(
     (ContainerState.RUNNING, ContainerState.READY, ContainerState.UNHEALTHY)
 )
+_READY: Final = frozenset((ContainerState.READY, ContainerState.UNHEALTHY))
+"""States in which the watchdog and the health count."""
+
+LACKING_PAUSE: Final = 60 * 10**9
+"""Least time in ns between two warnings that the runtime lacks what probes need."""
 
 
 def notified(draft: Draft, event: events.Notified) -> None:
@@ -59,8 +65,8 @@ def _awaits_ready(entry: Entry) -> bool:
 
 def _alive(draft: Draft, entry: Entry) -> None:
     watchdog = entry.service.watchdog
-    ready = entry.state is ContainerState.READY
-    if watchdog is not None and ready and not draft.state.stopping:
+    counts = entry.state in _READY and not draft.state.stopping
+    if watchdog is not None and counts:
         extend(draft, entry.container, draft.now + watchdog)
 
 
@@ -78,22 +84,29 @@ def _extend_ready(draft: Draft, entry: Entry, by: int) -> None:
 
 
 def deadline_reached(draft: Draft, event: events.DeadlineReached) -> None:
-    """End the state of a container whose time has come."""
+    """End the state of a container whose time has come, or begin its next probe."""
     container = event.container
     entry = draft.state.containers.get(container)
-    if entry is None or entry.deadline is None:
+    if entry is None or entry.timer is None:
         return
-    if draft.now < entry.deadline:
+    if draft.now < entry.timer:
         # It was extended since the timer was set.
-        draft.act(SetDeadline(container, entry.deadline))
+        draft.act(SetDeadline(container, entry.timer))
+        return
+    if entry.deadline is None or draft.now < entry.deadline:
+        probes.begin(draft, container)
+        if entry.deadline is not None:
+            draft.act(SetDeadline(container, entry.deadline))
         return
     match entry.state:
         case ContainerState.RUNNING:
             assert entry.run is not None
             took = format_nanoseconds(entry.deadline - entry.run.executed)
             reason = f"not ready within {took}"
+            if entry.run.unready:
+                _log_probe(draft, container, f"has failed: {entry.run.unready}")
             stops.begin_stop(draft, container, reason, fault=reason)
-        case ContainerState.READY:
+        case ContainerState.READY | ContainerState.UNHEALTHY:
             _watchdog_failed(draft, container)
         case ContainerState.STOPPING:
             stops.kill(draft, container)
@@ -120,3 +133,94 @@ def _watchdog_failed(draft: Draft, container: Container) -> None:
     if draft.state.containers[container].state is ContainerState.READY:
         enter(draft, container, ContainerState.UNHEALTHY, WATCHDOG)
     stops.begin_stop(draft, container, WATCHDOG, fault=WATCHDOG)
+
+
+def probe_succeeded(draft: Draft, event: events.ProbeSucceeded) -> None:
+    """A container whose readiness was probed is ready; one whose health was probed is healthy."""
+    entry = _probed(draft, event.container)
+    if entry is None:
+        return
+    _executed(draft)
+    assert entry.run is not None
+    if entry.state is ContainerState.RUNNING:
+        runs.enter_ready(draft, entry.container)
+        return
+    draft.change(entry.container, run=replace(entry.run, failures=0))
+    _await_next(draft, entry, ContainerState.READY, "")
+
+
+def probe_failed(draft: Draft, event: events.ProbeFailed) -> None:
+    """Count a failure; after `failures` in a row the container is unhealthy."""
+    container = event.container
+    entry = _probed(draft, container)
+    if entry is None:
+        return
+    _executed(draft)
+    assert entry.run is not None
+    if entry.state is ContainerState.RUNNING:
+        draft.change(container, run=replace(entry.run, unready=event.reason))
+        plan_probe(draft, container, draft.now + probes.READY_INTERVAL)
+        return
+    health, failures = entry.service.health, entry.run.failures + 1
+    assert health is not None
+    draft.change(container, run=replace(entry.run, failures=failures))
+    if failures <= health.failures:
+        # Not each one of a container that is unhealthy for days.
+        _log_probe(
+            draft, container, f"has failed ({failures} of {health.failures}): {event.reason}"
+        )
+    if failures < health.failures:
+        _await_next(draft, entry, entry.state, entry.reason)
+        return
+    reason = f"unhealthy: {event.reason}"
+    if health.action is HealthAction.NONE:
+        _await_next(draft, entry, ContainerState.UNHEALTHY, reason)
+        return
+    enter(draft, container, ContainerState.UNHEALTHY, reason)
+    stops.begin_stop(draft, container, reason, fault=reason)
+
+
+def probe_lacking(draft: Draft, event: events.ProbeLacking) -> None:
+    """Try again later: what the runtime lacks is no failure of a container."""
+    entry = _probed(draft, event.container)
+    if entry is None:
+        return
+    if draft.state.lacking is None:
+        draft.set(lacking=draft.now)
+        text = f"Cannot probe {event.container}, and maybe others: {event.reason}"
+        draft.act(Log(logging.WARNING, f"{text}; this is not counted as a failure of theirs"))
+    if entry.state is ContainerState.RUNNING:
+        plan_probe(draft, entry.container, draft.now + probes.READY_INTERVAL)
+    else:
+        _await_next(draft, entry, entry.state, entry.reason)
+
+
+def _probed(draft: Draft, container: Container) -> Entry | None:
+    """Return the entry of a container whose probe has ended; None if none was in progress."""
+    entry = draft.state.containers.get(container)
+    if entry is None or not entry.probing:
+        return None
+    draft.change(container, probing=False)
+    return draft.state.containers[container]
+
+
+def _executed(draft: Draft) -> None:
+    """Record that the runtime has what probes need. A warning is not repeated within a minute."""
+    lacking = draft.state.lacking
+    if lacking is not None and draft.now - lacking >= LACKING_PAUSE:
+        draft.set(lacking=None)
+
+
+def _await_next(draft: Draft, entry: Entry, state: ContainerState, reason: str) -> None:
+    """Keep or enter a state in which the health is probed again; the watchdog goes on."""
+    health = entry.service.health
+    assert health is not None
+    following = draft.now + health.interval
+    if state is entry.state:
+        plan_probe(draft, entry.container, following)
+    else:
+        enter(draft, entry.container, state, reason, deadline=entry.deadline, next_probe=following)
+
+
+def _log_probe(draft: Draft, container: Container, what: str) -> None:
+    draft.act(Log(logging.INFO, f"Probe of {container} {what}"))

@@ -13,6 +13,7 @@ from northstar.api.status import ContainerState, Wanted
 from northstar.core.actions import (
     Answer,
     Complete,
+    EndProbe,
     Log,
     Mount,
     PublishState,
@@ -45,6 +46,8 @@ def enter(
 ) -> None:
     """Put a container into a state, and report it if this or what is wanted changes.
 
+    A probe in progress is ended, and none will begin unless `changes` has `next_probe`.
+
     Args:
         draft: the step.
         container: the container.
@@ -56,6 +59,10 @@ def enter(
     """
     before = draft.state.containers[container]
     changes.update(state=state, wanted=wanted or before.wanted, deadline=deadline)
+    changes.setdefault("next_probe", None)
+    if before.probing:
+        changes["probing"] = False
+        draft.act(EndProbe(container))
     if state is not before.state:
         changes.update(since=draft.now, reason=reason, due=False, reserved=False)
         if before.state is ContainerState.READY and before.run is not None:
@@ -63,8 +70,8 @@ def enter(
             changes["history"] = after_ready(before, draft.now)
     draft.change(container, **changes)
     entry = draft.state.containers[container]
-    if deadline != before.deadline:
-        draft.act(SetDeadline(container, deadline))
+    if entry.timer != before.timer:
+        draft.act(SetDeadline(container, entry.timer))
     if state is before.state and entry.wanted is before.wanted:
         return
     if state is not before.state:
@@ -118,10 +125,21 @@ def extend(draft: Draft, container: Container, deadline: int) -> None:
     A later one is not set now, but by `supervision.deadline_reached` at the earlier one: an app
     that reports each second that it is alive must not cost a new timer each second.
     """
-    before = draft.state.containers[container].deadline
-    draft.change(container, deadline=deadline)
-    if before is None or deadline < before:
-        draft.act(SetDeadline(container, deadline))
+    _reset_timer(draft, container, deadline=deadline)
+
+
+def plan_probe(draft: Draft, container: Container, when: int) -> None:
+    """Set the time of the next probe of a container in its state, in ns of CLOCK_MONOTONIC."""
+    _reset_timer(draft, container, next_probe=when)
+
+
+def _reset_timer(draft: Draft, container: Container, **changes: int) -> None:
+    before = draft.state.containers[container].timer
+    draft.change(container, **changes)
+    timer = draft.state.containers[container].timer
+    assert timer is not None
+    if before is None or timer < before:
+        draft.act(SetDeadline(container, timer))
 
 
 def complete(

@@ -101,6 +101,8 @@ class Run(msgspec.Struct, frozen=True):
         ordered: the shutdown has stopped it.
         status: its exit status, while what it holds is being released.
         oom: the kernel has killed a process of it for lack of memory.
+        failures: probes of its health that have failed in a row.
+        unready: why the last probe of its readiness has failed; empty if none has.
     """
 
     command: Command
@@ -116,6 +118,8 @@ class Run(msgspec.Struct, frozen=True):
     ordered: bool = False
     status: ExitStatus | None = None
     oom: bool = False
+    failures: int = 0
+    unready: str = ""
 
 
 class History(msgspec.Struct, frozen=True):
@@ -157,6 +161,8 @@ class Entry(msgspec.Struct, frozen=True):
         wanted: the requested state.
         reason: why it is in this state, as a phrase; may be empty.
         deadline: when this state ends by itself, in ns of CLOCK_MONOTONIC; None if it does not.
+        next_probe: when its next probe begins, in ns of CLOCK_MONOTONIC; None if none is to begin.
+        probing: a probe is in progress.
         due: it waits or is in back-off, and its start was requested (`RequestStart`).
         reserved: its back-off ends at a time that was reserved: see `core.pacing`.
         image: the state of its image.
@@ -174,6 +180,8 @@ class Entry(msgspec.Struct, frozen=True):
     wanted: Wanted = Wanted.DOWN
     reason: str = ""
     deadline: int | None = None
+    next_probe: int | None = None
+    probing: bool = False
     due: bool = False
     reserved: bool = False
     image: Image = Image.UNMOUNTED
@@ -186,6 +194,13 @@ class Entry(msgspec.Struct, frozen=True):
     def has_process(self) -> bool:
         """Whether it has a process, or is being cleaned up."""
         return self.state in WITH_PROCESS
+
+    @property
+    def timer(self) -> int | None:
+        """The earlier one of `deadline` and `next_probe`: a container needs one timer for both."""
+        if self.deadline is None or self.next_probe is None:
+            return self.next_probe if self.deadline is None else self.deadline
+        return min(self.deadline, self.next_probe)
 
     @property
     def service(self) -> Service:
@@ -228,6 +243,8 @@ class State(msgspec.Struct, frozen=True):
             `service.stop` have.
         failed: a critical container has failed; the runtime ends.
         paced: the result of the last reservation of a restart: see `core.pacing`.
+        lacking: time of the warning that the runtime lacks what a probe needs, in ns of
+            CLOCK_MONOTONIC; None if it lacks nothing.
     """
 
     containers: Mapping[Container, Entry] = {}
@@ -241,6 +258,7 @@ class State(msgspec.Struct, frozen=True):
     stop_timeout: int | None = None
     failed: bool = False
     paced: int = 0
+    lacking: int | None = None
 
     def users_of(self, container: Container) -> frozenset[Container]:
         """Return the containers that start or run with `container` as a resource."""

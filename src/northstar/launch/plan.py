@@ -21,6 +21,7 @@ from northstar.manifest import (
     Bind,
     Capability,
     Command,
+    ConnectProbe,
     Dev,
     Manifest,
     MountOption,
@@ -38,6 +39,7 @@ from northstar.manifest import (
     SchedOther,
     SchedPolicy,
     SchedRoundRobin,
+    Service,
     Sockets,
     SocketType,
     Sysfs,
@@ -151,6 +153,7 @@ class HostFacts(msgspec.Struct, frozen=True):
         into_cgroup: init is cloned into a v2 cgroup, with the descriptor `cgroup`.
         joins: number of v1 cgroups that init joins, with the descriptors `tasks:0`, `tasks:1`...
         selinux: SELinux is enabled.
+        in_root: the kernel looks up paths in another root: openat2(2), Linux 5.6.
         rlimits: original soft and hard limits that the runtime has changed for itself.
     """
 
@@ -158,6 +161,7 @@ class HostFacts(msgspec.Struct, frozen=True):
     into_cgroup: bool = False
     joins: int = 0
     selinux: bool = False
+    in_root: bool = True
     rlimits: Mapping[RlimitResource, Rlimit] = {}
 
 
@@ -180,10 +184,10 @@ class ContainerPaths(msgspec.Struct, frozen=True):
 
 
 def refuse_unsupported(manifest: Manifest, facts: HostFacts) -> None:
-    """Refuse a manifest with capabilities that the runtime lacks.
+    """Refuse a manifest with capabilities that the runtime lacks, or probes that it cannot do.
 
     Raises:
-        HostError: with the missing capabilities.
+        HostError: with what is missing.
     """
     missing = [c for c in manifest.capabilities if not facts.capabilities >> c.number & 1]
     if missing:
@@ -192,6 +196,19 @@ def refuse_unsupported(manifest: Manifest, facts: HostFacts) -> None:
             "which the runtime itself does not have",
             hint="remove it from the manifest or start the runtime with it",
         )
+    if not facts.in_root and manifest.service is not None:
+        _refuse_unix_probes(manifest.service)
+
+
+def _refuse_unix_probes(service: Service) -> None:
+    for field, section in (("ready", service.ready), ("health", service.health)):
+        probe = section.probe if section is not None else None
+        if isinstance(probe, ConnectProbe) and probe.address.startswith("unix:"):
+            raise HostError(
+                f"service.{field}.probe: connecting to a Unix socket in the container needs "
+                "openat2(2), and this kernel is older than Linux 5.6",
+                hint="use a probe `exec`, or a newer kernel",
+            )
 
 
 def environment(manifest: Manifest, own: Mapping[str, str]) -> dict[str, str]:

@@ -213,7 +213,8 @@ class Ready(msgspec.Struct, frozen=True):
         Probe | NotifyProbe,
         Field(
             _ready_probe(),
-            "`notify`: the container sends READY=1, see sd_notify(3). A probe: it has succeeded.",
+            "`notify`: the container sends READY=1, see sd_notify(3). A probe: it has succeeded; "
+            "it is repeated a second after each failure.",
         ),
     ]
     timeout: Annotated[

@@ -244,6 +244,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             "30s, or shutdown_timeout if that is longer",
         ),
     ] = None
+    max_probes: Annotated[
+        int,
+        Field(
+            _COUNT,
+            "Maximum number of probes in progress at once, of all containers; further ones wait.",
+            unit="probes",
+        ),
+    ] = 4
     console: Annotated[
         GlobalConsole | None,
         Field(

@@ -40,6 +40,8 @@ from northstar.runtime.statistics_cache import StatisticsCache
 
 if TYPE_CHECKING:
     from northstar.model.notify import NotifyMessage
+    from northstar.runtime.probes import Probes
+    from northstar.runtime.threads import Pool
 
 log = logging.getLogger("northstar.runtime")
 
@@ -93,6 +95,7 @@ class Executor:
         )
         self.requests = RequestQueue(self.apply)
         self._deadlines = Deadlines(self._deadline_reached)
+        self._probes: Probes | None = None
         self.running: dict[Container, RunningContainer] = {}
         self.logs = logs
         self.statistics = StatisticsCache()
@@ -114,6 +117,8 @@ class Executor:
             actions.RemovePackage: self._remove_package,
             actions.WipeData: self._wipe_data,
             actions.SetDeadline: self._set_deadline,
+            actions.StartProbe: self._start_probe,
+            actions.EndProbe: self._end_probe,
             actions.RequestStart: self._request_start,
             actions.Publish: self._publish,
             actions.PublishState: self._publish_state,
@@ -373,6 +378,8 @@ class Executor:
         self._spawn(self._release_all(running), self._releases)
 
     async def _release_all(self, running: RunningContainer) -> None:
+        if self._probes is not None:
+            await self._probes.ended(running.container)
         await running.release()
         del self.running[running.container]
         self.apply(events.Released(running.container))
@@ -423,6 +430,27 @@ class Executor:
     def _deadline_reached(self, container: Container) -> None:
         self._drain_notify(container)
         self.apply(events.DeadlineReached(container))
+
+    def _start_probe(self, action: actions.StartProbe) -> None:
+        if self._probes is None:
+            from northstar.runtime.probes import Probes  # few runtimes need it
+
+            self._probes = Probes(self._context, self._context.config.max_probes, self.apply)
+        container = action.container
+        manifest = self.state.containers[container].manifest
+        self._probes.start(self.running[container], manifest, action)
+
+    def _end_probe(self, action: actions.EndProbe) -> None:
+        assert self._probes is not None
+        self._probes.end(action.container)
+
+    def end_probe_threads(self, seconds: float) -> list[Pool]:
+        """End the threads of probes; return the pools with threads that block in the kernel.
+
+        Args:
+            seconds: longest time to wait in total.
+        """
+        return [] if self._probes is None else self._probes.close(seconds)
 
     def _request_start(self, action: actions.RequestStart) -> None:
         container = action.container

@@ -22,7 +22,7 @@ from northstar.api import notification
 from northstar.cgroups import CgroupHost
 from northstar.launch.launcher import Launcher
 from northstar.launch.plan import HostFacts
-from northstar.linux import caps, loop, selinuxfs
+from northstar.linux import caps, loop, openat2, selinuxfs
 from northstar.manifest import Rlimit, RlimitResource
 from northstar.model import (
     ConfigurationError,
@@ -205,6 +205,7 @@ class Runtime:
             into_cgroup=2 in versions,
             joins=versions.count(1),
             selinux=selinuxfs.enabled(),
+            in_root=openat2.supported(),
             rlimits=self._rlimits,
         )
         kept = LogStore(config.logs_kept)
@@ -287,7 +288,10 @@ class Runtime:
 
     def _end_threads(self) -> list[str]:
         """End all threads; return the names of pools with threads that block in the kernel."""
-        stalled = self._pools.stop(_THREADS_TIMEOUT)
+        stalled = [
+            *self._pools.stop(_THREADS_TIMEOUT),
+            *self._executor.end_probe_threads(_THREADS_TIMEOUT),
+        ]
         for pool in stalled:
             log.error("The threads for %s cannot be ended: the kernel holds them", pool.name)
         for identifier, directory in self._stored.items():

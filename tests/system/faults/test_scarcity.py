@@ -48,6 +48,27 @@ def allow(runtime: RuntimeProcess) -> Iterator[Callable[[int | None], None]]:
         cgroup.rmdir()
 
 
+@pytest.mark.parametrize("probe", [{"exec": ["/payload", "exit", "0"]}, {"connect": "tcp:1"}])
+def test_probes_without_processes_and_threads(
+    runtime: RuntimeProcess, payload: Path, allow: Any, probe: dict[str, Any]
+) -> None:
+    """What the runtime lacks is no failure of a container: nothing is ended."""
+    health = {"probe": probe, "interval": "1s", "failures": 1}
+    app = install(runtime, payload, args="pause", service={"health": health})
+    with runtime.client() as client:
+        client.start(app)
+        allow(0)
+        runtime.wait_log("Cannot probe app:1.0.0, .*(Resource temporarily unavailable|no thread)")
+        with pytest.raises(AssertionError):
+            wait_until(lambda: "unhealthy" in runtime.text(), "a change of state", 2.5)
+        assert len(re.findall("Cannot probe", runtime.text())) == 1
+        allow(None)
+        if "connect" in probe:
+            runtime.wait_log(r"Probe of app:1\.0\.0 has failed .*: tcp:1: Connection refused")
+        else:
+            client.stop(app)
+
+
 def test_no_more_processes(runtime: RuntimeProcess, payload: Path, allow: Any) -> None:
     container = install(runtime, payload, args="pause")
     package = pack(runtime.directory, manifest("other"), {"payload": payload})

@@ -12,7 +12,7 @@ from northstar.api import RefusedError, notification
 from northstar.core import actions, events
 from northstar.core.actions import Action
 from northstar.core.events import Event
-from northstar.manifest import Manifest
+from northstar.manifest import Manifest, NotifyProbe
 from northstar.model import Container, Exited, Signalled
 from northstar.model.notify import NotifyMessage
 from tests.unit.core.worlds import (
@@ -27,6 +27,7 @@ from tests.unit.core.worlds import (
 )
 
 LIMITED = {"policy": "on-failure", "limit": 2, "interval": "30s", "max_delay": "3s"}
+HEALTH = {"probe": {"exec": ["/bin/check"]}, "interval": "5s"}
 MANIFESTS = (
     manifest(Container.parse("app:1.0.0"), mounts=uses("lib")),
     manifest(Container.parse("app:2.0.0"), mounts=uses("lib", "other")),
@@ -44,6 +45,23 @@ MANIFESTS = (
     manifest(
         Container.parse("watched:1.0.0"),
         service={**ON_FAILURE, **NOTIFY, "watchdog": "5s", "stop": {"timeout": "3s"}},
+    ),
+    manifest(
+        Container.parse("probed:1.0.0"),
+        service={
+            **ON_FAILURE,
+            "ready": {"probe": {"connect": "tcp:80"}, "timeout": "20s"},
+            "health": {**HEALTH, "failures": 2},
+        },
+    ),
+    manifest(
+        Container.parse("shown:1.0.0"),
+        service={
+            **ALWAYS,
+            "notify": "/n",
+            "watchdog": "20s",
+            "health": {**HEALTH, "failures": 1, "action": "none"},
+        },
     ),
     manifest(Container.parse("last:1.0.0"), service={"after": ["limited", "app"], **ALWAYS}),
 )
@@ -82,6 +100,7 @@ class Registry(RuleBasedStateMachine):
         """The container after its last reported change."""
         self.restarts: dict[Container, list[int]] = {}
         """Times of the automatic restarts."""
+        self.failed_probes = 0
         self.before_shutdown = 0
         """Requests until the shutdown may begin: after it nearly every request is refused."""
 
@@ -211,6 +230,12 @@ class Registry(RuleBasedStateMachine):
                 if well:
                     self.give(events.DataDetached(c))
                 return events.DataWiped(c) if well else events.WipeFailed(c, "why")
+            case actions.StartProbe(c):
+                if well:
+                    return events.ProbeSucceeded(c)
+                self.failed_probes += 1
+                lacking = self.failed_probes % 3 == 0
+                return events.ProbeLacking(c, "why") if lacking else events.ProbeFailed(c, "why")
             case _:
                 raise AssertionError(action)
 
@@ -299,6 +324,13 @@ class Registry(RuleBasedStateMachine):
                 self.timers.pop(container, None)
                 if when is not None:
                     self.timers[container] = when
+            case actions.EndProbe(container):
+                (probe,) = (
+                    one
+                    for one in self.open
+                    if isinstance(one, actions.StartProbe) and one.container == container
+                )
+                self.open.remove(probe)
             case actions.PublishState(entry):
                 self.reported[entry.container] = entry
             case actions.Fail() | actions.Log():
@@ -399,6 +431,7 @@ class Registry(RuleBasedStateMachine):
                 state.BACKOFF: True,
                 state.RUNNING: not stopping,
                 state.READY: supervised,
+                state.UNHEALTHY: supervised,
                 state.STOPPING: entry.deadline is not None,
             }.get(entry.state, False)
             if entry.run is not None and (entry.run.killed or entry.run.status is not None):
@@ -408,10 +441,34 @@ class Registry(RuleBasedStateMachine):
     @invariant()
     def a_timer_is_set_for_each_deadline(self) -> None:
         for entry in self.entries:
-            if entry.deadline is None:
+            if entry.timer is None:
                 assert entry.container not in self.timers
             elif not entry.due:
-                assert self.timers[entry.container] <= entry.deadline
+                assert self.timers[entry.container] <= entry.timer
+
+    @invariant()
+    def what_is_probed_has_one_probe_or_the_time_of_the_next(self) -> None:
+        state = core.ContainerState
+        probing = [a.container for a in self.open if isinstance(a, actions.StartProbe)]
+        assert sorted(probing) == sorted(e.container for e in self.entries if e.probing)
+        for entry in self.entries:
+            ready, health = entry.service.ready, entry.service.health
+            probed = {
+                state.RUNNING: ready is not None and type(ready.probe) is not NotifyProbe,
+                state.READY: health is not None,
+                state.UNHEALTHY: health is not None,
+            }.get(entry.state, False)
+            if self.world.state.stopping or entry.run is None or entry.run.status is not None:
+                probed = False
+            assert entry.probing + (entry.next_probe is not None) == probed
+
+    @invariant()
+    def failures_in_a_row_are_below_the_limit_while_it_is_ready(self) -> None:
+        for entry in self.entries:
+            health = entry.service.health
+            if entry.state is core.ContainerState.READY and health is not None:
+                assert entry.run is not None
+                assert entry.run.failures < health.failures
 
     @invariant()
     def what_is_due_was_requested(self) -> None:

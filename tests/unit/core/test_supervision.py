@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from northstar import core
-from northstar.api import error, notification
+from northstar.api import notification
 from northstar.api.status import ContainerState, Status, Wanted
 from northstar.core import actions, events
 from northstar.core.actions import Log, SendSignal
@@ -99,17 +99,6 @@ def test_an_extension_can_be_shortened():
     shorter = executed + 102 * SECOND
     decided = there.changed(events.Notified(APP, NotifyMessage(extend=100 * SECOND)))
     assert decided == (actions.SetDeadline(APP, shorter),)
-
-
-def test_probes_are_refused_by_a_start():
-    probe = {"probe": {"exec": ["/bin/check"]}}
-    for service, field in (
-        ({"ready": probe}, "service.ready.probe"),
-        ({"health": probe}, "service.health"),
-    ):
-        refusal = supervised(service).refused(events.StartRequested(APP))
-        assert isinstance(refusal, error.StartContainerFailed)
-        assert refusal.error == f"this runtime has no probes yet, and the manifest has {field}"
 
 
 # The app stops.

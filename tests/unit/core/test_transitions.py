@@ -20,6 +20,7 @@ from tests.unit.core.worlds import (
     LIB,
     NEWER,
     NOTIFY,
+    OTHER,
     SECOND,
     World,
     manifest,
@@ -135,6 +136,19 @@ def _ends() -> Iterator[tuple[World, Event]]:
         there = World().load(manifest(APP, service={**NOTIFY, **fields})).run(APP)
         there.at_deadline(APP)
         yield there.also(events.ProcessExited(APP, FAILED)), events.Released(APP)
+    for policy, status in (("never", FAILED), ("on-failure", Exited(0))):
+        there = shown_as_unhealthy({"restart": {"policy": policy}})
+        yield there.also(events.ProcessExited(APP, status)), events.Released(APP)
+
+
+def shown_as_unhealthy(service: dict[str, object]) -> World:
+    health = {"probe": {"exec": ["/bin/check"]}, "failures": 1, "action": "none"}
+    there = World().load(
+        manifest(APP, service={**service, "health": health}),
+        manifest(OTHER, service={"after": ["app"]}),
+    )
+    there.run(APP).at_probe(APP)
+    return there.also(events.ProbeFailed(APP, "why"))
 
 
 def _turns() -> Iterator[tuple[World, Event]]:
@@ -146,6 +160,9 @@ def _turns() -> Iterator[tuple[World, Event]]:
         )
         there.run(BROKER).run(APP).also(events.ShutdownBegan(), events.StopAll(SECOND))
         yield there.also(events.ProcessExited(APP, Exited(0))), events.Released(APP)
+    there = shown_as_unhealthy({}).run(OTHER)
+    there.also(events.ShutdownBegan(), events.StopAll(SECOND))
+    yield there.also(events.ProcessExited(OTHER, Exited(0))), events.Released(OTHER)
 
 
 def observed() -> set[Change]:

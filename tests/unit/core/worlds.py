@@ -77,6 +77,13 @@ class World:
         self.now = deadline - SECOND
         return self.changed(events.DeadlineReached(container))
 
+    def at_probe(self, container: Container) -> tuple[Action, ...]:
+        """Advance to the beginning of the next probe of a container, and report it."""
+        begins = self.entry(container).next_probe
+        assert begins is not None
+        self.now = begins - SECOND
+        return self.changed(events.DeadlineReached(container))
+
     def end(self, container: Container, status: ExitStatus = FAILED) -> tuple[Action, ...]:
         """Report the exit of a container, and the end of its clean-up."""
         self.changed(events.ProcessExited(container, status))

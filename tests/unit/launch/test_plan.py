@@ -307,6 +307,17 @@ def test_a_capability_that_the_runtime_lacks_is_refused() -> None:
         plan(HostFacts(capabilities=0), capabilities=["CAP_KILL"])
 
 
+@pytest.mark.parametrize("field", ["ready", "health"])
+def test_a_unix_probe_that_the_kernel_cannot_do_is_refused(field: str) -> None:
+    facts = HostFacts(capabilities=0, in_root=False)
+    service: dict[str, Any] = {field: {"probe": {"connect": "unix:/run/app.sock"}}}
+    with pytest.raises(HostError, match=rf"service\.{field}\.probe: .* older than Linux 5\.6"):
+        plan(facts, service=service)
+    plan(HostFacts(capabilities=0), service=service)
+    for probe in ({"connect": "tcp:80"}, {"exec": ["/unix:"]}):
+        plan(facts, service={field: {"probe": probe}})
+
+
 def test_the_filter_is_installed_last_of_all() -> None:
     planned = plan(seccomp={"profile": "default"}, capabilities=["CAP_KILL"])
     assert ops(planned)[-3:] == [Op.CAPS, Op.SECCOMP, Op.EXEC]

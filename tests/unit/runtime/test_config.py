@@ -54,6 +54,7 @@ def test_defaults() -> None:
         loop_device_timeout=10.0,
         shutdown_timeout=2.0,
         shutdown_limit=None,
+        max_probes=4,
         console=None,
         console_options=ConsoleOptions(
             token_validity=60.0,
@@ -114,6 +115,7 @@ def test_everything() -> None:
         loop_device_timeout = "1m 30s"
         shutdown_timeout = "0s"
         shutdown_limit = "1m"
+        max_probes = 7
         console.global.bind = "unix:///run/n.sock"
         console.global.permissions = ["list", "token_create"]
         console.global.options.max_request_size = "1KiB"
@@ -141,6 +143,7 @@ def test_everything() -> None:
         loop_device_timeout=90.0,
         shutdown_timeout=0.0,
         shutdown_limit=60.0,
+        max_probes=7,
         console=GlobalConsole(
             UnixAddress("/run/n.sock"),
             frozenset({Permission.LIST, Permission.TOKEN_CREATE}),
@@ -330,6 +333,7 @@ def test_bind_refused(url: str) -> None:
         ("event_buffer_size = 0", "n.toml, line 5: event_buffer_size: 0 is out of range"),
         ("event_buffer_size = true", "n.toml, line 5: event_buffer_size: True is not an integer"),
         ("loop_device_timeout = 5", "n.toml, line 5: loop_device_timeout: 5 is not a string"),
+        ("max_probes = 0", "n.toml, line 5: max_probes: 0 is out of range"),
         ('shutdown_limit = "2"', "n.toml, line 5: shutdown_limit: '2' is not a duration"),
         ('shutdown_timeout = "2"', "n.toml, line 5: shutdown_timeout: '2' is not a duration"),
         (
