@@ -19,10 +19,10 @@ LAUNCHER = HERE.parents[2] / "launcher"
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-std=c11", "-D_GNU_SOURCE", "-pthread")
 
 
-def compiled(source: str, output: Path, *options: str) -> Path:
+def compiled(source: str, output: Path, *options: str, compiler: str = "gcc") -> Path:
     """Compile a C file of this directory together with the writer."""
     files = [str(HERE / source), str(LAUNCHER / "ring.c")]
-    subprocess.run(["gcc", *WARNINGS, *options, "-o", str(output), *files], check=True)
+    subprocess.run([compiler, *WARNINGS, *options, "-o", str(output), *files], check=True)
     return output
 
 
