@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from typing import Final, NamedTuple
 
@@ -27,6 +28,10 @@ READ_MAX: Final = 32 * 1024
 
 TURN: Final = 0.001
 """Seconds after which the event loop serves others."""
+
+HELD_MAX: Final = 256
+"""Most lines that are held in memory to send the last ones, 1 MiB at most. More are counted first,
+and read again, which a fast writer may overtake."""
 
 COUNTS: Final = 3
 """How often the lines are counted again since the writer has overtaken the count."""
@@ -123,11 +128,39 @@ class _Reading:
 
     async def serve(self) -> None:
         """Send all messages."""
+        if self._request.lines is not None and self._request.lines <= HELD_MAX:
+            await self._send_last(self._request.lines)
+            if self._request.follow:
+                await self._send_all(0, 0)
+            return
         for _ in range(COUNTS):
             skip, lost = await self._lines_to_skip()
             if await self._send_all(skip, lost):
                 return
         await self._send_all(0, 0)
+
+    async def _send_last(self, count: int) -> None:
+        """Send the last lines of those that are there now; the next reading begins behind them."""
+        last: deque[Entry] = deque()
+        lines = 0
+        async with contextlib.aclosing(self._entries(follow=False)) as entries:
+            async for entry in entries:
+                if isinstance(entry.item, Line):
+                    self._place = entry.item.behind
+                if not self._is_wanted(entry.item):
+                    continue
+                last.append(entry)
+                lines += isinstance(entry.item, Line)
+                while lines > count or (last and lines == count and _is_gap(last[0])):
+                    lines -= isinstance(last.popleft().item, Line)
+        for entry in last:
+            await self._send(entry)
+
+    async def _send(self, entry: Entry) -> None:
+        self._channel.send(self._message(entry))
+        if not self._channel.is_writable:
+            await self._channel.writable()
+            self._turn = time.monotonic()
 
     async def _lines_to_skip(self) -> tuple[int, int]:
         """Return how many lines precede the requested ones, and the bytes that are lost so far."""
@@ -163,10 +196,7 @@ class _Reading:
                 elif skip:
                     skip -= self._is_wanted(item)
                 elif self._is_wanted(item):
-                    self._channel.send(self._message(entry))
-                    if not self._channel.is_writable:
-                        await self._channel.writable()
-                        self._turn = time.monotonic()
+                    await self._send(entry)
         return True
 
     def _is_wanted(self, item: Line | Gap) -> bool:
@@ -274,6 +304,10 @@ class _Reading:
         if self._listener is not None:
             self._listener[1].close()
             self._listener = None
+
+
+def _is_gap(entry: Entry) -> bool:
+    return isinstance(entry.item, Gap)
 
 
 def _next_run(runs: tuple[Run, ...], begun: int, done: int) -> Run | None:

@@ -379,12 +379,12 @@ def test_a_client_that_reads_nothing(runtime: RuntimeProcess, payload: Path) -> 
         written = total_written(runtime)
         before = resident(runtime.pid)
         # A hundred times what the ring contains.
-        wait_until(lambda: total_written(runtime) > written + 25 * 2**20, "much output")
+        wait_until(lambda: total_written(runtime) > written + 25 * 2**20, "much output", 40)
         assert resident(runtime.pid) < before + 4 * 2**20
         assert len(other.list()) == 1
-        while "lost" not in (found := json.loads(lines.readline())["log"]):
+        # There may be small gaps before, from when it was still served.
+        while json.loads(lines.readline())["log"].get("lost", 0) < 20 * 2**20:
             continue
-        assert found["lost"] > 20 * 2**20
         other.stop("app")
 
 

@@ -32,7 +32,10 @@ def test_the_kept_run_and_the_present_one() -> None:
     run(test())
 
 
-def test_streams_since_and_lines() -> None:
+@pytest.mark.parametrize("held", [0, 256])
+def test_streams_since_and_lines(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_requests, "HELD_MAX", held)
+
     async def test() -> None:
         with runs() as made:
             writer = made.begin()
@@ -109,6 +112,25 @@ def test_each_cursor_continues_over_a_restart() -> None:
                 assert isinstance(line, LogLine)
                 lost = written - sum(sizes[: number + 1])
                 assert await made.texts(cursor=line.cursor) == [lost, "new"]
+
+    run(test())
+
+
+def test_follow_behind_the_last_lines() -> None:
+    async def test() -> None:
+        with runs() as made:
+            writer = made.begin()
+            writer.write(b"one\ntwo\nthree\nun")
+            for lines, expected in ((2, ["two", "three"]), (0, [])):
+                with made.following(lines=lines) as (found, _, _):
+                    await asyncio.sleep(0.01)
+                    writer.write(b"finished\nun")
+                    await until(lambda: texts(found)[-1:] == ["unfinished"])
+                    assert texts(found)[:-1] == expected
+                expected.clear()
+                made.end()
+                writer = made.begin()
+                writer.write(b"four\nun")
 
     run(test())
 
@@ -305,8 +327,11 @@ def test_read_and_lost_are_what_was_written_with_any_pauses() -> None:
     run(test())
 
 
-def test_the_last_lines_while_the_writer_overtakes_the_count() -> None:
+def test_the_last_lines_while_the_writer_overtakes_the_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """What was counted is overwritten before it is skipped: it is counted again."""
+    monkeypatch.setattr(log_requests, "HELD_MAX", 0)
 
     async def test() -> None:
         with runs() as made:
