@@ -19,4 +19,4 @@ def test_mutations() -> None:
     tried, accepted = TARGET.run(random.Random(1), count=1000)
     assert tried == 1000
     # Without accepted texts the mutations would test only the first check of the reader.
-    assert accepted > 20
+    assert accepted > 10
