@@ -2,8 +2,9 @@
 
 rate      one writer of 80 bytes, 4 KiB and 64 KiB, nobody reads; beside a pipe that `cat` reads,
           and beside crun with a file, if it is installed
-floods    ten writers of 80 bytes: start, exit and requests of others, beside ten that burn the same
-          processors without output
+floods    ten writers of 80 bytes that nobody reads: start, exit and requests of others, beside ten
+          whose output is discarded
+logged    the same, and the runtime logs each line, within its budget
 stopped   the runtime is stopped while a container writes a gibibyte
 quiet     500 quiet containers whose output is followed: wake-ups of the runtime, memory of each
 
@@ -27,7 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.runtime import UNLIMITED, connect, cpu_time, exits, row, timed, times
-from bench.single import oci_configuration
+from bench.single import no_hybrid, oci_configuration
 from northstar import npk
 from northstar.client import blocking
 from tests.system.conftest import compile_static
@@ -49,7 +50,8 @@ class Bench:
     def __init__(self, directory: Path, level: str) -> None:
         self.directory = directory
         self.root = directory / "root"
-        self.root.mkdir()
+        for point in ("proc", "dev", "tmp"):  # mount points for crun
+            (self.root / point).mkdir(parents=True)
         self.program = compile_static(SOURCE, self.root / "payload")
         self.runtime = RuntimeProcess(
             directory,
@@ -127,7 +129,7 @@ def crun(bench: Bench, size: int) -> float:
     config = oci_configuration(bench.root, "writer")
     config["process"]["args"] = ["/payload", f"until:1:{MS}:{size}", "took"]
     (directory / "config.json").write_text(json.dumps(config))
-    with (directory / "log").open("w") as log:
+    with (directory / "log").open("w") as log, no_hybrid():
         command = ["crun", "--root=/run/writer", "--cgroup-manager=disabled", "run"]
         done = subprocess.run(
             [*command, f"--bundle={directory}", "writer"],
@@ -141,8 +143,18 @@ def crun(bench: Bench, size: int) -> float:
 
 
 def floods(directory: Path) -> None:
-    """Start, exit and requests of others beside ten writers, and beside ten that only compute."""
-    bench = Bench(directory, "debug")
+    """Ten writers that nobody reads."""
+    beside_writers(directory, "info")
+
+
+def logged(directory: Path) -> None:
+    """Ten writers whose lines are logged."""
+    beside_writers(directory, "debug")
+
+
+def beside_writers(directory: Path, level: str) -> None:
+    """Start, exit and requests of others beside ten writers, and beside ten that discard."""
+    bench = Bench(directory, level)
     seen: dict[str, dict[str, list[float]]] = {}
     cpu: dict[str, float] = {}
     try:
@@ -152,10 +164,10 @@ def floods(directory: Path) -> None:
             kinds = {
                 "discarded": [bench.install(client, f"burn{n}", forever, io="discard")
                               for n in range(FLOODS)],
-                "logged": [bench.install(client, f"flood{n}", forever) for n in range(FLOODS)],
+                "kept": [bench.install(client, f"flood{n}", forever) for n in range(FLOODS)],
             }  # fmt: skip
             for number in range(2 * PHASES):
-                kind = ("discarded", "logged")[number % 2]
+                kind = ("discarded", "kept")[number % 2]
                 ended = exits(client)
                 for app in kinds[kind]:
                     client.start(app)
@@ -170,12 +182,12 @@ def floods(directory: Path) -> None:
                         continue
     finally:
         bench.close()
-    for what in seen["logged"]:
+    for what in seen["kept"]:
         for kind in seen:
             times(f"{what}, beside {FLOODS} writers, {kind}", seen[kind][what])
-        ratio = statistics.median(seen["logged"][what]) / statistics.median(seen["discarded"][what])
+        ratio = statistics.median(seen["kept"][what]) / statistics.median(seen["discarded"][what])
         row("  ratio of the medians", f"{ratio:8.2f}")
-    row("CPU of the runtime, discarded and logged", " ".join(f"{x:5.0%}" for x in cpu.values()))
+    row("CPU of the runtime, discarded and kept", " ".join(f"{x:5.0%}" for x in cpu.values()))
 
 
 def phase(client: blocking.Client, other: str, seen: dict[str, list[float]]) -> None:
@@ -278,6 +290,7 @@ def switches(pid: int) -> int:
 CASES: dict[str, Callable[[Path], None]] = {
     "rate": rate,
     "floods": floods,
+    "logged": logged,
     "stopped": stopped,
     "quiet": quiet,
 }

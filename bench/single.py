@@ -91,7 +91,7 @@ def _bubblewrap(root: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def _no_hybrid() -> Iterator[None]:
+def no_hybrid() -> Iterator[None]:
     """Hide the second hierarchy of a hybrid cgroup v1, which crun refuses.
 
     This thread enters a mount namespace for it, and leaves that at the end.
@@ -124,7 +124,7 @@ def programs(directory: Path, root: Path) -> Iterator[dict[str, Program]]:
     if shutil.which("bwrap"):
         found["bubblewrap"] = Program(_bubblewrap(root))
     try:
-        with _no_hybrid():
+        with no_hybrid():
             yield found
     finally:
         for name in names:

@@ -358,19 +358,23 @@ static noreturn void watch(pid_t child, int pipe, struct progress *shared_progre
 		{ .fd = output.pipes[1], .events = POLLIN },
 	};
 	const struct timespec soon = { .tv_nsec = 1000000 };
+	/* A pipe of the default size takes longer to fill, unless whole pages are written. */
+	const struct timespec rest = { .tv_nsec = 200000 };
 	enum verdict verdict = UNDECIDED;
-	bool deciding = false;
+	bool deciding = false, resting = false;
 	sigset_t none;
 
 	sigemptyset(&none);
 	for (;;) {
+		const struct timespec *most = resting ? &rest : deciding ? &soon : NULL;
+
 		if (verdict == EXECUTED)
 			reap(child);
-		if (ppoll(sources, 2 + STREAMS, deciding ? &soon : NULL, &none) < 0)
+		if (ppoll(sources, resting ? 2 : 2 + STREAMS, most, &none) < 0)
 			continue; /* SIGCHLD */
 		if (sources[0].revents && stream_has_ended())
 			exit_silently();
-		output_move(&output, sources + 2);
+		resting = !resting && output_move(&output, sources + 2);
 		if (sources[1].fd >= 0 && sources[1].revents) {
 			close(pipe);
 			sources[1].fd = -1; /* ignored by poll(2) */

@@ -9,6 +9,8 @@
 
 enum {
 	READS_PER_TURN = 4, /* as many as a full pipe of the default size needs */
+	FLOOD_NS = 1000000, /* records at shorter intervals .. */
+	FLOOD_BYTES = 4096, /* .. of fewer bytes in a turn: small writes without end */
 	REST_MAX = 1 << 20, /* bytes of one pipe: the default maximum of its size, pipe(7) */
 };
 
@@ -55,7 +57,8 @@ static size_t move_read(struct output *output, int i)
 		length = read(output->pipes[i], buffer, sizeof buffer);
 	while (length < 0 && errno == EINTR);
 	if (length > 0) {
-		ring_write(&output->ring, i + 1, boot_time(), buffer, (size_t)length);
+		output->moved = boot_time();
+		ring_write(&output->ring, i + 1, output->moved, buffer, (size_t)length);
 		return (size_t)length;
 	}
 	if (length == 0 || errno != EAGAIN) {
@@ -65,17 +68,24 @@ static size_t move_read(struct output *output, int i)
 	return 0;
 }
 
-void output_move(struct output *output, struct pollfd sources[STREAMS])
+bool output_move(struct output *output, struct pollfd sources[STREAMS])
 {
+	uint64_t before = output->moved;
+	size_t bytes = 0;
+
 	for (int i = 0; i < STREAMS; i++) {
+		size_t length = RECORD_DATA_MAX;
+
 		if (output->pipes[i] < 0 || !sources[i].revents)
 			continue;
 		/* After less than a whole read the pipe was empty, so the next one can wait. */
-		for (int reads = 0; reads < READS_PER_TURN; reads++)
-			if (move_read(output, i) < RECORD_DATA_MAX)
-				break;
+		for (int n = 0; n < READS_PER_TURN && length == RECORD_DATA_MAX; n++) {
+			length = move_read(output, i);
+			bytes += length;
+		}
 		sources[i].fd = output->pipes[i];
 	}
+	return bytes && bytes < FLOOD_BYTES && output->moved - before < FLOOD_NS;
 }
 
 void output_end(struct output *output)
