@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from northstar.api.feature import FEATURES
 from tests.system.harness import TIMEOUT, RuntimeProcess, manifest, pack, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
@@ -122,7 +123,7 @@ def test_json_lines(runtime: RuntimeProcess) -> None:
     lines = runtime.nstar("-j", "repositories").stdout.splitlines()
     assert [json.loads(line) for line in lines] == [
         {"connect": {"version": "0.9.2", "subscribe_notifications": False, "extended": True}},
-        {"connect_ack": {"features": ["service"]}},
+        {"connect_ack": {"features": [*FEATURES]}},
         {"request": "repositories"},
         {"response": {"repositories": ["mem"]}},
     ]

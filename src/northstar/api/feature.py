@@ -13,5 +13,8 @@ EXEC: Final = "exec"
 LOGS: Final = "logs"
 """The request logs, and the messages log."""
 
-FEATURES: Final = (SERVICE,)
+KEYS: Final = "keys"
+"""The request keys."""
+
+FEATURES: Final = (SERVICE, KEYS)
 """The features of this runtime, in the order in which they are listed."""

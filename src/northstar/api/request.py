@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from northstar.api.feature import EXEC, LOGS, SERVICE
+from northstar.api.feature import EXEC, KEYS, LOGS, SERVICE
 from northstar.api.log import LogStream
 from northstar.api.shape import I32, U64, Argument, Environment, Record, TokenBytes
 from northstar.api.stream import TerminalSize
@@ -211,6 +211,18 @@ class Logs(Record, frozen=True):
     streams: tuple[LogStream, ...]
 
 
+class Keys(Record, frozen=True, omit_defaults=True):
+    """Return the key list of a repository, or replace it before by the one that follows it.
+
+    Attributes:
+        repository: the name of the repository.
+        list: the text of the new list; null or absent for no change.
+    """
+
+    repository: str
+    list: str | None = None
+
+
 PlainRequest = (
     Ident
     | List
@@ -231,7 +243,7 @@ PlainRequest = (
 ServiceRequest = Status | Stop | Restart
 """The requests of the feature `service`."""
 
-Request = PlainRequest | ServiceRequest | Exec | Logs
+Request = PlainRequest | ServiceRequest | Exec | Logs | Keys
 """The requests of an extended connection."""
 
 _PERMISSIONS: Final[dict[type[Request], Permissions]] = {
@@ -253,6 +265,7 @@ _PERMISSIONS: Final[dict[type[Request], Permissions]] = {
     Restart: frozenset({Permission.KILL, Permission.START}),
     Exec: frozenset({Permission.EXEC}),
     Logs: frozenset({Permission.LOGS}),
+    Keys: frozenset({Permission.UPDATE}),
 }
 _START_COMMAND: Final = frozenset({Permission.START_COMMAND})
 
@@ -264,6 +277,8 @@ def feature(request: Request) -> str | None:
             return EXEC
         case Logs():
             return LOGS
+        case Keys():
+            return KEYS
     return SERVICE if isinstance(request, ServiceRequest) else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import importlib
 import json
 import os
 import signal as signals
@@ -89,20 +90,26 @@ class Commands(click.Group):
     """The group of commands. Some have a second, shorter name, and some are loaded on first use."""
 
     ALIASES: Final = {"ls": "list", "repos": "repositories"}
-    SERVICE: Final = ("restart", "status", "wait")
+    LAZY: Final = {
+        "keys": "update_commands",
+        "restart": "service_commands",
+        "status": "service_commands",
+        "wait": "service_commands",
+    }
+    """The commands that are loaded on first use, with their modules."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command by either of its names."""
-        if cmd_name in self.SERVICE:
-            from northstar.cli import service_commands
-
-            command: click.Command = getattr(service_commands, cmd_name)
+        module = self.LAZY.get(cmd_name)
+        if module is not None:
+            found = importlib.import_module(f"northstar.cli.{module}")
+            command: click.Command = getattr(found, cmd_name)
             return command
         return super().get_command(ctx, self.ALIASES.get(cmd_name, cmd_name))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands, sorted."""
-        return sorted([*super().list_commands(ctx), *self.SERVICE])
+        return sorted([*super().list_commands(ctx), *self.LAZY])
 
 
 @click.group(

@@ -301,6 +301,22 @@ class Operations:
         yield from steps.ask(message, response.Uninstall)
 
     @_operation
+    def keys(self, repository: str, new: str | None = None) -> Steps[response.KeysOk]:
+        """Return the key list of a repository; replace it before, if `new` is given.
+
+        Args:
+            repository: the name of the repository.
+            new: the text of a list that `sextant key-list` made.
+
+        Raises:
+            MissingFeatureError: the runtime does not have the feature `keys`.
+            RefusedError: the repository has no list, or the new one may not replace it.
+        """
+        result = (yield from steps.ask(request.Keys(repository, new), response.Keys)).result
+        assert isinstance(result, response.KeysOk)
+        return result
+
+    @_operation
     def token_create(self, target: str, shared: bytes) -> Steps[bytes]:
         """Return a token that proves this client's identity to `target`.
 

@@ -92,7 +92,7 @@ class Call:
                 f"the runtime answers {type(self.request).__name__} with {type(answer).__name__}"
             )
         result = getattr(answer, "result", None)
-        if isinstance(result, response.Failed | response.InstallFailed):
+        if isinstance(result, response.Failed | response.InstallFailed | response.KeysFailed):
             raise api.RefusedError(result.error)
         return answer
 

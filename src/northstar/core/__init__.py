@@ -2,7 +2,7 @@
 
 from northstar.api.status import ContainerState, Wanted
 from northstar.core import actions, boot, events
-from northstar.core.requests import entry_of
+from northstar.core.requests import entry_of, refuse_if_stopping
 from northstar.core.shutdown import all_killed, with_process
 from northstar.core.starts import refuse_if_running
 from northstar.core.status import status_of, status_of_entry
@@ -39,6 +39,7 @@ __all__ = [
     "entry_of",
     "events",
     "refuse_if_running",
+    "refuse_if_stopping",
     "status_of",
     "status_of_entry",
     "step",

@@ -47,11 +47,12 @@ from northstar.runtime import (
 from northstar.runtime.config import Config, RepositoryConfig
 from northstar.runtime.console import Console
 from northstar.runtime.executor import Executor
+from northstar.runtime.key_lists import KeyLists, load_anchor
 from northstar.runtime.mount_namespace import enter_mount_namespace
 from northstar.runtime.notifications import Notifications
 from northstar.runtime.null_device import open_null
 from northstar.runtime.operations import ContainerOperations
-from northstar.runtime.repository import FsRepository, MemRepository, Repository
+from northstar.runtime.repository import FsRepository, Keys, MemRepository, Repository
 from northstar.runtime.running import ConsoleConnection
 from northstar.runtime.start import StartContext
 from northstar.runtime.systemd import Manager
@@ -172,6 +173,11 @@ class Runtime:
             identifier: _repository(identifier, repository, self._pools)
             for identifier, repository in config.repositories.items()
         }
+        anchors = {
+            identifier: load_anchor(repository.keys, f"repositories.{identifier}.keys")
+            for identifier, repository in config.repositories.items()
+            if repository.keys is not None
+        }
         self._stored = {
             identifier: directories.LockedDirectory(
                 f"dir of repositories.{identifier}", repository.dir
@@ -218,12 +224,14 @@ class Runtime:
         for repository in repositories.values():
             stack.callback(repository.close)
         self._executor = Executor(context, repositories, self._notifications, self._give_up)
-        operations = ContainerOperations(self._executor, repositories, self._stop.set)
+        key_lists = KeyLists(repositories, anchors, self._own.data_dir, self._pools.data)
+        operations = ContainerOperations(self._executor, repositories, key_lists, self._stop.set)
         self._console = Console(operations, self._notifications)
         stack.push_async_callback(self._console.close)
 
         if config.console is not None:
             await self._console.listen(config.console, self._pools.data.run)
+        await key_lists.load()
         await lifecycle.load(self._executor, repositories)
 
     async def _connect(
@@ -306,10 +314,11 @@ class Runtime:
 
 
 def _repository(identifier: str, config: RepositoryConfig, pools: threads.Pools) -> Repository:
-    key = None
+    keys = None
     if config.key is not None:
         try:
             key = npk.load_public_key(config.key)
+            keys = Keys((key,), (key,))
         except NorthstarError as failure:
             raise ConfigurationError(
                 f"repositories.{identifier}.key: {failure.message}",
@@ -317,7 +326,7 @@ def _repository(identifier: str, config: RepositoryConfig, pools: threads.Pools)
             ) from failure
     storage, mounts = pools.storage[identifier], pools.mounts[identifier]
     if config.dir is None:
-        return MemRepository(identifier, config, key, storage, mounts)
+        return MemRepository(identifier, config, keys, storage, mounts)
     try:
         os.scandir(config.dir).close()
     except FileNotFoundError:
@@ -331,4 +340,4 @@ def _repository(identifier: str, config: RepositoryConfig, pools: threads.Pools)
             f"{failure.strerror}",
             hint="repair or mount its file system, or correct `dir`",
         ) from failure
-    return FsRepository(identifier, config, key, storage, mounts, config.dir)
+    return FsRepository(identifier, config, keys, storage, mounts, config.dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,9 @@ from northstar.api import RefusedError, response
 from northstar.core import events
 from northstar.manifest import Manifest
 from northstar.model import Container
+from northstar.npk.keylist import KeyList
 from northstar.runtime.executor import Executor
+from northstar.runtime.key_lists import KeyLists
 from northstar.runtime.package_writer import PackageWriter
 from northstar.runtime.repository import Repository
 
@@ -23,9 +26,11 @@ class ContainerOperations:
         self,
         executor: Executor,
         repositories: Mapping[str, Repository],
+        key_lists: KeyLists,
         shutdown: Callable[[], None],
     ) -> None:
         """Operate on the containers of `executor`; `shutdown` begins the shutdown."""
+        self._key_lists = key_lists
         self._executor = executor
         self._repositories = repositories
         self._shutdown = shutdown
@@ -156,6 +161,20 @@ class ContainerOperations:
         executor.apply(events.InstallRequested(repository, size))
         into = self._repositories[repository]
         return PackageWriter(executor.apply, executor.spawn, into, await into.receive())
+
+    async def keys(self, repository: str, new: str | None) -> KeyList:
+        """Return the key list of a repository.
+
+        Args:
+            repository: its identifier.
+            new: the text of a list that replaces the current one before; None for no change.
+        """
+        if new is None:
+            return self._key_lists.current(repository)
+        core.refuse_if_stopping(self._executor.state)
+        # In a task of its own: it is completed if the client disconnects.
+        replacing = self._executor.spawn(self._key_lists.replace(repository, new))
+        return await asyncio.shield(replacing)
 
     def shutdown(self) -> None:
         """Begin the shutdown, and return at once."""

@@ -72,6 +72,7 @@ class PackageWriter:
         service = package.npk.manifest.service
         after = () if service is None else service.after
         try:
+            self._repository.refuse_retired(package)
             self._apply(events.PackageVerified(identifier, container, package.npk.size, after))
         except BaseException:
             package.npk.close()

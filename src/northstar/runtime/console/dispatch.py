@@ -22,6 +22,7 @@ from northstar.api.response import (
     StopOk,
 )
 from northstar.model import Container, NorthstarError, cut
+from northstar.npk.keylist import KeyList, key_id
 from northstar.runtime.console.channel import Channel
 from northstar.runtime.console.incoming_package import IncomingPackage
 from northstar.runtime.console.peer import Peer
@@ -89,6 +90,9 @@ class Operations(Protocol):
 
     async def uninstall(self, container: Container, wipe: bool) -> None:
         """Remove it, with `wipe` its persistent data too."""
+
+    async def keys(self, repository: str, new: str | None) -> KeyList:
+        """Return the key list of a repository, after replacing it by `new` unless that is None."""
 
     async def begin_install(self, repository: str, size: int) -> PackageWriter:
         """Begin to store a package of `size` bytes."""
@@ -183,6 +187,7 @@ class Dispatcher:
             requests.Status: Task(self._status),
             requests.Stop: Task(self._stop),
             requests.Restart: Task(self._restart),
+            requests.Keys: Task(self._keys),
             requests.Install: Upload(self._install),
         }
 
@@ -274,6 +279,21 @@ class Dispatcher:
         container = request.container
         restart = self._operations.restart(container)
         return responses.Restart(await _result("restart", container, restart))
+
+    async def _keys(self, request: requests.Keys, _caller: Caller) -> Response:
+        repository = request.repository
+        result: responses.KeysOk | responses.KeysFailed
+        try:
+            found = await self._operations.keys(repository, request.list)
+            listed = tuple(
+                responses.ListedKey(key_id(key), responses.KeyUse(use.value))
+                for key, use in found.keys
+            )
+            result = responses.KeysOk(repository, found.version, listed)
+        except Exception as error:
+            what = f"replace the key list of {repository}"
+            result = responses.KeysFailed(wire_error(error, what))
+        return responses.Keys(result)
 
     # With a package
 

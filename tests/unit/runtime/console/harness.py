@@ -12,8 +12,11 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from typing import Any, cast
 
 from northstar.api import ContainerData, ContainerState, RefusedError, Status, Wanted, error
+from northstar.api.feature import FEATURES
 from northstar.api.response import Failed, StatusOk
 from northstar.model import FULL, Container, Exited, Permissions
+from northstar.npk import key, keylist
+from northstar.npk.keylist import KeyList, ListedKey, Use
 from northstar.runtime.config import ConsoleOptions, GlobalConsole, TcpAddress, UnixAddress
 from northstar.runtime.console import Console
 from northstar.runtime.console.tokens import Tokens
@@ -28,9 +31,11 @@ NO_LIMIT = ConsoleOptions(max_requests_per_sec=10**9)
 CONNECT = {"connect": {"version": "0.9.2", "subscribe_notifications": False}}
 SUBSCRIBE = {"connect": {"version": "0.9.2", "subscribe_notifications": True}}
 ACK = {"connect_ack": None}
+KEYS = keylist.create(7, [ListedKey(key.public_key(bytes(32)), Use.INSTALL)])
+"""The key list of the repository `fs`."""
 EXTENDED = {"connect": {**CONNECT["connect"], "extended": True}}
 EXTENDED_SUBSCRIBE = {"connect": {**SUBSCRIBE["connect"], "extended": True}}
-EXTENDED_ACK = {"connect_ack": {"features": ["service"]}}
+EXTENDED_ACK = {"connect_ack": {"features": [*FEATURES]}}
 STATUS = Status(Wanted.UP, ContainerState.BACKOFF, 2, "exit 1", 6, 5, 9, None, Exited(1))
 STATUS_WIRE = {
     "wanted": "up",
@@ -152,6 +157,12 @@ class Runtime:
 
     async def restart(self, container: Container) -> None:
         await self._operate("restart", container)
+
+    async def keys(self, repository: str, new: str | None) -> KeyList:
+        self.calls.append(("keys", repository, new))
+        if repository != "fs":
+            raise RefusedError(error.InvalidRepository(repository))
+        return KEYS
 
     async def mount(self, container: Container) -> None:
         await self._operate("mount", container)
