@@ -79,7 +79,7 @@ ANSWERS: list[tuple[Any, Any, Any]] = [
 @pytest.mark.parametrize("tcp", [True, False])
 def test_answers(tcp: bool) -> None:
     async def test() -> None:
-        async with serving(tcp=tcp) as bench:
+        async with serving(frozenset(Permission), tcp=tcp) as bench:
             client = await bench.connected(EXTENDED)
             for request, response, call in ANSWERS:
                 bench.runtime.calls.clear()
@@ -188,7 +188,7 @@ def test_a_plain_connection_does_not_know_the_requests(
     connect: Any, request_: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def test() -> None:
-        async with serving() as bench:
+        async with serving(frozenset(Permission)) as bench:
             client = await bench.client()
             # The same line on an extended connection must not be remembered for this one.
             extended = await bench.connected(EXTENDED)
