@@ -380,6 +380,9 @@ def describe(message: Notification) -> str:
             return f"container {container} met a memory limit: {words}"
         case notification.Shutdown():
             return "shutting down"
+        case notification.Update(container, update):
+            text = f"update of {update.previous} to {container}: {update.phase.replace('_', ' ')}"
+            return f"{text}: {update.reason}" if update.reason else text
         case notification.State(container, status):
             text = f"{container}: wanted {status.wanted.value}, {phrase(status)}"
             if status.next is None:
