@@ -80,7 +80,7 @@ def required(data_dir: str, name: str, stop: threading.Event | None = None) -> S
     data = os.path.join(data_dir, name)
     extent = tree_copy.Extent(0, 0)
     if _check_place(data_dir, data):
-        with _stopping(data):
+        with _explained(data):
             extent = tree_copy.measure(data, stop)
     system = os.statvfs(data_dir)
     space = Space(
@@ -129,7 +129,7 @@ def take(data_dir: str, name: str, stop: threading.Event | None = None) -> None:
     discard(data_dir, name, stop)
     snapshot = path_of(data_dir, name)
     try:
-        with _stopping(data):
+        with _explained(data):
             _make(data if exists else None, snapshot, stop)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -144,17 +144,17 @@ def _make(data: str | None, snapshot: str, stop: threading.Event | None) -> None
     with _opened(partial) as top:
         if data is None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            os.close(os.open(_COPY, flags, 0o600, dir_fd=top.fd))
+            os.close(os.open(os.path.join(partial, _COPY), flags, 0o600))
         else:
-            os.mkdir(_LINKS, 0o700, dir_fd=top.fd)
             links = os.path.join(partial, _LINKS)
+            os.mkdir(links, 0o700)
             sync = not reports_errors()
             with _opened(links) as directory:
                 tree_copy.copy(data, top.fd, _COPY, links=directory.fd, sync=sync, stop=stop)
             # Before the copy gets its name: later these links would be links to its files.
             removal.remove(links, stop)
         syncfs(top.fd)
-        os.rename(_COPY, snapshot, src_dir_fd=top.fd)
+        os.rename(os.path.join(partial, _COPY), snapshot)
     _sync(os.path.dirname(snapshot))
     os.rmdir(partial)
 
@@ -274,15 +274,17 @@ def _remove(path: str, stop: threading.Event | None = None) -> None:
 
 
 @contextlib.contextmanager
-def _stopping(data: str) -> Iterator[None]:
-    """Say what ECANCELED means."""
+def _explained(data: str) -> Iterator[None]:
+    """Say what ECANCELED means, and name the data where a failure has no path."""
     try:
         yield
     except OSError as failure:
-        if failure.errno != errno.ECANCELED:
-            raise
-        reason = "the runtime ends before its data is copied"
-        raise OSError(errno.ECANCELED, reason, data) from failure
+        if failure.errno == errno.ECANCELED:
+            reason = "the runtime ends before its data is copied"
+            raise OSError(errno.ECANCELED, reason, data) from failure
+        if not (isinstance(failure.filename, str) and os.path.isabs(failure.filename)):
+            raise OSError(failure.errno, failure.strerror, data) from failure
+        raise
 
 
 def _sync(directory: str) -> None:

@@ -164,7 +164,7 @@ class _Walk:
                 os.close(current)
                 current = above
                 if not os.path.samestat(os.fstat(current), levels[-1].status):
-                    raise _changed(self._path)
+                    raise _changed()
         finally:
             os.close(current)
 
@@ -181,10 +181,10 @@ class _Walk:
         level = _Level(status, [])
         with self._located(current):
             visitor.enter(name, status)
-        with os.scandir(current) as entries:
+        with self._located(current), os.scandir(current) as entries:
             for entry in entries:
                 if self._stop is not None and self._stop.is_set():
-                    raise _stopped(self._path)
+                    raise _stopped()
                 with self._located(current, entry.name):
                     if entry.is_dir(follow_symlinks=False):
                         level.pending.append(entry.name)
@@ -198,8 +198,8 @@ class _Walk:
         try:
             yield
         except OSError as failure:
-            if failure.errno == errno.ECANCELED:
-                raise
+            if isinstance(failure.filename, str) and os.path.isabs(failure.filename):
+                raise  # it was named already
             try:
                 path = os.readlink(f"/proc/self/fd/{current}")
             except OSError:  # longer than a page
@@ -268,7 +268,7 @@ class _Copy:
         self._above.pop()
         self._go("..")
         if not os.path.samestat(os.fstat(self._current), self._above[-1]):
-            raise _changed(self._top)
+            raise _changed()
 
     def _go(self, name: str) -> None:
         following = os.open(name, _DIRECTORY, dir_fd=self._current)
@@ -327,7 +327,7 @@ class _Copy:
         source = os.open(name, _SOURCE, dir_fd=directory)
         try:
             if not os.path.samestat(os.fstat(source), status):
-                raise _changed(name)
+                raise _changed()
             target = os.open(name, _TARGET, 0o600, dir_fd=self._current)
             try:
                 self._contents(target, source, status.st_size)
@@ -369,7 +369,7 @@ class _Copy:
     def _range(self, target: int, source: int, start: int, end: int) -> None:
         while start < end:
             if self._stop is not None and self._stop.is_set():
-                raise _stopped("")
+                raise _stopped()
             length = min(_CHUNK, end - start)
             try:
                 copied = os.copy_file_range(source, target, length, start, start)
@@ -420,9 +420,9 @@ def _by(function: Callable[..., Any], file: int | str, *arguments: Any) -> Any:
     return function(file, *arguments, follow_symlinks=False)
 
 
-def _changed(path: str) -> OSError:
-    return OSError(errno.ESTALE, "another program changed the tree meanwhile", path)
+def _changed() -> OSError:
+    return OSError(errno.ESTALE, "another program changed the tree meanwhile")
 
 
-def _stopped(path: str) -> OSError:
-    return OSError(errno.ECANCELED, "stopped before the whole tree was copied", path)
+def _stopped() -> OSError:
+    return OSError(errno.ECANCELED, "stopped before the whole tree was copied")
