@@ -13,8 +13,11 @@ EXEC: Final = "exec"
 LOGS: Final = "logs"
 """The request logs, and the messages log."""
 
+UPDATE: Final = "update"
+"""The request update, and the notification update."""
+
 KEYS: Final = "keys"
 """The request keys."""
 
-FEATURES: Final = (SERVICE, KEYS)
+FEATURES: Final = (SERVICE, UPDATE, KEYS)
 """The features of this runtime, in the order in which they are listed."""

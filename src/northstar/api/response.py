@@ -322,6 +322,40 @@ class Logs(Wrapper, frozen=True):
     result: Ok | Failed
 
 
+class UpdateOk(Record, frozen=True):
+    """The new version has passed its trial, and the former one is removed.
+
+    Attributes:
+        container: the new version.
+        previous: the version that it has replaced.
+    """
+
+    TAG: ClassVar = "ok"
+    container: Container
+    previous: Container
+
+
+class UpdateFailed(Record, frozen=True):
+    """The update was refused, or was rolled back.
+
+    Attributes:
+        error: the reason.
+    """
+
+    TAG: ClassVar = "error"
+    error: Error
+
+
+class Update(Wrapper, frozen=True):
+    """Ok: the app is updated.
+
+    Attributes:
+        result: both versions, or the reason of the failure.
+    """
+
+    result: UpdateOk | UpdateFailed
+
+
 class KeyUse(enum.Enum):
     """What a key of a list verifies.
 
@@ -410,5 +444,5 @@ PlainResponse = (
 )
 """The responses on every connection."""
 
-Response = PlainResponse | Status | Stop | Restart | Exec | Logs | Keys
+Response = PlainResponse | Status | Stop | Restart | Exec | Logs | Update | Keys
 """The responses on an extended connection."""

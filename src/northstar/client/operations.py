@@ -67,6 +67,11 @@ class Operations:
         """The features of the runtime, such as `service`; none if it is an older one."""
         return self._session.features
 
+    @property
+    def subscribed(self) -> bool:
+        """Whether the client has subscribed to notifications."""
+        return self._session.subscribed
+
     @_operation
     def ident(self) -> Steps[Container]:
         """Return this client's identity: its container, or `extern:0.0.0` outside of containers."""

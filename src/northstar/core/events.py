@@ -131,11 +131,16 @@ class StoreFailed(msgspec.Struct, frozen=True):
 
 
 class PackageLoaded(msgspec.Struct, frozen=True):
-    """A stored package was found when the runtime started."""
+    """A stored package was found when the runtime started.
+
+    `recorded`: an update in the state file names it. It is loaded even if it is below the floor,
+    since the update removes it.
+    """
 
     repository: str
     manifest: Manifest
     size: int
+    recorded: bool = False
 
 
 class ImageMounted(msgspec.Struct, frozen=True):

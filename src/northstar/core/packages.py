@@ -16,6 +16,7 @@ from northstar.core.requests import (
     refuse_if_stopping,
     refuse_if_updated,
     refuse_if_used,
+    refused_by_update,
 )
 from northstar.core.transitions import enter, umount
 from northstar.core.values import Draft, Entry, Image, Operation, Repository, State, without
@@ -139,7 +140,8 @@ def loaded(draft: Draft, event: events.PackageLoaded) -> None:
     container = event.manifest.container
     if container in draft.state.containers:
         raise RefusedError(error.InstallDuplicate(container))
-    refuse_below_floor(draft.state, event.repository, container)
+    if not event.recorded:
+        refuse_below_floor(draft.state, event.repository, container)
     _add_package(draft, event.repository, container, event.size)
     draft.put(Entry(container, event.manifest, event.repository, draft.now))
 
@@ -156,6 +158,9 @@ def uninstall_requested(draft: Draft, event: events.UninstallRequested) -> None:
     if event.wipe and running is not None:
         # Persistent data belongs to the name: another version of the container is using it.
         raise RefusedError(error.UmountBusy(running))
+    if event.wipe and container.name in draft.state.updates:
+        # Neither version may run now: the data is being copied or restored.
+        raise refused_by_update(draft.state.updates[container.name].record)
     enter(
         draft,
         container,

@@ -72,7 +72,7 @@ def refuse_if_replaced(state: State, container: Container) -> None:
     """
     update = state.updates.get(container.name)
     if update is not None and active(update) != container:
-        raise RefusedError(_replaced(update.record))
+        raise refused_by_update(update.record)
 
 
 def refuse_if_updated(state: State, container: Container) -> None:
@@ -83,8 +83,9 @@ def refuse_if_updated(state: State, container: Container) -> None:
     """
     update = state.updates.get(container.name)
     if update is not None and container in (update.record.old, update.record.new):
-        raise RefusedError(_replaced(update.record))
+        raise refused_by_update(update.record)
 
 
-def _replaced(record: Record) -> error.Error:
-    return error.Unexpected(f"{record.old} is being replaced by {record.new}")
+def refused_by_update(record: Record) -> RefusedError:
+    """Return the refusal of a request on a name that is being updated."""
+    return RefusedError(error.Unexpected(f"{record.old} is being replaced by {record.new}"))

@@ -33,6 +33,7 @@ from northstar.core.actions import (
     StorePackage,
     WriteRecord,
 )
+from northstar.core.choice import choose_resources, refuse_probes
 from northstar.core.requests import SHUTTING_DOWN, below_floor, refuse_if_stopping
 from northstar.core.transitions import enter, mount
 from northstar.core.update_values import Phase, Record, Update, UpdateStep
@@ -104,7 +105,19 @@ def _problem(state: State, event: events.UpdateVerified) -> str | None:
         return f"{old.container} is in the repository {old.repository}, not in {event.repository}"
     if new.version <= old.container.version:
         return f"{new} is not newer than {old.container}"
-    return below_floor(state, new) or event.problem
+    if state.is_wiping(name):
+        return f"the data of {name} is being wiped"
+    return below_floor(state, new) or _unstartable(state, manifest) or event.problem
+
+
+def _unstartable(state: State, manifest: Manifest) -> str | None:
+    """Return why a start of this app would be refused."""
+    try:
+        refuse_probes(manifest)
+        choose_resources(state, manifest)
+    except RefusedError as refused:
+        return str(refused.error)
+    return None
 
 
 def _wanted(state: State, name: Name) -> Entry | None:

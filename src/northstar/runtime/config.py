@@ -185,6 +185,14 @@ class RepositoryConfig(msgspec.Struct, frozen=True):
             "no list",
         ),
     ] = None
+    anti_downgrade: Annotated[
+        bool,
+        Field(
+            Boolean(),
+            "Refuse every package that is older than the newest version of its name that an update "
+            "has committed, also one that is stored already.",
+        ),
+    ] = False
 
 
 def _check_keys(

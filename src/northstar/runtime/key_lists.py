@@ -14,10 +14,9 @@ from northstar.api import RefusedError, error
 from northstar.model import ConfigurationError, NorthstarError, VerificationError
 from northstar.npk import keylist
 from northstar.npk.keylist import KeyList, Use, key_id
-from northstar.runtime.directories import LockedDirectory
 from northstar.runtime.repository import Keys, Repository
-from northstar.runtime.statefile import StateFile, StoredState
-from northstar.runtime.threads import Pool
+from northstar.runtime.state_store import StateStore
+from northstar.runtime.statefile import StoredState
 
 log: Final = logging.getLogger("northstar.runtime")
 
@@ -58,32 +57,26 @@ class KeyLists:
         self,
         repositories: Mapping[str, Repository],
         anchors: Mapping[str, KeyList],
-        data_dir: LockedDirectory,
-        pool: Pool,
+        store: StateStore,
     ) -> None:
         """Begin with the anchors; `load` follows the stored lists.
 
         Args:
             repositories: all of them, by identifier.
             anchors: the lists that the configuration names, by repository.
-            data_dir: contains the state file.
-            pool: for blocking calls.
+            store: contains the lists that followed.
         """
         self._repositories = repositories
         self._current = dict(anchors)
-        self._data_dir = data_dir
-        self._file = StateFile(data_dir.path)
-        self._pool = pool
-        self._stored = StoredState()
+        self._store = store
         self._chains: dict[str, tuple[str, ...]] = {}
         self._replacing = asyncio.Lock()
 
-    async def load(self) -> None:
-        """Read the state file, and follow each repository's lists from its anchor."""
-        self._stored = await self._pool.run(self._file.read)
+    def load(self) -> None:
+        """Follow each repository's stored lists from its anchor."""
         for identifier, anchor in self._current.items():
             current, self._chains[identifier], broken = _follow(
-                anchor, self._stored.keys.get(identifier, ())
+                anchor, self._store.state.keys.get(identifier, ())
             )
             if broken is not None:
                 log.error(
@@ -128,10 +121,11 @@ class KeyLists:
             repository = self._repositories[identifier]
             repository.keys = Keys(both, keys_of(current).load)
             chain = (*self._chains[identifier], document)
-            state = replace(self._stored, keys={**self._stored.keys, identifier: chain})
-            self._data_dir.restore()
-            await self._pool.run(self._file.write, state)
-            self._stored = state
+
+            def with_chain(state: StoredState) -> StoredState:
+                return replace(state, keys={**state.keys, identifier: chain})
+
+            await self._store.change(with_chain)
             self._chains[identifier] = chain
             self._use(identifier, new)
             log.info("The key list of repository %s is now version %d", identifier, new.version)

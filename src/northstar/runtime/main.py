@@ -55,7 +55,9 @@ from northstar.runtime.operations import ContainerOperations
 from northstar.runtime.repository import FsRepository, Keys, MemRepository, Repository
 from northstar.runtime.running import ConsoleConnection
 from northstar.runtime.start import StartContext
+from northstar.runtime.state_store import StateStore
 from northstar.runtime.systemd import Manager
+from northstar.runtime.update import Updates
 
 if TYPE_CHECKING:
     from northstar.model.notify import NotifyMessage
@@ -223,16 +225,27 @@ class Runtime:
         )
         for repository in repositories.values():
             stack.callback(repository.close)
-        self._executor = Executor(context, repositories, self._notifications, self._give_up)
-        key_lists = KeyLists(repositories, anchors, self._own.data_dir, self._pools.data)
-        operations = ContainerOperations(self._executor, repositories, key_lists, self._stop.set)
+        store = StateStore(self._own.data_dir, self._pools.data)
+        await store.load()
+        self._executor = Executor(
+            context,
+            repositories,
+            self._notifications,
+            self._give_up,
+            store.state.floor_versions(),
+        )
+        key_lists = KeyLists(repositories, anchors, store)
+        key_lists.load()
+        updates = Updates(self._executor, context, repositories, store, self._give_up)
+        operations = ContainerOperations(
+            self._executor, repositories, key_lists, updates, self._stop.set
+        )
         self._console = Console(operations, self._notifications)
         stack.push_async_callback(self._console.close)
 
         if config.console is not None:
             await self._console.listen(config.console, self._pools.data.run)
-        await key_lists.load()
-        await lifecycle.load(self._executor, repositories)
+        await lifecycle.load(self._executor, repositories, store)
 
     async def _connect(
         self, sock: socket.socket, container: Container, permissions: Permissions

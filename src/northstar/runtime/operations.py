@@ -17,6 +17,7 @@ from northstar.runtime.executor import Executor
 from northstar.runtime.key_lists import KeyLists
 from northstar.runtime.package_writer import PackageWriter
 from northstar.runtime.repository import Repository
+from northstar.runtime.update import Updates, UpdateWriter
 
 
 class ContainerOperations:
@@ -27,9 +28,11 @@ class ContainerOperations:
         executor: Executor,
         repositories: Mapping[str, Repository],
         key_lists: KeyLists,
+        updates: Updates,
         shutdown: Callable[[], None],
     ) -> None:
         """Operate on the containers of `executor`; `shutdown` begins the shutdown."""
+        self._updates = updates
         self._key_lists = key_lists
         self._executor = executor
         self._repositories = repositories
@@ -161,6 +164,10 @@ class ContainerOperations:
         executor.apply(events.InstallRequested(repository, size))
         into = self._repositories[repository]
         return PackageWriter(executor.apply, executor.spawn, into, await into.receive())
+
+    async def begin_update(self, repository: str, size: int) -> UpdateWriter:
+        """Begin to receive a package of `size` bytes for an update."""
+        return await self._updates.receive(repository, size)
 
     async def keys(self, repository: str, new: str | None) -> KeyList:
         """Return the key list of a repository.

@@ -21,7 +21,7 @@ import msgspec
 from northstar.cgroups import Cgroup, CgroupHost
 from northstar.launch import seccomp
 from northstar.launch.launcher import Init, Launcher
-from northstar.launch.plan import ContainerPaths, HostFacts, build, socket_descriptor
+from northstar.launch.plan import ContainerPaths, HostFacts, LaunchPlan, build, socket_descriptor
 from northstar.manifest import Capability, Command, Manifest, Persist
 from northstar.model import Container, LaunchError, Permissions, listed
 from northstar.runtime import debug, listeners, logs
@@ -84,11 +84,7 @@ async def start(
         LaunchError, HostError, OSError: it could not be started; nothing is left behind.
     """
     container = manifest.container
-    groups: list[int] = []
-    if manifest.suppl_groups:
-        # getgrnam(3) may wait for a network service.
-        groups = await context.pools.data.run(_groups, manifest)
-    plan = build(manifest, command, paths, context.facts, groups)
+    plan = await planned(context, manifest, command, paths)
     _warn_of_getfd(manifest)
     system_calls = await _seccomp_filter(context, manifest)
     held = HeldResources(container, (paths.root, *paths.resources.values()))
@@ -116,6 +112,21 @@ async def start(
     if log.isEnabledFor(logging.DEBUG):
         log.debug("%s (%d) holds: %s", container, init.pid, held.describe())
     return RunningContainer(container, init, held, context.pools)
+
+
+async def planned(
+    context: StartContext, manifest: Manifest, command: Command, paths: ContainerPaths
+) -> LaunchPlan:
+    """Plan a start.
+
+    Raises:
+        LaunchError, HostError: the host cannot give what the manifest asks for.
+    """
+    groups: list[int] = []
+    if manifest.suppl_groups:
+        # getgrnam(3) may wait for a network service.
+        groups = await context.pools.data.run(_groups, manifest)
+    return build(manifest, command, paths, context.facts, groups)
 
 
 async def _prepare(

@@ -15,13 +15,16 @@ import errno
 import logging
 import os
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
+from northstar.core.update_values import Phase, Record
 from northstar.linux.descriptor import Descriptor
 from northstar.linux.fallocate import FALLOC_FL_KEEP_SIZE, fallocate
 from northstar.linux.renameat2 import RENAME_EXCHANGE, renameat2
+from northstar.manifest import DataPolicy
+from northstar.model import Container, InvalidValueError, Name, Version
 
 log = logging.getLogger("northstar.runtime")
 
@@ -43,6 +46,42 @@ _CANNOT_EXCHANGE: Final = frozenset((errno.EINVAL, errno.ENOSYS, errno.ENOENT))
 """Errors of renameat2(2) without the flag, without the call, or without the present file."""
 
 
+class StoredUpdate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An update in progress, as `core.update_values.Record`; containers are `name:version`."""
+
+    repository: str
+    old: str
+    new: str
+    data: DataPolicy
+    phase: Phase
+    tries: int = 0
+    reason: str = ""
+
+    @classmethod
+    def of(cls, record: Record) -> StoredUpdate:
+        """Return a record as it is stored."""
+        return cls(
+            repository=record.repository,
+            old=str(record.old),
+            new=str(record.new),
+            data=record.data,
+            phase=record.phase,
+            tries=record.tries,
+            reason=record.reason,
+        )
+
+    def record(self) -> Record:
+        """Return the record.
+
+        Raises:
+            InvalidValueError: a container is malformed, or its name differs from the other's.
+        """
+        old, new = Container.parse(self.old), Container.parse(self.new)
+        if old.name != new.name:
+            raise InvalidValueError(f"an update of {old} to {new}")
+        return Record(self.repository, old, new, self.data, self.phase, self.tries, self.reason)
+
+
 class StoredState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The contents of the file.
 
@@ -54,9 +93,29 @@ class StoredState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """
 
     format: int = FORMAT
-    updates: Mapping[str, Any] = {}
+    updates: Mapping[str, StoredUpdate] = {}
     floors: Mapping[str, str] = {}
     keys: Mapping[str, tuple[str, ...]] = {}
+
+    def records(self) -> dict[Name, Record]:
+        """Return the updates in progress.
+
+        Raises:
+            InvalidValueError: one is malformed.
+        """
+        records = {Name(name): update.record() for name, update in self.updates.items()}
+        for name, record in records.items():
+            if record.new.name != name:
+                raise InvalidValueError(f"an update of {record.new} under the name {name}")
+        return records
+
+    def floor_versions(self) -> dict[Name, Version]:
+        """Return the floors.
+
+        Raises:
+            InvalidValueError: one is malformed.
+        """
+        return {Name(name): Version.parse(text) for name, text in self.floors.items()}
 
 
 _decoder: Final = msgspec.json.Decoder(StoredState)
@@ -74,6 +133,8 @@ class StateFile:
         self._directory = os.path.join(data_dir, DIRECTORY)
         self.path = os.path.join(self._directory, _NAME)
         self._reserved = False
+        self.lost = False
+        """Whether `read` found a file that cannot be used."""
 
     def read(self) -> StoredState:
         """Return its contents; without a file, and after a failure, the empty state.
@@ -85,9 +146,13 @@ class StateFile:
             state = _decoder.decode(content)
             if state.format != FORMAT:
                 raise ValueError(f"its format is {state.format}, and not {FORMAT}")
+            # The file is used as a whole, or not at all.
+            state.records()
+            state.floor_versions()
         except FileNotFoundError:
             return StoredState()
-        except (OSError, ValueError) as failure:  # DecodeError is a ValueError
+        except (OSError, ValueError, InvalidValueError) as failure:  # DecodeError is a ValueError
+            self.lost = True
             log.error("Cannot use the state file, going on without it: %s", _reason(failure))
             bad = os.path.join(self._directory, _BAD)
             try:
