@@ -13,5 +13,11 @@ EXEC: Final = "exec"
 LOGS: Final = "logs"
 """The request logs, and the messages log."""
 
-FEATURES: Final = (SERVICE, EXEC, LOGS)
+UPDATE: Final = "update"
+"""The request update, and the notification update."""
+
+KEYS: Final = "keys"
+"""The request keys."""
+
+FEATURES: Final = (SERVICE, EXEC, LOGS, UPDATE, KEYS)
 """The features of this runtime, in the order in which they are listed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from northstar.api.shape import U64, Record, Row, Wrapper
+from northstar.api.shape import U64, Body, Record, Row, Wrapper
 from northstar.api.status import Status
 from northstar.model import Container, ExitStatus
 
@@ -95,8 +95,36 @@ class State(Row, frozen=True):
     status: Status
 
 
+class UpdatePhase(Body, frozen=True):
+    """How far an update is.
+
+    Attributes:
+        phase: `staged`: the new version is being stored. `trial`: it is started. `commit`: it has
+            passed the trial. `rollback`: it has failed. At the end `committed`, `rolled_back`, or
+            `refused` if the trial did not begin.
+        previous: the version that is replaced.
+        reason: why it has failed; empty if it has not.
+    """
+
+    phase: str
+    previous: Container
+    reason: str
+
+
+class Update(Row, frozen=True):
+    """An update has entered another phase.
+
+    Attributes:
+        container: the new version.
+        update: the phase.
+    """
+
+    container: Container
+    update: UpdatePhase
+
+
 PlainNotification = Started | Exit | Install | Uninstall | CGroup | Shutdown
 """The notifications of every connection."""
 
-Notification = PlainNotification | State
+Notification = PlainNotification | State | Update
 """The notifications of an extended connection."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from northstar.api.feature import EXEC, LOGS, SERVICE
+from northstar.api.feature import EXEC, KEYS, LOGS, SERVICE, UPDATE
 from northstar.api.log import LogStream
 from northstar.api.shape import I32, U64, Argument, Environment, Record, TokenBytes
 from northstar.api.stream import TerminalSize
@@ -211,6 +211,32 @@ class Logs(Record, frozen=True):
     streams: tuple[LogStream, ...]
 
 
+class Update(Record, frozen=True):
+    """Replace an app by the newer version in a package: `size` raw bytes follow this line.
+
+    The new version is tried, and kept or removed; the response comes at the end.
+
+    Attributes:
+        repository: the repository of both versions.
+        size: length of the package in bytes.
+    """
+
+    repository: str
+    size: U64
+
+
+class Keys(Record, frozen=True, omit_defaults=True):
+    """Return the key list of a repository, or replace it before by the one that follows it.
+
+    Attributes:
+        repository: the name of the repository.
+        list: the text of the new list; null or absent for no change.
+    """
+
+    repository: str
+    list: str | None = None
+
+
 PlainRequest = (
     Ident
     | List
@@ -231,7 +257,7 @@ PlainRequest = (
 ServiceRequest = Status | Stop | Restart
 """The requests of the feature `service`."""
 
-Request = PlainRequest | ServiceRequest | Exec | Logs
+Request = PlainRequest | ServiceRequest | Exec | Logs | Update | Keys
 """The requests of an extended connection."""
 
 _PERMISSIONS: Final[dict[type[Request], Permissions]] = {
@@ -253,6 +279,8 @@ _PERMISSIONS: Final[dict[type[Request], Permissions]] = {
     Restart: frozenset({Permission.KILL, Permission.START}),
     Exec: frozenset({Permission.EXEC}),
     Logs: frozenset({Permission.LOGS}),
+    Update: frozenset({Permission.UPDATE}),
+    Keys: frozenset({Permission.UPDATE}),
 }
 _START_COMMAND: Final = frozenset({Permission.START_COMMAND})
 
@@ -264,6 +292,10 @@ def feature(request: Request) -> str | None:
             return EXEC
         case Logs():
             return LOGS
+        case Update():
+            return UPDATE
+        case Keys():
+            return KEYS
     return SERVICE if isinstance(request, ServiceRequest) else None
 
 

@@ -322,6 +322,100 @@ class Logs(Wrapper, frozen=True):
     result: Ok | Failed
 
 
+class UpdateOk(Record, frozen=True):
+    """The new version has passed its trial, and the former one is removed.
+
+    Attributes:
+        container: the new version.
+        previous: the version that it has replaced.
+    """
+
+    TAG: ClassVar = "ok"
+    container: Container
+    previous: Container
+
+
+class UpdateFailed(Record, frozen=True):
+    """The update was refused, or was rolled back.
+
+    Attributes:
+        error: the reason.
+    """
+
+    TAG: ClassVar = "error"
+    error: Error
+
+
+class Update(Wrapper, frozen=True):
+    """Ok: the app is updated.
+
+    Attributes:
+        result: both versions, or the reason of the failure.
+    """
+
+    result: UpdateOk | UpdateFailed
+
+
+class KeyUse(enum.Enum):
+    """What a key of a list verifies.
+
+    Attributes:
+        INSTALL: all packages.
+        LOAD: only packages that are in the repository already: the key is retired.
+    """
+
+    INSTALL = "install"
+    LOAD = "load"
+
+
+class ListedKey(Body, frozen=True):
+    """A key of a list.
+
+    Attributes:
+        id: the first 16 hex digits of the SHA-256 of the public key.
+        use: what it verifies.
+    """
+
+    id: str
+    use: KeyUse
+
+
+class KeysOk(Record, frozen=True):
+    """The key list of a repository.
+
+    Attributes:
+        repository: the name of the repository.
+        version: the version of its list.
+        keys: the keys of the list.
+    """
+
+    TAG: ClassVar = "ok"
+    repository: str
+    version: U64
+    keys: tuple[ListedKey, ...]
+
+
+class KeysFailed(Record, frozen=True):
+    """The list was not replaced, or there is none.
+
+    Attributes:
+        error: the reason.
+    """
+
+    TAG: ClassVar = "error"
+    error: Error
+
+
+class Keys(Wrapper, frozen=True):
+    """Ok names the keys of the list that is now in use.
+
+    Attributes:
+        result: the list, or the reason of the failure.
+    """
+
+    result: KeysOk | KeysFailed
+
+
 class PermissionDenied(Wrapper, frozen=True):
     """The connection lacks a permission for this request.
 
@@ -350,5 +444,5 @@ PlainResponse = (
 )
 """The responses on every connection."""
 
-Response = PlainResponse | Status | Stop | Restart | Exec | Logs
+Response = PlainResponse | Status | Stop | Restart | Exec | Logs | Update | Keys
 """The responses on an extended connection."""

@@ -10,7 +10,7 @@ import json
 import os
 import signal as signals
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import click
@@ -72,6 +72,17 @@ class Session:
                 client = stack.enter_context(self.connect())
             yield client
 
+    @contextlib.contextmanager
+    def progress(self, file: str) -> Iterator[Callable[[int, int], None] | None]:
+        """Draw the progress of an upload, on a terminal; elsewhere yield None."""
+        if self.json_lines or not sys.stderr.isatty():
+            yield None
+            return
+        from northstar.cli.progress import progress
+
+        with progress(os.path.basename(file)) as advance:
+            yield advance
+
     def show(self, text: str, *, lines: bool = False) -> None:
         """Print a result of one line, or several (`lines`); nothing with the option --json."""
         if not self.json_lines:
@@ -93,9 +104,11 @@ class Commands(click.Group):
     ALIASES: Final = {"ls": "list", "repos": "repositories"}
     LATER: Final = {
         "exec": ("exec_command", "exec_"),
+        "keys": ("update_commands", "keys"),
         "logs": ("log_command", "logs"),
         "restart": ("service_commands", "restart"),
         "status": ("service_commands", "status"),
+        "update": ("update_commands", "update"),
         "wait": ("service_commands", "wait"),
     }
     """The commands that are loaded on first use: module and attribute."""
@@ -305,15 +318,9 @@ def stop(session: Session, container: Container | Name, timeout: float | None) -
 @click.pass_obj
 def install(session: Session, file: str, repository: str) -> None:
     """Install the package FILE into a repository."""
-    with session.connect() as client:
-        if sys.stderr.isatty() and not session.json_lines:
-            from northstar.cli.progress import progress
-
-            with progress(os.path.basename(file)) as advance:
-                client.install(file, repository, progress=advance)
-        else:
-            client.install(file, repository)
-        session.show(f"installed {file} into {repository}")
+    with session.connect() as client, session.progress(file) as advance:
+        client.install(file, repository, progress=advance)
+    session.show(f"installed {file} into {repository}")
 
 
 @nstar.command()
@@ -382,6 +389,9 @@ def describe(message: Notification) -> str:
             return f"container {container} met a memory limit: {words}"
         case notification.Shutdown():
             return "shutting down"
+        case notification.Update(container, update):
+            text = f"update of {update.previous} to {container}: {update.phase.replace('_', ' ')}"
+            return f"{text}: {update.reason}" if update.reason else text
         case notification.State(container, status):
             text = f"{container}: wanted {status.wanted.value}, {phrase(status)}"
             if status.next is None:

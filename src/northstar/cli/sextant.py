@@ -11,6 +11,7 @@ import click
 
 from northstar import __version__
 from northstar.cli.common import FAILED, run, warn
+from northstar.cli.key_list import key_list
 from northstar.model import printable
 
 LARGE: Final = 16 * 2**20
@@ -211,6 +212,9 @@ def schema() -> None:
     from northstar.manifest import schema as manifest_schema
 
     click.echo(json.dumps(manifest_schema(), indent=2))
+
+
+sextant.add_command(key_list)
 
 
 def main() -> None:

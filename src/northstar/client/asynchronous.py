@@ -18,7 +18,7 @@ from collections.abc import (
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from northstar.api import request, response
-from northstar.api.feature import EXEC, LOGS
+from northstar.api.feature import EXEC, LOGS, UPDATE
 from northstar.api.log import Log, LogStream
 from northstar.api.notification import Notification
 from northstar.client import address, reading
@@ -34,7 +34,7 @@ from northstar.client.package import (
     truncated_error,
 )
 from northstar.client.session import TIMEOUT, Call, Session, Trace
-from northstar.client.steps import Ask, Send, Sleep, Step, Steps, Wait, container_in
+from northstar.client.steps import Ask, Send, Sleep, Step, Steps, Wait, container_in, versions_in
 from northstar.model import Container, InvalidValueError, NorthstarError, ProtocolError
 from northstar.model.loop_deadline import timeout as time_limit
 
@@ -175,16 +175,41 @@ class Client(AsyncOperations):
             OSError: the package cannot be read. If a part of it was sent, the connection is
                 closed, since the runtime waits for the remaining bytes.
         """
-        with opened(package, size) as (source, total):
-            async with self._sending:
-                call, line = self._session.request(request.Install(repository, total))
-                try:
-                    self._connection.write(line)
-                    await self._upload(source, total, call, progress)
-                except BaseException:
-                    self._connection.abort(DisconnectedError("an install was cancelled or failed"))
-                    raise
+        call = await self._send_package(
+            lambda total: request.Install(repository, total), package, size, progress
+        )
         return container_in(await self._answer(call, response.Install))
+
+    async def update(
+        self,
+        package: Path | bytes | Readable | AsyncReadable,
+        repository: str,
+        *,
+        size: int | None = None,
+        progress: Progress | None = None,
+    ) -> response.UpdateOk:
+        """Replace an app by the newer version in a package, and wait for the end of its trial.
+
+        Other requests of this connection are answered after it. The runtime goes on with the update
+        if this is cancelled after the whole package was sent. The notifications `update` describe
+        its progress.
+
+        Args:
+            package: a path, the bytes, or a readable object, whose `size` must be given.
+            repository: the name of the repository of both versions.
+            size: of the package, in bytes.
+            progress: called after each chunk.
+
+        Raises:
+            MissingFeatureError: the runtime does not have the feature `update`.
+            RefusedError: it was refused, or was rolled back.
+            OSError: the package cannot be read, as in `install`.
+        """
+        self._session.require(UPDATE)
+        call = await self._send_package(
+            lambda total: request.Update(repository, total), package, size, progress
+        )
+        return versions_in(await self._answer(call, response.Update))
 
     async def exec(
         self,
@@ -369,6 +394,28 @@ class Client(AsyncOperations):
             call.on_done = answered.set
             await answered.wait()
         return call.result(kind)
+
+    async def _send_package(
+        self,
+        message: Callable[[int], request.Request],
+        package: Path | bytes | Readable | AsyncReadable,
+        size: int | None,
+        progress: Progress | None,
+    ) -> Call:
+        """Send the request that `message` makes of a package's size, and the package."""
+        with opened(package, size) as (source, total):
+            async with self._sending:
+                call, line = self._session.request(message(total))
+                try:
+                    self._connection.write(line)
+                    await self._upload(source, total, call, progress)
+                except BaseException:
+                    what = "an install was cancelled or failed"
+                    if isinstance(call.request, request.Update):
+                        what = "an update was cancelled or failed"
+                    self._connection.abort(DisconnectedError(what))
+                    raise
+        return call
 
     async def _upload(
         self,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
 
 from northstar.api import RefusedError, request, response
-from northstar.api.feature import EXEC, LOGS, SERVICE
+from northstar.api.feature import EXEC, LOGS, SERVICE, UPDATE
 from northstar.api.log import Log, LogStream
 from northstar.api.notification import Notification
 from northstar.api.response import ContainerData
@@ -30,7 +30,17 @@ from northstar.client.errors import (
 from northstar.client.operations import BlockingOperations
 from northstar.client.package import CHUNK, Path, Progress, Readable, opened, truncated_error
 from northstar.client.session import TIMEOUT, Call, Session, Trace
-from northstar.client.steps import Ask, Send, Sleep, Step, Steps, Wait, container_in, data_in
+from northstar.client.steps import (
+    Ask,
+    Send,
+    Sleep,
+    Step,
+    Steps,
+    Wait,
+    container_in,
+    data_in,
+    versions_in,
+)
 from northstar.model import Container, InvalidValueError, NorthstarError, ProtocolError
 from northstar.model.deadline import Deadline
 
@@ -221,15 +231,53 @@ class Client(BlockingOperations):
             OSError: the package cannot be read. If a part of it was sent, the connection is
                 closed, since the runtime waits for the remaining bytes.
         """
-        with opened(package, size) as (source, total):
-            call, line = self._session.request(request.Install(repository, total))
-            try:
-                self._send(line)
-                self._upload(source, total, call, progress)
-            except BaseException:
-                self.close()
-                raise
-            return container_in(self._answer(call, response.Install))
+        call = self._send_package(
+            lambda total: request.Install(repository, total), package, size, progress
+        )
+        return container_in(self._answer(call, response.Install))
+
+    def update(
+        self,
+        package: Path | bytes | Readable,
+        repository: str,
+        *,
+        size: int | None = None,
+        progress: Progress | None = None,
+        watch: Callable[[Notification], object] | None = None,
+    ) -> response.UpdateOk:
+        """Replace an app by the newer version in a package, and wait for the end of its trial.
+
+        The answer may take minutes, without a limit. The runtime goes on with the update if the
+        client is closed after the whole package was sent.
+
+        Args:
+            package: a path, the bytes, or a readable object, whose `size` must be given.
+            repository: the name of the repository of both versions.
+            size: of the package, in bytes.
+            progress: called after each chunk.
+            watch: called with each notification until the answer; `notifications` yields them
+                no more. The client must have subscribed.
+
+        Raises:
+            MissingFeatureError: the runtime does not have the feature `update`.
+            RefusedError: it was refused, or was rolled back.
+            OSError: the package cannot be read, as in `install`.
+        """
+        session = self._session
+        session.require(UPDATE)
+        if watch is not None:
+            session.require_subscription()
+        call = self._send_package(
+            lambda total: request.Update(repository, total), package, size, progress
+        )
+        while True:
+            while watch is not None and (message := session.next_notification()) is not None:
+                watch(message)
+            if call.done:
+                return versions_in(call.result(response.Update))
+            if session.error is not None:
+                raise session.error
+            self._receive(None)
 
     def exec(
         self,
@@ -492,6 +540,24 @@ class Client(BlockingOperations):
         with contextlib.suppress(DisconnectedError):
             while self._session.error is None:
                 self._receive(self._timeout)
+
+    def _send_package(
+        self,
+        message: Callable[[int], request.Request],
+        package: Path | bytes | Readable,
+        size: int | None,
+        progress: Progress | None,
+    ) -> Call:
+        """Send the request that `message` makes of a package's size, and the package."""
+        with opened(package, size) as (source, total):
+            call, line = self._session.request(message(total))
+            try:
+                self._send(line)
+                self._upload(source, total, call, progress)
+            except BaseException:
+                self.close()
+                raise
+        return call
 
     def _upload(self, source: Readable, total: int, call: Call, progress: Progress | None) -> None:
         """Send exactly `total` bytes, and process what arrives meanwhile (notifications)."""

@@ -67,6 +67,11 @@ class Operations:
         """The features of the runtime, such as `service`; none if it is an older one."""
         return self._session.features
 
+    @property
+    def subscribed(self) -> bool:
+        """Whether the client has subscribed to notifications."""
+        return self._session.subscribed
+
     @_operation
     def ident(self) -> Steps[Container]:
         """Return this client's identity: its container, or `extern:0.0.0` outside of containers."""
@@ -299,6 +304,22 @@ class Operations:
         """Uninstall a container; `wipe` removes its persistent data too."""
         message = request.Uninstall((yield from steps.resolved_one(container)), wipe)
         yield from steps.ask(message, response.Uninstall)
+
+    @_operation
+    def keys(self, repository: str, new: str | None = None) -> Steps[response.KeysOk]:
+        """Return the key list of a repository; replace it before, if `new` is given.
+
+        Args:
+            repository: the name of the repository.
+            new: the text of a list that `sextant key-list` made.
+
+        Raises:
+            MissingFeatureError: the runtime does not have the feature `keys`.
+            RefusedError: the repository has no list, or the new one may not replace it.
+        """
+        result = (yield from steps.ask(request.Keys(repository, new), response.Keys)).result
+        assert isinstance(result, response.KeysOk)
+        return result
 
     @_operation
     def token_create(self, target: str, shared: bytes) -> Steps[bytes]:

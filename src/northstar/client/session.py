@@ -49,6 +49,13 @@ Output = Stdout | Stderr
 
 R = TypeVar("R", bound=response.Response)
 
+_FAILURES: Final = (
+    response.Failed,
+    response.InstallFailed,
+    response.UpdateFailed,
+    response.KeysFailed,
+)
+
 
 class Call:
     """A request that was sent, and later its answer.
@@ -120,18 +127,18 @@ class Call:
                 f"the runtime answers {type(self.request).__name__} with {type(answer).__name__}"
             )
         result = getattr(answer, "result", None)
-        if isinstance(result, response.Failed | response.InstallFailed):
+        if isinstance(result, _FAILURES):
             raise api.RefusedError(result.error)
         return answer
 
     def raise_upload_error(self, sent: int, total: int) -> NoReturn:
-        """Raise the error for an install that was answered before the whole package was sent.
+        """Raise the error for a request that was answered before its whole package was sent.
 
         Raises:
             NorthstarError: the error of `result`, or that the answer came too early.
         """
         try:
-            self.result(response.Install)
+            self.result(type(self._answer) if self._answer is not None else response.Install)
         except DisconnectedError as error:
             raise DisconnectedError(
                 f"{error.message} after {sent} of {total} bytes of the package",

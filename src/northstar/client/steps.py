@@ -73,6 +73,12 @@ def container_in(answer: response.Install) -> Container:
     return answer.result.container
 
 
+def versions_in(answer: response.Update) -> response.UpdateOk:
+    """Return both versions from a successful answer."""
+    assert isinstance(answer.result, response.UpdateOk)
+    return answer.result
+
+
 def data_in(answer: response.Inspect) -> ContainerData:
     """Return the data of a container from a successful answer."""
     assert isinstance(answer.result, response.InspectOk)

@@ -3,7 +3,7 @@
 from northstar.api.status import ContainerState, Wanted
 from northstar.core import actions, boot, events
 from northstar.core.choice import refuse_environment, refuse_exec_command
-from northstar.core.requests import entry_of, refuse_exec
+from northstar.core.requests import entry_of, refuse_exec, refuse_if_stopping
 from northstar.core.shutdown import all_killed, with_process
 from northstar.core.starts import refuse_if_running
 from northstar.core.status import status_of, status_of_entry
@@ -43,6 +43,7 @@ __all__ = [
     "refuse_exec",
     "refuse_exec_command",
     "refuse_if_running",
+    "refuse_if_stopping",
     "status_of",
     "status_of_entry",
     "step",

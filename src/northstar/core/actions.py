@@ -8,9 +8,10 @@ import msgspec
 
 from northstar.api import error
 from northstar.api.notification import Notification
+from northstar.core.update_values import Record
 from northstar.core.values import Cause, Deferred, Entry
 from northstar.manifest import Command, Probe
-from northstar.model import Container
+from northstar.model import Container, Name, Version
 
 
 class Mount(msgspec.Struct, frozen=True):
@@ -123,6 +124,71 @@ class RequestStart(msgspec.Struct, frozen=True):
     cause: Cause
 
 
+class RequestUninstall(msgspec.Struct, frozen=True):
+    """Request an uninstall in the name of an update, after earlier requests on the container."""
+
+    container: Container
+
+
+class StorePackage(msgspec.Struct, frozen=True):
+    """Store the verified package of an update. Ends in `PackageStored` or `StoreFailed`."""
+
+    container: Container
+
+
+class WriteRecord(msgspec.Struct, frozen=True):
+    """Write to the state file durably. Ends in `RecordWritten` or `RecordFailed`.
+
+    Attributes:
+        name: of the update.
+        record: what to write; None to remove it.
+        floor: the new floor of the name, written together with it; None for no change.
+    """
+
+    name: Name
+    record: Record | None
+    floor: Version | None = None
+
+
+class CopyData(msgspec.Struct, frozen=True):
+    """Copy the persistent data of a name. Ends in `DataStepEnded`."""
+
+    name: Name
+
+
+class RestoreData(msgspec.Struct, frozen=True):
+    """Put the copy in place of the persistent data. Ends in `DataStepEnded`."""
+
+    name: Name
+
+
+class DiscardData(msgspec.Struct, frozen=True):
+    """Remove the copy of the persistent data, if there is one. Ends in `DataStepEnded`."""
+
+    name: Name
+
+
+class SetUpdateTimer(msgspec.Struct, frozen=True):
+    """Give `UpdateTimeReached` at a time, in ns of CLOCK_MONOTONIC; replaces an earlier one."""
+
+    name: Name
+    when: int
+
+
+class CompleteUpdate(msgspec.Struct, frozen=True):
+    """Answer the client of an update.
+
+    Attributes:
+        new: the version that was to replace the other.
+        old: the other version.
+        error: the failure; None if it is committed.
+    """
+
+    new: Container
+    old: Container
+    error: error.Error | None = None
+
+
 class Log(msgspec.Struct, frozen=True):
     """Write a line to the log.
 
@@ -190,6 +256,14 @@ Action = (
     | StartProbe
     | EndProbe
     | RequestStart
+    | RequestUninstall
+    | StorePackage
+    | WriteRecord
+    | CopyData
+    | RestoreData
+    | DiscardData
+    | SetUpdateTimer
+    | CompleteUpdate
     | Log
     | Complete
     | Defer

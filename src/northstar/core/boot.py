@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from northstar.core import order
+from northstar.core import order, update
 from northstar.core.choice import newest_match
+from northstar.core.update_values import active
 from northstar.core.values import Entry, State
 from northstar.manifest import Resource
 from northstar.model import Container, Name
@@ -14,7 +15,9 @@ def images(state: State) -> list[Container]:
 
     They are mounted in parallel, before any start.
     """
-    early = [c for c, e in state.containers.items() if _mounted_on_start(state, e)]
+    early = [
+        c for c, e in state.containers.items() if _mounted_on_start(state, e) and _may_run(state, c)
+    ]
     for app in apps(state):
         early.append(app)
         for mount in state.containers[app].manifest.mounts.values():
@@ -31,16 +34,26 @@ def _mounted_on_start(state: State, entry: Entry) -> bool:
 def apps(state: State) -> list[Container]:
     """Return the apps to start at boot: each after those of its `service.after`.
 
-    Of several versions with `autostart` the newest.
+    Of several versions with `autostart` the newest. During an update its active version, and one
+    that the update starts, with `autostart` or without.
     """
     newest: dict[Name, Container] = {}
-    for container in _with_autostart(state):
+    for container in (*_with_autostart(state), *update.starting(state)):
         newest[container.name] = max(container, newest.get(container.name, container))
     return order.sorted_by_order(state, newest.values())
 
 
 def _with_autostart(state: State) -> list[Container]:
-    return [c for c, e in state.containers.items() if e.manifest.autostart is not None]
+    return [
+        c
+        for c, e in state.containers.items()
+        if e.manifest.autostart is not None and _may_run(state, c)
+    ]
+
+
+def _may_run(state: State, container: Container) -> bool:
+    found = state.updates.get(container.name)
+    return found is None or active(found) == container
 
 
 def not_started(state: State) -> list[tuple[Container, Container]]:

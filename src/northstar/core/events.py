@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from northstar.core.update_values import Record
 from northstar.core.values import Cause
 from northstar.manifest import Manifest
-from northstar.model import Container, ExitStatus, Name
+from northstar.model import Container, ExitStatus, Name, Version
 
 if TYPE_CHECKING:
     from northstar.model.notify import NotifyMessage
@@ -74,10 +75,14 @@ class RestartRequested(msgspec.Struct, frozen=True):
 
 
 class UninstallRequested(msgspec.Struct, frozen=True):
-    """Remove the package, and with `wipe` the persistent data."""
+    """Remove the package, and with `wipe` the persistent data.
+
+    `updating`: a step of an update requests it; other requests on its versions are refused.
+    """
 
     container: Container
     wipe: bool = False
+    updating: bool = False
 
 
 class InstallRequested(msgspec.Struct, frozen=True):
@@ -122,14 +127,20 @@ class StoreFailed(msgspec.Struct, frozen=True):
 
     repository: str
     container: Container
+    reason: str = ""
 
 
 class PackageLoaded(msgspec.Struct, frozen=True):
-    """A stored package was found when the runtime started."""
+    """A stored package was found when the runtime started.
+
+    `recorded`: an update in the state file names it. It is loaded even if it is below the floor,
+    since the update removes it.
+    """
 
     repository: str
     manifest: Manifest
     size: int
+    recorded: bool = False
 
 
 class ImageMounted(msgspec.Struct, frozen=True):
@@ -282,6 +293,74 @@ class WipeFailed(msgspec.Struct, frozen=True):
     reason: str
 
 
+class UpdateRequested(msgspec.Struct, frozen=True):
+    """Receive a package of `size` bytes for an update in a repository."""
+
+    repository: str
+    size: int
+
+
+class UpdateVerified(msgspec.Struct, frozen=True):
+    """A package for an update is received and valid.
+
+    Attributes:
+        repository: its repository.
+        manifest: its manifest.
+        size: in bytes.
+        problem: why this host cannot start it, or not copy the data; None if it can.
+    """
+
+    repository: str
+    manifest: Manifest
+    size: int
+    problem: str | None = None
+
+
+class RecordsLoaded(msgspec.Struct, frozen=True):
+    """The state file was read, and all packages were loaded.
+
+    Attributes:
+        records: the updates that were in progress, by name.
+        floors: the newest version that was ever committed, by name.
+    """
+
+    records: Mapping[Name, Record]
+    floors: Mapping[Name, Version]
+
+
+class BootOrdered(msgspec.Struct, frozen=True):
+    """The starts of the boot were requested."""
+
+
+class RecordWritten(msgspec.Struct, frozen=True):
+    """The state file has the content of the last `WriteRecord` of a name."""
+
+    name: Name
+
+
+class RecordFailed(msgspec.Struct, frozen=True):
+    """The state file could not be written."""
+
+    name: Name
+    reason: str
+
+
+class DataStepEnded(msgspec.Struct, frozen=True):
+    """Persistent data was copied, restored, or its copy removed.
+
+    `reason` is empty, or says why it has failed.
+    """
+
+    name: Name
+    reason: str = ""
+
+
+class UpdateTimeReached(msgspec.Struct, frozen=True):
+    """The time of the last `SetUpdateTimer` has come."""
+
+    name: Name
+
+
 class ShutdownBegan(msgspec.Struct, frozen=True):
     """No request but `kill` and `stop` is accepted from now on."""
 
@@ -346,6 +425,14 @@ Event = (
     | DataDetached
     | DataWiped
     | WipeFailed
+    | UpdateRequested
+    | UpdateVerified
+    | RecordsLoaded
+    | BootOrdered
+    | RecordWritten
+    | RecordFailed
+    | DataStepEnded
+    | UpdateTimeReached
     | ShutdownBegan
     | StopAll
     | SignalAll

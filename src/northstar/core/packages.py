@@ -10,7 +10,14 @@ from northstar.api import RefusedError, error, notification
 from northstar.api.status import ContainerState, Wanted
 from northstar.core import events, order, starts
 from northstar.core.actions import Complete, Log, Publish, RemovePackage, WipeData
-from northstar.core.requests import entry_of, refuse_if_stopping, refuse_if_used
+from northstar.core.requests import (
+    entry_of,
+    refuse_below_floor,
+    refuse_if_stopping,
+    refuse_if_updated,
+    refuse_if_used,
+    refused_by_update,
+)
 from northstar.core.transitions import enter, umount
 from northstar.core.values import Draft, Entry, Image, Operation, Repository, State, without
 from northstar.model import Container, Name
@@ -19,15 +26,20 @@ from northstar.model import Container, Name
 def install_requested(draft: Draft, event: events.InstallRequested) -> None:
     """Refuse a package if the repository is unknown or full."""
     refuse_if_stopping(draft.state)
-    _refuse_if_full(draft.state, event.repository, event.size)
+    refuse_if_full(draft.state, event.repository, event.size)
 
 
 def grew(draft: Draft, event: events.PackageGrew) -> None:
     """Refuse a package that exceeds the capacity; other packages may have arrived meanwhile."""
-    _refuse_if_full(draft.state, event.repository, event.size)
+    refuse_if_full(draft.state, event.repository, event.size)
 
 
-def _refuse_if_full(state: State, identifier: str, incoming: int) -> None:
+def refuse_if_full(state: State, identifier: str, incoming: int) -> None:
+    """Refuse a package of `incoming` bytes that a repository has no room for.
+
+    Raises:
+        RefusedError: it is full, or unknown.
+    """
     repository = _repository(state, identifier)
     number, size = repository.capacity_num, repository.capacity_size
     if number is not None and len(repository.packages) >= number:
@@ -51,14 +63,31 @@ def _repository(state: State, identifier: str) -> Repository:
 def verified(draft: Draft, event: events.PackageVerified) -> None:
     """Reserve space for the package, unless any repository contains the container."""
     refuse_if_stopping(draft.state)
-    container = event.container
+    refuse_below_floor(draft.state, event.repository, event.container)
+    reserve(draft, event.repository, event.container, event.size, event.after)
+
+
+def reserve(
+    draft: Draft, repository: str, container: Container, size: int, after: tuple[Name, ...]
+) -> None:
+    """Reserve the space of a package that is about to be stored.
+
+    Raises:
+        RefusedError: a repository contains it, this one is full, or `after` closes a cycle.
+    """
     if any(container in known.packages for known in draft.state.repositories.values()):
         raise RefusedError(error.InstallDuplicate(container))
-    _refuse_if_full(draft.state, event.repository, event.size)
-    if event.after:
-        _refuse_cycle(draft.state, container, event.after)
-        draft.set(storing={**draft.state.storing, container: event.after})
-    _add_package(draft, event.repository, container, event.size)
+    refuse_if_full(draft.state, repository, size)
+    if after:
+        _refuse_cycle(draft.state, container, after)
+        draft.set(storing={**draft.state.storing, container: after})
+    _add_package(draft, repository, container, size)
+
+
+def release_reserved(draft: Draft, repository: str, container: Container) -> None:
+    """Release the space of a package that is not stored. Idempotent."""
+    _stored(draft, container)
+    _drop_package(draft, repository, container)
 
 
 def _refuse_cycle(state: State, container: Container, after: tuple[Name, ...]) -> None:
@@ -98,8 +127,7 @@ def stored(draft: Draft, event: events.PackageStored) -> None:
 
 def store_failed(draft: Draft, event: events.StoreFailed) -> None:
     """Release the reserved space."""
-    _stored(draft, event.container)
-    _drop_package(draft, event.repository, event.container)
+    release_reserved(draft, event.repository, event.container)
 
 
 def _stored(draft: Draft, container: Container) -> None:
@@ -112,6 +140,8 @@ def loaded(draft: Draft, event: events.PackageLoaded) -> None:
     container = event.manifest.container
     if container in draft.state.containers:
         raise RefusedError(error.InstallDuplicate(container))
+    if not event.recorded:
+        refuse_below_floor(draft.state, event.repository, container)
     _add_package(draft, event.repository, container, event.size)
     draft.put(Entry(container, event.manifest, event.repository, draft.now))
 
@@ -121,11 +151,16 @@ def uninstall_requested(draft: Draft, event: events.UninstallRequested) -> None:
     refuse_if_stopping(draft.state)
     container = event.container
     entry = entry_of(draft.state, container)
+    if not event.updating:
+        refuse_if_updated(draft.state, container)
     refuse_if_used(draft.state, entry)
     running = draft.state.running.get(container.name)
     if event.wipe and running is not None:
         # Persistent data belongs to the name: another version of the container is using it.
         raise RefusedError(error.UmountBusy(running))
+    if event.wipe and container.name in draft.state.updates:
+        # Neither version may run now: the data is being copied or restored.
+        raise refused_by_update(draft.state.updates[container.name].record)
     enter(
         draft,
         container,

@@ -12,6 +12,7 @@ from northstar.api.status import ContainerState
 from northstar.core import events, order, probes
 from northstar.core.actions import Fail, Log, Publish, Release
 from northstar.core.transitions import after_ready, answer, enter
+from northstar.core.update_values import Phase
 from northstar.core.values import Cause, Deferred, Draft, Run, without
 from northstar.core.verdict import End, exit_reason, verdict
 from northstar.manifest import Autostart
@@ -101,7 +102,14 @@ def finish(draft: Draft, container: Container, end: End, failure: error.Error) -
         failure: the error with which a critical container ends the runtime.
     """
     entry = draft.state.containers[container]
-    decided = verdict(entry, end, draft.now, shutdown=draft.state.stopping)
+    update = draft.state.updates.get(container.name)
+    decided = verdict(
+        entry,
+        end,
+        draft.now,
+        shutdown=draft.state.stopping,
+        trial=update is not None and update.record.phase is Phase.TRIAL,
+    )
     enter(
         draft,
         container,
@@ -110,7 +118,7 @@ def finish(draft: Draft, container: Container, end: End, failure: error.Error) -
         wanted=decided.wanted,
         deadline=decided.start,
     )
-    if decided.ends_runtime:
+    if decided.ends_runtime and update is None:
         fail_runtime(draft, failure)
     if decided.start == draft.now:
         order.request_start(draft, container, Cause.RESTART)

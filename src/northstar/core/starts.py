@@ -17,7 +17,7 @@ from northstar.api.status import ContainerState, Wanted
 from northstar.core import events, order, probes, runs
 from northstar.core.actions import Complete, Launch, Log, Publish
 from northstar.core.choice import choose_command, choose_resources
-from northstar.core.requests import SHUTTING_DOWN, entry_of
+from northstar.core.requests import SHUTTING_DOWN, entry_of, refuse_if_replaced
 from northstar.core.transitions import answer, complete, enter, mount
 from northstar.core.values import (
     NO_CONTAINERS,
@@ -35,8 +35,13 @@ from northstar.core.verdict import End, recent
 from northstar.manifest import Autostart, Command, Resource
 from northstar.model import Container, Name, cut
 
-_BY_THE_RUNTIME: Final = frozenset((Cause.BOOT, Cause.AUTOMATIC))
+_BY_THE_RUNTIME: Final = frozenset((Cause.BOOT, Cause.AUTOMATIC, Cause.ROLLBACK))
 """Causes of starts whose failure no client receives."""
+
+_NOT_DUE: Final = frozenset((Cause.BOOT, Cause.UPDATE, Cause.ROLLBACK))
+"""Causes of starts that no wait and no back-off has requested."""
+
+_BY_AN_UPDATE: Final = frozenset((Cause.UPDATE, Cause.ROLLBACK))
 
 
 def refuse_if_running(state: State, entry: Entry) -> None:
@@ -56,12 +61,14 @@ def start_requested(draft: Draft, event: events.StartRequested) -> None:
         _begin(draft, event)
         return
     container = event.container
-    if event.cause is not Cause.BOOT and not _is_due(draft.state, container):
+    if event.cause not in _NOT_DUE and not _is_due(draft.state, container):
         # It was started, stopped or uninstalled meanwhile.
         draft.act(Complete(container))
         return
     try:
         refuse_if_running(draft.state, entry_of(draft.state, container))
+        if event.cause not in _BY_AN_UPDATE:
+            refuse_if_replaced(draft.state, container)
         _refuse_if_stopping(draft.state, container)
     except RefusedError as refused:
         # Not an attempt that the policy could repeat.
@@ -111,6 +118,8 @@ def _begin(draft: Draft, event: events.StartRequested) -> None:
     container = event.container
     entry = entry_of(draft.state, container)
     refuse_if_running(draft.state, entry)
+    if event.cause not in _BY_AN_UPDATE:
+        refuse_if_replaced(draft.state, container)
     command = _command(entry, event)
     _refuse_if_stopping(draft.state, container)
     resources = choose_resources(draft.state, entry.manifest)
@@ -124,7 +133,8 @@ def _begin(draft: Draft, event: events.StartRequested) -> None:
 
 
 def _command(entry: Entry, event: events.StartRequested) -> Command:
-    if event.cause in (Cause.AUTOMATIC, Cause.RESTART) and entry.history.command is not None:
+    repeated = (Cause.AUTOMATIC, Cause.RESTART, Cause.ROLLBACK)
+    if event.cause in repeated and entry.history.command is not None:
         return entry.history.command
     return choose_command(entry.manifest, event.init, event.arguments, event.environment)
 

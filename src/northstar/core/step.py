@@ -16,6 +16,7 @@ from northstar.core import (
     starts,
     stops,
     supervision,
+    update,
 )
 from northstar.core.actions import Action
 from northstar.core.events import Event, Request
@@ -76,6 +77,14 @@ _HANDLERS: Final[dict[type, Callable[[Draft, Any], None]]] = {
     events.DataDetached: packages.data_detached,
     events.DataWiped: packages.data_wiped,
     events.WipeFailed: packages.wipe_failed,
+    events.UpdateRequested: update.requested,
+    events.UpdateVerified: update.verified,
+    events.RecordsLoaded: update.loaded,
+    events.BootOrdered: update.booted,
+    events.RecordWritten: update.record_written,
+    events.RecordFailed: update.record_failed,
+    events.DataStepEnded: update.data_step_ended,
+    events.UpdateTimeReached: update.time_reached,
     events.ShutdownBegan: shutdown.began,
     events.StopAll: shutdown.stop_all,
     events.SignalAll: shutdown.signal_all,
@@ -104,9 +113,13 @@ def step(state: State, event: Event, now: int) -> Changed | Refused:
             what = f"{type(event).__name__} of {event.container} during {entry.operation.value}"
             raise InternalError(f"two requests on a container at a time: {what}")
     try:
+        if state.updates:
+            update.before(draft, event)
         _HANDLERS[type(event)](draft, event)
     except RefusedError as refused:
         return Refused(refused.error)
+    if draft.state.updates:
+        update.after(draft, event)
     if draft.moved:
         _follow(draft)
     return Changed(draft.state, tuple(draft.actions))

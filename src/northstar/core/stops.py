@@ -13,7 +13,7 @@ from northstar.api.status import ContainerState, Wanted
 from northstar.core import events, starts
 from northstar.core.actions import Complete, Defer, Log, SendSignal
 from northstar.core.choice import choose_resources
-from northstar.core.requests import SHUTTING_DOWN, entry_of
+from northstar.core.requests import SHUTTING_DOWN, entry_of, refuse_if_replaced
 from northstar.core.transitions import complete, enter
 from northstar.core.values import PENDING, Deferred, Draft, Entry, Operation
 from northstar.manifest import Stop
@@ -116,6 +116,7 @@ def restart_requested(draft: Draft, event: events.RestartRequested) -> None:
         return
     if draft.state.stopping:
         raise RefusedError(error.StartContainerFailed(container, SHUTTING_DOWN))
+    refuse_if_replaced(draft.state, container)
     choose_resources(draft.state, entry.manifest)
     draft.change(container, deferred=entry.deferred | {Deferred.RESTART})
     begin_stop(draft, container, "restart requested", wanted=Wanted.UP)

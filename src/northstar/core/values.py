@@ -15,8 +15,9 @@ from msgspec.structs import replace
 
 from northstar.api import error
 from northstar.api.status import ContainerState, Wanted
+from northstar.core.update_values import Update
 from northstar.manifest import Command, Manifest, Service
-from northstar.model import Container, ExitStatus, Name
+from northstar.model import Container, ExitStatus, Name, Version
 
 NO_CONTAINERS: Final[frozenset[Container]] = frozenset()
 
@@ -80,6 +81,10 @@ class Cause(enum.Enum):
     """The manifest has `autostart`."""
     AUTOMATIC = "automatic"
     """The end of a wait or of a back-off."""
+    UPDATE = "update"
+    """An update tries the new version: its failure is a result of the update."""
+    ROLLBACK = "rollback"
+    """An update starts the old version again."""
     RESTART = "restart"
     """The second half of a restart request: a client receives the failure."""
 
@@ -217,12 +222,14 @@ class Repository(msgspec.Struct, frozen=True):
         capacity_num: the largest number of packages, None for no limit.
         capacity_size: the largest sum of package sizes in bytes, None for no limit.
         mount_on_start: its images are mounted at boot.
+        anti_downgrade: it accepts no version below the floor of its name.
     """
 
     packages: Mapping[Container, int] = {}
     capacity_num: int | None = None
     capacity_size: int | None = None
     mount_on_start: bool = False
+    anti_downgrade: bool = False
 
 
 class State(msgspec.Struct, frozen=True):
@@ -245,6 +252,9 @@ class State(msgspec.Struct, frozen=True):
         paced: the result of the last reservation of a restart: see `core.pacing`.
         lacking: time of the warning that the runtime lacks what a probe needs, in ns of
             CLOCK_MONOTONIC; None if it lacks nothing.
+        updates: the updates in progress.
+        floors: the newest version that was ever committed.
+        booting: the boot has not requested its starts yet.
     """
 
     containers: Mapping[Container, Entry] = {}
@@ -259,6 +269,9 @@ class State(msgspec.Struct, frozen=True):
     failed: bool = False
     paced: int = 0
     lacking: int | None = None
+    updates: Mapping[Name, Update] = {}
+    floors: Mapping[Name, Version] = {}
+    booting: bool = False
 
     def users_of(self, container: Container) -> frozenset[Container]:
         """Return the containers that start or run with `container` as a resource."""

@@ -57,7 +57,7 @@ class Verdict(msgspec.Struct, frozen=True):
     ends_runtime: bool = False
 
 
-def verdict(entry: Entry, end: End, now: int, *, shutdown: bool) -> Verdict:
+def verdict(entry: Entry, end: End, now: int, *, shutdown: bool, trial: bool = False) -> Verdict:
     """Decide what follows the end of a run.
 
     The first case that applies decides. A run is a success if it exits with code 0; with the policy
@@ -79,6 +79,7 @@ def verdict(entry: Entry, end: End, now: int, *, shutdown: bool) -> Verdict:
         end: how the run ended.
         now: ns of CLOCK_MONOTONIC.
         shutdown: the shutdown has begun.
+        trial: an update tries the container: nothing is retried, as with the policy `never`.
     """
     restart = entry.service.restart
     if shutdown or entry.wanted is Wanted.DOWN:
@@ -90,7 +91,7 @@ def verdict(entry: Entry, end: End, now: int, *, shutdown: bool) -> Verdict:
         return Verdict(ContainerState.BACKOFF, Wanted.UP, "restart requested", now)
     policy = RestartPolicy.NEVER if restart is None else restart.policy
     success = not end.is_failure and policy is not RestartPolicy.ALWAYS
-    if restart is None or end.heard or policy is RestartPolicy.NEVER or success:
+    if restart is None or trial or end.heard or policy is RestartPolicy.NEVER or success:
         state = ContainerState.FAILED if end.is_failure else ContainerState.INSTALLED
         return Verdict(state, Wanted.DOWN, end.reason, ends_runtime=_ends_runtime(entry, end))
     if restart.limit is not None and len(recent(entry, now)) >= restart.limit:

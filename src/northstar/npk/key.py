@@ -15,7 +15,8 @@ from northstar.model import PackageError
 KEY_SIZE: Final = 32
 """Size of seed and public key, in bytes."""
 
-_SIGNATURE_SIZE: Final = 64
+SIGNATURE_SIZE: Final = 64
+"""Size of a signature, in bytes."""
 
 
 def load_public_key(path: str | os.PathLike[str]) -> bytes:
@@ -63,7 +64,7 @@ def sign(secret_key: bytes, message: bytes) -> bytes:
     from nacl import bindings
 
     _, secret = bindings.crypto_sign_seed_keypair(secret_key)
-    return bindings.crypto_sign(message, secret)[:_SIGNATURE_SIZE]
+    return bindings.crypto_sign(message, secret)[:SIGNATURE_SIZE]
 
 
 def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
@@ -71,7 +72,7 @@ def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
     from nacl import bindings, exceptions
 
     # libsodium expects signature and message concatenated, and splits them after 64 bytes.
-    if len(signature) != _SIGNATURE_SIZE:
+    if len(signature) != SIGNATURE_SIZE:
         return False
     try:
         bindings.crypto_sign_open(signature + message, public_key)

@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO, Final, final
 
 from northstar.linux.descriptor import Closing
@@ -45,6 +45,7 @@ class Npk(Closing):
         size: size of the file, in bytes.
         hashes: the signed hashes; None if the package was opened without a key.
         superblock: the verity superblock; None if the package was opened without a key.
+        signer: the public key that has signed it; None if the package was opened without a key.
         signed: whether it has a signature.yaml, checked or not.
         warnings: sentences about ignored fields of the manifest, for a log.
     """
@@ -60,6 +61,7 @@ class Npk(Closing):
         "hashes",
         "manifest",
         "signed",
+        "signer",
         "size",
         "superblock",
         "version",
@@ -75,9 +77,10 @@ class Npk(Closing):
     hashes: Hashes | None
     superblock: Superblock | None
     signed: bool
+    signer: bytes | None
     warnings: tuple[str, ...]
 
-    def __init__(self, fd: int, label: str, key: bytes | None) -> None:
+    def __init__(self, fd: int, label: str, public_keys: Sequence[bytes]) -> None:
         """Read and check the package of the descriptor `fd`, and take ownership of it.
 
         Use `open`, which closes `fd` if this fails.
@@ -100,9 +103,9 @@ class Npk(Closing):
         }
         self.signed = archive.SIGNATURE_NAME in texts
         self.version = _version(directory.comment)
-        self.hashes = self.superblock = None
-        if key is not None:
-            self.hashes = _verify_texts(texts, directory.comment, key)
+        self.hashes = self.superblock = self.signer = None
+        if public_keys:
+            self.hashes, self.signer = _verify_texts(texts, directory.comment, public_keys)
             self.superblock = self._verify_superblock(reader, self.hashes)
         self.manifest, self.warnings = _manifest(texts[archive.MANIFEST_NAME])
         self.container = Container(self.manifest.name, self.manifest.version)
@@ -201,7 +204,9 @@ class Npk(Closing):
         return superblock
 
 
-def open(source: Source, key: bytes | None = None) -> Npk:  # noqa: A001 - npk.open, as gzip.open
+def open(  # noqa: A001 - npk.open, as gzip.open
+    source: Source, key: bytes | Sequence[bytes] | None = None
+) -> Npk:
     """Open a package and check it.
 
     The image is not read. With a key, the kernel's dm-verity or `verify_image` compares it with the
@@ -211,8 +216,8 @@ def open(source: Source, key: bytes | None = None) -> Npk:  # noqa: A001 - npk.o
         source: a path, or a file that is open for reading (a binary file object, or its
             descriptor). Its offset does not move, and the caller may close it afterwards: the
             package duplicates the descriptor.
-        key: the 32-byte public key that must have signed it; None for a trusted source, whose
-            signature is ignored.
+        key: the 32-byte public key that must have signed it, or several, of which one must have;
+            none for a trusted source, whose signature is ignored.
 
     Raises:
         PackageError: it is not a package, or breaks a rule.
@@ -221,7 +226,7 @@ def open(source: Source, key: bytes | None = None) -> Npk:  # noqa: A001 - npk.o
     """
     fd, label = _descriptor(source)
     try:
-        return Npk(fd, label, key)
+        return Npk(fd, label, [key] if isinstance(key, bytes) else key or ())
     except PackageError as error:
         os.close(fd)
         raise type(error)(f"{label}: {error.message}", hint=error.hint) from error.__cause__
@@ -313,18 +318,20 @@ def _version(comment: bytes) -> Version:
     return version
 
 
-def _verify_texts(texts: dict[str, bytes], comment: bytes, key: bytes) -> Hashes:
+def _verify_texts(
+    texts: dict[str, bytes], comment: bytes, public_keys: Sequence[bytes]
+) -> tuple[Hashes, bytes]:
     document = texts.get(archive.SIGNATURE_NAME)
     if document is None:
         raise VerificationError(
             "it is not signed", hint="this repository has a key and accepts only signed packages"
         )
-    hashes = signature.verify(document, key)
+    hashes, signer = signature.verify_any(document, public_keys)
     if hashlib.sha256(comment).hexdigest() != hashes.meta:
         raise VerificationError("the archive's comment is not the one that was signed")
     if hashlib.sha256(texts[archive.MANIFEST_NAME]).hexdigest() != hashes.manifest:
         raise VerificationError("manifest.yaml is not the one that was signed")
-    return hashes
+    return hashes, signer
 
 
 def _manifest(raw: bytes) -> tuple[Manifest, tuple[str, ...]]:

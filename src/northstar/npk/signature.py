@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from northstar.model import VerificationError
@@ -58,6 +59,21 @@ def verify(document: bytes, public_key: bytes) -> Hashes:
     Raises:
         VerificationError: it is malformed, or not signed with this key.
     """
+    hashes, _ = verify_any(document, (public_key,))
+    return hashes
+
+
+def verify_any(document: bytes, public_keys: Sequence[bytes]) -> tuple[Hashes, bytes]:
+    """Check the signature of a signature.yaml by one of several keys.
+
+    Its format has no field for the id of a key, so each key is tried.
+
+    Returns:
+        The signed values, and the key that has signed them.
+
+    Raises:
+        VerificationError: it is malformed, or not signed with one of these keys.
+    """
     signed, separator, rest = document.partition(_SEPARATOR)
     if not separator:
         raise VerificationError("signature.yaml has no second document with a signature")
@@ -68,12 +84,14 @@ def verify(document: bytes, public_key: bytes) -> Hashes:
         signature = base64.b64decode(next(filter(None, match.groups())), validate=True)
     except binascii.Error:
         raise VerificationError("the signature in signature.yaml is not base64") from None
-    if not keys.verify(public_key, signed, signature):
-        raise VerificationError(
-            "the signature does not match the key",
-            hint="it was signed with another key, or altered",
-        )
-    return _hashes(signed)
+    for public_key in public_keys:
+        if keys.verify(public_key, signed, signature):
+            return _hashes(signed), public_key
+    which = "the key" if len(public_keys) == 1 else f"any of the {len(public_keys)} keys"
+    raise VerificationError(
+        f"the signature does not match {which}",
+        hint="it was signed with another key, or altered",
+    )
 
 
 def render(hashes: Hashes, secret_key: bytes) -> bytes:

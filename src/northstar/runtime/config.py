@@ -176,19 +176,39 @@ class RepositoryConfig(msgspec.Struct, frozen=True):
             "when it is read; `full` as a whole when they are mounted, from a copy in memory.",
         ),
     ] = "dm"
+    keys: Annotated[
+        str | None,
+        Field(
+            _PATH,
+            "Key list, of which one must have signed each package; in place of `key`. A client "
+            "can replace it by the list that follows it.",
+            "no list",
+        ),
+    ] = None
+    anti_downgrade: Annotated[
+        bool,
+        Field(
+            Boolean(),
+            "Refuse every package that is older than the newest version of its name that an update "
+            "has committed, also one that is stored already.",
+        ),
+    ] = False
 
 
-def _verity_needs_a_key(
+def _check_keys(
     values: dict[Any, Any], nodes: dict[str, Node], path: Path, context: Context[Any]
 ) -> None:
-    if "verity" in values and "key" not in nodes:
-        rule, hint = "nothing is verified without a key", "add `key`, or remove it"
+    if "key" in nodes and "keys" in nodes:
+        rule, hint = "`key` names the only key already", "remove one of both"
+        context.refuse(context.invalid(nodes["keys"], (*path, "keys"), rule, hint=hint))
+    if "verity" in values and not {"key", "keys"} & nodes.keys():
+        rule, hint = "nothing is verified without a key", "add `key` or `keys`, or remove it"
         context.refuse(context.invalid(nodes["verity"], (*path, "verity"), rule, hint=hint))
 
 
 _REPOSITORIES: Final = MapOf(
     Text("the name of a repository"),
-    Record(RepositoryConfig, check=_verity_needs_a_key, nulls=False),
+    Record(RepositoryConfig, check=_check_keys, nulls=False),
 )
 
 

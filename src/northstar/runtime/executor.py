@@ -24,7 +24,7 @@ from northstar.core.events import Event, Request
 from northstar.devices import image_mount, loop_device
 from northstar.launch.plan import ContainerPaths
 from northstar.manifest import Resource
-from northstar.model import Container, ExitStatus, NorthstarError, Signalled
+from northstar.model import Container, ExitStatus, Name, NorthstarError, Signalled, Version
 from northstar.model.loop_deadline import timeout, wait
 from northstar.runtime import data_wipe
 from northstar.runtime.deadlines import Deadlines
@@ -70,6 +70,7 @@ class Executor:
         notifications: Notifications,
         give_up: threading.Event,
         logs: LogStore,
+        floors: Mapping[Name, Version] | None = None,
     ) -> None:
         """Begin with a registry of empty repositories.
 
@@ -79,6 +80,7 @@ class Executor:
             notifications: the subscribers.
             give_up: set when the shutdown begins: ends waiting for devices.
             logs: the logs of the containers.
+            floors: the newest version of each name that was ever committed.
         """
         self._context = context
         self._repositories = repositories
@@ -89,12 +91,14 @@ class Executor:
                     capacity_num=repository.config.capacity_num,
                     capacity_size=repository.config.capacity_size,
                     mount_on_start=repository.config.mount_on_start,
+                    anti_downgrade=repository.config.anti_downgrade,
                 )
                 for identifier, repository in repositories.items()
-            }
+            },
+            floors=floors or {},
         )
         self.requests = RequestQueue(self.apply)
-        self._deadlines = Deadlines(self._deadline_reached)
+        self._deadlines: Deadlines[Container] = Deadlines(self._deadline_reached)
         self._probes: Probes | None = None
         self.running: dict[Container, RunningContainer] = {}
         self.logs = logs
@@ -128,6 +132,10 @@ class Executor:
             actions.Answer: self._answer,
             actions.Fail: self._fail,
         }
+
+    def extend(self, handlers: Mapping[type, Callable[[Any], Any]]) -> None:
+        """Add functions that execute other types of actions."""
+        self._execute |= handlers
 
     # Events.
 
@@ -216,7 +224,7 @@ class Executor:
         try:
             await repository.remove(container)
         except Exception as failure:
-            self.apply(events.RemovalFailed(container, _reason(failure, f"remove {container}")))
+            self.apply(events.RemovalFailed(container, reason_of(failure, f"remove {container}")))
         else:
             self.logs.remove(container)
             self.apply(events.PackageRemoved(container))
@@ -234,7 +242,9 @@ class Executor:
         except FileNotFoundError:
             self.apply(events.DataWiped(container))
         except Exception as failure:
-            self.apply(events.WipeFailed(container, _reason(failure, f"wipe data of {container}")))
+            self.apply(
+                events.WipeFailed(container, reason_of(failure, f"wipe data of {container}"))
+            )
         else:
             self.apply(events.DataWiped(container))
 
@@ -285,7 +295,7 @@ class Executor:
             self.apply(events.MountFailed(container, "the runtime is shutting down"))
             raise
         except Exception as failure:
-            self.apply(events.MountFailed(container, _reason(failure, f"mount {container}")))
+            self.apply(events.MountFailed(container, reason_of(failure, f"mount {container}")))
         else:
             self.apply(events.ImageMounted(container))
 
@@ -301,7 +311,7 @@ class Executor:
             self.apply(events.UmountFailed(container, "its file system does not answer"))
             raise
         except Exception as failure:
-            self.apply(events.UmountFailed(container, _reason(failure, f"unmount {container}")))
+            self.apply(events.UmountFailed(container, reason_of(failure, f"unmount {container}")))
         else:
             del self._roots[container]
             if not found:
@@ -317,13 +327,7 @@ class Executor:
             if missing is not None:
                 self.apply(events.DirectoryMissing(container, missing))
                 return
-            paths = ContainerPaths(
-                root=self._mount_point(container),
-                persist=self._data_path(container),
-                sockets=self._context.config.socket_dir,
-                notify=notify_directory(self._context.own.run_dir.path, container),
-                resources={t: self._mount_point(c) for t, c in action.resources.items()},
-            )
+            paths = self.paths(container, action.resources)
             entry = self.state.containers[container]
             running = await start(
                 self._context, entry.manifest, action.command, paths, entry.history.runs
@@ -332,13 +336,23 @@ class Executor:
             self.apply(events.StartFailed(container, "the runtime is shutting down"))
             raise
         except Exception as failure:
-            self.apply(events.StartFailed(container, _reason(failure, f"start {container}")))
+            self.apply(events.StartFailed(container, reason_of(failure, f"start {container}")))
         else:
             self.running[container] = running
             if running.held.log is not None:
                 self.logs.begin(running.held.log)
             self.apply(events.Executed(container, running.pid))
             running.exited.add_done_callback(functools.partial(self._exited, container))
+
+    def paths(self, container: Container, resources: Mapping[str, Container]) -> ContainerPaths:
+        """Return the host paths of a start; `resources` by target."""
+        return ContainerPaths(
+            root=self._mount_point(container),
+            persist=self._data_path(container),
+            sockets=self._context.config.socket_dir,
+            notify=notify_directory(self._context.own.run_dir.path, container),
+            resources={target: self._mount_point(c) for target, c in resources.items()},
+        )
 
     async def _missing_directory(self, action: actions.Launch) -> str | None:
         """Return the target of a resource mount whose directory the resource lacks."""
@@ -356,7 +370,7 @@ class Executor:
         """Process a message on a container's notify socket."""
         self.apply(events.Notified(container, message))
 
-    def _drain_notify(self, container: Container) -> None:
+    def drain_notify(self, container: Container) -> None:
         """Process the messages that a container has sent before an event."""
         running = self.running.get(container)
         for message in () if running is None else running.drain_notify():
@@ -367,7 +381,7 @@ class Executor:
         oom = False
         if self.state.containers[container].manifest.service is not None:
             # A process that reports readiness and ends at once is ready before it ends.
-            self._drain_notify(container)
+            self.drain_notify(container)
             killed = isinstance(status, Signalled) and status.signal == signal.SIGKILL
             oom = killed and self.running[container].cgroup.oom_kills() > 0
         self.apply(events.ProcessExited(container, status, oom))
@@ -428,7 +442,7 @@ class Executor:
         self._deadlines.set(action.container, action.when)
 
     def _deadline_reached(self, container: Container) -> None:
-        self._drain_notify(container)
+        self.drain_notify(container)
         self.apply(events.DeadlineReached(container))
 
     def _start_probe(self, action: actions.StartProbe) -> None:
@@ -468,7 +482,8 @@ class Executor:
     def _publish_state(self, action: actions.PublishState) -> None:
         if self._notifications.has_extended:
             entry = action.entry
-            status = core.status_of_entry(entry, time.monotonic_ns())
+            update = self.state.updates.get(entry.container.name)
+            status = core.status_of_entry(entry, time.monotonic_ns(), update)
             self._notifications.publish(notification.State(entry.container, status))
 
     def _publish(self, action: actions.Publish) -> None:
@@ -492,7 +507,7 @@ class Executor:
         self.failed.exception()
 
 
-def _reason(failure: Exception, what: str) -> str:
+def reason_of(failure: Exception, what: str) -> str:
     """Return the reason of a failure. An unexpected exception is logged as well."""
     if isinstance(failure, (NorthstarError, OSError)):
         return str(failure)

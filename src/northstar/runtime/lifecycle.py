@@ -9,39 +9,79 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import Final
 
 from northstar import core
-from northstar.api import RefusedError
+from northstar.api import RefusedError, error
 from northstar.core import boot as core_boot
 from northstar.core import events
+from northstar.core.update import boot_cause, unsettled
 from northstar.linux import procfs
-from northstar.model import Container
+from northstar.model import Container, Name, NorthstarError, Version
 from northstar.runtime import logs
 from northstar.runtime.executor import Executor
 from northstar.runtime.repository import NAMED_MAX, Repository
+from northstar.runtime.state_store import StateStore
 
 log = logging.getLogger("northstar.runtime")
 
 _REQUESTS_TIMEOUT: Final = 10.0
 """Seconds that the shutdown waits for requests, and for images to be unmounted."""
 
+_NO_VERSION: Final = Version(0, 0, 0)
+
 _KILL_TIMEOUT: Final = 5.0
 """Seconds that it waits after SIGKILL or a cancellation: some ms unless the kernel blocks."""
 
 
-async def load(executor: Executor, repositories: Mapping[str, Repository]) -> None:
-    """Load all repositories; if two contain the same container, the first one is used."""
+_UPDATES_TIMEOUT: Final = 30.0
+"""Seconds that the boot waits for updates that a power cut has interrupted: to restore data takes
+two renames, and to remove a copy of it may take longer."""
+
+
+async def load(
+    executor: Executor, repositories: Mapping[str, Repository], store: StateStore
+) -> None:
+    """Load all repositories, and then the updates in progress.
+
+    If two repositories contain the same container, the first one is used.
+    """
+    records = store.state.records()
+    recorded = {c for record in records.values() for c in (record.old, record.new)}
     for repository in repositories.values():
         packages = await repository.load()
-        more = "%d more packages of repository %s are skipped: they are already known"
+        more = "%d more packages of repository %s are skipped"
         with logs.first_few(logging.WARNING, more, repository.identifier, most=NAMED_MAX) as skip:
             for package in packages:
                 try:
                     manifest, size = package.npk.manifest, package.npk.size
-                    executor.apply(events.PackageLoaded(repository.identifier, manifest, size))
-                except RefusedError:
-                    skip("Skipping %s: %s is already known", package.path, package.container)
+                    known = package.container in recorded
+                    executor.apply(
+                        events.PackageLoaded(repository.identifier, manifest, size, known)
+                    )
+                except RefusedError as refused:
+                    reason = str(refused.error)
+                    if isinstance(refused.error, error.InstallDuplicate):
+                        reason = f"{package.container} is already known"
+                    skip("Skipping %s: %s", package.path, reason)
                     package.npk.close()
                 else:
                     repository.keep(package)
+    floors = store.state.floor_versions()
+    if store.lost:
+        floors = await _floors_of_packages(executor, store)
+    if records or floors:
+        executor.apply(events.RecordsLoaded(records, floors))
+
+
+async def _floors_of_packages(executor: Executor, store: StateStore) -> dict[Name, Version]:
+    """Return the newest installed versions, in place of the floors that are lost."""
+    floors: dict[Name, Version] = {}
+    for container in executor.state.containers:
+        floors[container.name] = max(container.version, floors.get(container.name, _NO_VERSION))
+    log.warning("The floors of all names are now their newest installed versions")
+    try:
+        await store.write_floors(floors)
+    except (OSError, NorthstarError) as failure:
+        log.error("Cannot store them: %s", failure)
+    return floors
 
 
 async def boot(executor: Executor) -> None:
@@ -50,6 +90,8 @@ async def boot(executor: Executor) -> None:
     A failure does not affect the other containers. If a critical one does not start, the runtime
     ends: `Executor.failed` is done.
     """
+    if not await executor.wait_until(lambda: not unsettled(executor.state), _UPDATES_TIMEOUT):
+        log.warning("An update that was interrupted does not end; the boot goes on without it")
     images = core_boot.images(executor.state)
     mounting = [executor.request(events.MountRequested(container)) for container in images]
     for failure in await _all(mounting):
@@ -60,9 +102,12 @@ async def boot(executor: Executor) -> None:
     apps = core_boot.apps(executor.state)
     # The core has logged each failure, and decided its consequences. The order of the requests
     # matters: an app that must wait for another one is requested after it, and only then.
-    await _all(
-        [executor.request(events.StartRequested(app, cause=core.Cause.BOOT)) for app in apps]
-    )
+    starts = [
+        executor.requests.submit(events.StartRequested(app, cause=boot_cause(executor.state, app)))
+        for app in apps
+    ]
+    executor.apply(events.BootOrdered())
+    await _all(starts)
 
 
 async def _all(requests: Sequence[Awaitable[bool]]) -> list[BaseException]:

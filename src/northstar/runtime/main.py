@@ -48,15 +48,18 @@ from northstar.runtime.bells import Bells
 from northstar.runtime.config import Config, RepositoryConfig
 from northstar.runtime.console import Console
 from northstar.runtime.executor import Executor
+from northstar.runtime.key_lists import KeyLists, load_anchor
 from northstar.runtime.log_store import LogStore
 from northstar.runtime.mount_namespace import enter_mount_namespace
 from northstar.runtime.notifications import Notifications
 from northstar.runtime.null_device import open_null
 from northstar.runtime.operations import ContainerOperations
-from northstar.runtime.repository import FsRepository, MemRepository, Repository
+from northstar.runtime.repository import FsRepository, Keys, MemRepository, Repository
 from northstar.runtime.running import ConsoleConnection
 from northstar.runtime.start import StartContext
+from northstar.runtime.state_store import StateStore
 from northstar.runtime.systemd import Manager
+from northstar.runtime.update import Updates
 
 if TYPE_CHECKING:
     from northstar.model.notify import NotifyMessage
@@ -177,6 +180,11 @@ class Runtime:
             identifier: _repository(identifier, repository, self._pools)
             for identifier, repository in config.repositories.items()
         }
+        anchors = {
+            identifier: load_anchor(repository.keys, f"repositories.{identifier}.keys")
+            for identifier, repository in config.repositories.items()
+            if repository.keys is not None
+        }
         self._stored = {
             identifier: directories.LockedDirectory(
                 f"dir of repositories.{identifier}", repository.dir
@@ -227,14 +235,28 @@ class Runtime:
         )
         for repository in repositories.values():
             stack.callback(repository.close)
-        self._executor = Executor(context, repositories, self._notifications, self._give_up, kept)
-        operations = ContainerOperations(self._executor, repositories, self._stop.set)
+        store = StateStore(self._own.data_dir, self._pools.data)
+        await store.load()
+        self._executor = Executor(
+            context,
+            repositories,
+            self._notifications,
+            self._give_up,
+            kept,
+            store.state.floor_versions(),
+        )
+        key_lists = KeyLists(repositories, anchors, store)
+        key_lists.load()
+        updates = Updates(self._executor, context, repositories, store, self._give_up)
+        operations = ContainerOperations(
+            self._executor, repositories, key_lists, updates, self._stop.set
+        )
         self._console = Console(operations, self._notifications)
         stack.push_async_callback(self._console.close)
 
         if config.console is not None:
             await self._console.listen(config.console, self._pools.data.run)
-        await lifecycle.load(self._executor, repositories)
+        await lifecycle.load(self._executor, repositories, store)
 
     async def _connect(
         self, sock: socket.socket, container: Container, permissions: Permissions
@@ -320,10 +342,11 @@ class Runtime:
 
 
 def _repository(identifier: str, config: RepositoryConfig, pools: threads.Pools) -> Repository:
-    key = None
+    keys = None
     if config.key is not None:
         try:
             key = npk.load_public_key(config.key)
+            keys = Keys((key,), (key,))
         except NorthstarError as failure:
             raise ConfigurationError(
                 f"repositories.{identifier}.key: {failure.message}",
@@ -331,7 +354,7 @@ def _repository(identifier: str, config: RepositoryConfig, pools: threads.Pools)
             ) from failure
     storage, mounts = pools.storage[identifier], pools.mounts[identifier]
     if config.dir is None:
-        return MemRepository(identifier, config, key, storage, mounts)
+        return MemRepository(identifier, config, keys, storage, mounts)
     try:
         os.scandir(config.dir).close()
     except FileNotFoundError:
@@ -345,4 +368,4 @@ def _repository(identifier: str, config: RepositoryConfig, pools: threads.Pools)
             f"{failure.strerror}",
             hint="repair or mount its file system, or correct `dir`",
         ) from failure
-    return FsRepository(identifier, config, key, storage, mounts, config.dir)
+    return FsRepository(identifier, config, keys, storage, mounts, config.dir)

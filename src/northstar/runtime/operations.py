@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shlex
 import time
@@ -17,12 +18,15 @@ from northstar.core import events
 from northstar.launch.plan import logged_streams
 from northstar.manifest import Manifest
 from northstar.model import Container, cut
+from northstar.npk.keylist import KeyList
 from northstar.runtime.console.channel import Channel
 from northstar.runtime.exec import ExecProcess, Terminal
 from northstar.runtime.executor import Executor
+from northstar.runtime.key_lists import KeyLists
 from northstar.runtime.log_requests import LogRequests
 from northstar.runtime.package_writer import PackageWriter
 from northstar.runtime.repository import Repository
+from northstar.runtime.update import Updates, UpdateWriter
 
 log = logging.getLogger("northstar.runtime")
 
@@ -37,9 +41,13 @@ class ContainerOperations:
         self,
         executor: Executor,
         repositories: Mapping[str, Repository],
+        key_lists: KeyLists,
+        updates: Updates,
         shutdown: Callable[[], None],
     ) -> None:
         """Operate on the containers of `executor`; `shutdown` begins the shutdown."""
+        self._updates = updates
+        self._key_lists = key_lists
         self._executor = executor
         self._repositories = repositories
         self._shutdown = shutdown
@@ -214,6 +222,24 @@ class ContainerOperations:
         executor.apply(events.InstallRequested(repository, size))
         into = self._repositories[repository]
         return PackageWriter(executor.apply, executor.spawn, into, await into.receive())
+
+    async def begin_update(self, repository: str, size: int) -> UpdateWriter:
+        """Begin to receive a package of `size` bytes for an update."""
+        return await self._updates.receive(repository, size)
+
+    async def keys(self, repository: str, new: str | None) -> KeyList:
+        """Return the key list of a repository.
+
+        Args:
+            repository: its identifier.
+            new: the text of a list that replaces the current one before; None for no change.
+        """
+        if new is None:
+            return self._key_lists.current(repository)
+        core.refuse_if_stopping(self._executor.state)
+        # In a task of its own: it is completed if the client disconnects.
+        replacing = self._executor.spawn(self._key_lists.replace(repository, new))
+        return await asyncio.shield(replacing)
 
     def shutdown(self) -> None:
         """Begin the shutdown, and return at once."""

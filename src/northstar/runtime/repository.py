@@ -27,7 +27,7 @@ import msgspec
 
 from northstar import npk
 from northstar.linux import memfd
-from northstar.model import Container, NorthstarError
+from northstar.model import Container, NorthstarError, VerificationError
 from northstar.runtime import logs
 from northstar.runtime.config import RepositoryConfig
 from northstar.runtime.threads import Pool
@@ -70,6 +70,18 @@ class Package(msgspec.Struct, frozen=True):
         return self.npk.container
 
 
+class Keys(NamedTuple):
+    """The public keys that verify the packages of a repository.
+
+    Attributes:
+        install: those of packages that are installed.
+        load: those of packages that are stored already; contains all of `install`.
+    """
+
+    install: tuple[bytes, ...]
+    load: tuple[bytes, ...]
+
+
 NAMED_MAX: Final = 20
 """How many files that cannot be loaded are logged by name: each is a missing package, for its own
 reason."""
@@ -79,6 +91,7 @@ class Repository(ABC):
     """Stores the packages of one repository. The core decides which packages it may contain.
 
     Attributes:
+        keys: what its packages must be signed with; None if they are not verified.
         packages: the open packages, by container.
         storage: the threads that read and write its packages.
         mounts: the threads that mount and examine its images.
@@ -88,13 +101,13 @@ class Repository(ABC):
         self,
         identifier: str,
         config: RepositoryConfig,
-        key: bytes | None,
+        keys: Keys | None,
         storage: Pool,
         mounts: Pool,
     ) -> None:
         self.identifier = identifier
         self.config = config
-        self.key = key
+        self.keys = keys
         self.storage = storage
         self.mounts = mounts
         self.packages: dict[Container, Package] = {}
@@ -115,6 +128,20 @@ class Repository(ABC):
         Raises:
             OSError: no file can be created.
         """
+
+    def refuse_retired(self, package: Package) -> None:
+        """Refuse a package that was verified before its key was retired.
+
+        Raises:
+            VerificationError: its key is no more for installs.
+        """
+        signer = package.npk.signer
+        if self.keys is not None and signer is not None and signer not in self.keys.install:
+            from northstar.npk.keylist import key_id
+
+            raise VerificationError(
+                f"{package.container} is signed by {key_id(signer)}, which was retired meanwhile"
+            )
 
     def keep(self, package: Package) -> None:
         """Add an open package to this repository, and log the warnings about its manifest."""
@@ -208,8 +235,10 @@ class _IncomingMemfd(IncomingFile):
 
     async def verify(self) -> Package:
         memfd.seal(self._descriptor)
-        key = self._repository.key
-        opened = await self._repository.storage.run(npk.open, self._descriptor, key)
+        keys = self._repository.keys
+        opened = await self._repository.storage.run(
+            npk.open, self._descriptor, None if keys is None else keys.install
+        )
         return Package(opened, None)
 
     async def store(self, package: Package) -> None:  # noqa: ARG002
@@ -224,12 +253,12 @@ class FsRepository(Repository):
         self,
         identifier: str,
         config: RepositoryConfig,
-        key: bytes | None,
+        keys: Keys | None,
         storage: Pool,
         mounts: Pool,
         directory: str,
     ) -> None:
-        super().__init__(identifier, config, key, storage, mounts)
+        super().__init__(identifier, config, keys, storage, mounts)
         self.directory = directory
         self._refused: dict[str, _FileState] = {}
 
@@ -281,7 +310,8 @@ class FsRepository(Repository):
         """Open a package; on a failure return a message about it."""
         path = self._path(name)
         try:
-            return Package(npk.open(path, self.key), path)
+            keys = None if self.keys is None else self.keys.load
+            return Package(npk.open(path, keys), path)
         except (NorthstarError, OSError) as failure:
             with contextlib.suppress(OSError):
                 self._refused[path] = _file_state(path)
@@ -390,7 +420,8 @@ class _TemporaryFile(IncomingFile):
     def _verify(self) -> Package:
         with self._lock:
             os.fsync(self._descriptor)
-        opened = npk.open(self._temporary, self._repository.key)
+        keys = self._repository.keys
+        opened = npk.open(self._temporary, None if keys is None else keys.install)
         try:
             return Package(opened, self._repository.free_path(opened.container))
         except BaseException:

@@ -104,10 +104,7 @@ async def start(
         LaunchError, HostError, OSError: it could not be started; nothing is left behind.
     """
     container = manifest.container
-    groups: list[int] = []
-    if manifest.suppl_groups:
-        # getgrnam(3) may wait for a network service.
-        groups = await context.pools.data.run(_groups, manifest)
+    groups = await groups_of(context, manifest)
     plan = build(manifest, command, paths, context.facts, groups)
     _warn_of_getfd(manifest)
     system_calls = await _seccomp_filter(context, manifest)
@@ -139,6 +136,18 @@ async def start(
     if log.isEnabledFor(logging.DEBUG):
         log.debug("%s (%d) holds: %s", container, init.pid, held.describe())
     return RunningContainer(container, init, held, context.pools)
+
+
+async def groups_of(context: StartContext, manifest: Manifest) -> list[int]:
+    """Return the ids of the supplementary groups.
+
+    Raises:
+        LaunchError: one is root's.
+    """
+    if not manifest.suppl_groups:
+        return []
+    # getgrnam(3) may wait for a network service.
+    return await context.pools.data.run(_groups, manifest)
 
 
 async def _prepare(

@@ -142,7 +142,7 @@ def test_inspect_answer_of_a_running_system(name: str) -> None:
 def test_all_kinds_are_here() -> None:
     assert len(KINDS) == len(set(KINDS))
     assert set(PLAIN) < set(KINDS)
-    for module, count in ((request, 18), (response, 19), (notification, 7), (log, 2), (stream, 6)):
+    for module, count in ((request, 20), (response, 21), (notification, 8), (log, 2), (stream, 6)):
         assert sum(kind.__module__ == module.__name__ for kind in KINDS) == count
 
 
@@ -390,6 +390,7 @@ def test_permissions_are_named_as_the_requests() -> None:
         "status": {"inspect"},
         "stop": {"kill"},
         "restart": {"kill", "start"},
+        "keys": {"update"},
     }
     for kind in get_args(api.Request):
         if kind is not request.Start:

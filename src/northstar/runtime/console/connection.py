@@ -439,7 +439,7 @@ class Connection(asyncio.BufferedProtocol):
         """Answer the request, or create a task that does."""
         allowed = requests.permissions(request) <= self._access.permissions
         if isinstance(route, Upload):
-            self._receive(cast("requests.Install", request), route, allowed)
+            self._receive(cast("requests.Install | requests.Update", request), route, allowed)
         elif not allowed:
             self._send(responses.PermissionDenied(request))
             # Messages may follow it, which are dropped. Unlike those of an exec they are counted.
@@ -516,7 +516,9 @@ class Connection(asyncio.BufferedProtocol):
 
     # Packages ------------------------------------------------------------------------------
 
-    def _receive(self, request: requests.Install, route: Upload, allowed: bool) -> None:
+    def _receive(
+        self, request: requests.Install | requests.Update, route: Upload, allowed: bool
+    ) -> None:
         options = self._access.options
         if request.size > options.max_npk_install_size:
             limit = options.max_npk_install_size
@@ -535,7 +537,10 @@ class Connection(asyncio.BufferedProtocol):
         )
 
     async def _store_package(
-        self, request: requests.Install, route: Upload | None, package: IncomingPackage
+        self,
+        request: requests.Install | requests.Update,
+        route: Upload | None,
+        package: IncomingPackage,
     ) -> Response | None:
         """Store the package; without a route it is not permitted, and discarded."""
         try:
@@ -550,7 +555,7 @@ class Connection(asyncio.BufferedProtocol):
             log.warning("%s: the stream ended within a package", self.peer)
             text = "the stream ended before the package was complete"
             if route is not None:
-                self._send(responses.Install(responses.InstallFailed(errors.Unexpected(text))))
+                self._send(route.failed(errors.Unexpected(text)))
             self.close()
         finally:
             self._package = None

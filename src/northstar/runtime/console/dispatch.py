@@ -21,16 +21,18 @@ from northstar.api.response import (
     Response,
     StatusOk,
     StopOk,
+    UpdateOk,
 )
 from northstar.api.stream import TerminalSize
 from northstar.model import Container, NorthstarError, cut
+from northstar.npk.keylist import KeyList, key_id
 from northstar.runtime import exec_session
 from northstar.runtime.console.channel import Channel
 from northstar.runtime.console.incoming_package import IncomingPackage
 from northstar.runtime.console.peer import Peer
 from northstar.runtime.console.tokens import Tokens, named_party
 from northstar.runtime.exec_session import Process
-from northstar.runtime.package_writer import PackageWriter
+from northstar.runtime.package_writer import IncomingWriter
 
 log = logging.getLogger("northstar.runtime.console")
 
@@ -109,8 +111,14 @@ class Operations(Protocol):
     async def logs(self, request: requests.Logs, channel: Channel) -> None:
         """Send the messages of a request for the log of a container."""
 
-    async def begin_install(self, repository: str, size: int) -> PackageWriter:
+    async def keys(self, repository: str, new: str | None) -> KeyList:
+        """Return the key list of a repository, after replacing it by `new` unless that is None."""
+
+    async def begin_install(self, repository: str, size: int) -> IncomingWriter[Container]:
         """Begin to store a package of `size` bytes."""
+
+    async def begin_update(self, repository: str, size: int) -> IncomingWriter[UpdateOk]:
+        """Begin an update with a package of `size` bytes; its commit is the end of the update."""
 
 
 class Caller(NamedTuple):
@@ -153,9 +161,11 @@ class Upload(NamedTuple):
 
     Attributes:
         handler: reads the package, and makes the response.
+        failed: makes the response of a failure.
     """
 
-    handler: Callable[[requests.Install, IncomingPackage], Awaitable[Response]]
+    handler: Callable[[Any, IncomingPackage], Awaitable[Response]]
+    failed: Callable[[Error], Response]
 
 
 class Exchange(NamedTuple):
@@ -204,7 +214,9 @@ class Dispatcher:
             requests.Restart: Task(self._restart),
             requests.Exec: Exchange(self._exec, reads=True),
             requests.Logs: Exchange(self._logs, reads=False),
-            requests.Install: Upload(self._install),
+            requests.Keys: Task(self._keys),
+            requests.Update: Upload(self._update, _update_failed),
+            requests.Install: Upload(self._install, _install_failed),
         }
 
     # Without waiting
@@ -296,6 +308,21 @@ class Dispatcher:
         restart = self._operations.restart(container)
         return responses.Restart(await _result("restart", container, restart))
 
+    async def _keys(self, request: requests.Keys, _caller: Caller) -> Response:
+        repository = request.repository
+        result: responses.KeysOk | responses.KeysFailed
+        try:
+            found = await self._operations.keys(repository, request.list)
+            listed = tuple(
+                responses.ListedKey(key_id(key), responses.KeyUse(use.value))
+                for key, use in found.keys
+            )
+            result = responses.KeysOk(repository, found.version, listed)
+        except Exception as error:
+            what = f"replace the key list of {repository}"
+            result = responses.KeysFailed(wire_error(error, what))
+        return responses.Keys(result)
+
     # With messages before the response
 
     async def _exec(self, request: requests.Exec, caller: Caller, channel: Channel) -> Response:
@@ -325,12 +352,28 @@ class Dispatcher:
     # With a package
 
     async def _install(self, request: requests.Install, package: IncomingPackage) -> Response:
+        what = f"install into {request.repository}"
         stored = await package.store(
             lambda: self._operations.begin_install(request.repository, request.size),
-            lambda failure: wire_error(failure, f"install into {request.repository}"),
+            lambda failure: _install_failed(wire_error(failure, what)),
         )
-        result = Ok(stored) if isinstance(stored, Container) else InstallFailed(stored)
-        return responses.Install(result)
+        return responses.Install(Ok(stored)) if isinstance(stored, Container) else stored
+
+    async def _update(self, request: requests.Update, package: IncomingPackage) -> Response:
+        what = f"update in {request.repository}"
+        done = await package.store(
+            lambda: self._operations.begin_update(request.repository, request.size),
+            lambda failure: _update_failed(wire_error(failure, what)),
+        )
+        return responses.Update(done) if isinstance(done, UpdateOk) else done
+
+
+def _install_failed(error: Error) -> Response:
+    return responses.Install(InstallFailed(error))
+
+
+def _update_failed(error: Error) -> Response:
+    return responses.Update(responses.UpdateFailed(error))
 
 
 def wire_error(error: Exception, what: str) -> Error:

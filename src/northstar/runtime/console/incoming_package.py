@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, TypeVar
 
-from northstar.api.error import Error
-from northstar.model import Container
 from northstar.model.loop_deadline import Timer
 from northstar.runtime.console.memory import Packages
-from northstar.runtime.package_writer import PackageWriter
+from northstar.runtime.package_writer import IncomingWriter
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 READ: Final = 256 * 1024
 """Maximum bytes of one read from the socket."""
@@ -50,6 +51,7 @@ class IncomingPackage:
         self._data: bytes | bytearray = b""
         self._storing = 0
         self._ended = False
+        self._closed = False
         self._wakeup: asyncio.Future[None] | None = None
         memory.begin()
 
@@ -86,19 +88,21 @@ class IncomingPackage:
         self._wake()
 
     def close(self) -> None:
-        """Drop the bytes that were not consumed. Must be called once."""
+        """Drop the bytes that were not consumed. Must be called; idempotent."""
         self._memory.add(-self._storing - len(self._data))
         self._storing, self._data = 0, b""
-        self._memory.end()
+        if not self._closed:
+            self._closed = True
+            self._memory.end()
 
     # Called by the storage ------------------------------------------------------------------
 
     async def store(
         self,
-        begin: Callable[[], Awaitable[PackageWriter]],
-        explain: Callable[[Exception], Error],
-    ) -> Container | Error:
-        """Store the package; return its container, or the error if it could not be stored.
+        begin: Callable[[], Awaitable[IncomingWriter[T]]],
+        explain: Callable[[Exception], R],
+    ) -> T | R:
+        """Store the package; return the result of its writer, or of the failure.
 
         Args:
             begin: makes the writer.
@@ -107,32 +111,36 @@ class IncomingPackage:
         Raises:
             StreamTimeoutError, StreamEndedError: it is incomplete. Nothing of it is kept.
         """
-        writer: PackageWriter | None = None
-        result: Container | Error | None = None
+        writer: IncomingWriter[T] | None = None
+        failed: list[R] = []
+        committed = False
         try:
             try:
                 writer = await begin()
             except Exception as failure:
-                result = explain(failure)
+                failed.append(explain(failure))
             while chunk := await self._chunk():
-                if writer is None or result is not None:
+                if writer is None or failed:
                     continue
                 try:
                     await writer.write(chunk)
                 except Exception as failure:
-                    result = explain(failure)
+                    failed.append(explain(failure))
                     # Free the space of the stored bytes before the remaining ones are received.
                     await writer.abort()
-            if writer is not None and result is None:
+            # What follows may take minutes, and buffers nothing.
+            self.close()
+            if writer is not None and not failed:
                 try:
                     result = await writer.commit()
+                    committed = True
+                    return result
                 except Exception as failure:
-                    result = explain(failure)
+                    failed.append(explain(failure))
         finally:
-            if writer is not None and not isinstance(result, Container):
+            if writer is not None and not committed:
                 await writer.abort()
-        assert result is not None
-        return result
+        return failed[0]
 
     async def discard(self) -> None:
         """Read all bytes, and store none.

@@ -15,15 +15,17 @@ from northstar.api import ContainerData, ContainerState, RefusedError, Status, W
 from northstar.api.feature import FEATURES
 from northstar.api.log import LogLine, LogLost, LogStream
 from northstar.api.request import Logs
-from northstar.api.response import Failed, StatusOk
+from northstar.api.response import Failed, StatusOk, UpdateOk
 from northstar.api.stream import TerminalSize
 from northstar.model import FULL, Container, Exited, Permissions
+from northstar.npk import key, keylist
+from northstar.npk.keylist import KeyList, ListedKey, Use
 from northstar.runtime.config import ConsoleOptions, GlobalConsole, TcpAddress, UnixAddress
 from northstar.runtime.console import Console
 from northstar.runtime.console.channel import Channel
 from northstar.runtime.console.tokens import Tokens
 from northstar.runtime.notifications import Notifications
-from northstar.runtime.package_writer import PackageWriter
+from northstar.runtime.package_writer import IncomingWriter, PackageWriter
 from tests.unit.runtime.console.local_process import LocalProcess
 
 DEADLINE = 20.0
@@ -34,6 +36,8 @@ NO_LIMIT = ConsoleOptions(max_requests_per_sec=10**9)
 CONNECT = {"connect": {"version": "0.9.2", "subscribe_notifications": False}}
 SUBSCRIBE = {"connect": {"version": "0.9.2", "subscribe_notifications": True}}
 ACK = {"connect_ack": None}
+KEYS = keylist.create(7, [ListedKey(key.public_key(bytes(32)), Use.INSTALL)])
+"""The key list of the repository `fs`."""
 EXTENDED = {"connect": {**CONNECT["connect"], "extended": True}}
 EXTENDED_SUBSCRIBE = {"connect": {**SUBSCRIBE["connect"], "extended": True}}
 EXTENDED_ACK = {"connect_ack": {"features": list(FEATURES)}}
@@ -89,6 +93,26 @@ class Package(PackageWriter):
         self.aborted += 1
 
 
+class UpdatePackage(IncomingWriter[UpdateOk]):
+    """A writer whose commit is an update of A to B."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.data = b""
+        self.aborted = 0
+
+    async def write(self, chunk: bytes) -> None:
+        await self._runtime.step("write")
+        self.data += chunk
+
+    async def commit(self) -> UpdateOk:
+        await self._runtime.step("commit")
+        return UpdateOk(B, A)
+
+    async def abort(self) -> None:
+        self.aborted += 1
+
+
 class Runtime:
     """Operations in memory.
 
@@ -107,6 +131,7 @@ class Runtime:
         self.busy = 0
         self.packages: list[Package] = []
         self.processes: list[LocalProcess] = []
+        self.updates: list[UpdatePackage] = []
         self.on_shutdown: Callable[[], object] = lambda: None
 
     async def step(self, operation: str) -> None:
@@ -160,6 +185,12 @@ class Runtime:
 
     async def restart(self, container: Container) -> None:
         await self._operate("restart", container)
+
+    async def keys(self, repository: str, new: str | None) -> KeyList:
+        self.calls.append(("keys", repository, new))
+        if repository != "fs":
+            raise RefusedError(error.InvalidRepository(repository))
+        return KEYS
 
     async def mount(self, container: Container) -> None:
         await self._operate("mount", container)
@@ -218,6 +249,15 @@ class Runtime:
         package = Package(self)
         self.packages.append(package)
         return package
+
+    async def begin_update(self, repository: str, size: int) -> UpdatePackage:
+        self.calls.append(("update", repository, size))
+        await self.step("begin_update")
+        if repository != "mem":
+            raise RefusedError(error.InvalidRepository(repository))
+        update = UpdatePackage(self)
+        self.updates.append(update)
+        return update
 
 
 class Client:

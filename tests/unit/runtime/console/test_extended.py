@@ -12,6 +12,7 @@ import pytest
 
 from northstar.api import RefusedError, error, notification
 from northstar.model import FULL, Container, Exited, NorthstarError, Permission
+from northstar.npk.keylist import key_id
 from northstar.runtime.console import dispatch
 from northstar.runtime.notifications import Notifications
 from tests.unit.runtime.console.harness import (
@@ -20,6 +21,7 @@ from tests.unit.runtime.console.harness import (
     EXTENDED,
     EXTENDED_ACK,
     EXTENDED_SUBSCRIBE,
+    KEYS,
     NO_LIMIT,
     STATUS,
     STATUS_WIRE,
@@ -34,7 +36,13 @@ ID = {"container": "a:1.0.0"}
 INVALID = {
     "error": {"container": "x:1.0.0", "error": {"invalid_container": {"container": "x:1.0.0"}}}
 }
-REQUESTS: list[Any] = [{"status": {"containers": ["a:1.0.0"]}}, {"stop": ID}, {"restart": ID}]
+REQUESTS: list[Any] = [
+    {"status": {"containers": ["a:1.0.0"]}},
+    {"stop": ID},
+    {"restart": ID},
+    {"keys": {"repository": "fs"}},
+]
+KEYS_WIRE = [{"id": key_id(KEYS.keys[0].key), "use": "install"}]
 
 ANSWERS: list[tuple[Any, Any, Any]] = [
     (
@@ -55,13 +63,23 @@ ANSWERS: list[tuple[Any, Any, Any]] = [
     ({"stop": {"container": "x:1.0.0"}}, {"stop": INVALID}, ("stop", "x:1.0.0", None)),
     ({"restart": ID}, {"restart": {"ok": ID}}, ("restart", "a:1.0.0")),
     ({"restart": {"container": "x:1.0.0"}}, {"restart": INVALID}, ("restart", "x:1.0.0")),
+    (
+        {"keys": {"repository": "fs"}},
+        {"keys": {"ok": {"repository": "fs", "version": 7, "keys": KEYS_WIRE}}},
+        ("keys", "fs", None),
+    ),
+    (
+        {"keys": {"repository": "no", "list": "x"}},
+        {"keys": {"error": {"error": {"invalid_repository": {"repository": "no"}}}}},
+        ("keys", "no", "x"),
+    ),
 ]
 
 
 @pytest.mark.parametrize("tcp", [True, False])
 def test_answers(tcp: bool) -> None:
     async def test() -> None:
-        async with serving(tcp=tcp) as bench:
+        async with serving(frozenset(Permission), tcp=tcp) as bench:
             client = await bench.connected(EXTENDED)
             for request, response, call in ANSWERS:
                 bench.runtime.calls.clear()
@@ -109,6 +127,7 @@ NEEDS = [
     ({"status": {"containers": []}}, {Permission.INSPECT}),
     ({"stop": {**ID, "timeout": None}}, {Permission.KILL}),
     ({"restart": ID}, {Permission.KILL, Permission.START}),
+    ({"keys": {"repository": "fs"}}, {Permission.UPDATE}),
 ]
 
 
@@ -169,7 +188,7 @@ def test_a_plain_connection_does_not_know_the_requests(
     connect: Any, request_: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def test() -> None:
-        async with serving() as bench:
+        async with serving(frozenset(Permission)) as bench:
             client = await bench.client()
             # The same line on an extended connection must not be remembered for this one.
             extended = await bench.connected(EXTENDED)
