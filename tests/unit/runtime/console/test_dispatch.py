@@ -28,7 +28,8 @@ def test_there_is_a_route_for_each_request() -> None:
         assert set(found) == offered
         assert {type(route) for route in found.values()} == {Immediate, Task, Upload, Exchange}
         assert [kind for kind, route in found.items() if isinstance(route, Upload)] == [
-            requests.Install
+            requests.Update,
+            requests.Install,
         ]
 
     asyncio.run(routes())
