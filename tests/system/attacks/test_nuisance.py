@@ -147,6 +147,15 @@ STUBBORN = {
 }
 
 
+def wait_stubborn(runtime: RuntimeProcess, attacker: str, kind: str) -> None:
+    """Wait until a container of STUBBORN is at work. A flood overwrites what it has said before."""
+    if kind == "floods":
+        lost = "bytes of its output are lost here"
+        runtime.wait_log(rf"DEBUG {re.escape(attacker)}: .* {lost}")
+    else:
+        wait_ready(runtime, attacker)
+
+
 @pytest.mark.vm
 @pytest.mark.parametrize("kind", STUBBORN)
 def test_containers_that_resist_their_end(victim: Victim, attack: Path, kind: str) -> None:
@@ -157,10 +166,7 @@ def test_containers_that_resist_their_end(victim: Victim, attack: Path, kind: st
     )
     with runtime.client(subscribe=True) as client:
         client.start(attacker)
-        if kind == "floods":
-            runtime.wait_log(r"DEBUG attacker:1\.0\.0: .* bytes of its output are lost here")
-        else:
-            wait_ready(runtime, attacker)
+        wait_stubborn(runtime, attacker, kind)
         init = pid_of(client, attacker)
         processes = [init, *host.descendants(init)]
         assert len(processes) > 1
