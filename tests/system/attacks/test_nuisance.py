@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import os
+import re
 import signal
 import statistics
 import time
@@ -19,7 +20,7 @@ from northstar.model import Exited, Signalled
 from tests.system import host
 from tests.system.attacks.attacker import Power, Victim, assault
 from tests.system.containers import exit_of, install, pid_of, run, wait_ready
-from tests.system.harness import PATIENCE, wait_until
+from tests.system.harness import PATIENCE, RuntimeProcess, wait_until
 
 pytestmark = pytest.mark.root
 
