@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import os
+import re
 import signal
 import statistics
 import time
@@ -19,7 +20,7 @@ from northstar.model import Exited, Signalled
 from tests.system import host
 from tests.system.attacks.attacker import Power, Victim, assault
 from tests.system.containers import exit_of, install, pid_of, run, wait_ready
-from tests.system.harness import PATIENCE, wait_until
+from tests.system.harness import PATIENCE, RuntimeProcess, wait_until
 
 pytestmark = pytest.mark.root
 
@@ -147,6 +148,15 @@ STUBBORN = {
 }
 
 
+def wait_stubborn(runtime: RuntimeProcess, attacker: str, kind: str) -> None:
+    """Wait until a container of STUBBORN is at work. A flood overwrites what it has said before."""
+    if kind == "floods":
+        lost = "bytes of its output are lost here"
+        runtime.wait_log(rf"DEBUG {re.escape(attacker)}: .* {lost}")
+    else:
+        wait_ready(runtime, attacker)
+
+
 @pytest.mark.vm
 @pytest.mark.parametrize("kind", STUBBORN)
 def test_containers_that_resist_their_end(victim: Victim, attack: Path, kind: str) -> None:
@@ -157,10 +167,7 @@ def test_containers_that_resist_their_end(victim: Victim, attack: Path, kind: st
     )
     with runtime.client(subscribe=True) as client:
         client.start(attacker)
-        if kind == "floods":
-            runtime.wait_log(r"DEBUG attacker:1\.0\.0: .* bytes of its output are lost here")
-        else:
-            wait_ready(runtime, attacker)
+        wait_stubborn(runtime, attacker, kind)
         init = pid_of(client, attacker)
         processes = [init, *host.descendants(init)]
         assert len(processes) > 1

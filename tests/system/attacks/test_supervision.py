@@ -16,7 +16,7 @@ from northstar.core.supervision import EXTENSION_MAX
 from northstar.model import Exited, Signalled
 from tests.system import host
 from tests.system.attacks.attacker import Victim
-from tests.system.attacks.test_nuisance import STUBBORN
+from tests.system.attacks.test_nuisance import STUBBORN, wait_stubborn
 from tests.system.containers import install, pid_of, raw, wait_ready
 from tests.system.harness import PATIENCE, TIMEOUT, wait_until
 from tests.system.services.senders import NOTIFY, notified
@@ -113,7 +113,7 @@ def test_a_stop_ends_what_resists_and_does_not_restart_it(
     )
     with runtime.client() as client:
         client.start(CONTAINER)
-        wait_ready(runtime, CONTAINER)
+        wait_stubborn(runtime, CONTAINER, kind)
         init = pid_of(client, CONTAINER)
         processes = [init, *host.descendants(init)]
         begun = time.monotonic()
