@@ -45,11 +45,14 @@ class StateStore:
         """Read the file. Of an update in progress reserve the blocks of the next files again."""
         self.state = await self._pool.run(self._file.read)
         self.lost = self._file.lost
-        for name in self.state.records():
-            try:
+        names = tuple(self.state.records())
+        try:
+            for name in names:
                 await self.reserve(name)
-            except OSError as failure:
-                log.warning("Cannot reserve blocks for the next state file: %s", failure)
+            if not names:
+                await self._pool.run(self._file.release_left)
+        except OSError as failure:
+            log.warning("Cannot reserve or free blocks for the next state file: %s", failure)
 
     async def change(self, change: Callable[[StoredState], StoredState]) -> None:
         """Replace the contents durably by what `change` returns for them.
