@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -39,7 +40,7 @@ class StateStore:
         self._file = StateFile(data_dir.path)
         self._pool = pool
         self._lock = asyncio.Lock()
-        self._reserving: set[Name] = set()
+        self._reserving: Counter[Name] = Counter()
 
     async def load(self) -> None:
         """Read the file. Of an update in progress reserve the blocks of the next files again."""
@@ -104,23 +105,20 @@ class StateStore:
         await self.change(lambda state: replace(state, floors=texts))
 
     async def reserve(self, name: Name) -> None:
-        """Allocate the blocks of the next files, until `release`.
+        """Allocate the blocks of the next files, until as many calls of `release`.
 
         Raises:
             OSError: there is no room.
         """
         async with self._lock:
-            self._reserving.add(name)
-            try:
-                await self._pool.run(self._reserve)
-            except BaseException:
-                self._reserving.discard(name)
-                raise
+            await self._pool.run(self._reserve)
+            self._reserving[name] += 1
 
     async def release(self, name: Name) -> None:
-        """Free the reserved blocks, unless another update needs them; idempotent."""
+        """Free the reserved blocks, unless another update needs them."""
         async with self._lock:
-            self._reserving.discard(name)
+            self._reserving[name] -= 1
+            self._reserving = +self._reserving
             if self._reserving:
                 return
             try:

@@ -85,7 +85,9 @@ def test_a_record_and_a_floor_change_in_one_write(tmp_path: Path, pool: Pool) ->
 def test_two_reservations(tmp_path: Path, pool: Pool) -> None:
     async def work(store: StateStore) -> None:
         await store.reserve(APP)
+        await store.reserve(APP)
         await store.reserve(Name("other"))
+        await store.release(APP)
         await store.release(APP)
         assert "state.json.part" in names(tmp_path)
         await store.release(Name("other"))
@@ -154,7 +156,7 @@ def test_changes_at_the_same_time_are_all_kept(tmp_path: Path, pool: Pool) -> No
     "content",
     [
         {"updates": {"app": {}}},
-        {"updates": {"app": {**{}, "repository": "fs"}}},
+        {"updates": {"app": {"repository": "fs"}}},
         {"updates": {"a b": "x"}},
         {"floors": {"app": "1.x"}},
         {"floors": {"": "1.0.0"}},
