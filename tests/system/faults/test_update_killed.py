@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -207,3 +208,38 @@ def test_killed_in_each_phase(victim: Victim, phase: str, again: bool) -> None:
             victim.runtime.kill()
         expected = {"staged": OLD, "rollback": OLD, "trial": NEW, "commit": NEW}[phase]
         assert victim.check(None, outcome) == expected
+
+
+@pytest.mark.parametrize("outcome", sorted(WORDS))
+@pytest.mark.parametrize(
+    "number",
+    [errno.EIO, pytest.param(errno.ENOSPC, marks=pytest.mark.long)],
+    ids=errno.errorcode.get,
+)
+@pytest.mark.parametrize("which", [1, 2, 3, 4])
+def test_a_write_of_the_state_file_fails(
+    victim: Victim, outcome: str, number: int, which: int
+) -> None:
+    """One of its renames fails: the update is undone, or the write is done again later."""
+    with Interceptor(["renameat2"]) as interceptor:
+        victim.prepare(interceptor, WORDS[outcome], WINDOW[outcome])
+        victim.reset()
+        seen = 0
+
+        def decide(_call: Call) -> int | None:
+            nonlocal seen
+            seen += 1
+            return number if seen == which else None
+
+        interceptor.decide = decide
+        victim.update()
+        wait_until(victim._has_ended, "the update has ended", 60 * PATIENCE)
+        assert seen >= which
+        with victim.runtime.client() as client:
+            (container,) = map(str, client.list())
+        # The first two are those of `staged` and `trial`.
+        assert container == (NEW if outcome == "commit" and which > 2 else OLD)
+        victim.assert_runs(container, floor="1.1.0" if container == NEW else None)
+        with victim.runtime.client() as client:
+            client.update(victim.package("1.3.0", update={"window": "200ms"}), "fs")
+        victim.assert_runs("app:1.3.0", floor="1.3.0")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -605,3 +607,35 @@ def test_the_command_detaches(booted: Device) -> None:
     assert command.returncode == 130
     assert err == "the update goes on: `nstar status` shows how far it is\n"
     booted.assert_runs(NEW, floor="1.1.0")
+
+
+def test_the_command_on_a_terminal(booted: Device) -> None:
+    """The phases are in one line, below the bar of the upload, which vanishes."""
+    package = booted.package("1.2.0", words="notify-open - ; notify READY=1 ; sleep 0.5 ; exit 4")
+    assert terminal(booted, booted.package())[-2:] == [
+        f"{NEW} received, {OLD} stopped, {NEW} ready, healthy for 1s",
+        f"updated {OLD} to {NEW}",
+    ]
+    assert terminal(booted, package)[-2:] == [
+        f"app:1.2.0 received, {NEW} stopped, app:1.2.0 ready",
+        f"error: rolled back to {NEW}: app:1.2.0: exit 4",
+    ]
+
+
+def terminal(device: Device, package: Path) -> list[str]:
+    """Run the command on a terminal, and return the lines that it shows, without control codes."""
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        device.runtime.enter(sys.executable, "-c", NSTAR, "update", str(package), "fs"),
+        env={**os.environ, "NORTHSTAR_URL": device.runtime.url, "NO_COLOR": "1", "TERM": "xterm"},
+        stdout=theirs,
+        stderr=theirs,
+    ) as command:
+        os.close(theirs)
+        text = b""
+        with open(ours, "rb", buffering=0) as screen, contextlib.suppress(OSError):  # EIO: the end
+            while data := screen.read(4096):
+                text += data
+        command.wait(TIMEOUT)
+    plain = re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", text).decode()
+    return [line.rpartition("\r")[2] for line in plain.replace("\r\n", "\n").splitlines() if line]
