@@ -300,6 +300,51 @@ def test_the_old_data_is_back_before_the_old_version_starts(device: Device) -> N
         assert sorted(os.listdir(data)) == ["new", "only", "version"]
 
 
+def test_a_fork_bomb_is_never_ready(booted: Device) -> None:
+    before = booted.held()
+    package = booted.package(
+        words="ignore TERM ; bomb ; pause",
+        service={"ready": {"probe": "notify", "timeout": "300ms"}, "stop": {"timeout": "200ms"}},
+        cgroups={"pids": {"max": 30}},
+    )
+    with booted.runtime.client() as client:
+        assert "not ready within 300ms" in refused(client, package)
+    booted.assert_runs(OLD)
+    wait_until(lambda: booted.held() == before, "nothing is left behind")
+
+
+def test_an_app_with_a_resource(device: Device) -> None:
+    """The resource stays; without it the new version is refused before anything is touched."""
+    lib = manifest("lib", "1.0.0", init=None)
+    shutil.copy(pack(device._directory, lib, {"file": "x"}), device.store)
+    mount = {"type": "resource", "name": "lib", "version": "1", "dir": "/"}
+    mounts = {**PERSIST, "/lib": mount}
+    device.install(mounts=mounts)
+    with device.start().client() as client:
+        wait_state(client, ContainerState.READY)
+        newer = device.package(mounts={**PERSIST, "/lib": {**mount, "version": "2"}})
+        assert "lib" in refused(client, newer)
+        failing = device.package(mounts=mounts, words="exit 1")
+        assert "exit 1" in refused(client, failing)
+        wait_state(client, ContainerState.READY, OLD)
+        client.update(device.package(mounts=mounts), "fs")
+        assert [str(c) for c in client.list()] == [NEW, "lib:1.0.0"]
+        assert status(client, NEW).state is ContainerState.READY
+        with pytest.raises(RefusedError):
+            client.uninstall("lib")
+
+
+def test_a_cycle_is_refused(device: Device) -> None:
+    device.install()
+    device.install(name="other", service={"after": ["app"]})
+    with device.start().client() as client:
+        wait_state(client, ContainerState.READY, "other")
+        text = refused(client, device.package(service={"after": ["other"]}))
+        assert "service.after makes a cycle" in text
+        assert status(client, OLD).state is ContainerState.READY
+        assert len(client.list()) == 2
+
+
 @pytest.mark.parametrize("act", ["stop", "kill"])
 def test_a_client_ends_the_new_version(booted: Device, act: str) -> None:
     with Trial(booted, booted.package(update={"window": "1h"})) as trial:
