@@ -72,9 +72,12 @@ def test_an_older_runtime(kind: Any, tmp_path: Path) -> None:
         wire.greet()
         wire.expect_end()
 
-    with Peer(tmp_path, script) as peer, kind.connect(peer.url) as c:
-        with pytest.raises(MissingFeatureError, match='no feature "update"'):
-            c.update(PACKAGE, "r")
+    with (
+        Peer(tmp_path, script) as peer,
+        kind.connect(peer.url) as c,
+        pytest.raises(MissingFeatureError, match='no feature "update"'),
+    ):
+        c.update(PACKAGE, "r")
 
 
 @both
@@ -83,9 +86,12 @@ def test_a_refusal_during_the_upload(kind: Any, tmp_path: Path) -> None:
         wire.greet(features=["update"])
         wire.send({"response": {"permission_denied": wire.line()["request"]}})
 
-    with Peer(tmp_path, script) as peer, kind.connect(peer.url) as c:
-        with pytest.raises(PermissionDeniedError, match="'update'"):
-            c.update(PACKAGE, "r")
+    with (
+        Peer(tmp_path, script) as peer,
+        kind.connect(peer.url) as c,
+        pytest.raises(PermissionDeniedError, match="'update'"),
+    ):
+        c.update(PACKAGE, "r")
 
 
 @both
@@ -94,9 +100,12 @@ def test_a_lost_connection(kind: Any, tmp_path: Path) -> None:
         wire.greet(features=["update"])
         receive(wire)
 
-    with Peer(tmp_path, script) as peer, kind.connect(peer.url) as c:
-        with pytest.raises(DisconnectedError):
-            c.update(PACKAGE, "r")
+    with (
+        Peer(tmp_path, script) as peer,
+        kind.connect(peer.url) as c,
+        pytest.raises(DisconnectedError),
+    ):
+        c.update(PACKAGE, "r")
 
 
 def test_watching(tmp_path: Path) -> None:
@@ -121,6 +130,9 @@ def test_watching_needs_a_subscription(tmp_path: Path) -> None:
         wire.greet(features=["update"])
         wire.expect_end()
 
-    with Peer(tmp_path, script) as peer, blocking.Client.connect(peer.url) as c:
-        with pytest.raises(InvalidValueError, match="subscribe"):
-            c.update(PACKAGE, "r", watch=print)
+    with (
+        Peer(tmp_path, script) as peer,
+        blocking.Client.connect(peer.url) as c,
+        pytest.raises(InvalidValueError, match="subscribe"),
+    ):
+        c.update(PACKAGE, "r", watch=print)
