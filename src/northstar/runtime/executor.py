@@ -29,7 +29,6 @@ from northstar.model.loop_deadline import timeout, wait
 from northstar.runtime import data_wipe
 from northstar.runtime.deadlines import Deadlines
 from northstar.runtime.directories import notify_directory
-from northstar.runtime.exec import ExecProcess, Terminal, execute
 from northstar.runtime.log_store import LogStore
 from northstar.runtime.notifications import Notifications
 from northstar.runtime.repository import Repository
@@ -40,6 +39,7 @@ from northstar.runtime.statistics_cache import StatisticsCache
 
 if TYPE_CHECKING:
     from northstar.model.notify import NotifyMessage
+    from northstar.runtime.exec import ExecProcess, Terminal
     from northstar.runtime.probes import Probes
     from northstar.runtime.threads import Pool
 
@@ -426,6 +426,8 @@ class Executor:
     ) -> ExecProcess:
         """Execute a program in a container whose payload runs: see `runtime.exec.execute`."""
         running = self.running[entry.container]
+        from northstar.runtime.exec import execute  # few devices need it
+
         return await execute(
             self._context,
             running,

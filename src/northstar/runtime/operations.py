@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from northstar import core
 from northstar.api import RefusedError, response
@@ -20,13 +19,14 @@ from northstar.manifest import Manifest
 from northstar.model import Container, cut
 from northstar.npk.keylist import KeyList
 from northstar.runtime.console.channel import Channel
-from northstar.runtime.exec import ExecProcess, Terminal
 from northstar.runtime.executor import Executor
 from northstar.runtime.key_lists import KeyLists
-from northstar.runtime.log_requests import LogRequests
 from northstar.runtime.package_writer import PackageWriter
 from northstar.runtime.repository import Repository
 from northstar.runtime.update import Updates, UpdateWriter
+
+if TYPE_CHECKING:
+    from northstar.runtime.exec import ExecProcess
 
 log = logging.getLogger("northstar.runtime")
 
@@ -51,7 +51,6 @@ class ContainerOperations:
         self._executor = executor
         self._repositories = repositories
         self._shutdown = shutdown
-        self._logs = LogRequests(executor.logs)
         self._serialised: dict[Container, tuple[Manifest, dict[str, Any]]] = {}
 
     def list(self) -> list[Container]:
@@ -188,6 +187,10 @@ class ContainerOperations:
             terminal: the size of its terminal; None for pipes.
             client: the name of the client, for the log.
         """
+        import shlex
+
+        from northstar.runtime.exec import Terminal
+
         entry = core.refuse_exec(self._executor.state, container)
         core.refuse_exec_command(command)
         core.refuse_environment(environment)
@@ -214,7 +217,9 @@ class ContainerOperations:
         manifest = core.entry_of(self._executor.state, container).manifest
         if not logged_streams(manifest):
             raise RefusedError(Unexpected(_no_log(manifest)))
-        await self._logs.serve(request, channel)
+        from northstar.runtime.log_requests import LogRequests
+
+        await LogRequests(self._executor.logs).serve(request, channel)
 
     async def begin_install(self, repository: str, size: int) -> PackageWriter:
         """Begin to receive a package of `size` bytes into a repository."""

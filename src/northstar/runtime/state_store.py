@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -39,17 +40,20 @@ class StateStore:
         self._file = StateFile(data_dir.path)
         self._pool = pool
         self._lock = asyncio.Lock()
-        self._reserving: set[Name] = set()
+        self._reserving: Counter[Name] = Counter()
 
     async def load(self) -> None:
         """Read the file. Of an update in progress reserve the blocks of the next files again."""
         self.state = await self._pool.run(self._file.read)
         self.lost = self._file.lost
-        for name in self.state.records():
-            try:
+        names = tuple(self.state.records())
+        try:
+            for name in names:
                 await self.reserve(name)
-            except OSError as failure:
-                log.warning("Cannot reserve blocks for the next state file: %s", failure)
+            if not names:
+                await self._pool.run(self._file.release_left)
+        except OSError as failure:
+            log.warning("Cannot reserve or free blocks for the next state file: %s", failure)
 
     async def change(self, change: Callable[[StoredState], StoredState]) -> None:
         """Replace the contents durably by what `change` returns for them.
@@ -101,23 +105,20 @@ class StateStore:
         await self.change(lambda state: replace(state, floors=texts))
 
     async def reserve(self, name: Name) -> None:
-        """Allocate the blocks of the next files, until `release`.
+        """Allocate the blocks of the next files, until as many calls of `release`.
 
         Raises:
             OSError: there is no room.
         """
         async with self._lock:
-            self._reserving.add(name)
-            try:
-                await self._pool.run(self._reserve)
-            except BaseException:
-                self._reserving.discard(name)
-                raise
+            await self._pool.run(self._reserve)
+            self._reserving[name] += 1
 
     async def release(self, name: Name) -> None:
-        """Free the reserved blocks, unless another update needs them; idempotent."""
+        """Free the reserved blocks, unless another update needs them."""
         async with self._lock:
-            self._reserving.discard(name)
+            self._reserving[name] -= 1
+            self._reserving = +self._reserving
             if self._reserving:
                 return
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from northstar.api import ContainerState
+from northstar.api import ContainerState, RefusedError
 from northstar.model import NorthstarError
 from tests.system.faults.intercept import Call, Interceptor
 from tests.system.faults.killing import CALLS, is_log
@@ -207,3 +208,67 @@ def test_killed_in_each_phase(victim: Victim, phase: str, again: bool) -> None:
             victim.runtime.kill()
         expected = {"staged": OLD, "rollback": OLD, "trial": NEW, "commit": NEW}[phase]
         assert victim.check(None, outcome) == expected
+
+
+@pytest.mark.parametrize("phase", sorted(PHASES))
+def test_shut_down_in_each_phase(victim: Victim, phase: str) -> None:
+    """It ends in order, and the next boot goes on; the client is answered before."""
+    outcome = "rollback" if phase == "rollback" else "commit"
+    with Interceptor(["fsync"]) as interceptor:
+        victim.prepare(interceptor, WORDS[outcome], WINDOW[outcome])
+        victim.reset()
+        sent = False
+
+        def decide(call: Call) -> None:
+            nonlocal sent
+            if not sent and victim.state_file.exists():
+                record = json.loads(victim.state_file.read_bytes())["updates"].get("app")
+                if record is not None and PHASES[phase](record):
+                    sent = True
+                    os.kill(call.pid, signal.SIGTERM)
+
+        interceptor.decide = decide
+        with (
+            victim.runtime.client() as client,
+            pytest.raises(RefusedError, match=r"the runtime is shutting down|rolled back"),
+        ):
+            client.update(victim.new, "fs")
+        victim.runtime.wait_exit()
+        interceptor.decide = lambda _call: None
+        expected = {"staged": OLD, "rollback": OLD, "trial": NEW, "commit": NEW}[phase]
+        assert victim.check(None, outcome) == expected
+
+
+@pytest.mark.parametrize("outcome", sorted(WORDS))
+@pytest.mark.parametrize(
+    "number",
+    [errno.EIO, pytest.param(errno.ENOSPC, marks=pytest.mark.long)],
+    ids=errno.errorcode.get,
+)
+@pytest.mark.parametrize("which", [1, 2, 3, 4])
+def test_a_write_of_the_state_file_fails(
+    victim: Victim, outcome: str, number: int, which: int
+) -> None:
+    """One of its renames fails: the update is undone, or the write is done again later."""
+    with Interceptor(["renameat2"]) as interceptor:
+        victim.prepare(interceptor, WORDS[outcome], WINDOW[outcome])
+        victim.reset()
+        seen = 0
+
+        def decide(_call: Call) -> int | None:
+            nonlocal seen
+            seen += 1
+            return number if seen == which else None
+
+        interceptor.decide = decide
+        victim.update()
+        wait_until(victim._has_ended, "the update has ended", 60 * PATIENCE)
+        assert seen >= which
+        with victim.runtime.client() as client:
+            (container,) = map(str, client.list())
+        # The first two are those of `staged` and `trial`.
+        assert container == (NEW if outcome == "commit" and which > 2 else OLD)
+        victim.assert_runs(container, floor="1.1.0" if container == NEW else None)
+        with victim.runtime.client() as client:
+            client.update(victim.package("1.3.0", update={"window": "200ms"}), "fs")
+        victim.assert_runs("app:1.3.0", floor="1.3.0")

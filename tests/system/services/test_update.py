@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -296,6 +298,51 @@ def test_the_old_data_is_back_before_the_old_version_starts(device: Device) -> N
         package = device.package(words="write /data/new x ; exit 1", update={"data": "keep"})
         assert "exit 1" in refused(client, package)
         assert sorted(os.listdir(data)) == ["new", "only", "version"]
+
+
+def test_a_fork_bomb_is_never_ready(booted: Device) -> None:
+    before = booted.held()
+    package = booted.package(
+        words="ignore TERM ; bomb ; pause",
+        service={"ready": {"probe": "notify", "timeout": "300ms"}, "stop": {"timeout": "200ms"}},
+        cgroups={"pids": {"max": 30}},
+    )
+    with booted.runtime.client() as client:
+        assert "not ready within 300ms" in refused(client, package)
+    booted.assert_runs(OLD)
+    wait_until(lambda: booted.held() == before, "nothing is left behind")
+
+
+def test_an_app_with_a_resource(device: Device) -> None:
+    """The resource stays; without it the new version is refused before anything is touched."""
+    lib = manifest("lib", "1.0.0", init=None)
+    shutil.copy(pack(device._directory, lib, {"file": "x"}), device.store)
+    mount = {"type": "resource", "name": "lib", "version": "1", "dir": "/"}
+    mounts = {**PERSIST, "/lib": mount}
+    device.install(mounts=mounts)
+    with device.start().client() as client:
+        wait_state(client, ContainerState.READY)
+        newer = device.package(mounts={**PERSIST, "/lib": {**mount, "version": "2"}})
+        assert "lib" in refused(client, newer)
+        failing = device.package(mounts=mounts, words="exit 1")
+        assert "exit 1" in refused(client, failing)
+        wait_state(client, ContainerState.READY, OLD)
+        client.update(device.package(mounts=mounts), "fs")
+        assert [str(c) for c in client.list()] == [NEW, "lib:1.0.0"]
+        assert status(client, NEW).state is ContainerState.READY
+        with pytest.raises(RefusedError):
+            client.uninstall("lib")
+
+
+def test_a_cycle_is_refused(device: Device) -> None:
+    device.install()
+    device.install(name="other", service={"after": ["app"]})
+    with device.start().client() as client:
+        wait_state(client, ContainerState.READY, "other")
+        text = refused(client, device.package(service={"after": ["other"]}))
+        assert "service.after makes a cycle" in text
+        assert status(client, OLD).state is ContainerState.READY
+        assert len(client.list()) == 2
 
 
 @pytest.mark.parametrize("act", ["stop", "kill"])
@@ -605,3 +652,54 @@ def test_the_command_detaches(booted: Device) -> None:
     assert command.returncode == 130
     assert err == "the update goes on: `nstar status` shows how far it is\n"
     booted.assert_runs(NEW, floor="1.1.0")
+
+
+def test_the_command_on_a_terminal(booted: Device) -> None:
+    """The phases are in one line, below the bar of the upload, which vanishes."""
+    package = booted.package("1.2.0", words="notify-open - ; notify READY=1 ; sleep 0.5 ; exit 4")
+    assert terminal(booted, booted.package())[-2:] == [
+        f"{NEW} received, {OLD} stopped, {NEW} ready, healthy for 1s",
+        f"updated {OLD} to {NEW}",
+    ]
+    assert terminal(booted, package)[-2:] == [
+        f"app:1.2.0 received, {NEW} stopped, app:1.2.0 ready",
+        f"error: rolled back to {NEW}: app:1.2.0: exit 4",
+    ]
+
+
+def terminal(device: Device, package: Path) -> list[str]:
+    """Run the command on a terminal, and return the lines that it shows, without control codes."""
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        device.runtime.enter(sys.executable, "-c", NSTAR, "update", str(package), "fs"),
+        env={**os.environ, "NORTHSTAR_URL": device.runtime.url, "NO_COLOR": "1", "TERM": "xterm"},
+        stdout=theirs,
+        stderr=theirs,
+    ) as command:
+        os.close(theirs)
+        text = b""
+        with open(ours, "rb", buffering=0) as screen, contextlib.suppress(OSError):  # EIO: the end
+            while data := screen.read(4096):
+                text += data
+        command.wait(TIMEOUT)
+    plain = re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", text).decode()
+    return [line.rpartition("\r")[2] for line in plain.replace("\r\n", "\n").splitlines() if line]
+
+
+def test_a_repository_in_memory(device: Device) -> None:
+    """After a restart of the runtime both packages are gone, and so is the update."""
+    runtime = device.start()
+    with runtime.client() as client:
+        client.install(device.package("1.0.0"), "other")
+        client.start("app")
+        before = device.held()
+        assert "exit 1" in refused(client, device.package(words="exit 1"), "other")
+        wait_state(client, ContainerState.READY, OLD)
+        wait_until(lambda: device.held() == before, "nothing is left behind")
+        done = client.update(device.package(), "other")
+        assert str(done.container) == NEW
+        wait_until(lambda: device.held() == before, "nothing is left behind")
+    runtime.kill()
+    runtime.start()
+    with runtime.client() as client:
+        assert client.list() == ()

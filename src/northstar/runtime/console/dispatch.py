@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from northstar.api import request as requests
 from northstar.api import response as responses
@@ -26,13 +26,14 @@ from northstar.api.response import (
 from northstar.api.stream import TerminalSize
 from northstar.model import Container, NorthstarError, cut
 from northstar.npk.keylist import KeyList, key_id
-from northstar.runtime import exec_session
 from northstar.runtime.console.channel import Channel
 from northstar.runtime.console.incoming_package import IncomingPackage
 from northstar.runtime.console.peer import Peer
 from northstar.runtime.console.tokens import Tokens, named_party
-from northstar.runtime.exec_session import Process
 from northstar.runtime.package_writer import IncomingWriter
+
+if TYPE_CHECKING:
+    from northstar.runtime.exec_session import Process
 
 log = logging.getLogger("northstar.runtime.console")
 
@@ -326,6 +327,8 @@ class Dispatcher:
     # With messages before the response
 
     async def _exec(self, request: requests.Exec, caller: Caller, channel: Channel) -> Response:
+        from northstar.runtime.exec_session import converse
+
         container = request.container
         result: ExecOk | Failed
         try:
@@ -339,7 +342,7 @@ class Dispatcher:
             )
             del request
             channel.release_request()
-            result = ExecOk(container, await exec_session.converse(process, channel))
+            result = ExecOk(container, await converse(process, channel))
         except Exception as error:
             result = Failed(container, wire_error(error, f"execute a program in {container}"))
         return responses.Exec(result)
