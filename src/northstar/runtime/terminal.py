@@ -7,7 +7,7 @@ import os
 import threading
 from typing import Final, NamedTuple
 
-from northstar.linux import mount, pty
+from northstar.linux import mount
 from northstar.runtime.null_device import detached_mount
 
 NAME: Final = "pts"
@@ -40,6 +40,8 @@ def open_terminal(run_dir: str, uid: int, gid: int, rows: int, columns: int) -> 
     Raises:
         OSError: includes the path; ENOSPC if the kernel's limit of terminals is reached.
     """
+    from northstar.linux import pty  # every boot loads this module, for NAME
+
     directory = os.path.join(run_dir, NAME)
     with _lock:
         with contextlib.suppress(FileExistsError):
