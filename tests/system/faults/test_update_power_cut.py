@@ -1,0 +1,165 @@
+"""A power cut at any moment of an update: one version runs, with its data, and can be updated.
+
+A runtime in the virtual machine updates an app on a disk, and QEMU logs each write. Then the test
+reconstructs the disk after each write, with all or some of the unflushed writes, and boots a real
+runtime on it.
+
+    .venv/bin/pytest -m long tests/system/faults/test_update_power_cut.py
+
+NORTHSTAR_FAULT_RECORDING names the temporary directory of an earlier run, to check it again; below
+it is one directory for each file system.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.faults import blocklog, update_images
+from tests.system.faults.blocklog import Write
+from tests.system.faults.recorded import NOTE
+from tests.system.faults.update_images import FIRST, NEXT, UPDATES, Outcome
+from tests.system.harness import IN_VM
+
+ROOT = Path(__file__).parents[3]
+
+SIZES = {"ext4": 24 * 2**20, "btrfs": 48 * 2**20}
+"""Bytes of the file system; the disk is larger, for the notes."""
+
+MAKE = {"ext4": ("mkfs.ext4", "-q", "-F"), "btrfs": ("mkfs.btrfs", "-q", "--mixed")}
+"""A btrfs without `--mixed` needs 109 MiB."""
+
+NEXT_EVERY = 4
+"""Another update follows after every n-th boot."""
+
+
+class Boots:
+    """Boots disks with different files once, and counts."""
+
+    def __init__(self, directory: Path, packages: dict[str, bytes], kind: str) -> None:
+        self.outcomes: dict[str, Outcome] = {}
+        self.states = 0
+        self.next_updates = 0
+        self._work = directory / "runtime"
+        self._target = directory / "target"
+        self._image = directory / "image"
+        self._next = directory / "packages" / f"app-{NEXT}.npk"
+        self._packages = packages
+        self._kind = kind
+
+    def outcome(self, image: bytes) -> tuple[Outcome, str | None]:
+        """Return what a boot of a disk ends with, and the floor before the boot."""
+        self.states += 1
+        self._image.unlink(missing_ok=True)  # mount(8) reuses the loop device of a name
+        self._image.write_bytes(image)
+        with update_images.mounted(self._image, self._kind, self._target) as disk:
+            key = update_images.digest(disk, self._packages)
+            floor = update_images.floor_of(disk)
+            if key not in self.outcomes:
+                also = self._next if len(self.outcomes) % NEXT_EVERY == 0 else None
+                self.next_updates += also is not None
+                outcome = update_images.boot(disk, self._work, self._packages, also)
+                self.outcomes[key] = outcome
+        return self.outcomes[key], floor
+
+
+def record(kind: str, directory: Path) -> None:
+    """Run the updates with a runtime in the machine."""
+    plan = {
+        "first": f"app-{FIRST}.npk",
+        "updates": [(f"app-{update.version}.npk", update.commits) for update in UPDATES],
+    }
+    (directory / "packages" / "steps").write_text(json.dumps(plan))
+    disk, log = directory / "disk", directory / "log"
+    with disk.open("wb") as file:
+        file.truncate(SIZES[kind])
+    subprocess.run([*MAKE[kind], str(disk)], check=True)
+    os.truncate(disk, SIZES[kind] + 2**20)
+    shutil.copy(disk, directory / "before")
+    log.touch()
+    program = [sys.executable, str(ROOT / "tests/system/faults/recorded_update.py")]
+    command = ["scripts/vm", "--timeout", "1200", "--disk", str(disk), str(log), "--", *program]
+    done = subprocess.run(
+        [*command, str(directory / "packages"), kind, str(SIZES[kind])],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0
+
+
+@pytest.fixture
+def directory(request: pytest.FixtureRequest, tmp_path: Path, payload: Path) -> Path:
+    """The directory of a recording, which is made, or of an earlier run."""
+    kind = request.getfixturevalue("kind")
+    earlier = os.environ.get("NORTHSTAR_FAULT_RECORDING")
+    if earlier:
+        return Path(earlier, kind)
+    directory = tmp_path / kind
+    (directory / "packages").mkdir(parents=True)
+    update_images.pack_all(directory / "packages", payload)
+    record(kind, directory)
+    return directory
+
+
+def cuts(directory: Path, kind: str) -> Iterator[tuple[bytes, str, int, bool]]:
+    """Yield each different disk after a power cut: its contents, which it is, answers, complete."""
+    answered: int | None = None
+    image = (directory / "before").read_bytes()
+    writes = blocklog.parse((directory / "log").read_bytes())
+    print(f"{len(writes)} writes")
+    last = b""
+    for state in blocklog.states(image, writes, random.Random(0)):
+        if state.which == "all":
+            number = noted(writes[state.number - 1], SIZES[kind])
+            answered = answered if number is None else number
+        content = state.image[: SIZES[kind]]
+        if answered is None or content == last:
+            continue
+        last = content
+        told = f"{state.which} writes up to {state.number}, {answered} updates answered"
+        yield content, told, answered, state.which == "all"
+    assert answered == len(UPDATES)
+
+
+def noted(write: Write, offset: int) -> int | None:
+    """Return the number of answered updates, if this write is such a note."""
+    if write.offset == offset and write.data.startswith(NOTE):
+        return int(write.data.removeprefix(NOTE).split(b"\n")[0])
+    return None
+
+
+@pytest.mark.root
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+@pytest.mark.skipif(IN_VM or platform.machine() != "x86_64", reason="it starts a machine itself")
+@pytest.mark.parametrize("kind", sorted(MAKE))
+def test_one_version_with_its_data(directory: Path, kind: str) -> None:
+    packages = {
+        path.name.removeprefix("app-").removesuffix(".npk"): path.read_bytes()
+        for path in (directory / "packages").glob("*.npk")
+    }
+    boots = Boots(directory, packages, kind)
+    before = FIRST
+    for image, told, answered, complete in cuts(directory, kind):
+        outcome, floor = boots.outcome(image)
+        update_images.check(outcome, answered, told)
+        # A floor on the disk is a commit, which the boot may only complete.
+        assert floor in (None, outcome.floor), told
+        if complete:
+            assert not update_images.newer(before, outcome.version), told
+            before = outcome.version
+    found = {(outcome.version, outcome.floor) for outcome in boots.outcomes.values()}
+    assert found == {each for n in range(len(UPDATES) + 1) for each in update_images.expected(n)}
+    print(
+        f"{kind}: {boots.states} different disks, {len(boots.outcomes)} with different files "
+        f"booted, {boots.next_updates} of them updated again"
+    )
