@@ -42,10 +42,16 @@ class StateStore:
         self._reserving: set[Name] = set()
 
     async def load(self) -> None:
-        """Read the file. Of an update in progress reserve the blocks of the next files again."""
+        """Read the file. Of an update in progress reserve the blocks of the next files again.
+
+        Without one, blocks are freed that an earlier run had reserved when it was killed.
+        """
         self.state = await self._pool.run(self._file.read)
         self.lost = self._file.lost
-        for name in self.state.records():
+        records = self.state.records()
+        if not records:
+            await self._release()
+        for name in records:
             try:
                 await self.reserve(name)
             except OSError as failure:
@@ -118,12 +124,14 @@ class StateStore:
         """Free the reserved blocks, unless another update needs them; idempotent."""
         async with self._lock:
             self._reserving.discard(name)
-            if self._reserving:
-                return
-            try:
-                await self._pool.run(self._file.release)
-            except OSError as failure:
-                log.warning("Cannot free the blocks of the next state file: %s", failure)
+            if not self._reserving:
+                await self._release()
+
+    async def _release(self) -> None:
+        try:
+            await self._pool.run(self._file.release)
+        except OSError as failure:
+            log.warning("Cannot free the blocks of the next state file: %s", failure)
 
     def _write(self, state: StoredState) -> None:
         self._data_dir.restore()

@@ -109,15 +109,17 @@ def expected(answered: int) -> set[tuple[str, str | None]]:
 def check(outcome: Outcome, answered: int, told: str) -> None:
     """Check the outcome of a boot after a power cut."""
     assert (outcome.version, outcome.floor) in expected(answered), f"{told}: {outcome}"
-    committed = {u.version for u in UPDATES if u.commits and not newer(u.version, outcome.version)}
+    committed = {u.version for u in UPDATES if u.commits and not lower(outcome.version, u.version)}
     # With `keep` what a version wrote stays when it is rolled back.
     kept = {u.version for u in UPDATES if u.data == "keep" and outcome.version == "1.3.0"}
     assert {FIRST} | committed <= outcome.seen <= {FIRST} | committed | kept, f"{told}: {outcome}"
 
 
-def newer(one: str, other: str) -> bool:
-    """Return whether a version is newer than another one."""
-    return Version.parse(one) > Version.parse(other)
+def lower(one: str | None, other: str | None) -> bool:
+    """Return whether a version is older than another one; None is older than all others."""
+    if one is None or other is None:
+        return one is None and other is not None
+    return Version.parse(one) < Version.parse(other)
 
 
 @contextlib.contextmanager
@@ -202,8 +204,12 @@ def boot(disk: Path, work: Path, packages: Mapping[str, bytes], next_: Path | No
 def settled(runtime: RuntimeProcess, disk: Path, packages: Mapping[str, bytes]) -> Outcome:
     """Wait until one version is ready and the rest is removed; return it with its data."""
     with runtime.client() as client:
-        what = "one version is ready, and no update is in progress"
-        wait_until(lambda: state(client) is ContainerState.READY and not left(disk), what, 30)
+        what = "one version is ready, and nothing is left of an update"
+        try:
+            wait_until(lambda: state(client) is ContainerState.READY and not left(disk), what, 60)
+        except AssertionError:
+            print(f"left: {left(disk)}, versions: {client.list()}, {state(client)}")
+            raise
         (container,) = client.list()
     version = str(container.version)
     (file,) = (disk / PACKAGES).iterdir()
