@@ -74,9 +74,7 @@ def runtime_on(disk: Path, directory: Path, **options: Any) -> RuntimeProcess:
         data.symlink_to(disk / DATA)
     table = f'type = {{ fs = {{ dir = "{disk / PACKAGES}" }} }}'
     permissions = '["full", "update"]'
-    return RuntimeProcess(
-        directory, repositories={"fs": table}, permissions=permissions, **options
-    )
+    return RuntimeProcess(directory, repositories={"fs": table}, permissions=permissions, **options)
 
 
 def state(client: blocking.Client) -> ContainerState | None:

@@ -12,6 +12,7 @@ it is one directory for each file system.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -20,16 +21,20 @@ import random
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.system.faults import blocklog, update_images
+from northstar.api import ContainerState, RefusedError
+from tests.system import disks
+from tests.system.faults import blocklog, recorded_update, update_images
 from tests.system.faults.blocklog import Write
+from tests.system.faults.intercept import Call, Interceptor
 from tests.system.faults.recorded import NOTE
 from tests.system.faults.update_images import FIRST, NEXT, UPDATES, Outcome
-from tests.system.harness import IN_VM
+from tests.system.harness import IN_VM, wait_until
 
 ROOT = Path(__file__).parents[3]
 
@@ -38,6 +43,12 @@ SIZES = {"ext4": 24 * 2**20, "btrfs": 48 * 2**20}
 
 MAKE = {"ext4": ("mkfs.ext4", "-q", "-F"), "btrfs": ("mkfs.btrfs", "-q", "--mixed")}
 """A btrfs without `--mixed` needs 109 MiB."""
+
+CALLS = (
+    *("fsync", "fdatasync", "syncfs", "rename", "renameat", "renameat2", "unlink", "unlinkat"),
+    *("mkdir", "mkdirat", "fallocate", "ftruncate", "truncate"),
+)
+"""Calls of the runtime before which the disk differs from the one before the previous call."""
 
 SEEDS = 4
 """How often the unflushed writes that are missing are chosen anew."""
@@ -103,7 +114,7 @@ def record(kind: str, directory: Path) -> None:
 @pytest.fixture
 def directory(request: pytest.FixtureRequest, tmp_path: Path, payload: Path) -> Path:
     """The directory of a recording, which is made, or of an earlier run."""
-    kind = request.getfixturevalue("kind")
+    kind: str = request.getfixturevalue("kind")
     earlier = os.environ.get("NORTHSTAR_FAULT_RECORDING")
     if earlier:
         return Path(earlier, kind)
@@ -134,7 +145,8 @@ def cuts(directory: Path, kind: str) -> Iterator[tuple[bytes, str, int, bool]]:
             key = hashlib.sha256(content + bytes([answered])).digest()
             if key not in yielded:
                 yielded.add(key)
-                told = f"{state.which} writes up to {state.number} (seed {seed}), {answered} updates answered"
+                told = f"{state.which} writes up to {state.number} (seed {seed}), "
+                told += f"{answered} updates answered"
                 yield content, told, answered, complete
         assert answered == len(UPDATES)
 
@@ -181,3 +193,74 @@ def test_one_version_with_its_data(directory: Path, kind: str) -> None:
         f"{kind}: {boots.states} different disks, {len(boots.outcomes)} with different files "
         f"booted, {boots.next_updates} of them updated again"
     )
+
+
+class Looks:
+    """The different contents of a disk at the moments when it was looked at.
+
+    Attributes:
+        answered: the number of updates that were answered so far.
+        found: for each content, compressed: that number, and when it was.
+    """
+
+    def __init__(self, image: Path) -> None:
+        self.answered = 0
+        self.found: list[tuple[bytes, int, str]] = []
+        self._image = image
+        self._last = (b"", -1)
+
+    def look(self, call: Call) -> None:
+        """Look before a call of the runtime."""
+        content = self._image.read_bytes()
+        # The kernel may be writing: twice the same is the content of one moment.
+        while content != self._last[0] and (again := self._image.read_bytes()) != content:
+            content = again
+        if (content, self.answered) != self._last:
+            self._last = content, self.answered
+            told = f"before {call.name}, {self.answered} updates answered"
+            self.found.append((zlib.compress(content, 1), self.answered, told))
+
+
+def look_before_calls(looks: Looks, disk: Path, directory: Path) -> None:
+    """Do one update that is committed, and one that is rolled back."""
+    with Interceptor(CALLS) as interceptor:
+        runtime = recorded_update.runtime_on(
+            disk, directory / "recorded", wrap=interceptor.wrap, pass_fds=interceptor.pass_fds
+        )
+        try:
+            runtime.start()
+            with runtime.client() as client:
+                ready = ContainerState.READY
+                wait_until(lambda: recorded_update.state(client) is ready, "the app is ready")
+            os.sync()
+            interceptor.decide = looks.look
+            for update in UPDATES[:2]:
+                refused = (
+                    contextlib.nullcontext() if update.commits else pytest.raises(RefusedError)
+                )
+                with runtime.client() as client, refused:
+                    client.update(directory / "packages" / f"app-{update.version}.npk", "fs")
+                looks.answered += 1
+        finally:
+            interceptor.decide = lambda _call: None
+            runtime.close()
+
+
+@pytest.mark.root
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("part", [6, pytest.param(1, marks=pytest.mark.long)])
+def test_cut_before_calls(tmp_path: Path, payload: Path, part: int) -> None:
+    """The disk as the kernel has written it before calls of the runtime, without a machine."""
+    (tmp_path / "packages").mkdir()
+    packages = update_images.pack_all(tmp_path / "packages", payload)
+    with disks.mounted("ext4", tmp_path / "live", size=SIZES["ext4"]) as disk:
+        recorded_update.prepare(disk, tmp_path / "packages" / f"app-{FIRST}.npk")
+        looks = Looks(tmp_path / "live" / "ext4.img")
+        look_before_calls(looks, disk, tmp_path)
+    boots = Boots(tmp_path, packages, "ext4")
+    for compressed, answered, told in looks.found[::part]:
+        outcome, _ = boots.outcome(zlib.decompress(compressed))
+        update_images.check(outcome, answered, told)
+    print(f"{len(looks.found)} disks, {boots.states} of them tried, {len(boots.outcomes)} booted")
+    found = {outcome.version for outcome in boots.outcomes.values()}
+    assert found == {FIRST, UPDATES[0].version}
