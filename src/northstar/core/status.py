@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from northstar.api.status import ContainerState, Status
+from northstar.api.status import ContainerState, Status, Wanted
 from northstar.core.requests import entry_of
 from northstar.core.update import options
-from northstar.core.update_values import Update, UpdateStep
+from northstar.core.update_values import Phase, Update, UpdateStep
 from northstar.core.values import Entry, State
 from northstar.model import Container
 from northstar.model.units import format_nanoseconds
@@ -34,7 +34,7 @@ def status_of_entry(entry: Entry, now: int, update: Update | None = None) -> Sta
         wanted=entry.wanted,
         state=entry.state,
         since=now - entry.since,
-        reason=entry.reason or _updated(entry, update),
+        reason=_reason(entry, update),
         run=entry.history.runs,
         restarts=entry.history.restarts,
         next=None if start is None else max(start - now, 0),
@@ -43,15 +43,17 @@ def status_of_entry(entry: Entry, now: int, update: Update | None = None) -> Sta
     )
 
 
-def _updated(entry: Entry, update: Update | None) -> str:
-    """Return the part of a container in an update; empty if it has none."""
+def _reason(entry: Entry, update: Update | None) -> str:
+    """Return why a container is in its state: of an update, what it does in it."""
     if update is None:
-        return ""
+        return entry.reason
     record = update.record
-    if entry.container == record.old:
-        return f"being replaced by {record.new}"
-    if entry.container != record.new:
-        return ""
+    if entry.container == record.old and record.phase is not Phase.ROLLBACK:
+        # That it was stopped is a part of the update.
+        stopped = entry.wanted is Wanted.DOWN and not entry.has_process
+        return entry.reason if entry.reason and not stopped else f"being replaced by {record.new}"
+    if entry.container != record.new or entry.reason:
+        return entry.reason
     if update.step is UpdateStep.TRY:
         return f"on trial for {format_nanoseconds(options(entry.manifest).window)}"
-    return f"replaces {record.old}"
+    return f"replaces {record.old}" if record.phase is not Phase.ROLLBACK else "rolled back"

@@ -627,6 +627,7 @@ def _end(draft: Draft, update: Update) -> None:
     if record.phase is Phase.STAGED:
         outcome = "refused"
     _publish(draft, record, outcome, record.reason or update.failure or "")
+    _log(draft, record, f"has ended: {outcome.replace('_', ' ')}")
     _answer(draft, update, update.failure)
     draft.set(updates=without(draft.state.updates, record.new.name))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -39,23 +40,20 @@ class StateStore:
         self._file = StateFile(data_dir.path)
         self._pool = pool
         self._lock = asyncio.Lock()
-        self._reserving: set[Name] = set()
+        self._reserving: Counter[Name] = Counter()
 
     async def load(self) -> None:
-        """Read the file. Of an update in progress reserve the blocks of the next files again.
-
-        Without one, blocks are freed that an earlier run had reserved when it was killed.
-        """
+        """Read the file. Of an update in progress reserve the blocks of the next files again."""
         self.state = await self._pool.run(self._file.read)
         self.lost = self._file.lost
-        records = self.state.records()
-        if not records:
-            await self._release()
-        for name in records:
-            try:
+        names = tuple(self.state.records())
+        try:
+            for name in names:
                 await self.reserve(name)
-            except OSError as failure:
-                log.warning("Cannot reserve blocks for the next state file: %s", failure)
+            if not names:
+                await self._pool.run(self._file.release_left)
+        except OSError as failure:
+            log.warning("Cannot reserve or free blocks for the next state file: %s", failure)
 
     async def change(self, change: Callable[[StoredState], StoredState]) -> None:
         """Replace the contents durably by what `change` returns for them.
@@ -107,31 +105,26 @@ class StateStore:
         await self.change(lambda state: replace(state, floors=texts))
 
     async def reserve(self, name: Name) -> None:
-        """Allocate the blocks of the next files, until `release`.
+        """Allocate the blocks of the next files, until as many calls of `release`.
 
         Raises:
             OSError: there is no room.
         """
         async with self._lock:
-            self._reserving.add(name)
-            try:
-                await self._pool.run(self._reserve)
-            except BaseException:
-                self._reserving.discard(name)
-                raise
+            await self._pool.run(self._reserve)
+            self._reserving[name] += 1
 
     async def release(self, name: Name) -> None:
-        """Free the reserved blocks, unless another update needs them; idempotent."""
+        """Free the reserved blocks, unless another update needs them."""
         async with self._lock:
-            self._reserving.discard(name)
-            if not self._reserving:
-                await self._release()
-
-    async def _release(self) -> None:
-        try:
-            await self._pool.run(self._file.release)
-        except OSError as failure:
-            log.warning("Cannot free the blocks of the next state file: %s", failure)
+            self._reserving[name] -= 1
+            self._reserving = +self._reserving
+            if self._reserving:
+                return
+            try:
+                await self._pool.run(self._file.release)
+            except OSError as failure:
+                log.warning("Cannot free the blocks of the next state file: %s", failure)
 
     def _write(self, state: StoredState) -> None:
         self._data_dir.restore()

@@ -238,6 +238,15 @@ class StateFile:
         with directory:
             self._free(directory.fd)
 
+    def release_left(self) -> None:
+        """Free the blocks that a killed runtime has reserved, if it has. Otherwise write nothing.
+
+        Raises:
+            OSError: as `release`.
+        """
+        if os.path.lexists(os.path.join(self._directory, _PARTIAL)):
+            self.release()
+
     def _free(self, where: int) -> None:
         with contextlib.suppress(OSError):
             os.unlink(_PARTIAL, dir_fd=where)

@@ -100,13 +100,20 @@ class Updates:
         """
         manifest, new = package.npk.manifest, package.container
         executor = self._executor
+        problem = await self._problem(manifest)
+        reserved = False
+        if problem is None:
+            try:
+                await self._store.reserve(new.name)
+                reserved = True
+            except (NorthstarError, OSError) as failure:
+                problem = f"{new} cannot be tried: {failure}"
         try:
-            problem = await self._problem(manifest)
             executor.apply(
                 events.UpdateVerified(repository.identifier, manifest, package.npk.size, problem)
             )
         except BaseException:
-            if new.name not in executor.state.updates:
+            if reserved:
                 await self._store.release(new.name)
             raise
         # The actions have not begun yet.
@@ -129,7 +136,6 @@ class Updates:
                 await planned(self._context, manifest, command, paths)
             if options(manifest).data is DataPolicy.SNAPSHOT:
                 await self._on_data(data_snapshot.required, str(new.name), self._give_up)
-            await self._store.reserve(new.name)
         except RefusedError:
             # The core finds it too, among its own reasons.
             return None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +20,7 @@ from northstar.api import ContainerState, RefusedError, notification, request, r
 from northstar.client import blocking
 from northstar.model import NorthstarError
 from tests.system.containers import PIPES, split
+from tests.system.disks import fill, mounted
 from tests.system.harness import TIMEOUT, RuntimeProcess, manifest, pack, wait_until
 from tests.system.services.test_restart import status, wait_state
 
@@ -26,6 +30,7 @@ PERMISSIONS = '["full", "update"]'
 OLD, NEW = "app:1.0.0", "app:1.1.0"
 NOTIFY: dict[str, Any] = {"notify": "/run/notify", "ready": {"probe": "notify"}}
 SERVE = "notify-open - ; notify READY=1 ; pause"
+NSTAR = "import sys; from northstar.cli.nstar import main; sys.exit(main())"
 PERSIST = {"/data": {"type": "persist"}}
 
 
@@ -48,17 +53,22 @@ class Device:
     def start(self, lines: str = "", **options: Any) -> RuntimeProcess:
         """Make and start the runtime; `lines` are those of its repository."""
         table = f'type = {{ fs = {{ dir = "{self.store}" }} }}\n{lines}'
+        data_dir, start = options.pop("data_dir", None), options.pop("start", True)
         self.runtime = self._make(
+            start=False,
             repositories={"fs": table, "other": 'type = "mem"'},
             **{"permissions": PERMISSIONS, **options},
         )
-        return self.runtime
+        if data_dir is not None:
+            self.runtime.data_dir.symlink_to(data_dir)
+        return self.runtime.start() if start else self.runtime
 
     def package(self, version: str = "1.1.0", words: str = SERVE, **fields: Any) -> Path:
         """Pack a version; `update`, `service` and others are fields of its manifest."""
         update = {"window": "1s", "data": "snapshot", **fields.pop("update", {})}
         service = {**NOTIFY, "update": update, **fields.pop("service", {})}
-        words = f"write /data/version {version} ; {words}"
+        if fields.pop("writes", True):
+            words = f"write /data/version {version} ; {words}"
         text = manifest(
             fields.pop("name", "app"),
             version,
@@ -107,7 +117,7 @@ class Device:
             content.get("updates", {}) == {}
             and content.get("floors", {}) == floors
             and set(self._state()) <= {"state.json", "data"}
-            and sorted(os.listdir(self.runtime.data_dir)) == [".northstar-state:", "app"]
+            and set(os.listdir(self.runtime.data_dir)) <= {".northstar-state:", "app"}
         )
 
     def _state(self) -> list[str]:
@@ -216,7 +226,7 @@ def test_without_a_service_section(device: Device) -> None:
 def test_what_status_says_meanwhile(booted: Device) -> None:
     package = booted.package(update={"window": "1h"})
     with Trial(booted, package), booted.runtime.client() as client:
-        assert status(client, OLD).reason == f"replaced by {NEW}"
+        assert status(client, OLD).reason == f"being replaced by {NEW}"
         found = status(client, NEW)
         assert (found.state, found.reason) == (ContainerState.READY, "on trial for 3600s")
         client.stop(NEW)
@@ -290,6 +300,51 @@ def test_the_old_data_is_back_before_the_old_version_starts(device: Device) -> N
         assert sorted(os.listdir(data)) == ["new", "only", "version"]
 
 
+def test_a_fork_bomb_is_never_ready(booted: Device) -> None:
+    before = booted.held()
+    package = booted.package(
+        words="ignore TERM ; bomb ; pause",
+        service={"ready": {"probe": "notify", "timeout": "300ms"}, "stop": {"timeout": "200ms"}},
+        cgroups={"pids": {"max": 30}},
+    )
+    with booted.runtime.client() as client:
+        assert "not ready within 300ms" in refused(client, package)
+    booted.assert_runs(OLD)
+    wait_until(lambda: booted.held() == before, "nothing is left behind")
+
+
+def test_an_app_with_a_resource(device: Device) -> None:
+    """The resource stays; without it the new version is refused before anything is touched."""
+    lib = manifest("lib", "1.0.0", init=None)
+    shutil.copy(pack(device._directory, lib, {"file": "x"}), device.store)
+    mount = {"type": "resource", "name": "lib", "version": "1", "dir": "/"}
+    mounts = {**PERSIST, "/lib": mount}
+    device.install(mounts=mounts)
+    with device.start().client() as client:
+        wait_state(client, ContainerState.READY)
+        newer = device.package(mounts={**PERSIST, "/lib": {**mount, "version": "2"}})
+        assert "lib" in refused(client, newer)
+        failing = device.package(mounts=mounts, words="exit 1")
+        assert "exit 1" in refused(client, failing)
+        wait_state(client, ContainerState.READY, OLD)
+        client.update(device.package(mounts=mounts), "fs")
+        assert [str(c) for c in client.list()] == [NEW, "lib:1.0.0"]
+        assert status(client, NEW).state is ContainerState.READY
+        with pytest.raises(RefusedError):
+            client.uninstall("lib")
+
+
+def test_a_cycle_is_refused(device: Device) -> None:
+    device.install()
+    device.install(name="other", service={"after": ["app"]})
+    with device.start().client() as client:
+        wait_state(client, ContainerState.READY, "other")
+        text = refused(client, device.package(service={"after": ["other"]}))
+        assert "service.after makes a cycle" in text
+        assert status(client, OLD).state is ContainerState.READY
+        assert len(client.list()) == 2
+
+
 @pytest.mark.parametrize("act", ["stop", "kill"])
 def test_a_client_ends_the_new_version(booted: Device, act: str) -> None:
     with Trial(booted, booted.package(update={"window": "1h"})) as trial:
@@ -302,32 +357,19 @@ def test_a_client_ends_the_new_version(booted: Device, act: str) -> None:
     booted.assert_runs(OLD)
 
 
-def test_a_full_disk_of_the_new_version(booted: Device) -> None:
+def test_a_full_disk_of_the_new_version(
+    device: Device, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """It fills its data, and fails: the copy is renamed, which needs no space."""
-    runtime = booted.runtime
-    runtime.stop()
-    with tmpfs(runtime.data_dir, "2m"):
-        runtime.start()
+    with mounted("tmpfs", tmp_path_factory.mktemp("disk"), size=2**21) as disk:
+        device.install()
+        runtime = device.start(data_dir=disk)
         words = "fill /data/full 100000000 ; exit 5"
         with runtime.client() as client:
             wait_state(client, ContainerState.READY)
-            assert "exit 5" in refused(client, booted.package(words=words))
-        booted.assert_runs(OLD)
+            assert "exit 5" in refused(client, device.package(words=words))
+        device.assert_runs(OLD)
         runtime.stop()
-
-
-class tmpfs:  # noqa: N801 - used as a function
-    """A small file system, mounted for the body; runtimes that start in it see it."""
-
-    def __init__(self, where: Path, size: str) -> None:
-        self._where, self._size = where, size
-
-    def __enter__(self) -> None:
-        options = f"size={self._size},mode=700"
-        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", self._where], check=True)
-
-    def __exit__(self, *_: object) -> None:
-        subprocess.run(["umount", "-l", self._where], check=True)
 
 
 # ---- Refusals
@@ -382,27 +424,25 @@ def test_a_repository_that_is_full(device: Device) -> None:
     device.assert_runs(OLD)
 
 
-def test_no_room_for_the_copy_or_the_state_file(booted: Device) -> None:
-    runtime = booted.runtime
-    runtime.stop()
-    with tmpfs(runtime.data_dir, "512k"):
-        runtime.start()
+def test_no_room_for_the_copy_or_the_state_file(
+    device: Device, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with mounted("tmpfs", tmp_path_factory.mktemp("disk"), size=2**19) as disk:
+        device.install()
+        runtime = device.start(data_dir=disk)
+        large = disk / "app" / "large"
         with runtime.client() as client:
             wait_state(client, ContainerState.READY)
-            (runtime.data_dir / "app" / "large").write_bytes(bytes(300 * 1024))
-            text = refused(client, booted.package())
+            large.write_bytes(bytes(300 * 1024))
+            text = refused(client, device.package())
             assert "a snapshot of the data of app needs" in text
-            full = runtime.data_dir / "app" / "full"
-            with full.open("wb") as file, pytest.raises(OSError, match="No space"):
-                while True:
-                    file.write(bytes(4096))
-                    file.flush()
-            text = refused(client, booted.package(update={"data": "keep"}))
+            full = fill(disk)
+            text = refused(client, device.package(update={"data": "keep"}))
             assert "No space left on device" in text
             full.unlink()
-            (runtime.data_dir / "app" / "large").unlink()
-            client.update(booted.package(), "fs")
-        booted.assert_runs(NEW, floor="1.1.0")
+            large.unlink()
+            client.update(device.package(), "fs")
+        device.assert_runs(NEW, floor="1.1.0")
         runtime.stop()
 
 
@@ -413,7 +453,7 @@ def test_what_is_refused_during_an_update(booted: Device) -> None:
         for container in (OLD, NEW):
             with pytest.raises(RefusedError, match=f"{OLD} is being replaced by {NEW}"):
                 client.uninstall(container)
-        with pytest.raises(RefusedError, match=f"{OLD} is being replaced by {NEW}"):
+        with pytest.raises(RefusedError, match=f"{NEW} is running already"):
             client.start(OLD)
         # Another version may be installed, and removed, but not with the data of the name.
         client.install(booted.package("0.9.0"), "fs")
@@ -597,7 +637,8 @@ def test_the_command_without_notifications(device: Device) -> None:
 def test_the_command_detaches(booted: Device) -> None:
     package = booted.package(update={"window": "4s"})
     command = subprocess.Popen(
-        ["nstar", "--url", booted.runtime.url, "update", str(package), "fs"],
+        booted.runtime.enter(sys.executable, "-c", NSTAR, "update", str(package), "fs"),
+        env={**os.environ, "NORTHSTAR_URL": booted.runtime.url},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -611,3 +652,35 @@ def test_the_command_detaches(booted: Device) -> None:
     assert command.returncode == 130
     assert err == "the update goes on: `nstar status` shows how far it is\n"
     booted.assert_runs(NEW, floor="1.1.0")
+
+
+def test_the_command_on_a_terminal(booted: Device) -> None:
+    """The phases are in one line, below the bar of the upload, which vanishes."""
+    package = booted.package("1.2.0", words="notify-open - ; notify READY=1 ; sleep 0.5 ; exit 4")
+    assert terminal(booted, booted.package())[-2:] == [
+        f"{NEW} received, {OLD} stopped, {NEW} ready, healthy for 1s",
+        f"updated {OLD} to {NEW}",
+    ]
+    assert terminal(booted, package)[-2:] == [
+        f"app:1.2.0 received, {NEW} stopped, app:1.2.0 ready",
+        f"error: rolled back to {NEW}: app:1.2.0: exit 4",
+    ]
+
+
+def terminal(device: Device, package: Path) -> list[str]:
+    """Run the command on a terminal, and return the lines that it shows, without control codes."""
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        device.runtime.enter(sys.executable, "-c", NSTAR, "update", str(package), "fs"),
+        env={**os.environ, "NORTHSTAR_URL": device.runtime.url, "NO_COLOR": "1", "TERM": "xterm"},
+        stdout=theirs,
+        stderr=theirs,
+    ) as command:
+        os.close(theirs)
+        text = b""
+        with open(ours, "rb", buffering=0) as screen, contextlib.suppress(OSError):  # EIO: the end
+            while data := screen.read(4096):
+                text += data
+        command.wait(TIMEOUT)
+    plain = re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", text).decode()
+    return [line.rpartition("\r")[2] for line in plain.replace("\r\n", "\n").splitlines() if line]

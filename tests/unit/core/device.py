@@ -1,3 +1,4 @@
+# ruff: noqa: N802 - handlers have the names of the actions
 """A device that executes the actions of the core in memory, and whose power may fail at any moment.
 
 It has a disk, which survives, and containers with a given behaviour. Everything else is the core's
@@ -47,7 +48,7 @@ class Disk:
     floors: list[Version] = field(default_factory=list)
 
 
-class PowerCut(Exception):
+class PowerCut(Exception):  # noqa: N818 - it is no error
     """The power fails before an action is executed."""
 
 

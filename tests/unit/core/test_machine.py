@@ -304,9 +304,11 @@ class Registry(RuleBasedStateMachine):
             case actions.Fail() | actions.Log():
                 pass
             case _:
+                # There are no updates here, so each of the others is on a container.
                 same = [a for a in self.open if type(a) is type(action)]
                 if not isinstance(action, actions.SendSignal):
-                    assert action.container not in [a.container for a in same]
+                    container = getattr(action, "container")  # noqa: B009
+                    assert container not in [getattr(a, "container") for a in same]  # noqa: B009
                 self.open.append(action)
 
     def notified(self, note: notification.Notification) -> None:

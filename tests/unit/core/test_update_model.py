@@ -1,4 +1,4 @@
-"""Updates as a model: all power cuts, failures and behaviours, by enumeration of the core's steps."""
+"""Updates as a model: all power cuts, failures and behaviours, by enumeration of the steps."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from northstar.api import ContainerData, ContainerState, RefusedError, Status, Wanted, error
 from northstar.api.feature import FEATURES
-from northstar.api.response import Failed, StatusOk
+from northstar.api.response import Failed, StatusOk, UpdateOk
 from northstar.model import FULL, Container, Exited, Permissions
 from northstar.npk import key, keylist
 from northstar.npk.keylist import KeyList, ListedKey, Use
@@ -21,7 +21,7 @@ from northstar.runtime.config import ConsoleOptions, GlobalConsole, TcpAddress, 
 from northstar.runtime.console import Console
 from northstar.runtime.console.tokens import Tokens
 from northstar.runtime.notifications import Notifications
-from northstar.runtime.package_writer import PackageWriter
+from northstar.runtime.package_writer import IncomingWriter, PackageWriter
 
 DEADLINE = 20.0
 LINE_LIMIT = 2**24
@@ -88,6 +88,26 @@ class Package(PackageWriter):
         self.aborted += 1
 
 
+class UpdatePackage(IncomingWriter[UpdateOk]):
+    """A writer whose commit is an update of A to B."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.data = b""
+        self.aborted = 0
+
+    async def write(self, chunk: bytes) -> None:
+        await self._runtime.step("write")
+        self.data += chunk
+
+    async def commit(self) -> UpdateOk:
+        await self._runtime.step("commit")
+        return UpdateOk(B, A)
+
+    async def abort(self) -> None:
+        self.aborted += 1
+
+
 class Runtime:
     """Operations in memory.
 
@@ -104,6 +124,7 @@ class Runtime:
         self.gates: dict[str, asyncio.Event] = {}
         self.busy = 0
         self.packages: list[Package] = []
+        self.updates: list[UpdatePackage] = []
         self.on_shutdown: Callable[[], object] = lambda: None
 
     async def step(self, operation: str) -> None:
@@ -193,6 +214,15 @@ class Runtime:
         package = Package(self)
         self.packages.append(package)
         return package
+
+    async def begin_update(self, repository: str, size: int) -> UpdatePackage:
+        self.calls.append(("update", repository, size))
+        await self.step("begin_update")
+        if repository != "mem":
+            raise RefusedError(error.InvalidRepository(repository))
+        update = UpdatePackage(self)
+        self.updates.append(update)
+        return update
 
 
 class Client:
