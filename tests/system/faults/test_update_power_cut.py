@@ -44,6 +44,10 @@ SIZES = {"ext4": 24 * 2**20, "btrfs": 48 * 2**20}
 MAKE = {"ext4": ("mkfs.ext4", "-q", "-F"), "btrfs": ("mkfs.btrfs", "-q", "--mixed")}
 """A btrfs without `--mixed` needs 109 MiB."""
 
+BLOCKS = {"ext4": 512, "btrfs": 4096}
+"""Bytes that the disk writes as a whole. The superblock of btrfs is one block of 4096 bytes with a
+checksum, and must not be torn."""
+
 CALLS = (
     *("fsync", "fdatasync", "syncfs", "rename", "renameat", "renameat2", "unlink", "unlinkat"),
     *("mkdir", "mkdirat", "fallocate", "ftruncate", "truncate"),
@@ -133,7 +137,7 @@ def cuts(directory: Path, kind: str) -> Iterator[tuple[bytes, str, int, bool]]:
     yielded: set[bytes] = set()
     for seed in range(SEEDS):
         answered: int | None = None
-        for state in blocklog.states(image, writes, random.Random(seed)):
+        for state in blocklog.states(image, writes, random.Random(seed), BLOCKS[kind]):
             complete = state.which == "all"
             if complete:
                 number = noted(writes[state.number - 1], SIZES[kind])
