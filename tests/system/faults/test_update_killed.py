@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from northstar.api import ContainerState
+from northstar.api import ContainerState, RefusedError
 from northstar.model import NorthstarError
 from tests.system.faults.intercept import Call, Interceptor
 from tests.system.faults.killing import CALLS, is_log
@@ -206,6 +206,35 @@ def test_killed_in_each_phase(victim: Victim, phase: str, again: bool) -> None:
             wait_until(lambda: met, "the boot writes something")
             interceptor.decide = lambda _call: None
             victim.runtime.kill()
+        expected = {"staged": OLD, "rollback": OLD, "trial": NEW, "commit": NEW}[phase]
+        assert victim.check(None, outcome) == expected
+
+
+@pytest.mark.parametrize("phase", sorted(PHASES))
+def test_shut_down_in_each_phase(victim: Victim, phase: str) -> None:
+    """It ends in order, and the next boot goes on; the client is answered before."""
+    outcome = "rollback" if phase == "rollback" else "commit"
+    with Interceptor(["fsync"]) as interceptor:
+        victim.prepare(interceptor, WORDS[outcome], WINDOW[outcome])
+        victim.reset()
+        sent = False
+
+        def decide(call: Call) -> None:
+            nonlocal sent
+            if not sent and victim.state_file.exists():
+                record = json.loads(victim.state_file.read_bytes())["updates"].get("app")
+                if record is not None and PHASES[phase](record):
+                    sent = True
+                    os.kill(call.pid, signal.SIGTERM)
+
+        interceptor.decide = decide
+        with (
+            victim.runtime.client() as client,
+            pytest.raises(RefusedError, match=r"the runtime is shutting down|rolled back"),
+        ):
+            client.update(victim.new, "fs")
+        victim.runtime.wait_exit()
+        interceptor.decide = lambda _call: None
         expected = {"staged": OLD, "rollback": OLD, "trial": NEW, "commit": NEW}[phase]
         assert victim.check(None, outcome) == expected
 

@@ -684,3 +684,22 @@ def terminal(device: Device, package: Path) -> list[str]:
         command.wait(TIMEOUT)
     plain = re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", text).decode()
     return [line.rpartition("\r")[2] for line in plain.replace("\r\n", "\n").splitlines() if line]
+
+
+def test_a_repository_in_memory(device: Device) -> None:
+    """After a restart of the runtime both packages are gone, and so is the update."""
+    runtime = device.start()
+    with runtime.client() as client:
+        client.install(device.package("1.0.0"), "other")
+        client.start("app")
+        before = device.held()
+        assert "exit 1" in refused(client, device.package(words="exit 1"), "other")
+        wait_state(client, ContainerState.READY, OLD)
+        wait_until(lambda: device.held() == before, "nothing is left behind")
+        done = client.update(device.package(), "other")
+        assert str(done.container) == NEW
+        wait_until(lambda: device.held() == before, "nothing is left behind")
+    runtime.kill()
+    runtime.start()
+    with runtime.client() as client:
+        assert client.list() == ()
