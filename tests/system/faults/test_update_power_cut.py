@@ -61,6 +61,37 @@ NEXT_EVERY = 4
 """Another update follows after every n-th boot."""
 
 
+RIGHT = (
+    (0, Outcome("1.0.0", None, frozenset({"1.0.0"}))),
+    (0, Outcome("1.1.0", "1.1.0", frozenset({"1.0.0", "1.1.0"}))),
+    (1, Outcome("1.1.0", "1.1.0", frozenset({"1.0.0", "1.1.0"}))),
+    (4, Outcome("1.3.0", "1.3.0", frozenset({"1.0.0", "1.1.0", "1.3.0"}))),
+    (4, Outcome("1.3.0", "1.3.0", frozenset({"1.0.0", "1.1.0", "1.3.0", "1.4.0"}))),
+)
+WRONG = {
+    "a version that was replaced": (1, Outcome("1.0.0", None, frozenset({"1.0.0"}))),
+    "a version that failed": (1, Outcome("1.2.0", "1.1.0", frozenset({"1.0.0", "1.1.0"}))),
+    "a floor too low": (1, Outcome("1.1.0", None, frozenset({"1.0.0", "1.1.0"}))),
+    "data of a newer version": (0, Outcome("1.0.0", None, frozenset({"1.0.0", "1.1.0"}))),
+    "data of a version that failed": (
+        2,
+        Outcome("1.1.0", "1.1.0", frozenset({"1.0.0", "1.1.0", "1.2.0"})),
+    ),
+    "data that is lost": (3, Outcome("1.3.0", "1.3.0", frozenset({"1.0.0", "1.3.0"}))),
+}
+
+
+@pytest.mark.parametrize(("answered", "outcome"), RIGHT)
+def test_a_right_outcome(answered: int, outcome: Outcome) -> None:
+    update_images.check(outcome, answered, "")
+
+
+@pytest.mark.parametrize(("answered", "outcome"), WRONG.values(), ids=WRONG)
+def test_a_wrong_outcome_is_found(answered: int, outcome: Outcome) -> None:
+    with pytest.raises(AssertionError):
+        update_images.check(outcome, answered, "")
+
+
 class Boots:
     """Boots disks with different files once, and counts."""
 
