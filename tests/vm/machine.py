@@ -42,7 +42,8 @@ MODULES = (
     "squashfs",
     "virtio_blk",
     "ext4",
-    "crc32c_generic",  # erofs asks the crypto API for it by name
+    "crc32c_generic",  # erofs and btrfs ask the crypto API for it by name
+    "btrfs",
     "erofs",
     "dm-mod",
     "dm-verity",

@@ -191,6 +191,7 @@ def restore(data_dir: str, name: str) -> str | None:
     _sync(data_dir)
     _sync(parent)
     _remove(snapshot + _PARTIAL)
+    _sync(parent)
     return replaced
 
 
@@ -213,9 +214,14 @@ def discard(data_dir: str, name: str, stop: threading.Event | None = None) -> No
     try:
         os.rename(snapshot, partial)
     except FileNotFoundError:
-        return
+        if not os.path.isdir(parent):
+            return
+    else:
+        _sync(parent)
+        _remove(partial, stop)
+    # The record of the update is removed next. On btrfs that is durable without this removal, and a
+    # power cut would leave a copy that nothing removes.
     _sync(parent)
-    _remove(partial, stop)
 
 
 def _check_place(data_dir: str, data: str) -> bool:

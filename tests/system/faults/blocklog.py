@@ -55,11 +55,19 @@ def parse(log: bytes) -> list[Write]:
     return writes
 
 
-def states(image: bytes, writes: list[Write], generator: random.Random) -> Iterator[State]:
+def states(
+    image: bytes, writes: list[Write], generator: random.Random, block: int = 512
+) -> Iterator[State]:
     """Yield the possible contents of the disk after each number of writes and a power cut.
 
     First with all writes complete; then, if some may still be in the disk's cache, with some of
     these missing, and the last present one torn.
+
+    Args:
+        image: the disk before the first write.
+        writes: all writes, in their order.
+        generator: chooses what is missing.
+        block: bytes that the disk writes as a whole, a multiple of 512.
     """
     durable = bytearray(image)
     cached: list[Write] = []
@@ -84,7 +92,7 @@ def states(image: bytes, writes: list[Write], generator: random.Random) -> Itera
                 last = kept[-1]
                 length = len(last.data)
                 if not last.flags & FUA:
-                    length = generator.randrange(0, length + 1, 512)
+                    length = generator.randrange(0, length + 1, block)
                 _apply(some, last._replace(data=last.data[:length]))
             yield State(number, "some", bytes(some))
 
