@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from northstar.api.status import ContainerState, Status, Wanted
 from northstar.core.requests import entry_of
-from northstar.core.update import options
+from northstar.core.update_steps import options
 from northstar.core.update_values import Phase, Update, UpdateStep
 from northstar.core.values import Entry, State
 from northstar.model import Container

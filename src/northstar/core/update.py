@@ -11,49 +11,33 @@ the state file.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Final
 
 from msgspec.structs import replace
 
 from northstar.api import RefusedError, error, notification
 from northstar.api.notification import UpdatePhase
-from northstar.api.status import ContainerState, Wanted
-from northstar.core import events, packages, stops
+from northstar.api.status import Wanted
+from northstar.core import events, packages
 from northstar.core.actions import (
     CompleteUpdate,
-    CopyData,
-    DiscardData,
     Log,
     Publish,
-    RequestStart,
-    RequestUninstall,
-    RestoreData,
     SetUpdateTimer,
-    StorePackage,
     WriteRecord,
 )
 from northstar.core.choice import choose_resources
 from northstar.core.requests import SHUTTING_DOWN, below_floor, refuse_if_stopping
-from northstar.core.transitions import enter, mount
+from northstar.core.update_steps import BEGIN, OBSERVE, options, put
 from northstar.core.update_values import Phase, Record, Update, UpdateStep
-from northstar.core.values import PENDING, Cause, Draft, Entry, Image, State, without
-from northstar.manifest import DataPolicy, Manifest, RestartPolicy
-from northstar.manifest import Update as Options
-from northstar.model import Container, Exited, Name
+from northstar.core.values import Cause, Draft, Entry, State, without
+from northstar.manifest import DataPolicy, Manifest
+from northstar.model import Container, Name
+
+_S = UpdateStep
 
 RETRY: Final = 10 * 10**9
 """Time in ns after which a failed step that must not be left out is done again."""
-
-_DEFAULT: Final = Options()
-_S = UpdateStep
-
-
-def options(manifest: Manifest) -> Options:
-    """Return how a version is tried."""
-    service = manifest.service
-    return _DEFAULT if service is None or service.update is None else service.update
-
 
 # ---- The request
 
@@ -83,7 +67,7 @@ def verified(draft: Draft, event: events.UpdateVerified) -> None:
     steps = [_S.RECORD, _S.STORE, _S.MOUNT, _S.STOP_OLD]
     if record.data is DataPolicy.SNAPSHOT:
         steps.append(_S.SNAPSHOT)
-    _put(draft, Update(record, tuple(steps)))
+    put(draft, Update(record, tuple(steps)))
     draft.act(Log(logging.INFO, f"Update of {old.container} to {new}: received and verified"))
 
 
@@ -141,7 +125,7 @@ def loaded(draft: Draft, event: events.RecordsLoaded) -> None:
             text = f"The update of {record.old} to {record.new} is dropped: both packages are gone"
             draft.act(Log(logging.WARNING, text), WriteRecord(name, None))
             continue
-        _put(draft, _resumed(draft, record))
+        put(draft, _resumed(draft, record))
 
 
 def _resumed(draft: Draft, record: Record) -> Update:
@@ -266,7 +250,7 @@ def _start_begun(draft: Draft, container: Container) -> None:
     update = draft.state.updates.get(container.name)
     if update is not None and update.step in (_S.TRY, _S.START_OLD) and not update.begun:
         runs = draft.state.containers[container].history.runs
-        _put(draft, replace(update, begun=True, runs=runs))
+        put(draft, replace(update, begun=True, runs=runs))
 
 
 def _result_on(draft: Draft, container: Container, steps: set[UpdateStep], reason: str) -> None:
@@ -280,7 +264,7 @@ def _result_on(draft: Draft, container: Container, steps: set[UpdateStep], reaso
 def _result(draft: Draft, name: Name, steps: set[UpdateStep], reason: str) -> None:
     update = draft.state.updates.get(name)
     if update is not None and update.begun and update.step in steps:
-        _put(draft, replace(update, result=reason))
+        put(draft, replace(update, result=reason))
 
 
 # ---- The steps
@@ -313,12 +297,12 @@ def _advance(draft: Draft, name: Name) -> bool:
             return False
         if draft.state.booting and update.step in (_S.TRY, _S.START_OLD):
             return False
-        _put(draft, replace(update, begun=True, result=None, due=None))
-        _BEGIN[update.step](draft, draft.state.updates[name])
+        put(draft, replace(update, begun=True, result=None, due=None))
+        BEGIN[update.step](draft, draft.state.updates[name])
         return True
     result = update.result
     if result is None:
-        observe = _OBSERVE.get(update.step)
+        observe = OBSERVE.get(update.step)
         result = None if observe is None else observe(draft, update)
     if result is None:
         return False
@@ -329,196 +313,6 @@ def _advance(draft: Draft, name: Name) -> bool:
     else:
         _succeeded(draft, update)
     return True
-
-
-def _begin_record(draft: Draft, update: Update) -> None:
-    record = update.record
-    floor = record.new.version if record.phase is Phase.COMMIT else None
-    draft.act(WriteRecord(record.new.name, record, floor))
-
-
-def _begin_store(draft: Draft, update: Update) -> None:
-    draft.act(StorePackage(update.record.new))
-
-
-def _begin_mount(draft: Draft, update: Update) -> None:
-    mount(draft, (update.record.new,))
-
-
-def _begin_stop_old(draft: Draft, update: Update) -> None:
-    _stop(draft, update.record.old, f"replaced by {update.record.new}")
-
-
-def _begin_stop_new(draft: Draft, update: Update) -> None:
-    _stop(draft, update.record.new, "rolled back")
-
-
-def _stop(draft: Draft, container: Container, reason: str) -> None:
-    entry = draft.state.containers.get(container)
-    if entry is None:
-        return
-    if entry.state in PENDING:
-        enter(draft, container, ContainerState.INSTALLED, reason, wanted=Wanted.DOWN)
-    elif entry.has_process:
-        stops.begin_stop(draft, container, reason, wanted=Wanted.DOWN)
-
-
-def _begin_snapshot(draft: Draft, update: Update) -> None:
-    draft.act(CopyData(update.record.new.name))
-
-
-def _begin_try(draft: Draft, update: Update) -> None:
-    _request_start(draft, update, update.record.new, Cause.UPDATE)
-
-
-def _begin_start_old(draft: Draft, update: Update) -> None:
-    _request_start(draft, update, update.record.old, Cause.ROLLBACK)
-
-
-def _request_start(draft: Draft, update: Update, container: Container, cause: Cause) -> None:
-    entry = draft.state.containers.get(container)
-    if entry is not None:
-        _put(draft, replace(update, runs=entry.history.runs))
-        draft.act(RequestStart(container, cause))
-
-
-def _begin_remove_old(draft: Draft, update: Update) -> None:
-    _remove(draft, update.record.old)
-
-
-def _begin_remove_new(draft: Draft, update: Update) -> None:
-    _remove(draft, update.record.new)
-
-
-def _remove(draft: Draft, container: Container) -> None:
-    if container in draft.state.containers:
-        draft.act(RequestUninstall(container))
-
-
-def _begin_restore(draft: Draft, update: Update) -> None:
-    draft.act(RestoreData(update.record.new.name))
-
-
-def _begin_discard(draft: Draft, update: Update) -> None:
-    draft.act(DiscardData(update.record.new.name))
-
-
-def _begin_forget(draft: Draft, update: Update) -> None:
-    draft.act(WriteRecord(update.record.new.name, None))
-
-
-_BEGIN: Final[dict[UpdateStep, Callable[[Draft, Update], None]]] = {
-    _S.RECORD: _begin_record,
-    _S.STORE: _begin_store,
-    _S.MOUNT: _begin_mount,
-    _S.STOP_OLD: _begin_stop_old,
-    _S.SNAPSHOT: _begin_snapshot,
-    _S.TRY: _begin_try,
-    _S.REMOVE_OLD: _begin_remove_old,
-    _S.STOP_NEW: _begin_stop_new,
-    _S.RESTORE: _begin_restore,
-    _S.REMOVE_NEW: _begin_remove_new,
-    _S.DISCARD: _begin_discard,
-    _S.START_OLD: _begin_start_old,
-    _S.FORGET: _begin_forget,
-}
-
-
-def _observe_store(draft: Draft, update: Update) -> str | None:
-    return "" if update.record.new in draft.state.containers else None
-
-
-def _observe_mount(draft: Draft, update: Update) -> str | None:
-    entry = draft.state.containers.get(update.record.new)
-    if entry is None:
-        return "its package was removed"
-    return "" if entry.image is Image.MOUNTED else None
-
-
-def _observe_stop_old(draft: Draft, update: Update) -> str | None:
-    return _observe_stop(draft, update.record.old, f"replaced by {update.record.new}")
-
-
-def _observe_stop_new(draft: Draft, update: Update) -> str | None:
-    return _observe_stop(draft, update.record.new, "rolled back")
-
-
-def _observe_stop(draft: Draft, container: Container, reason: str) -> str | None:
-    entry = draft.state.containers.get(container)
-    if entry is None or (entry.run is None and entry.state not in PENDING):
-        return ""
-    if entry.wanted is Wanted.UP:
-        # It was being started when the step began.
-        _stop(draft, container, reason)
-    return None
-
-
-def _observe_try(draft: Draft, update: Update) -> str | None:
-    """Return an empty text when the trial is passed, and the reason when it has failed."""
-    new = update.record.new
-    entry = draft.state.containers.get(new)
-    if entry is None:
-        return "its package was removed"
-    if entry.history.runs == update.runs:
-        return None
-    match entry.state:
-        case ContainerState.WAITING | ContainerState.STARTING | ContainerState.RUNNING:
-            return None
-        case ContainerState.READY if entry.run is not None and entry.run.status is None:
-            if update.due is None:
-                due = draft.now + options(entry.manifest).window
-                _put(draft, replace(update, due=due))
-                draft.act(SetUpdateTimer(new.name, due))
-                return None
-            return "" if draft.now >= update.due else None
-        case ContainerState.INSTALLED | ContainerState.FAILED if _has_succeeded(entry):
-            return ""
-        case ContainerState.UNHEALTHY:
-            return f"unhealthy: {entry.reason}" if entry.reason else "unhealthy"
-        case ContainerState.INSTALLED | ContainerState.FAILED | ContainerState.BACKOFF:
-            return entry.reason or "it was stopped"
-    # It stops, or is being cleaned up: its end tells why.
-    return None
-
-
-def _has_succeeded(entry: Entry) -> bool:
-    """Return whether a container has ended by itself, with code 0, and is not to run always."""
-    restart = entry.service.restart
-    always = restart is not None and restart.policy is RestartPolicy.ALWAYS
-    return entry.history.last == Exited(0) and entry.reason == "exit 0" and not always
-
-
-def _observe_removed_old(draft: Draft, update: Update) -> str | None:
-    return "" if update.record.old not in draft.state.containers else None
-
-
-def _observe_removed_new(draft: Draft, update: Update) -> str | None:
-    return "" if update.record.new not in draft.state.containers else None
-
-
-def _observe_start_old(draft: Draft, update: Update) -> str | None:
-    entry = draft.state.containers.get(update.record.old)
-    if entry is None:
-        return "its package is gone"
-    if entry.state is ContainerState.WAITING:
-        return ""
-    if entry.history.runs == update.runs or entry.state is ContainerState.STARTING:
-        return None
-    if entry.has_process and entry.run is not None and entry.run.status is None:
-        return ""
-    return entry.reason or "it has ended"
-
-
-_OBSERVE: Final[dict[UpdateStep, Callable[[Draft, Update], str | None]]] = {
-    _S.STORE: _observe_store,
-    _S.MOUNT: _observe_mount,
-    _S.STOP_OLD: _observe_stop_old,
-    _S.STOP_NEW: _observe_stop_new,
-    _S.TRY: _observe_try,
-    _S.REMOVE_OLD: _observe_removed_old,
-    _S.REMOVE_NEW: _observe_removed_new,
-    _S.START_OLD: _observe_start_old,
-}
 
 
 # ---- What follows a step
@@ -536,17 +330,17 @@ def _succeeded(draft: Draft, update: Update) -> None:
         return
     rest = update.steps[1:]
     if rest:
-        _put(draft, replace(update, steps=rest, begun=False, result=None, due=None))
+        put(draft, replace(update, steps=rest, begun=False, result=None, due=None))
     elif record.phase is Phase.STAGED:
         trial = replace(_next(record, Phase.TRIAL), tries=1)
-        _put(draft, replace(update, record=trial, **_fresh(_S.RECORD, _S.TRY)))
+        put(draft, replace(update, record=trial, **_fresh(_S.RECORD, _S.TRY)))
     else:
         assert record.phase is Phase.TRIAL, f"{record.phase} has no last step but FORGET"
         steps = [_S.RECORD, _S.REMOVE_OLD, _S.FORGET]
         if record.data is DataPolicy.SNAPSHOT:
             steps.insert(2, _S.DISCARD)
         committed = _next(record, Phase.COMMIT)
-        _put(draft, replace(update, record=committed, **_fresh(*steps)))
+        put(draft, replace(update, record=committed, **_fresh(*steps)))
 
 
 def _failed(draft: Draft, update: Update, reason: str) -> None:
@@ -557,14 +351,14 @@ def _failed(draft: Draft, update: Update, reason: str) -> None:
     elif step is _S.RECORD and record.phase is Phase.TRIAL and record.tries <= 1:
         _undo(draft, replace(update, record=_next(record, Phase.STAGED)), reason)
     elif step is _S.TRY:
-        _put(draft, _rolling_back(draft, record, reason, answered=update.answered))
+        put(draft, _rolling_back(draft, record, reason, answered=update.answered))
     elif step in (_S.REMOVE_OLD, _S.DISCARD):
         # The boot would start the new version anyway, and remove the copy.
         draft.act(Log(logging.WARNING, f"Update of {record.old} to {record.new}: {what}"))
-        _put(draft, replace(update, **_fresh(*update.steps[1:])))
+        put(draft, replace(update, **_fresh(*update.steps[1:])))
     elif step is _S.START_OLD:
         failure = f"{update.failure or ''}; {record.old} does not start: {reason}"
-        _put(draft, replace(update, failure=failure, **_fresh(*update.steps[1:])))
+        put(draft, replace(update, failure=failure, **_fresh(*update.steps[1:])))
     else:
         _retry(draft, update, what)
 
@@ -577,10 +371,10 @@ def _retry(draft: Draft, update: Update, what: str) -> None:
     if update.step is _S.REMOVE_NEW and _S.START_OLD in steps:
         # The old version need not wait for it.
         steps = (_S.START_OLD, _S.REMOVE_NEW, *(s for s in steps[1:] if s is not _S.START_OLD))
-        _put(draft, replace(update, failure=text, **_fresh(*steps)))
+        put(draft, replace(update, failure=text, **_fresh(*steps)))
         return
     due = draft.now + RETRY
-    _put(draft, replace(update, begun=False, result=None, due=due))
+    put(draft, replace(update, begun=False, result=None, due=due))
     draft.act(SetUpdateTimer(record.new.name, due))
     _answer(
         draft, draft.state.updates[record.new.name], f"{text}; it is done again until it succeeds"
@@ -600,7 +394,7 @@ def _undo(draft: Draft, update: Update, reason: str) -> None:
         steps.insert(0, _S.START_OLD)
         failure = f"rolled back to {record.old}: {record.new}: {reason}"
     _log(draft, record, f"has failed: {reason}", logging.WARNING)
-    _put(draft, replace(update, record=record, failure=failure, **_fresh(*steps)))
+    put(draft, replace(update, record=record, failure=failure, **_fresh(*steps)))
 
 
 def _old_is_up(draft: Draft, record: Record) -> bool:
@@ -636,7 +430,7 @@ def _answer(draft: Draft, update: Update, failure: str | None) -> None:
         return
     reason = None if failure is None else error.Unexpected(failure)
     draft.act(CompleteUpdate(update.record.new, update.record.old, reason))
-    _put(draft, replace(update, answered=True))
+    put(draft, replace(update, answered=True))
 
 
 def _publish(draft: Draft, record: Record, phase: str, reason: str) -> None:
@@ -654,7 +448,3 @@ def _fresh(*steps: UpdateStep) -> dict[str, object]:
 
 def _log(draft: Draft, record: Record, text: str, level: int = logging.INFO) -> None:
     draft.act(Log(level, f"The update of {record.old} to {record.new} {text}"))
-
-
-def _put(draft: Draft, update: Update) -> None:
-    draft.set(updates={**draft.state.updates, update.record.new.name: update})

@@ -14,7 +14,7 @@ from northstar.api.response import UpdateOk
 from northstar.api.status import ContainerState
 from northstar.core import actions, events
 from northstar.core.choice import choose_command, choose_resources
-from northstar.core.update import options
+from northstar.core.update_steps import options
 from northstar.core.update_values import UpdateStep
 from northstar.launch.plan import build
 from northstar.manifest import DataPolicy, Manifest
