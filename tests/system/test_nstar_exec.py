@@ -106,7 +106,7 @@ def sleepers(runtime: RuntimeProcess) -> list[int]:
     return [
         pid
         for pid in host.descendants(runtime.pid)
-        if Path(f"/proc/{pid}/cmdline").read_bytes().startswith((b"sleep\0", b"/usr/bin/sleep\0"))
+        if host.command(pid).startswith(("sleep ", "/usr/bin/sleep "))
     ]
 
 

@@ -24,7 +24,7 @@ from tests.system.test_exec import inside
 
 pytestmark = pytest.mark.root
 
-EXECS = int(os.environ.get("NORTHSTAR_TEST_EXECS", "200"))
+EXECS = int(os.environ.get("NORTHSTAR_TEST_EXECS", "100"))
 
 SYS_PTRACE = 1 << 19
 
@@ -157,6 +157,7 @@ def check_gains(found: list[dict[str, Any]], capabilities: int) -> None:
         assert line["truncate"] in {errno.ETXTBSY, errno.EACCES, errno.EPERM, errno.EINVAL}, line
 
 
+@pytest.mark.timeout(300)
 def test_cve_2016_9962_tracing_each_process_as_it_appears(victim: Victim, attack: Path) -> None:
     """runc's process was in the container with the host's descriptors and capabilities."""
     found = hunted(victim, attack, count=EXECS)
@@ -188,6 +189,7 @@ def test_cve_2016_9962_the_attack_succeeds_on_nsenter(victim: Victim, attack: Pa
         check_gains([{**line, "exe": BEFORE_EXECVE}], SYS_PTRACE)
 
 
+@pytest.mark.timeout(300)
 def test_cve_2019_5736_changing_the_launcher_through_proc(victim: Victim, attack: Path) -> None:
     """A container as root changes the file that its new process executes before its execve.
 
