@@ -248,7 +248,8 @@ def test_follow_ends_with_the_runtime(runtime: RuntimeProcess) -> None:
         assert texts([next(followed)]) == ["hello"]
         # The shell reports the end of sleep too.
         other.shutdown()
-        assert texts(list(followed))[-1] == "bye"
+        # The two streams have no common order.
+        assert "bye" in texts(list(followed))
     runtime.wait_exit()
 
 
