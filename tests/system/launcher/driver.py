@@ -317,7 +317,11 @@ def children() -> list[str]:
     """Return the pids of this process's children, of all threads."""
     found = []
     for task in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{task}/children") as file:
+        # A thread of an earlier test may end meanwhile.
+        with (
+            contextlib.suppress(FileNotFoundError),
+            open(f"/proc/self/task/{task}/children") as file,
+        ):
             found += file.read().split()
     return sorted(found)
 
