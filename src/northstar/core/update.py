@@ -64,10 +64,8 @@ def verified(draft: Draft, event: events.UpdateVerified) -> None:
     after = () if manifest.service is None else manifest.service.after
     packages.reserve(draft, event.repository, new, event.size, after)
     record = Record(event.repository, old.container, new, options(manifest).data, Phase.STAGED)
-    steps = [_S.RECORD, _S.STORE, _S.MOUNT, _S.STOP_OLD]
-    if record.data is DataPolicy.SNAPSHOT:
-        steps.append(_S.SNAPSHOT)
-    put(draft, Update(record, tuple(steps)))
+    snapshot = _if_snapshot(record, _S.SNAPSHOT)
+    put(draft, Update(record, (_S.RECORD, _S.STORE, _S.MOUNT, _S.STOP_OLD, *snapshot)))
     draft.act(Log(logging.INFO, f"Update of {old.container} to {new}: received and verified"))
 
 
@@ -336,9 +334,7 @@ def _succeeded(draft: Draft, update: Update) -> None:
         put(draft, replace(update, record=trial, **_fresh(_S.RECORD, _S.TRY)))
     else:
         assert record.phase is Phase.TRIAL, f"{record.phase} has no last step but FORGET"
-        steps = [_S.RECORD, _S.REMOVE_OLD, _S.FORGET]
-        if record.data is DataPolicy.SNAPSHOT:
-            steps.insert(2, _S.DISCARD)
+        steps = (_S.RECORD, _S.REMOVE_OLD, *_if_snapshot(record, _S.DISCARD), _S.FORGET)
         committed = _next(record, Phase.COMMIT)
         put(draft, replace(update, record=committed, **_fresh(*steps)))
 
@@ -386,9 +382,7 @@ def _undo(draft: Draft, update: Update, reason: str) -> None:
     record = update.record
     if record.new not in draft.state.containers:
         packages.release_reserved(draft, record.repository, record.new)
-    steps = [_S.REMOVE_NEW, _S.FORGET]
-    if record.data is DataPolicy.SNAPSHOT:
-        steps.insert(1, _S.DISCARD)
+    steps = [_S.REMOVE_NEW, *_if_snapshot(record, _S.DISCARD), _S.FORGET]
     failure = f"{record.new} is not installed: {reason}"
     if update.record.phase is Phase.STAGED and not _old_is_up(draft, record):
         steps.insert(0, _S.START_OLD)
@@ -409,9 +403,14 @@ def _rolling_back(draft: Draft, record: Record, reason: str, *, answered: bool) 
     return Update(back, _rollback_steps(back), failure=failure, answered=answered)
 
 
+def _if_snapshot(record: Record, step: UpdateStep) -> tuple[UpdateStep, ...]:
+    """Return a step that only an update with a snapshot of the data has."""
+    return (step,) if record.data is DataPolicy.SNAPSHOT else ()
+
+
 def _rollback_steps(record: Record) -> tuple[UpdateStep, ...]:
-    data = (_S.RESTORE,) if record.data is DataPolicy.SNAPSHOT else ()
-    return (_S.RECORD, _S.STOP_NEW, *data, _S.REMOVE_NEW, _S.START_OLD, _S.FORGET)
+    restore = _if_snapshot(record, _S.RESTORE)
+    return (_S.RECORD, _S.STOP_NEW, *restore, _S.REMOVE_NEW, _S.START_OLD, _S.FORGET)
 
 
 def _end(draft: Draft, update: Update) -> None:

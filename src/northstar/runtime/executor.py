@@ -425,12 +425,11 @@ class Executor:
         terminal: Terminal | None,
     ) -> ExecProcess:
         """Execute a program in a container whose payload runs: see `runtime.exec.execute`."""
-        running = self.running[entry.container]
         from northstar.runtime.exec import execute  # few devices need it
 
         return await execute(
             self._context,
-            running,
+            self.running[entry.container],
             entry.manifest,
             command,
             environment,

@@ -116,10 +116,10 @@ class KeyLists:
             new = keylist.parse(document.encode("ascii", "replace"))
             keylist.check_successor(current, new)
             self._refuse_lost_packages(identifier, new)
+            before, after = keys_of(current), keys_of(new)
             # Packages that are verified meanwhile must be valid whatever comes of this.
-            both = tuple(k for k in keys_of(current).install if k in keys_of(new).install)
-            repository = self._repositories[identifier]
-            repository.keys = Keys(both, keys_of(current).load)
+            both = tuple(key for key in before.install if key in after.install)
+            self._repositories[identifier].keys = Keys(both, before.load)
             chain = (*self._chains[identifier], document)
 
             def with_chain(state: StoredState) -> StoredState:
