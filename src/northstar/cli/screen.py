@@ -99,13 +99,14 @@ class Screen:
         return Size(rows or 24, columns or 80)
 
     def draw(self, lines: Sequence[str]) -> None:
-        """Show these lines, at most as many as there are rows, in place of all others.
+        """Show these lines, at least one and at most one per row, in place of all others.
 
         Each row is erased before it is written: after a character in the last column the cursor
         stays on it, and would erase it.
         """
-        rows = (f"{_ERASE_LINE}{line}" for line in lines)
-        self._write(_HOME + "\r\n".join(rows) + _ERASE_BELOW)
+        *first, last = lines
+        rows = [*(f"{_ERASE_LINE}{line}" for line in first), f"{_ERASE_BELOW}{last}"]
+        self._write(_HOME + "\r\n".join(rows))
 
     def _write(self, text: str) -> None:
         data = text.encode(errors="backslashreplace")

@@ -52,8 +52,8 @@ def stats(
 ) -> None:
     """Show what containers use: processor, memory, processes and restarts.
 
-    Without CONTAINER these are all that run or are to run. CPU is the processor time in the interval, in percent
-    of one processor. `nstar top` is the same as a full screen, with keys.
+    Without CONTAINER these are all that run or are to run. CPU is the processor time in the
+    interval, in percent of one processor. `nstar top` is the same as a full screen, with keys.
     """
     with session.connect() as client:
         sampler = Sampler(client, client.resolve(*containers))

@@ -167,12 +167,14 @@ def _fit(columns: Sequence[Column], needs: Sequence[int], width: int) -> dict[in
                 excess -= needs[at] - widths[at]
         if excess <= 0:
             return widths
-        dropped = max(shown[1:], key=lambda at: (columns[at].drop, at), default=0)
+        if len(shown) == 1:
+            return {0: width}
+        dropped = max(shown[1:], key=lambda at: (columns[at].drop, at))
         if columns[dropped].drop == 0:
             # Only essential columns are left: a long name gives way.
             first = widths[0] - excess
-            if dropped == 0 or first >= min(needs[0], _FIRST_MIN):
-                return {**widths, 0: first if dropped else width}
+            if first >= min(needs[0], _FIRST_MIN):
+                return {**widths, 0: first}
         shown.remove(dropped)
 
 

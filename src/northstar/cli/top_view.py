@@ -128,6 +128,7 @@ class View:
         self._sort = _SORTS["c"]
         self._selected: Container | None = None
         self._position = 0
+        self._moved = False
         self._first = 0
         self._page = 1
         self._question: Act | None = None
@@ -141,10 +142,10 @@ class View:
         key = self._sort.key
         self._rows.sort(key=lambda one: (-key(one), one.container))
         for at, one in enumerate(self._rows):
-            if one.container == self._selected:
+            if one.container == self._selected and self._moved:
                 self._position = at
                 return
-        # The one at this place is next, if the selected one was uninstalled.
+        # The one at this place, if the user has selected none, or if it was uninstalled.
         self._select(self._position)
 
     def _select(self, position: int) -> None:
@@ -188,6 +189,7 @@ class View:
             "end": len(self._rows),
         }
         if key in steps:
+            self._moved = True
             self._select(self._position + steps[key])
 
     # The screen
