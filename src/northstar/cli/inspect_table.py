@@ -9,7 +9,7 @@ from northstar.cli import listing
 from northstar.cli.tables import NONE
 from northstar.cli.usage import size
 from northstar.client.errors import phrase
-from northstar.client.statistics import statistics
+from northstar.client.usage import statistics
 from northstar.model import Container, printable
 
 

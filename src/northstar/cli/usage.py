@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from northstar.api import ContainerData, Status
 from northstar.cli import listing, status_table
 from northstar.cli.tables import NONE, Column
-from northstar.client.statistics import Statistics, statistics
+from northstar.client.usage import Statistics, statistics
 from northstar.model import Container
 
 _SUFFIXES: Final = ("B", "KiB", "MiB", "GiB", "TiB")

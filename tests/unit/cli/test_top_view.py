@@ -16,7 +16,7 @@ from northstar.cli import usage
 from northstar.cli.tables import cells
 from northstar.cli.top_view import LOG_LINES, Act, Command, Follow, LogView, Verb, View
 from northstar.cli.usage import Usage, measured, size
-from northstar.client.statistics import Statistics
+from northstar.client.usage import Statistics
 from northstar.model import Container
 
 A, B, C = (Container.parse(f"{name}:1.0.0") for name in "abc")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from northstar.client.statistics import Statistics, statistics
+from northstar.client.usage import Statistics, statistics
 from tests import vectors
 
 
