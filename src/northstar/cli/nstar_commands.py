@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 import importlib
 import os
@@ -18,12 +16,10 @@ from northstar import __version__
 from northstar.api import Status, notification, response
 from northstar.api.feature import SERVICE
 from northstar.api.notification import Notification
-from northstar.api.response import TokenResult
-from northstar.cli.common import FAILED, CommandError, warn
+from northstar.cli.common import CommandError
 from northstar.cli.parameters import (
     ContainerType,
     DurationType,
-    NameType,
     SignalType,
     UrlType,
     format_option,
@@ -114,10 +110,13 @@ class Commands(click.Group):
         "keys": ("update_commands", "keys"),
         "logs": ("log_command", "logs"),
         "restart": ("service_commands", "restart"),
+        "seccomp": ("seccomp_command", "seccomp"),
         "stats": ("stats_command", "stats"),
         "status": ("service_commands", "status"),
+        "token": ("token_commands", "token"),
         "top": ("top_command", "top"),
         "update": ("update_commands", "update"),
+        "verify-token": ("token_commands", "verify_token"),
         "wait": ("service_commands", "wait"),
     }
     """The commands that are loaded on first use: module and attribute."""
@@ -476,43 +475,6 @@ def ident(session: Session, as_json: bool | None) -> None:
 
 
 @nstar.command()
-@click.argument("target", type=NameType(), metavar="TARGET")
-@click.argument("shared", metavar="SHARED")
-@click.pass_obj
-def token(session: Session, target: Name, shared: str) -> None:
-    """Create a token for TARGET, bound to the text SHARED.
-
-    In a pipe or a file it is the only output, so that `$(nstar token ..)` is the token.
-    """
-    with session.connect() as client:
-        made = base64.b64encode(client.token_create(target, os.fsencode(shared))).decode()
-        session.show(f"created token {made}" if sys.stdout.isatty() else made)
-
-
-@nstar.command("verify-token")
-@click.argument("token", metavar="TOKEN")
-@click.argument("user", type=NameType(), metavar="USER")
-@click.argument("shared", metavar="SHARED")
-@click.pass_obj
-def verify_token(session: Session, token: str, user: Name, shared: str) -> int:
-    """Check a token, print the result, and exit with 0 only if it is Ok.
-
-    Ok: USER made it for this client, with this SHARED. Otherwise Invalid, Expired or Future, and
-    the exit code is 1.
-    """
-    try:
-        data = base64.b64decode(token, validate=True)
-    except (binascii.Error, ValueError):
-        raise click.BadParameter(f"{token!r} is not base64", param_hint="TOKEN") from None
-    if len(data) != 40:
-        raise click.BadParameter(f"a token has 40 bytes, not {len(data)}", param_hint="TOKEN")
-    with session.connect() as client:
-        result = client.token_verify(data, user, os.fsencode(shared))
-    session.show(result.value)
-    return 0 if result is TokenResult.OK else FAILED
-
-
-@nstar.command()
 @click.option(
     "-s", "--shell", type=click.Choice(["bash", "zsh", "fish"]), required=True, help="The shell."
 )
@@ -538,36 +500,3 @@ def completion(context: click.Context, shell: str, output: str | None) -> None:
         # A shell executes the file, so no other user may write to it, whatever the umask is.
         with open(output, "w", opener=lambda path, flags: os.open(path, flags, 0o644)) as file:
             file.write(script + "\n")
-
-
-@nstar.command()
-@click.argument("log", metavar="STRACE-LOG")
-@click.option(
-    "--no-default-profile", is_flag=True, help="List every call, not only those beyond the profile."
-)
-def seccomp(log: str, no_default_profile: bool) -> None:
-    """Print the manifest section `seccomp` for a program, from a log of its system calls.
-
-    Make the log with: strace -f -o STRACE-LOG PROGRAM
-    """
-    from northstar.cli import strace
-    from northstar.manifest import SeccompProfile
-
-    profile = None if no_default_profile else SeccompProfile.DEFAULT
-    with open(log, encoding="utf-8", errors="backslashreplace") as lines:
-        needs = strace.analyse(lines, profile)
-    if needs.unknown:
-        warn(f"omitted, since no system call has this name: {', '.join(needs.unknown)}")
-    if needs.nameless:
-        warn(
-            f"omitted, since strace has no name for them: {', '.join(needs.nameless)} (in a "
-            "container such new system calls fail with ENOSYS)"
-        )
-    if needs.foreign:
-        warn("the log has calls of a 32-bit program; every filter kills it at its first call")
-    if not needs.found:
-        raise CommandError(
-            f"{log}: it contains no system calls",
-            hint="make it with: strace -f -o FILE PROGRAM",
-        )
-    print("\n".join(strace.section(needs.allow, profile)))
