@@ -56,7 +56,9 @@ _ENDING: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 def top(session: Session, interval: float) -> int:
     """Show what apps use on the full screen, and stop, kill or restart them.
 
-    Arrow keys select an app, the last line names the other keys. Logs need the permission `logs`.
+    Arrow keys select an app. s stops it, k kills it, r restarts it, all after a question; l shows
+    its log, which needs the permission `logs`. c, m, p, t and n sort by processor, memory,
+    processes, restarts and name. q ends.
     """
     if session.json_lines or not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise CommandError(
@@ -115,6 +117,7 @@ class _Top:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._loop.add_signal_handler(number, self._end, 128 + number)
         self._loop.add_signal_handler(signal.SIGWINCH, self._draw)
+        self._loop.set_exception_handler(lambda _, context: self._fail(context.get("exception")))
         self._loop.add_reader(0, self._read)
         self._spawn(self._sample())
         try:
@@ -138,7 +141,12 @@ class _Top:
     def _reap(self, task: asyncio.Task[None]) -> None:
         """An error that a task does not expect ends the command."""
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) and not self._ended.done():
+        if not task.cancelled() and (error := task.exception()):
+            self._fail(error)
+
+    def _fail(self, error: BaseException | None) -> None:
+        """End with an error, which is reported when the terminal is restored."""
+        if error is not None and not self._ended.done():
             self._ended.set_exception(error)
 
     def _draw(self) -> None:
@@ -241,7 +249,10 @@ class _Top:
         self._screen.leave()
         # The whole job, as the terminal does it; it returns when the job is continued.
         os.kill(0, signal.SIGTSTP)
-        self._screen.enter()
+        try:
+            self._screen.enter()
+        except OSError:
+            self._end(128 + signal.SIGHUP)  # the terminal is gone
 
     # Actions and logs have connections of their own: their answers may take long.
 

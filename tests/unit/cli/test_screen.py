@@ -95,7 +95,9 @@ def test_the_terminal_is_restored(terminal: tuple[int, int]) -> None:
         use()
     assert termios.tcgetattr(remote) == before
     screen.leave()
-    shown = os.read(local, 4096)
+    shown = b""
+    while not shown.endswith(b"1049l"):
+        shown += os.read(local, 4096)
     assert shown.startswith(b"\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[H\x1b[Kone")
     assert shown.endswith(b"\x1b[Jtwo\x1b[?7h\x1b[?25h\x1b[?1049l")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -106,26 +108,49 @@ def test_both_versions_have_one_form(raw: Any, fields: dict[str, int]) -> None:
     assert statistics(raw) == Statistics(**fields)
 
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(
-                (
-                    *("memory", "stat", "raw", "cpu", "cpuacct", "usage", "pids", "current"),
-                    *("blkio", "io_stat", "throttle", "io_service_bytes_recursive", "read"),
-                )
-            ),
-            inner,
-            max_size=5,
-        )
-    ),
-    max_leaves=20,
-)
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the paths to all members below a value."""
+    if isinstance(value, dict | list):
+        for key, below in value.items() if isinstance(value, dict) else enumerate(value):
+            yield (*path, key)
+            yield from places(below, (*path, key))
 
 
-@given(raw=st.dictionaries(st.sampled_from(("memory", "cpu", "blkio", "pids")), json_values))
-def test_data_of_another_runtime_is_unknown_not_an_error(raw: dict[str, Any]) -> None:
-    for value in statistics(raw):
-        assert value is None or (isinstance(value, int) and value >= 0)
+RECORDED = {version: vectors.statistics(version) for version in (1, 2)}
+PLACES = [(version, path) for version, raw in RECORDED.items() for path in places(raw)]
+OTHER: list[Any] = [
+    None,
+    True,
+    -1,
+    -(2**70),
+    1.5,
+    "text",
+    "usage_usec x\n",
+    [],
+    [1],
+    {},
+    {"raw": 1},
+]
+
+
+@given(changes=st.lists(st.tuples(st.sampled_from(PLACES), st.sampled_from(OTHER)), min_size=1))
+def test_data_of_another_runtime_is_unknown_not_an_error(changes: list[Any]) -> None:
+    [((version, _), _), *_] = changes
+    raw = copy.deepcopy(RECORDED[version])
+    for (_, path), value in changes:
+        *parents, last = path
+        node: Any = raw
+        try:
+            for key in parents:
+                node = node[key]
+            node[last] = value
+        except (TypeError, LookupError):
+            continue  # an earlier change has removed this place
+    for found in statistics(raw):
+        assert found is None or (isinstance(found, int) and found >= 0)
+
+
+@pytest.mark.parametrize("member", ["memory", "cpu", "blkio"])
+@pytest.mark.parametrize("value", OTHER)
+def test_a_member_of_another_type(member: str, value: Any) -> None:
+    statistics({**RECORDED[2], member: value})
