@@ -7,12 +7,14 @@ import json
 import os
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
 import termios
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, Self
 
 import msgspec
@@ -194,8 +196,14 @@ class Terminal:
         *arguments: str,
         rows: int = 24,
         columns: int = 80,
-        **environment: str,
+        shell: bool = False,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        command = [*NSTAR, "-u", runtime.url, *arguments]
+        if shell:
+            # An interactive one: it has the terminal, and starts the command as a job of it.
+            line = shlex.join(command)
+            command = ["sh", "-i"]
         self.screen = pyte.Screen(columns, rows)
         self._stream = pyte.ByteStream(self.screen)
         self._local, remote = os.openpty()
@@ -203,14 +211,16 @@ class Terminal:
         self.raw = b""
         self.settings = termios.tcgetattr(remote)
         self.process = subprocess.Popen(
-            ["setsid", "--ctty", *NSTAR, "-u", runtime.url, *arguments],
+            ["setsid", "--ctty", *command],
             stdin=remote,
             stdout=remote,
             stderr=remote,
             env={"PATH": os.environ["PATH"], "TERM": "xterm-256color", **environment},
         )
+        if shell:
+            self.press(f"{line}\n")
         # Kept open, so that its settings can be read after the end.
-        self._remote = remote
+        self.remote = remote
 
     def __enter__(self) -> Self:
         return self
@@ -219,7 +229,7 @@ class Terminal:
         self.process.kill()
         self.process.wait()
         os.close(self._local)
-        os.close(self._remote)
+        os.close(self.remote)
 
     def lines(self) -> list[str]:
         """Return what is shown now."""
@@ -249,7 +259,7 @@ class Terminal:
         """Wait for the end; the terminal must be as it was before."""
         code = self.process.wait(TIMEOUT)
         self.lines()
-        assert termios.tcgetattr(self._remote) == self.settings
+        assert termios.tcgetattr(self.remote) == self.settings
         assert self.raw.count(b"\x1b[?1049h") == self.raw.count(b"\x1b[?1049l") == 1
         assert self.raw.rindex(b"\x1b[?25h") > self.raw.rindex(b"\x1b[?25l")
         return code
@@ -299,7 +309,7 @@ def test_top_at_sizes_and_with_colours(
     started(runtime, payload, LONG)
     started(runtime, payload, "a")
     environment = {} if colour else {"NO_COLOR": "1"}
-    with Terminal(runtime, "top", rows=rows, columns=columns, **environment) as terminal:
+    with Terminal(runtime, "top", rows=rows, columns=columns, environment=environment) as terminal:
         lines = terminal.wait("2 of 2 apps run")
         assert any(LONG in line for line in lines) == (columns == 200)
         assert (re.search(rb"\x1b\[[\d;]*m", terminal.raw) is not None) == colour
@@ -332,6 +342,21 @@ def test_top_restores_the_terminal(runtime: RuntimeProcess, end: Any, code: int)
         assert terminal.end() == code
 
 
+def test_top_is_suspended_and_continued(runtime: RuntimeProcess) -> None:
+    with Terminal(runtime, "top", shell=True, columns=300) as terminal:
+        terminal.wait("^0 of 0 apps run")
+        terminal.press("\x1a")
+        wait_until(lambda: terminal.lines() and b"1049l" in terminal.raw, "the screen is left")
+        assert terminal.settings == termios.tcgetattr(terminal.remote)
+        terminal.press("fg\n")
+        wait_until(lambda: terminal.lines() and terminal.raw.count(b"1049h") == 2, "it is back")
+        terminal.press("q")
+        wait_until(lambda: terminal.lines() and terminal.raw.count(b"1049l") == 2, "it has ended")
+        # The shell has the terminal again.
+        terminal.press("echo code $?\n")
+        terminal.wait("^code 0")
+
+
 def test_top_when_the_connection_is_lost(make_runtime: Callable[..., RuntimeProcess]) -> None:
     runtime = make_runtime()
     with Terminal(runtime, "top", "-i", "50ms") as terminal:
@@ -350,7 +375,7 @@ def test_top_without_a_terminal(runtime: RuntimeProcess) -> None:
     done = runtime.nstar("top", check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: top needs a terminal")
-    with Terminal(runtime, "top", TERM="dumb") as terminal:
+    with Terminal(runtime, "top", environment={"TERM": "dumb"}) as terminal:
         assert terminal.process.wait(TIMEOUT) == 2
 
 
