@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import statistics
 import tempfile
@@ -14,7 +15,7 @@ from bench import output
 from bench.console import Console, start
 from bench.contest import IDLE, Contest, Turn, in_turn, say
 from bench.groups import proportional
-from bench.inputs import APPS, pack_small
+from bench.inputs import APPS
 from bench.runtime import connect
 from bench.sides import Runtime, Side
 from tests.system.harness import IN_VM
@@ -33,10 +34,9 @@ def boots(contest: Contest) -> None:
     if IN_VM:
         return
     boots_of(contest, f"{few}, with its log", apps, contest.rounds.boots, logging=True)
-    (work := contest.directory / "thousand").mkdir()
-    thousand = pack_small(work, contest.rounds.packages)
     what = "boot with 1,000 packages to the first answer, with its log"
-    boots_of(contest, what, thousand, max(contest.rounds.boots // 2, 1), logging=True)
+    rounds = max(contest.rounds.boots // 3, 1)
+    boots_of(contest, what, contest.thousand, rounds, logging=True)
 
 
 def boots_of(
@@ -83,8 +83,9 @@ def many(contest: Contest) -> None:
 
     One side after the other, so that no others run beside them.
     """
-    (work := contest.directory / "many").mkdir()
-    packages = pack_small(work, contest.rounds.many)
+    (packages := contest.directory / "many").mkdir()
+    for package in sorted(contest.thousand.iterdir())[: contest.rounds.many]:
+        os.link(package, packages / package.name)
     for side in contest.found:
         say(f"{contest.rounds.many} containers, {side.name}")
         home = contest.directory / f"many-{side.name}"

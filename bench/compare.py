@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -84,7 +85,9 @@ def measure(reference: Path, rounds: Rounds, selected: list[str]) -> Result:
                 if not group.shared:
                     contest.end()
                 say(group.words)
+                begun = time.monotonic()
                 group.measure(contest)
+                say(f"({time.monotonic() - begun:.0f} s)")
     facts = {**report.facts(tree), **contest.facts}
     with_targets = [] if IN_VM or tree is not None else selected
     return Result(facts, list(contest.rows.values()), with_targets, tree is not None)

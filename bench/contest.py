@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, Self, TypeVar
 
 from bench.console import kill, mounts, start
-from bench.inputs import APPS, PARALLEL, Packages, pack
+from bench.inputs import APPS, PARALLEL, Packages, pack, pack_apps
 from bench.report import Row
 from bench.sides import Runtime, Side
 from tests.system.harness import IN_VM
@@ -29,7 +29,7 @@ class Rounds(NamedTuple):
         apps: number of installed apps.
         cycles: seconds of each kind of cycles.
         many: number of containers that run at once.
-        packages: number of packages of the large boot.
+        packages: number of packages of the large boot, of which `many` are used.
     """
 
     life: int
@@ -48,7 +48,7 @@ class Rounds(NamedTuple):
 FULL = Rounds(life=100, parallel=15, bursts=20, installs=15, boots=11)
 IN_EMULATION = Rounds(life=30, parallel=5, bursts=4, installs=5, boots=3)
 SMOKE = Rounds(
-    1, 1, 1, 1, 1, commands=1, cycles=0.1, many=3, packages=2, output=1, apps=3
+    1, 1, 1, 1, 1, commands=1, cycles=0.1, many=3, packages=3, output=1, apps=3
 )  # fmt: skip
 """Checks only that the measurement works."""
 
@@ -151,6 +151,13 @@ class Contest:
         say("packing")
         (work := self.directory / "packages").mkdir()
         return pack(work, self.rounds.apps)
+
+    @cached_property
+    def thousand(self) -> Path:
+        """The directory of the packages of the large boot."""
+        say(f"packing {self.rounds.packages} packages")
+        (work := self.directory / "thousand").mkdir()
+        return pack_apps(work, self.rounds.packages)[1]
 
     @property
     def both(self) -> list[Contestant]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 import time
@@ -188,8 +187,7 @@ def commands(contest: Contest) -> None:
         if (nstar := side.programs.nstar) is not None:
             url = f"unix://{contestant.runtime.socket}"
             turns.append((side.name, [str(nstar), "-u", url, "ident"]))
-    # The interpreter without the packages of the virtual environment.
-    turns.append((BARE, [os.path.realpath(sys.executable), "-c", "pass"]))
+    turns.append((BARE, [sys.executable, "-c", "pass"]))
     for number in range(contest.rounds.commands + 1):
         for name, command in turns if number % 2 else reversed(turns):
             call = partial(

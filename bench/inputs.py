@@ -67,15 +67,8 @@ def compile_payload(directory: Path) -> Path:
 
 def pack(directory: Path, count: int) -> Packages:
     """Pack below `directory`, which is empty, `count` apps and the others."""
-    root, apps = directory / "root", directory / "apps"
-    for path in (root, apps, *(root / target.lstrip("/") for target in MOUNTS)):
-        path.mkdir()
-    compile_payload(root)
-    (root / "ballast").write_bytes(os.urandom(IMAGE_BYTES))
+    root, apps = pack_apps(directory, count)
     text = directory / "manifest.yaml"
-    text.write_text(manifest("app", init="/pause", mounts=MOUNTS))
-    npk.pack(text, root, apps, clones=count)
-
     npk.generate("key", directory)
     text.write_text(manifest("signed", init="/pause", mounts=MOUNTS))
     signed = directory / "signed.npk"
@@ -90,13 +83,14 @@ def pack(directory: Path, count: int) -> Packages:
     )
 
 
-def pack_small(directory: Path, count: int) -> Path:
-    """Pack `count` apps without ballast below `directory`; return the directory of the packages."""
+def pack_apps(directory: Path, count: int) -> tuple[Path, Path]:
+    """Pack `count` apps below `directory`; return the root and the directory of the packages."""
     root, apps = directory / "root", directory / "apps"
     for path in (root, apps, *(root / target.lstrip("/") for target in MOUNTS)):
         path.mkdir()
     compile_payload(root)
+    (root / "ballast").write_bytes(os.urandom(IMAGE_BYTES))
     text = directory / "manifest.yaml"
     text.write_text(manifest("app", init="/pause", mounts=MOUNTS))
     npk.pack(text, root, apps, clones=count)
-    return apps
+    return root, apps

@@ -106,6 +106,7 @@ WHY = {
     f"memory (PSS) of all processes, {APPS} running": _ALL_PROCESSES,
     f"boot with {APPS} packages to the first answer": _LOADED,
     f"boot with {APPS} packages to the first answer, with its log": _LOADED,
+    "boot with 1,000 packages to the first answer, with its log": _LOADED,
     "growth of a start from the first 20 to the last 20 of 500": "Our starts are shorter, so the"
     " same growth in the kernel's part (mounts, cgroups, loop devices) is a larger part of them.",
     "processor time of such a life": _FORKED,

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 DOCUMENT: Final = Path(__file__).parents[1] / "docs/targets.md"
 
-BARE: Final = "python3 -c pass"
-"""The column with the time of an interpreter that does nothing."""
+BARE: Final = "python -c pass"
+"""The column with the time of the interpreter of our commands, which does nothing."""
 
 
 class Measure(Enum):

@@ -131,7 +131,7 @@ def test_targets_apply_to_selected_groups():
             "commands",
             "ms",
             {"ours": [100.0], "reference": [5.0], targets.BARE: [20.0]},
-            "ours / `python3 -c pass` 5.00, wanted 4.00",
+            "ours / `python -c pass` 5.00, wanted 4.00",
         ),
         (
             "`nstar ident` as a command",
