@@ -16,10 +16,10 @@ from northstar.cli import status_table
 from northstar.cli.common import CommandError
 from northstar.cli.nstar_commands import Session, container_argument, describe
 from northstar.cli.parameters import ContainerType, DurationType
+from northstar.cli.phrases import ended
 from northstar.client import NoAnswerError, StillRunningError, WaitTimeoutError
 from northstar.client.blocking import Client
 from northstar.model import Container, Exited, ExitStatus, Name
-from northstar.model.status import signal_name
 
 TIMED_OUT: Final = 124
 """Exit code of `wait` after its timeout, as of timeout(1)."""
@@ -58,10 +58,9 @@ def status(session: Session, watch: bool, containers: tuple[Container | Name, ..
     if not watch:
         with session.connect() as client:
             results = client.status(*containers)
-        if not session.json_lines:
-            status_table.show([one for one in results if isinstance(one, response.StatusOk)])
-        if failures := [one for one in results if isinstance(one, response.Failed)]:
-            raise CommandError("; ".join(f"{one.container}: {one.error}" for one in failures))
+            if not session.json_lines:
+                status_table.show([one for one in results if isinstance(one, response.StatusOk)])
+            session.raise_failures(client, results)
         return
     with session.connect(subscribe=True) as client:
         if session.json_lines or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
@@ -75,9 +74,9 @@ def _print_changes(
 ) -> None:
     """Print a line for each container, then one for each change."""
     results = client.latest_status(*containers)
+    session.raise_failures(client, results)
     for result in results:
-        if isinstance(result, response.Failed):
-            raise CommandError(f"{result.container}: {result.error}")
+        assert isinstance(result, response.StatusOk)
         _print_state(session, result.container, result.status)
     watched = {result.container for result in results} if containers else None
     for message in client.notifications():
@@ -150,8 +149,5 @@ def wait(session: Session, container: Container | Name, goal: str, timeout: floa
 
 
 def _show_exit(session: Session, container: Container, status: ExitStatus) -> int:
-    if isinstance(status, Exited):
-        session.show(f"{container} exited with code {status.code}")
-        return status.code
-    session.show(f"{container} was ended by {signal_name(status.signal)}")
-    return 128 + status.signal
+    session.show(f"{container} {ended(status)}")
+    return status.code if isinstance(status, Exited) else 128 + status.signal

@@ -24,7 +24,7 @@ from northstar.api.response import (
     UpdateOk,
 )
 from northstar.api.stream import TerminalSize
-from northstar.model import Container, NorthstarError, cut
+from northstar.model import Container, NorthstarError, cut, sentence
 from northstar.npk.keylist import KeyList, key_id
 from northstar.runtime.console.channel import Channel
 from northstar.runtime.console.incoming_package import IncomingPackage
@@ -387,10 +387,10 @@ def wire_error(error: Exception, what: str) -> Error:
     if isinstance(error, RefusedError):
         return error.error
     if isinstance(error, (NorthstarError, OSError)):
-        log.error("Failed to %s: %s", what, error)
-        return Unexpected(cut(str(error)))
-    log.error("Failed to %s", what, exc_info=error)
-    return Unexpected(cut(f"{type(error).__name__}: {error}"))
+        log.error("Failed to %s: %s", what, sentence(error))
+    else:
+        log.error("Failed to %s", what, exc_info=error)
+    return Unexpected(cut(sentence(error)))
 
 
 async def _result(what: str, container: Container, operation: Awaitable[None]) -> Ok | Failed:
