@@ -365,12 +365,22 @@ def stop(session: Session, container: Container | Name, timeout: float | None) -
         session.show(f"stopped {resolved}{how}")
 
 
+def refuse_swapped(file: str, repository: str) -> None:
+    """Refuse the name of a repository in the place of a file, and a file in its place."""
+    if not os.path.exists(file) and os.path.isfile(repository):
+        raise CommandError(
+            f"{file} is not a file, and {repository} is",
+            hint="write the file first, then the repository",
+        )
+
+
 @nstar.command()
 @click.argument("file", metavar="FILE")
 @click.argument("repository", metavar="REPOSITORY")
 @click.pass_obj
 def install(session: Session, file: str, repository: str) -> None:
     """Install the package FILE into a repository."""
+    refuse_swapped(file, repository)
     with session.connect() as client, session.progress(file) as advance:
         client.install(file, repository, progress=advance)
     session.show(f"installed {file} into {repository}")

@@ -167,24 +167,38 @@ def _missing_resource(facts: _Facts, message: str, resource: Name) -> Sentence:
     return Sentence(message, "install it first: nstar install FILE REPOSITORY")
 
 
+_STEP_HINTS: Final = (
+    ("network namespace", "make it first: ip netns add NAME"),
+    (
+        "mount",
+        "are the source and the target there? sextant inspect FILE lists the targets in the image",
+    ),
+    ("cgroup", "does this kernel have the controller? its log and /proc/cgroups tell"),
+    ("seccomp", "check the section seccomp of its manifest"),
+    ("group", "add the group to this machine (groupadd), or remove it from the manifest"),
+)
+"""The next step for the steps of a start, other than the execution of init."""
+
 _START_HINTS: Final = {
     "ENOENT": "is init in the package, with its interpreter and its libraries? "
     "sextant inspect FILE lists what is there",
     "EACCES": "may its user execute it? sextant inspect FILE lists the modes of its files",
     "ENOEXEC": "is it a program for this machine, or a script that begins with #!?",
-    "EEXIST": "does a part of the path exist as a file?",
-    "ENOSPC": "make room: a file system, or a limit of the kernel, is exhausted",
     "ENOMEM": "is the memory limit of its manifest too small?",
     "EPERM": "does its manifest lack a capability, or the kernel a feature?",
 }
-"""The next step for the errors of the kernel that a start fails with."""
+"""The next step for the errors of execve(2)."""
 
 
 def _start_hint(reason: str) -> str | None:
     if "; " in reason:
         return None  # it has a next step
-    found = re.search(r"\((E[A-Z0-9]+)\)", reason)
-    known = _START_HINTS.get(found[1]) if found else None
+    known = None
+    if reason.startswith("cannot execute"):
+        found = re.search(r"\((E[A-Z0-9]+)\)", reason)
+        known = _START_HINTS.get(found[1]) if found else None
+    else:
+        known = next((hint for step, hint in _STEP_HINTS if step in reason), None)
     return known or "the runtime's log has more about it"
 
 

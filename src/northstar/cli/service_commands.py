@@ -17,7 +17,12 @@ from northstar.cli.common import CommandError
 from northstar.cli.nstar_commands import Session, container_argument, describe
 from northstar.cli.parameters import ContainerType, DurationType
 from northstar.cli.phrases import ended
-from northstar.client import NoAnswerError, StillRunningError, WaitTimeoutError
+from northstar.client import (
+    NoAnswerError,
+    NotReachedError,
+    StillRunningError,
+    WaitTimeoutError,
+)
 from northstar.client.blocking import Client
 from northstar.model import Container, Exited, ExitStatus, Name
 
@@ -143,7 +148,11 @@ def wait(session: Session, container: Container | Name, goal: str, timeout: floa
             wait_for = client.wait_ready if goal == "ready" else client.wait_started
             wait_for(resolved, timeout)
         except (StillRunningError, WaitTimeoutError) as error:
-            raise CommandError(error.message, hint=error.hint, exit_code=TIMED_OUT) from None
+            hint = error.hint or "wait longer (--timeout), or see nstar status"
+            raise CommandError(error.message, hint=hint, exit_code=TIMED_OUT) from None
+        except NotReachedError as error:
+            hint = f"start it first (nstar start {container})"
+            raise CommandError(error.message, hint=hint) from None
         session.show(f"{resolved} is {goal}")
         return 0
 

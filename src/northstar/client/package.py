@@ -50,7 +50,11 @@ def opened(
     if isinstance(package, bytes):
         yield BytesIO(package), len(package)
     elif isinstance(package, str | os.PathLike):
-        with open(package, "rb", buffering=0) as file:
+        # Without O_NONBLOCK, opening a FIFO would wait for a writer; with a size that is meant.
+        flags = os.O_NONBLOCK if size is None else 0
+        with open(
+            package, "rb", buffering=0, opener=lambda path, mode: os.open(path, mode | flags)
+        ) as file:
             status = os.fstat(file.fileno())
             if size is None and not stat.S_ISREG(status.st_mode):
                 raise InvalidValueError(

@@ -69,7 +69,8 @@ def refuse_environment(environment: Mapping[str, str]) -> None:
     """
     for name in environment:
         if name in RESERVED_ENV:
-            raise RefusedError(error.InvalidArguments(f"the variable {name} is reserved"))
+            reason = f"the variable {name} is reserved; leave it out, the runtime sets it"
+            raise RefusedError(error.InvalidArguments(reason))
         if not name or "=" in name:
             raise RefusedError(error.InvalidArguments(f"{quote(name)} is no name of a variable"))
 

@@ -53,8 +53,9 @@ def _env_name_rule(text: str) -> str | None:
 _ARGS: Final = ListOf(
     tuple, Text("an argument", most=bounds.ARGUMENT_MAX), max_entries=bounds.ARGUMENTS_MAX
 )
+_REMOVE: Final = "remove it, or choose another name"
 _ENV: Final = MapOf(
-    Text("the name of a variable", most=bounds.ENV_NAME_MAX, check=_env_name_rule),
+    Text("the name of a variable", most=bounds.ENV_NAME_MAX, check=_env_name_rule, hint=_REMOVE),
     Text("the value of a variable", most=bounds.ENV_VALUE_MAX),
     max_entries=bounds.ENV_MAX,
 )

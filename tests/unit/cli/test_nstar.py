@@ -220,7 +220,10 @@ def test_refused(run: Run) -> None:
     assert done == (
         1,
         "",
-        "error: a:1.0.0 could not be started: exec: no\nhint: the runtime's log has more about it\n",
+        (
+            "error: a:1.0.0 could not be started: exec: no\n"
+            "hint: the runtime's log has more about it\n"
+        ),
     )
 
 

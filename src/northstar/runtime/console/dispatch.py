@@ -275,7 +275,10 @@ class Dispatcher:
     async def _kill(self, request: requests.Kill, _caller: Caller) -> Response:
         container, signal = request.container, request.signal
         if signal not in SIGNALS:
-            text = f"signal {signal} is not within {SIGNALS[0]}..{SIGNALS[-1]}"
+            text = (
+                f"signal {signal} is not within {SIGNALS[0]}..{SIGNALS[-1]}; "
+                "name one as TERM, or see signal(7)"
+            )
             return responses.Kill(Failed(container, Unexpected(text)))
         kill = self._operations.kill(container, signal)
         return responses.Kill(await _result("kill", container, kill))
