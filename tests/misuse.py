@@ -40,9 +40,9 @@ class Misuse(NamedTuple):
     code: int = FAILED
 
 
-def rows(*misuses: Misuse | tuple[str, ...]) -> pytest.MarkDecorator:
+def rows(*misuses: tuple[str, str, str] | tuple[str, str, str, int]) -> pytest.MarkDecorator:
     """Parametrise a test with misuses."""
-    found = [Misuse(*one) for one in misuses]  # type: ignore[arg-type]
+    found = [Misuse(*one) for one in misuses]
     assert len(set(found)) == len(found), "a misuse is in the table twice"
     return pytest.mark.parametrize("misuse", found, ids=[one.arguments[:60] for one in found])
 

@@ -372,7 +372,10 @@ def test_refusals(runtime: RuntimeProcess, payload: Path) -> None:
     code, _, err = nstar(runtime, "-e", "NORTHSTAR_NAME=x", "app", "/payload")
     assert (code, err) == (
         1,
-        b"error: invalid arguments: the variable NORTHSTAR_NAME is reserved\n",
+        (
+            b"error: invalid arguments: the variable NORTHSTAR_NAME is reserved; "
+            b"leave it out, the runtime sets it\n"
+        ),
     )
     code, _, err = nstar(runtime, "app", "")
     assert code == 1

@@ -165,9 +165,8 @@ def execute(command: click.Command, arguments: Sequence[str], program: str) -> i
         return error.exit_code
     except click.ClickException as error:
         if isinstance(error, click.UsageError) and error.ctx is None:
-            # An option without its value: with the context, the error shows the usage.
-            error.ctx = click.Context(command, info_name=program)
-            error.cmd = command
+            # An option without its value: with a context, the error shows the usage.
+            error = click.UsageError(error.message, click.Context(command, info_name=program))
         with contextlib.suppress(OSError):  # as in _print_message
             error.show()
         return error.exit_code

@@ -107,6 +107,8 @@ def _explain(facts: _Facts, error: errors.Error, message: str, named: Container 
         case errors.InstallDuplicate(container):
             again = f"uninstall it first (nstar uninstall {facts.short(container)})"
             return Sentence(message, f"{again}, or pack a newer version")
+        case errors.Unexpected(reason) if reason.startswith("cannot execute"):
+            return Sentence(message, _start_hint(reason))
         case errors.MountBusy():
             return Sentence(message, "try again; nstar list shows whether it is mounted")
         case _:
@@ -180,7 +182,7 @@ _STEP_HINTS: Final = (
 """The next step for the steps of a start, other than the execution of init."""
 
 _START_HINTS: Final = {
-    "ENOENT": "is init in the package, with its interpreter and its libraries? "
+    "ENOENT": "is the program in the package, with its interpreter and its libraries? "
     "sextant inspect FILE lists what is there",
     "EACCES": "may its user execute it? sextant inspect FILE lists the modes of its files",
     "ENOEXEC": "is it a program for this machine, or a script that begins with #!?",

@@ -20,7 +20,4 @@ def similar(name: str, names: Iterable[str]) -> str | None:
     if lowered in known:
         return known[lowered]
     found = difflib.get_close_matches(lowered, known, n=1, cutoff=_ALIKE)
-    if not found and len(lowered) > 2:
-        # The end of a name, unless several have it: `ADMIN` may be of CAP_SYS_ADMIN or another.
-        found = [one for one in known if one.endswith(lowered)]
-    return known[found[0]] if len(found) == 1 else None
+    return known[found[0]] if found else None

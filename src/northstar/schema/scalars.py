@@ -260,9 +260,9 @@ class Integer(Kind[int]):
         if type(node) is Literal and value is not None and self._what == "an integer":
             rule = f"{value} is out of range"
         quoted = type(node) is Scalar and not node.plain and INTEGER.match(node.text)
-        hint = self._hint or (
-            "write it without quotes" if quoted else "write a number in this range"
-        )
+        hint = self._hint or "write a number in this range"
+        if quoted:
+            hint = "write it without quotes"
         error = context.invalid(node, path, f"{rule} {self._bounds}", hint=hint)
         assert isinstance(error, NorthstarError)  # contexts of any error are Any here
         return error

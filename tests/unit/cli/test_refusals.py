@@ -99,9 +99,9 @@ def test_an_unknown_version(run: Run, installed: tuple[str, ...], message: str, 
 
 
 def test_an_unknown_name(run: Run) -> None:
-    done = run("start", "mapp", talk=(listing("myapp:1.0.0"),))
-    assert done.err == "error: no container mapp is installed\nhint: did you mean myapp?\n"
-    done = run("start", "mapp", talk=(listing(),))
+    done = run("start", "myap", talk=(listing("myapp:1.0.0"),))
+    assert done.err == "error: no container myap is installed\nhint: did you mean myapp?\n"
+    done = run("start", "myap", talk=(listing(),))
     assert "hint: nothing is installed: begin with nstar install FILE REPOSITORY" in done.err
 
 
@@ -258,7 +258,7 @@ def test_mount_twice(run: Run) -> None:
             (),
             (
                 "myapp:1.0.0 could not be started: cannot execute /x: No such file or directory "
-                "(ENOENT)\nhint: is init in the package, with its interpreter and its libraries?"
+                "(ENOENT)\nhint: is the program in the package, with its interpreter and its libraries"
             ),
         ),
         (
@@ -311,7 +311,7 @@ def test_a_package_has_the_name_that_the_user_gave(
 
 @pytest.mark.parametrize(
     ("word", "meant"),
-    [("log", "logs"), ("ps", "list"), ("rm", "uninstall"), ("instal", "install"), ("stat", None)],
+    [("log", "logs"), ("ps", "list"), ("rm", "uninstall"), ("installl", "install"), ("stat", None)],
 )
 def test_an_unknown_command(
     word: str, meant: str | None, capfd: pytest.CaptureFixture[str]

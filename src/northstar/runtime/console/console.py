@@ -8,7 +8,7 @@ import resource
 import socket
 from typing import Final
 
-from northstar.model import Container, Permission, Permissions
+from northstar.model import Container, Permissions
 from northstar.model.loop_deadline import wait
 from northstar.runtime.config import ConsoleOptions, GlobalConsole, TcpAddress, UnixAddress
 from northstar.runtime.console.acceptor import Acceptor, Blocking, open_listener
@@ -97,7 +97,6 @@ class Console:
         if isinstance(bound, TcpAddress):
             bound = TcpAddress(*listener.getsockname()[:2])
         log.info("Listening on %s", bound)
-        _warn_about_tcp(bound, config.permissions)
         return bound
 
     async def adopt(
@@ -186,17 +185,3 @@ class Console:
         self._connections.discard(connection)
         self._from_outside -= connection.peer.container is None
         self._advance_acceptor()
-
-
-def _warn_about_tcp(bound: TcpAddress | UnixAddress, permissions: Permissions) -> None:
-    """Warn if anybody may control the runtime: TCP does not say who connects."""
-    if not isinstance(bound, TcpAddress) or permissions <= {Permission.IDENT}:
-        return
-    # Not the module ipaddress: it takes 4 ms to import, and the kernel has written the address.
-    local = bound.host == "::1" or bound.host.startswith(("127.", "::ffff:127."))
-    log.warning(
-        "Every user of %s may control this runtime, since its console is %s: use a Unix socket, "
-        'bind = "unix:///run/northstar/console"',
-        "this machine" if local else "this machine and of its network",
-        bound,
-    )
