@@ -311,7 +311,7 @@ def test_a_full_disk(make: Any, store: Path, packages: Any) -> None:
         for _ in range(2):
             answer = refused(lambda: client.install(whole, "fs"))
             assert isinstance(answer, error.Unexpected)
-            assert "No space left" in str(answer)
+            assert "repository fs is full" in str(answer)
             assert subprocess.run(listing, capture_output=True, check=True).stdout == b""
         subprocess.run(runtime.enter("mount", "-o", "remount,ro", str(store)), check=True)
         answer = refused(lambda: client.install(whole, "fs"))

@@ -102,8 +102,9 @@ def run_function(
 
     code = _exit_code(interruptible)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # The result is known: an interrupt during the exit of the interpreter must not change it.
-        signal.signal(signal.SIGINT, lambda *_: os._exit(code))
+        # The result is known: an interrupt during the exit of the interpreter, which restores the
+        # default dispositions, must not change it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     # Output that cannot be written is dropped. Python would try again at exit, and exit with 120.
     for stream in (sys.stdout, sys.stderr):
         try:

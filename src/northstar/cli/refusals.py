@@ -7,7 +7,8 @@ answer, the sentence of the error stays.
 
 from __future__ import annotations
 
-import re
+import errno
+import os
 from typing import Final, NamedTuple
 
 import click
@@ -197,8 +198,15 @@ def _start_hint(reason: str) -> str | None:
         return None  # it has a next step
     known = None
     if reason.startswith("cannot execute"):
-        found = re.search(r"\((E[A-Z0-9]+)\)", reason)
-        known = _START_HINTS.get(found[1]) if found else None
+        # Some of them name the symbol too.
+        known = next(
+            (
+                hint
+                for name, hint in _START_HINTS.items()
+                if os.strerror(getattr(errno, name)) in reason
+            ),
+            None,
+        )
     else:
         known = next((hint for step, hint in _STEP_HINTS if step in reason), None)
     return known or "the runtime's log has more about it"

@@ -1,7 +1,7 @@
 """Clients of the console: `Client` for asyncio, `northstar.client.blocking.Client` without it.
 
-A program outside a container connects with `Client.connect()`, or to a given URL; a program in a container with
-`Client.from_env()`. Each request is a method::
+A program outside a container connects with `Client.connect()`, or to a given URL; a program in a
+container with `Client.from_env()`. Each request is a method::
 
     async with await Client.connect(subscribe=True) as client:
         await client.start("hello")

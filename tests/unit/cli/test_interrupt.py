@@ -21,45 +21,34 @@ STEP = 0.008
 PROGRAM = """
 import os, sys
 from northstar.cli.entry import {0}
-os.write(3, b".")
+os.write({1}, b".")
+os.close({1})
 sys.argv[0] = "{0}"
 {0}()
 """
 
 
 def interrupted(
-    command: str, arguments: list[str], delay: float, **options: str
+    command: str, arguments: list[str], delay: float, before: str = "", **options: str
 ) -> tuple[int, str]:
     """Run a command, send SIGINT `delay` seconds after it began; return exit code and stderr."""
     reading, writing = os.pipe()
-    try:
-        os.set_inheritable(writing, True)
-        process = subprocess.Popen(
-            [
-                "/bin/sh",
-                "-c",
-                f'exec 3>&{writing}; exec "$@"',
-                "sh",
-                sys.executable,
-                "-c",
-                PROGRAM.format(command),
-                *arguments,
-            ],
-            pass_fds=(writing,),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **options},
-        )
+    with open(reading, "rb") as begun:
+        with open(writing, "wb"):
+            process = subprocess.Popen(
+                [sys.executable, "-c", before + PROGRAM.format(command, writing), *arguments],
+                pass_fds=(writing,),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, **options},
+            )
         with process:
-            assert os.read(reading, 1) == b"."
+            assert begun.read() == b"."
             time.sleep(delay)
             process.send_signal(signal.SIGINT)
             err = process.communicate(timeout=TIMEOUT)[1]
-    finally:
-        os.close(reading)
-        os.close(writing)
     return process.returncode, err
 
 
@@ -100,28 +89,7 @@ def test_an_interrupt(
 
 def test_an_ignored_interrupt_stays_ignored(tmp_path: Path) -> None:
     """As a shell without job control does for commands in the background."""
-    code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + PROGRAM.format("nstar")
-    reading, writing = os.pipe()
-    with subprocess.Popen(
-        [
-            "/bin/sh",
-            "-c",
-            f'exec 3>&{writing}; exec "$@"',
-            "sh",
-            sys.executable,
-            "-c",
-            code,
-            "-u",
-            f"unix://{tmp_path}/no",
-            "list",
-        ],
-        pass_fds=(writing,),
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert os.read(reading, 1) == b"."
-        process.send_signal(signal.SIGINT)
-        err = process.communicate(timeout=TIMEOUT)[1]
-    os.close(reading)
-    os.close(writing)
-    assert (process.returncode, err.count("error:")) == (3, 1)
+    ignored = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    url = f"unix://{tmp_path}/no"
+    code, err = interrupted("nstar", ["list"], 0, ignored, NORTHSTAR_URL=url)
+    assert (code, err.count("error:")) == (3, 1)

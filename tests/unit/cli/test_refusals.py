@@ -258,7 +258,7 @@ def test_mount_twice(run: Run) -> None:
             (),
             (
                 "myapp:1.0.0 could not be started: cannot execute /x: No such file or directory "
-                "(ENOENT)\nhint: is the program in the package, with its interpreter and its libraries"
+                "(ENOENT)\nhint: is the program in the package, with its interpreter and its"
             ),
         ),
         (
