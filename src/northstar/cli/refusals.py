@@ -39,7 +39,10 @@ def refused(client: Client, error: RefusedError) -> NorthstarError:
 
 def failed(client: Client, reasons: list[tuple[Container, errors.Error]]) -> CommandError:
     """Return the error to print for a command that was refused for some of its containers."""
-    sentences = [explain(client, error, str(error), container) for container, error in reasons]
+    facts = _Facts(client)  # shared: there may be thousands of reasons
+    sentences = [
+        explain(client, error, str(error), container, facts) for container, error in reasons
+    ]
     texts = [
         text if str(container.name) in text else f"{container}: {text}"
         for (container, _), (text, _) in zip(reasons, sentences, strict=True)
@@ -49,7 +52,11 @@ def failed(client: Client, reasons: list[tuple[Container, errors.Error]]) -> Com
 
 
 def explain(
-    client: Client, error: errors.Error, message: str, named: Container | None = None
+    client: Client,
+    error: errors.Error,
+    message: str,
+    named: Container | None = None,
+    facts: _Facts | None = None,
 ) -> Sentence:
     """Return what is wrong and the next step.
 
@@ -58,9 +65,10 @@ def explain(
         error: the reason, in its form on the wire.
         message: the sentence that stays if nothing more is known.
         named: the container of the request; None for that of the command line.
+        facts: what is known already.
     """
     try:
-        return _explain(_Facts(client), error, message, named)
+        return _explain(facts or _Facts(client), error, message, named)
     except NorthstarError:
         # No permission for `list`, or no connection any more.
         return Sentence(message)
