@@ -160,7 +160,7 @@ NSTAR = rows(
     ),
     ("install mem new-1.0.0.npk", "mem is not a file, and new-1.0.0.npk is", "the file first"),
     ("uninstall nothing", "no container nothing is installed", "nstar list shows"),
-    ("uninstall runing", "no container runing is installed", "did you mean running?"),
+    ("uninstall running2", "no container running2 is installed", "did you mean running?"),
     ("uninstall lib:9.9.9", "lib:9.9.9 is not installed; installed: 1.0.0", "one of these"),
     ("uninstall running", "running:1.0.0 is running", "stop it first (nstar stop running)"),
     ("umount running", "running:1.0.0 is running", "stop it first (nstar stop running)"),

@@ -311,7 +311,7 @@ def test_a_package_has_the_name_that_the_user_gave(
 
 @pytest.mark.parametrize(
     ("word", "meant"),
-    [("log", "logs"), ("ps", "list"), ("rm", "uninstall"), ("installl", "install"), ("stat", None)],
+    [("log", "logs"), ("ps", "list"), ("rm", "uninstall"), ("install2", "install"), ("stat", None)],
 )
 def test_an_unknown_command(
     word: str, meant: str | None, capfd: pytest.CaptureFixture[str]
