@@ -234,6 +234,9 @@ def test_wait_for_a_state(run: Run, goal: str) -> None:
     assert done == (0, f"a:1.0.0 is {goal}\n", "")
 
 
+LONGER = "wait longer (--timeout), or see nstar status"
+
+
 @pytest.mark.parametrize(
     ("goal", "text"),
     [
@@ -248,7 +251,7 @@ def test_wait_that_takes_too_long(run: Run, goal: str, text: str) -> None:
         script=lambda wire: wire.answer(STATUS, answer("waiting")),
         subscribe=True,
     )
-    assert done == (124, "", f"error: a:1.0.0 {text}\n")
+    assert done == (124, "", f"error: a:1.0.0 {text}\nhint: {LONGER}\n")
 
 
 def test_wait_for_one_that_does_not_run(run: Run) -> None:
@@ -262,7 +265,10 @@ def test_wait_for_one_that_does_not_run(run: Run) -> None:
     done = run("wait", "a:1.0.0", script=asked, subscribe=True)
     assert done == (1, "", "error: a:1.0.0 is not running\nhint: start it first (nstar start a)\n")
     done = run("wait", "--for", "ready", "a:1.0.0", script=script, subscribe=True)
-    assert done == (1, "", "error: a:1.0.0 is not ready: its state is installed\n")
+    assert done.err == (
+        "error: a:1.0.0 is not ready: its state is installed\n"
+        "hint: start it first (nstar start a:1.0.0)\n"
+    )
 
 
 def test_list_with_states(run: Run) -> None:
