@@ -16,7 +16,7 @@ import msgspec
 
 from northstar.api.log import LogLine, LogLost
 from northstar.api.message import Connect, ConnectAck, ConnectNack, Message
-from northstar.api.notification import Notification, PlainNotification
+from northstar.api.notification import Closing, Notification, PlainNotification
 from northstar.api.reader import (
     InvalidError,
     Reader,
@@ -160,7 +160,7 @@ def _extended_envelopes() -> dict[str, Reader]:
         **_envelopes(),
         "request": reader(Request),
         "response": reader(Response),
-        "notification": lenient_reader(get_args(Notification)),
+        "notification": lenient_reader((*get_args(Notification), Closing)),
         "log": _log_reader(),
         "stream": reader(Stream),
     }
@@ -179,7 +179,7 @@ def _log_reader() -> Reader:
 _UNIONS: Final = {
     "request": Request,
     "response": Response,
-    "notification": Notification,
+    "notification": Notification | Closing,
     "stream": Stream,
 }
 

@@ -7,16 +7,18 @@ import importlib
 import os
 import signal as signals
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import ClassVar, Final
 
 import click
+from click.core import ParameterSource
 
 from northstar import __version__
 from northstar.api import Status, notification, response
 from northstar.api.feature import SERVICE
 from northstar.api.notification import Notification
 from northstar.cli.common import CommandError
+from northstar.cli.groups import SuggestingGroup
 from northstar.cli.parameters import (
     ContainerType,
     DurationType,
@@ -24,7 +26,14 @@ from northstar.cli.parameters import (
     UrlType,
     format_option,
 )
-from northstar.client import ConnectError, PermissionDeniedError, RejectedError
+from northstar.client import (
+    ConnectError,
+    MissingFeatureError,
+    PermissionDeniedError,
+    RefusedError,
+    RejectedError,
+    address,
+)
 from northstar.client.blocking import Client
 from northstar.client.errors import phrase
 from northstar.client.session import STOP_TIMEOUT, StopTimeout
@@ -33,14 +42,16 @@ from northstar.model import Container, Exited, Name, printable, printable_json
 CANNOT_CONNECT: Final = 3
 """Exit code: no runtime listens at the URL."""
 
-DEFAULT_URL: Final = "tcp://localhost:4200"
-
 
 class Session:
     """The options before the command; it makes the connection when a command needs it."""
 
-    def __init__(self, url: str, json_lines: bool, timeout: float) -> None:
+    def __init__(
+        self, url: str, json_lines: bool, timeout: float, chosen: str | None = None
+    ) -> None:
+        """Prepare; `chosen` says why the URL is used, if no option gives it."""
         self.url = url
+        self.chosen = chosen
         self.json_lines = json_lines
         self.timeout = timeout
 
@@ -57,13 +68,24 @@ class Session:
                 trace=trace,
             )
         except ConnectError as error:
+            error = ConnectError(error.url, error.reason, self.chosen)
             raise CommandError(
                 error.message,
                 hint=f"{error.hint} (--url or NORTHSTAR_URL)",
                 exit_code=CANNOT_CONNECT,
             ) from None
         with client:
-            yield client
+            try:
+                yield client
+            except RefusedError as error:
+                if self.json_lines:
+                    raise  # more requests would be among the lines of the command
+                from northstar.cli.refusals import refused
+
+                raise refused(client, error) from None
+            except MissingFeatureError as error:
+                hint = "it is an older version: update the runtime of that device"
+                raise CommandError(error.message, hint=hint) from None
 
     @contextlib.contextmanager
     def connect_subscribed_if_permitted(self) -> Iterator[Client]:
@@ -86,6 +108,17 @@ class Session:
         with progress(os.path.basename(file)) as advance:
             yield advance
 
+    def raise_failures(self, client: Client, results: Iterable[object]) -> None:
+        """Raise the reasons of all failures among the results of a request, if there are any."""
+        failures = [one for one in results if isinstance(one, response.Failed)]
+        if not failures:
+            return
+        if self.json_lines:
+            raise CommandError("; ".join(f"{one.container}: {one.error}" for one in failures))
+        from northstar.cli.refusals import failed
+
+        raise failed(client, [(one.container, one.error) for one in failures])
+
     def show(self, text: str, *, lines: bool = False) -> None:
         """Print a result of one line, or several (`lines`); nothing with the option --json."""
         if not self.json_lines:
@@ -101,10 +134,23 @@ def write_line(line: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-class Commands(click.Group):
+class Commands(SuggestingGroup):
     """The group of commands. Some have a second, shorter name, and some are loaded on first use."""
 
     ALIASES: Final = {"ls": "list", "repos": "repositories"}
+    OTHER_NAMES: ClassVar = {
+        "add": "install",
+        "events": "notifications",
+        "images": "list",
+        "log": "logs",
+        "ps": "list",
+        "remove": "uninstall",
+        "rm": "uninstall",
+        "run": "start",
+        "show": "inspect",
+        "unmount": "umount",
+        "upgrade": "update",
+    }
     LATER: Final = {
         "exec": ("exec_command", "exec_"),
         "keys": ("update_commands", "keys"),
@@ -146,8 +192,8 @@ class Commands(click.Group):
     "--url",
     type=UrlType(),
     envvar="NORTHSTAR_URL",
-    default=DEFAULT_URL,
-    show_default=True,
+    default=lambda: address.default({}).url,
+    show_default=f"unix://{address.SOCKET} if it exists, else {address.TCP}",
     metavar="URL",
     help="The console, tcp://HOST[:PORT] or unix:///PATH; else NORTHSTAR_URL.",
 )
@@ -173,7 +219,13 @@ def nstar(context: click.Context, url: str, json_lines: bool, timeout: float) ->
 
     CONTAINER is NAME:VERSION, or NAME if only one version is installed.
     """
-    context.obj = Session(url, json_lines, timeout)
+    chosen = None
+    match context.get_parameter_source("url"):
+        case ParameterSource.ENVIRONMENT:
+            chosen = address.default().reason
+        case ParameterSource.DEFAULT:
+            chosen = address.default({}).reason
+    context.obj = Session(url, json_lines, timeout, chosen)
 
 
 container_argument = click.argument("container", type=ContainerType(), metavar="CONTAINER")
@@ -242,7 +294,7 @@ def repositories(session: Session, as_json: bool | None) -> None:
 def mount(session: Session, containers: tuple[Container | Name, ...]) -> None:
     """Mount containers."""
     with session.connect() as client:
-        _report(session, client.mount(*containers), "mounted")
+        _report(session, client, client.mount(*containers), "mounted")
 
 
 @nstar.command()
@@ -251,19 +303,20 @@ def mount(session: Session, containers: tuple[Container | Name, ...]) -> None:
 def umount(session: Session, containers: tuple[Container | Name, ...]) -> None:
     """Unmount containers."""
     with session.connect() as client:
-        _report(session, client.umount(*containers), "umounted")
+        _report(session, client, client.umount(*containers), "umounted")
 
 
-def _report(session: Session, results: Sequence[response.Ok | response.Failed], done: str) -> None:
+def _report(
+    session: Session,
+    client: Client,
+    results: Sequence[response.Ok | response.Failed],
+    done: str,
+) -> None:
     """Print a line for each success, then raise the reasons of all failures."""
-    reasons = []
     for result in results:
-        if isinstance(result, response.Failed):
-            reasons.append(f"{result.container} is not {done}: {result.error}")
-        else:
+        if isinstance(result, response.Ok):
             session.show(f"{done} {result.container}")
-    if reasons:
-        raise CommandError("; ".join(reasons))
+    session.raise_failures(client, results)
 
 
 @nstar.command(context_settings={"allow_interspersed_args": False})
@@ -332,12 +385,22 @@ def stop(session: Session, container: Container | Name, timeout: float | None) -
         session.show(f"stopped {resolved}{how}")
 
 
+def refuse_swapped(file: str, repository: str) -> None:
+    """Refuse the name of a repository in the place of a file, and a file in its place."""
+    if not os.path.exists(file) and os.path.isfile(repository):
+        raise CommandError(
+            f"{file} is not a file, and {repository} is",
+            hint="write the file first, then the repository",
+        )
+
+
 @nstar.command()
 @click.argument("file", metavar="FILE")
 @click.argument("repository", metavar="REPOSITORY")
 @click.pass_obj
 def install(session: Session, file: str, repository: str) -> None:
     """Install the package FILE into a repository."""
+    refuse_swapped(file, repository)
     with session.connect() as client, session.progress(file) as advance:
         client.install(file, repository, progress=advance)
     session.show(f"installed {file} into {repository}")
@@ -351,6 +414,10 @@ def uninstall(session: Session, container: Container | Name, wipe: bool) -> None
     """Uninstall a container."""
     with session.connect() as client:
         [resolved] = client.resolve(container)
+        if not session.json_lines:
+            from northstar.cli.resources import warn_about_users
+
+            warn_about_users(client, resolved)
         client.uninstall(resolved, wipe)
         session.show(f"uninstalled {resolved}")
 
@@ -395,7 +462,7 @@ def notifications(session: Session, number: int | None, times: bool, as_json: bo
             if as_json or times:
                 _show_with_time(session, message, as_json)
             else:
-                session.show(describe(message))
+                session.show(_text(message))
             sys.stdout.flush()
             if count == number:
                 break
@@ -408,7 +475,7 @@ def _show_with_time(session: Session, message: Notification, as_json: bool | Non
     if not as_json:
         from northstar.cli.dates import date
 
-        session.show(f"{date(now)} {describe(message)}")
+        session.show(f"{date(now)} {_text(message)}")
         return
     from northstar.cli import json_output, json_values
 
@@ -416,8 +483,17 @@ def _show_with_time(session: Session, message: Notification, as_json: bool | Non
         json_output.emit(value)
 
 
+def _text(message: Notification) -> str:
+    """Return a sentence on a terminal; a pipe gets the forms that programs parse."""
+    if isinstance(message, notification.Exit) and sys.stdout.isatty():
+        from northstar.cli.phrases import ended
+
+        return f"{message.container} {ended(message.status)}"
+    return describe(message)
+
+
 def describe(message: Notification) -> str:
-    """Return the text of a notification."""
+    """Return the text of a notification, in the form of Northstar 0.9.2 if it has one."""
     match message:
         case notification.Started(container):
             return f"started {container}"

@@ -11,6 +11,7 @@ import click
 
 from northstar import __version__
 from northstar.cli.common import FAILED, run, warn
+from northstar.cli.groups import SuggestingGroup
 from northstar.cli.key_list import key_list
 from northstar.model import printable
 
@@ -20,7 +21,7 @@ LARGE: Final = 16 * 2**20
 # Each command imports the package `npk` itself: `--help` and completions do not wait for it.
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=SuggestingGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
 def sextant() -> None:
     """Create, show and unpack Northstar packages."""
@@ -98,7 +99,7 @@ def _salt(text: str) -> bytes:
     try:
         return bytes.fromhex(text)
     except ValueError:
-        raise click.BadParameter("not hexadecimal", param_hint="--salt") from None
+        raise click.BadParameter(f"{text!r} is not hexadecimal", param_hint="--salt") from None
 
 
 def _bar(stack: contextlib.ExitStack, title: str) -> Callable[[int, int], None]:
@@ -178,7 +179,10 @@ def gen_key(name: str, out: str) -> None:
     from northstar import npk
 
     secret, public = npk.generate(name, out)
-    click.echo(f"created {printable(secret)} (keep it secret) and {printable(public)}")
+    click.echo(
+        f"created {printable(secret)} (keep it secret, and on this machine) and "
+        f"{printable(public)} (copy it to the device)"
+    )
 
 
 @sextant.command()

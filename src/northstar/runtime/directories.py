@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 from northstar.cgroups import CgroupHost
 from northstar.linux import flock
-from northstar.model import ConfigurationError, Container
+from northstar.model import ConfigurationError, Container, sentence
 from northstar.model.deadline import Deadline
 from northstar.runtime.config import Config
 
@@ -325,4 +325,4 @@ def _remove_cgroup(host: CgroupHost, top: str) -> None:
     try:
         host.remove_runtime_cgroup(top)
     except OSError as failure:
-        log.warning("Cannot remove the cgroup %s: %s", top, failure)
+        log.warning("Cannot remove the cgroup %s: %s", top, sentence(failure))

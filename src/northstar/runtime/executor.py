@@ -24,7 +24,15 @@ from northstar.core.events import Event, Request
 from northstar.devices import image_mount, loop_device
 from northstar.launch.plan import ContainerPaths
 from northstar.manifest import Resource
-from northstar.model import Container, ExitStatus, Name, NorthstarError, Signalled, Version
+from northstar.model import (
+    Container,
+    ExitStatus,
+    Name,
+    NorthstarError,
+    Signalled,
+    Version,
+    sentence,
+)
 from northstar.model.loop_deadline import timeout, wait
 from northstar.runtime import data_wipe
 from northstar.runtime.deadlines import Deadlines
@@ -510,7 +518,6 @@ class Executor:
 
 def reason_of(failure: Exception, what: str) -> str:
     """Return the reason of a failure. An unexpected exception is logged as well."""
-    if isinstance(failure, (NorthstarError, OSError)):
-        return str(failure)
-    log.error("Failed to %s", what, exc_info=failure)
-    return f"{type(failure).__name__}: {failure}"
+    if not isinstance(failure, (NorthstarError, OSError)):
+        log.error("Failed to %s", what, exc_info=failure)
+    return sentence(failure)

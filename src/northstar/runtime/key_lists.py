@@ -98,7 +98,8 @@ class KeyLists:
         if identifier not in self._current:
             raise RefusedError(
                 error.Unexpected(
-                    f"the repository {identifier} has no key list: its configuration has no `keys`"
+                    f"the repository {identifier} has no key list: its configuration has no "
+                    "`keys`; add it, with a list that sextant key-list made"
                 )
             )
         return self._current[identifier]

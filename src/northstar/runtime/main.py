@@ -29,6 +29,7 @@ from northstar.model import (
     Container,
     HostError,
     NorthstarError,
+    Permission,
     Permissions,
 )
 from northstar.runtime import (
@@ -45,7 +46,7 @@ from northstar.runtime import (
     writer,
 )
 from northstar.runtime.bells import Bells
-from northstar.runtime.config import Config, RepositoryConfig
+from northstar.runtime.config import Config, RepositoryConfig, TcpAddress
 from northstar.runtime.console import Console
 from northstar.runtime.executor import Executor
 from northstar.runtime.key_lists import KeyLists, load_anchor
@@ -255,7 +256,9 @@ class Runtime:
         stack.push_async_callback(self._console.close)
 
         if config.console is not None:
-            await self._console.listen(config.console, self._pools.data.run)
+            bound = await self._console.listen(config.console, self._pools.data.run)
+            if isinstance(bound, TcpAddress):
+                _warn_about_tcp(bound, config.console.permissions)
         await lifecycle.load(self._executor, repositories, store)
 
     async def _connect(
@@ -339,6 +342,20 @@ class Runtime:
         for ended in (failed, *tasks):
             if ended.done():
                 ended.result()
+
+
+def _warn_about_tcp(bound: TcpAddress, permissions: Permissions) -> None:
+    """Warn if anybody may control the runtime: TCP does not say who connects."""
+    if permissions <= {Permission.IDENT}:
+        return
+    # Not the module ipaddress, which takes 4 ms to import: the kernel has written the address.
+    local = bound.host == "::1" or bound.host.startswith(("127.", "::ffff:127."))
+    log.warning(
+        "Every user of %s may control this runtime, since its console is %s: use a Unix socket, "
+        'bind = "unix:///run/northstar/console"',
+        "this machine" if local else "this machine and of its network",
+        bound,
+    )
 
 
 def _repository(identifier: str, config: RepositoryConfig, pools: threads.Pools) -> Repository:

@@ -226,7 +226,7 @@ class ContainerOperations:
         executor = self._executor
         executor.apply(events.InstallRequested(repository, size))
         into = self._repositories[repository]
-        return PackageWriter(executor.apply, executor.spawn, into, await into.receive())
+        return PackageWriter(executor.apply, executor.spawn, into, await into.receive(size))
 
     async def begin_update(self, repository: str, size: int) -> UpdateWriter:
         """Begin to receive a package of `size` bytes for an update."""

@@ -25,6 +25,7 @@ from northstar.model import (
     LaunchError,
     NorthstarError,
     printable,
+    sentence,
 )
 from northstar.model.loop_deadline import wait
 from northstar.runtime.exec import execute
@@ -130,7 +131,7 @@ class ExecProbes:
 
 def attributed(failure: Exception, manifest: Manifest) -> FailedError | LackingError | EndedError:
     """Return the result for a program that could not be executed."""
-    reason = printable(str(failure))
+    reason = printable(sentence(failure))
     if isinstance(failure, RefusedError):
         if isinstance(failure.error, error.StopContainerNotStarted):
             return EndedError()

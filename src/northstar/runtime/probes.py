@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from northstar.core import actions, events
 from northstar.manifest import ConnectProbe, ExecProbe, Manifest
-from northstar.model import Container
+from northstar.model import Container, sentence
 from northstar.runtime.probe_connect import Connector
 from northstar.runtime.probe_results import EndedError, FailedError, LackingError
 from northstar.runtime.running import RunningContainer
@@ -110,7 +110,7 @@ class Probes:
         except Exception as failure:
             # A bug of the runtime must not end a container either.
             log.exception("Failed to probe %s", container)
-            return events.ProbeLacking(container, f"{type(failure).__name__}: {failure}")
+            return events.ProbeLacking(container, sentence(failure))
         return events.ProbeSucceeded(container)
 
     async def _execute(

@@ -30,7 +30,7 @@ from northstar.launch.plan import (
 )
 from northstar.manifest import Capability, Command, Manifest, Persist
 from northstar.manifest.bounds import LOG_SIZE
-from northstar.model import Container, LaunchError, Permissions, listed
+from northstar.model import Container, LaunchError, Permissions, listed, sentence
 from northstar.runtime import debug, listeners, logs, stdio
 from northstar.runtime.bells import Bells
 from northstar.runtime.config import Config
@@ -218,7 +218,7 @@ async def _watch_memory(
         monitor = await context.pools.kernel.run(cgroup.oom_monitor)
     except OSError as failure:
         # No more inotify instances, or a real-time kernel: start without the monitor.
-        log.warning("%s: its memory is not monitored: %s", container, failure)
+        log.warning("%s: its memory is not monitored: %s", container, sentence(failure))
         return None
     return None if monitor is None else OomWatch(container, monitor, context.notifications)
 

@@ -62,12 +62,17 @@ def parse(data: bytes, context: Context[Any]) -> Node:
         raise context.error(
             f"not YAML: {error.problem or error.context}",
             place=None if mark is None else (mark.line + 1, mark.column + 1),
+            hint=(
+                "indent with spaces, not with tabs"
+                if " tab" in (error.problem or "") or "'\\t'" in (error.problem or "")
+                else "correct the syntax"
+            ),
         ) from None
     except ReaderError as error:
         line = data.count(b"\n", 0, error.position) + 1
         column = error.position - data.rfind(b"\n", 0, error.position)
         rule = f"not YAML: the character {error.character:#06x} must not stand in it"
-        raise context.error(rule, place=(line, column)) from None
+        raise context.error(rule, place=(line, column), hint="remove it") from None
 
 
 class _Size(NamedTuple):
@@ -91,7 +96,9 @@ class _Composer:
         """Return the only document."""
         self._next()
         if type(self._next()) is StreamEndEvent:
-            raise self._context.error("the manifest is empty")
+            raise self._context.error(
+                "the manifest is empty", hint="write at least name, version, uid and gid"
+            )
         root = self._root()
         self._next()
         event = self._next()

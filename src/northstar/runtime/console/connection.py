@@ -36,10 +36,11 @@ from northstar.api.message import (
     Message,
     PermissionDenied,
 )
+from northstar.api.notification import Closing
 from northstar.api.request import Request
 from northstar.api.response import Response
 from northstar.api.stream import ClientStream
-from northstar.model import Permission, Permissions, ProtocolError
+from northstar.model import Permission, Permissions, ProtocolError, cut
 from northstar.model.loop_deadline import Timer
 from northstar.model.permission import describe
 from northstar.runtime.config import ConsoleOptions
@@ -76,6 +77,9 @@ WRITE_BUFFER: Final = ALLOWANCE
 
 WATCH_INTERVAL: Final = 0.5
 """Seconds between two checks whether a peer that is not read from has closed its end."""
+
+REASON_MAX: Final = 512
+"""Longest reason that a client is told when its connection is closed, in characters."""
 
 TURN: Final = 16
 """Requests in a row before other connections are served."""
@@ -362,6 +366,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def _refuse(self, reason: str) -> None:
         log.warning("%s: %s, closing the connection", self.peer, reason)
+        if self._caller.extended:
+            # 0.9.2 closes without a word, so a plain connection is.
+            self._send(Closing(cut(reason, REASON_MAX)))
         self.close()
 
     def _end_of_stream(self) -> None:
@@ -522,7 +529,10 @@ class Connection(asyncio.BufferedProtocol):
         options = self._access.options
         if request.size > options.max_npk_install_size:
             limit = options.max_npk_install_size
-            self._refuse(f"a package of {request.size} bytes is larger than {limit}")
+            self._refuse(
+                f"a package of {request.size} bytes is larger than {limit}, the limit of "
+                "max_npk_install_size"
+            )
             return
         package = IncomingPackage(
             request.size, options.npk_stream_timeout, self._access.memory.packages, self._regulate

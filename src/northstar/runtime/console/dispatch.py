@@ -24,7 +24,7 @@ from northstar.api.response import (
     UpdateOk,
 )
 from northstar.api.stream import TerminalSize
-from northstar.model import Container, NorthstarError, cut
+from northstar.model import Container, NorthstarError, cut, sentence
 from northstar.npk.keylist import KeyList, key_id
 from northstar.runtime.console.channel import Channel
 from northstar.runtime.console.incoming_package import IncomingPackage
@@ -275,7 +275,10 @@ class Dispatcher:
     async def _kill(self, request: requests.Kill, _caller: Caller) -> Response:
         container, signal = request.container, request.signal
         if signal not in SIGNALS:
-            text = f"signal {signal} is not within {SIGNALS[0]}..{SIGNALS[-1]}"
+            text = (
+                f"signal {signal} is not within {SIGNALS[0]}..{SIGNALS[-1]}; "
+                "name one as TERM, or see signal(7)"
+            )
             return responses.Kill(Failed(container, Unexpected(text)))
         kill = self._operations.kill(container, signal)
         return responses.Kill(await _result("kill", container, kill))
@@ -387,10 +390,10 @@ def wire_error(error: Exception, what: str) -> Error:
     if isinstance(error, RefusedError):
         return error.error
     if isinstance(error, (NorthstarError, OSError)):
-        log.error("Failed to %s: %s", what, error)
-        return Unexpected(cut(str(error)))
-    log.error("Failed to %s", what, exc_info=error)
-    return Unexpected(cut(f"{type(error).__name__}: {error}"))
+        log.error("Failed to %s: %s", what, sentence(error))
+    else:
+        log.error("Failed to %s", what, exc_info=error)
+    return Unexpected(cut(sentence(error)))
 
 
 async def _result(what: str, container: Container, operation: Awaitable[None]) -> Ok | Failed:
