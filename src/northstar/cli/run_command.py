@@ -64,7 +64,7 @@ def run(
 ) -> int:
     """Run the app in DIR, in a runtime of its own, and show its output.
 
-    ARGS replace the arguments in the manifest. The app runs once: it is not restarted. Ctrl-C stops
+    ARGS follow the arguments in the manifest. The app runs once: it is not restarted. Ctrl-C stops
     it. The exit code is that of the app, or 128 and the number of the signal that ended it; 130
     after Ctrl-C. It needs root.
     """
@@ -83,7 +83,7 @@ def run(
         if not runtime.wait_ready():
             # It has printed the reason.
             return FAILED
-        status = _execute(runtime, package, resources, manifest.container, arguments)
+        status = _execute(runtime, package, resources, manifest, arguments)
     if isinstance(status, Exited):
         return status.code
     raise _signalled(manifest.container, status.signal)
@@ -260,7 +260,7 @@ def _execute(
     runtime: _Runtime,
     package: int,
     resources: Sequence[str],
-    container: Container,
+    manifest: Manifest,
     arguments: Sequence[str],
 ) -> ExitStatus:
     """Install the packages, start the app, and return its exit status."""
@@ -270,8 +270,10 @@ def _execute(
         for resource in resources:
             client.install(resource, _REPOSITORY)
         _install(client, package)
-        client.start(container, None, arguments)
-        return client.wait(container)
+        # The arguments of a request replace those of the manifest. Without its first ones, an
+        # interpreter would not find its program.
+        client.start(manifest.container, None, [*manifest.args, *arguments] if arguments else ())
+        return client.wait(manifest.container)
 
 
 def _install(client: Client, package: int) -> None:

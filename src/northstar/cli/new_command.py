@@ -1,0 +1,93 @@
+"""`sextant new`: makes the directory of a new app from a template."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import os
+from collections.abc import Iterator
+from importlib.resources.abc import Traversable
+from typing import Final
+
+import click
+
+from northstar.model import InvalidValueError, Name, PackageError, printable
+
+TEMPLATES: Final = ("c", "python", "shell")
+"""The directories in `templates`."""
+
+SCHEMA: Final = "manifest.schema.json"
+
+_LINKS: Final = {"python": {"root/lib": "usr/lib", "root/lib64": "usr/lib64"}}
+"""Symbolic links of a template: a wheel cannot contain any."""
+
+_PLACEHOLDER: Final = b"@NAME@"
+
+
+@click.command()
+@click.option(
+    "--template",
+    type=click.Choice(TEMPLATES),
+    default="c",
+    show_default=True,
+    help="The language of its program.",
+)
+@click.argument("path", metavar="NAME")
+def new(path: str, template: str) -> None:
+    """Make the directory NAME with the manifest, the sources and a Makefile of a new app.
+
+    NAME may be a path, whose last part is the name of the app.
+    """
+    from northstar.npk import staging
+
+    path = path.rstrip("/") or path
+    name = _name(os.path.basename(path))
+    if os.path.lexists(path):
+        raise PackageError(f"{path} exists already", hint="choose another name, or remove it")
+    with staging.directory(os.path.dirname(path) or ".") as stage:
+        made = os.path.join(stage, name)
+        os.mkdir(made)
+        _write(made, template, name)
+        os.rename(made, path)
+    click.echo(f"created {printable(path)}: next, read its Makefile")
+
+
+def _name(text: str) -> Name:
+    try:
+        name = Name(text)
+    except InvalidValueError as error:
+        raise PackageError(error.message, hint=error.hint or "choose another name") from error
+    if not text[0].isalnum():
+        # Valid in a package, but an option of each command, or a hidden directory.
+        raise PackageError(f"{text} does not begin with a letter or digit", hint="choose another")
+    return name
+
+
+def _write(directory: str, template: str, name: Name) -> None:
+    """Write all files into an empty directory."""
+    from northstar.manifest import schema
+
+    source = importlib.resources.files("northstar.cli") / "templates" / template
+    for relative, file in _files("", source):
+        target = os.path.join(directory, relative)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        content = file.read_bytes().replace(_PLACEHOLDER, name.encode())
+        # An installed file may have lost its mode.
+        mode = 0o777 if content.startswith(b"#!") else 0o666
+        fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        with open(fd, "wb") as out:
+            out.write(content)
+    for link, destination in _LINKS.get(template, {}).items():
+        os.symlink(destination, os.path.join(directory, link))
+    with open(os.path.join(directory, SCHEMA), "w") as out:
+        json.dump(schema(), out, indent=2)
+        out.write("\n")
+
+
+def _files(above: str, directory: Traversable) -> Iterator[tuple[str, Traversable]]:
+    for entry in directory.iterdir():
+        if entry.is_dir():
+            if entry.name != "__pycache__":
+                yield from _files(f"{above}{entry.name}/", entry)
+        elif not entry.name.endswith(".pyc"):
+            yield f"{above}{entry.name}", entry
