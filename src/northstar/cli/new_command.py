@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.resources.abc import Traversable
 from typing import Final
 
@@ -16,7 +16,9 @@ from northstar.model import InvalidValueError, Name, PackageError, printable
 TEMPLATES: Final = ("c", "python", "shell")
 """The directories in `templates`."""
 
+MANIFEST: Final = "manifest.yaml"
 SCHEMA: Final = "manifest.schema.json"
+"""Files in each of them; the second one is written by this command."""
 
 _LINKS: Final = {"python": {"root/lib": "usr/lib", "root/lib64": "usr/lib64"}}
 """Symbolic links of a template: a wheel cannot contain any."""
@@ -32,22 +34,45 @@ _PLACEHOLDER: Final = b"@NAME@"
     show_default=True,
     help="The language of its program.",
 )
+@click.option(
+    "--capability",
+    "capabilities",
+    multiple=True,
+    metavar="CAPABILITY",
+    help="A capability of its process, as CAP_NET_RAW; several with several options.",
+)
+@click.option(
+    "--permission",
+    "permissions",
+    multiple=True,
+    metavar="PERMISSION",
+    help="A request that it may send to the runtime; several with several options.",
+)
 @click.argument("path", metavar="NAME")
-def new(path: str, template: str) -> None:
+def new(
+    path: str, template: str, capabilities: tuple[str, ...], permissions: tuple[str, ...]
+) -> None:
     """Make the directory NAME with the manifest, the sources and a Makefile of a new app.
 
     NAME may be a path, whose last part is the name of the app.
     """
+    from northstar.manifest import loads
     from northstar.npk import staging
 
     path = path.rstrip("/") or path
     name = _name(os.path.basename(path))
     if os.path.lexists(path):
         raise PackageError(f"{path} exists already", hint="choose another name, or remove it")
+    added = _added(capabilities, permissions)
     with staging.directory(os.path.dirname(path) or ".") as stage:
         made = os.path.join(stage, name)
         os.mkdir(made)
         _write(made, template, name)
+        with open(os.path.join(made, MANIFEST), "a") as file:
+            file.write(added)
+        with open(os.path.join(made, MANIFEST), "rb") as file:
+            # An unknown capability or permission is refused as in any manifest.
+            loads(file.read())
         os.rename(made, path)
     click.echo(f"created {printable(path)}: next, read its Makefile")
 
@@ -61,6 +86,17 @@ def _name(text: str) -> Name:
         # Valid in a package, but an option of each command, or a hidden directory.
         raise PackageError(f"{text} does not begin with a letter or digit", hint="choose another")
     return name
+
+
+def _added(capabilities: Sequence[str], permissions: Sequence[str]) -> str:
+    """Return the lines for the end of the manifest. JSON is YAML too."""
+    text = ""
+    if capabilities:
+        text += f"capabilities: {json.dumps(capabilities)} # see capabilities(7)\n"
+    if permissions:
+        text += "console: # its connection to the runtime, and the requests that it may send\n"
+        text += f"  permissions: {json.dumps(permissions)}\n"
+    return text
 
 
 def _write(directory: str, template: str, name: Name) -> None:
