@@ -108,7 +108,7 @@ FREE: Final = frozenset(
     (
         "-- ARGS",
         "BYTES",
-        "COMMAND [ARG]",
+        "COMMAND [ARG",
         "COUNT",
         "HEX",
         "ID",
@@ -225,7 +225,8 @@ def respond(command: click.Command, program: str, variable: str, instruction: st
     if kind is None or wanted not in ("complete", "source"):
         return 1
     complete = kind(command, {}, program, variable)
-    click.echo(complete.source() if wanted == "source" else complete.complete())
+    if text := complete.source() if wanted == "source" else complete.complete():
+        click.echo(text)
     return 0
 
 

@@ -263,7 +263,7 @@ def elf_interpreter(fd: int, head: bytes) -> str | None:
     wide = head[4] == 2
     (offset,) = struct.unpack_from(order + ("Q" if wide else "I"), head, 32 if wide else 28)
     size, count = struct.unpack_from(f"{order}2H", head, 54 if wide else 42)
-    form = struct.Struct(order + ("I4xQ16xQ" if wide else "II8xI"))
+    form = struct.Struct(order + ("I4xQ16xQ16x" if wide else "II8xI12x"))
     # The kernel accepts no other size of an entry. Larger offsets are an error of pread(2).
     if size != form.size or count > _SEGMENTS_MAX or offset >= _OFFSET_MAX:
         return None
