@@ -9,6 +9,7 @@ import pty
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -159,11 +160,12 @@ def test_what_only_lenient_accepts(work: Path, command: str):
         words = ["-m", work / "manifest.yaml", "-o", work / "out"]
     words += ["-r", work / "root"]
     assert run(command, *words).stderr == ""
-    for change, text in (
+    changes: list[tuple[Callable[[], object], str]] = [
         (lambda: (work / "root/bin/app").chmod(0o644), "init: /bin/app is not executable"),
         (lambda: (work / "root/bin/app").unlink(), "init: /bin/app is missing"),
         (lambda: _append(work, "cgroups: {memory: {hard_limit: 1}}"), "cgroups.memory.hard_limit"),
-    ):
+    ]
+    for change, text in changes:
         change()
         done = run(command, *words, code=1)
         assert text in done.stderr
