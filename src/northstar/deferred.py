@@ -69,7 +69,8 @@ class DeferredModule(ModuleType):
     def __getattr__(self, name: str) -> Any:
         attributes = self.__dict__
         execution = attributes.get("__deferred__")
-        if execution is not None:
+        # `from module import name` looks for __path__, which the specification has told.
+        if execution is not None and name != "__path__":
             # Other threads wait until it is complete. This thread enters a second time if the
             # module reads its own attributes in a circular import.
             with execution.lock:

@@ -64,9 +64,10 @@ def start(path: str, *, mount_namespace: bool = True, log_level: str | None = No
 
 def _load_runtime() -> Callable[..., None]:
     """Import the runtime: most of the start-up time, which help and usage errors avoid."""
-    from northstar.cli.imports import import_asyncio
+    from northstar.cli.imports import defer_container_modules, import_asyncio
 
     import_asyncio()
+    defer_container_modules()
     from northstar.runtime.main import run
 
     # Imported objects stay until the end, so the collector need not examine them.

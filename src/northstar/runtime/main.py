@@ -204,7 +204,7 @@ class Runtime:
         )
         launcher = Launcher.load(self._pools.kernel)
         stack.callback(launcher.close)
-        stack.push_async_callback(debug.end_all)
+        stack.push_async_callback(lambda: debug.end_all())
         null = open_null(config.run_dir)
         stack.callback(os.close, null)
         versions = [hierarchy.version for hierarchy in cgroups.hierarchies]

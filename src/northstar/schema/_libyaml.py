@@ -17,6 +17,18 @@ from typing import Any, Final
 
 from northstar.deferred import DeferredModule, defer
 
+__all__ = [
+    "CParser",
+    "MappingEndEvent",
+    "MappingStartEvent",
+    "MarkedYAMLError",
+    "ScalarEvent",
+    "SequenceEndEvent",
+    "SequenceStartEvent",
+    "StreamEndEvent",
+    "YAMLError",
+]
+
 _LARGE: Final = (
     "reader",
     "scanner",
@@ -43,7 +55,7 @@ class _Errors:
         return make
 
 
-def load() -> None:
+def _load() -> None:
     """Import `yaml._yaml`."""
     defer("yaml")
     package = sys.modules.get("yaml")
@@ -61,4 +73,15 @@ def load() -> None:
                     delattr(package, name)
 
 
-load()
+_load()
+
+from yaml._yaml import CParser  # noqa: E402 - the purpose of this module
+from yaml.error import MarkedYAMLError, YAMLError  # noqa: E402
+from yaml.events import (  # noqa: E402
+    MappingEndEvent,
+    MappingStartEvent,
+    ScalarEvent,
+    SequenceEndEvent,
+    SequenceStartEvent,
+    StreamEndEvent,
+)

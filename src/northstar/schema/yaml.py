@@ -14,20 +14,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
-from northstar.schema import _libyaml  # noqa: F401, I001 - before yaml
-from yaml._yaml import CParser
-from yaml.error import MarkedYAMLError, YAMLError
-from yaml.events import (
+from northstar.model import NorthstarError
+from northstar.model.text import quote
+from northstar.schema._libyaml import (
+    CParser,
     MappingEndEvent,
     MappingStartEvent,
+    MarkedYAMLError,
     ScalarEvent,
     SequenceEndEvent,
     SequenceStartEvent,
     StreamEndEvent,
+    YAMLError,
 )
-
-from northstar.model import NorthstarError
-from northstar.model.text import quote
 from northstar.schema.context import Context
 from northstar.schema.node import (
     INPUT_MAX,
