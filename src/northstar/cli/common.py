@@ -239,9 +239,14 @@ def _is_closed(stream: object) -> bool:
         return False
 
 
+def completion_variable(program: str) -> str:
+    """Return the environment variable with which a shell asks click for completions."""
+    return f"_{program}_COMPLETE".replace("-", "_").replace(".", "_").upper()
+
+
 def _complete(command: click.Command, program: str) -> int | None:
     """Print completions if a shell requests them; return None otherwise."""
-    variable = f"_{program}_COMPLETE".replace("-", "_").replace(".", "_").upper()
+    variable = completion_variable(program)
     instruction = os.environ.get(variable)
     if not instruction:
         return None

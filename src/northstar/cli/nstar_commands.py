@@ -4,98 +4,27 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import importlib
 import json
 import os
 import signal as signals
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import click
 
 from northstar import __version__
-from northstar.api import Status, notification, response
+from northstar.api import notification, response
 from northstar.api.feature import SERVICE
 from northstar.api.notification import Notification
+from northstar.cli import nstar_plain
 from northstar.cli.common import CommandError, warn
+from northstar.cli.nstar_session import DEFAULT_TIMEOUT, DEFAULT_URL, URL_VARIABLE, Session
 from northstar.cli.parameters import ContainerType, DurationType, NameType, SignalType, UrlType
-from northstar.client import ConnectError, PermissionDeniedError, RejectedError
-from northstar.client.blocking import Client
 from northstar.client.errors import phrase
 from northstar.client.session import STOP_TIMEOUT, StopTimeout
-from northstar.model import Container, Exited, Name, printable, printable_json
-
-CANNOT_CONNECT: Final = 3
-"""Exit code: no runtime listens at the URL."""
-
-DEFAULT_URL: Final = "tcp://localhost:4200"
-
-
-class Session:
-    """The options before the command; it makes the connection when a command needs it."""
-
-    def __init__(self, url: str, json_lines: bool, timeout: float) -> None:
-        self.url = url
-        self.json_lines = json_lines
-        self.timeout = timeout
-
-    @contextlib.contextmanager
-    def connect(self, *, subscribe: bool = False, extended: bool = True) -> Iterator[Client]:
-        """Connect, for one command."""
-        trace = write_line if self.json_lines else None
-        try:
-            client = Client.connect(
-                self.url,
-                subscribe=subscribe,
-                extended=extended,
-                timeout=self.timeout,
-                trace=trace,
-            )
-        except ConnectError as error:
-            raise CommandError(
-                error.message,
-                hint=f"{error.hint} (--url or NORTHSTAR_URL)",
-                exit_code=CANNOT_CONNECT,
-            ) from None
-        with client:
-            yield client
-
-    @contextlib.contextmanager
-    def connect_subscribed_if_permitted(self) -> Iterator[Client]:
-        """Connect, with a subscription to notifications if that is permitted."""
-        with contextlib.ExitStack() as stack:
-            try:
-                client = stack.enter_context(self.connect(subscribe=True))
-            except RejectedError:
-                client = stack.enter_context(self.connect())
-            yield client
-
-    @contextlib.contextmanager
-    def progress(self, file: str) -> Iterator[Callable[[int, int], None] | None]:
-        """Draw the progress of an upload, on a terminal; elsewhere yield None."""
-        if self.json_lines or not sys.stderr.isatty():
-            yield None
-            return
-        from northstar.cli.progress import progress
-
-        with progress(os.path.basename(file)) as advance:
-            yield advance
-
-    def show(self, text: str, *, lines: bool = False) -> None:
-        """Print a result of one line, or several (`lines`); nothing with the option --json."""
-        if not self.json_lines:
-            print(printable(text, lines=lines))
-
-
-def write_line(line: bytes) -> None:
-    """Print a line that was exchanged with the runtime."""
-    if sys.stdout.isatty():
-        line = printable_json(line.decode(errors="backslashreplace")).encode()
-    # At once: the reader may wait for a notification.
-    sys.stdout.buffer.write(line)
-    sys.stdout.buffer.flush()
+from northstar.model import Container, Exited, Name
 
 
 class Commands(click.Group):
@@ -137,7 +66,7 @@ class Commands(click.Group):
     "-u",
     "--url",
     type=UrlType(),
-    envvar="NORTHSTAR_URL",
+    envvar=URL_VARIABLE,
     default=DEFAULT_URL,
     show_default=True,
     metavar="URL",
@@ -154,7 +83,7 @@ class Commands(click.Group):
     "-t",
     "--timeout",
     type=DurationType(),
-    default=10.0,
+    default=DEFAULT_TIMEOUT,
     metavar="TIME",
     help="How long to wait for the runtime, as 10s (the default) or 1m 30s.",
 )
@@ -178,42 +107,14 @@ _containers = click.argument(
 @click.pass_obj
 def list_containers(session: Session) -> None:
     """List the installed containers (also: ls)."""
-    from northstar.cli import listing
-
-    with session.connect() as client:
-        containers = sorted(client.list())
-        # Without data: the permission is missing, or the container was uninstalled meanwhile.
-        answers = [
-            answer if isinstance(answer, response.ContainerData) else None
-            for answer in client.inspect_all(containers)
-        ]
-        states = _states(client)
-    if not session.json_lines:
-        rows = [
-            listing.row(container, answer, (states or {}).get(container))
-            for container, answer in zip(containers, answers, strict=True)
-        ]
-        listing.show(rows, states=states is not None)
-
-
-def _states(client: Client) -> dict[Container, Status] | None:
-    """Return the status of all containers; None if the runtime cannot tell."""
-    if SERVICE not in client.features:
-        return None
-    try:
-        results = client.status()
-    except PermissionDeniedError:
-        return None
-    return {one.container: one.status for one in results if isinstance(one, response.StatusOk)}
+    nstar_plain.list_containers(session)
 
 
 @nstar.command()
 @click.pass_obj
 def repositories(session: Session) -> None:
     """List the names of the repositories (also: repos)."""
-    with session.connect() as client:
-        for name in sorted(client.repositories()):
-            session.show(name)
+    nstar_plain.repositories(session)
 
 
 @nstar.command()
@@ -405,17 +306,14 @@ def describe(message: Notification) -> str:
 @click.pass_obj
 def shutdown(session: Session) -> None:
     """Shut the runtime down."""
-    with session.connect() as client:
-        client.shutdown()
-        session.show("shutting down")
+    nstar_plain.shutdown(session)
 
 
 @nstar.command()
 @click.pass_obj
 def ident(session: Session) -> None:
     """Print the identity of this client."""
-    with session.connect() as client:
-        session.show(str(client.ident()))
+    nstar_plain.ident(session)
 
 
 @nstar.command()

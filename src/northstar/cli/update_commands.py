@@ -13,7 +13,7 @@ import click
 from northstar.api import ContainerState, notification
 from northstar.api.notification import Notification
 from northstar.cli.common import CommandError
-from northstar.cli.nstar_commands import Session
+from northstar.cli.nstar_session import Session
 from northstar.model import Container, printable
 
 _LIST_MAX: Final = 64 * 1024

@@ -1,0 +1,112 @@
+"""The commands of `nstar` that have neither arguments nor options of their own.
+
+click, with the definitions of all commands, takes a third of the time of such a command. Scripts
+and people run these often, so usual command lines of them are recognized without it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from northstar.api import Status, response
+from northstar.api.feature import SERVICE
+from northstar.cli.common import completion_variable
+from northstar.cli.nstar_session import DEFAULT_TIMEOUT, DEFAULT_URL, URL_VARIABLE, Session
+from northstar.client import PermissionDeniedError, address
+from northstar.client.blocking import Client
+from northstar.model import Container, InvalidValueError
+
+
+def list_containers(session: Session) -> None:
+    """List the installed containers (also: ls)."""
+    from northstar.cli import listing
+
+    with session.connect() as client:
+        containers = sorted(client.list())
+        # Without data: the permission is missing, or the container was uninstalled meanwhile.
+        answers = [
+            answer if isinstance(answer, response.ContainerData) else None
+            for answer in client.inspect_all(containers)
+        ]
+        states = _states(client)
+    if not session.json_lines:
+        rows = [
+            listing.row(container, answer, (states or {}).get(container))
+            for container, answer in zip(containers, answers, strict=True)
+        ]
+        listing.show(rows, states=states is not None)
+
+
+def _states(client: Client) -> dict[Container, Status] | None:
+    """Return the status of all containers; None if the runtime cannot tell."""
+    if SERVICE not in client.features:
+        return None
+    try:
+        results = client.status()
+    except PermissionDeniedError:
+        return None
+    return {one.container: one.status for one in results if isinstance(one, response.StatusOk)}
+
+
+def repositories(session: Session) -> None:
+    """List the names of the repositories (also: repos)."""
+    with session.connect() as client:
+        for name in sorted(client.repositories()):
+            session.show(name)
+
+
+def shutdown(session: Session) -> None:
+    """Shut the runtime down."""
+    with session.connect() as client:
+        client.shutdown()
+        session.show("shutting down")
+
+
+def ident(session: Session) -> None:
+    """Print the identity of this client."""
+    with session.connect() as client:
+        session.show(str(client.ident()))
+
+
+COMMANDS: Final[Mapping[str, Callable[[Session], None]]] = {
+    "ident": ident,
+    "list": list_containers,
+    "ls": list_containers,
+    "repos": repositories,
+    "repositories": repositories,
+    "shutdown": shutdown,
+}
+
+
+def recognize(program: str, arguments: Sequence[str]) -> Callable[[], int] | None:
+    """Return what runs a command line; None if it is for click.
+
+    click gets everything else: other commands and options, an invalid URL, shell completion.
+
+    Args:
+        program: its name.
+        arguments: `[-u URL | --url URL] COMMAND`.
+    """
+    url = os.environ.get(URL_VARIABLE) or DEFAULT_URL
+    match arguments:
+        case ["-u" | "--url", url, name]:
+            pass
+        case [name]:
+            pass
+        case _:
+            return None
+    command = COMMANDS.get(name)
+    if command is None or completion_variable(program) in os.environ:
+        return None
+    try:
+        address.parse(url)
+    except InvalidValueError:
+        return None
+
+    def run() -> int:
+        command(Session(url, False, DEFAULT_TIMEOUT))
+        return 0
+
+    return run
