@@ -33,6 +33,13 @@ def defer(*names: str) -> None:
             sys.modules[name] = module
 
 
+def execute(module: ModuleType) -> None:
+    """Execute a module now, if it is deferred and has not been executed."""
+    if isinstance(module, DeferredModule):
+        # No module has this attribute.
+        getattr(module, "", None)
+
+
 def _find(name: str) -> DeferredModule | None:
     path = None
     if package := name.rpartition(".")[0]:

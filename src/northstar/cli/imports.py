@@ -29,23 +29,6 @@ _RARELY_USED: Final = (
     "hmac",
 )
 
-_OF_CONTAINERS: Final = (
-    # What mounts and starts containers. These modules are imported as modules, so that a boot
-    # executes none of them; a test names those that a boot must not execute.
-    "northstar.cgroups.realtime",
-    "northstar.devices.image_mount",
-    "northstar.launch.seccomp",
-    "northstar.linux.inotify",
-    "northstar.linux.netns",
-    "northstar.linux.notify",
-    "northstar.linux.pidfd",
-    "northstar.linux.removal",
-    "northstar.npk.keylist",
-    "northstar.runtime.data_snapshot",
-    "northstar.runtime.debug",
-    "northstar.runtime.terminal",
-)
-
 
 def defer_rarely_used() -> None:
     """Defer modules of the standard library; before any import that takes time."""
@@ -54,7 +37,9 @@ def defer_rarely_used() -> None:
 
 def defer_container_modules() -> None:
     """Defer modules of the runtime that only containers need."""
-    defer(*_OF_CONTAINERS)
+    from northstar.runtime.container_modules import DEFERRED
+
+    defer(*DEFERRED)
 
 
 def import_asyncio() -> None:

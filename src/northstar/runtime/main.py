@@ -32,6 +32,7 @@ from northstar.model import (
     Permissions,
 )
 from northstar.runtime import (
+    container_modules,
     data_wipe,
     debug,
     directories,
@@ -204,7 +205,7 @@ class Runtime:
         )
         launcher = Launcher.load(self._pools.kernel)
         stack.callback(launcher.close)
-        stack.push_async_callback(lambda: debug.end_all())
+        stack.push_async_callback(debug.end_all)
         null = open_null(config.run_dir)
         stack.callback(os.close, null)
         versions = [hierarchy.version for hierarchy in cgroups.hierarchies]
@@ -280,7 +281,7 @@ class Runtime:
                 self._console.run()
                 log.info("Runtime up and running")
                 self._manager.ready()
-                await self._until_stop()
+                await self._until_stop(self._load_modules_and_wait())
         except Exception as error:
             # After a bug too, containers get their SIGTERM and images are unmounted.
             failure = error
@@ -307,6 +308,13 @@ class Runtime:
                 hint="look at that file system and its device: this process ends when it answers",
             )
         log.info("Shutdown complete")
+
+    async def _load_modules_and_wait(self) -> None:
+        try:
+            await container_modules.load()
+        except Exception as failure:
+            log.warning("A module of the runtime cannot be imported: %s", failure)
+        await self._stop.wait()
 
     def _end_threads(self) -> list[str]:
         """End all threads; return the names of pools with threads that block in the kernel."""
