@@ -9,7 +9,10 @@ reads an attribute that it does not have yet. So a wrong choice of modules costs
 read an attribute at the same time may see an incomplete module, and it executes a package as soon
 as one of its submodules is imported.
 
-Only a program may use this, in its own process: a library must not decide this for its users.
+The commands use this for modules of the standard library, in their own processes. A library must
+not decide this for its users; the exception is `northstar.schema.yaml`, which defers `yaml`.
+
+Two deferred modules must not import each other: two threads could wait for each other.
 """
 
 from __future__ import annotations

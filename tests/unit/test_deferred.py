@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from northstar.deferred import DeferredModule, defer
+from northstar.deferred import DeferredModule, defer, execute
 
 
 @pytest.fixture
@@ -29,9 +29,8 @@ def executed(name: str) -> bool:
 
 def test_the_first_attribute_executes_it_once(directory: Path) -> None:
     log = directory / "log"
-    (directory / "late.py").write_text(
-        f"with open({str(log)!r}, 'a') as file: file.write('x')\nvalue = [1]\n"
-    )
+    code = f"with open({str(log)!r}, 'a') as file:\n    file.write('x')\nvalue = [1]\n"
+    (directory / "late.py").write_text(code)
     defer("late")
     import late  # type: ignore[import-not-found]
 
@@ -43,6 +42,15 @@ def test_the_first_attribute_executes_it_once(directory: Path) -> None:
     assert executed("late")
     with pytest.raises(AttributeError, match="module 'late' has no attribute 'other'"):
         _ = late.other
+
+
+def test_it_can_be_executed_at_once(directory: Path) -> None:
+    (directory / "late.py").write_text("value = 7\n")
+    defer("late")
+    execute(sys.modules["late"])
+    assert executed("late")
+    execute(sys.modules["late"])
+    assert vars(sys.modules["late"])["value"] == 7
 
 
 def test_from_import_executes_it(directory: Path) -> None:
