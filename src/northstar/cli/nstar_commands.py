@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import importlib
-import json
 import os
 import signal as signals
 import sys
@@ -19,9 +16,15 @@ from northstar.api import notification, response
 from northstar.api.feature import SERVICE
 from northstar.api.notification import Notification
 from northstar.cli import nstar_plain
-from northstar.cli.common import CommandError, warn
+from northstar.cli.common import CommandError
 from northstar.cli.nstar_session import DEFAULT_TIMEOUT, DEFAULT_URL, URL_VARIABLE, Session
-from northstar.cli.parameters import ContainerType, DurationType, NameType, SignalType, UrlType
+from northstar.cli.parameters import (
+    ContainerType,
+    DurationType,
+    SignalType,
+    UrlType,
+    format_option,
+)
 from northstar.client.errors import phrase
 from northstar.client.session import STOP_TIMEOUT, StopTimeout
 from northstar.model import Container, Exited, Name
@@ -36,8 +39,13 @@ class Commands(click.Group):
         "keys": ("update_commands", "keys"),
         "logs": ("log_command", "logs"),
         "restart": ("service_commands", "restart"),
+        "seccomp": ("seccomp_command", "seccomp"),
+        "stats": ("stats_command", "stats"),
         "status": ("service_commands", "status"),
+        "token": ("token_commands", "token"),
+        "top": ("top_command", "top"),
         "update": ("update_commands", "update"),
+        "verify-token": ("token_commands", "verify_token"),
         "wait": ("service_commands", "wait"),
     }
     """The commands that are loaded on first use: module and attribute."""
@@ -104,17 +112,19 @@ _containers = click.argument(
 
 
 @nstar.command("list")
+@format_option()
 @click.pass_obj
-def list_containers(session: Session) -> None:
+def list_containers(session: Session, as_json: bool | None) -> None:
     """List the installed containers (also: ls)."""
-    nstar_plain.list_containers(session)
+    nstar_plain.list_containers(session, as_json)
 
 
 @nstar.command()
+@format_option()
 @click.pass_obj
-def repositories(session: Session) -> None:
+def repositories(session: Session, as_json: bool | None) -> None:
     """List the names of the repositories (also: repos)."""
-    nstar_plain.repositories(session)
+    nstar_plain.repositories(session, as_json)
 
 
 @nstar.command()
@@ -237,24 +247,35 @@ def uninstall(session: Session, container: Container | Name, wipe: bool) -> None
 
 
 @nstar.command()
+@format_option("json")
 @container_argument
 @click.pass_obj
-def inspect(session: Session, container: Container | Name) -> None:
-    """Print the data of a container as JSON."""
-    import msgspec
-
+def inspect(session: Session, container: Container | Name, as_json: bool | None) -> None:
+    """Print the data of a container, by default as JSON."""
     with session.connect() as client:
         [resolved] = client.resolve(container)
-        data = msgspec.to_builtins(client.inspect(resolved))
-        session.show(json.dumps(data, indent=2), lines=True)
+        data = client.inspect(resolved)
+        status = nstar_plain.states_of(client, resolved) if as_json is False else None
+    if session.json_lines:
+        return
+    if as_json is False:
+        from northstar.cli import inspect_table
+
+        inspect_table.show(resolved, data, (status or {}).get(resolved))
+    else:
+        from northstar.cli import json_output
+
+        json_output.emit(data, indent=2)
 
 
 @nstar.command()
 @click.option(
     "-n", "--number", type=click.IntRange(min=1), metavar="COUNT", help="Exit after COUNT."
 )
+@click.option("--time", "times", is_flag=True, help="Print when each was received, in UTC.")
+@format_option()
 @click.pass_obj
-def notifications(session: Session, number: int | None) -> None:
+def notifications(session: Session, number: int | None, times: bool, as_json: bool | None) -> None:
     """Print notifications until the runtime shuts down.
 
     Changes of a container's state are not among them: see `nstar status --watch`.
@@ -262,10 +283,28 @@ def notifications(session: Session, number: int | None) -> None:
     # A plain connection: its lines are those of Northstar 0.9.2, with --json too.
     with session.connect(subscribe=True, extended=False) as client:
         for count, message in enumerate(client.notifications(), start=1):
-            session.show(describe(message))
+            if as_json or times:
+                _show_with_time(session, message, as_json)
+            else:
+                session.show(describe(message))
             sys.stdout.flush()
             if count == number:
                 break
+
+
+def _show_with_time(session: Session, message: Notification, as_json: bool | None) -> None:
+    import time
+
+    now = time.time_ns()
+    if not as_json:
+        from northstar.cli.dates import date
+
+        session.show(f"{date(now)} {describe(message)}")
+        return
+    from northstar.cli import json_output, json_values
+
+    if (value := json_values.notified(message, now)) is not None:
+        json_output.emit(value)
 
 
 def describe(message: Notification) -> str:
@@ -310,41 +349,11 @@ def shutdown(session: Session) -> None:
 
 
 @nstar.command()
+@format_option()
 @click.pass_obj
-def ident(session: Session) -> None:
+def ident(session: Session, as_json: bool | None) -> None:
     """Print the identity of this client."""
-    nstar_plain.ident(session)
-
-
-@nstar.command()
-@click.argument("target", type=NameType(), metavar="TARGET")
-@click.argument("shared", metavar="SHARED")
-@click.pass_obj
-def token(session: Session, target: Name, shared: str) -> None:
-    """Create a token for TARGET, bound to the text SHARED."""
-    with session.connect() as client:
-        made = client.token_create(target, os.fsencode(shared))
-        session.show(f"created token {base64.b64encode(made).decode()}")
-
-
-@nstar.command("verify-token")
-@click.argument("token", metavar="TOKEN")
-@click.argument("user", type=NameType(), metavar="USER")
-@click.argument("shared", metavar="SHARED")
-@click.pass_obj
-def verify_token(session: Session, token: str, user: Name, shared: str) -> None:
-    """Check a token and print the result.
-
-    Ok: USER made it for this client, with this SHARED. Otherwise Invalid, Expired or Future.
-    """
-    try:
-        data = base64.b64decode(token, validate=True)
-    except (binascii.Error, ValueError):
-        raise click.BadParameter(f"{token!r} is not base64", param_hint="TOKEN") from None
-    if len(data) != 40:
-        raise click.BadParameter(f"a token has 40 bytes, not {len(data)}", param_hint="TOKEN")
-    with session.connect() as client:
-        session.show(client.token_verify(data, user, os.fsencode(shared)).value)
+    nstar_plain.ident(session, as_json)
 
 
 @nstar.command()
@@ -373,36 +382,3 @@ def completion(context: click.Context, shell: str, output: str | None) -> None:
         # A shell executes the file, so no other user may write to it, whatever the umask is.
         with open(output, "w", opener=lambda path, flags: os.open(path, flags, 0o644)) as file:
             file.write(script + "\n")
-
-
-@nstar.command()
-@click.argument("log", metavar="STRACE-LOG")
-@click.option(
-    "--no-default-profile", is_flag=True, help="List every call, not only those beyond the profile."
-)
-def seccomp(log: str, no_default_profile: bool) -> None:
-    """Print the manifest section `seccomp` for a program, from a log of its system calls.
-
-    Make the log with: strace -f -o STRACE-LOG PROGRAM
-    """
-    from northstar.cli import strace
-    from northstar.manifest import SeccompProfile
-
-    profile = None if no_default_profile else SeccompProfile.DEFAULT
-    with open(log, encoding="utf-8", errors="backslashreplace") as lines:
-        needs = strace.analyse(lines, profile)
-    if needs.unknown:
-        warn(f"omitted, since no system call has this name: {', '.join(needs.unknown)}")
-    if needs.nameless:
-        warn(
-            f"omitted, since strace has no name for them: {', '.join(needs.nameless)} (in a "
-            "container such new system calls fail with ENOSYS)"
-        )
-    if needs.foreign:
-        warn("the log has calls of a 32-bit program; every filter kills it at its first call")
-    if not needs.found:
-        raise CommandError(
-            f"{log}: it contains no system calls",
-            hint="make it with: strace -f -o FILE PROGRAM",
-        )
-    print("\n".join(strace.section(needs.allow, profile)))

@@ -1,4 +1,4 @@
-"""The commands of `nstar` that have neither arguments nor options of their own.
+"""The commands of `nstar` that need neither arguments nor options of their own.
 
 click, with the definitions of all commands, takes a third of the time of such a command. Scripts
 and people run these often, so usual command lines of them are recognized without it.
@@ -19,10 +19,8 @@ from northstar.client.blocking import Client
 from northstar.model import Container, InvalidValueError
 
 
-def list_containers(session: Session) -> None:
+def list_containers(session: Session, as_json: bool | None = None) -> None:
     """List the installed containers (also: ls)."""
-    from northstar.cli import listing
-
     with session.connect() as client:
         containers = sorted(client.list())
         # Without data: the permission is missing, or the container was uninstalled meanwhile.
@@ -30,31 +28,43 @@ def list_containers(session: Session) -> None:
             answer if isinstance(answer, response.ContainerData) else None
             for answer in client.inspect_all(containers)
         ]
-        states = _states(client)
-    if not session.json_lines:
-        rows = [
-            listing.row(container, answer, (states or {}).get(container))
-            for container, answer in zip(containers, answers, strict=True)
-        ]
-        listing.show(rows, states=states is not None)
+        states = states_of(client)
+    found = [
+        (container, answer, (states or {}).get(container))
+        for container, answer in zip(containers, answers, strict=True)
+    ]
+    if as_json:
+        from northstar.cli import json_output, json_values
+
+        json_output.emit([json_values.listed(*one) for one in found])
+    elif not session.json_lines:
+        from northstar.cli import listing
+
+        listing.show([listing.row(*one) for one in found], states=states is not None)
 
 
-def _states(client: Client) -> dict[Container, Status] | None:
-    """Return the status of all containers; None if the runtime cannot tell."""
+def states_of(client: Client, *containers: Container) -> dict[Container, Status] | None:
+    """Return the status of containers, by default of all; None if the runtime cannot tell."""
     if SERVICE not in client.features:
         return None
     try:
-        results = client.status()
+        results = client.status(*containers)
     except PermissionDeniedError:
         return None
     return {one.container: one.status for one in results if isinstance(one, response.StatusOk)}
 
 
-def repositories(session: Session) -> None:
+def repositories(session: Session, as_json: bool | None = None) -> None:
     """List the names of the repositories (also: repos)."""
     with session.connect() as client:
-        for name in sorted(client.repositories()):
-            session.show(name)
+        names = sorted(client.repositories())
+    if as_json:
+        from northstar.cli import json_output
+
+        json_output.emit([json_output.Repository(name) for name in names])
+        return
+    for name in names:
+        session.show(name)
 
 
 def shutdown(session: Session) -> None:
@@ -64,10 +74,16 @@ def shutdown(session: Session) -> None:
         session.show("shutting down")
 
 
-def ident(session: Session) -> None:
+def ident(session: Session, as_json: bool | None = None) -> None:
     """Print the identity of this client."""
     with session.connect() as client:
-        session.show(str(client.ident()))
+        container = str(client.ident())
+    if as_json:
+        from northstar.cli import json_output
+
+        json_output.emit(json_output.Ident(container))
+    else:
+        session.show(container)
 
 
 COMMANDS: Final[Mapping[str, Callable[[Session], None]]] = {
