@@ -11,18 +11,20 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from northstar.cgroups import Cgroup
 from northstar.launch.plan import LaunchPlan
-from northstar.launch.seccomp import Filter
 from northstar.linux import mountinfo, netns
 from northstar.manifest import Io, Manifest, NamedNetwork, Output
 from northstar.model import LaunchError
 from northstar.runtime.null_device import reopen
 from northstar.runtime.running import HeldResources
+
+if TYPE_CHECKING:
+    from northstar.cgroups import Cgroup
+    from northstar.launch.seccomp import Filter
 
 _DISCARD: Final = Io(stdout=Output.DISCARD, stderr=Output.DISCARD)
 

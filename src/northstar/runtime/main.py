@@ -33,6 +33,7 @@ from northstar.model import (
     Permissions,
 )
 from northstar.runtime import (
+    container_modules,
     data_wipe,
     debug,
     directories,
@@ -283,7 +284,7 @@ class Runtime:
                 self._console.run()
                 log.info("Runtime up and running")
                 self._manager.ready()
-                await self._until_stop()
+                await self._until_stop(self._load_modules_and_wait())
         except Exception as error:
             # After a bug too, containers get their SIGTERM and images are unmounted.
             failure = error
@@ -310,6 +311,13 @@ class Runtime:
                 hint="look at that file system and its device: this process ends when it answers",
             )
         log.info("Shutdown complete")
+
+    async def _load_modules_and_wait(self) -> None:
+        try:
+            await container_modules.load()
+        except Exception as failure:
+            log.warning("A module of the runtime cannot be imported: %s", failure)
+        await self._stop.wait()
 
     def _end_threads(self) -> list[str]:
         """End all threads; return the names of pools with threads that block in the kernel."""

@@ -17,7 +17,6 @@ from northstar.core import events
 from northstar.launch.plan import logged_streams
 from northstar.manifest import Manifest
 from northstar.model import Container, cut
-from northstar.npk.keylist import KeyList
 from northstar.runtime.console.channel import Channel
 from northstar.runtime.executor import Executor
 from northstar.runtime.key_lists import KeyLists
@@ -26,6 +25,7 @@ from northstar.runtime.repository import Repository
 from northstar.runtime.update import Updates, UpdateWriter
 
 if TYPE_CHECKING:
+    from northstar.npk.keylist import KeyList
     from northstar.runtime.exec import ExecProcess
 
 log = logging.getLogger("northstar.runtime")

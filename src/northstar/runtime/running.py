@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from northstar.cgroups import Cgroup
 from northstar.launch.launcher import Init
 from northstar.model import Container, ExitStatus
 from northstar.runtime.listeners import BoundSocket
@@ -22,6 +21,7 @@ from northstar.runtime.stopping import stop_members
 from northstar.runtime.threads import Pools
 
 if TYPE_CHECKING:
+    from northstar.cgroups import Cgroup
     from northstar.model.notify import NotifyMessage
     from northstar.runtime.exec import ExecProcess
     from northstar.runtime.notify import NotifySocket

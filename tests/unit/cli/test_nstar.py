@@ -21,7 +21,8 @@ import pytest
 from northstar.api import notification
 from northstar.cli import listing
 from northstar.cli.common import invoke
-from northstar.cli.nstar_commands import describe, nstar, write_line
+from northstar.cli.nstar_commands import describe, nstar
+from northstar.cli.nstar_session import write_line
 from northstar.model import Container
 from tests.unit.client.peer import TIMEOUT, Peer, Wire
 

@@ -25,7 +25,6 @@ from northstar.api.response import (
 )
 from northstar.api.stream import TerminalSize
 from northstar.model import Container, NorthstarError, cut, sentence
-from northstar.npk.keylist import KeyList, key_id
 from northstar.runtime.console.channel import Channel
 from northstar.runtime.console.incoming_package import IncomingPackage
 from northstar.runtime.console.peer import Peer
@@ -33,6 +32,7 @@ from northstar.runtime.console.tokens import Tokens, named_party
 from northstar.runtime.package_writer import IncomingWriter
 
 if TYPE_CHECKING:
+    from northstar.npk.keylist import KeyList
     from northstar.runtime.exec_session import Process
 
 log = logging.getLogger("northstar.runtime.console")
@@ -313,6 +313,8 @@ class Dispatcher:
         return responses.Restart(await _result("restart", container, restart))
 
     async def _keys(self, request: requests.Keys, _caller: Caller) -> Response:
+        from northstar.npk.keylist import key_id
+
         repository = request.repository
         result: responses.KeysOk | responses.KeysFailed
         try:
