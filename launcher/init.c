@@ -345,6 +345,22 @@ static noreturn void watch(pid_t child, int pipe, struct progress *shared_progre
 }
 
 /*
+ * Lowers the bounding set to that of the payload, which inherits it: a capability less costs a copy of
+ * the credentials, and the payload's process waits for shield(). A failure is left to its own CAPS.
+ */
+static void lower_bounding_set(struct operation operation)
+{
+	uint64_t mask;
+
+	while (next_operation(&plan, &operation) && operation.number != OP_CAPS)
+		continue;
+	mask = take_number(&operation);
+	for (int capability = 0; capability < 64; capability++)
+		if (!(mask >> capability & 1) && prctl(PR_CAPBSET_DROP, capability, 0, 0, 0))
+			break; /* EINVAL: it is unknown, and so are those above it */
+}
+
+/*
  * init, PID 1 of the container: performs the plan up to PAYLOAD and forks. It reports READY when
  * the container is set up and waits for GO; meanwhile the runtime can move it into cgroups.
  */
@@ -378,6 +394,7 @@ noreturn void init(int launched)
 	set_progress(NO_OPERATION, STEP_SHIELD);
 	if (assume_init_user())
 		fail();
+	lower_bounding_set(operation);
 	die_with_runtime();
 	set_progress(NO_OPERATION, STEP_FORK);
 	shared_progress = mmap(NULL, sizeof *shared_progress, PROT_READ | PROT_WRITE,
