@@ -24,15 +24,6 @@ def below(runtime: RuntimeProcess) -> list[tuple[str | None, str]]:
     return [(host.state(pid), host.command(pid)) for pid in sorted(found)]
 
 
-def launcher_of(runtime: RuntimeProcess) -> int:
-    """Return the pid of the launcher: the only child that is in the runtime's PID namespace."""
-    own = os.readlink(f"/proc/{runtime.pid}/ns/pid")
-    (pid,) = (
-        pid for pid in host.descendants(runtime.pid) if os.readlink(f"/proc/{pid}/ns/pid") == own
-    )
-    return pid
-
-
 def mount_points(pid: int) -> set[str]:
     lines = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
     return {line.split()[4] for line in lines}
@@ -62,12 +53,12 @@ def test_a_killed_launcher(make_runtime: Callable[..., Any], payload: Path) -> N
         for container in containers:
             client.mount(container)
         client.start(containers[0])
-        killed = launcher_of(runtime)
+        killed = runtime.launcher
         os.kill(killed, signal.SIGKILL)
         wait_until(lambda: host.state(killed) is None, "it is reaped")
         for container in containers[1:]:
             client.start(container)
-        assert launcher_of(runtime) != killed
+        assert runtime.launcher != killed
         for container in containers:
             assert host.state(pid_of(client, container)) is not None
             client.kill(container, 9)
@@ -85,7 +76,7 @@ def test_the_launcher_has_no_image_and_a_container_only_its_own(
     with runtime.client() as client:
         for container in containers:
             client.start(container)
-        images = mount_points(runtime.pid) - mount_points(launcher_of(runtime))
+        images = mount_points(runtime.pid) - mount_points(runtime.launcher)
         assert sorted(path.rpartition("/")[2] for path in images) == sorted(map(str, containers))
         for container in containers:
             inside = mount_points(pid_of(client, container))
