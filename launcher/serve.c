@@ -47,7 +47,8 @@ static int receive_request(void)
 	if (plan.descriptor_count == 0)
 		fail_step(STEP_RECEIVE, "a request without a stream", EPROTO);
 	fcntl(descriptors[0], F_SETFL, O_RDWR); /* blocking, as in main() */
-	dup2(descriptors[0], SOCKET);
+	if (dup2(descriptors[0], SOCKET) < 0)
+		fail_step(STEP_RECEIVE, "the stream of a request", errno);
 	close(descriptors[0]);
 	descriptors[0] = -1;
 	if (length > 0 && bytes && count == plan.descriptor_count)
@@ -77,7 +78,8 @@ static void release_request(void)
 			close(descriptors[i]);
 	if (plan.start)
 		release_plan();
-	dup2(request_socket, SOCKET);
+	if (dup2(request_socket, SOCKET) < 0)
+		exit_silently();
 }
 
 noreturn void serve(bool own_namespace)

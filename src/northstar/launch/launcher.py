@@ -521,7 +521,7 @@ class Init:
         if self.serving is None:
             status = reap(self.launcher_pid)
         elif Report.LAUNCHED in self._expected:
-            status = self.serving.wait()
+            status = self.serving.failed()
         else:
             status = Exited(1)  # it has reported the failure, as one that exits then
         self._fail(_launcher_ended(status))

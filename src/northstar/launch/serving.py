@@ -101,27 +101,23 @@ class ServingLauncher:
         """
         if self.ended is None:
             os.kill(self.pid, signal.SIGKILL)
-            self._reap()
-        assert self.ended is not None
+            self._loop.remove_reader(self._socket.fileno())
+            self._socket.close()
+            self.ended = reap(self.pid)
+            if not self.ready.done():
+                self.ready.set_result(None)
         return self.ended
 
-    def wait(self) -> ExitStatus:
+    def failed(self) -> ExitStatus:
         """Return the exit status of a launcher that has closed a stream without a report.
 
-        It closes all of them when it ends, so this takes no time.
+        It does so only when it ends.
         """
         if self.ended is None:
-            self._reap()
-            log.warning("The launcher ended with %s; the next start spawns another", self.ended)
+            ended = self.end()
+            log.warning("The launcher ended with %s; the next start spawns another", ended)
         assert self.ended is not None
         return self.ended
-
-    def _reap(self) -> None:
-        self._loop.remove_reader(self._socket.fileno())
-        self._socket.close()
-        self.ended = reap(self.pid)
-        if not self.ready.done():
-            self.ready.set_result(None)
 
     def _on_message(self) -> None:
         try:
@@ -135,4 +131,4 @@ class ServingLauncher:
                 self.ready.set_result(None)
             return
         # It sends nothing else but the failure that ends it.
-        self.wait()
+        self.failed()
