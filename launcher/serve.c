@@ -29,6 +29,7 @@ static int receive_request(void)
 	uint32_t count;
 	ssize_t size, length;
 	char *bytes;
+	int error;
 
 	do
 		size = recv(request_socket, &count, sizeof count, MSG_PEEK | MSG_TRUNC);
@@ -41,6 +42,7 @@ static int receive_request(void)
 	ABOUT("the plan");
 	size -= (ssize_t)sizeof count;
 	bytes = size > 0 ? allocate_plan((size_t)size) : NULL;
+	error = errno;
 	plan.start = bytes;
 	plan.end = bytes ? bytes + size : NULL;
 	length = receive_message(request_socket, &count, bytes, bytes ? (size_t)size : 0);
@@ -51,10 +53,14 @@ static int receive_request(void)
 		fail_step(STEP_RECEIVE, "the stream of a request", errno);
 	close(descriptors[0]);
 	descriptors[0] = -1;
+	if (size > 0 && !bytes) {
+		errno = error;
+		return -1;
+	}
 	if (length > 0 && bytes && count == plan.descriptor_count)
 		return 0;
 	ABOUT("a request must be a count, a plan, and as many descriptors");
-	errno = bytes ? EPROTO : ENOMEM;
+	errno = EPROTO;
 	return -1;
 }
 

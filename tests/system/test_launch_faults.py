@@ -185,7 +185,11 @@ WATCHING = numbers(
 
 REPORTED = re.compile(r"cannot .*: Stale file handle \(ESTALE\)")
 ENDED = {
-    "launcher": "cannot launch init: its launcher ended with ",
+    # The check of the plan reports the descriptor that it cannot examine.
+    "launcher": (
+        "cannot launch init: its launcher ended with ",
+        "cannot perform the launch plan: operation ",
+    ),
     "init": "cannot start the container: its init ended with Exit(1)",
 }
 BROKEN_PIPE = "cannot launch init: the launcher has died: Broken pipe (EPIPE)"
