@@ -183,6 +183,8 @@ WATCHING = numbers(
 )
 """init's calls while the payload may already run."""
 
+AFTERWARDS = {"launcher": RELEASING, "init": WATCHING}
+
 REPORTED = re.compile(r"cannot .*: Stale file handle \(ESTALE\)")
 ENDED = {
     # The check of the plan reports the descriptor that it cannot examine.
@@ -220,7 +222,7 @@ def test_the_call_fails(watched, bystander, often):
     for point, words in strike(runtime, watch, bystander, ERRNO, often).items():
         if words == "":
             assert (
-                point.number in TOLERATED | (WATCHING if point.role == "init" else set())
+                point.number in TOLERATED | AFTERWARDS.get(point.role, set())
                 or (point.number == PRCTL and point.operation in TOLERATED_PRCTL)
                 or (point.number in PROBED and point.before == 0)
             ), point
