@@ -108,7 +108,7 @@ async def start(
     plan = build(manifest, command, paths, context.facts, groups)
     _warn_of_getfd(manifest)
     system_calls = await _seccomp_filter(context, manifest)
-    held = HeldResources(container, (paths.root, *paths.resources.values()), groups=groups)
+    held = HeldResources(container, paths.images, groups=groups)
     held.on_log_ended = context.on_log_ended
     try:
         if logged_streams(manifest):
