@@ -283,7 +283,7 @@ class Dispatcher:
     # Without waiting
 
     def _ident(self, _request: Request, caller: Caller) -> bytes:
-        return _ident_line(caller.peer.identity)
+        return _ident_line(caller.peer.container)
 
     def _list(self, _request: Request, _caller: Caller) -> bytes:
         found = self._operations.list()
@@ -434,8 +434,8 @@ class Dispatcher:
 
 
 @functools.lru_cache(maxsize=128)
-def _ident_line(container: Container) -> bytes:
-    return encode(responses.Ident(container))
+def _ident_line(container: Container | None) -> bytes:
+    return encode(responses.Ident(Peer(container).identity))
 
 
 def _install_failed(error: Error) -> Response:
