@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from northstar import core
 from northstar.api import InspectAnswer, RefusedError, response
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("northstar.runtime")
 
-_Answers = dict[Container, tuple[Manifest, InspectAnswer]]
-"""Answers to inspect requests, each with the manifest that it contains."""
+_Answers = dict[Container, tuple[Manifest, str, InspectAnswer]]
+"""Answers to inspect requests, each with the manifest and the repository that it contains."""
 
 _COMMAND_MAX: Final = 1024
 """Longest command, in characters, that the log contains uncut."""
@@ -105,16 +105,17 @@ class ContainerOperations:
 
     def _answer(self, entry: core.Entry, service: bool) -> InspectAnswer:
         # Encoded at the first request: most manifests are never requested.
-        container, manifest = entry.container, entry.manifest
+        container, manifest, repository = entry.container, entry.manifest, entry.repository
         kept = self._answers[service]
         found = kept.get(container)
-        if found is not None and found[0] is manifest:
-            return found[1]
+        if found is not None and found[0] is manifest and found[1] == repository:
+            return found[2]
         installed = self._executor.state.containers
-        for one in [one for one in kept if one not in installed]:
-            del kept[one]
-        answer = InspectAnswer(container, manifest.to_builtins(service=service), entry.repository)
-        kept[container] = manifest, answer
+        if len(kept) >= len(installed):
+            for one in [one for one in kept if one not in installed]:
+                del kept[one]
+        answer = InspectAnswer(container, manifest.to_builtins(service=service), repository)
+        kept[container] = manifest, repository, answer
         return answer
 
     def status(

@@ -126,7 +126,7 @@ class Runtime:
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
-        self.containers = (A, B)
+        self.containers: tuple[Container, ...] = (A, B)
         self.failures: dict[str, BaseException] = {}
         self.gates: dict[str, asyncio.Event] = {}
         self.busy = 0
