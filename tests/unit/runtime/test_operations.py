@@ -18,7 +18,7 @@ from northstar import api, core
 from northstar.api import request, response
 from northstar.api.error import InvalidContainer
 from northstar.api.status import ContainerState
-from northstar.core import Image
+from northstar.core import Image, events
 from northstar.manifest import Command, Manifest
 from northstar.model import Container
 from northstar.runtime.console.dispatch import Caller, Dispatcher
@@ -26,7 +26,7 @@ from northstar.runtime.console.peer import Peer
 from northstar.runtime.console.tokens import Tokens
 from northstar.runtime.executor import Executor
 from northstar.runtime.operations import ContainerOperations
-from tests.unit.core.worlds import manifest
+from tests.unit.core.worlds import World, manifest
 
 NAMES = tuple(map(Container.parse, ("app:1.0.0", "app:2.0.0", "lib:1.0.0")))
 STATISTICS: dict[str, Any] = {"cpu": {"stat": "nr_periods 0\n"}, "pids": {"current": 1, "max": 9}}
@@ -178,6 +178,19 @@ def test_the_list_is_the_same_while_none_is_added_or_removed() -> None:
     assert operations.list() is listed
     executor.remove(NAMES[0])
     assert operations.list() == NAMES[1:]
+
+
+def test_a_mapping_of_the_registry_keeps_its_containers() -> None:
+    """The list is kept by the identity of the mapping."""
+    world = World()
+    seen = [world.state.containers]
+    for container in NAMES[:2]:
+        world.load(MANIFESTS[container][0])
+        seen.append(world.state.containers)
+    world.changed(events.UninstallRequested(NAMES[0], wipe=False))
+    world.changed(events.PackageRemoved(NAMES[0]))
+    seen.append(world.state.containers)
+    assert [set(one) for one in seen] == [set(), {NAMES[0]}, set(NAMES[:2]), {NAMES[1]}]
 
 
 _TEXT = functools.partial(st.text, max_size=8)
