@@ -109,6 +109,8 @@ class Executor:
         self.give_up = give_up
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._roots: dict[Container, image_mount.Root] = {}
+        self._has_umounted = False
+        self._exits: list[tuple[Container, ExitStatus]] = []
         self._operations: set[asyncio.Future[Any]] = set()
         self._releases: set[asyncio.Future[Any]] = set()
         self._changed = asyncio.Event()
@@ -337,14 +339,20 @@ class Executor:
         run_dir = self._context.own.run_dir
         try:
             run_dir.refuse_if_moved()
-            if repository.is_in_memory and run_dir.is_in_memory():
+            if repository.is_in_memory and not self._has_umounted and run_dir.is_in_memory():
                 # No device is involved, and a thread would take longer than the system calls.
+                # Several requests at once are shared with the threads.
+                self._has_umounted = True
+                asyncio.get_running_loop().call_soon(self._turn_ended)
                 return self._unmounted(container, image_mount.umount_image(target))
             umounting = repository.mounts.begin(image_mount.umount_image, target)
         except Exception as failure:
             return events.UmountFailed(container, reason_of(failure, f"unmount {container}"))
         self._when_done(umounting, functools.partial(self._umount_ended, container))
         return None
+
+    def _turn_ended(self) -> None:
+        self._has_umounted = False
 
     def _umount_ended(self, container: Container, umounting: asyncio.Future[bool]) -> Event:
         try:
@@ -386,7 +394,7 @@ class Executor:
             if running.held.log is not None:
                 self.logs.begin(running.held.log)
             self.apply(events.Executed(container, running.pid))
-            running.exited.add_done_callback(functools.partial(self._exited, container))
+            running.when_exited(functools.partial(self._exited, container))
 
     def paths(self, container: Container, resources: Mapping[str, Container]) -> ContainerPaths:
         """Return the host paths of a start; `resources` by target."""
@@ -420,8 +428,26 @@ class Executor:
         for message in () if running is None else running.drain_notify():
             self.notified(container, message)
 
-    def _exited(self, container: Container, exited: asyncio.Future[ExitStatus]) -> None:
-        status = exited.result()
+    def _exited(self, container: Container, status: ExitStatus) -> None:
+        """Process an exit together with all others that are noticed in this turn of the loop."""
+        if not self._exits:
+            asyncio.get_running_loop().call_soon(self._process_exits)
+        self._exits.append((container, status))
+
+    def _process_exits(self) -> None:
+        exits, self._exits = self._exits, []
+        if len(exits) == 1:
+            self._process_exit(*exits[0])
+            return
+        with self._notifications.together():
+            for container, status in exits:
+                try:
+                    self._process_exit(container, status)
+                except Exception:
+                    # Not at the cost of the others.
+                    log.exception("Failed to process the exit of %s", container)
+
+    def _process_exit(self, container: Container, status: ExitStatus) -> None:
         oom = False
         if self.state.containers[container].manifest.service is not None:
             # A process that reports readiness and ends at once is ready before it ends.

@@ -186,6 +186,13 @@ class RunningContainer:
         """Done when all processes of the container have ended."""
         return self._init.exited
 
+    def when_exited(self, report: Callable[[ExitStatus], object]) -> None:
+        """Call `report` with the exit status as soon as `exited` is done, now if it is already."""
+        if self._init.exited.done():
+            report(self._init.exited.result())
+        else:
+            self._init.on_exit = report
+
     def drain_notify(self) -> list[NotifyMessage]:
         """Return the messages that wait in its notify socket, in order; none without a socket.
 
