@@ -168,6 +168,8 @@ class LockedDirectory:
 
         rmdir(2) of ext4 takes 0.3 ms, and waits for the journal: seconds, if the disk is slow.
         """
+        if self._twin is not None:
+            return self._twin.is_in_memory()
         if self._in_memory is None:
             try:
                 self._in_memory = statfs.file_system(self.fileno()) in statfs.IN_MEMORY
