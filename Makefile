@@ -85,6 +85,10 @@ compare: $(VENV)/.test ## benchmark against the published Rust runtime, here and
 	@scripts/install-packages interop compare
 	@CARGO_TARGET_DIR=$(INTEROP) cargo build -q --locked --manifest-path tests/interop/Cargo.toml \
 		--release --features runtime --bin runtime
+	@for crate in northstar northstar-nstar; do \
+		test -x $(INTEROP)/bin/$$crate || cargo install -q --locked --version =0.9.2 \
+			--target-dir $(INTEROP) --root $(INTEROP) $$crate || exit; \
+	done
 	@NORTHSTAR_COMPARE=$(INTEROP)/release $(BIN)/python -m bench.compare $(ARGS)
 
 .PHONY: vm-shell

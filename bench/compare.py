@@ -1,339 +1,166 @@
 """Compares our runtime with Northstar 0.9.2: the same packages, the same requests, in turn.
 
     make compare                                        both machines, writes docs/comparison.md
-    .venv/bin/python -m bench.compare --native    prints the tables of this machine only
+    .venv/bin/python -m bench.compare --native          prints the tables of this machine only
+    .venv/bin/python -m bench.compare --only boots,bursts          only these, in a minute
+    .venv/bin/python -m bench.compare --against TREE    another tree of ours in place of 0.9.2
 
 Both runtimes run at the same time and take turns request by request, so that a change of the
 machine's speed affects both. The first one alternates with each round. Only ratios are meaningful.
+The report names the rows that fall short of their target (bench/targets.py).
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import os
-import shutil
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, NoReturn
 
 import msgspec
 
-from bench import report, single
-from bench.report import Row
-from bench.sides import (
-    BURST,
-    PARALLEL,
-    Console,
-    Packages,
-    Runtime,
-    Side,
-    kill,
-    mounts,
-    pack,
-    sides,
-    start,
-)
+from bench import boots, groups, report
+from bench.contest import FULL, IN_EMULATION, SMOKE, Contest, Rounds, say
+from bench.report import Result
+from bench.sides import compile_modules, sides
 from tests.system.harness import IN_VM
 
-T = TypeVar("T")
 
-IDLE = 0.01
-"""Idle time of a runtime before a measured request, in seconds."""
+class Group(NamedTuple):
+    """Measurements that can be selected.
 
-
-class Rounds(NamedTuple):
-    """How often each measurement is made on each side."""
-
-    life: int
-    parallel: int
-    bursts: int
-    installs: int
-    boots: int
-
-
-FULL = Rounds(life=100, parallel=15, bursts=20, installs=15, boots=11)
-IN_EMULATION = Rounds(life=30, parallel=5, bursts=4, installs=5, boots=3)
-SMOKE = Rounds(life=2, parallel=1, bursts=1, installs=1, boots=1)
-"""Checks only that the measurement works."""
-
-
-def say(words: str) -> None:
-    """Print the progress."""
-    print(f"  {words}", file=sys.stderr, flush=True)
-
-
-class Turn:
-    """Records the measurements of one side."""
-
-    def __init__(self, rows: dict[str, Row], name: str) -> None:
-        self._rows = rows
-        self._name = name
-
-    def note(self, what: str, unit: str, value: float) -> None:
-        """Add a value to a row."""
-        row = self._rows.setdefault(what, Row(what, unit, {}))
-        row.values.setdefault(self._name, []).append(value)
-
-    def time(self, what: str, call: Callable[[], object]) -> None:
-        """Add the duration of a call, in ms."""
-        begun = time.perf_counter()
-        call()
-        self.note(what, "ms", (time.perf_counter() - begun) * 1e3)
-
-
-class Contestant(NamedTuple):
-    """A side's runtime, its measurements, a subscribed client, and its installed packages."""
-
-    runtime: Runtime
-    turn: Turn
-    console: Console
-    apps: list[str]
-
-    def start(self, app: str) -> None:
-        self.console.request(start(app))
-
-    def end(self, app: str) -> None:
-        """Kill an app, and wait for its exit."""
-        self.console.request(kill(app))
-        self.console.wait_exit(app)
-
-    def umount(self, app: str) -> None:
-        self.console.request(mounts("umount", app))
-
-
-def in_turn(rounds: int, both: list[T]) -> Iterator[T]:
-    """Yield the sides in turn, each `rounds` times; the first one alternates."""
-    for number in range(rounds):
-        yield from both if number % 2 else reversed(both)
-
-
-@contextlib.contextmanager
-def processor_time(what: str, both: list[Contestant], times: int) -> Iterator[None]:
-    """Record the processor time of each side in the block, divided by `times`.
-
-    Unlike durations it does not depend on the load of the machine.
+    Attributes:
+        words: what is measured, for the progress.
+        measure: makes the measurements.
+        shared: whether it uses the two runtimes that run side by side; else it starts its own.
+        emulated: whether it is part of the smaller selection in the virtual machine.
     """
-    before = [contestant.runtime.processor_time() for contestant in both]
-    yield
-    for contestant, used in zip(both, before, strict=True):
-        taken = contestant.runtime.processor_time() - used
-        contestant.turn.note(f"processor time of {what}", "ms", taken / times)
+
+    words: str
+    measure: Callable[[Contest], None]
+    shared: bool = True
+    emulated: bool = True
 
 
-def measure(reference: Path, rounds: Rounds) -> list[Row]:
-    """Make all measurements; return the rows."""
-    rows: dict[str, Row] = {}
+GROUPS = {
+    "life": Group("one request at a time", groups.lives),
+    "bursts": Group("bursts of requests", groups.bursts),
+    "installs": Group("installations", groups.installs),
+    "parallel": Group("requests at once", groups.parallel),
+    "memory": Group("memory", groups.memory),
+    "starts": Group("single starts", groups.bare_starts, emulated=False),
+    "commands": Group("commands", groups.commands, emulated=False),
+    "cycles": Group("cycles in parallel", groups.cycle_rates, emulated=False),
+    "boots": Group("boots", boots.boots, shared=False),
+    "many": Group("many containers", boots.many, shared=False, emulated=False),
+    "output": Group("output", boots.outputs, shared=False, emulated=False),
+}
+"""All measurements in order: those that share the two runtimes come first."""
+
+
+def measure(reference: Path, rounds: Rounds, selected: list[str]) -> Result:
+    """Make the selected measurements.
+
+    Args:
+        reference: as for `sides`.
+        rounds: how often.
+        selected: names of groups.
+    """
+    tree = reference if reference.is_dir() else None
+    compile_modules(Path(sys.executable))
+    if tree is not None:
+        compile_modules(tree / ".venv/bin/python")
     with (
         tempfile.TemporaryDirectory(prefix="northstar-compare-") as name,
         sides(reference) as found,
-        contextlib.ExitStack() as stack,
+        Contest(found, Path(name), rounds) as contest,
     ):
-        directory = Path(name)
-        (work := directory / "packages").mkdir()
-        say("packing")
-        packages = pack(work)
-        repositories = {"plain": 'type = "mem"'}
-        if IN_VM:
-            repositories["signed"] = f'type = "mem"\nkey = "{packages.key}"'
-        both = []
-        for side in found:
-            runtime = stack.enter_context(Runtime(side, directory / side.name, repositories))
-            console = stack.enter_context(runtime.console(subscribe=True))
-            apps = [
-                console.install(path.read_bytes(), "plain") for path in packages.apps[:PARALLEL]
-            ]
-            both.append(Contestant(runtime, Turn(rows, side.name), console, apps))
-
-        say("one request at a time")
-        with processor_time("such a life", both, rounds.life):
-            for contestant in in_turn(rounds.life, both):
-                life(contestant, contestant.apps[0], "")
-        if IN_VM:
-            say("the same with a signed package")
-            for contestant in both:
-                contestant.console.install(packages.signed.read_bytes(), "signed")
-            with processor_time("such a life, signed", both, rounds.life):
-                for contestant in in_turn(rounds.life, both):
-                    life(contestant, "signed:1.0.0", ", signed (dm-verity)")
-        say("bursts of requests")
-        for contestant in both:
-            contestant.start(contestant.apps[0])
-        with processor_time(f"{BURST} of each of these four", both, rounds.bursts):
-            for contestant in in_turn(rounds.bursts, both):
-                burst(contestant)
-        for contestant in both:
-            contestant.end(contestant.apps[0])
-            contestant.umount(contestant.apps[0])
-        say("installations")
-        package = packages.big.read_bytes()
-        with processor_time("such an installation", both, rounds.installs):
-            for contestant in in_turn(rounds.installs, both):
-                install(contestant, package)
-        say(f"{PARALLEL} at once")
-        with processor_time(f"all that, {PARALLEL} apps", both, rounds.parallel):
-            for contestant in in_turn(rounds.parallel, both):
-                parallel(contestant)
-        for contestant in both:
-            memory(contestant)
-        if not IN_VM:
-            say("single starts")
-            with single.programs(directory, packages.root) as others:
-                bare_starts(rows, rounds.life, both, others)
-        say("boots")
-        for side in in_turn(1, found):  # loads the programs from the disk
-            boot(Turn({}, side.name), side, directory, packages)
-        for side in in_turn(rounds.boots, found):
-            boot(Turn(rows, side.name), side, directory, packages)
-    return list(rows.values())
+        for key, group in GROUPS.items():
+            if key in selected:
+                if not group.shared:
+                    contest.end()
+                say(group.words)
+                begun = time.monotonic()
+                group.measure(contest)
+                say(f"({time.monotonic() - begun:.0f} s)")
+    facts = {**report.facts(tree), **contest.facts}
+    with_targets = [] if IN_VM or tree is not None else selected
+    return Result(facts, list(contest.rows.values()), with_targets, tree is not None)
 
 
-def bare_starts(
-    rows: dict[str, Row],
-    rounds: int,
-    both: list[Contestant],
-    others: Mapping[str, single.Program],
-) -> None:
-    """Measure a start without a mount, next to programs that never mount an image."""
-    what = "a start, nothing to mount"
-    for contestant in both:
-        contestant.console.request(mounts("mount", contestant.apps[0]))
-    for number in range(rounds):
-        turns: list[tuple[str, Callable[[], None], Callable[[], None]]] = [
-            (c.runtime.name, partial(c.start, c.apps[0]), partial(c.end, c.apps[0])) for c in both
-        ]
-        turns += [(name, other.start, other.end) for name, other in others.items()]
-        for name, begin, end in turns if number % 2 else reversed(turns):
-            time.sleep(IDLE)
-            Turn(rows, name).time(what, begin)
-            end()
-    # The table lists our runtime first.
-    values = rows[what].values
-    rows[what].values = {name: values[name] for name in ("ours", "reference", *others)}
-    for contestant in both:
-        contestant.umount(contestant.apps[0])
+def only(words: str) -> list[str]:
+    """Return the names of groups in a list that is separated by commas.
+
+    Raises:
+        argparse.ArgumentTypeError: for an unknown name.
+    """
+    names = words.split(",")
+    if unknown := sorted(set(names) - set(GROUPS)):
+        known = ", ".join(GROUPS)
+        raise argparse.ArgumentTypeError(f"no group {', '.join(unknown)}; groups: {known}")
+    return names
 
 
-def life(contestant: Contestant, app: str, words: str) -> None:
-    """Measure the requests in a container's life, one at a time."""
-    for what, call in (
-        ("mount", lambda: contestant.console.request(mounts("mount", app))),
-        ("start, image mounted", lambda: contestant.start(app)),
-        ("kill -9 to the exit notification", lambda: contestant.end(app)),
-        ("umount", lambda: contestant.umount(app)),
-        ("start, image not mounted", lambda: contestant.start(app)),
-    ):
-        time.sleep(IDLE)
-        contestant.turn.time(what + words, call)
-    contestant.end(app)
-    contestant.umount(app)
+def tree(words: str) -> Path:
+    """Return the directory of another tree of ours.
+
+    Raises:
+        argparse.ArgumentTypeError: if it has no virtual environment with our command.
+    """
+    directory = Path(words).resolve()
+    if not (directory / ".venv/bin/northstar").exists():
+        raise argparse.ArgumentTypeError(
+            f"{directory}/.venv/bin/northstar does not exist; run `make .venv/.run` there"
+        )
+    return directory
 
 
-def burst(contestant: Contestant) -> None:
-    """Measure small requests, one at a time, without a pause."""
-    for what, request in (
-        ("ident", "ident"),
-        (f"list of {PARALLEL}", "list"),
-        ("inspect, not running", {"inspect": {"container": contestant.apps[1]}}),
-        ("inspect, running", {"inspect": {"container": contestant.apps[0]}}),
-    ):
-        call = partial(contestant.console.request, request)
-        for _ in range(BURST):
-            contestant.turn.time(what, call)
-
-
-def install(contestant: Contestant, package: bytes) -> None:
-    """Measure an install of 20 MB into memory."""
-    call = partial(contestant.console.install, package, "plain")
-    contestant.turn.time("install of 20 MB into memory", call)
-    contestant.console.request({"uninstall": {"container": "big:1.0.0", "wipe": True}})
-
-
-def parallel(contestant: Contestant) -> None:
-    """Measure requests on all apps at once, each from a separate client."""
-    with contextlib.ExitStack() as stack:
-        clients = [
-            (stack.enter_context(contestant.runtime.console()), app) for app in contestant.apps
-        ]
-
-        def all_at_once(request: Callable[[str], object]) -> None:
-            for console, app in clients:
-                console.send(request(app))
-            for console, _ in clients:
-                console.response()
-
-        def end() -> None:
-            all_at_once(kill)
-            for app in contestant.apps:
-                contestant.console.wait_exit(app)
-
-        for what, call in (
-            ("starts at once, not mounted", lambda: all_at_once(start)),
-            ("kills at once, to the last exit", end),
-            ("starts at once, mounted", lambda: all_at_once(start)),
-        ):
-            time.sleep(IDLE)
-            contestant.turn.time(f"{PARALLEL} {what}", call)
-        end()
-        all_at_once(lambda app: mounts("umount", app))
-
-
-def memory(contestant: Contestant) -> None:
-    """Measure the memory while all apps run."""
-    for app in contestant.apps:
-        contestant.start(app)
-    itself, everything = contestant.runtime.memory()
-    for words, kilobytes in (
-        ("the runtime and helpers", itself),
-        ("each init", (everything - itself) / PARALLEL),
-        ("all processes", everything),
-    ):
-        contestant.turn.note(f"memory of {words}, {PARALLEL} running", "MB", kilobytes / 1024)
-    for app in contestant.apps:
-        contestant.end(app)
-        contestant.umount(app)
-
-
-def boot(turn: Turn, side: Side, directory: Path, packages: Packages) -> None:
-    """Measure the time from the start of the program to the first answer."""
-    repositories = {"fs": f'type = {{ fs = {{ dir = "{packages.apps[0].parent}" }} }}'}
-    home = directory / "boot"
-    begun = time.perf_counter()
-    with Runtime(side, home, repositories) as runtime:
-        with runtime.console() as console:
-            listed = json.loads(console.request("list"))["response"]["list"]
-            taken = (time.perf_counter() - begun) * 1e3
-        assert len(listed) == len(packages.apps)
-    shutil.rmtree(home)
-    turn.note(f"boot with {len(listed)} packages to the first answer", "ms", taken)
+def interrupted(number: int, _: object) -> NoReturn:
+    """Stop the measurement, which ends its runtimes; further signals do not disturb that."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    say("interrupted, ending the runtimes")
+    raise SystemExit(128 + number)
 
 
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--native", action="store_true", help="print tables of this machine")
     where.add_argument("--json", action="store_true", help="print values as JSON")
+    where.add_argument("--against", type=tree, metavar="TREE", help="compare with this tree")
+    parser.add_argument("--only", type=only, metavar="GROUP,..", help=", ".join(GROUPS))
     parser.add_argument("--smoke", action="store_true", help="the shortest possible run")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if a row falls short")
     options = parser.parse_args()
     if os.geteuid() != 0:
         raise SystemExit("error: run this as root: it starts two container runtimes")
-    reference = report.reference()
-    rounds = SMOKE if options.smoke else IN_EMULATION if IN_VM else FULL
-    if options.json or options.native:
-        result = report.Result(report.facts(), measure(reference, rounds))
-        print(
-            msgspec.json.encode(result).decode() if options.json else report.render(result),
-            flush=True,
-        )
-        return
-    smoke = ["--smoke"] if options.smoke else []
-    sys.exit(report.write([report.run(smoke, in_vm=False), report.run(smoke, in_vm=True)]))
+    reference = options.against or report.reference()
+    if not (options.json or options.native or options.against or options.only):
+        smoke = ["--smoke"] if options.smoke else []
+        results = [report.run(smoke, in_vm=False), report.run(smoke, in_vm=True)]
+        code = report.write(results)
+    else:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, interrupted)
+        rounds = SMOKE if options.smoke else IN_EMULATION if IN_VM else FULL
+        every = [name for name, group in GROUPS.items() if group.emulated or not IN_VM]
+        results = [measure(reference, rounds, options.only or every)]
+        text = msgspec.json.encode(results[0]).decode() if options.json else None
+        print(text or report.render(results[0]), flush=True)
+        code = 0
+    failed = any(found.short() or found.unmeasured() or found.worse() for found in results)
+    sys.exit(1 if options.strict and failed else code)
 
 
 if __name__ == "__main__":

@@ -93,6 +93,13 @@ def run(client: blocking.Client, app: str, *args: str) -> None:
         continue
 
 
+def one_writer(bench: Bench, client: blocking.Client, app: str, size: int) -> float:
+    """Return the MB/s of a container that writes for `MS`, `size` bytes at a time."""
+    run(client, app, f"until:1:{MS}:{size}", "save:/data/took")
+    seconds, count = bench.took(app.split(":")[0])
+    return count / seconds / 1e6
+
+
 def rate(directory: Path) -> None:
     """One writer at full speed."""
     bench = Bench(directory, "warn")
@@ -100,11 +107,7 @@ def rate(directory: Path) -> None:
         with connect(bench.runtime, subscribe=True) as client:
             app = bench.install(client, "writer")
             for size in (80, 4096, 65536):
-                seen = []
-                for _ in range(3):
-                    run(client, app, f"until:1:{MS}:{size}", "save:/data/took")
-                    seconds, count = bench.took("writer")
-                    seen.append(count / seconds / 1e6)
+                seen = [one_writer(bench, client, app, size) for _ in range(3)]
                 row(f"one writer of {size} bytes", f"median {statistics.median(seen):8.0f} MB/s")
                 steps = f"{bench.program} until:1:{MS}:{size} took"
                 piped = words(["sh", "-c", f"{steps} | cat > /dev/null"])

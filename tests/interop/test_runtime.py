@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from bench import sides
-from bench.sides import Console, Side
+from bench import inputs, sides
+from bench.console import Console
+from bench.sides import Side
 from northstar import api
 from northstar.api import error
 from northstar.client import MissingFeatureError, Stopped, blocking
@@ -44,7 +45,7 @@ class Step(NamedTuple):
 def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The packages for both sides, by container."""
     directory = tmp_path_factory.mktemp("packages")
-    pause = sides.compile_payload(directory)
+    pause = inputs.compile_payload(directory)
     resource = {"/lib": RESOURCE}
     missing = {"/lib": {**RESOURCE, "version": ">=2.0.0"}}
     made = {

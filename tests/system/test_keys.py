@@ -211,6 +211,12 @@ def test_without_the_permission(keyed: Keyed) -> None:
 def test_the_command(keyed: Keyed, tmp_path: Path) -> None:
     shown = keyed.runtime.nstar("keys", "fs")
     assert shown.stdout == f"version 1: {key_id(OLD)} install\n"
+    as_json = keyed.runtime.nstar("keys", "fs", "--format", "json").stdout
+    assert json.loads(as_json) == {
+        "repository": "fs",
+        "version": 1,
+        "keys": [{"id": key_id(OLD), "use": "install"}],
+    }
     new = tmp_path / "2.yaml"
     new.write_bytes(keylist.render(BOTH))
     shown = keyed.runtime.nstar("keys", "fs", str(new))

@@ -107,16 +107,17 @@ def test_notifications(runtime: RuntimeProcess, payload: Path) -> None:
     assert events.returncode == 0
 
 
-def test_tokens(runtime: RuntimeProcess) -> None:
-    created = runtime.nstar("token", "extern", "secret").stdout
-    token = created.removeprefix("created token ").strip()
+def test_a_token_in_a_pipe_and_the_exit_code_of_its_check(runtime: RuntimeProcess) -> None:
+    token = runtime.nstar("token", "extern", "secret").stdout
+    assert re.fullmatch(r"[A-Za-z0-9+/]{54}==\n", token)
 
-    def worth(user: str, shared: str) -> str:
-        return runtime.nstar("verify-token", token, user, shared).stdout
+    def verify(user: str, shared: str) -> tuple[int, str]:
+        done = runtime.nstar("verify-token", token.strip(), user, shared, check=False)
+        return done.returncode, done.stdout
 
-    assert worth("extern", "secret") == "Ok\n"
-    assert worth("extern", "other") == "Invalid\n"
-    assert worth("other", "secret") == "Invalid\n"
+    assert verify("extern", "secret") == (0, "Ok\n")
+    assert verify("extern", "other") == (1, "Invalid\n")
+    assert verify("other", "secret") == (1, "Invalid\n")
 
 
 def test_json_lines(runtime: RuntimeProcess) -> None:

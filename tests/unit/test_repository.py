@@ -27,7 +27,8 @@ LINTERS = {
     "ruff-format": ["ruff", "format", "--no-cache", "--check", ".", *PYTHON_SCRIPTS],
     "codespell": ["codespell_lib", ".", ".ci/run"],
     "mypy": ["mypy"],
-    "mypy-scripts": ["mypy", *PYTHON_SCRIPTS],
+    # Else all of them are the module __main__, of which there may be one.
+    "mypy-scripts": ["mypy", "--scripts-are-modules", *PYTHON_SCRIPTS],
 }
 
 MAY_SKIP = ("no other copy of the vectors exists",)

@@ -19,7 +19,7 @@ class Process(Body, frozen=True, rename={"uptime_ns": "uptime"}):
         pid: PID of the container's init in the host's PID namespace.
         uptime_ns: nanoseconds since the start.
         statistics: statistics of the container's cgroups: members `memory`, `cpu`, `blkio`,
-            `pids`, each only if its controller is available.
+            `pids`, `cpuacct` (cgroup v1), each only if its controller is available.
     """
 
     pid: U32

@@ -1,32 +1,20 @@
-"""The table of containers that `nstar list` prints, and tables in general.
-
-Importing rich takes 80 ms, so it is only imported if stdout is a terminal.
-"""
+"""The table of containers that `nstar list` prints."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from northstar.api import ContainerData, Status
-from northstar.cli.common import colours
+from northstar.cli.tables import GREEN, NONE, Column, print_table
 from northstar.client.session import ENDED
 from northstar.model import Container, Exited, printable
 from northstar.model.status import signal_name
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-NONE: Final = "-"
-"""The text for a missing value."""
 
 _UNITS: Final = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
 
 class Row(NamedTuple):
-    """A line of the table; the fields are its columns, in the order of the header."""
+    """A line of the table; the fields are the cells of COLUMNS."""
 
     name: str
     version: str
@@ -39,8 +27,16 @@ class Row(NamedTuple):
     last_exit: str = NONE
 
 
-HEADER: Final = Row(
-    "Name", "Version", "Repository", "Type", "Mounted", "PID", "Uptime", "State", "Last exit"
+COLUMNS: Final[tuple[Column, ...]] = (
+    Column("Name"),
+    Column("Version"),
+    Column("Repository", drop=6),
+    Column("Type", drop=5),
+    Column("Mounted", drop=4),
+    Column("PID", drop=3, right=True),
+    Column("Uptime", drop=2),
+    Column("State", drop=1),
+    Column("Last exit", drop=3),
 )
 _PLAIN: Final = 7
 """Number of columns if the runtime does not report states."""
@@ -95,55 +91,12 @@ def uptime(nanoseconds: int) -> str:
 
 
 def show(rows: list[Row], *, states: bool) -> None:
-    """Print the table: with lines and colours on a terminal, else as aligned text.
+    """Print the table.
 
     Args:
         rows: the lines.
         states: whether it has the columns of states.
     """
-    columns = slice(len(HEADER) if states else _PLAIN)
-    if sys.stdout.isatty():
-        lines = [(line[columns], "green" if line.pid != NONE else "") for line in rows]
-        console().print(table(HEADER[columns], lines, right={"PID"}))
-    else:
-        print_aligned([HEADER[columns], *(line[columns] for line in rows)])
-
-
-def print_aligned(lines: Sequence[Sequence[str]]) -> None:
-    """Print lines of the same number of cells, in columns."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        print("  ".join(cells).rstrip())
-
-
-def console() -> Console:
-    """Return the terminal on stdout."""
-    from rich.console import Console
-
-    return Console(no_color=not colours(sys.stdout), highlight=False)
-
-
-def table(
-    header: Sequence[str],
-    lines: Iterable[tuple[Sequence[str], str]],
-    *,
-    right: Collection[str],
-) -> Table:
-    """Return a table for a terminal.
-
-    Args:
-        header: the titles of the columns.
-        lines: the cells of each line, and its style.
-        right: titles of the columns of numbers.
-    """
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    found = Table(box=box.SIMPLE_HEAD, header_style="bold")
-    for title in header:
-        found.add_column(title, overflow="fold", justify="right" if title in right else "left")
-    for cells, style in lines:
-        found.add_row(*map(Text, cells), style=style)
-    return found
+    columns = slice(len(COLUMNS) if states else _PLAIN)
+    styles = [GREEN if line.pid != NONE else None for line in rows]
+    print_table(COLUMNS[columns], [line[columns] for line in rows], styles)

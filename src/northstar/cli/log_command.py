@@ -13,6 +13,7 @@ import click
 
 from northstar.api.log import Log, LogLine, LogStream
 from northstar.cli.common import colours
+from northstar.cli.dates import date
 from northstar.cli.nstar_commands import Session, write_line
 from northstar.cli.parameters import ContainerType, DurationType
 from northstar.client.blocking import Client
@@ -82,17 +83,11 @@ class _Printer:
         if self._colours:
             stream = f"\x1b[{_COLOURS[entry.stream]}m{stream}\x1b[0m"
         text = printable(entry.text)
-        return f"{_date(entry.time)} {self._prefix(entry)}{stream}  {text}"
+        return f"{date(entry.time)} {self._prefix(entry)}{stream}  {text}"
 
     def _print(self, text: str) -> None:
         # At once: the reader may wait for it.
         print(text, flush=self._follow)
-
-
-def _date(nanoseconds: int) -> str:
-    """Return a time (ns since 1970) in UTC, in ms."""
-    seconds, rest = divmod(nanoseconds, 10**9)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest // 10**6:03}Z"
 
 
 @click.command()

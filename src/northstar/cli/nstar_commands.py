@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 import importlib
-import json
 import os
 import signal as signals
 import sys
@@ -19,8 +16,14 @@ from northstar import __version__
 from northstar.api import Status, notification, response
 from northstar.api.feature import SERVICE
 from northstar.api.notification import Notification
-from northstar.cli.common import CommandError, warn
-from northstar.cli.parameters import ContainerType, DurationType, NameType, SignalType, UrlType
+from northstar.cli.common import CommandError
+from northstar.cli.parameters import (
+    ContainerType,
+    DurationType,
+    SignalType,
+    UrlType,
+    format_option,
+)
 from northstar.client import ConnectError, PermissionDeniedError, RejectedError
 from northstar.client.blocking import Client
 from northstar.client.errors import phrase
@@ -107,8 +110,13 @@ class Commands(click.Group):
         "keys": ("update_commands", "keys"),
         "logs": ("log_command", "logs"),
         "restart": ("service_commands", "restart"),
+        "seccomp": ("seccomp_command", "seccomp"),
+        "stats": ("stats_command", "stats"),
         "status": ("service_commands", "status"),
+        "token": ("token_commands", "token"),
+        "top": ("top_command", "top"),
         "update": ("update_commands", "update"),
+        "verify-token": ("token_commands", "verify_token"),
         "wait": ("service_commands", "wait"),
     }
     """The commands that are loaded on first use: module and attribute."""
@@ -175,11 +183,10 @@ _containers = click.argument(
 
 
 @nstar.command("list")
+@format_option()
 @click.pass_obj
-def list_containers(session: Session) -> None:
+def list_containers(session: Session, as_json: bool | None) -> None:
     """List the installed containers (also: ls)."""
-    from northstar.cli import listing
-
     with session.connect() as client:
         containers = sorted(client.list())
         # Without data: the permission is missing, or the container was uninstalled meanwhile.
@@ -188,32 +195,45 @@ def list_containers(session: Session) -> None:
             for answer in client.inspect_all(containers)
         ]
         states = _states(client)
-    if not session.json_lines:
-        rows = [
-            listing.row(container, answer, (states or {}).get(container))
-            for container, answer in zip(containers, answers, strict=True)
-        ]
-        listing.show(rows, states=states is not None)
+    found = [
+        (container, answer, (states or {}).get(container))
+        for container, answer in zip(containers, answers, strict=True)
+    ]
+    if as_json:
+        from northstar.cli import json_output, json_values
+
+        json_output.emit([json_values.listed(*one) for one in found])
+    elif not session.json_lines:
+        from northstar.cli import listing
+
+        listing.show([listing.row(*one) for one in found], states=states is not None)
 
 
-def _states(client: Client) -> dict[Container, Status] | None:
-    """Return the status of all containers; None if the runtime cannot tell."""
+def _states(client: Client, *containers: Container) -> dict[Container, Status] | None:
+    """Return the status of containers, by default of all; None if the runtime cannot tell."""
     if SERVICE not in client.features:
         return None
     try:
-        results = client.status()
+        results = client.status(*containers)
     except PermissionDeniedError:
         return None
     return {one.container: one.status for one in results if isinstance(one, response.StatusOk)}
 
 
 @nstar.command()
+@format_option()
 @click.pass_obj
-def repositories(session: Session) -> None:
+def repositories(session: Session, as_json: bool | None) -> None:
     """List the names of the repositories (also: repos)."""
     with session.connect() as client:
-        for name in sorted(client.repositories()):
-            session.show(name)
+        names = sorted(client.repositories())
+    if as_json:
+        from northstar.cli import json_output
+
+        json_output.emit([json_output.Repository(name) for name in names])
+        return
+    for name in names:
+        session.show(name)
 
 
 @nstar.command()
@@ -336,24 +356,35 @@ def uninstall(session: Session, container: Container | Name, wipe: bool) -> None
 
 
 @nstar.command()
+@format_option("json")
 @container_argument
 @click.pass_obj
-def inspect(session: Session, container: Container | Name) -> None:
-    """Print the data of a container as JSON."""
-    import msgspec
-
+def inspect(session: Session, container: Container | Name, as_json: bool | None) -> None:
+    """Print the data of a container, by default as JSON."""
     with session.connect() as client:
         [resolved] = client.resolve(container)
-        data = msgspec.to_builtins(client.inspect(resolved))
-        session.show(json.dumps(data, indent=2), lines=True)
+        data = client.inspect(resolved)
+        status = _states(client, resolved) if as_json is False else None
+    if session.json_lines:
+        return
+    if as_json is False:
+        from northstar.cli import inspect_table
+
+        inspect_table.show(resolved, data, (status or {}).get(resolved))
+    else:
+        from northstar.cli import json_output
+
+        json_output.emit(data, indent=2)
 
 
 @nstar.command()
 @click.option(
     "-n", "--number", type=click.IntRange(min=1), metavar="COUNT", help="Exit after COUNT."
 )
+@click.option("--time", "times", is_flag=True, help="Print when each was received, in UTC.")
+@format_option()
 @click.pass_obj
-def notifications(session: Session, number: int | None) -> None:
+def notifications(session: Session, number: int | None, times: bool, as_json: bool | None) -> None:
     """Print notifications until the runtime shuts down.
 
     Changes of a container's state are not among them: see `nstar status --watch`.
@@ -361,10 +392,28 @@ def notifications(session: Session, number: int | None) -> None:
     # A plain connection: its lines are those of Northstar 0.9.2, with --json too.
     with session.connect(subscribe=True, extended=False) as client:
         for count, message in enumerate(client.notifications(), start=1):
-            session.show(describe(message))
+            if as_json or times:
+                _show_with_time(session, message, as_json)
+            else:
+                session.show(describe(message))
             sys.stdout.flush()
             if count == number:
                 break
+
+
+def _show_with_time(session: Session, message: Notification, as_json: bool | None) -> None:
+    import time
+
+    now = time.time_ns()
+    if not as_json:
+        from northstar.cli.dates import date
+
+        session.show(f"{date(now)} {describe(message)}")
+        return
+    from northstar.cli import json_output, json_values
+
+    if (value := json_values.notified(message, now)) is not None:
+        json_output.emit(value)
 
 
 def describe(message: Notification) -> str:
@@ -411,42 +460,18 @@ def shutdown(session: Session) -> None:
 
 
 @nstar.command()
+@format_option()
 @click.pass_obj
-def ident(session: Session) -> None:
+def ident(session: Session, as_json: bool | None) -> None:
     """Print the identity of this client."""
     with session.connect() as client:
-        session.show(str(client.ident()))
+        container = str(client.ident())
+    if as_json:
+        from northstar.cli import json_output
 
-
-@nstar.command()
-@click.argument("target", type=NameType(), metavar="TARGET")
-@click.argument("shared", metavar="SHARED")
-@click.pass_obj
-def token(session: Session, target: Name, shared: str) -> None:
-    """Create a token for TARGET, bound to the text SHARED."""
-    with session.connect() as client:
-        made = client.token_create(target, os.fsencode(shared))
-        session.show(f"created token {base64.b64encode(made).decode()}")
-
-
-@nstar.command("verify-token")
-@click.argument("token", metavar="TOKEN")
-@click.argument("user", type=NameType(), metavar="USER")
-@click.argument("shared", metavar="SHARED")
-@click.pass_obj
-def verify_token(session: Session, token: str, user: Name, shared: str) -> None:
-    """Check a token and print the result.
-
-    Ok: USER made it for this client, with this SHARED. Otherwise Invalid, Expired or Future.
-    """
-    try:
-        data = base64.b64decode(token, validate=True)
-    except (binascii.Error, ValueError):
-        raise click.BadParameter(f"{token!r} is not base64", param_hint="TOKEN") from None
-    if len(data) != 40:
-        raise click.BadParameter(f"a token has 40 bytes, not {len(data)}", param_hint="TOKEN")
-    with session.connect() as client:
-        session.show(client.token_verify(data, user, os.fsencode(shared)).value)
+        json_output.emit(json_output.Ident(container))
+    else:
+        session.show(container)
 
 
 @nstar.command()
@@ -475,36 +500,3 @@ def completion(context: click.Context, shell: str, output: str | None) -> None:
         # A shell executes the file, so no other user may write to it, whatever the umask is.
         with open(output, "w", opener=lambda path, flags: os.open(path, flags, 0o644)) as file:
             file.write(script + "\n")
-
-
-@nstar.command()
-@click.argument("log", metavar="STRACE-LOG")
-@click.option(
-    "--no-default-profile", is_flag=True, help="List every call, not only those beyond the profile."
-)
-def seccomp(log: str, no_default_profile: bool) -> None:
-    """Print the manifest section `seccomp` for a program, from a log of its system calls.
-
-    Make the log with: strace -f -o STRACE-LOG PROGRAM
-    """
-    from northstar.cli import strace
-    from northstar.manifest import SeccompProfile
-
-    profile = None if no_default_profile else SeccompProfile.DEFAULT
-    with open(log, encoding="utf-8", errors="backslashreplace") as lines:
-        needs = strace.analyse(lines, profile)
-    if needs.unknown:
-        warn(f"omitted, since no system call has this name: {', '.join(needs.unknown)}")
-    if needs.nameless:
-        warn(
-            f"omitted, since strace has no name for them: {', '.join(needs.nameless)} (in a "
-            "container such new system calls fail with ENOSYS)"
-        )
-    if needs.foreign:
-        warn("the log has calls of a 32-bit program; every filter kills it at its first call")
-    if not needs.found:
-        raise CommandError(
-            f"{log}: it contains no system calls",
-            hint="make it with: strace -f -o FILE PROGRAM",
-        )
-    print("\n".join(strace.section(needs.allow, profile)))

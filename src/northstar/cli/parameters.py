@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal as signals
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -12,6 +13,23 @@ from northstar.client import address
 from northstar.client.blocking import Client
 from northstar.client.steps import container_or_name
 from northstar.model import Container, InvalidValueError, Name
+
+
+def _is_json(ctx: click.Context, _: click.Parameter, value: str | None) -> bool | None:
+    if value is not None and ctx.find_root().params.get("json_lines"):
+        raise click.UsageError("--format and --json exclude each other: --json prints the protocol")
+    return None if value is None else value == "json"
+
+
+def format_option(default: str = "table") -> Callable[[click.decorators.FC], click.decorators.FC]:
+    """Return the option --format of a command: its parameter `as_json` is None if it is absent."""
+    return click.option(
+        "--format",
+        "as_json",
+        type=click.Choice(["table", "json"]),
+        callback=_is_json,
+        help=f"Print text, or JSON in a documented form ({default} by default).",
+    )
 
 
 class ContainerType(click.ParamType[Container | Name]):

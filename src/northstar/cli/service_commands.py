@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import click
@@ -15,7 +15,7 @@ from northstar.api.status import Status
 from northstar.cli import status_table
 from northstar.cli.common import CommandError
 from northstar.cli.nstar_commands import Session, container_argument, describe
-from northstar.cli.parameters import ContainerType, DurationType
+from northstar.cli.parameters import ContainerType, DurationType, format_option
 from northstar.client import NoAnswerError, StillRunningError, WaitTimeoutError
 from northstar.client.blocking import Client
 from northstar.model import Container, Exited, ExitStatus, Name
@@ -48,9 +48,15 @@ def restart(session: Session, container: Container | Name) -> None:
     is_flag=True,
     help="Continue: update the table on a terminal, elsewhere print a line for each change.",
 )
+@format_option()
 @click.argument("containers", type=ContainerType(), metavar="[CONTAINER..]", nargs=-1)
 @click.pass_obj
-def status(session: Session, watch: bool, containers: tuple[Container | Name, ...]) -> None:
+def status(
+    session: Session,
+    watch: bool,
+    as_json: bool | None,
+    containers: tuple[Container | Name, ...],
+) -> None:
     """Show what is wanted of containers, and their states.
 
     Without CONTAINER all installed containers are shown.
@@ -58,33 +64,47 @@ def status(session: Session, watch: bool, containers: tuple[Container | Name, ..
     if not watch:
         with session.connect() as client:
             results = client.status(*containers)
-        if not session.json_lines:
-            status_table.show([one for one in results if isinstance(one, response.StatusOk)])
+        found = [one for one in results if isinstance(one, response.StatusOk)]
+        if as_json:
+            from northstar.cli import json_output, json_values
+
+            json_output.emit([json_values.of_status(one.container, one.status) for one in found])
+        elif not session.json_lines:
+            status_table.show(found)
         if failures := [one for one in results if isinstance(one, response.Failed)]:
             raise CommandError("; ".join(f"{one.container}: {one.error}" for one in failures))
         return
     with session.connect(subscribe=True) as client:
-        if session.json_lines or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
-            _print_changes(session, client, containers)
+        show = _emit_state if as_json else _print_state
+        if (
+            as_json
+            or session.json_lines
+            or not sys.stdout.isatty()
+            or os.environ.get("TERM") == "dumb"
+        ):
+            _print_changes(session, client, containers, show)
         else:
             _redraw(client, containers)
 
 
 def _print_changes(
-    session: Session, client: Client, containers: tuple[Container | Name, ...]
+    session: Session,
+    client: Client,
+    containers: tuple[Container | Name, ...],
+    show: Callable[[Session, Container, Status], None],
 ) -> None:
     """Print a line for each container, then one for each change."""
     results = client.latest_status(*containers)
     for result in results:
         if isinstance(result, response.Failed):
             raise CommandError(f"{result.container}: {result.error}")
-        _print_state(session, result.container, result.status)
+        show(session, result.container, result.status)
     watched = {result.container for result in results} if containers else None
     for message in client.notifications():
         if isinstance(message, notification.State) and (
             watched is None or message.container in watched
         ):
-            _print_state(session, message.container, message.status)
+            show(session, message.container, message.status)
 
 
 def _print_state(session: Session, container: Container, status: Status) -> None:
@@ -93,15 +113,21 @@ def _print_state(session: Session, container: Container, status: Status) -> None
     sys.stdout.flush()
 
 
+def _emit_state(_: Session, container: Container, status: Status) -> None:
+    from northstar.cli import json_output, json_values
+
+    json_output.emit(json_values.of_status(container, status))
+
+
 def _redraw(client: Client, containers: tuple[Container | Name, ...]) -> None:
     """Show the table, and update it until the runtime shuts down."""
     targets = client.resolve(*containers)
-    with status_table.live() as update:
-        while True:
-            update(client.latest_status(*targets))
-            if not _wait_for_change(client.notifications(timeout=_REFRESH)):
-                return
-            time.sleep(_PAUSE)
+    update = status_table.live()
+    while True:
+        update(client.latest_status(*targets))
+        if not _wait_for_change(client.notifications(timeout=_REFRESH)):
+            return
+        time.sleep(_PAUSE)
 
 
 def _wait_for_change(changes: Iterator[notification.Notification]) -> bool:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
 from northstar.api.response import Failed, StatusOk
 from northstar.api.status import ContainerState
-from northstar.cli import listing
+from northstar.cli import listing, tables
+from northstar.cli.common import colours
+from northstar.cli.tables import GREEN, NONE, RED, YELLOW, Column
 from northstar.model import printable
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 
 class Row(NamedTuple):
-    """A line of the table; the fields are its columns, in the order of the header."""
+    """A line of the table; the fields are the cells of COLUMNS."""
 
     name: str
     version: str
@@ -28,17 +26,26 @@ class Row(NamedTuple):
     reason: str
 
 
-HEADER: Final = Row("NAME", "VERSION", "WANTED", "STATE", "SINCE", "RESTARTS", "REASON")
+COLUMNS: Final = (
+    Column("NAME"),
+    Column("VERSION", drop=3),
+    Column("WANTED", drop=4),
+    Column("STATE"),
+    Column("SINCE", drop=2),
+    Column("RESTARTS", drop=5, right=True),
+    Column("REASON", drop=1, text=True),
+)
 
-_STYLES: Final = {
-    ContainerState.READY.value: "green",
-    ContainerState.UNHEALTHY.value: "red",
-    ContainerState.FAILED.value: "red",
-    ContainerState.WAITING.value: "yellow",
-    ContainerState.STARTING.value: "yellow",
-    ContainerState.STOPPING.value: "yellow",
-    ContainerState.BACKOFF.value: "yellow",
+STYLES: Final = {
+    ContainerState.READY.value: GREEN,
+    ContainerState.UNHEALTHY.value: RED,
+    ContainerState.FAILED.value: RED,
+    ContainerState.WAITING.value: YELLOW,
+    ContainerState.STARTING.value: YELLOW,
+    ContainerState.STOPPING.value: YELLOW,
+    ContainerState.BACKOFF.value: YELLOW,
 }
+"""The colours of states; the others have none."""
 
 
 def row(result: StatusOk | Failed) -> Row:
@@ -46,7 +53,7 @@ def row(result: StatusOk | Failed) -> Row:
     name, version = str(result.container).split(":")
     if isinstance(result, Failed):
         error = printable(str(result.error))
-        return Row(name, version, *4 * (listing.NONE,), error)
+        return Row(name, version, *4 * (NONE,), error)
     status = result.status
     reasons = [status.reason] if status.reason else []
     if status.next is not None:
@@ -66,24 +73,24 @@ def row(result: StatusOk | Failed) -> Row:
 
 
 def show(results: Sequence[StatusOk]) -> None:
-    """Print the table: with colours on a terminal, else as aligned text."""
+    """Print the table: on a terminal as it has room and colours, else as aligned text."""
     rows = [*map(row, results)]
-    if sys.stdout.isatty():
-        listing.console().print(_table(rows))
-    else:
-        listing.print_aligned([HEADER, *rows])
+    tables.print_table(COLUMNS, rows, _styles(rows))
 
 
-@contextlib.contextmanager
-def live() -> Iterator[Callable[[Sequence[StatusOk | Failed]], None]]:
-    """Draw the table on a terminal; yield a function that replaces it."""
-    from rich.live import Live
+def live() -> Callable[[Sequence[StatusOk | Failed]], None]:
+    """Return a function that draws the table on a terminal, over the one drawn before."""
+    from northstar.cli.live import Live
 
-    with Live(console=listing.console(), auto_refresh=False) as display:
-        yield lambda results: display.update(_table([*map(row, results)]), refresh=True)
+    display = Live(sys.stdout)
+
+    def update(results: Sequence[StatusOk | Failed]) -> None:
+        rows = [*map(row, results)]
+        width, colour = tables.terminal_width(), colours(sys.stdout)
+        display.draw(tables.drawn(COLUMNS, rows, _styles(rows), width, colour))
+
+    return update
 
 
-def _table(rows: Sequence[Row]) -> Table:
-    return listing.table(
-        HEADER, [(line, _STYLES.get(line.state, "")) for line in rows], right={"RESTARTS"}
-    )
+def _styles(rows: Sequence[Row]) -> list[int | None]:
+    return [STYLES.get(line.state) for line in rows]

@@ -14,6 +14,7 @@ from northstar.api import ContainerState, notification
 from northstar.api.notification import Notification
 from northstar.cli.common import CommandError
 from northstar.cli.nstar_commands import Session
+from northstar.cli.parameters import format_option
 from northstar.model import Container, printable
 
 _LIST_MAX: Final = 64 * 1024
@@ -108,10 +109,11 @@ class _Phases:
 
 
 @click.command()
+@format_option()
 @click.argument("repository")
 @click.argument("path", metavar="[LIST]", required=False)
 @click.pass_obj
-def keys(session: Session, repository: str, path: str | None) -> None:
+def keys(session: Session, repository: str, path: str | None, as_json: bool | None) -> None:
     """Show the key list of a repository; with LIST, replace it before.
 
     `sextant key-list` makes lists.
@@ -119,6 +121,11 @@ def keys(session: Session, repository: str, path: str | None) -> None:
     new = None if path is None else _read_list(path)
     with session.connect() as client:
         found = client.keys(repository, new)
+    if as_json:
+        from northstar.cli import json_output, json_values
+
+        json_output.emit(json_values.key_list(found))
+        return
     listed = ", ".join(f"{key.id} {key.use.value}" for key in found.keys)
     session.show(f"version {found.version}: {listed}")
 

@@ -32,6 +32,7 @@ from northstar.client.session import Stopped, StopTimeout
 
 if TYPE_CHECKING:
     from northstar.client.asynchronous import Client
+    from northstar.client.usage import Statistics, statistics
 
 __all__ = [
     "Client",
@@ -45,10 +46,12 @@ __all__ = [
     "PermissionDeniedError",
     "RefusedError",
     "RejectedError",
+    "Statistics",
     "StillRunningError",
     "StopTimeout",
     "Stopped",
     "WaitTimeoutError",
+    "statistics",
 ]
 
 
@@ -58,4 +61,8 @@ def __getattr__(name: str) -> Any:
         from northstar.client.asynchronous import Client
 
         return Client
+    if name in ("Statistics", "statistics"):
+        from northstar.client import usage
+
+        return getattr(usage, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -60,6 +60,7 @@ def v1_files(statistics: dict[str, Any]) -> dict[str, str]:
         "cpu.stat": statistics["cpu"]["stat"],
         "pids.current": "2\n",
         "pids.max": "max\n",
+        "cpuacct.usage": "34442000\n",
     }
     for name in ("swappiness", "use_hierarchy", "soft_limit_in_bytes", "move_charge_at_immigrate"):
         files[f"memory.{name}"] = f"{memory[name]}\n"
@@ -72,6 +73,7 @@ def test_version_1_gives_the_recorded_answer(tmp_path: Path) -> None:
     names = ("memory", "cpu", "blkio", "pids", "cpuset", "cpuacct")
     result = used(dict.fromkeys(names, (1, directory)))
     assert result.pop("pids") == {"current": 2, "max": None}
+    assert result.pop("cpuacct") == {"usage": 34442000}
     assert result == recorded
 
 

@@ -25,7 +25,7 @@ def test_help_needs_no_runtime() -> None:
 def test_the_runtime_imports_only_needed_modules() -> None:
     found = modules_after(LOAD)
     assert {"asyncio", "northstar.runtime.main"} <= found
-    assert not {"ssl", "rich", "nacl", "dataclasses"} & found
+    assert not {"ssl", "click", "nacl", "dataclasses"} & found
     # What only containers with the section `service` need.
     assert not {"graphlib", "northstar.runtime.notify", "northstar.model.notify"} & found
 

@@ -148,24 +148,34 @@ def start(**changes: Any) -> Any:
             ["token", "t", "sh"],
             {"token_create": {"target": "t", "shared": "c2g="}},
             {"token": base64.b64encode(bytes(40)).decode()},
-            f"created token {base64.b64encode(bytes(40)).decode()}\n",
-        ),
-        (
-            ["verify-token", base64.b64encode(bytes(40)).decode(), "u", "sh"],
-            {
-                "token_verify": {
-                    "token": base64.b64encode(bytes(40)).decode(),
-                    "user": "u",
-                    "shared": "c2g=",
-                }
-            },
-            {"token_verification": "Future"},
-            "Future\n",
+            f"{base64.b64encode(bytes(40)).decode()}\n",
         ),
     ],
 )
 def test_command(run: Run, arguments: list[str], request_: Any, answer: Any, out: str) -> None:
     assert run(*arguments, talk=((request_, answer),)) == (0, out, "")
+
+
+@pytest.mark.parametrize(
+    ("result", "code"), [("Ok", 0), ("Invalid", 1), ("Expired", 1), ("Future", 1)]
+)
+def test_only_a_valid_token_is_a_success(run: Run, result: str, code: int) -> None:
+    token = base64.b64encode(bytes(40)).decode()
+    request = {"token_verify": {"token": token, "user": "u", "shared": "c2g="}}
+    talk = ((request, {"token_verification": result}),)
+    assert run("verify-token", token, "u", "sh", talk=talk) == (code, f"{result}\n", "")
+
+
+def test_a_token_on_a_terminal(tmp_path: Path, terminal: Callable[..., tuple[int, str]]) -> None:
+    token = base64.b64encode(bytes(40)).decode()
+
+    def script(wire: Wire) -> None:
+        wire.greet()
+        wire.line()
+        wire.send({"response": {"token": token}})
+
+    with Peer(tmp_path, script) as peer:
+        assert terminal("-u", peer.url, "token", "t", "sh") == (0, f"created token {token}\r\n")
 
 
 def test_list_in_a_pipe_is_aligned_text(run: Run) -> None:
@@ -455,12 +465,13 @@ def test_a_table_on_a_terminal(tmp_path: Path, terminal: Callable[..., tuple[int
     assert code == 0
     assert "\x1b[32m" in shown
     assert "Repository" in shown
+    assert "\x1b[1m" in shown
     (tmp_path / "console").unlink()
     with Peer(tmp_path, serve_list) as peer:
         code, shown = terminal("-u", peer.url, "list", NO_COLOR="1")
     assert code == 0
     assert "4711" in shown
-    assert "\x1b[32m" not in shown
+    assert "\x1b" not in shown
 
 
 def test_a_progress_bar_on_a_terminal(
@@ -478,7 +489,9 @@ def test_a_progress_bar_on_a_terminal(
     with Peer(tmp_path, script) as peer:
         code, shown = terminal("-u", peer.url, "install", str(package), "r")
     assert code == 0
-    assert "1.0/1.0 MB" in shown
+    assert "a[b].npk  [##############################]  1.0/1.0 MB" in shown
+    # It is erased at the end.
+    assert shown.endswith(f"\r\x1b[Kinstalled {package} into r\r\n")
     assert f"installed {package} into r" in shown
 
 
@@ -504,13 +517,14 @@ def test_the_program_exits_with_its_code_and_all_output(tmp_path: Path) -> None:
         assert done.stdout or done.stderr
 
 
-def test_the_commands_import_neither_asyncio_nor_rich(tmp_path: Path) -> None:
+def test_the_commands_import_only_what_they_need(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from northstar.cli.common import run\n"
         "from northstar.cli.nstar_commands import nstar\n"
         "try: run(nstar)\n"
-        "finally: print([m for m in ('asyncio', 'rich', 'yaml', 'nacl') if m in sys.modules])"
+        "finally: print([m for m in sys.modules if m in "
+        "('asyncio', 'curses', 'termios', 'unicodedata', 'yaml', 'nacl')])"
     )
     with Peer(tmp_path, serve_list) as peer:
         done = subprocess.run(
