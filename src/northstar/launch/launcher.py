@@ -355,6 +355,7 @@ class Init:
         ready: done when init waits for `go`; fails with LaunchError.
         started: done when the payload runs; fails with LaunchError.
         exited: done with the payload's exit status when init is reaped; never fails.
+        on_exit: called with that status, at the same time.
     """
 
     def __init__(
@@ -386,6 +387,7 @@ class Init:
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.started: asyncio.Future[None] = self._loop.create_future()
         self.exited: asyncio.Future[ExitStatus] = self._loop.create_future()
+        self.on_exit: Callable[[ExitStatus], object] | None = None
         self._loop.add_reader(stream.fileno(), self._on_report)
 
     def stop_reading(self) -> None:
@@ -655,9 +657,12 @@ class Init:
     def _finish(self, status: ExitStatus) -> None:
         while self._sockets:
             self._sockets.popitem()[1].close()
-        self._fail(LaunchError("start the container", reason=f"its init ended with {status}"))
+        if not (self.ready.done() and self.started.done()):
+            self._fail(LaunchError("start the container", reason=f"its init ended with {status}"))
         if not self.exited.done():
             self.exited.set_result(status)
+            if self.on_exit is not None:
+                self.on_exit(status)
 
     @property
     def _stream_closed(self) -> bool:

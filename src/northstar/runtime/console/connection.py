@@ -18,8 +18,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import select
-from collections.abc import Awaitable, Callable
-from typing import Final, NamedTuple, cast
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, NamedTuple, cast
 
 from northstar import api
 from northstar.api import error as errors
@@ -57,6 +57,7 @@ from northstar.runtime.console.dispatch import (
     Upload,
 )
 from northstar.runtime.console.fair_queue import FairQueue
+from northstar.runtime.console.first_step import Ended, first_step
 from northstar.runtime.console.incoming_package import (
     IncomingPackage,
     StreamEndedError,
@@ -503,9 +504,23 @@ class Connection(asyncio.BufferedProtocol):
         elif isinstance(route, Exchange):
             self._exchange(request, route)
         else:
-            self._task = self._loop.create_task(
-                self._serve(lambda: route.handler(request, self._caller))
-            )
+            self._begin(route.handler(request, self._caller))
+
+    def _begin(self, answer: Coroutine[Any, Any, Response]) -> None:
+        """Send an answer now, or in a task if it must wait."""
+        try:
+            answered = first_step(answer)
+            if isinstance(answered, Ended):
+                self._send(answered.result)
+                if self._lines.buffer:
+                    # It may have taken as long as many other requests.
+                    self._lines.wait_for_turn()
+                return
+        except Exception:
+            log.exception("%s: internal error, closing the connection", self.peer)
+            self.close()
+            return
+        self._task = self._loop.create_task(self._serve(lambda: answered))
 
     async def _serve(self, answer: Callable[[], Awaitable[Response | None]]) -> None:
         """Await an answer and send it; it is None if the connection is closed instead."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
 
 from northstar.api import request as requests
@@ -167,13 +167,13 @@ class Encoded(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A request that is answered by a task.
+    """A request that is answered by a task, unless its answer need not wait.
 
     Attributes:
         handler: makes the response.
     """
 
-    handler: Callable[[Any, Caller], Awaitable[Response]]
+    handler: Callable[[Any, Caller], Coroutine[Any, Any, Response]]
 
 
 class Upload(NamedTuple):
