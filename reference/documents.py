@@ -12,8 +12,7 @@ from typing import Final
 from northstar import manifest
 from northstar.manifest.manifest import MANIFEST
 from northstar.runtime import config
-from northstar.schema import emit
-from reference import markdown, mdoc, toml
+from reference import markdown, mdoc, toml, yaml
 from reference.fields import BASE, Entry, Language, Section, describe
 
 YAML: Final = Language(
@@ -26,7 +25,7 @@ YAML: Final = Language(
         "gid": 1000,
         "console": {"permissions": []},
     },
-    emit.emit,
+    yaml.emit,
     manifest.loads,
 )
 """The language of manifests. The base has a console, which some fields require."""
@@ -102,7 +101,7 @@ def pages() -> dict[str, str]:
             "manifest of a Northstar package",
             _MANIFEST_SOURCE,
             [
-                *_manual(manifests, _MANIFEST_TEXT),
+                *_manual("Manifest fields", manifests, _MANIFEST_TEXT),
                 mdoc.section(
                     "Files",
                     mdoc.items(
@@ -118,7 +117,7 @@ def pages() -> dict[str, str]:
             "configuration of the Northstar container runtime",
             _CONFIG_SOURCE,
             [
-                *_manual(configurations, _CONFIG_TEXT),
+                *_manual("Configuration keys", configurations, _CONFIG_TEXT),
                 mdoc.section(
                     "Files",
                     mdoc.items(
@@ -161,7 +160,7 @@ def _row(entry: Entry) -> tuple[str, str, str, str, str]:
     return name, meaning, kind, default, entry.since
 
 
-def _manual(sections: list[Section], text: str) -> Iterator[str]:
+def _manual(title: str, sections: list[Section], text: str) -> Iterator[str]:
     yield mdoc.section("Description", *map(mdoc.text, [*text.split("\n\n"), _SINCE_TEXT]))
     blocks: list[str] = []
     for section in sections:
@@ -172,7 +171,7 @@ def _manual(sections: list[Section], text: str) -> Iterator[str]:
             blocks.append(mdoc.subsection(section.title, about, items, *examples))
         else:
             blocks.append(mdoc.join([items, *examples]))
-    yield mdoc.section("Fields", *blocks)
+    yield mdoc.section(title, *blocks)
 
 
 def _item(entry: Entry) -> str:
@@ -181,6 +180,8 @@ def _item(entry: Entry) -> str:
         facts.append("Required.")
     elif entry.default:
         facts.append(f"Default: {entry.default}.")
+    if entry.section:
+        facts.append(f"See {entry.section}.")
     if entry.since != BASE:
         facts.append(f"Since: {entry.since}.")
     return mdoc.text(f"{entry.meaning} {' '.join(facts)}")

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from northstar.model import NorthstarError
+from northstar.model.units import format_size
 from northstar.schema.records import Field, Lazy, ListOf, MapOf, Record
 from northstar.schema.scalars import I64, U32, U64, Kind
+from northstar.schema.values import WholeSize
 from northstar.schema.variants import ByType, Choice, Variant, Wrapped
+from reference.octal import Octal
 
 BASE: Final = "0.9.2"
 """The version since which a field exists that says nothing else: that of Northstar itself."""
@@ -99,13 +102,6 @@ class Language:
         except NorthstarError as error:
             return str(error)
         return ""
-
-
-class Octal(int):
-    """A number that is written in octal, in both languages."""
-
-    def __repr__(self) -> str:
-        return oct(self)
 
 
 Wrap = Callable[[Any], dict[str, Any]]
@@ -218,11 +214,14 @@ class _Walk:
             if not field.entry:
                 return ""
             title = f"{path}.{field.entry}"
+            if isinstance(value, ByType):
+                self._by_type(title, value, since, wrap, key)
+                return title
             return self._contents(title, value, since, lambda one: wrap({key: one}))
         if isinstance(kind, ListOf):
             item = kind.parts[0]
             if isinstance(item, Record):
-                return self._contents(f"{path}[]", item, since, lambda one: wrap([one]))
+                return self._contents(f"{path}.{field.entry}", item, since, lambda one: wrap([one]))
             names = item.schema().get("enum", ())
             if len(names) > _NAMES_MAX:
                 listed = ", ".join(f"`{name}`" for name in names)
@@ -236,31 +235,30 @@ class _Walk:
         if isinstance(kind, Record):
             self.record(title, kind, since, wrap, "")
             return self._titles[id(kind)]
-        if isinstance(kind, ByType):
-            self._by_type(title, kind, since, wrap)
-            return title
         if isinstance(kind, Variant) and not isinstance(kind, Choice):
             self._forms(title, kind, since, wrap)
             return title
         return ""
 
-    def _by_type(self, title: str, kind: ByType[Any], since: str, wrap: Wrap) -> None:
+    def _by_type(self, title: str, kind: ByType[Any], since: str, wrap: Wrap, key: str) -> None:
+        """Add the sections of the entries of a map; `key` is that of an example."""
         place = len(self.sections)
         entries: list[Entry] = []
-        examples: list[Example] = []
+        plain = {
+            f"/{name}": {kind.TAG: name} for name, form in kind.forms.items() if not form.fields
+        }
         for name, form in kind.forms.items():
 
             def typed(value: Any, name: str = name) -> dict[str, Any]:
-                return wrap({kind.TAG: name, **value})
+                return wrap({key: {kind.TAG: name, **value}})
 
             section = f"{title}: {name}" if form.fields else ""
             if section:
                 self.record(section, form, since, typed, "")
-            else:
-                examples.append(self._example(title, typed({})))
             entries.append(Entry(f"{kind.TAG}: {name}", "map", "", since, form.describe(), section))
         text = f"A map whose field `{kind.TAG}` is one of these."
-        self.sections.insert(place, Section(title, text, tuple(entries), tuple(examples)))
+        examples = (self._example(title, wrap(plain)),)
+        self.sections.insert(place, Section(title, text, tuple(entries), examples))
 
     def _forms(self, title: str, kind: Variant[Any], since: str, wrap: Wrap) -> None:
         entries: list[Entry] = []
@@ -296,7 +294,7 @@ class _Walk:
                 return wrap({name: value})
 
             examples += self._examples(title, form, leaves, named)
-        self.sections.append(Section(title, "One of these.", tuple(entries), tuple(examples)))
+        self.sections.append(Section(title, "One of these forms.", tuple(entries), tuple(examples)))
 
     def _examples(
         self, title: str, record: Record[Any], leaves: list[tuple[str, ...]], wrap: Wrap
@@ -370,6 +368,8 @@ def _default(field: Field) -> str:
         return field.absent
     if isinstance(kind_of(field), Record):
         return "the defaults of its fields"
+    if isinstance(field.kind, WholeSize):
+        return f"`{format_size(field.default)}`"
     value = shown(field.kind.dump(field.default, tagged=False), field.kind, field.unit)
     if value in ([], {}, ""):
         return "none"
@@ -413,21 +413,24 @@ def _of_schema(schema: Mapping[str, Any]) -> str:
             most = f"at most {schema['maxItems']}" if "maxItems" in schema else ""
             unique = "each once" if schema.get("uniqueItems") else ""
             bounds = ", ".join(filter(None, (most, unique)))
-            item = _of_schema(schema["items"])
-            return f"list of {_plural(item)}{f' ({bounds})' if bounds else ''}"
+            return _many("list", _of_schema(schema["items"]), bounds)
         case "object":
-            most = f" (at most {schema['maxProperties']})" if "maxProperties" in schema else ""
+            most = f"at most {schema['maxProperties']}" if "maxProperties" in schema else ""
             values = schema.get("additionalProperties")
             if isinstance(values, Mapping):
-                return f"map of {_plural(_of_schema(values))}{most}"
+                return _many("map", _of_schema(values), most)
             return "map"
     return "any value"
 
 
-def _plural(item: str) -> str:
-    first, *rest = item.split(",", 1)
-    words = {"text": "texts", "integer": "integers", "map": "maps"}
-    return ",".join([words.get(first, first), *rest])
+def _many(what: str, item: str, bounds: str) -> str:
+    """Return the type of a list or a map of `item`: `list of texts (at most 64), each ..`."""
+    name, comma, rest = item.partition(", ")
+    plurals = {name: f"{name}s" for name in ("text", "integer", "map", "container name")}
+    if name not in plurals:
+        plurals, name, comma = {item: item}, item, ""
+    bounds = f" ({bounds})" if bounds else ""
+    return f"{what} of {plurals[name]}{bounds}{f', each {rest}' if comma else ''}"
 
 
 def _names(names: list[str]) -> str:

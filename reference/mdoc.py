@@ -18,8 +18,7 @@ that are otherwise the same."""
 
 _PARTS: Final = re.compile(r"`([^`]*)`|\b([a-z][\w.-]*)(\([1-9]\))|\[([^\]]+)\]\([^)\s]+\)")
 _SENTENCE: Final = re.compile(r"(?<=[.!?])\s+")
-_WIDTH: Final = 68
-"""Of a line of text without escapes. With them it must not have more than 80 characters."""
+_WIDTH: Final = 78
 
 
 def page(name: str, number: int, summary: str, source: str, blocks: Iterable[str]) -> str:
@@ -100,14 +99,11 @@ def text(plain: str) -> str:
         pieces += [joined[position : match.start()].replace("\\", "\\e"), part(match)]
         position = match.end()
     pieces.append(joined[position:].replace("\\", "\\e"))
+    joined = "".join(pieces).replace("\x01", "\\fB").replace("\x02", "\\fP")
     lines: list[str] = []
-    for sentence in _SENTENCE.split("".join(pieces)):
+    for sentence in _SENTENCE.split(joined):
         lines += textwrap.wrap(sentence, _WIDTH, break_long_words=False, break_on_hyphens=False)
-    fonts = str.maketrans({"\x01": "\\fB", "\x02": "\\fP"})
-    return "".join(
-        (f"\\&{line}" if line.startswith((".", "'")) else line).translate(fonts) + "\n"
-        for line in lines
-    )
+    return "".join(f"\\&{line}\n" if line.startswith((".", "'")) else f"{line}\n" for line in lines)
 
 
 def items(entries: Iterable[tuple[str, str]]) -> str:

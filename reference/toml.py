@@ -39,8 +39,7 @@ def inline(value: Any) -> str:
         case bool():
             return "true" if value else "false"
         case str():
-            # The escapes of JSON are a part of those of TOML.
-            return json.dumps(value)
+            return _text(value)
         case Mapping():
             members = ", ".join(f"{_key(key)} = {inline(one)}" for key, one in value.items())
             return f"{{ {members} }}" if members else "{}"
@@ -51,4 +50,9 @@ def inline(value: Any) -> str:
 
 
 def _key(key: str) -> str:
-    return key if _BARE.match(key) else json.dumps(key)
+    return key if _BARE.match(key) else _text(key)
+
+
+def _text(value: str) -> str:
+    # The escapes of JSON are a part of those of TOML, except for surrogate pairs.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

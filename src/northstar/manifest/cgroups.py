@@ -39,15 +39,18 @@ _DEVICE: Final = Integer(0, U64, unit="device number")
 Attrs = Mapping[str, str]
 """Names of files of a controller, and the text that is written to each, unchanged."""
 
-_ATTRS: Final = Field(
-    MapOf(
-        file_name("the name of a file", bounds.FILE_NAME_MAX),
-        _TEXT,
-        max_entries=bounds.CGROUP_ATTRS_MAX,
-    ),
-    "Names of files of the controller, and the text that is written to each, unchanged.",
-    example={"memory.oom.group": "1"},
+_ATTRS: Final = MapOf(
+    file_name("the name of a file", bounds.FILE_NAME_MAX),
+    _TEXT,
+    max_entries=bounds.CGROUP_ATTRS_MAX,
 )
+
+
+def _attrs(file: str, text: str) -> Field:
+    """Return the field of raw files, with an example."""
+    meaning = "Names of files of the controller, and the text that is written to each, unchanged."
+    return Field(_ATTRS, meaning, example={file: text})
+
 
 _KERNEL: Final = "the kernel's"
 
@@ -106,7 +109,7 @@ class Cpu(msgspec.Struct, frozen=True):
         int | None,
         Field(_US, "Length of a real-time period (cgroup v1).", _KERNEL, example=1000000),
     ] = None
-    attrs: Annotated[Attrs, _ATTRS] = {}
+    attrs: Annotated[Attrs, _attrs("cpu.idle", "1")] = {}
 
 
 class Memory(msgspec.Struct, frozen=True):
@@ -129,8 +132,8 @@ class Memory(msgspec.Struct, frozen=True):
         int | None,
         Field(
             _BYTES,
-            "Limit of memory, with its part of the page cache. A process of a container that "
-            "needs more is killed.",
+            "Limit of memory, with its part of the page cache. If the container needs more, the "
+            "kernel kills a process of it.",
             "no limit",
             example=33554432,
         ),
@@ -139,7 +142,7 @@ class Memory(msgspec.Struct, frozen=True):
         int | None,
         Field(
             _BYTES,
-            "Memory that is not reclaimed while others have more than theirs.",
+            "Memory that the kernel does not reclaim while other groups have more than theirs.",
             _KERNEL,
             example=16777216,
         ),
@@ -161,7 +164,7 @@ class Memory(msgspec.Struct, frozen=True):
             example=0,
         ),
     ] = None
-    attrs: Annotated[Attrs, _ATTRS] = {}
+    attrs: Annotated[Attrs, _attrs("memory.oom.group", "1")] = {}
 
 
 _MAJOR: Final = Field(_DEVICE, "Major number of the block device, see lsblk(8).", example=179)
@@ -209,23 +212,33 @@ class Blkio(msgspec.Struct, frozen=True, kw_only=True):
     weight: Annotated[int | None, _GROUP] = None
     leaf_weight: Annotated[int | None, _LEAF_WEIGHT] = None
     weight_device: Annotated[
-        tuple[WeightDevice, ...], Field(_WEIGHTS, "Weights by device.", example=[])
+        tuple[WeightDevice, ...], Field(_WEIGHTS, "Weights by device.", example=[], entry="DEVICE")
     ]
     throttle_read_bps_device: Annotated[
         _Throttles,
-        Field(_THROTTLES, "Bytes read per second, by device.", example=_THROTTLE_EXAMPLE),
+        Field(
+            _THROTTLES,
+            "Bytes read per second, by device.",
+            example=_THROTTLE_EXAMPLE,
+            entry="DEVICE",
+        ),
     ]
     throttle_read_iops_device: Annotated[
-        _Throttles, Field(_THROTTLES, "Reads per second, by device.", example=[])
+        _Throttles, Field(_THROTTLES, "Reads per second, by device.", example=[], entry="DEVICE")
     ]
     throttle_write_bps_device: Annotated[
         _Throttles,
-        Field(_THROTTLES, "Bytes written per second, by device.", example=_THROTTLE_EXAMPLE),
+        Field(
+            _THROTTLES,
+            "Bytes written per second, by device.",
+            example=_THROTTLE_EXAMPLE,
+            entry="DEVICE",
+        ),
     ]
     throttle_write_iops_device: Annotated[
-        _Throttles, Field(_THROTTLES, "Writes per second, by device.", example=[])
+        _Throttles, Field(_THROTTLES, "Writes per second, by device.", example=[], entry="DEVICE")
     ]
-    attrs: Annotated[Attrs, _ATTRS] = {}
+    attrs: Annotated[Attrs, _attrs("io.bfq.weight", "200")] = {}
 
 
 def _parent_rule(text: str) -> str | None:

@@ -75,7 +75,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         Name,
         Field(
             NAME,
-            "Name of the container. With its version it identifies the package.",
+            "Name of the container: letters, digits, dots, hyphens and underscores. With its "
+            "version it identifies the package.",
             example="hello",
         ),
     ]

@@ -39,7 +39,7 @@ class SchedFifo(msgspec.Struct, frozen=True):
 
 
 class SchedRoundRobin(msgspec.Struct, frozen=True):
-    """SCHED_RR: real time, round robin among processes of the same priority."""
+    """SCHED_RR: real time, round robin in a priority. Northstar 0.9.2 refuses it."""
 
     priority: Annotated[int, _PRIORITY]
 

@@ -45,7 +45,8 @@ class Field:
         example: a value in the serialised form; None for a map whose fields have examples.
         since: the first version that has it, if that is not Northstar 0.9.2.
         needs: other fields of the map that it, or one of its forms, requires.
-        entry: the name of an entry in descriptions, if it is a map whose keys are data.
+        entry: the name of an entry in descriptions, if it is a list of maps, or a map whose keys
+            are data.
         unit: unit of its numbers; empty if it is not a number.
         key: its name in the document, if it differs from the attribute's. `a.b` is `b` in the map
             `a`, which has no struct.

@@ -232,7 +232,7 @@ class PermissionSet(Kind[Permissions]):
 
 
 NAME_SCHEMA: Final = {
-    "title": "name: letters, digits, dots, hyphens and underscores",
+    "title": "container name",
     "type": "string",
     "minLength": 1,
     "maxLength": 1024,
