@@ -15,7 +15,7 @@ import pytest
 
 from northstar import manifest
 from northstar.runtime import config
-from tests.unit.test_reference import ROOT
+from reference.__main__ import ROOT
 
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 BLOCKS: list[tuple[str, str, str]] = BLOCK.findall((ROOT / "docs/guide/editor.md").read_text())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from reference import markdown, mdoc
-from reference.__main__ import ROOT, pages
+from reference.__main__ import ROOT, main, pages
 
 PAGES = pages()
 MANUALS = sorted(path for path in PAGES if path.startswith("docs/man/"))
@@ -88,3 +88,21 @@ def test_markdown() -> None:
         markdown.table(("a",), [("b|c",)])
     with pytest.raises(ValueError, match="2 cells"):
         markdown.table(("a",), [("b", "c")])
+
+
+def test_the_command_reports_a_stale_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("reference.__main__.ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["reference", "--check"])
+    assert main() == 1
+    assert {line.removeprefix("stale: ") for line in capsys.readouterr().out.splitlines()} == {
+        *PAGES
+    }
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("sys.argv", ["reference"])
+    assert main() == 0
+    monkeypatch.setattr("sys.argv", ["reference", "--check"])
+    capsys.readouterr()
+    assert main() == 0
+    assert capsys.readouterr().out == ""
