@@ -17,6 +17,14 @@ def _print_schema() -> None:
     click.echo(json.dumps(schema(), indent=2))
 
 
+def _print_script(context: click.Context, _: click.Parameter, shell: str | None) -> None:
+    if shell is not None and not context.resilient_parsing:
+        from northstar.cli.completion import write_script
+
+        write_script(context, shell, None)
+        context.exit()
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "-c",
@@ -40,6 +48,14 @@ def _print_schema() -> None:
     "also that of containers.",
 )
 @click.argument("action", type=click.Choice(["schema"]), required=False)
+@click.option(
+    "--completion",
+    type=click.Choice(["bash", "zsh", "fish"]),
+    is_eager=True,
+    expose_value=False,
+    callback=_print_script,
+    help="Print a script for completion in a shell, and exit.",
+)
 @click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
 def northstar(
     path: str, disable_mount_namespace: bool, log_level: str | None, action: str | None

@@ -40,4 +40,4 @@ class Io(msgspec.Struct, frozen=True):
     ]
 
 
-IO = Record(Io)
+IO = Record(Io, form="{stdout: pipe, stderr: pipe}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from northstar.manifest.lint import lint
 from northstar.manifest.manifest import MANIFEST, Manifest
@@ -15,9 +15,30 @@ from northstar.schema.context import Context, Hint, Path, Place
 from northstar.schema.emit import emit
 from northstar.schema.node import INPUT_MAX, Node
 
+_ZIP: Final = b"PK\x03\x04"
+"""The first bytes of a package: the header of a ZIP archive's first entry."""
+
+_ELF: Final = b"\x7fELF"
+"""The first bytes of a program, elf(5)."""
+
 
 class ManifestContext(Context[ManifestError]):
     """State of reading a manifest. Errors name the field, the line and the column."""
+
+    def __init__(self, *, collect: bool = False, strict: bool = False) -> None:
+        """Begin to read.
+
+        Args:
+            collect: continue after an error, to find all errors.
+            strict: unknown keys below `cgroups` are errors: a limit with a misspelt name does not
+                limit anything. Northstar 0.9.2 and the runtime ignore them.
+        """
+        super().__init__(collect=collect)
+        self._strict = strict
+
+    def refuses_ignored(self, path: Path) -> bool:
+        """Return whether an unknown key at `path`, which a record ignores, is an error."""
+        return self._strict and path[0] == "cgroups"
 
     def error(
         self, rule: str, path: Path = (), place: Place = None, hint: Hint = None
@@ -66,14 +87,17 @@ def loads_with_warnings(text: str | bytes) -> tuple[Manifest, tuple[str, ...]]:
     return manifest, tuple(context.warnings)
 
 
-def check(text: str | bytes, *, is_syscall: Callable[[str], bool] | None = None) -> Report:
+def check(
+    text: str | bytes, *, is_syscall: Callable[[str], bool] | None = None, strict: bool = False
+) -> Report:
     """Find all errors of a manifest, and settings that are probably mistakes.
 
     Args:
         text: the manifest in YAML, JSON or TOML.
         is_syscall: returns whether a system call has this name; None skips the check of names.
+        strict: unknown keys below `cgroups` are errors, not warnings.
     """
-    manifest, context = _read(text, collect=True)
+    manifest, context = _read(text, collect=True, strict=strict)
     warnings = list(context.warnings)
     if manifest is not None:
         warnings.extend(lint(manifest, is_syscall=is_syscall))
@@ -110,7 +134,9 @@ def schema() -> dict[str, Any]:
     }
 
 
-def _read(text: str | bytes, *, collect: bool) -> tuple[Manifest | None, ManifestContext]:
+def _read(
+    text: str | bytes, *, collect: bool, strict: bool = False
+) -> tuple[Manifest | None, ManifestContext]:
     """Return the manifest or None, and the context with the warnings or errors.
 
     The text is parsed as YAML, JSON and TOML until one of them accepts it. A text that looks like
@@ -131,7 +157,7 @@ def _read(text: str | bytes, *, collect: bool) -> tuple[Manifest | None, Manifes
     }
     errors: dict[str, ManifestContext] = {}
     for language in ("json", "yaml", "toml") if json_first else ("yaml", "json", "toml"):
-        context = ManifestContext(collect=collect)
+        context = ManifestContext(collect=collect, strict=strict)
         manifest = context.read(MANIFEST, partial(parsers[language], context))
         if manifest is not None:
             return manifest, context
@@ -152,6 +178,8 @@ def _locate(errors: list[ManifestError], located: list[ManifestError]) -> None:
 
 
 def _decode(text: str | bytes) -> tuple[bytes, str]:
+    if not isinstance(text, str):
+        _refuse_other_kind(text)
     if len(text) > INPUT_MAX:
         # Refused before the text is copied or parsed.
         raise _too_large(len(text))
@@ -170,5 +198,20 @@ def _decode(text: str | bytes) -> tuple[bytes, str]:
     return data, decoded
 
 
+def _refuse_other_kind(data: bytes) -> None:
+    """Refuse a file that is something else than a text: it was probably given by mistake.
+
+    Raises:
+        ManifestError: it is a package, or a program.
+    """
+    if data.startswith(_ZIP):
+        raise ManifestError("it is a package", hint="use sextant inspect")
+    if data.startswith(_ELF):
+        raise ManifestError("it is a program", hint="name the manifest, a text")
+
+
 def _too_large(size: int) -> ManifestError:
-    return ManifestError(f"a manifest of {size} bytes is too large (at most {INPUT_MAX})")
+    return ManifestError(
+        f"a manifest of {size} bytes is too large (at most {INPUT_MAX})",
+        hint="put data into a file of the package",
+    )
