@@ -36,13 +36,20 @@ def _run(path: str) -> int:
     return 0
 
 
-def start(path: str, *, mount_namespace: bool = True, log_level: str | None = None) -> None:
+def start(
+    path: str,
+    *,
+    mount_namespace: bool = True,
+    log_level: str | None = None,
+    log_descriptor: int = 2,
+) -> None:
     """Run the runtime in this process until it is shut down.
 
     Args:
         path: the configuration file.
         mount_namespace: enter a new mount namespace first.
         log_level: lowest level that the runtime logs, a key of `logs.LEVELS`; None for the default.
+        log_descriptor: where the log is written.
 
     Raises:
         NorthstarError, OSError: the runtime could not start, or ended because of a failure.
@@ -53,7 +60,7 @@ def start(path: str, *, mount_namespace: bool = True, log_level: str | None = No
     config = load(path)
     # Before any thread is started: a thread inherits the signal mask of the one that starts it.
     signals.hold()
-    logs.setup(log_level)
+    logs.setup(log_level, descriptor=log_descriptor)
     logs.capture_streams()
     _load_runtime()(config, mount_namespace=mount_namespace)
 

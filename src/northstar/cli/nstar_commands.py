@@ -483,20 +483,8 @@ def ident(session: Session, as_json: bool | None) -> None:
 def completion(context: click.Context, shell: str, output: str | None) -> None:
     """Print a script for completion in a shell.
 
-    It completes commands, options, and the names of containers.
+    It completes commands, options, containers, repositories, signals and files.
     """
-    from click.shell_completion import ShellComplete, get_completion_class
+    from northstar.cli.completion import write_script
 
-    root = context.find_root()
-    program = root.info_name or "nstar"
-    kind = get_completion_class(shell)
-    assert kind is not None
-    variable = f"_{program}_COMPLETE".replace("-", "_").replace(".", "_").upper()
-    # Not the method of BashComplete: it runs bash to check its version.
-    script = ShellComplete.source(kind(root.command, {}, program, variable))
-    if output is None:
-        print(script)
-    else:
-        # A shell executes the file, so no other user may write to it, whatever the umask is.
-        with open(output, "w", opener=lambda path, flags: os.open(path, flags, 0o644)) as file:
-            file.write(script + "\n")
+    write_script(context, shell, output)

@@ -196,11 +196,13 @@ class Record(Kind[S]):
         return self.struct(**values)
 
     def _unknown(self, key: Node, path: Path, context: Context[Any]) -> None:
-        if self._ignore:
+        if self._ignore and not context.refuses_ignored(path):
             context.ignore(key, path)
             return
         hint = None
-        if len(self.fields) <= _KNOWN_MAX:
+        if self._ignore and (similar := _similar(path[-1], self.fields)):
+            hint = f"did you mean {similar!r}?"
+        elif len(self.fields) <= _KNOWN_MAX:
             hint = f"known are {', '.join(self.fields)}" if self.fields else "remove it"
         elif similar := _similar(path[-1], self.fields):
             hint = f"did you mean {similar!r}?"

@@ -415,7 +415,7 @@ def test_containers_are_completed(
         wire.answer("list", {"response": LIST[1]})
 
     with Peer(tmp_path, script) as peer:
-        assert complete(peer.url, "nstar kill ", 2) == ["a", "b:1.0.0", "b:2.0.0"]
+        assert complete(peer.url, "nstar kill ", 2) == ["a:1.0.0", "b:1.0.0", "b:2.0.0"]
     assert complete("unix:///none", "nstar kill b", 2) == []
     assert complete("unix:///none", "nstar verify", 1) == ["verify-token"]
 
