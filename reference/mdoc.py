@@ -19,7 +19,9 @@ that are otherwise the same."""
 _PARTS: Final = re.compile(r"`([^`]*)`|\b([a-z][\w.-]*)(\([1-9]\))|\[([^\]]+)\]\([^)\s]+\)")
 _SENTENCE: Final = re.compile(r"(?<=[.!?])\s+")
 _WIDTH: Final = 68
-"""Of a line of text without escapes. With them it must not have more than 80 characters."""
+"""Of a line of text without escapes."""
+_LONGEST: Final = 80
+"""Longest line with them that mandoc accepts."""
 
 
 def page(name: str, number: int, summary: str, source: str, blocks: Iterable[str]) -> str:
@@ -100,14 +102,22 @@ def text(plain: str) -> str:
         pieces += [joined[position : match.start()].replace("\\", "\\e"), part(match)]
         position = match.end()
     pieces.append(joined[position:].replace("\\", "\\e"))
-    lines: list[str] = []
-    for sentence in _SENTENCE.split("".join(pieces)):
-        lines += textwrap.wrap(sentence, _WIDTH, break_long_words=False, break_on_hyphens=False)
+    return "".join(map(_wrapped, _SENTENCE.split("".join(pieces))))
+
+
+def _wrapped(sentence: str) -> str:
+    """Return the lines of a sentence, in which characters stand for changes of the font."""
     fonts = str.maketrans({"\x01": "\\fB", "\x02": "\\fP"})
-    return "".join(
-        (f"\\&{line}" if line.startswith((".", "'")) else line).translate(fonts) + "\n"
-        for line in lines
-    )
+    for width in range(_WIDTH, 20, -8):
+        lines = [
+            (f"\\&{line}" if line.startswith((".", "'")) else line).translate(fonts)
+            for line in textwrap.wrap(
+                sentence, width, break_long_words=False, break_on_hyphens=False
+            )
+        ]
+        if all(len(line) <= _LONGEST for line in lines):
+            break
+    return "".join(f"{line}\n" for line in lines)
 
 
 def items(entries: Iterable[tuple[str, str]]) -> str:
