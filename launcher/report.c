@@ -14,6 +14,8 @@ noreturn void exit_silently(void)
 	_exit(1);
 }
 
+void (*stream_lost)(void) = exit_silently;
+
 void send_report(uint32_t kind, int error, int value, int descriptor)
 {
 	uint32_t head[] = {
@@ -39,9 +41,12 @@ void send_report(uint32_t kind, int error, int value, int descriptor)
 		header->cmsg_len = CMSG_LEN(sizeof(int));
 		memcpy(CMSG_DATA(header), &descriptor, sizeof descriptor);
 	}
-	while (sendmsg(SOCKET, &message, MSG_NOSIGNAL) < 0)
-		if (errno != EINTR)
-			exit_silently();
+	while (sendmsg(SOCKET, &message, MSG_NOSIGNAL) < 0) {
+		if (errno == EINTR)
+			continue;
+		stream_lost();
+		return;
+	}
 }
 
 void set_progress(uint32_t index, uint32_t number)

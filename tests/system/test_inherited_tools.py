@@ -105,7 +105,10 @@ def test_the_version_with_closed_descriptors(
 def test_a_full_or_closed_stdout(tmp_path: Path, tool: str) -> None:
     with open("/dev/full", "wb") as full:
         done = run(tmp_path, tool, "--help", stdout=full)
-    assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: No space left on device\nhint: make room on the file system of the output\n",
+    )
     read, write = os.pipe()
     os.close(read)
     for ignored in ([], [signal.SIGPIPE]):

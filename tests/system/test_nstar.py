@@ -67,7 +67,9 @@ def test_a_refusal_is_a_sentence_and_exit_code_1(runtime: RuntimeProcess, payloa
 
     assert refused("start", "none:1.0.0").startswith("error: none:1.0.0 is not installed")
     assert refused("start", "none").startswith("error: no container none is installed")
-    assert refused("kill", "app") == "error: app:1.0.0 is not running\n"
+    assert refused("kill", "app") == (
+        "error: app:1.0.0 is not running\nhint: start it first (nstar start app)\n"
+    )
     assert "32" in refused("kill", "app", "32")
     assert refused("start", "app", "/nothing").startswith("error: app:1.0.0 could not be started: ")
     assert "app:1.0.0 is installed already" in refused("install", package(runtime, payload), "mem")

@@ -363,16 +363,25 @@ def test_full_does_not_permit_it(
 
 def test_refusals(runtime: RuntimeProcess, payload: Path) -> None:
     missing = "cannot execute /bin/none in app:1.0.0: /bin/none: No such file or directory"
-    assert nstar(runtime, "app", "/bin/none") == (1, b"", f"error: {missing}\n".encode())
+    code, out, err = nstar(runtime, "app", "/bin/none")
+    assert (code, out) == (1, b"")
+    assert err.startswith(f"error: {missing}\nhint: is the program in the package".encode())
     install(runtime, payload, "down", args="pause")
-    assert nstar(runtime, "down", "/payload") == (1, b"", b"error: down:1.0.0 is not running\n")
+    assert nstar(runtime, "down", "/payload") == (
+        1,
+        b"",
+        b"error: down:1.0.0 is not running\nhint: start it first (nstar start down)\n",
+    )
     code, _, err = nstar(runtime, "other:1.0.0", "/payload")
     assert code == 1
     assert b"other:1.0.0" in err
     code, _, err = nstar(runtime, "-e", "NORTHSTAR_NAME=x", "app", "/payload")
     assert (code, err) == (
         1,
-        b"error: invalid arguments: the variable NORTHSTAR_NAME is reserved\n",
+        (
+            b"error: invalid arguments: the variable NORTHSTAR_NAME is reserved; "
+            b"leave it out, the runtime sets it\n"
+        ),
     )
     code, _, err = nstar(runtime, "app", "")
     assert code == 1

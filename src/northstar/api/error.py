@@ -294,6 +294,15 @@ class RefusedError(NorthstarError):
         error: the reason, in its form on the wire.
     """
 
-    def __init__(self, error: Error) -> None:
-        super().__init__(str(error))
+    def __init__(
+        self, error: Error, message: str | None = None, *, hint: str | None = None
+    ) -> None:
+        """Refuse a request.
+
+        Args:
+            error: the reason, in its form on the wire.
+            message: the reason for the user, if the receiver knows more than `error` says.
+            hint: the next step.
+        """
+        super().__init__(str(error) if message is None else message, hint=hint)
         self.error = error

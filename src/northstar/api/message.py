@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from northstar.api.log import Log
-from northstar.api.notification import Notification
+from northstar.api.notification import Closing, Notification
 from northstar.api.request import Request
 from northstar.api.response import Response
 from northstar.api.shape import Body, Record, Wrapper
@@ -76,4 +76,6 @@ class ConnectNack(Wrapper, frozen=True):
     reason: PermissionDenied | InvalidProtocolVersion
 
 
-Message = Connect | ConnectAck | ConnectNack | Request | Response | Notification | Log | Stream
+Message = (
+    Connect | ConnectAck | ConnectNack | Request | Response | Notification | Closing | Log | Stream
+)

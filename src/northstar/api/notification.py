@@ -123,6 +123,19 @@ class Update(Row, frozen=True):
     update: UpdatePhase
 
 
+class Closing(Record, frozen=True):
+    """The last message on an extended connection that the runtime closes because of its client.
+
+    It is sent to every extended connection, subscribed or not: a client ignores notifications that
+    it does not know, so older ones are not disturbed.
+
+    Attributes:
+        reason: what was wrong, as in the runtime's log.
+    """
+
+    reason: str
+
+
 PlainNotification = Started | Exit | Install | Uninstall | CGroup | Shutdown
 """The notifications of every connection."""
 

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final, NoReturn, TextIO
 
 from northstar.cli import inherited
-from northstar.model import InternalError, NorthstarError, printable
+from northstar.model import InternalError, NorthstarError, printable, sentence
 
 if TYPE_CHECKING:
     # click is a tenth of the start-up time of the runtime, which does not need it.
@@ -93,7 +93,18 @@ def run_function(
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     program = os.path.basename(sys.argv[0]) or "northstar"
-    code = _exit_code(lambda: function(program, sys.argv[1:]))
+
+    def interruptible() -> int:
+        sys.unraisablehook = _raise_again
+        if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, signal.SIG_DFL):
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        return function(program, sys.argv[1:])
+
+    code = _exit_code(interruptible)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # The result is known: an interrupt during the exit of the interpreter, which restores the
+        # default dispositions, must not change it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     # Output that cannot be written is dropped. Python would try again at exit, and exit with 120.
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -101,6 +112,17 @@ def run_function(
         except OSError:
             _discard(stream)
     sys.exit(code)
+
+
+def _raise_again(unraisable: sys.UnraisableHookArgs) -> None:
+    """Send a signal again whose exception was lost in a callback of the interpreter."""
+    lost = unraisable.exc_value
+    if isinstance(lost, KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+    elif isinstance(lost, _Terminated):
+        os.kill(os.getpid(), lost.number)
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def _exit_code(function: Callable[[], int]) -> int:
@@ -143,6 +165,9 @@ def execute(command: click.Command, arguments: Sequence[str], program: str) -> i
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
+        if isinstance(error, click.UsageError) and error.ctx is None:
+            # An option without its value: with a context, the error shows the usage.
+            error = click.UsageError(error.message, click.Context(command, info_name=program))
         with contextlib.suppress(OSError):  # as in _print_message
             error.show()
         return error.exit_code
@@ -177,10 +202,9 @@ def _report(error: Exception) -> int:
         return getattr(error, "exit_code", FAILED)
     if isinstance(error, OSError):
         _print_message("error", _RED, _describe(error))
-        if error.errno == errno.ENOENT and not _has_working_directory():
-            _print_message(
-                "hint", _CYAN, "the working directory was removed: change to another one"
-            )
+        hint = _next_step(error)
+        if hint is not None:
+            _print_message("hint", _CYAN, hint)
         return FAILED
     _print_message("error", _RED, f"this is a bug in northstar ({type(error).__name__}: {error})")
     _print_message("hint", _CYAN, "please report it, with what NORTHSTAR_DEBUG=1 shows")
@@ -194,13 +218,34 @@ def _discard(stream: io.TextIOBase | TextIO) -> None:
     os.close(null)
 
 
+_NEXT_STEPS: Final = {
+    errno.EACCES: "check its permissions, or run this as its owner or as root",
+    errno.EEXIST: "choose another name, or remove it",
+    errno.EISDIR: "name a file, not a directory",
+    errno.ENOENT: "check the path",
+    errno.ENOSPC: "make room on its file system",
+    errno.ENOTDIR: "a part of the path is a file: check the path",
+    errno.EPERM: "run this as root",
+    errno.EROFS: "choose a path on a file system that can be written",
+    errno.ELOOP: "a symbolic link of the path refers to itself: check the path",
+    errno.ENAMETOOLONG: "choose a shorter path",
+}
+"""The next step for errors of files that the user has named."""
+
+
+def _next_step(error: OSError) -> str | None:
+    if error.errno == errno.ENOENT and not _has_working_directory():
+        return "the working directory was removed: change to another one"
+    if error.errno is None or error.filename is None:
+        return "make room on the file system of the output" if error.errno == errno.ENOSPC else None
+    return _NEXT_STEPS.get(error.errno)
+
+
 def _describe(error: OSError) -> str:
     """Return an OSError as `path: reason`."""
-    reason = error.strerror or str(error) or type(error).__name__
-    paths = [_text(path) for path in (error.filename, error.filename2) if path is not None]
-    if not paths and error.errno == errno.EBADF and not _stdout_is_writable():
+    if error.filename is None and error.errno == errno.EBADF and not _stdout_is_writable():
         return "stdout is closed, or is not open for writing"
-    return f"{' -> '.join(paths)}: {reason}" if paths else reason
+    return sentence(error)
 
 
 def _stdout_is_writable() -> bool:
@@ -213,10 +258,6 @@ def _has_working_directory() -> bool:
     except OSError:
         return False
     return True
-
-
-def _text(path: object) -> str:
-    return os.fsdecode(path) if isinstance(path, bytes) else str(path)
 
 
 def _print_message(kind: str, colour: int, message: str) -> None:

@@ -14,6 +14,10 @@ def main() -> NoReturn:
     # Imports create no garbage, so collections during them are wasted time. The collector is
     # enabled when the runtime is imported.
     gc.disable()
+    from northstar.cli.imports import defer_rarely_used, import_msgspec
+
+    defer_rarely_used()
+    import_msgspec()
     # All imports come before signals are handled: an exception that a handler raises during an
     # import may be lost in a callback of the interpreter (PyErr_WriteUnraisable).
     from northstar.cli.common import run, run_function
@@ -67,31 +71,13 @@ def start(
 
 def _load_runtime() -> Callable[..., None]:
     """Import the runtime: most of the start-up time, which help and usage errors avoid."""
-    _import_asyncio()
+    from northstar.cli.imports import defer_container_modules, import_asyncio
+
+    import_asyncio()
+    defer_container_modules()
     from northstar.runtime.main import run
 
     # Imported objects stay until the end, so the collector need not examine them.
     gc.freeze()
     gc.enable()
     return run
-
-
-def _import_asyncio() -> None:
-    """Import asyncio without ssl, which asyncio imports if available and the runtime does not use.
-
-    ssl costs 1.2 MB of resident memory (0.95 of 17.9 MB PSS) and a tenth of the import time of
-    asyncio (CPython 3.11). asyncio supports a Python without ssl (`configure` without OpenSSL), and
-    None in sys.modules is the documented way to make an import fail (the language reference, "The
-    module cache"). There is no other way: asyncio's modules import ssl unconditionally.
-    """
-    if "ssl" in sys.modules:
-        return
-    sys.modules["ssl"] = None  # type: ignore[assignment]
-    try:
-        import asyncio
-    except ImportError:
-        # An asyncio that requires ssl is imported with it, below. This only costs memory.
-        pass
-    finally:
-        del sys.modules["ssl"]
-    import asyncio  # noqa: F401

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import signal as signals
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from collections.abc import Sequence
+from typing import ClassVar, Final
 
 import click
+from click.core import ParameterSource
 
 from northstar import __version__
-from northstar.api import Status, notification, response
+from northstar.api import notification, response
 from northstar.api.feature import SERVICE
 from northstar.api.notification import Notification
+from northstar.cli import nstar_plain
 from northstar.cli.common import CommandError
+from northstar.cli.groups import SuggestingGroup
+from northstar.cli.nstar_session import DEFAULT_TIMEOUT, Session
 from northstar.cli.parameters import (
     ContainerType,
     DurationType,
@@ -24,87 +27,30 @@ from northstar.cli.parameters import (
     UrlType,
     format_option,
 )
-from northstar.client import ConnectError, PermissionDeniedError, RejectedError
+from northstar.client import address
 from northstar.client.blocking import Client
 from northstar.client.errors import phrase
 from northstar.client.session import STOP_TIMEOUT, StopTimeout
-from northstar.model import Container, Exited, Name, printable, printable_json
-
-CANNOT_CONNECT: Final = 3
-"""Exit code: no runtime listens at the URL."""
-
-DEFAULT_URL: Final = "tcp://localhost:4200"
+from northstar.model import Container, Exited, Name
 
 
-class Session:
-    """The options before the command; it makes the connection when a command needs it."""
-
-    def __init__(self, url: str, json_lines: bool, timeout: float) -> None:
-        self.url = url
-        self.json_lines = json_lines
-        self.timeout = timeout
-
-    @contextlib.contextmanager
-    def connect(self, *, subscribe: bool = False, extended: bool = True) -> Iterator[Client]:
-        """Connect, for one command."""
-        trace = write_line if self.json_lines else None
-        try:
-            client = Client.connect(
-                self.url,
-                subscribe=subscribe,
-                extended=extended,
-                timeout=self.timeout,
-                trace=trace,
-            )
-        except ConnectError as error:
-            raise CommandError(
-                error.message,
-                hint=f"{error.hint} (--url or NORTHSTAR_URL)",
-                exit_code=CANNOT_CONNECT,
-            ) from None
-        with client:
-            yield client
-
-    @contextlib.contextmanager
-    def connect_subscribed_if_permitted(self) -> Iterator[Client]:
-        """Connect, with a subscription to notifications if that is permitted."""
-        with contextlib.ExitStack() as stack:
-            try:
-                client = stack.enter_context(self.connect(subscribe=True))
-            except RejectedError:
-                client = stack.enter_context(self.connect())
-            yield client
-
-    @contextlib.contextmanager
-    def progress(self, file: str) -> Iterator[Callable[[int, int], None] | None]:
-        """Draw the progress of an upload, on a terminal; elsewhere yield None."""
-        if self.json_lines or not sys.stderr.isatty():
-            yield None
-            return
-        from northstar.cli.progress import progress
-
-        with progress(os.path.basename(file)) as advance:
-            yield advance
-
-    def show(self, text: str, *, lines: bool = False) -> None:
-        """Print a result of one line, or several (`lines`); nothing with the option --json."""
-        if not self.json_lines:
-            print(printable(text, lines=lines))
-
-
-def write_line(line: bytes) -> None:
-    """Print a line that was exchanged with the runtime."""
-    if sys.stdout.isatty():
-        line = printable_json(line.decode(errors="backslashreplace")).encode()
-    # At once: the reader may wait for a notification.
-    sys.stdout.buffer.write(line)
-    sys.stdout.buffer.flush()
-
-
-class Commands(click.Group):
+class Commands(SuggestingGroup):
     """The group of commands. Some have a second, shorter name, and some are loaded on first use."""
 
     ALIASES: Final = {"ls": "list", "repos": "repositories"}
+    OTHER_NAMES: ClassVar = {
+        "add": "install",
+        "events": "notifications",
+        "images": "list",
+        "log": "logs",
+        "ps": "list",
+        "remove": "uninstall",
+        "rm": "uninstall",
+        "run": "start",
+        "show": "inspect",
+        "unmount": "umount",
+        "upgrade": "update",
+    }
     LATER: Final = {
         "exec": ("exec_command", "exec_"),
         "keys": ("update_commands", "keys"),
@@ -145,9 +91,9 @@ class Commands(click.Group):
     "-u",
     "--url",
     type=UrlType(),
-    envvar="NORTHSTAR_URL",
-    default=DEFAULT_URL,
-    show_default=True,
+    envvar=address.URL,
+    default=lambda: address.default({}).url,
+    show_default=f"unix://{address.SOCKET} if it exists, else {address.TCP}",
     metavar="URL",
     help="The console, tcp://HOST[:PORT] or unix:///PATH; else NORTHSTAR_URL.",
 )
@@ -162,7 +108,7 @@ class Commands(click.Group):
     "-t",
     "--timeout",
     type=DurationType(),
-    default=10.0,
+    default=DEFAULT_TIMEOUT,
     metavar="TIME",
     help="How long to wait for the runtime, as 10s (the default) or 1m 30s.",
 )
@@ -173,7 +119,13 @@ def nstar(context: click.Context, url: str, json_lines: bool, timeout: float) ->
 
     CONTAINER is NAME:VERSION, or NAME if only one version is installed.
     """
-    context.obj = Session(url, json_lines, timeout)
+    chosen = None
+    match context.get_parameter_source("url"):
+        case ParameterSource.ENVIRONMENT:
+            chosen = address.default().reason
+        case ParameterSource.DEFAULT:
+            chosen = address.default({}).reason
+    context.obj = Session(url, json_lines, timeout, chosen)
 
 
 container_argument = click.argument("container", type=ContainerType(), metavar="CONTAINER")
@@ -187,37 +139,7 @@ _containers = click.argument(
 @click.pass_obj
 def list_containers(session: Session, as_json: bool | None) -> None:
     """List the installed containers (also: ls)."""
-    with session.connect() as client:
-        containers = sorted(client.list())
-        # Without data: the permission is missing, or the container was uninstalled meanwhile.
-        answers = [
-            answer if isinstance(answer, response.ContainerData) else None
-            for answer in client.inspect_all(containers)
-        ]
-        states = _states(client)
-    found = [
-        (container, answer, (states or {}).get(container))
-        for container, answer in zip(containers, answers, strict=True)
-    ]
-    if as_json:
-        from northstar.cli import json_output, json_values
-
-        json_output.emit([json_values.listed(*one) for one in found])
-    elif not session.json_lines:
-        from northstar.cli import listing
-
-        listing.show([listing.row(*one) for one in found], states=states is not None)
-
-
-def _states(client: Client, *containers: Container) -> dict[Container, Status] | None:
-    """Return the status of containers, by default of all; None if the runtime cannot tell."""
-    if SERVICE not in client.features:
-        return None
-    try:
-        results = client.status(*containers)
-    except PermissionDeniedError:
-        return None
-    return {one.container: one.status for one in results if isinstance(one, response.StatusOk)}
+    nstar_plain.list_containers(session, as_json)
 
 
 @nstar.command()
@@ -225,15 +147,7 @@ def _states(client: Client, *containers: Container) -> dict[Container, Status] |
 @click.pass_obj
 def repositories(session: Session, as_json: bool | None) -> None:
     """List the names of the repositories (also: repos)."""
-    with session.connect() as client:
-        names = sorted(client.repositories())
-    if as_json:
-        from northstar.cli import json_output
-
-        json_output.emit([json_output.Repository(name) for name in names])
-        return
-    for name in names:
-        session.show(name)
+    nstar_plain.repositories(session, as_json)
 
 
 @nstar.command()
@@ -242,7 +156,7 @@ def repositories(session: Session, as_json: bool | None) -> None:
 def mount(session: Session, containers: tuple[Container | Name, ...]) -> None:
     """Mount containers."""
     with session.connect() as client:
-        _report(session, client.mount(*containers), "mounted")
+        _report(session, client, client.mount(*containers), "mounted")
 
 
 @nstar.command()
@@ -251,19 +165,20 @@ def mount(session: Session, containers: tuple[Container | Name, ...]) -> None:
 def umount(session: Session, containers: tuple[Container | Name, ...]) -> None:
     """Unmount containers."""
     with session.connect() as client:
-        _report(session, client.umount(*containers), "umounted")
+        _report(session, client, client.umount(*containers), "umounted")
 
 
-def _report(session: Session, results: Sequence[response.Ok | response.Failed], done: str) -> None:
+def _report(
+    session: Session,
+    client: Client,
+    results: Sequence[response.Ok | response.Failed],
+    done: str,
+) -> None:
     """Print a line for each success, then raise the reasons of all failures."""
-    reasons = []
     for result in results:
-        if isinstance(result, response.Failed):
-            reasons.append(f"{result.container} is not {done}: {result.error}")
-        else:
+        if isinstance(result, response.Ok):
             session.show(f"{done} {result.container}")
-    if reasons:
-        raise CommandError("; ".join(reasons))
+    session.raise_failures(client, results)
 
 
 @nstar.command(context_settings={"allow_interspersed_args": False})
@@ -332,12 +247,22 @@ def stop(session: Session, container: Container | Name, timeout: float | None) -
         session.show(f"stopped {resolved}{how}")
 
 
+def refuse_swapped(file: str, repository: str) -> None:
+    """Refuse the name of a repository in the place of a file, and a file in its place."""
+    if not os.path.exists(file) and os.path.isfile(repository):
+        raise CommandError(
+            f"{file} is not a file, and {repository} is",
+            hint="write the file first, then the repository",
+        )
+
+
 @nstar.command()
 @click.argument("file", metavar="FILE")
 @click.argument("repository", metavar="REPOSITORY")
 @click.pass_obj
 def install(session: Session, file: str, repository: str) -> None:
     """Install the package FILE into a repository."""
+    refuse_swapped(file, repository)
     with session.connect() as client, session.progress(file) as advance:
         client.install(file, repository, progress=advance)
     session.show(f"installed {file} into {repository}")
@@ -351,6 +276,10 @@ def uninstall(session: Session, container: Container | Name, wipe: bool) -> None
     """Uninstall a container."""
     with session.connect() as client:
         [resolved] = client.resolve(container)
+        if not session.json_lines:
+            from northstar.cli.resources import warn_about_users
+
+            warn_about_users(client, resolved)
         client.uninstall(resolved, wipe)
         session.show(f"uninstalled {resolved}")
 
@@ -364,7 +293,7 @@ def inspect(session: Session, container: Container | Name, as_json: bool | None)
     with session.connect() as client:
         [resolved] = client.resolve(container)
         data = client.inspect(resolved)
-        status = _states(client, resolved) if as_json is False else None
+        status = nstar_plain.states_of(client, resolved) if as_json is False else None
     if session.json_lines:
         return
     if as_json is False:
@@ -395,7 +324,7 @@ def notifications(session: Session, number: int | None, times: bool, as_json: bo
             if as_json or times:
                 _show_with_time(session, message, as_json)
             else:
-                session.show(describe(message))
+                session.show(_text(message))
             sys.stdout.flush()
             if count == number:
                 break
@@ -408,7 +337,7 @@ def _show_with_time(session: Session, message: Notification, as_json: bool | Non
     if not as_json:
         from northstar.cli.dates import date
 
-        session.show(f"{date(now)} {describe(message)}")
+        session.show(f"{date(now)} {_text(message)}")
         return
     from northstar.cli import json_output, json_values
 
@@ -416,8 +345,17 @@ def _show_with_time(session: Session, message: Notification, as_json: bool | Non
         json_output.emit(value)
 
 
+def _text(message: Notification) -> str:
+    """Return a sentence on a terminal; a pipe gets the forms that programs parse."""
+    if isinstance(message, notification.Exit) and sys.stdout.isatty():
+        from northstar.cli.phrases import ended
+
+        return f"{message.container} {ended(message.status)}"
+    return describe(message)
+
+
 def describe(message: Notification) -> str:
-    """Return the text of a notification."""
+    """Return the text of a notification, in the form of Northstar 0.9.2 if it has one."""
     match message:
         case notification.Started(container):
             return f"started {container}"
@@ -454,9 +392,7 @@ def describe(message: Notification) -> str:
 @click.pass_obj
 def shutdown(session: Session) -> None:
     """Shut the runtime down."""
-    with session.connect() as client:
-        client.shutdown()
-        session.show("shutting down")
+    nstar_plain.shutdown(session)
 
 
 @nstar.command()
@@ -464,14 +400,7 @@ def shutdown(session: Session) -> None:
 @click.pass_obj
 def ident(session: Session, as_json: bool | None) -> None:
     """Print the identity of this client."""
-    with session.connect() as client:
-        container = str(client.ident())
-    if as_json:
-        from northstar.cli import json_output
-
-        json_output.emit(json_output.Ident(container))
-    else:
-        session.show(container)
+    nstar_plain.ident(session, as_json)
 
 
 @nstar.command()

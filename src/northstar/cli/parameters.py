@@ -42,7 +42,9 @@ class ContainerType(click.ParamType[Container | Name]):
         try:
             return container_or_name(value)
         except InvalidValueError as error:
-            self.fail(str(error), param, ctx)
+            text = str(error)
+            # The error is about one part of it.
+            self.fail(text if repr(value) in text else f"{value!r}: {text}", param, ctx)
 
 
 class NameType(click.ParamType[Name]):

@@ -14,12 +14,18 @@ from northstar.api import notification, response
 from northstar.api.status import Status
 from northstar.cli import status_table
 from northstar.cli.common import CommandError
-from northstar.cli.nstar_commands import Session, container_argument, describe
+from northstar.cli.nstar_commands import container_argument, describe
+from northstar.cli.nstar_session import Session
 from northstar.cli.parameters import ContainerType, DurationType, format_option
-from northstar.client import NoAnswerError, StillRunningError, WaitTimeoutError
+from northstar.cli.phrases import ended
+from northstar.client import (
+    NoAnswerError,
+    NotReachedError,
+    StillRunningError,
+    WaitTimeoutError,
+)
 from northstar.client.blocking import Client
 from northstar.model import Container, Exited, ExitStatus, Name
-from northstar.model.status import signal_name
 
 TIMED_OUT: Final = 124
 """Exit code of `wait` after its timeout, as of timeout(1)."""
@@ -64,15 +70,16 @@ def status(
     if not watch:
         with session.connect() as client:
             results = client.status(*containers)
-        found = [one for one in results if isinstance(one, response.StatusOk)]
-        if as_json:
-            from northstar.cli import json_output, json_values
+            found = [one for one in results if isinstance(one, response.StatusOk)]
+            if as_json:
+                from northstar.cli import json_output, json_values
 
-            json_output.emit([json_values.of_status(one.container, one.status) for one in found])
-        elif not session.json_lines:
-            status_table.show(found)
-        if failures := [one for one in results if isinstance(one, response.Failed)]:
-            raise CommandError("; ".join(f"{one.container}: {one.error}" for one in failures))
+                json_output.emit(
+                    [json_values.of_status(one.container, one.status) for one in found]
+                )
+            elif not session.json_lines:
+                status_table.show(found)
+            session.raise_failures(client, results)
         return
     with session.connect(subscribe=True) as client:
         show = _emit_state if as_json else _print_state
@@ -95,9 +102,9 @@ def _print_changes(
 ) -> None:
     """Print a line for each container, then one for each change."""
     results = client.latest_status(*containers)
+    session.raise_failures(client, results)
     for result in results:
-        if isinstance(result, response.Failed):
-            raise CommandError(f"{result.container}: {result.error}")
+        assert isinstance(result, response.StatusOk)
         show(session, result.container, result.status)
     watched = {result.container for result in results} if containers else None
     for message in client.notifications():
@@ -170,14 +177,15 @@ def wait(session: Session, container: Container | Name, goal: str, timeout: floa
             wait_for = client.wait_ready if goal == "ready" else client.wait_started
             wait_for(resolved, timeout)
         except (StillRunningError, WaitTimeoutError) as error:
-            raise CommandError(error.message, hint=error.hint, exit_code=TIMED_OUT) from None
+            hint = error.hint or "wait longer (--timeout), or see nstar status"
+            raise CommandError(error.message, hint=hint, exit_code=TIMED_OUT) from None
+        except NotReachedError as error:
+            hint = f"start it first (nstar start {container})"
+            raise CommandError(error.message, hint=hint) from None
         session.show(f"{resolved} is {goal}")
         return 0
 
 
 def _show_exit(session: Session, container: Container, status: ExitStatus) -> int:
-    if isinstance(status, Exited):
-        session.show(f"{container} exited with code {status.code}")
-        return status.code
-    session.show(f"{container} was ended by {signal_name(status.signal)}")
-    return 128 + status.signal
+    session.show(f"{container} {ended(status)}")
+    return status.code if isinstance(status, Exited) else 128 + status.signal

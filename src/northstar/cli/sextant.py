@@ -12,6 +12,7 @@ import click
 
 from northstar import __version__
 from northstar.cli.common import FAILED, run, warn
+from northstar.cli.groups import SuggestingGroup
 from northstar.model import printable
 
 LARGE: Final = 16 * 2**20
@@ -20,7 +21,7 @@ LARGE: Final = 16 * 2**20
 # Each command imports the package `npk` itself: `--help` and completions do not wait for it.
 
 
-class Commands(click.Group):
+class Commands(SuggestingGroup):
     """The group of commands; some are loaded on first use."""
 
     LATER: Final = {
@@ -139,7 +140,7 @@ def _salt(text: str) -> bytes:
     try:
         return bytes.fromhex(text)
     except ValueError:
-        raise click.BadParameter("not hexadecimal", param_hint="--salt") from None
+        raise click.BadParameter(f"{text!r} is not hexadecimal", param_hint="--salt") from None
 
 
 def _bar(stack: contextlib.ExitStack, title: str) -> Callable[[int, int], None]:
@@ -219,7 +220,10 @@ def gen_key(name: str, out: str) -> None:
     from northstar import npk
 
     secret, public = npk.generate(name, out)
-    click.echo(f"created {printable(secret)} (keep it secret) and {printable(public)}")
+    click.echo(
+        f"created {printable(secret)} (keep it secret, and on this machine) and "
+        f"{printable(public)} (copy it to the device)"
+    )
 
 
 @sextant.command()

@@ -13,7 +13,8 @@ import click
 from northstar.api import ContainerState, notification
 from northstar.api.notification import Notification
 from northstar.cli.common import CommandError
-from northstar.cli.nstar_commands import Session
+from northstar.cli.nstar_commands import refuse_swapped
+from northstar.cli.nstar_session import Session
 from northstar.cli.parameters import format_option
 from northstar.model import Container, printable
 
@@ -31,6 +32,7 @@ def update(session: Session, file: str, repository: str) -> int:
     The new version is tried: it must become ready and stay so for a time that its manifest gives.
     Otherwise the old one runs again. Ctrl-C after the package is sent does not end the update.
     """
+    refuse_swapped(file, repository)
     with session.connect_subscribed_if_permitted() as client, contextlib.ExitStack() as bar:
         advance = bar.enter_context(session.progress(file))
         phases = _Phases(session)

@@ -1,9 +1,9 @@
 """Clients of the console: `Client` for asyncio, `northstar.client.blocking.Client` without it.
 
-A program outside a container connects with `Client.connect(url)`, a program in a container with
-`Client.from_env()`. Each request is a method::
+A program outside a container connects with `Client.connect()`, or to a given URL; a program in a
+container with `Client.from_env()`. Each request is a method::
 
-    async with await Client.connect("tcp://localhost:4200", subscribe=True) as client:
+    async with await Client.connect(subscribe=True) as client:
         await client.start("hello")
         print(await client.wait("hello", timeout=60))    # the exit status
         async for notification in client.notifications():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from northstar.model import InvalidValueError
 from northstar.model.address import TcpAddress, UnixAddress, parse_address
@@ -13,8 +13,43 @@ from northstar.model.address import TcpAddress, UnixAddress, parse_address
 Tcp = TcpAddress
 Unix = UnixAddress
 
+URL: Final = "NORTHSTAR_URL"
+"""Environment variable with the address of the console."""
+
+SOCKET: Final = "/run/northstar/console"
+"""The Unix socket of the runtime that the documentation sets up."""
+
+TCP: Final = "tcp://localhost:4200"
+"""The address that clients of Northstar 0.9.2 use by default."""
+
 CONSOLE: Final = "NORTHSTAR_CONSOLE"
 """Environment variable with the descriptor of a container's console connection."""
+
+
+class Chosen(NamedTuple):
+    """The address that is used if the caller gives none.
+
+    Attributes:
+        url: the address.
+        reason: why it is this one, a clause for an error.
+    """
+
+    url: str
+    reason: str
+
+
+def default(environment: Mapping[str, str] = os.environ) -> Chosen:
+    """Return the address in NORTHSTAR_URL; else the Unix socket if it exists, else port 4200."""
+    if url := environment.get(URL):
+        return Chosen(url, f"{URL} names it")
+    try:
+        os.stat(SOCKET)
+    except (FileNotFoundError, NotADirectoryError):
+        return Chosen(TCP, f"the default, since {SOCKET} does not exist")
+    except OSError:
+        # Without permission to look, the socket may exist: its error names what is missing.
+        pass
+    return Chosen(f"unix://{SOCKET}", "the default")
 
 
 def parse(url: str) -> Tcp | Unix:

@@ -30,6 +30,7 @@ from northstar.client.package import (
     Path,
     Progress,
     Readable,
+    named,
     opened,
     truncated_error,
 )
@@ -74,7 +75,7 @@ class Client(AsyncOperations):
     @classmethod
     async def connect(
         cls,
-        url: str,
+        url: str | None = None,
         *,
         subscribe: bool = False,
         extended: bool = True,
@@ -84,7 +85,8 @@ class Client(AsyncOperations):
         """Connect to `tcp://host[:port]` or `unix:///path`.
 
         Args:
-            url: the address of the console.
+            url: the address of the console; by default the value of NORTHSTAR_URL, else
+                `unix:///run/northstar/console` if it exists, else `tcp://localhost:4200`.
             subscribe: subscribe to notifications; needs the permission `notifications`.
             extended: request an extended connection. A plain one has the requests and the
                 notifications of Northstar 0.9.2, and no features.
@@ -96,6 +98,7 @@ class Client(AsyncOperations):
             ConnectError: no runtime listens there, or the peer is no runtime.
             RejectedError: the runtime rejects the connection.
         """
+        url, chosen = (url, None) if url is not None else address.default()
         place = address.parse(url)
         loop = asyncio.get_running_loop()
         session = Session(subscribe=subscribe, extended=extended, trace=trace)
@@ -106,12 +109,12 @@ class Client(AsyncOperations):
                 await loop.create_connection(lambda: connection, sock=stream)
                 return await cls._greeted(connection)
         except TimeoutError:
-            raise ConnectError(url, f"no answer within {timeout:g} s") from None
+            raise ConnectError(url, f"no answer within {timeout:g} s", chosen) from None
         except (OSError, UnicodeError) as error:
             # UnicodeError: a host name that IDNA encoding does not allow.
-            raise ConnectError(url, reason(error)) from None
+            raise ConnectError(url, reason(error), chosen) from None
         except (DisconnectedError, ProtocolError) as error:
-            raise ConnectError(url, error.message) from None
+            raise ConnectError(url, error.message, chosen) from None
 
     @classmethod
     async def from_env(cls, *, subscribe: bool = False, extended: bool = True) -> Self:
@@ -178,7 +181,8 @@ class Client(AsyncOperations):
         call = await self._send_package(
             lambda total: request.Install(repository, total), package, size, progress
         )
-        return container_in(await self._answer(call, response.Install))
+        with named(package):
+            return container_in(await self._answer(call, response.Install))
 
     async def update(
         self,
@@ -209,7 +213,8 @@ class Client(AsyncOperations):
         call = await self._send_package(
             lambda total: request.Update(repository, total), package, size, progress
         )
-        return versions_in(await self._answer(call, response.Update))
+        with named(package):
+            return versions_in(await self._answer(call, response.Update))
 
     async def exec(
         self,
@@ -440,7 +445,7 @@ class Client(AsyncOperations):
             if progress is not None:
                 progress(sent, total)
             if call.done:
-                call.raise_upload_error(sent, total)
+                call.raise_upload_error(sent, total, self._session.closing)
 
 
 async def _connected(place: address.Tcp | address.Unix) -> socket.socket:

@@ -28,7 +28,7 @@ from northstar.client.errors import (
     reason,
 )
 from northstar.client.operations import BlockingOperations
-from northstar.client.package import CHUNK, Path, Progress, Readable, opened, truncated_error
+from northstar.client.package import CHUNK, Path, Progress, Readable, named, opened, truncated_error
 from northstar.client.session import TIMEOUT, Call, Session, Trace
 from northstar.client.steps import (
     Ask,
@@ -105,20 +105,24 @@ class Client(BlockingOperations):
     @classmethod
     def connect(
         cls,
-        url: str,
+        url: str | None = None,
         *,
         subscribe: bool = False,
         extended: bool = True,
         timeout: float | None = TIMEOUT,
         trace: Trace | None = None,
     ) -> Self:
-        """Connect to `tcp://host[:port]` or `unix:///path`.
+        """Connect to `tcp://host[:port]` or `unix:///path`; by default as `nstar` does.
+
+        The default is the value of NORTHSTAR_URL; else `unix:///run/northstar/console` if it
+        exists, else `tcp://localhost:4200`.
 
         Raises:
             InvalidValueError: the URL is none of these.
             ConnectError: no runtime listens there, or the peer is no runtime.
             RejectedError: the runtime rejects the connection.
         """
+        url, chosen = (url, None) if url is not None else address.default()
         place = address.parse(url)
         try:
             if isinstance(place, address.Unix):
@@ -128,11 +132,11 @@ class Client(BlockingOperations):
                 stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except (OSError, UnicodeError) as error:
             # UnicodeError: a host name that IDNA encoding does not allow.
-            raise ConnectError(url, reason(error)) from None
+            raise ConnectError(url, reason(error), chosen) from None
         try:
             return cls(stream, subscribe=subscribe, extended=extended, timeout=timeout, trace=trace)
         except (DisconnectedError, NoAnswerError, ProtocolError) as error:
-            raise ConnectError(url, error.message) from None
+            raise ConnectError(url, error.message, chosen) from None
 
     @classmethod
     def from_env(
@@ -234,7 +238,8 @@ class Client(BlockingOperations):
         call = self._send_package(
             lambda total: request.Install(repository, total), package, size, progress
         )
-        return container_in(self._answer(call, response.Install))
+        with named(package):
+            return container_in(self._answer(call, response.Install))
 
     def update(
         self,
@@ -274,7 +279,8 @@ class Client(BlockingOperations):
             while watch is not None and (message := session.next_notification()) is not None:
                 watch(message)
             if call.done:
-                return versions_in(call.result(response.Update))
+                with named(package):
+                    return versions_in(call.result(response.Update))
             if session.error is not None:
                 raise session.error
             self._receive(None)
@@ -579,7 +585,7 @@ class Client(BlockingOperations):
                 if progress is not None:
                     progress(sent, total)
             if call.done:
-                call.raise_upload_error(sent, total)
+                call.raise_upload_error(sent, total, self._session.closing)
 
     def _send_some(self, chunk: memoryview) -> int:
         self._stream.settimeout(0)

@@ -5,7 +5,9 @@ All are NorthstarErrors: their message is one sentence for a user.
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Collection
 
 from northstar.api import ConnectNack, InvalidProtocolVersion, Request, Status
 from northstar.api.request import permissions
@@ -14,14 +16,28 @@ from northstar.model.permission import describe
 
 
 class ConnectError(NorthstarError):
-    """No connection was made: no program listens at the address, or it is no runtime."""
+    """No connection was made: no program listens at the address, or it is no runtime.
 
-    def __init__(self, url: str, reason: str) -> None:
-        super().__init__(
-            f"cannot connect to {url}: {reason}",
-            hint="is the runtime running, and is this the address in its console.global.bind?",
-        )
+    Attributes:
+        url: the address.
+        reason: what the system says, without a full stop.
+    """
+
+    def __init__(self, url: str, reason: str, chosen: str | None = None) -> None:
+        """Make a message with the next step.
+
+        Args:
+            url: the address.
+            reason: what the system says.
+            chosen: why this address was used, if the caller has not given it.
+        """
+        place = url if chosen is None else f"{url} ({chosen})"
+        hint = "is the runtime running, and is this the address in its console.global.bind?"
+        if reason == os.strerror(errno.EACCES):
+            hint = "run this as root, or as a user that `mode` and `group` of the console admit"
+        super().__init__(f"cannot connect to {place}: {reason}", hint=hint)
         self.url = url
+        self.reason = reason
 
 
 class RejectedError(NorthstarError):
@@ -39,7 +55,12 @@ class RejectedError(NorthstarError):
                 f"it speaks version {why.version} of the protocol"
                 if isinstance(why, InvalidProtocolVersion)
                 else "it does not permit notifications"
-            )
+            ),
+            hint=(
+                "use a client of that version"
+                if isinstance(why, InvalidProtocolVersion)
+                else "add notifications to its console.global.permissions, or do not subscribe"
+            ),
         )
         self.nack = nack
 
@@ -85,12 +106,21 @@ class NameLookupError(NorthstarError):
         versions: the installed containers of that name.
     """
 
-    def __init__(self, name: Name, versions: tuple[Container, ...]) -> None:
+    def __init__(
+        self, name: Name, versions: tuple[Container, ...], others: Collection[Name] = ()
+    ) -> None:
+        """Make a message with the next step.
+
+        Args:
+            name: the name.
+            versions: the installed containers of that name.
+            others: the names of all installed containers.
+        """
         if versions:
             found = f"several versions of {name} are installed: {', '.join(map(str, versions))}"
             super().__init__(found, hint="give one of them")
         else:
-            super().__init__(f"no container {name} is installed", hint="see nstar list")
+            super().__init__(f"no container {name} is installed", hint=not_installed(name, others))
         self.name = name
         self.versions = versions
 
@@ -140,6 +170,16 @@ class NotReachedError(NorthstarError):
 
 class WaitTimeoutError(NotReachedError, TimeoutError):
     """A container has not reached a state in time. It may still reach it."""
+
+
+def not_installed(name: str, others: Collection[Name]) -> str:
+    """Return the next step for a name of which no container is installed."""
+    from northstar.model.similar import similar
+
+    if not others:
+        return "nothing is installed: begin with nstar install FILE REPOSITORY"
+    meant = similar(name, others)
+    return f"did you mean {meant}?" if meant else "nstar list shows what is installed"
 
 
 def phrase(status: Status) -> str:

@@ -131,8 +131,13 @@ class Call:
             raise api.RefusedError(result.error)
         return answer
 
-    def raise_upload_error(self, sent: int, total: int) -> NoReturn:
+    def raise_upload_error(self, sent: int, total: int, closing: str | None = None) -> NoReturn:
         """Raise the error for a request that was answered before its whole package was sent.
+
+        Args:
+            sent: bytes of the package that were sent.
+            total: its size, in bytes.
+            closing: why the runtime has closed the connection, if it has said so.
 
         Raises:
             NorthstarError: the error of `result`, or that the answer came too early.
@@ -140,6 +145,8 @@ class Call:
         try:
             self.result(type(self._answer) if self._answer is not None else response.Install)
         except DisconnectedError as error:
+            if closing is not None:
+                raise
             raise DisconnectedError(
                 f"{error.message} after {sent} of {total} bytes of the package",
                 hint="see the runtime's log for the reason; check max_npk_install_size and "
@@ -241,6 +248,7 @@ class Session:
         runs: for each container with a notification of a start or an exit, the status of its last
             exit, None while it runs.
         error: why the connection failed or ended, or None.
+        closing: why the runtime closes the connection, if it has said so.
         shutting_down: the runtime announced its shutdown, so the end of the stream is expected.
     """
 
@@ -252,6 +260,7 @@ class Session:
         self.connected = False
         self.features: frozenset[str] = frozenset()
         self.shutting_down = False
+        self.closing: str | None = None
         self.error: NorthstarError | None = None
         self.notifications: deque[notification.Notification] = deque()
         self.runs: dict[Container, ExitStatus | None] = {}
@@ -377,11 +386,21 @@ class Session:
                 self._take(line)
             except NorthstarError:
                 return
-        self.fail(DisconnectedError("the runtime closed the connection"))
+        self.fail(
+            DisconnectedError(
+                "the runtime closed the connection", hint="the runtime's log names the reason"
+            )
+        )
 
     def fail(self, error: NorthstarError) -> NorthstarError:
         """Fail all calls. The first error is kept and returned."""
         if self.error is None:
+            if self.closing is not None and isinstance(error, DisconnectedError):
+                error = DisconnectedError(
+                    f"the runtime closed the connection: {self.closing}",
+                    hint="the limits of a connection are in console.global.options of the "
+                    "runtime's configuration, or in console.options for containers",
+                )
             self.error = error
         calls, self._calls = self._calls, deque()
         for call in calls:
@@ -431,6 +450,8 @@ class Session:
             self.connected = True
             if message.features is not None:
                 self.features = frozenset(message.features.features)
+        elif isinstance(message, notification.Closing):
+            self.closing = message.reason
         elif isinstance(message, api.Notification):
             self._notification(message)
         elif isinstance(message, Output):

@@ -6,7 +6,7 @@ it waits for. Each client executes the steps of any operation: one blocks, the o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable
 from signal import SIGKILL
 from typing import Any, NamedTuple, TypeVar
 
@@ -223,10 +223,10 @@ def resolved(containers: Iterable[Container | str]) -> Steps[tuple[Container, ..
     return tuple(one if isinstance(one, Container) else _only_version(one, found) for one in named)
 
 
-def _only_version(name: Name, installed: Iterable[Container]) -> Container:
+def _only_version(name: Name, installed: Collection[Container]) -> Container:
     versions = tuple(sorted(container for container in installed if container.name == name))
     if len(versions) != 1:
-        raise NameLookupError(name, versions)
+        raise NameLookupError(name, versions, {container.name for container in installed})
     return versions[0]
 
 

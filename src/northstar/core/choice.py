@@ -46,6 +46,21 @@ def choose_resources(state: State, manifest: Manifest) -> dict[str, Container]:
     return chosen
 
 
+def users_of(state: State, resource: Container) -> list[Container]:
+    """Return the installed containers that mount a resource and have no other that matches."""
+    others = [one for one in state.containers if one.name == resource.name and one != resource]
+    return sorted(
+        container
+        for container, entry in state.containers.items()
+        if any(
+            isinstance(mount, Resource)
+            and newest_match(mount, (resource,)) is not None
+            and newest_match(mount, others) is None
+            for mount in entry.manifest.mounts.values()
+        )
+    )
+
+
 def refuse_environment(environment: Mapping[str, str]) -> None:
     """Refuse an environment of a request.
 
@@ -54,7 +69,8 @@ def refuse_environment(environment: Mapping[str, str]) -> None:
     """
     for name in environment:
         if name in RESERVED_ENV:
-            raise RefusedError(error.InvalidArguments(f"the variable {name} is reserved"))
+            reason = f"the variable {name} is reserved; leave it out, the runtime sets it"
+            raise RefusedError(error.InvalidArguments(reason))
         if not name or "=" in name:
             raise RefusedError(error.InvalidArguments(f"{quote(name)} is no name of a variable"))
 

@@ -10,6 +10,7 @@ from northstar.api import RefusedError, error, notification
 from northstar.api.status import ContainerState, Wanted
 from northstar.core import events, order, starts
 from northstar.core.actions import Complete, Log, Publish, RemovePackage, WipeData
+from northstar.core.choice import users_of
 from northstar.core.requests import (
     entry_of,
     refuse_below_floor,
@@ -20,7 +21,8 @@ from northstar.core.requests import (
 )
 from northstar.core.transitions import enter, umount
 from northstar.core.values import Draft, Entry, Image, Operation, Repository, State, without
-from northstar.model import Container, Name
+from northstar.model import Container, Name, listed
+from northstar.model.units import describe_size
 
 
 def install_requested(draft: Draft, event: events.InstallRequested) -> None:
@@ -43,14 +45,16 @@ def refuse_if_full(state: State, identifier: str, incoming: int) -> None:
     repository = _repository(state, identifier)
     number, size = repository.capacity_num, repository.capacity_size
     if number is not None and len(repository.packages) >= number:
-        raise _full(identifier, f"{number} packages")
-    if size is not None and sum(repository.packages.values()) + incoming > size:
-        raise _full(identifier, f"{size} bytes")
+        raise _full(identifier, f"its capacity_num is {number}")
+    used = sum(repository.packages.values())
+    if size is not None and used + incoming > size:
+        room = f"{describe_size(incoming)} needed, {describe_size(max(size - used, 0))} free"
+        raise _full(identifier, f"{room} of its capacity_size")
 
 
-def _full(identifier: str, capacity: str) -> RefusedError:
-    reason = f"repository {identifier} is full (capacity: {capacity}); uninstall something first"
-    return RefusedError(error.Unexpected(reason))
+def _full(identifier: str, reason: str) -> RefusedError:
+    text = f"repository {identifier} is full: {reason}; uninstall something first"
+    return RefusedError(error.Unexpected(text))
 
 
 def _repository(state: State, identifier: str) -> Repository:
@@ -154,6 +158,8 @@ def uninstall_requested(draft: Draft, event: events.UninstallRequested) -> None:
     if not event.updating:
         refuse_if_updated(draft.state, container)
     refuse_if_used(draft.state, entry)
+    if not event.updating and not entry.manifest.is_app:
+        _warn_about_users(draft, container)
     running = draft.state.running.get(container.name)
     if event.wipe and running is not None:
         # Persistent data belongs to the name: another version of the container is using it.
@@ -174,6 +180,15 @@ def uninstall_requested(draft: Draft, event: events.UninstallRequested) -> None:
         umount(draft, container)
     else:
         draft.act(RemovePackage(container))
+
+
+def _warn_about_users(draft: Draft, resource: Container) -> None:
+    """Log which installed apps cannot start any more without a resource."""
+    users = users_of(draft.state, resource)
+    if users:
+        need = "needs" if len(users) == 1 else "need"
+        text = f"{listed(users)} {need} {resource}, which is being uninstalled: no start works"
+        draft.act(Log(logging.WARNING, text))
 
 
 def removed(draft: Draft, event: events.PackageRemoved) -> None:

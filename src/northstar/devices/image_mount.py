@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from northstar.devices import loop_device, verified_device
 from northstar.devices.loop_device import Attach
 from northstar.linux import mount, selinuxfs
-from northstar.model import Verity
+from northstar.model import Verity, sentence
 from northstar.npk import Npk
 
 log = logging.getLogger("northstar.runtime")
@@ -141,7 +141,7 @@ def umount_image(target: str) -> bool:
     except FileNotFoundError:
         pass
     except OSError as failure:
-        log.warning("Cannot remove a mount point, leaving it alone: %s", failure)
+        log.warning("Cannot remove a mount point, leaving it alone: %s", sentence(failure))
     return mounted
 
 

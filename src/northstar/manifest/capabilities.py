@@ -66,5 +66,8 @@ class Capability(enum.Enum):
 _NUMBERS = {capability: number for number, capability in enumerate(Capability)}
 
 CAPABILITIES = ListOf(
-    frozenset, Choice(Capability, "a capability"), unique=True, order=_NUMBERS.__getitem__
+    frozenset,
+    Choice(Capability, "a capability", hint="capabilities(7) lists them"),
+    unique=True,
+    order=_NUMBERS.__getitem__,
 )

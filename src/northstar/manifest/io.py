@@ -30,4 +30,4 @@ class Io(msgspec.Struct, frozen=True):
     stderr: Annotated[Output, Field(_OUTPUT, "Destination of standard error.")]
 
 
-IO = Record(Io)
+IO = Record(Io, form="{stdout: pipe, stderr: pipe}")

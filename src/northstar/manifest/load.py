@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from northstar.manifest.lint import lint
 from northstar.manifest.manifest import MANIFEST, Manifest
@@ -14,6 +14,12 @@ from northstar.schema import documents, yaml
 from northstar.schema.context import Context, Hint, Path, Place
 from northstar.schema.emit import emit
 from northstar.schema.node import INPUT_MAX, Node
+
+_ZIP: Final = b"PK\x03\x04"
+"""The first bytes of a package: the header of a ZIP archive's first entry."""
+
+_ELF: Final = b"\x7fELF"
+"""The first bytes of a program, elf(5)."""
 
 
 class ManifestContext(Context[ManifestError]):
@@ -171,6 +177,8 @@ def _locate(errors: list[ManifestError], located: list[ManifestError]) -> None:
 
 
 def _decode(text: str | bytes) -> tuple[bytes, str]:
+    if not isinstance(text, str):
+        _refuse_other_kind(text)
     if len(text) > INPUT_MAX:
         # Refused before the text is copied or parsed.
         raise _too_large(len(text))
@@ -189,5 +197,20 @@ def _decode(text: str | bytes) -> tuple[bytes, str]:
     return data, decoded
 
 
+def _refuse_other_kind(data: bytes) -> None:
+    """Refuse a file that is something else than a text: it was probably given by mistake.
+
+    Raises:
+        ManifestError: it is a package, or a program.
+    """
+    if data.startswith(_ZIP):
+        raise ManifestError("it is a package", hint="use sextant inspect")
+    if data.startswith(_ELF):
+        raise ManifestError("it is a program", hint="name the manifest, a text")
+
+
 def _too_large(size: int) -> ManifestError:
-    return ManifestError(f"a manifest of {size} bytes is too large (at most {INPUT_MAX})")
+    return ManifestError(
+        f"a manifest of {size} bytes is too large (at most {INPUT_MAX})",
+        hint="put data into a file of the package",
+    )

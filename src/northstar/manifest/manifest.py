@@ -53,8 +53,9 @@ def _env_name_rule(text: str) -> str | None:
 _ARGS: Final = ListOf(
     tuple, Text("an argument", most=bounds.ARGUMENT_MAX), max_entries=bounds.ARGUMENTS_MAX
 )
+_REMOVE: Final = "remove it, or choose another name"
 _ENV: Final = MapOf(
-    Text("the name of a variable", most=bounds.ENV_NAME_MAX, check=_env_name_rule),
+    Text("the name of a variable", most=bounds.ENV_NAME_MAX, check=_env_name_rule, hint=_REMOVE),
     Text("the value of a variable", most=bounds.ENV_VALUE_MAX),
     max_entries=bounds.ENV_MAX,
 )
@@ -64,8 +65,12 @@ _SUPPL_GROUPS: Final = ListOf(
     max_entries=bounds.SUPPL_GROUPS_MAX,
     unique=True,
 )
-_UID: Final = Integer(1, U16, "a user id", unit="user id")
-_GID: Final = Integer(1, U16, "a group id", unit="group id")
+_UID: Final = Integer(
+    1, U16, "a user id", unit="user id", hint="write the number of a user that is not root"
+)
+_GID: Final = Integer(
+    1, U16, "a group id", unit="group id", hint="write the number of a group that is not root's"
+)
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,7 +177,8 @@ def _resource_rule(
         # An empty map or list is allowed, an empty record is not: it enables a feature.
         if value is not None and not (isinstance(value, Mapping | tuple | frozenset) and not value):
             rule = "a resource (a manifest without init) must not have it"
-            context.refuse(context.invalid(nodes[name], (*path, name), rule))
+            hint = "add init, or remove it"
+            context.refuse(context.invalid(nodes[name], (*path, name), rule, hint=hint))
 
 
 def _resource_schema() -> dict[str, Any]:
@@ -186,5 +192,10 @@ def _resource_schema() -> dict[str, Any]:
     return {"if": no_init, "then": {"properties": nothing}}
 
 
-MANIFEST: Final = Record(Manifest, check=_rules, rules=_resource_schema)
+MANIFEST: Final = Record(
+    Manifest,
+    check=_rules,
+    rules=_resource_schema,
+    form="{name: hello, version: 1.0.0, init: /hello, uid: 1000, gid: 1000}",
+)
 """The kind that reads and writes manifests."""

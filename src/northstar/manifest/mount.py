@@ -66,7 +66,9 @@ def path_rule(text: str) -> str | None:
     return None
 
 
-PATH: Final = Text("a path", most=bounds.PATH_MAX, check=path_rule, pattern="^/")
+_ABSOLUTE: Final = "write it as /data"
+
+PATH: Final = Text("a path", most=bounds.PATH_MAX, check=path_rule, pattern="^/", hint=_ABSOLUTE)
 
 _HOST: Final = Text("a path", most=bounds.PATH_MAX, strict=True)
 _OPTIONS: Final = Field(OPTIONS, "Names separated by commas: rw, noexec, nosuid, nodev, rec.")
@@ -127,7 +129,8 @@ def _no_rec(
 ) -> None:
     if MountOption.REC in values.get("options", ()):
         rule = "a resource cannot have 'rec'"
-        context.refuse(context.invalid(nodes["options"], (*path, "options"), rule))
+        error = context.invalid(nodes["options"], (*path, "options"), rule, hint="remove it")
+        context.refuse(error)
 
 
 def _plain(struct: type[msgspec.Struct]) -> Record[Any]:
@@ -168,7 +171,8 @@ def _no_nested_binds(
     for parts, target in binds[1:]:
         if parts[: len(outer)] == outer:
             rule = f"the bind mount is nested in that of {quote(outer_target)}"
-            context.refuse(context.invalid(nodes[target], (*path, target), rule))
+            hint = "mount it elsewhere"
+            context.refuse(context.invalid(nodes[target], (*path, target), rule, hint=hint))
         else:
             outer, outer_target = parts, target
 

@@ -57,7 +57,8 @@ def _values_or_mask(
     given = [nodes[name] for name in ("values", "mask") if name in nodes]
     if all(is_null(node) for node in given) and "index" in nodes:
         rule = "a rule for an argument needs 'values' or 'mask'"
-        context.refuse(context.invalid(nodes["index"], path, rule))
+        hint = "write {index: 0, values: [1]}"
+        context.refuse(context.invalid(nodes["index"], path, rule, hint=hint))
 
 
 _RULE: Variant[SyscallRule] = Variant(
@@ -99,4 +100,4 @@ class Seccomp(msgspec.Struct, frozen=True):
     ] = None
 
 
-SECCOMP = Record(Seccomp)
+SECCOMP = Record(Seccomp, form="{profile: default}")

@@ -14,6 +14,7 @@ from northstar.model.errors import (
     ProtocolError,
     VerificationError,
     name_errno,
+    sentence,
 )
 from northstar.model.name import Name
 from northstar.model.permission import EXTENDED, FULL, Permission, Permissions
@@ -55,5 +56,6 @@ __all__ = [
     "printable",
     "printable_json",
     "quote",
+    "sentence",
     "signal_name",
 ]

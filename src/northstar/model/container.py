@@ -69,5 +69,7 @@ def _parse(text: str) -> Container:
     # The console parses the same few dozen containers in every request.
     name, colon, version = text.partition(":")
     if not colon:
-        raise InvalidValueError(f"{quote(text)} is not a container (NAME:VERSION, as hello:1.0.0)")
+        raise InvalidValueError(
+            f"{quote(text)} is not a container (NAME:VERSION)", hint="write it as hello:1.0.0"
+        )
     return Container(Name(name), Version.parse(version))

@@ -128,6 +128,26 @@ class LaunchError(NorthstarError):
         self.errno = errno
 
 
+def sentence(error: BaseException) -> str:
+    """Return the text of an error for a person.
+
+    An OSError is described as `path: reason`, or `path -> path: reason`, and not as Python does:
+    `[Errno 28] No space left on device: '/path'`. Other errors that are no NorthstarError are bugs,
+    and are described with their class.
+    """
+    if isinstance(error, NorthstarError):
+        return str(error)
+    if not isinstance(error, OSError):
+        return f"{type(error).__name__}: {error}"
+    reason = error.strerror or str(error) or type(error).__name__
+    paths = [
+        os.fsdecode(path) if isinstance(path, bytes) else str(path)
+        for path in (error.filename, error.filename2)
+        if path is not None
+    ]
+    return f"{' -> '.join(paths)}: {reason}" if paths else reason
+
+
 def name_errno(number: int) -> str:
     """Return the symbol of an error number, such as `ENOENT`; the number if it has none."""
     return errno.errorcode.get(number, str(number))

@@ -30,7 +30,7 @@ class Name(str):
         if isinstance(text, cls):
             return text
         if not _VALID.match(text) or text in (".", ".."):
-            raise InvalidValueError(_reason(text))
+            raise InvalidValueError(_reason(text), hint="write a name such as hello-1")
         return super().__new__(cls, text)
 
 

@@ -132,5 +132,6 @@ def _comparator(part: str, text: str) -> Comparator:
 
 def _invalid(text: str) -> InvalidValueError:
     return InvalidValueError(
-        f"{quote(text)} is not a version requirement (as 1.2, ~1.2.3, >=1, <2 or 1.*)"
+        f"{quote(text)} is not a version requirement",
+        hint="write it as 1.2, ~1.2.3, >=1, <2 or 1.*",
     )

@@ -9,6 +9,9 @@ from typing import Final
 
 from northstar.model.pattern import Pattern
 
+UNNAMED_PACKAGE: Final = "the package"
+"""Names a package that was received as a stream, in errors. A client puts its own name there."""
+
 VALUE_MAX: Final = 64
 """Longest value, in characters, that a message quotes uncut."""
 

@@ -99,6 +99,17 @@ def parse_size(text: str) -> int:
     return size
 
 
+def describe_size(size: int) -> str:
+    """Return a size for a person, rounded: `512 bytes`, `12.4 MB` (powers of 1000)."""
+    if size < 1000:
+        return f"{size} bytes"
+    power = min((len(str(size)) - 1) // 3, 6)
+    number = f"{size / 1000**power:.1f}"
+    if number == "1000.0" and power < 6:
+        power, number = power + 1, "1.0"
+    return f"{number} {' kMGTPE'[power]}B"
+
+
 def format_size(size: int) -> str:
     """Return a size for `parse_size`, not rounded: `512`, `256MiB`."""
     power = 0

@@ -39,7 +39,8 @@ class Version(NamedTuple):
         match = _VERSION.match(text)
         if match is None:
             raise InvalidValueError(
-                f"{quote(text)} is not a version (three numbers without leading zeros, as 1.2.3)"
+                f"{quote(text)} is not a version (three numbers without leading zeros)",
+                hint="write it as 1.2.3",
             )
         return cls(*(u64(match[part], text) for part in ("major", "minor", "patch")))
 

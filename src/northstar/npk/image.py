@@ -166,7 +166,8 @@ def _choose(recipe: Recipe, known: Sequence[str], default: str, kind: str) -> st
     size = recipe.block_size
     if size is not None and (not _BLOCK_MIN <= size <= _BLOCK_MAX or size & (size - 1)):
         raise PackageError(
-            f"{size} is not a block size (a power of two from {_BLOCK_MIN} to {_BLOCK_MAX} bytes)"
+            f"{size} is not a block size (a power of two from {_BLOCK_MIN} to {_BLOCK_MAX} bytes)",
+            hint="leave it out, or write a power of two such as 131072",
         )
     return recipe.compression or default
 

@@ -15,6 +15,9 @@ from northstar.model import PackageError
 KEY_SIZE: Final = 32
 """Size of seed and public key, in bytes."""
 
+_KEY_SUFFIX: Final = ".key"
+_PUB_SUFFIX: Final = ".pub"
+
 SIGNATURE_SIZE: Final = 64
 """Size of a signature, in bytes."""
 
@@ -38,9 +41,25 @@ def load_secret_key(path: str | os.PathLike[str]) -> bytes:
     """Return the 32-byte seed of a NAME.key file.
 
     Raises:
-        PackageError: it cannot be read, or has another size.
+        PackageError: it cannot be read, has another size, or is a public key.
     """
-    return _read(path)
+    raw = _read(path)
+    name = os.fspath(path)
+    # Any 32 bytes are a seed: a package would be signed with a key that everybody knows.
+    if name.endswith(_PUB_SUFFIX) or raw == _public_beside(name):
+        raise PackageError(
+            f"{name} is a public key, and a package is signed with the secret one",
+            hint="name the .key file that sextant gen-key made; the .pub file is for the device",
+        )
+    return raw
+
+
+def _public_beside(name: str) -> bytes | None:
+    """Return the public key beside a file NAME.key, if there is one."""
+    try:
+        return _read(f"{name.removesuffix(_KEY_SUFFIX)}{_PUB_SUFFIX}")
+    except PackageError:
+        return None
 
 
 def is_valid(public_key: bytes) -> bool:
@@ -91,10 +110,11 @@ def generate(name: str, directory: str | os.PathLike[str]) -> tuple[str, str]:
         OSError: they cannot be written; both are removed.
     """
     if not name or "/" in name or name in (".", ".."):
-        raise PackageError(f"{name!r} is not a name for a key file")
+        hint = "write it without a path; --out names the directory"
+        raise PackageError(f"{name!r} is not a name for a key file", hint=hint)
     seed = os.urandom(KEY_SIZE)
     stem = os.path.join(os.fspath(directory), name)
-    secret, public = f"{stem}.key", f"{stem}.pub"
+    secret, public = f"{stem}{_KEY_SUFFIX}", f"{stem}{_PUB_SUFFIX}"
     for path in (secret, public):
         if os.path.lexists(path):
             raise PackageError(
@@ -129,10 +149,18 @@ def _read(path: str | os.PathLike[str]) -> bytes:
         finally:
             os.close(fd)
     except OSError as error:
-        raise PackageError(f"cannot read the key {name}: {error.strerror}") from error
+        raise PackageError(
+            f"cannot read the key {name}: {error.strerror}",
+            hint="check the path; sextant gen-key makes keys",
+        ) from error
     if not regular:
-        raise PackageError(f"the key {name} is not a regular file")
+        raise PackageError(
+            f"the key {name} is not a regular file", hint="name a file that sextant gen-key made"
+        )
     if len(raw) != KEY_SIZE:
         size = "fewer bytes" if len(raw) < KEY_SIZE else "more bytes"
-        raise PackageError(f"the key {name} has {size} than the {KEY_SIZE} of a raw Ed25519 key")
+        raise PackageError(
+            f"the key {name} has {size} than the {KEY_SIZE} of a raw Ed25519 key",
+            hint="name a file that sextant gen-key made",
+        )
     return raw

@@ -145,7 +145,8 @@ def parse(document: bytes) -> KeyList:
     start = document.find(b"\n" + _SEPARATOR) + 1
     if not start:
         raise VerificationError(
-            "a key list has two documents: keys, and signatures, with a line `---` between them"
+            "a key list has two documents: keys, and signatures, with a line `---` between them",
+            hint="sextant key-list new makes one",
         )
     signed, rest = document[:start], document[start + len(_SEPARATOR) :]
     version, listed = _parse_keys(_lines(signed))
@@ -196,7 +197,10 @@ def follow(anchor: KeyList, successors: Iterable[KeyList]) -> tuple[KeyList, str
 def _parse_keys(lines: Sequence[str]) -> tuple[int, tuple[ListedKey, ...]]:
     match = _VERSION.match(lines[0]) if lines else None
     if match is None or int(match[1]) > VERSION_MAX:
-        raise VerificationError(f"a key list begins with `version: N`, N from 1 to {VERSION_MAX}")
+        raise VerificationError(
+            f"a key list begins with `version: N`, N from 1 to {VERSION_MAX}",
+            hint="sextant key-list new makes one",
+        )
     if lines[1:2] != ["keys:"]:
         raise VerificationError("the second line of a key list is `keys:`")
     listed: dict[str, ListedKey] = {}

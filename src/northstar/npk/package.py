@@ -14,6 +14,7 @@ from typing import BinaryIO, Final, final
 from northstar.linux.descriptor import Closing
 from northstar.manifest import Manifest, loads_with_warnings
 from northstar.model import Container, ManifestError, PackageError, VerificationError, Version
+from northstar.model.text import UNNAMED_PACKAGE
 from northstar.npk import archive, filesystem, hash_tree, signature
 from northstar.npk.filesystem import FileSystem
 from northstar.npk.hash_tree import Superblock
@@ -89,7 +90,9 @@ class Npk(Closing):
         self._label = label
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
-            raise PackageError("it is not a regular file")
+            raise PackageError(
+                "it is not a regular file", hint="name a package, as hello-1.0.0.npk"
+            )
         self.size = status.st_size
         reader = _Reader(fd, self.size)
         directory = archive.parse(reader.read, self.size)
@@ -205,7 +208,7 @@ class Npk(Closing):
 
 
 def open(  # noqa: A001 - npk.open, as gzip.open
-    source: Source, key: bytes | Sequence[bytes] | None = None
+    source: Source, key: bytes | Sequence[bytes] | None = None, *, label: str | None = None
 ) -> Npk:
     """Open a package and check it.
 
@@ -218,18 +221,21 @@ def open(  # noqa: A001 - npk.open, as gzip.open
             package duplicates the descriptor.
         key: the 32-byte public key that must have signed it, or several, of which one must have;
             none for a trusted source, whose signature is ignored.
+        label: names the package in errors; by default its path, or `the package`.
 
     Raises:
         PackageError: it is not a package, or breaks a rule.
         VerificationError: it is not signed, or not with this key.
         OSError: the file cannot be opened or read.
     """
-    fd, label = _descriptor(source)
+    fd, known = _descriptor(source)
+    label = label or known
     try:
         return Npk(fd, label, [key] if isinstance(key, bytes) else key or ())
     except PackageError as error:
         os.close(fd)
-        raise type(error)(f"{label}: {error.message}", hint=error.hint) from error.__cause__
+        hint = error.hint or "copy it again, or pack it again"
+        raise type(error)(f"{label}: {error.message}", hint=hint) from error.__cause__
     except BaseException:
         os.close(fd)
         raise
@@ -289,7 +295,7 @@ class _Reader:
 
 def _descriptor(source: Source) -> tuple[int, str]:
     if isinstance(source, int):
-        return os.dup(source), "the package"
+        return os.dup(source), UNNAMED_PACKAGE
     if isinstance(source, (str, os.PathLike)):
         path = os.fspath(source)
         # O_NONBLOCK: opening a FIFO must not wait for a writer.
@@ -299,7 +305,7 @@ def _descriptor(source: Source) -> tuple[int, str]:
     except io.UnsupportedOperation:
         raise PackageError("a package can be read only from a file with a descriptor") from None
     name = getattr(source, "name", None)
-    return os.dup(fd), name if isinstance(name, str) else "the package"
+    return os.dup(fd), name if isinstance(name, str) else UNNAMED_PACKAGE
 
 
 def _version(comment: bytes) -> Version:

@@ -104,7 +104,10 @@ def pack(
     value, ignored = (manifest, ()) if isinstance(manifest, Manifest) else _load(manifest)
     salt = os.urandom(hash_tree.SALT_SIZE) if salt is None else salt
     if len(salt) != hash_tree.SALT_SIZE:
-        raise PackageError(f"a salt has {hash_tree.SALT_SIZE} bytes, not {len(salt)}")
+        raise PackageError(
+            f"a salt has {hash_tree.SALT_SIZE} bytes, not {len(salt)}",
+            hint=f"write {2 * hash_tree.SALT_SIZE} hexadecimal digits, or leave it out",
+        )
     source = None if root is None else _directory(root)
     watch = None
     if progress is not None and source is not None:
@@ -114,7 +117,10 @@ def pack(
     with _Destination() as destination:
         for clone, path in _targets(value, os.fspath(out), clones):
             if source is not None and os.path.commonpath([source, path]) == source:
-                raise PackageError(f"{path} is inside of the root directory to pack")
+                raise PackageError(
+                    f"{path} is inside of the root directory to pack",
+                    hint="write the package elsewhere",
+                )
             destination.write(path, dumps(clone).encode(), maker.fill, key)
         paths = destination.commit()
     return Packed(paths, (*ignored, *maker.warnings))
@@ -239,13 +245,14 @@ class _Destination:
         """Write the package for `path` under a temporary name."""
         directory, name = os.path.split(path)
         temporary = os.path.join(directory, f".{name[:200]}.{os.urandom(6).hex()}.part")
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        self._stack.callback(_remove, temporary)
-        try:
-            _write(temporary, fd, manifest, fill, key)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        with _named(temporary, path):
+            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            self._stack.callback(_remove, temporary)
+            try:
+                _write(temporary, fd, manifest, fill, key)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
         self._files.append((temporary, path))
 
     def commit(self) -> tuple[str, ...]:
@@ -262,6 +269,23 @@ class _Destination:
         for directory in {os.path.dirname(path) for path in done}:
             _sync_directory(directory)
         return tuple(done)
+
+
+@contextlib.contextmanager
+def _named(temporary: str, path: str) -> Iterator[None]:
+    """Name the package in errors by its path: its temporary name means nothing to the user."""
+    try:
+        yield
+    except OSError as error:
+        # Calls on its descriptor name no file.
+        if error.filename not in (None, temporary):
+            raise
+        raise OSError(error.errno, error.strerror or str(error), path) from error
+    except PackageError as error:
+        # A tool names its output.
+        if temporary not in error.message:
+            raise
+        raise type(error)(error.message.replace(temporary, path), hint=error.hint) from error
 
 
 def _write(path: str, fd: int, manifest: bytes, fill: Fill, key: bytes | None) -> None:
@@ -354,7 +378,10 @@ def _targets(manifest: Manifest, out: str, clones: int | None) -> Iterator[tuple
         yield manifest, _target(out, manifest)
         return
     if not 1 <= clones <= CLONES_MAX:
-        raise PackageError(f"{clones} clones cannot be made (1 to {CLONES_MAX})")
+        raise PackageError(
+            f"{clones} clones cannot be made (1 to {CLONES_MAX})",
+            hint="give a number in this range",
+        )
     if not os.path.isdir(out):
         raise _no_directory(out)
     digits = len(str(clones))
@@ -385,12 +412,8 @@ def _no_directory(path: str) -> PackageError:
 def _load(path: Path) -> tuple[Manifest, tuple[str, ...]]:
     with open(path, "rb") as file:
         raw = file.read(archive.TEXT_MAX + 1)
-    if len(raw) > archive.TEXT_MAX:
-        raise PackageError(f"{os.fspath(path)} is too large (at most {archive.TEXT_MAX} bytes)")
     try:
-        return loads_with_warnings(raw.decode())
-    except UnicodeDecodeError as error:
-        raise PackageError(f"{os.fspath(path)} is not UTF-8 (byte {error.start})") from None
+        return loads_with_warnings(raw)
     except ManifestError as error:
         raise PackageError(f"{os.fspath(path)}: {error.message}", hint=error.hint) from error
 

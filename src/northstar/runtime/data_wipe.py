@@ -23,6 +23,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from northstar.linux import removal
+from northstar.model import sentence
 from northstar.model.pattern import Pattern
 from northstar.runtime.threads import Pool
 
@@ -117,7 +118,7 @@ def unfinished(data_dir: str) -> list[str]:
     try:
         return sorted(filter(_DETACHED_NAME.match, os.listdir(data_dir)))
     except OSError as failure:
-        log.warning("Cannot look for data that was being wiped: %s", failure)
+        log.warning("Cannot look for data that was being wiped: %s", sentence(failure))
         return []
 
 
@@ -139,7 +140,9 @@ def finish(data_dir: str, names: Sequence[str], stop: threading.Event) -> list[s
                 break
             # No contents of a container's data may keep other containers from starting.
             is_bug = not isinstance(failure, OSError)
-            log.warning("Cannot remove data that was being wiped: %s", failure, exc_info=is_bug)
+            log.warning(
+                "Cannot remove data that was being wiped: %s", sentence(failure), exc_info=is_bug
+            )
         else:
             removed.append(name)
     if removed:

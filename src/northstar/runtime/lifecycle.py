@@ -14,7 +14,7 @@ from northstar.core import boot as core_boot
 from northstar.core import events
 from northstar.core.update import boot_cause, unsettled
 from northstar.linux import procfs
-from northstar.model import Container, Name, NorthstarError, Version
+from northstar.model import Container, Name, NorthstarError, Version, sentence
 from northstar.runtime import logs
 from northstar.runtime.executor import Executor
 from northstar.runtime.repository import NAMED_MAX, Repository
@@ -80,7 +80,7 @@ async def _floors_of_packages(executor: Executor, store: StateStore) -> dict[Nam
     try:
         await store.write_floors(floors)
     except (OSError, NorthstarError) as failure:
-        log.error("Cannot store them: %s", failure)
+        log.error("Cannot store them: %s", sentence(failure))
     return floors
 
 
@@ -95,7 +95,7 @@ async def boot(executor: Executor) -> None:
     images = core_boot.images(executor.state)
     mounting = [executor.request(events.MountRequested(container)) for container in images]
     for failure in await _all(mounting):
-        text = str(failure)
+        text = sentence(failure)
         log.warning("%s%s", text[:1].upper(), text[1:])
     for older, newer in core_boot.not_started(executor.state):
         log.warning("%s is not started: %s is newer", older, newer)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from northstar.linux import memfd
-from northstar.model import Container
+from northstar.model import Container, sentence
 from northstar.runtime import ring
 from northstar.runtime.bells import INTERVAL, Bells
 from northstar.runtime.ring import Batch, CorruptRingError
@@ -259,7 +259,7 @@ class LogRing:
             del self._offsets[next(iter(self._offsets))]
 
     def _give_up(self, error: CorruptRingError) -> None:
-        log.warning("the log of %s is not itself any more: %s", self.container, error)
+        log.warning("the log of %s is not itself any more: %s", self.container, sentence(error))
         self.broken = True
         self._ended = True
         self._release()

@@ -22,16 +22,18 @@ from northstar.api import notification
 from northstar.cgroups import CgroupHost
 from northstar.launch.launcher import Launcher
 from northstar.launch.plan import HostFacts
-from northstar.linux import caps, loop, openat2, selinuxfs
+from northstar.linux import caps, loop, open_tree, openat2, selinuxfs
 from northstar.manifest import Rlimit, RlimitResource
 from northstar.model import (
     ConfigurationError,
     Container,
     HostError,
     NorthstarError,
+    Permission,
     Permissions,
 )
 from northstar.runtime import (
+    container_modules,
     data_wipe,
     debug,
     directories,
@@ -45,7 +47,7 @@ from northstar.runtime import (
     writer,
 )
 from northstar.runtime.bells import Bells
-from northstar.runtime.config import Config, RepositoryConfig
+from northstar.runtime.config import Config, RepositoryConfig, TcpAddress
 from northstar.runtime.console import Console
 from northstar.runtime.executor import Executor
 from northstar.runtime.key_lists import KeyLists, load_anchor
@@ -96,7 +98,7 @@ def run(config: Config, *, mount_namespace: bool = True) -> None:
             enter_mount_namespace()
         # Nothing uses the default executor: at its end asyncio would wait for it without a limit,
         # in one more thread, which the kernel may refuse.
-        asyncio.run(_run(config, own, rlimits, unmounted))
+        asyncio.run(_run(config, own, rlimits, unmounted, mount_namespace))
 
 
 def check_host() -> None:
@@ -119,13 +121,14 @@ async def _run(
     own: directories.RuntimeDirectories,
     rlimits: Mapping[RlimitResource, Rlimit],
     unmounted: Sequence[str],
+    mount_namespace: bool,
 ) -> None:
     stored = config.repositories.items()
     pools = threads.Pools.start(
         [identifier for identifier, repository in stored if repository.dir is not None],
         [identifier for identifier, repository in stored if repository.dir is None],
     )
-    runtime = Runtime(config, own, pools, rlimits, unmounted)
+    runtime = Runtime(config, own, pools, rlimits, unmounted, mount_namespace)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(writer.shared(2).deferred(asyncio.get_running_loop().call_later))
         await runtime.open(stack)
@@ -142,6 +145,7 @@ class Runtime:
         pools: threads.Pools,
         rlimits: Mapping[RlimitResource, Rlimit],
         unmounted: Sequence[str],
+        mount_namespace: bool,
     ) -> None:
         """Run with `config`.
 
@@ -151,6 +155,7 @@ class Runtime:
             pools: for blocking calls; `serve` ends them.
             rlimits: the former values of limits that the runtime has raised, for payloads.
             unmounted: the result of `stale_state.unmount`.
+            mount_namespace: the process is in a mount namespace of its own.
         """
         self._config = config
         self._own = own
@@ -158,6 +163,7 @@ class Runtime:
         self._stored: dict[str, directories.LockedDirectory] = {}
         self._rlimits = rlimits
         self._unmounted = unmounted
+        self._mount_namespace = mount_namespace
         self._notifications = Notifications(config.notification_buffer_size)
         self._manager = Manager()
         self._stop = asyncio.Event()
@@ -207,12 +213,15 @@ class Runtime:
         stack.push_async_callback(debug.end_all)
         null = open_null(config.run_dir)
         stack.callback(os.close, null)
+        attach = open_tree.supported()
+        await launcher.serve(own_namespace=attach and self._mount_namespace)
         versions = [hierarchy.version for hierarchy in cgroups.hierarchies]
         facts = HostFacts(
             capabilities=caps.read().permitted,
             into_cgroup=2 in versions,
             joins=versions.count(1),
             selinux=selinuxfs.enabled(),
+            attach=attach,
             in_root=openat2.supported(),
             rlimits=self._rlimits,
         )
@@ -255,7 +264,9 @@ class Runtime:
         stack.push_async_callback(self._console.close)
 
         if config.console is not None:
-            await self._console.listen(config.console, self._pools.data.run)
+            bound = await self._console.listen(config.console, self._pools.data.run)
+            if isinstance(bound, TcpAddress):
+                _warn_about_tcp(bound, config.console.permissions)
         await lifecycle.load(self._executor, repositories, store)
 
     async def _connect(
@@ -280,7 +291,7 @@ class Runtime:
                 self._console.run()
                 log.info("Runtime up and running")
                 self._manager.ready()
-                await self._until_stop()
+                await self._until_stop(self._load_modules_and_wait())
         except Exception as error:
             # After a bug too, containers get their SIGTERM and images are unmounted.
             failure = error
@@ -307,6 +318,13 @@ class Runtime:
                 hint="look at that file system and its device: this process ends when it answers",
             )
         log.info("Shutdown complete")
+
+    async def _load_modules_and_wait(self) -> None:
+        try:
+            await container_modules.load()
+        except Exception as failure:
+            log.warning("A module of the runtime cannot be imported: %s", failure)
+        await self._stop.wait()
 
     def _end_threads(self) -> list[str]:
         """End all threads; return the names of pools with threads that block in the kernel."""
@@ -339,6 +357,20 @@ class Runtime:
         for ended in (failed, *tasks):
             if ended.done():
                 ended.result()
+
+
+def _warn_about_tcp(bound: TcpAddress, permissions: Permissions) -> None:
+    """Warn if anybody may control the runtime: TCP does not say who connects."""
+    if permissions <= {Permission.IDENT}:
+        return
+    # Not the module ipaddress, which takes 4 ms to import: the kernel has written the address.
+    local = bound.host == "::1" or bound.host.startswith(("127.", "::ffff:127."))
+    log.warning(
+        "Every user of %s may control this runtime, since its console is %s: use a Unix socket, "
+        'bind = "unix:///run/northstar/console"',
+        "this machine" if local else "this machine and of its network",
+        bound,
+    )
 
 
 def _repository(identifier: str, config: RepositoryConfig, pools: threads.Pools) -> Repository:

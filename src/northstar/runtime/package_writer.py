@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from northstar.core import events
 from northstar.core.events import Event
-from northstar.model import Container
+from northstar.model import Container, sentence
 from northstar.runtime.repository import IncomingFile, Package, Repository
 
 T = TypeVar("T")
@@ -113,7 +113,7 @@ class PackageWriter(IncomingWriter[Container]):
         try:
             await store(self._repository, self._file, package)
         except BaseException as failure:
-            self._apply(events.StoreFailed(identifier, container, str(failure)))
+            self._apply(events.StoreFailed(identifier, container, sentence(failure)))
             raise
         self._apply(events.PackageStored(identifier, package.npk.manifest))
         return container

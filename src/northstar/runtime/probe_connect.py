@@ -23,6 +23,7 @@ from concurrent.futures import Future
 from typing import Final, TypeVar
 
 from northstar.linux import mount, openat2
+from northstar.model import sentence
 from northstar.model.loop_deadline import timeout
 from northstar.runtime.probe_results import EndedError, FailedError, LackingError, of_call
 from northstar.runtime.running import RunningContainer
@@ -150,7 +151,7 @@ class Connector:
             try:
                 self._pools[name] = Pool(name, number)
             except RuntimeError as failure:
-                raise LackingError(f"no thread: {failure}") from failure
+                raise LackingError(f"no thread: {sentence(failure)}") from failure
         return self._pools[name]
 
 

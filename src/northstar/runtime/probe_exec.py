@@ -25,6 +25,7 @@ from northstar.model import (
     LaunchError,
     NorthstarError,
     printable,
+    sentence,
 )
 from northstar.model.loop_deadline import wait
 from northstar.runtime.exec import execute
@@ -92,6 +93,10 @@ class ExecProbes:
         if status != Exited(0):
             raise FailedError(reason_of(exit_reason(status, oom=False), output.kept))
 
+    def holds(self, container: Container) -> bool:
+        """Return whether a container has a process of a probe, so that `ended` waits."""
+        return container in self._tasks
+
     async def ended(self, container: Container) -> None:
         """Wait until a container that has exited has no process of a probe any more."""
         task = self._tasks.get(container)
@@ -130,7 +135,7 @@ class ExecProbes:
 
 def attributed(failure: Exception, manifest: Manifest) -> FailedError | LackingError | EndedError:
     """Return the result for a program that could not be executed."""
-    reason = printable(str(failure))
+    reason = printable(sentence(failure))
     if isinstance(failure, RefusedError):
         if isinstance(failure.error, error.StopContainerNotStarted):
             return EndedError()

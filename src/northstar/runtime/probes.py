@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from northstar.core import actions, events
 from northstar.manifest import ConnectProbe, ExecProbe, Manifest
-from northstar.model import Container
+from northstar.model import Container, sentence
 from northstar.runtime.probe_connect import Connector
 from northstar.runtime.probe_results import EndedError, FailedError, LackingError
 from northstar.runtime.running import RunningContainer
@@ -67,6 +67,12 @@ class Probes:
         if task is not None:
             task.cancel()
 
+    def holds(self, container: Container) -> bool:
+        """Return whether a probe of a container holds anything, so that `ended` waits."""
+        return container in self._tasks or (
+            self._execs is not None and self._execs.holds(container)
+        )
+
     async def ended(self, container: Container) -> None:
         """Wait until a probe of a container that has exited holds nothing any more."""
         task = self._tasks.get(container)
@@ -110,7 +116,7 @@ class Probes:
         except Exception as failure:
             # A bug of the runtime must not end a container either.
             log.exception("Failed to probe %s", container)
-            return events.ProbeLacking(container, f"{type(failure).__name__}: {failure}")
+            return events.ProbeLacking(container, sentence(failure))
         return events.ProbeSucceeded(container)
 
     async def _execute(

@@ -27,7 +27,9 @@ import msgspec
 
 from northstar import npk
 from northstar.linux import memfd
-from northstar.model import Container, NorthstarError, VerificationError
+from northstar.model import Container, HostError, NorthstarError, VerificationError, sentence
+from northstar.model.text import UNNAMED_PACKAGE
+from northstar.model.units import describe_size
 from northstar.runtime import logs
 from northstar.runtime.config import RepositoryConfig
 from northstar.runtime.threads import Pool
@@ -112,6 +114,11 @@ class Repository(ABC):
         self.mounts = mounts
         self.packages: dict[Container, Package] = {}
 
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether its packages are in memory, so that no access to an image waits for a device."""
+        return self.config.dir is None
+
     @abstractmethod
     async def load(self) -> Sequence[Package]:
         """Open all stored packages. A file that cannot be opened is logged and left alone.
@@ -122,11 +129,11 @@ class Repository(ABC):
         """
 
     @abstractmethod
-    async def receive(self) -> IncomingFile:
-        """Begin to receive a package.
+    async def receive(self, size: int = 0) -> IncomingFile:
+        """Begin to receive a package of `size` bytes; 0 if that is not known.
 
         Raises:
-            OSError: no file can be created.
+            HostError: no file can be created.
         """
 
     def refuse_retired(self, package: Package) -> None:
@@ -216,7 +223,7 @@ class MemRepository(Repository):
         """Return nothing: no package is stored."""
         return ()
 
-    async def receive(self) -> IncomingFile:
+    async def receive(self, size: int = 0) -> IncomingFile:  # noqa: ARG002
         """Begin to receive a package into a memfd."""
         # losetup(8) shows the name: it identifies the owner of the loop device.
         return _IncomingMemfd(self, memfd.create(f"northstar-npk-{os.getpid()}"))
@@ -300,7 +307,7 @@ class FsRepository(Repository):
                 try:
                     os.unlink(self._path(name))
                 except OSError as failure:
-                    warn("Cannot remove it, leaving it alone: %s", failure)
+                    warn("Cannot remove it, leaving it alone: %s", sentence(failure))
         return names
 
     def _read(self, names: Sequence[str]) -> dict[str, Package | str]:
@@ -315,11 +322,11 @@ class FsRepository(Repository):
         except (NorthstarError, OSError) as failure:
             with contextlib.suppress(OSError):
                 self._refused[path] = _file_state(path)
-            return f"Cannot load {path}, leaving it alone: {failure}"
+            return f"Cannot load {path}, leaving it alone: {sentence(failure)}"
 
-    async def receive(self) -> IncomingFile:
+    async def receive(self, size: int = 0) -> IncomingFile:
         """Begin to receive a package into a temporary file in the directory."""
-        return await self.storage.run(_TemporaryFile, self)
+        return await self.storage.run(_TemporaryFile, self, size)
 
     async def remove(self, container: Container) -> None:
         """Remove the file from which the package was loaded, and no other file."""
@@ -341,7 +348,9 @@ class FsRepository(Repository):
             if is_same(path, descriptor):
                 raise
             # The file is unlinked, but the change may not be on the disk yet.
-            log.warning("%s is removed, but a power cut might bring it back: %s", path, failure)
+            log.warning(
+                "%s is removed, but a power cut might bring it back: %s", path, sentence(failure)
+            )
         package.npk.close()
 
     def free_path(self, container: Container) -> str:
@@ -392,12 +401,15 @@ class FsRepository(Repository):
 class _TemporaryFile(IncomingFile):
     _repository: FsRepository
 
-    def __init__(self, repository: FsRepository) -> None:
+    def __init__(self, repository: FsRepository, size: int) -> None:
+        """Create the file; `size` is that of the package, for errors."""
         # Unique within this process: files of an earlier one are removed at the start.
         name = f"{_PARTIAL}{os.urandom(8).hex()}"
         self._temporary = os.path.join(repository.directory, name)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        super().__init__(repository, os.open(self._temporary, flags, 0o644))
+        self._size = size
+        with _explained(repository, size):
+            super().__init__(repository, os.open(self._temporary, flags, 0o644))
         # A cancelled write may still be in progress when the descriptor is closed.
         self._lock = threading.Lock()
 
@@ -406,7 +418,7 @@ class _TemporaryFile(IncomingFile):
 
     def _write(self, chunk: bytes) -> None:
         view = memoryview(chunk)
-        with self._lock:
+        with self._lock, _explained(self._repository, self._size, self._descriptor):
             while view:
                 view = view[os.write(self._descriptor, view) :]
 
@@ -418,10 +430,16 @@ class _TemporaryFile(IncomingFile):
         await self.discard()
 
     def _verify(self) -> Package:
-        with self._lock:
+        with self._lock, _explained(self._repository, self._size, self._descriptor):
             os.fsync(self._descriptor)
         keys = self._repository.keys
-        opened = npk.open(self._temporary, None if keys is None else keys.install)
+        with _explained(self._repository, self._size):
+            # The label: its temporary name means nothing to a client.
+            opened = npk.open(
+                self._temporary,
+                None if keys is None else keys.install,
+                label=UNNAMED_PACKAGE,
+            )
         try:
             return Package(opened, self._repository.free_path(opened.container))
         except BaseException:
@@ -429,10 +447,13 @@ class _TemporaryFile(IncomingFile):
             raise
 
     def _rename(self, path: str) -> None:
-        with self._repository.synced():
+        with _explained(self._repository, self._size), self._repository.synced():
             # Check immediately before the rename, which replaces a file of another program.
             if not self._repository.may_replace(path):
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+                raise HostError(
+                    f"{path} exists, and is no package of the repository",
+                    hint="move it away, and install again",
+                )
             os.rename(self._temporary, path)
             # `discard` removes this file if the fsync(2) fails.
             self._temporary = path
@@ -452,6 +473,57 @@ class _TemporaryFile(IncomingFile):
             finally:
                 descriptor, self._descriptor = self._descriptor, -1
                 os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _explained(repository: FsRepository, size: int, descriptor: int = -1) -> Iterator[None]:
+    """Raise an OSError within the block as a HostError that names the repository and a next step.
+
+    Args:
+        repository: the repository whose directory is written.
+        size: of the package, in bytes.
+        descriptor: its temporary file, which counts as free space; -1 if there is none.
+    """
+    try:
+        yield
+    except OSError as error:
+        what, hint = _storage_problem(repository.directory, error, size, descriptor)
+        raise HostError(f"repository {repository.identifier} {what}", hint=hint) from error
+
+
+def _storage_problem(
+    directory: str, error: OSError, size: int, descriptor: int
+) -> tuple[str, str | None]:
+    """Return what is wrong with a directory to which a package cannot be written; the next step."""
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return f"is full: {_room(directory, error, size, descriptor)}", (
+                f"uninstall something or make room on the file system of {directory}"
+            )
+        case errno.EROFS:
+            return f"cannot store it: the file system of {directory} is read-only", (
+                "mount it read-write, or choose another repository"
+            )
+        case errno.ENOENT | errno.ENOTDIR:
+            return f"cannot store it: the directory {directory} is not there any more", (
+                "make it again, and restart the runtime"
+            )
+    reason = error.strerror or str(error)
+    return f"cannot store it in {directory}: {reason}", "check the disk and its file system"
+
+
+def _room(directory: str, error: OSError, size: int, descriptor: int) -> str:
+    needed = f"{describe_size(size)} needed" if size else "no space is left"
+    try:
+        free = os.statvfs(directory)
+        if error.errno == errno.EDQUOT:
+            return f"{needed}, and its quota is used up"
+        if not free.f_favail and free.f_files:
+            return f"{needed}, and its file system has no inode left"
+        written = 512 * os.fstat(descriptor).st_blocks if descriptor >= 0 else 0
+        return f"{needed}, {describe_size(free.f_bavail * free.f_frsize + written)} free"
+    except OSError:
+        return needed
 
 
 def is_same(path: str, descriptor: int) -> bool:

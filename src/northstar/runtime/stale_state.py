@@ -21,7 +21,7 @@ from typing import Final
 from northstar.cgroups import CgroupHost, tree
 from northstar.devices import loop_device, verified_device
 from northstar.linux import mount, mountinfo
-from northstar.model import Container, InvalidValueError, listed
+from northstar.model import Container, InvalidValueError, listed, sentence
 from northstar.model.deadline import Deadline
 from northstar.runtime import logs, null_device, terminal
 from northstar.runtime.config import Config
@@ -54,7 +54,7 @@ def unmount(run_dir: str) -> list[str]:
             try:
                 mount.umount2(below + name, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
             except OSError as failure:
-                warn("Cannot unmount what an earlier run left: %s", failure)
+                warn("Cannot unmount what an earlier run left: %s", sentence(failure))
             else:
                 removed.append(name)
     return sorted(removed)
@@ -96,7 +96,7 @@ def _summary(kind: str, names: Sequence[str]) -> str:
 def _devices(run_dir: str) -> list[str]:
     removed, failures = verified_device.remove_stale(run_dir)
     for failure in failures:
-        log.warning("Cannot remove the device of an earlier run: %s", failure)
+        log.warning("Cannot remove the device of an earlier run: %s", sentence(failure))
     return removed
 
 
@@ -129,7 +129,7 @@ def _sockets(socket_dir: str) -> list[str]:
             try:
                 os.unlink(entry.path)
             except OSError as failure:
-                warn("Cannot remove the socket of an earlier run: %s", failure)
+                warn("Cannot remove the socket of an earlier run: %s", sentence(failure))
             else:
                 removed.append(entry.name)
     return sorted(removed)
@@ -161,7 +161,7 @@ def _notify_sockets(top: str, remove: Callable[[str], None]) -> list[str]:
             try:
                 remove(entry.path)
             except OSError as failure:
-                warn("Cannot remove the notify socket of an earlier run: %s", failure)
+                warn("Cannot remove the notify socket of an earlier run: %s", sentence(failure))
             else:
                 removed.append(entry.name)
     return sorted(removed)
@@ -203,7 +203,7 @@ def _cgroups(host: CgroupHost, top: str) -> list[str]:
                         continue
                     tree.remove(hierarchy, directory, deadline)
                 except OSError as failure:
-                    warn("Cannot remove a cgroup of an earlier run: %s", failure)
+                    warn("Cannot remove a cgroup of an earlier run: %s", sentence(failure))
                 else:
                     removed[os.path.basename(directory)] = None
     return sorted(removed)

@@ -11,7 +11,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from northstar.core.update_values import Record
-from northstar.model import Name, Version
+from northstar.model import Name, Version, sentence
 from northstar.runtime.directories import LockedDirectory
 from northstar.runtime.statefile import StateFile, StoredState, StoredUpdate
 from northstar.runtime.threads import Pool
@@ -53,7 +53,9 @@ class StateStore:
             if not names:
                 await self._pool.run(self._file.release_left)
         except OSError as failure:
-            log.warning("Cannot reserve or free blocks for the next state file: %s", failure)
+            log.warning(
+                "Cannot reserve or free blocks for the next state file: %s", sentence(failure)
+            )
 
     async def change(self, change: Callable[[StoredState], StoredState]) -> None:
         """Replace the contents durably by what `change` returns for them.
@@ -124,7 +126,7 @@ class StateStore:
             try:
                 await self._pool.run(self._file.release)
             except OSError as failure:
-                log.warning("Cannot free the blocks of the next state file: %s", failure)
+                log.warning("Cannot free the blocks of the next state file: %s", sentence(failure))
 
     def _write(self, state: StoredState) -> None:
         self._data_dir.restore()

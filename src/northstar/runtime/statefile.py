@@ -24,7 +24,7 @@ from northstar.linux.descriptor import Descriptor
 from northstar.linux.fallocate import FALLOC_FL_KEEP_SIZE, fallocate
 from northstar.linux.renameat2 import RENAME_EXCHANGE, renameat2
 from northstar.manifest import DataPolicy
-from northstar.model import Container, InvalidValueError, Name, Version
+from northstar.model import Container, InvalidValueError, Name, Version, sentence
 
 log = logging.getLogger("northstar.runtime")
 
@@ -317,4 +317,4 @@ def _read(path: str) -> bytes:
 
 
 def _reason(failure: Exception) -> str:
-    return str(failure) if isinstance(failure, OSError) else f"{_NAME}: {failure}"
+    return sentence(failure) if isinstance(failure, OSError) else f"{_NAME}: {failure}"

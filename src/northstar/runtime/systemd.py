@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 
 from northstar.linux import notify
+from northstar.model import sentence
 
 log = logging.getLogger("northstar.runtime")
 
@@ -26,7 +27,7 @@ class Manager:
                 self._target = notify.address(value)
                 self._interval = notify.watchdog_interval(environment, os.getpid())
         except ValueError as error:
-            log.warning("The service manager's environment is not usable: %s", error)
+            log.warning("The service manager's environment is not usable: %s", sentence(error))
 
     def ready(self) -> None:
         """Report readiness, and from now on notify the watchdog within each of its intervals.
@@ -60,4 +61,4 @@ class Manager:
         try:
             notify.send(state, self._target)
         except OSError as error:
-            log.warning("Cannot send %s to the service manager: %s", state, error)
+            log.warning("Cannot send %s to the service manager: %s", state, sentence(error))

@@ -18,7 +18,7 @@ from northstar.core.update_steps import options
 from northstar.core.update_values import UpdateStep
 from northstar.launch.plan import build
 from northstar.manifest import DataPolicy, Manifest
-from northstar.model import Container, Name, NorthstarError
+from northstar.model import Container, Name, NorthstarError, sentence
 from northstar.runtime import data_snapshot, data_wipe
 from northstar.runtime.deadlines import Deadlines
 from northstar.runtime.executor import Executor, reason_of
@@ -91,7 +91,7 @@ class Updates:
         executor = self._executor
         executor.apply(events.UpdateRequested(repository, size))
         into = self._repositories[repository]
-        return UpdateWriter(self, executor, into, await into.receive())
+        return UpdateWriter(self, executor, into, await into.receive(size))
 
     async def begin(self, repository: Repository, file: IncomingFile, package: Package) -> Answer:
         """Begin an update with a verified package; return the future of its result.
@@ -108,7 +108,7 @@ class Updates:
                 await self._store.reserve(new.name)
                 reserved = True
             except (NorthstarError, OSError) as failure:
-                problem = f"{new} cannot be tried: {failure}"
+                problem = f"{new} cannot be tried: {sentence(failure)}"
         try:
             executor.apply(
                 events.UpdateVerified(repository.identifier, manifest, package.npk.size, problem)
@@ -142,7 +142,7 @@ class Updates:
             # The core finds it too, among its own reasons.
             return None
         except (NorthstarError, OSError) as failure:
-            return f"{new} cannot be tried: {failure}"
+            return f"{new} cannot be tried: {sentence(failure)}"
         return None
 
     # Actions.
@@ -187,7 +187,9 @@ class Updates:
         try:
             await self._context.pools.wipes.run(data_wipe.remove, replaced, self._give_up)
         except OSError as failure:
-            log.warning("Cannot remove the data of a version that was rolled back: %s", failure)
+            log.warning(
+                "Cannot remove the data of a version that was rolled back: %s", sentence(failure)
+            )
 
     async def _data_step(
         self, name: Name, what: str, function: Callable[..., Any], *arguments: Any
@@ -239,7 +241,7 @@ class Updates:
         entry = executor.state.containers.get(container)
         if waits and entry is not None and entry.state is not ContainerState.REMOVING:
             # The core has refused the request itself. A failure of the removal it knows already.
-            executor.apply(events.RemovalFailed(container, str(failure)))
+            executor.apply(events.RemovalFailed(container, sentence(failure)))
 
     def _complete(self, action: actions.CompleteUpdate) -> Coroutine[Any, Any, None] | None:
         answer = self._answers.pop(action.new, None)
@@ -259,7 +261,7 @@ async def _discard(file: IncomingFile, package: Package) -> None:
     try:
         await file.discard()
     except OSError as failure:
-        log.warning("Cannot remove the package of a refused update: %s", failure)
+        log.warning("Cannot remove the package of a refused update: %s", sentence(failure))
 
 
 class UpdateWriter(IncomingWriter[UpdateOk]):

@@ -18,7 +18,12 @@ from northstar.schema.node import (
 )
 
 # The patterns are compiled on first use: valid manifests in YAML do not need them.
-_TOML_START: Final = r"""(?a:(?:\s|#[^\n]*(?:\n|\Z))*(?:[\w."'-]+[ \t]*=|\[))"""
+#
+# `[]` and `[a, b]` are lists of YAML and JSON. `[a]` alone in its line is a table.
+_TOML_START: Final = (
+    r"""(?a:(?:\s|#[^\n]*(?:\n|\Z))*"""
+    r"""(?:[\w."'-]+[ \t]*=|\[\[?[ \t]*[\w."'-]+[ \t]*\]\]?[ \t]*(?:#[^\n]*)?(?:\r?\n|\Z)))"""
+)
 
 # tomllib takes time proportional to the square of the number of parts of a dotted key. So a key
 # with more than NESTING_MAX parts is refused before: at the start of a line, of a table header, or
@@ -26,6 +31,10 @@ _TOML_START: Final = r"""(?a:(?:\s|#[^\n]*(?:\n|\Z))*(?:[\w."'-]+[ \t]*=|\[))"""
 _KEY: Final = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')"""
 _LONG_KEY: Final = rf"(?m:(?:^|[\[{{,])[ \t]*{_KEY}(?:[ \t]*\.[ \t]*{_KEY}){{{NESTING_MAX}}})"
 _TOML_PLACE: Final = r" \(at (?:line (\d+), column (\d+)|end of document)\)\Z"
+
+
+_SYNTAX: Final = "correct the syntax"
+"""The next step for a text that no parser accepts."""
 
 
 def looks_like_json(text: str) -> bool:
@@ -61,11 +70,11 @@ def parse_json(text: str, context: Context[Any]) -> Node:
         value = json.loads(text, object_pairs_hook=_Pairs, parse_constant=refuse)
     except json.JSONDecodeError as error:
         place = (error.lineno, error.colno)
-        raise context.error(f"not JSON: {error.msg}", place=place) from None
+        raise context.error(f"not JSON: {error.msg}", place=place, hint=_SYNTAX) from None
     except RecursionError:
         raise context.error(context.words.too_deep) from None
     except ValueError as error:
-        raise context.error(f"not JSON: {_number_rule(error)}") from None
+        raise context.error(f"not JSON: {_number_rule(error)}", hint=_SYNTAX) from None
     return node_of(value, context)
 
 
@@ -86,11 +95,11 @@ def parse_toml(text: str, context: Context[Any]) -> Node:
         if found := re.search(_TOML_PLACE, message):
             message = message[: found.start()]
             place = (int(found[1]), int(found[2])) if found[1] else None
-        raise context.error(f"not TOML: {message}", place=place) from None
+        raise context.error(f"not TOML: {message}", place=place, hint=_SYNTAX) from None
     except RecursionError:
         raise context.error(context.words.too_deep) from None
     except ValueError as error:
-        raise context.error(f"not TOML: {_number_rule(error)}") from None
+        raise context.error(f"not TOML: {_number_rule(error)}", hint=_SYNTAX) from None
     return node_of(value, context)
 
 

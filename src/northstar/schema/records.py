@@ -124,6 +124,7 @@ class Record(Kind[S]):
         tag: str | None = None,
         nulls: bool = True,
         other: tuple[str, ...] = (),
+        form: str = "",
     ) -> None:
         """Describe a record.
 
@@ -139,8 +140,10 @@ class Record(Kind[S]):
             tag: an additional field, which selected this record among several.
             nulls: whether the language has a null (TOML has none).
             other: attributes of the struct that are not fields of the document.
+            form: an example, for errors about a value that is not a map.
         """
         self.struct = struct
+        self._example = form
         self.fields = _fields(struct, other, nulls=nulls) if fields is None else fields
         self._ignore = ignore_unknown
         self._check = check
@@ -165,10 +168,11 @@ class Record(Kind[S]):
         values: dict[str, Any] = {}
         nodes: dict[str, Node] = {}
         readers = self._readers
-        for key_node, value in pairs_of(node, path, context):
+        for key_node, value in pairs_of(node, path, context, lambda: self.form):
             key = key_node.text if type(key_node) is Scalar else text_of(key_node, path, context)
             if key in nodes:
-                error = context.invalid(key_node, (*path, key), "the field is given twice")
+                rule, hint = "the field is given twice", "remove one of both"
+                error = context.invalid(key_node, (*path, key), rule, hint=hint)
                 context.refuse(error)
                 continue
             nodes[key] = value
@@ -195,17 +199,25 @@ class Record(Kind[S]):
             values.update(values.pop(key, ()))
         return self.struct(**values)
 
+    @property
+    def form(self) -> str:
+        """An example of the map, for messages; without one what follows from its fields."""
+        if self._example:
+            return self._example
+        keys = self._required or tuple(self.fields)[:1]
+        return f"{{{', '.join(f'{key}: ..' for key in keys)}}}"
+
     def _unknown(self, key: Node, path: Path, context: Context[Any]) -> None:
         if self._ignore and not context.refuses_ignored(path):
             context.ignore(key, path)
             return
-        hint = None
-        if self._ignore and (similar := _similar(path[-1], self.fields)):
-            hint = f"did you mean {similar!r}?"
-        elif len(self.fields) <= _KNOWN_MAX:
-            hint = f"known are {', '.join(self.fields)}" if self.fields else "remove it"
-        elif similar := _similar(path[-1], self.fields):
-            hint = f"did you mean {similar!r}?"
+        from northstar.model.similar import similar
+
+        hint = "remove it"
+        if found := similar(path[-1], self.fields):
+            hint = f"did you mean {found!r}?"
+        elif 0 < len(self.fields) <= _KNOWN_MAX:
+            hint = f"known are {', '.join(self.fields)}"
         context.refuse(context.invalid(key, path, context.words.unknown, hint=hint))
 
     def dump(self, value: S, *, tagged: bool) -> Any:
@@ -292,23 +304,23 @@ def _fields(struct: Any, other: tuple[str, ...], *, nulls: bool) -> dict[str, Fi
     return fields
 
 
-def _similar(name: str, names: Iterable[str]) -> str | None:
-    # Its import takes longer than reading a manifest.
-    import difflib
-
-    # Its time is proportional to the square of the length.
-    return next(iter(difflib.get_close_matches(name[:32], names, n=1)), None)
-
-
-def pairs_of(node: Node, path: Path, context: Context[Any]) -> list[tuple[Node, Node]]:
+def pairs_of(
+    node: Node, path: Path, context: Context[Any], form: str | Callable[[], str] = "{KEY: VALUE}"
+) -> list[tuple[Node, Node]]:
     """Return the pairs of a map. An empty node is an empty map.
+
+    Args:
+        node: the map.
+        path: its path.
+        context: makes the error.
+        form: an example of such a map, or a function that returns one.
 
     Raises:
         NorthstarError: the node is not a map.
     """
     if type(node) is Mapping and node.tag in (None, CORE + "map"):
         return node.pairs
-    return _nothing(node, path, context, Mapping, context.words.not_a_map)
+    return _nothing(node, path, context, Mapping, context.words.not_a_map, form)
 
 
 def items_of(node: Node, path: Path, context: Context[Any]) -> list[Node]:
@@ -319,15 +331,25 @@ def items_of(node: Node, path: Path, context: Context[Any]) -> list[Node]:
     """
     if type(node) is Sequence and node.tag in (None, CORE + "seq"):
         return node.items
-    return _nothing(node, path, context, Sequence, context.words.not_a_list)
+    form = f"[{node.text}]" if type(node) is Scalar and len(node.text) <= 32 else "[.., ..]"
+    return _nothing(node, path, context, Sequence, context.words.not_a_list, form)
 
 
-def _nothing(node: Node, path: Path, context: Context[Any], wanted: type, rule: str) -> list[Any]:
+def _nothing(
+    node: Node,
+    path: Path,
+    context: Context[Any],
+    wanted: type,
+    rule: str,
+    form: str | Callable[[], str],
+) -> list[Any]:
     if is_empty(node):
         return []
+    hint = f"write {form if isinstance(form, str) else form()}"
     if type(node) is wanted:
         rule = f"{{}} cannot have the tag {context.show(str(node.tag))} here"
-    raise context.invalid(node, path, rule.format(context.describe(node)))
+        hint = "remove the tag"
+    raise context.invalid(node, path, rule.format(context.describe(node)), hint=hint)
 
 
 class ListOf(Kind[C]):
@@ -377,8 +399,11 @@ class ListOf(Kind[C]):
                 continue
             if self._unique:
                 if item in seen:
-                    rule = f"{context.describe(item_node)} is given twice"
-                    context.refuse(context.invalid(item_node, (*path, index), rule))
+                    rule, hint = (
+                        f"{context.describe(item_node)} is given twice",
+                        "remove one of both",
+                    )
+                    context.refuse(context.invalid(item_node, (*path, index), rule, hint=hint))
                 seen.add(item)
             result.append(item)
         if len(context.errors) > before:
@@ -440,7 +465,8 @@ class MapOf(Kind[AbstractMapping[K, T]]):
             name = key_node.text if type(key_node) is Scalar else text_of(key_node, path, context)
             member = (*path, name)
             if name in nodes:
-                context.refuse(context.invalid(key_node, member, "the key is given twice"))
+                rule, hint = "the key is given twice", "remove one of both"
+                context.refuse(context.invalid(key_node, member, rule, hint=hint))
                 continue
             nodes[name] = key_node
             try:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
-from northstar.model import InvalidValueError
+from northstar.model import InvalidValueError, NorthstarError
 from northstar.model.pattern import Pattern
 from northstar.schema.context import Context, Path
 from northstar.schema.node import INPUT_MAX, NULLS, Literal, Mapping, Node, Scalar
@@ -79,7 +79,7 @@ def text_of(node: Node, path: Path, context: Context[Any]) -> str:
     """
     if type(node) is Scalar:
         return node.text
-    hint = "write it in quotes" if type(node) is Literal else None
+    hint = "write it in quotes" if type(node) is Literal else "write a text"
     raise context.invalid(node, path, f"{context.describe(node)} is not a string", hint=hint)
 
 
@@ -213,25 +213,59 @@ def file_name(what: str, most: int, *, least: int = 0) -> Text:
 class Integer(Kind[int]):
     """An integer without quotes: decimal, `0x..`, `0o..` or `0b..`, with an optional sign."""
 
-    def __init__(self, least: int, most: int, what: str = "an integer", *, unit: str = "") -> None:
+    def __init__(
+        self,
+        least: int,
+        most: int,
+        what: str = "an integer",
+        *,
+        unit: str = "",
+        hint: str | None = None,
+    ) -> None:
+        """Accept `least` to `most`.
+
+        Args:
+            least: the lowest number.
+            most: the highest number.
+            what: the noun for messages.
+            unit: unit of the number.
+            hint: what to write instead of a value that is refused.
+        """
         self._least = least
         self._most = most
         self._what = what
         self._bounds = f"({least} to {most})"
-        self._hint: str | None = None
+        self._hint = hint
         self.unit = unit
 
     def read(self, node: Node, path: Path, context: Context[Any]) -> int:
         """Return the integer."""
         value = integer_of(node)
         if value is None or not self._least <= value <= self._most:
-            rule = f"{context.describe(node)} is not {self._what} {self._bounds}"
-            if type(node) is Literal and value is not None and self._what == "an integer":
-                rule = f"{value} is out of range {self._bounds}"
-            quoted = type(node) is Scalar and not node.plain and INTEGER.match(node.text)
-            hint = self._hint or ("write it without quotes" if quoted else None)
-            raise context.invalid(node, path, rule, hint=hint)
+            raise self._error(node, value, path, context)
         return value
+
+    def _error(
+        self, node: Node, value: int | None, path: Path, context: Context[Any]
+    ) -> NorthstarError:
+        rule = f"{context.describe(node)} is not {self._what}"
+        if type(node) is Scalar and value is None:
+            from northstar.schema import hints
+
+            known = hints.integer(node.text, self.unit, self._least, self._most)
+            if known is not None:
+                # The value is known, so its range is not the problem.
+                refused: NorthstarError = context.invalid(node, path, rule, hint=known)
+                return refused
+        if type(node) is Literal and value is not None and self._what == "an integer":
+            rule = f"{value} is out of range"
+        quoted = type(node) is Scalar and not node.plain and INTEGER.match(node.text)
+        hint = self._hint or "write a number in this range"
+        if quoted:
+            hint = "write it without quotes"
+        error = context.invalid(node, path, f"{rule} {self._bounds}", hint=hint)
+        assert isinstance(error, NorthstarError)  # contexts of any error are Any here
+        return error
 
     def schema(self) -> dict[str, Any]:
         """Return the schema of the range."""
@@ -264,9 +298,10 @@ class Boolean(Kind[bool]):
             value = BOOLEANS.get(node.text)
             if value is not None:
                 return value
-        raise context.invalid(
-            node, path, f"{context.describe(node)} is not a boolean (true or false)"
-        )
+        rule = f"{context.describe(node)} is not a boolean (true or false)"
+        quoted = type(node) is Scalar and not node.plain and node.text in BOOLEANS
+        hint = "write it without quotes" if quoted else "write true or false"
+        raise context.invalid(node, path, rule, hint=hint)
 
     def schema(self) -> dict[str, Any]:
         """Return the schema of a boolean."""
@@ -288,11 +323,11 @@ def variant_of(node: Node, path: Path, context: Context[Any]) -> tuple[str, Node
         if type(node) is Mapping:
             return tag[1:], Mapping(node.pairs, None, node.mark)
         rule = f"{context.describe(node)} cannot have the tag {context.show(tag)}"
-        raise context.invalid(node, path, rule)
+        raise context.invalid(node, path, rule, hint="remove the tag")
     if type(node) is Scalar:
         return node.text, None
     if type(node) is Mapping and len(node.pairs) == 1:
         key, content = node.pairs[0]
         return text_of(key, path, context), content
     rule = f"{context.describe(node)} is not a name, or a map of one name to its data"
-    raise context.invalid(node, path, rule)
+    raise context.invalid(node, path, rule, hint="write one name")

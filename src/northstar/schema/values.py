@@ -110,14 +110,21 @@ class WholeSize(Kind[int]):
                 size = None
         if size is None or not 0 <= size <= U64:
             rule = "is not a size (bytes, or a number with K, M, G, T, KiB, MiB, GiB, TiB)"
-            raise context.invalid(node, path, f"{context.describe(node)} {rule}")
+            hint = "write it as 10MiB"
+            raise context.invalid(node, path, f"{context.describe(node)} {rule}", hint=hint)
         if not self._least <= size <= self._most:
             bounds = f"({format_size(self._least)} to {format_size(self._most)})"
             rule = f"{context.describe(node)} is out of range {bounds}"
-            raise context.invalid(node, path, rule)
+            hint = (
+                f"write at least {format_size(self._least)}"
+                if size < self._least
+                else (f"write at most {format_size(self._most)}")
+            )
+            raise context.invalid(node, path, rule, hint=hint)
         if size % self._multiple:
             rule = f"{context.describe(node)} is not a multiple of {self._multiple} bytes"
-            raise context.invalid(node, path, rule)
+            hint = f"write {size - size % self._multiple or self._multiple}"
+            raise context.invalid(node, path, rule, hint=hint)
         return size
 
     def schema(self) -> dict[str, Any]:
@@ -133,9 +140,9 @@ class FileMode(Integer):
     """Permission bits of a file: read, write, execute for owner, group and others."""
 
     def __init__(self) -> None:
-        super().__init__(0, 0o777, "a file mode", unit="file mode")
+        hint = "write it in octal and without quotes, as 0o600 or 0o660"
+        super().__init__(0, 0o777, "a file mode", unit="file mode", hint=hint)
         self._bounds = "(0o000 to 0o777)"
-        self._hint = "write it in octal and without quotes, as 0o600 or 0o660"
 
 
 _FULL: Final = "full"

@@ -6,7 +6,7 @@ A form with data is a tag in YAML (`!fifo {priority: 5}`), a map of one key
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final, NamedTuple, TypeVar
 
 from northstar.schema.context import Context, Path
@@ -15,6 +15,20 @@ from northstar.schema.records import Record, pairs_of
 from northstar.schema.scalars import Kind, text_of, variant_of
 
 T = TypeVar("T")
+
+
+def _listed(names: Collection[str]) -> str:
+    """Return all names in parentheses; nothing if they are too many for a message."""
+    from northstar.schema.hints import NAMES_MAX
+
+    return f" ({', '.join(names)})" if len(names) <= NAMES_MAX else ""
+
+
+def _hint(name: str, names: Collection[str], hint: str | None = None) -> str | None:
+    """Return the name that was probably meant; without one `hint`."""
+    from northstar.schema import hints
+
+    return hints.choice(name, names, hint)
 
 
 class Tagged(NamedTuple):
@@ -60,7 +74,7 @@ class Variant(Kind[T]):
         self._units = {name: form for name, form in forms.items() if name not in self._records}
         self._names = {record.struct: name for name, record in self._records.items()}
         self._unit_names = {unit: name for name, unit in self._units.items()}
-        self._known = ", ".join(forms)
+        self._forms = tuple(forms)
         self._hint = hint
         self.parts = tuple(self._records.values())
 
@@ -78,11 +92,16 @@ class Variant(Kind[T]):
         shown = context.show(name) if content is None else context.describe(node)
         rule, hint = f"{shown} is not {self._what}", self._hint
         if record is not None:
-            rule, hint = f"{rule}: {name!r} needs its data", hint or f"write it `!{name} ...`"
+            rule, hint = (
+                f"{rule}: {name!r} needs its data",
+                hint or f"write {{{name}: {record.form}}}",
+            )
         elif name in self._units:
             rule += f": {name!r} takes no data"
+            hint = hint or f"write {name}"
         else:
-            rule = f"{context.show(name)} is not {self._what} ({self._known})"
+            rule = f"{context.show(name)} is not {self._what}{_listed(self._forms)}"
+            hint = _hint(name, self._forms, hint)
         raise context.invalid(node, path, rule, hint=hint)
 
     def dump(self, value: Any, *, tagged: bool) -> Any:
@@ -139,7 +158,8 @@ class ByType(Kind[T]):
 
     def read(self, node: Node, path: Path, context: Context[Any]) -> T:
         """Return the record."""
-        for pair in pairs_of(node, path, context):
+        form = "{type: bind, host: ..}" if "bind" in self._records else f"{{{self.TAG}: ..}}"
+        for pair in pairs_of(node, path, context, form):
             if text_of(pair[0], path, context) == self.TAG:
                 type_node = pair[1]
                 break
@@ -148,8 +168,9 @@ class ByType(Kind[T]):
         name = text_of(type_node, (*path, self.TAG), context)
         record = self._records.get(name)
         if record is None:
-            rule = f"{context.show(name)} is not {self._what} ({', '.join(self._records)})"
-            raise context.invalid(type_node, (*path, self.TAG), rule)
+            rule = f"{context.show(name)} is not {self._what}{_listed(self._records)}"
+            hint = _hint(name, self._records)
+            raise context.invalid(type_node, (*path, self.TAG), rule, hint=hint)
         value: T = record.read(node, path, context)
         return value
 

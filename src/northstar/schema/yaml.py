@@ -14,20 +14,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
-from yaml._yaml import CParser
-from yaml.error import MarkedYAMLError
-from yaml.events import (
+from northstar.model import NorthstarError
+from northstar.model.text import quote
+from northstar.schema._libyaml import (
+    CParser,
     MappingEndEvent,
     MappingStartEvent,
+    MarkedYAMLError,
     ScalarEvent,
     SequenceEndEvent,
     SequenceStartEvent,
     StreamEndEvent,
+    YAMLError,
 )
-from yaml.reader import ReaderError
-
-from northstar.model import NorthstarError
-from northstar.model.text import quote
 from northstar.schema.context import Context
 from northstar.schema.node import (
     INPUT_MAX,
@@ -62,12 +61,22 @@ def parse(data: bytes, context: Context[Any]) -> Node:
         raise context.error(
             f"not YAML: {error.problem or error.context}",
             place=None if mark is None else (mark.line + 1, mark.column + 1),
+            hint=(
+                "indent with spaces, not with tabs"
+                if " tab" in (error.problem or "") or "'\\t'" in (error.problem or "")
+                else "correct the syntax"
+            ),
         ) from None
-    except ReaderError as error:
+    except YAMLError as error:
+        # Not imported above: it takes 5 ms.
+        from yaml.reader import ReaderError
+
+        if not isinstance(error, ReaderError):
+            raise
         line = data.count(b"\n", 0, error.position) + 1
         column = error.position - data.rfind(b"\n", 0, error.position)
         rule = f"not YAML: the character {error.character:#06x} must not stand in it"
-        raise context.error(rule, place=(line, column)) from None
+        raise context.error(rule, place=(line, column), hint="remove it") from None
 
 
 class _Size(NamedTuple):
@@ -91,7 +100,9 @@ class _Composer:
         """Return the only document."""
         self._next()
         if type(self._next()) is StreamEndEvent:
-            raise self._context.error("the manifest is empty")
+            raise self._context.error(
+                "the manifest is empty", hint="write at least name, version, uid and gid"
+            )
         root = self._root()
         self._next()
         event = self._next()

@@ -120,7 +120,10 @@ def test_the_exit_code_of_wait(
 ) -> None:
     install(runtime, payload, args=args)
     done = runtime.nstar("wait", "app", check=False)
-    assert (done.returncode, done.stderr) == (1, "error: app:1.0.0 is not running\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: app:1.0.0 is not running\nhint: start it first (nstar start app)\n",
+    )
     runtime.nstar("start", "app")
     if args == "pause":
         assert runtime.nstar("wait", "--for", "started", "app").stdout == "app:1.0.0 is started\n"

@@ -420,7 +420,7 @@ def test_a_repository_that_is_full(device: Device) -> None:
     device.start("capacity_num = 1")
     with device.runtime.client() as client:
         wait_state(client, ContainerState.READY)
-        assert "is full (capacity: 1 packages)" in refused(client, device.package())
+        assert "is full: its capacity_num is 1" in refused(client, device.package())
     device.assert_runs(OLD)
 
 

@@ -46,7 +46,11 @@ def test_usage(capsys: pytest.CaptureFixture[str]):
         (PackageError("no good"), 1, "error: no good\n"),
         (PackageError("no good", hint="do it"), 1, "error: no good\nhint: do it\n"),
         (CommandError("cannot connect", exit_code=3), 3, "error: cannot connect\n"),
-        (FileNotFoundError(2, "Not there", "/x"), 1, "error: /x: Not there\n"),
+        (
+            FileNotFoundError(2, "Not there", "/x"),
+            1,
+            "error: /x: Not there\nhint: check the path\n",
+        ),
         (OSError(18, "Other device", "/x", None, "/y"), 1, "error: /x -> /y: Other device\n"),
         (OSError(5, "I/O error", b"/\xff"), 1, "error: /\\udcff: I/O error\n"),
         (OSError("without a number"), 1, "error: without a number\n"),
@@ -84,7 +88,7 @@ def test_a_file_name_cannot_add_lines(capsys: pytest.CaptureFixture[str]):
     name = "a\nhint: run this\u202e\x1b[2J"
     assert invoke(raising(FileNotFoundError(2, "No such file", name)), [], "try") == 1
     text = capsys.readouterr().err
-    assert text == "error: a\\nhint: run this\\u202e\\x1b[2J: No such file\n"
+    assert text == "error: a\\nhint: run this\\u202e\\x1b[2J: No such file\nhint: check the path\n"
 
 
 def test_warning(capsys: pytest.CaptureFixture[str]):
@@ -130,7 +134,9 @@ def test_closed_pipe_is_quiet():
 def test_full_disk_is_reported():
     with open("/dev/full", "w") as full:
         process = start("name", stdout=full, stderr=subprocess.PIPE)
-        assert process.communicate(timeout=20)[1] == "error: No space left on device\n"
+        assert process.communicate(timeout=20)[1] == (
+            "error: No space left on device\nhint: make room on the file system of the output\n"
+        )
     assert process.returncode == 1
 
 

@@ -103,6 +103,7 @@ def test_with_json_only_lines_are_printed(run: Run) -> None:
 
 def test_an_old_runtime(run: Run) -> None:
     message = 'error: this runtime cannot do that: it has no feature "exec"\n'
+    message += "hint: it is an older version: update the runtime of that device\n"
     assert run("exec", "app:1.0.0", "/x", features=["service"]) == (1, "", message)
     assert run("exec", "app:1.0.0", "/x", features=None) == (1, "", message)
 

@@ -98,7 +98,10 @@ def test_an_older_runtime_cannot_do_that(run: Run) -> None:
         assert run("logs", "a:1.0.0", features=features) == (
             1,
             "",
-            'error: this runtime cannot do that: it has no feature "logs"\n',
+            (
+                'error: this runtime cannot do that: it has no feature "logs"\n'
+                "hint: it is an older version: update the runtime of that device\n"
+            ),
         )
 
 
@@ -119,8 +122,9 @@ def test_a_refusal_behind_lines(run: Run) -> None:
     def answers(wire: Wire) -> None:
         error = {**ID, "error": {"invalid_container": ID}}
         wire.answer(request(), line("one", time=AT), {"response": {"logs": {"error": error}}})
+        wire.answer("list", {"response": {"list": ["a:1.1.0"]}})
 
     done: Done = run("logs", "a:1.0.0", script=answers, features=FEATURES)
     assert done.code == 1
     assert done.out == "2026-11-30T21:48:45.123Z out  one\n"
-    assert "a:1.0.0 is not installed" in done.err
+    assert "a:1.0.0 is not installed; installed: 1.1.0" in done.err

@@ -21,7 +21,8 @@ import pytest
 from northstar.api import notification
 from northstar.cli import listing
 from northstar.cli.common import invoke
-from northstar.cli.nstar_commands import describe, nstar, write_line
+from northstar.cli.nstar_commands import describe, nstar
+from northstar.cli.nstar_session import write_line
 from northstar.model import Container
 from tests.unit.client.peer import TIMEOUT, Peer, Wire
 
@@ -133,18 +134,6 @@ def start(**changes: Any) -> Any:
             )
         ),
         (
-            ["uninstall", "a:1.0.0"],
-            {"uninstall": {"container": "a:1.0.0", "wipe": False}},
-            {"uninstall": OK},
-            "uninstalled a:1.0.0\n",
-        ),
-        (
-            ["uninstall", "--wipe", "a:1.0.0"],
-            {"uninstall": {"container": "a:1.0.0", "wipe": True}},
-            {"uninstall": OK},
-            "uninstalled a:1.0.0\n",
-        ),
-        (
             ["token", "t", "sh"],
             {"token_create": {"target": "t", "shared": "c2g="}},
             {"token": base64.b64encode(bytes(40)).decode()},
@@ -225,7 +214,11 @@ def test_an_ambiguous_name(run: Run) -> None:
         "error: several versions of b are installed: b:1.0.0, b:2.0.0\nhint: give one of them\n",
     )
     done = run("start", "c", talk=(LIST,))
-    assert done == (1, "", "error: no container c is installed\nhint: see nstar list\n")
+    assert done == (
+        1,
+        "",
+        "error: no container c is installed\nhint: nstar list shows what is installed\n",
+    )
     done = run("start", "c", talk=(("list", {"permission_denied": "list"}),))
     assert (done.code, done.out) == (1, "")
     assert "the permission 'list'" in done.err
@@ -235,7 +228,14 @@ def test_an_ambiguous_name(run: Run) -> None:
 def test_refused(run: Run) -> None:
     refusal = {"error": {**A, "error": {"start_container_failed": {**A, "error": "exec: no"}}}}
     done = run("start", "a:1.0.0", talk=((start(), {"start": refusal}),))
-    assert done == (1, "", "error: a:1.0.0 could not be started: exec: no\n")
+    assert done == (
+        1,
+        "",
+        (
+            "error: a:1.0.0 could not be started: exec: no\n"
+            "hint: the runtime's log has more about it\n"
+        ),
+    )
 
 
 def test_texts_of_the_runtime_are_escaped(run: Run) -> None:
@@ -248,7 +248,7 @@ def test_one_failure_among_several(run: Run) -> None:
     busy = {"error": {"container": "b:1.0.0", "error": {"unexpected": {"error": "so"}}}}
     request = {"umount": {"containers": ["a:1.0.0", "b:1.0.0"]}}
     done = run("umount", "a:1.0.0", "b:1.0.0", talk=((request, {"umount": [OK, busy]}),))
-    assert done == (1, "umounted a:1.0.0\n", "error: b:1.0.0 is not umounted: so\n")
+    assert done == (1, "umounted a:1.0.0\n", "error: b:1.0.0: so\n")
 
 
 def test_install(run: Run, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -258,10 +258,13 @@ def test_install(run: Run, tmp_path_factory: pytest.TempPathFactory) -> None:
     done = run("install", str(package), "r", talk=((request, {"install": OK}),))
     assert done == (0, f"installed {package} into r\n", "")
     refusal = {"install": {"error": {"error": {"install_duplicate": A}}}}
-    done = run("install", str(package), "r", talk=((request, refusal),))
-    assert done == (1, "", "error: a:1.0.0 is installed already\n")
+    done = run("install", str(package), "r", talk=((request, refusal), LIST))
+    assert done.err == (
+        "error: a:1.0.0 is installed already\n"
+        "hint: uninstall it first (nstar uninstall a), or pack a newer version\n"
+    )
     done = run("install", "/none", "r")
-    assert done == (1, "", "error: /none: No such file or directory\n")
+    assert done == (1, "", "error: /none: No such file or directory\nhint: check the path\n")
 
 
 def test_json_lines_in_both_directions(run: Run) -> None:
@@ -315,8 +318,10 @@ def test_no_runtime_listens(
     assert invoke(nstar, ["list"], "nstar") == 3
     out, err = capfd.readouterr()
     assert out == ""
-    assert err.startswith("error: cannot connect to unix:///none: No such file or directory\nhint:")
-    assert "NORTHSTAR_URL" in err
+    assert err.startswith(
+        "error: cannot connect to unix:///none (NORTHSTAR_URL names it): "
+        "No such file or directory\nhint:"
+    )
 
 
 def test_a_runtime_that_does_not_answer(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -370,7 +375,10 @@ def test_notifications_end_with_the_connection(
 ) -> None:
     with Peer(tmp_path, lambda wire: wire.greet(subscribe=True, extended=False)) as peer:
         assert invoke(nstar, ["-u", peer.url, "notifications"], "nstar") == 1
-    assert capfd.readouterr() == ("", "error: the runtime closed the connection\n")
+    assert capfd.readouterr() == (
+        "",
+        "error: the runtime closed the connection\nhint: the runtime's log names the reason\n",
+    )
 
 
 @pytest.mark.parametrize(

@@ -100,11 +100,14 @@ def test_status_of_some(run: Run) -> None:
         request = {"status": {"containers": ["b:1.0.0", "a:1.0.0"]}}
         results = [{"ok": {"container": "b:1.0.0", "status": READY}}, INVALID]
         wire.answer(request, {"response": {"status": results}})
+        wire.answer("list", {"response": {"list": ["b:1.0.0"]}})
 
     done = run("status", "b", "a:1.0.0", script=script)
     assert done.code == 1
     assert [line.split()[0] for line in done.out.splitlines()] == ["NAME", "b"]
-    assert done.err == "error: a:1.0.0: a:1.0.0 is not installed, or is mounted already\n"
+    assert done.err == (
+        "error: a:1.0.0 is not installed\nhint: nstar list shows what is installed\n"
+    )
 
 
 def test_texts_of_an_app_are_escaped_and_quoted(run: Run) -> None:
@@ -126,7 +129,10 @@ def test_an_older_runtime_cannot_do_that(run: Run) -> None:
         assert done == (
             1,
             "",
-            'error: this runtime cannot do that: it has no feature "service"\n',
+            (
+                'error: this runtime cannot do that: it has no feature "service"\n'
+                "hint: it is an older version: update the runtime of that device\n"
+            ),
         )
 
 
@@ -200,8 +206,13 @@ def test_start_that_waits(run: Run) -> None:
     [
         ({"exit": {"code": 0}}, 0, "exited with code 0"),
         ({"exit": {"code": 255}}, 255, "exited with code 255"),
-        ({"signalled": {"signal": 9}}, 137, "was ended by SIGKILL"),
-        ({"signalled": {"signal": 37}}, 165, "was ended by SIGRTMIN+3"),
+        ({"signalled": {"signal": 9}}, 137, "was killed by SIGKILL"),
+        ({"signalled": {"signal": 37}}, 165, "was killed by SIGRTMIN+3"),
+        (
+            {"signalled": {"signal": 31}},
+            159,
+            "was killed by its seccomp filter (SIGSYS); see nstar seccomp --help",
+        ),
     ],
 )
 def test_wait_for_the_exit(run: Run, last: Any, code: int, text: str) -> None:
@@ -223,6 +234,9 @@ def test_wait_for_a_state(run: Run, goal: str) -> None:
     assert done == (0, f"a:1.0.0 is {goal}\n", "")
 
 
+LONGER = "wait longer (--timeout), or see nstar status"
+
+
 @pytest.mark.parametrize(
     ("goal", "text"),
     [
@@ -237,17 +251,24 @@ def test_wait_that_takes_too_long(run: Run, goal: str, text: str) -> None:
         script=lambda wire: wire.answer(STATUS, answer("waiting")),
         subscribe=True,
     )
-    assert done == (124, "", f"error: a:1.0.0 {text}\n")
+    assert done == (124, "", f"error: a:1.0.0 {text}\nhint: {LONGER}\n")
 
 
 def test_wait_for_one_that_does_not_run(run: Run) -> None:
     def script(wire: Wire) -> None:
         wire.answer(STATUS, answer("installed", 0))
 
-    done = run("wait", "a:1.0.0", script=script, subscribe=True)
-    assert done == (1, "", "error: a:1.0.0 is not running\n")
+    def asked(wire: Wire) -> None:
+        script(wire)
+        wire.answer("list", {"response": {"list": ["a:1.0.0"]}})
+
+    done = run("wait", "a:1.0.0", script=asked, subscribe=True)
+    assert done == (1, "", "error: a:1.0.0 is not running\nhint: start it first (nstar start a)\n")
     done = run("wait", "--for", "ready", "a:1.0.0", script=script, subscribe=True)
-    assert done == (1, "", "error: a:1.0.0 is not ready: its state is installed\n")
+    assert done.err == (
+        "error: a:1.0.0 is not ready: its state is installed\n"
+        "hint: start it first (nstar start a:1.0.0)\n"
+    )
 
 
 def test_list_with_states(run: Run) -> None:

@@ -30,9 +30,12 @@ def limited(number: int | None = None, size: int | None = None) -> World:
     return World(core.State(repositories={"one": one, "two": core.Repository()}))
 
 
-def full(capacity: str) -> error.Unexpected:
-    text = f"repository one is full (capacity: {capacity}); uninstall something first"
-    return error.Unexpected(text)
+def full(reason: str) -> error.Unexpected:
+    return error.Unexpected(f"repository one is full: {reason}; uninstall something first")
+
+
+def no_room(needed: str, free: str) -> error.Unexpected:
+    return full(f"{needed} needed, {free} free of its capacity_size")
 
 
 def test_an_unknown_repository():
@@ -44,18 +47,18 @@ def test_the_number_of_packages_is_limited():
     there = limited(number=1)
     there.also(events.InstallRequested("one", 100))
     there.load(manifest(APP))
-    assert there.refused(events.InstallRequested("one", 100)) == full("1 packages")
-    assert there.refused(events.PackageVerified("one", OTHER, 100)) == full("1 packages")
+    assert there.refused(events.InstallRequested("one", 100)) == full("its capacity_num is 1")
+    assert there.refused(events.PackageVerified("one", OTHER, 100)) == full("its capacity_num is 1")
     there.also(events.InstallRequested("two", 100))
 
 
 def test_the_sum_of_sizes_is_limited_also_during_an_install():
     there = limited(size=1000).load(manifest(APP), size=900)
     there.also(events.InstallRequested("one", 100), events.PackageGrew("one", 100))
-    assert there.refused(events.InstallRequested("one", 101)) == full("1000 bytes")
-    assert there.refused(events.PackageGrew("one", 101)) == full("1000 bytes")
+    assert there.refused(events.InstallRequested("one", 101)) == no_room("101 bytes", "100 bytes")
+    assert there.refused(events.PackageGrew("one", 101)) == no_room("101 bytes", "100 bytes")
     there.also(events.PackageVerified("one", OTHER, 100))
-    assert there.refused(events.PackageGrew("one", 1)) == full("1000 bytes")
+    assert there.refused(events.PackageGrew("one", 1)) == no_room("1 bytes", "0 bytes")
 
 
 def test_a_package_that_is_being_stored_is_reserved_and_not_visible():

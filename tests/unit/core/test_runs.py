@@ -89,7 +89,9 @@ def test_order_of_refusals():
     ) == error.StartContainerStarted(NEWER)
     assert there.refused(
         events.StartRequested(LIB, environment=reserved)
-    ) == error.InvalidArguments("the variable NORTHSTAR_NAME is reserved")
+    ) == error.InvalidArguments(
+        "the variable NORTHSTAR_NAME is reserved; leave it out, the runtime sets it"
+    )
     assert there.refused(events.StartRequested(LIB)) == error.StartContainerResource(LIB)
     there.also(events.ProcessExited(NEWER, Exited(0)), events.Released(NEWER))
     assert there.refused(events.StartRequested(APP)) == error.StartContainerFailed(

@@ -29,7 +29,8 @@ def test_message() -> None:
     error = refused(text, "")
     assert str(error) == (
         "mounts./tmp.size: '10X' is not a size "
-        "(bytes, or a number with K, M, G, T, KiB, MiB, GiB, TiB), line 9, column 11"
+        "(bytes, or a number with K, M, G, T, KiB, MiB, GiB, TiB), line 9, column 11; "
+        "write it as 10MiB"
     )
     assert (error.path, error.line, error.column) == ("mounts./tmp.size", 9, 11)
 

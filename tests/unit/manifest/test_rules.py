@@ -91,7 +91,7 @@ def test_quotes_around_an_integer_are_named() -> None:
 def test_invalid_unknown_field() -> None:
     error = refused("netwrok: host\n", "netwrok: no such field")
     assert error.hint == "did you mean 'network'?"
-    assert refused("zzzzz: host\n", "no such field").hint is None
+    assert refused("zzzzz: host\n", "no such field").hint == "remove it"
 
 
 def test_invalid_duplicate_field() -> None:
@@ -472,7 +472,10 @@ def test_capabilities() -> None:
     assert manifest.Capability.CAP_SYS_ADMIN.number == 21
     assert manifest.Capability.CAP_BPF.number == 39
     assert value.to_builtins()["capabilities"] == ["CAP_CHOWN", "CAP_CHECKPOINT_RESTORE"]
-    refused("capabilities: [cap_chown]\n", "capabilities.0: 'cap_chown' is not a capability (CAP_")
+    error = refused(
+        "capabilities: [cap_chown]\n", "capabilities.0: 'cap_chown' is not a capability"
+    )
+    assert error.hint == "did you mean CAP_CHOWN?"
     refused("capabilities: [CAP_KILL, CAP_KILL]\n", "capabilities.1: 'CAP_KILL' is given twice")
 
 
@@ -491,7 +494,7 @@ def test_rlimits() -> None:
         "core": {"soft": None, "hard": 1},
         "nice": {"soft": None, "hard": 16},
     }
-    refused("rlimits: {NOFILE: {soft: 1}}\n", "'NOFILE' is not a resource with a limit (as, core,")
+    refused("rlimits: {NOFILE: {soft: 1}}\n", "'NOFILE' is not a resource with a limit")
     refused("rlimits: {core: {soft: -1}}\n", "rlimits.core.soft: '-1' is not a limit")
     refused(f"rlimits: {{core: {{soft: {2**64}}}}}\n", "rlimits.core.soft: ")
     refused("rlimits: {core: 5}\n", "rlimits.core: '5' is not a map")

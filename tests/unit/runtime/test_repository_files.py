@@ -12,7 +12,7 @@ import pytest
 
 from northstar.core import events
 from northstar.core.events import Event
-from northstar.model import Container, Name, PackageError, Version
+from northstar.model import Container, HostError, Name, PackageError, Version
 from northstar.runtime.config import RepositoryConfig
 from northstar.runtime.package_writer import PackageWriter
 from northstar.runtime.repository import FsRepository, is_same, unlink_same
@@ -108,7 +108,7 @@ def test_a_file_that_appears_during_the_install_is_not_replaced(
     async def work() -> None:
         incoming = await receive(repository, late)
         await incoming.write(GOOD)
-        with pytest.raises(FileExistsError, match=str(tmp_path)):
+        with pytest.raises(HostError, match=str(tmp_path)):
             await incoming.commit()
         await incoming.abort()
         assert repository.packages == {}
@@ -146,7 +146,7 @@ def test_an_install_whose_directory_cannot_be_synced_leaves_no_file(
         for replacing in (False, True):
             incoming = await receive(repository)
             await incoming.write(GOOD)
-            with pytest.raises(OSError, match="Input/output error"):
+            with pytest.raises(HostError, match="Input/output error"):
                 await incoming.commit()
             assert repository.packages == {}
             assert len(files(tmp_path)) == int(replacing)

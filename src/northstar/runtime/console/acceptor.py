@@ -435,7 +435,13 @@ def _remove_stale_socket(path: str) -> None:
         ConsoleError: the file is no socket, or it cannot be removed.
     """
     try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        mode = os.lstat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise ConsoleError(
+                f"the console cannot listen on {path}: it is a directory",
+                hint=f"name a file in it, as {path.rstrip('/')}/console",
+            )
+        if not stat.S_ISSOCK(mode):
             raise ConsoleError(
                 f"the console cannot listen on {path}: the file exists and is no socket",
                 hint="remove it, or bind to another path",

@@ -283,7 +283,8 @@ def test_invalid_input_closes_with_a_warning(
         async with serving() as bench:
             client = await bench.connected(EXTENDED)
             client.send(line)
-            assert await client.ended() == b""
+            [last] = (await client.ended()).splitlines()
+            assert reason in json.loads(last)["notification"]["closing"]["reason"]
 
     run(test())
     assert any(reason in record.getMessage() for record in caplog.records)

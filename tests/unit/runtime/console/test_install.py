@@ -83,7 +83,7 @@ def test_a_package_in_pieces_that_look_like_messages() -> None:
         (RefusedError(error.InstallDuplicate(A)), {"install_duplicate": {"container": "a:1.0.0"}}),
         (
             OSError(28, "No space left on device"),
-            {"unexpected": {"error": "[Errno 28] No space left on device"}},
+            {"unexpected": {"error": "No space left on device"}},
         ),
         (TimeoutError("late"), {"unexpected": {"error": "late"}}),
         (KeyError("x"), {"unexpected": {"error": "KeyError: 'x'"}}),
