@@ -12,13 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from reference import json_output
+from reference import documents, json_output
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
 SOURCES: Final[tuple[Callable[[], dict[str, str]], ...]] = (
+    documents.pages,
     json_output.pages,
-)  # fmt: skip
+)
 """Each returns pages: their texts by path, relative to the repository."""
 
 

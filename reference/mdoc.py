@@ -18,10 +18,7 @@ that are otherwise the same."""
 
 _PARTS: Final = re.compile(r"`([^`]*)`|\b([a-z][\w.-]*)(\([1-9]\))|\[([^\]]+)\]\([^)\s]+\)")
 _SENTENCE: Final = re.compile(r"(?<=[.!?])\s+")
-_WIDTH: Final = 68
-"""Of a line of text without escapes."""
-_LONGEST: Final = 80
-"""Longest line with them that mandoc accepts."""
+_WIDTH: Final = 78
 
 
 def page(name: str, number: int, summary: str, source: str, blocks: Iterable[str]) -> str:
@@ -102,22 +99,11 @@ def text(plain: str) -> str:
         pieces += [joined[position : match.start()].replace("\\", "\\e"), part(match)]
         position = match.end()
     pieces.append(joined[position:].replace("\\", "\\e"))
-    return "".join(map(_wrapped, _SENTENCE.split("".join(pieces))))
-
-
-def _wrapped(sentence: str) -> str:
-    """Return the lines of a sentence, in which characters stand for changes of the font."""
-    fonts = str.maketrans({"\x01": "\\fB", "\x02": "\\fP"})
-    for width in range(_WIDTH, 20, -8):
-        lines = [
-            (f"\\&{line}" if line.startswith((".", "'")) else line).translate(fonts)
-            for line in textwrap.wrap(
-                sentence, width, break_long_words=False, break_on_hyphens=False
-            )
-        ]
-        if all(len(line) <= _LONGEST for line in lines):
-            break
-    return "".join(f"{line}\n" for line in lines)
+    joined = "".join(pieces).replace("\x01", "\\fB").replace("\x02", "\\fP")
+    lines: list[str] = []
+    for sentence in _SENTENCE.split(joined):
+        lines += textwrap.wrap(sentence, _WIDTH, break_long_words=False, break_on_hyphens=False)
+    return "".join(f"\\&{line}\n" if line.startswith((".", "'")) else f"{line}\n" for line in lines)
 
 
 def items(entries: Iterable[tuple[str, str]]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from reference import markdown, mdoc
-from reference.__main__ import ROOT, pages
+from reference.__main__ import ROOT, main, pages
 
 PAGES = pages()
 MANUALS = sorted(path for path in PAGES if path.startswith("docs/man/"))
@@ -35,9 +35,8 @@ def test_links_inside_of_a_page_have_a_heading(path: str) -> None:
     assert set(re.findall(r"\]\(#([^)]*)\)", PAGES[path])) <= set(anchors)
 
 
-def lint(page: str, tmp_path: Path) -> str:
-    """Return what mandoc has to say about a manual page."""
-    file = tmp_path / "page.7"
+def lint(page: str, file: Path) -> str:
+    """Write a manual page to a file, and return what mandoc reports about it."""
     file.write_text(page)
     return subprocess.run(
         ["mandoc", "-T", "lint", file], capture_output=True, text=True, check=False
@@ -46,7 +45,7 @@ def lint(page: str, tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("path", MANUALS)
 def test_mandoc_accepts_a_manual_page(path: str, tmp_path: Path) -> None:
-    assert lint(PAGES[path], tmp_path) == ""
+    assert lint(PAGES[path], tmp_path / Path(path).name) == ""
 
 
 def shown(page: str, tmp_path: Path) -> str:
@@ -69,7 +68,7 @@ def test_a_text_is_shown_as_it_is(tmp_path: Path) -> None:
         [mdoc.section("Description", *blocks, mdoc.example(".a\n'b\n\\c `d`\n\n-e")),
          mdoc.see_also("signal(7)", "nstar(1)")],
     )  # fmt: skip
-    assert lint(page, tmp_path) == ""
+    assert lint(page, tmp_path / "page.7") == ""
     text = shown(page, tmp_path)
     plain = " ".join(text.split())
     assert plain.count(" ".join(HOSTILE.replace("`", "").split())) == 2
@@ -89,3 +88,21 @@ def test_markdown() -> None:
         markdown.table(("a",), [("b|c",)])
     with pytest.raises(ValueError, match="2 cells"):
         markdown.table(("a",), [("b", "c")])
+
+
+def test_the_command_reports_a_stale_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("reference.__main__.ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["reference", "--check"])
+    assert main() == 1
+    assert {line.removeprefix("stale: ") for line in capsys.readouterr().out.splitlines()} == {
+        *PAGES
+    }
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("sys.argv", ["reference"])
+    assert main() == 0
+    monkeypatch.setattr("sys.argv", ["reference", "--check"])
+    capsys.readouterr()
+    assert main() == 0
+    assert capsys.readouterr().out == ""
