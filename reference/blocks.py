@@ -108,7 +108,7 @@ def _mdoc(block: Text | Terms | Code) -> list[str]:
 
 
 def _joined(texts: list[str]) -> str:
-    """Return cells as sentences: `integer`, `its size.` become `Integer; its size.`"""
+    """Return cells as one text: `integer`, `its size.` become `integer; its size.`."""
     return "; ".join(text.removesuffix(".") for text in texts[:-1] if text) + (
         f"; {texts[-1]}" if len(texts) > 1 else texts[-1]
     )

@@ -46,8 +46,10 @@ MANUALS: Final[Mapping[str, Manual]] = {
             ("northstar.toml", "The configuration, see northstar.toml(5)."),
             (
                 "run_dir, data_dir, socket_dir",
-                "Directories that the configuration names: mounts of images and of containers, "
-                "persistent data, and sockets of containers.",
+                (
+                    "Directories that the configuration names: mounts of images and of containers, "
+                    "persistent data, and sockets of containers."
+                ),
             ),
             ("/run/northstar/console", "The socket of the console in the examples."),
         ),
@@ -57,7 +59,7 @@ MANUALS: Final[Mapping[str, Manual]] = {
     "nstar": Manual(
         nstar,
         "control a container runtime",
-        (("/run/northstar/console", "The socket of the console in the examples."),),
+        (("/run/northstar/console", "The console, if it exists and no address is given."),),
         (
             "nstar --url unix:///run/northstar/console list",
             "nstar install hello-1.0.0.npk apps",
@@ -91,7 +93,7 @@ MANUALS: Final[Mapping[str, Manual]] = {
 
 def pages() -> dict[str, str]:
     """Return the manual pages by their paths."""
-    return {f"docs/man/{name}.1": page(name, manual) for name, manual in MANUALS.items()}
+    return {f"docs/man/man1/{name}.1": page(name, manual) for name, manual in MANUALS.items()}
 
 
 def page(name: str, manual: Manual) -> str:
@@ -107,7 +109,9 @@ def page(name: str, manual: Manual) -> str:
         *mdoc_sections([Title(SECTION, "Examples"), Code("\n".join(manual.examples))]),
         mdoc.see_also(*manual.see_also),
     ]
-    return mdoc.page(name, 1, manual.summary, "src/northstar/cli and reference/commands.py", sections)
+    return mdoc.page(
+        name, 1, manual.summary, "src/northstar/cli and reference/commands.py", sections
+    )
 
 
 def synopsis(name: str, pieces: list[str]) -> str:
@@ -179,7 +183,7 @@ def options(command: click.Command, context: click.Context) -> Iterator[tuple[st
         if not parameter.is_flag:
             term += f" {parameter.make_metavar(context)}"
         text = parameter.help if parameter.help.endswith(".") else f"{parameter.help}."
-        if parameter.show_default and parameter.default is not None:
+        if parameter.show_default and isinstance(parameter.default, str | int | float):
             text += f" The default is `{parameter.default}`."
         yield term, text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 from types import ModuleType
 
 
@@ -18,7 +19,7 @@ def texts_of(tree: ast.Module) -> dict[str, str]:
     if len(body) == 1 and isinstance(body[0], ast.ClassDef):
         body = body[0].body
     found = {}
-    for statement, after in zip(body, body[1:], strict=False):
+    for statement, after in itertools.pairwise(body):
         match statement:
             case ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]):
                 if (text := docstring(after)) is not None:

@@ -6,16 +6,14 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from northstar.launch.plan import environment
 from northstar.manifest import loads
-from reference import markdown
+from reference import markdown, source
 from reference.blocks import SECTION, Block, Terms, Text, Title, markdown_blocks
-
-SOURCE: Final = Path(__file__).resolve().parent.parent / "src/northstar"
 
 RUNTIME: Final = "northstar"
 CLIENT: Final = "nstar"
@@ -66,7 +64,8 @@ TEXTS: Final[Mapping[str, Variable]] = {
     "NORTHSTAR_URL": Variable(
         (CLIENT,),
         "The address of the console, `unix:///PATH` or `tcp://HOST[:PORT]`. `--url` has "
-        "precedence.",
+        "precedence. Without both it is `unix:///run/northstar/console` if that exists, else "
+        "`tcp://localhost:4200`.",
     ),
     "NORTHSTAR_CONSOLE": Variable(
         (),
@@ -84,8 +83,8 @@ TEXTS: Final[Mapping[str, Variable]] = {
     ),
     "TERM": Variable(
         (CLIENT,),
-        "The kind of terminal. With `dumb`, nothing is drawn again in place. `nstar exec -t` passes "
-        "it to the program.",
+        "The kind of terminal. With `dumb`, nothing is drawn again in place. `nstar exec -t` "
+        "passes it to the program.",
     ),
     "SOURCE_DATE_EPOCH": Variable(
         (TOOL,),
@@ -116,11 +115,10 @@ WHOLE: Final[Mapping[str, str]] = {
     "npk/tools.py": "The tools of file systems get the environment of sextant, with LC_ALL=C.",
     "launch/launcher.py": "The launcher gets the environment of the runtime; containers do not.",
     "cli/run_command.py": "The private runtime of `sextant run` gets that of sextant.",
-    "cli/private_runtime.py": "The private runtime of `sextant run` gets that of sextant.",
 }
 """Files that pass the whole environment on, with what gets it."""
 
-COMPUTED: Final = ("cli/common.py",)
+COMPUTED: Final = ("cli/common.py", "cli/nstar_plain.py")
 """Files that read a variable whose name is computed: `_NSTAR_COMPLETE`."""
 
 CONTAINER_TEXTS: Final[Mapping[str, str]] = {
@@ -227,10 +225,10 @@ def whole_readers() -> set[str]:
     return {read.module for read in reads() if not read.name}
 
 
+@functools.cache
 def reads() -> list[Read]:
     """Return all places in the source that use the environment."""
-    files = {str(path.relative_to(SOURCE)): path.read_text() for path in SOURCE.rglob("*.py")}
-    trees = {module: ast.parse(text) for module, text in sorted(files.items())}
+    trees = source.trees(r"environ|envvar|getenv")
     constants = {name: text for tree in trees.values() for name, text in _constants(tree)}
     return [read for module, tree in trees.items() for read in reads_of(tree, module, constants)]
 
@@ -249,7 +247,9 @@ def reads_of(tree: ast.Module, module: str, constants: Mapping[str, str]) -> Ite
                 name = _name(key, constants)
                 if name or _is_own(owner):
                     yield Read(name, module, node.lineno)
-            case ast.Call(func=ast.Attribute(value=ast.Name(id="os"), attr="getenv"), args=[key, *_]):
+            case ast.Call(
+                func=ast.Attribute(value=ast.Name(id="os"), attr="getenv"), args=[key, *_]
+            ):
                 yield Read(_name(key, constants), module, node.lineno)
             case ast.keyword(arg="envvar", value=key):
                 yield Read(_name(key, constants), module, key.lineno)

@@ -27,9 +27,9 @@ from reference.examples import ERRORS
 
 _INTRODUCTION = """
 An error is the value of the member `error` in a response of the [protocol](protocol.md), such as
-`{"response":{"kill":{"error":{"container":"hello:1.0.0","error":ERROR}}}}`. It is an object with the
-name of the error as its only member. Before an error the runtime has undone what the request had
-begun.
+`{"response":{"kill":{"error":{"container":"hello:1.0.0","error":ERROR}}}}`. It is an object with
+the name of the error as its only member. Before an error the runtime has undone what the request
+had begun.
 
 A request without its [permission](permissions.md) has another answer, and a message that is not
 valid has none: the connection is closed.

@@ -1,7 +1,7 @@
 """An example of each message, in the order of a session, and of each error.
 
-The real codec reads and writes each line, and the requests are sent to a real runtime, whose answers
-must be of the same kind: tests/unit/test_reference_wire.py and tests/system/test_examples_wire.py.
+The real codec reads and writes each line (tests/unit/test_reference_wire.py), and the requests are
+sent to a real runtime, whose answers must be of the same kind (tests/system/test_protocol_page.py).
 """
 
 from __future__ import annotations
@@ -35,26 +35,38 @@ SESSION: Final = (
     # A run.
     '{"request":{"start":{"container":"hello:1.0.0","init":null,"arguments":[],"environment":{}}}}',
     '{"notification":{"started":"hello:1.0.0"}}',
-    '{"notification":{"state":["hello:1.0.0",{"wanted":"up","state":"ready","since":0,'
-    '"reason":"","run":1,"restarts":0,"next":null,"text":null,"last":null}]}}',
+    (
+        '{"notification":{"state":["hello:1.0.0",{"wanted":"up","state":"ready","since":0,'
+        '"reason":"","run":1,"restarts":0,"next":null,"text":null,"last":null}]}}'
+    ),
     '{"response":{"start":{"ok":{"container":"hello:1.0.0"}}}}',
     '{"request":{"inspect":{"container":"hello:1.0.0"}}}',
-    '{"response":{"inspect":{"ok":{"container":"hello:1.0.0","data":{"manifest":{"name":"hello",'
-    '"version":"1.0.0","init":"/payload","uid":1000,"gid":1000},"repository":"apps",'
-    '"mounted":true,"process":{"pid":1234,"uptime":2000000000,"statistics":{}}}}}}}',
+    (
+        '{"response":{"inspect":{"ok":{"container":"hello:1.0.0","data":{"manifest":{"name":"hello",'
+        '"version":"1.0.0","init":"/payload","uid":1000,"gid":1000},"repository":"apps",'
+        '"mounted":true,"process":{"pid":1234,"uptime":2000000000,"statistics":{}}}}}}}'
+    ),
     '{"request":{"status":{"containers":["hello:1.0.0"]}}}',
-    '{"response":{"status":[{"ok":{"container":"hello:1.0.0","status":{"wanted":"up",'
-    '"state":"ready","since":2000000000,"reason":"","run":1,"restarts":0,"next":null,'
-    '"text":null,"last":null}}}]}}',
-    '{"request":{"logs":{"container":"hello:1.0.0","follow":false,"since":null,"lines":10,'
-    '"cursor":null,"streams":["stdout"]}}}',
-    '{"log":{"container":"hello:1.0.0","run":1,"time":1796083200000000000,"stream":"stdout",'
-    '"text":"hello","cursor":"1:6"}}',
+    (
+        '{"response":{"status":[{"ok":{"container":"hello:1.0.0","status":{"wanted":"up",'
+        '"state":"ready","since":2000000000,"reason":"","run":1,"restarts":0,"next":null,'
+        '"text":null,"last":null}}}]}}'
+    ),
+    (
+        '{"request":{"logs":{"container":"hello:1.0.0","follow":false,"since":null,"lines":10,'
+        '"cursor":null,"streams":["stdout"]}}}'
+    ),
+    (
+        '{"log":{"container":"hello:1.0.0","run":1,"time":1796083200000000000,"stream":"stdout",'
+        '"text":"hello","cursor":"1:6"}}'
+    ),
     '{"log":{"container":"hello:1.0.0","run":1,"lost":8123}}',
     '{"response":{"logs":{"ok":{"container":"hello:1.0.0"}}}}',
     # A second program, which reads its input.
-    '{"request":{"exec":{"container":"hello:1.0.0","command":["/payload","read"],'
-    '"environment":{},"stdin":true,"tty":{"rows":24,"columns":80}}}}',
+    (
+        '{"request":{"exec":{"container":"hello:1.0.0","command":["/payload","read"],'
+        '"environment":{},"stdin":true,"tty":{"rows":24,"columns":80}}}}'
+    ),
     '{"stream":{"resize":{"rows":50,"columns":132}}}',
     '{"stream":{"stdin":"aGVsbG8K"}}',
     '{"stream":"stdin_end"}',
@@ -65,9 +77,11 @@ SESSION: Final = (
     # Tokens.
     '{"request":{"token_create":{"target":"extern","shared":"c2hhcmVk"}}}',
     '{"response":{"token":"AAAAAAAACZ4AAQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHw=="}}',
-    '{"request":{"token_verify":{"token":'
-    '"AAAAAAAACZ4AAQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHw==","user":"extern",'
-    '"shared":"c2hhcmVk"}}}',
+    (
+        '{"request":{"token_verify":{"token":'
+        '"AAAAAAAACZ4AAQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHw==","user":"extern",'
+        '"shared":"c2hhcmVk"}}}'
+    ),
     '{"response":{"token_verification":"Ok"}}',
     # Its end.
     '{"request":{"restart":{"container":"hello:1.0.0"}}}',
@@ -76,18 +90,26 @@ SESSION: Final = (
     '{"notification":{"exit":["hello:1.0.0",{"signalled":{"signal":15}}]}}',
     '{"response":{"stop":{"ok":{"container":"hello:1.0.0","killed":false}}}}',
     '{"request":{"kill":{"container":"hello:1.0.0","signal":15}}}',
-    '{"response":{"kill":{"error":{"container":"hello:1.0.0","error":'
-    '{"stop_container_not_started":{"container":"hello:1.0.0"}}}}}}',
-    '{"notification":{"c_group":["hello:1.0.0",{"memory":{"low":0,"high":0,"max":7,"oom":1,'
-    '"oom_kill":1}}]}}',
+    (
+        '{"response":{"kill":{"error":{"container":"hello:1.0.0","error":'
+        '{"stop_container_not_started":{"container":"hello:1.0.0"}}}}}}'
+    ),
+    (
+        '{"notification":{"c_group":["hello:1.0.0",{"memory":{"low":0,"high":0,"max":7,"oom":1,'
+        '"oom_kill":1}}]}}'
+    ),
     # Maintenance.
     '{"request":{"update":{"repository":"apps","size":57344}}}',
-    '{"notification":{"update":["hello:1.1.0",{"phase":"committed","previous":"hello:1.0.0",'
-    '"reason":""}]}}',
+    (
+        '{"notification":{"update":["hello:1.1.0",{"phase":"committed","previous":"hello:1.0.0",'
+        '"reason":""}]}}'
+    ),
     '{"response":{"update":{"ok":{"container":"hello:1.1.0","previous":"hello:1.0.0"}}}}',
     '{"request":{"keys":{"repository":"apps"}}}',
-    '{"response":{"keys":{"ok":{"repository":"apps","version":1,"keys":['
-    '{"id":"34750f98bd59fcfc","use":"install"}]}}}}',
+    (
+        '{"response":{"keys":{"ok":{"repository":"apps","version":1,"keys":['
+        '{"id":"34750f98bd59fcfc","use":"install"}]}}}}'
+    ),
     '{"request":{"uninstall":{"container":"hello:1.1.0","wipe":false}}}',
     '{"notification":{"uninstall":"hello:1.1.0"}}',
     '{"response":{"uninstall":{"ok":{"container":"hello:1.1.0"}}}}',
@@ -95,6 +117,7 @@ SESSION: Final = (
     '{"response":"shutdown"}',
     '{"notification":"shutdown"}',
     '{"response":{"permission_denied":"shutdown"}}',
+    '{"notification":{"closing":{"reason":"request: \'lst\' is unknown"}}}',
 )
 """Lines of an extended connection, without line feeds. A kind of message may have several."""
 

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Final
 
-from reference import markdown
+from reference import markdown, source
 from reference.blocks import SECTION, Block, Terms, Text, Title, markdown_blocks
 from reference.docstrings import docstring
-
-SOURCE: Final = Path(__file__).resolve().parent.parent / "src/northstar/cli"
 
 SIGNALLED: Final = "128 + N"
 
@@ -28,8 +25,10 @@ CODES: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
         ("0", "The runtime was shut down, by a signal or by a request."),
         (
             "1",
-            "It could not start, or ended because of a failure: an invalid configuration, missing "
-            "rights, or the end of a critical container.",
+            (
+                "It could not start, or ended because of a failure: an invalid configuration, "
+                "missing rights, or the end of a critical container."
+            ),
         ),
         *_COMMON,
     ),
@@ -37,8 +36,10 @@ CODES: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
         ("0", "Done."),
         (
             "1",
-            "The runtime refused the request, or one of several; a file could not be read; or the "
-            "connection ended. stderr has the reason in one sentence.",
+            (
+                "The runtime refused the request, or one of several; a file could not be read; or "
+                "the connection ended. stderr has the reason in one sentence."
+            ),
         ),
         *_COMMON[:1],
         ("3", "No runtime answers at the address."),
@@ -49,8 +50,10 @@ CODES: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
         (SIGNALLED, "Signal N ended the program, or several signals ended nstar."),
         (
             "1, 2, 3",
-            "Also those of nstar, if the program was not executed: the text on stderr "
-            "distinguishes them.",
+            (
+                "Also those of nstar, if the program was not executed: the text on stderr "
+                "distinguishes them."
+            ),
         ),
     ),
     "nstar wait": (
@@ -68,8 +71,10 @@ CODES: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
         ("0", "Done; warnings do not count."),
         (
             "1",
-            "Failed: the manifest or the package is not valid, a signature is wrong, or a file "
-            "cannot be read or written.",
+            (
+                "Failed: the manifest or the package is not valid, a signature is wrong, or a file "
+                "cannot be read or written."
+            ),
         ),
         *_COMMON,
     ),
@@ -111,8 +116,7 @@ def declared() -> Iterator[tuple[str, int]]:
 
     These are constants whose docstring begins with `Exit code`, and numbers as `exit_code`.
     """
-    for path in sorted(SOURCE.glob("*.py")):
-        tree = ast.parse(path.read_text())
+    for module, tree in source.trees("Exit code|exit_code").items():
         pending: list[int] = []
         for statement in tree.body:
             match statement:
@@ -120,9 +124,9 @@ def declared() -> Iterator[tuple[str, int]]:
                     pending.append(code)
                     continue
             if (docstring(statement) or "").startswith("Exit code"):
-                yield from ((path.name, code) for code in pending)
+                yield from ((module, code) for code in pending)
             pending = []
         for node in ast.walk(tree):
             match node:
                 case ast.keyword(arg="exit_code", value=ast.Constant(value=int(code))):
-                    yield path.name, code
+                    yield module, code

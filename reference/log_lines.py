@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import ast
 import copy
+import functools
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final, NamedTuple
 
-from reference import markdown
+from reference import markdown, source
 from reference.blocks import SECTION, Block, Terms, Text, Title, markdown_blocks
-from reference.docstrings import docstring
 
-SOURCE: Final = Path(__file__).resolve().parent.parent / "src/northstar"
 LEVELS: Final = ("error", "warning", "info", "debug")
 
 _LOGGERS: Final = ("log", "self._log")
@@ -61,7 +59,7 @@ STABLE: Final = (
     ("Process CONTAINER is out of memory", "the kernel reported it."),
     ("Wiping persistent data dir PATH of CONTAINER", "an uninstall removes its data."),
 )
-"""Lines that other programs may look for, with their meaning. Tests in tests/system require them."""
+"""Lines that other programs may look for, with their meaning. tests/system requires them."""
 
 _INTRODUCTION: Final = """
 The runtime logs to stderr, one line for each event: time, level, logger and text. If stderr is the
@@ -136,19 +134,19 @@ def blocks() -> Iterator[Block]:
             yield Terms(("line", "source"), tuple(sorted(lines)))
 
 
+@functools.cache
 def calls() -> list[LogCall]:
     """Return all places in the source that log, without those that pass on the text of others."""
     return [
         call
-        for path in sorted(SOURCE.rglob("*.py"))
-        for call in calls_of(path.read_text(), str(path.relative_to(SOURCE)))
+        for module, tree in source.trees(r"\blog\.|_log\.|Log\(|first_few").items()
+        for call in calls_of(tree, module)
         if call.level or call.text != "TEXT"
     ]
 
 
-def calls_of(source: str, module: str) -> Iterator[LogCall]:
+def calls_of(tree: ast.Module, module: str) -> Iterator[LogCall]:
     """Yield the places in one file that log."""
-    tree = ast.parse(source)
     constants = dict(_constants(tree))
     few = dict(_first_few(tree))
     for whole in ast.walk(tree):
@@ -172,7 +170,7 @@ class _Branch(ast.NodeTransformer):
     def __init__(self, taken: bool) -> None:
         self._taken = taken
 
-    def visit_IfExp(self, node: ast.IfExp) -> ast.AST:  # noqa: N802 - the name is that of ast
+    def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
         """Return the branch."""
         return self.visit(node.body if self._taken else node.orelse)  # type: ignore[no-any-return]
 
@@ -195,7 +193,9 @@ def _call(
         level, text, values = few[name], node.args[0], node.args[1:]
     else:
         return
-    yield LogCall(level, _text(text, values, constants).replace("TIMEs", "TIME"), module, node.lineno)
+    yield LogCall(
+        level, _text(text, values, constants).replace("TIMEs", "TIME"), module, node.lineno
+    )
 
 
 def _level(node: ast.expr) -> str:

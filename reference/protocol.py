@@ -36,8 +36,8 @@ _INTRODUCTION: Final = f"""
 The console of the runtime is a stream socket, TCP or Unix. Its protocol is that of Northstar
 {api.API_VERSION}, which any of its clients speaks, and extensions that a client requests.
 
-Each message is one JSON value on a line of its own, encoded as UTF-8 and ended by a line feed. It is
-an object with one of the keys `connect`, `connect_ack`, `connect_nack`, `request`, `response`,
+Each message is one JSON value on a line of its own, encoded as UTF-8 and ended by a line feed. It
+is an object with one of the keys `connect`, `connect_ack`, `connect_nack`, `request`, `response`,
 `notification`, and on an extended connection `log` or `stream`. Members that a reader does not know
 are ignored. A member that occurs twice makes a message invalid; in an environment the last one
 counts.
@@ -52,16 +52,17 @@ client sends.
 
 A line that is not a valid message closes the connection, and so does one that is longer than
 `max_request_size` of the configuration, a second `connect`, or a message that only the runtime
-sends. The reason is in the log of the runtime. A client that does not send `connect` within ten
-seconds is disconnected.
+sends. The reason is in the log of the runtime, and an extended connection gets it as the last
+message, `closing`. A client that from outside of containers that does not
+send `connect` within ten seconds is disconnected.
 """
 
 _EXTENDED: Final = """
 A client that sends `"extended": true` gets the names of the features of the runtime in
 `connect_ack`; Northstar 0.9.2 ignores the member and answers null. So a client knows what it may
 request. On a connection that is not extended, the requests of these features are unknown, the
-messages `log` and `stream` and the notifications `state` and `update` are not sent, and the manifest
-of `inspect` has no section `service`.
+messages `log` and `stream` and the notifications `state` and `update` are not sent, and the
+manifest of `inspect` has no section `service`.
 """
 
 _LOG: Final = """
@@ -92,7 +93,7 @@ def pages() -> dict[str, str]:
     )
     return {
         "docs/reference/protocol.md": page,
-        "docs/man/northstar-console.7": manual,
+        "docs/man/man7/northstar-console.7": manual,
     }
 
 
@@ -125,11 +126,9 @@ def blocks() -> list[Block]:
 
 def notifications() -> tuple[type[Variant], ...]:
     """Return the kinds of notifications."""
-    special = (Connect, ConnectAck, ConnectNack)
-    others = {
-        *special,
-        *(kind for union in (api.Request, api.Response, Log, stream.Stream) for kind in get_args(union)),
-    }  # fmt: skip
+    others = {Connect, ConnectAck, ConnectNack}
+    for union in (api.Request, api.Response, Log, stream.Stream):
+        others |= {*get_args(union)}
     return tuple(kind for kind in get_args(api.Message) if kind not in others)
 
 
