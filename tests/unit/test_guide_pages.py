@@ -63,7 +63,7 @@ def test_a_block_may_begin_with_ctrl_c():
         (fenced("sh exit=1"), "line 3: not a language, or language title"),
         (fenced('sh title="elsewhere"'), "line 3: neither a terminal nor an exit code: elsewhere"),
         ("```sh\ntrue\n", "line 1: the block has no end"),
-        ("text\n\n    $ nstar list\n", "line 3: commands are in blocks"),
+        ("text\n\n    $ nstar list\n", "line 3: commands are in fenced blocks"),
     ],
 )
 def test_what_a_page_must_not_contain(text: str, error: str):
