@@ -111,6 +111,7 @@ $(VENV)/.run: pyproject.toml scripts/packages $(LAUNCHER)
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@echo "Installing northstar into $(VENV)"
 	@$(BIN)/pip install -q --disable-pip-version-check -e .
+	@$(BIN)/python -m compileall -q src
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run

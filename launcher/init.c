@@ -1,22 +1,9 @@
-/*
- * northstar-init starts a container. Three processes:
- *
- *   launcher   spawned by the runtime. Checks the plan, clones init into the new namespaces, exits.
- *   init       PID 1 of the container. Sets the container up, waits for GO, forks the payload and
- *              drops all privileges; then reaps orphans, watches the payload and reports its exit.
- *   payload    restricts itself and executes the container's program (payload.c).
- *
- * With an exec plan it executes one more process in a running container (enter.c).
- *
- * They communicate with the runtime over one socket, descriptor 3; plan.def defines the messages.
- * Nothing is printed.
- */
+/* init, PID 1 of a container. The launcher (launcher.c) clones it. */
 #include <endian.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -24,47 +11,12 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-#include <linux/close_range.h>
-
+#include "launcher.h"
 #include "output.h"
 #include "steps.h"
 #include "syscalls.h"
 
-enum { PLAN_BYTES_MAX = 16 << 20 };
-
-static struct plan plan;
-
-/* [descriptor_count] is the write end of the pipe that ends on the payload's execve. */
-static int descriptors[DESCRIPTORS_MAX + 1];
-
 static struct output output = NO_OUTPUT;
-
-/* The address sanitizer checks the bounds of allocations, not of mappings. */
-#ifdef __SANITIZE_ADDRESS__
-static const char *map_file(int file, size_t size)
-{
-	char *copy = malloc(size);
-
-	return copy && pread(file, copy, size, 0) == (ssize_t)size ? copy : NULL;
-}
-
-void release_plan(void)
-{
-	free((void *)(uintptr_t)plan.start);
-}
-#else
-static const char *map_file(int file, size_t size)
-{
-	void *start = mmap(NULL, size, PROT_READ, MAP_PRIVATE, file, 0);
-
-	return start == MAP_FAILED ? NULL : start;
-}
-
-void release_plan(void)
-{
-	munmap((void *)(uintptr_t)plan.start, (size_t)(plan.end - plan.start));
-}
-#endif
 
 /* ---- init: set the container up ---- */
 
@@ -154,9 +106,6 @@ static int await_go(void)
 	return -1;
 }
 
-/* Before Linux 5.7 a process cannot be cloned into a cgroup: init joins it after the clone. */
-static int cgroup_to_join = -1;
-
 static int join_cgroup(void)
 {
 	int file;
@@ -200,6 +149,8 @@ static int set_up(struct operation *operation)
 		return step_loopback();
 	case OP_SELINUX:
 		return step_selinux(operation);
+	case OP_ATTACH:
+		return step_attach(operation, &plan);
 	case OP_ROOT:
 		return step_root(operation);
 	case OP_BIND:
@@ -394,17 +345,38 @@ static noreturn void watch(pid_t child, int pipe, struct progress *shared_progre
 }
 
 /*
+ * Lowers the bounding set to that of the payload, which inherits it: a capability less costs a copy of
+ * the credentials, and the payload's process waits for shield(). A failure is left to its own CAPS.
+ */
+static void lower_bounding_set(struct operation operation)
+{
+	uint64_t mask;
+
+	while (next_operation(&plan, &operation) && operation.number != OP_CAPS)
+		continue;
+	mask = take_number(&operation);
+	for (int capability = 0; capability < 64; capability++)
+		if (!(mask >> capability & 1) && prctl(PR_CAPBSET_DROP, capability, 0, 0, 0))
+			break; /* EINVAL: it is unknown, and so are those above it */
+}
+
+/*
  * init, PID 1 of the container: performs the plan up to PAYLOAD and forks. It reports READY when
  * the container is set up and waits for GO; meanwhile the runtime can move it into cgroups.
  */
-static noreturn void init(int launcher)
+noreturn void init(int launched)
 {
 	struct operation operation = before_first(&plan);
 	struct progress *shared_progress;
 	int pipes[2];
 	pid_t child;
 
-	launched_pipe = launcher;
+	launched_pipe = launched;
+	/* First: while init has it, the runtime does not see the end of the launcher. */
+	if (request_socket >= 0) {
+		close(request_socket);
+		request_socket = -1;
+	}
 	prctl(PR_SET_NAME, "northstar-init");
 	ignore_signals();
 	umask(0);
@@ -422,6 +394,7 @@ static noreturn void init(int launcher)
 	set_progress(NO_OPERATION, STEP_SHIELD);
 	if (assume_init_user())
 		fail();
+	lower_bounding_set(operation);
 	die_with_runtime();
 	set_progress(NO_OPERATION, STEP_FORK);
 	shared_progress = mmap(NULL, sizeof *shared_progress, PROT_READ | PROT_WRITE,
@@ -438,139 +411,4 @@ static noreturn void init(int launcher)
 		payload(&plan, operation, shared_progress);
 	shield(pipes[0], shared_progress);
 	watch(child, pipes[0], shared_progress);
-}
-
-/* ---- The launcher ---- */
-
-/* Receives a u32 count, and as many descriptors by SCM_RIGHTS. The first is the plan. */
-static void receive(void)
-{
-	uint32_t count = 0;
-	union {
-		char bytes[CMSG_SPACE(DESCRIPTORS_MAX * sizeof(int))];
-		struct cmsghdr align;
-	} control;
-	struct iovec part = { &count, sizeof count };
-	struct msghdr message = {
-		.msg_iov = &part,
-		.msg_iovlen = 1,
-		.msg_control = &control,
-		.msg_controllen = sizeof control,
-	};
-	struct cmsghdr *header;
-	ssize_t length;
-
-	do
-		length = recvmsg(SOCKET, &message, MSG_CMSG_CLOEXEC);
-	while (length < 0 && errno == EINTR);
-	if (length == 0)
-		exit_silently();
-	if (length < 0)
-		fail_step(STEP_RECEIVE, "the first message", errno);
-	header = CMSG_FIRSTHDR(&message);
-	if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) {
-		size_t size = header->cmsg_len - CMSG_LEN(0);
-
-		plan.descriptor_count = size / sizeof(int);
-		memcpy(descriptors, CMSG_DATA(header), size);
-	}
-	if (length != sizeof count || plan.descriptor_count == 0 ||
-	    message.msg_flags & (MSG_TRUNC | MSG_CTRUNC) || le32toh(count) != plan.descriptor_count)
-		fail_step(STEP_RECEIVE, "the first message must be a count and as many descriptors",
-			  EPROTO);
-	plan.descriptors = descriptors;
-}
-
-/* Maps the plan. The seals ensure that it does not change after the check. */
-static void map_plan(void)
-{
-	const int wanted = F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW;
-	int seals = fcntl(descriptors[0], F_GET_SEALS);
-	struct stat file;
-	size_t size;
-
-	if (seals < 0 || (seals & wanted) != wanted)
-		fail_step(STEP_RECEIVE, "the plan is not sealed", seals < 0 ? errno : EINVAL);
-	if (fstat(descriptors[0], &file))
-		fail_step(STEP_RECEIVE, "the plan", errno);
-	if (file.st_size == 0 || file.st_size > PLAN_BYTES_MAX)
-		fail_step(STEP_PLAN, "the plan is empty or larger than 16 MiB", EINVAL);
-	size = (size_t)file.st_size;
-	plan.start = map_file(descriptors[0], size);
-	if (!plan.start)
-		fail_step(STEP_RECEIVE, "the plan", errno);
-	plan.end = plan.start + size;
-}
-
-/*
- * Clones init. Its parent is the runtime (CLONE_PARENT), which reaps it, and receives the pidfd
- * with the report. A byte in the pipe notifies init that the report is sent.
- */
-static void launch(void)
-{
-	struct operation operation = before_first(&plan);
-	struct clone_args arguments = { 0 };
-	int launched[2], pidfd = -1, cgroup;
-	pid_t pid;
-
-	next_operation(&plan, &operation);
-	set_progress(operation.index, operation.number);
-	arguments.flags = take_number(&operation) | CLONE_PARENT | CLONE_PIDFD;
-	arguments.pidfd = (uintptr_t)&pidfd;
-	cgroup = take_descriptor(&operation, &plan);
-	if (cgroup >= 0) {
-		arguments.flags |= CLONE_INTO_CGROUP;
-		arguments.cgroup = (unsigned int)cgroup;
-	}
-	if (pipe2(launched, O_CLOEXEC))
-		fail();
-	pid = syscall_clone3(&arguments, sizeof arguments);
-	if (pid < 0 && cgroup >= 0 && (errno == E2BIG || errno == EINVAL)) {
-		cgroup_to_join = cgroup;
-		arguments.flags &= ~(uint64_t)CLONE_INTO_CGROUP;
-		arguments.cgroup = 0;
-		pid = syscall_clone3(&arguments, sizeof arguments);
-	}
-	if (pid < 0)
-		fail();
-	if (pid == 0) {
-		close(launched[1]);
-		init(launched[0]);
-	}
-	set_progress(NO_OPERATION, 0);
-	send_report(REPORT_LAUNCHED, 0, pid, pidfd);
-	if (write(launched[1], "", 1) != 1) /* init is dead; the runtime sees it by the pidfd */
-		exit_silently();
-}
-
-/*
- * The launcher: spawned by the runtime with a socket as descriptor 3 and no other descriptor. It
- * exits with 0 after it has cloned init, and with 1 after a failure. With arguments it is the
- * supervisor of the command that they form (supervise.c).
- */
-int main(int count, char **arguments)
-{
-	static const char usage[] =
-		"northstar-init is a part of the Northstar runtime, which starts it with a socket as "
-		"descriptor 3; start a container with `nstar start`\n";
-	int type = 0;
-	socklen_t size = sizeof type;
-
-	if (getsockopt(SOCKET, SOL_SOCKET, SO_TYPE, &type, &size) || type != SOCK_SEQPACKET)
-		return write(STDERR_FILENO, usage, sizeof usage - 1) < 0 ? 3 : 2;
-	if (count > 1)
-		supervise(arguments + 1);
-	/* Blocking, independent of O_NONBLOCK on the runtime's end. */
-	fcntl(SOCKET, F_SETFL, O_RDWR);
-	receive();
-	map_plan();
-	set_progress(NO_OPERATION, STEP_PLAN);
-	if (!check_plan(&plan, &progress->what)) {
-		errno = EINVAL;
-		fail();
-	}
-	if (is_exec_plan(&plan))
-		enter(&plan);
-	launch();
-	return 0;
 }

@@ -26,11 +26,32 @@ static int open_root(void)
 	return root < 0 ? -1 : 0;
 }
 
+/* Later mounts must not propagate to the host, nor mounts of the host to the container. */
+static int make_all_private(void)
+{
+	ABOUT("/");
+	return syscall_mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL);
+}
+
+/*
+ * An image is mounted in the runtime's mount namespace only: the launcher's has none of them, so the
+ * clone of init does not copy hundreds of mounts that the pivot then detaches. The mount is attached
+ * where the runtime has it, so the paths of the plan are valid in both namespaces.
+ */
+int step_attach(struct operation *operation, const struct plan *plan)
+{
+	int mount = take_descriptor(operation, plan);
+	const char *path = take(operation);
+
+	if (make_all_private())
+		return -1;
+	ABOUT(path);
+	return syscall_move_mount(mount, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH);
+}
+
 int step_root(struct operation *operation)
 {
-	/* Later mounts must not propagate to the host, nor mounts of the host to the container. */
-	ABOUT("/");
-	if (syscall_mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
+	if (make_all_private())
 		return -1;
 	use_mount_api = has_mount_api();
 	root_path = take(operation);

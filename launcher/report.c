@@ -6,6 +6,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "launcher.h"
+
 static struct progress own_progress;
 struct progress *progress = &own_progress;
 
@@ -39,9 +41,13 @@ void send_report(uint32_t kind, int error, int value, int descriptor)
 		header->cmsg_len = CMSG_LEN(sizeof(int));
 		memcpy(CMSG_DATA(header), &descriptor, sizeof descriptor);
 	}
-	while (sendmsg(SOCKET, &message, MSG_NOSIGNAL) < 0)
+	while (sendmsg(SOCKET, &message, MSG_NOSIGNAL) < 0) {
+		/* The runtime has given up this container. A launcher that stays serves others. */
+		if (request_socket >= 0 && (errno == EPIPE || errno == ECONNRESET))
+			return;
 		if (errno != EINTR)
 			exit_silently();
+	}
 }
 
 void set_progress(uint32_t index, uint32_t number)

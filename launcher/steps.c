@@ -272,6 +272,31 @@ int step_no_new_privs(void)
 	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 }
 
+static int set_bounding_set(uint64_t mask)
+{
+	for (unsigned int capability = 0; capability < 64; capability++) {
+		int present = prctl(PR_CAPBSET_READ, capability, 0, 0, 0);
+		bool kept = mask >> capability & 1;
+
+		if (present == kept)
+			continue;
+		ABOUT("capability ", decimal(capability));
+		if (kept) { /* capset(2) ignores unknown ones */
+			errno = present < 0 ? EINVAL : EPERM;
+			return -1;
+		}
+		if (present < 0) {
+			if (errno != EINVAL)
+				return -1;
+			if (!(mask >> capability)) /* unknown, and so are those above it */
+				break;
+		} else if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)) {
+			return -1;
+		}
+	}
+	return 0;
+}
+
 /*
  * The bounding set first, since it needs CAP_SETPCAP. The ambient set last, since it can only
  * contain permitted and inheritable capabilities; lowering the inheritable set has lowered it.
@@ -282,20 +307,8 @@ int step_caps(uint64_t mask)
 	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
 	unsigned int capability;
 
-	for (capability = 0; capability < 64; capability++) {
-		int present = prctl(PR_CAPBSET_READ, capability, 0, 0, 0);
-
-		ABOUT("capability ", decimal(capability));
-		if (mask >> capability & 1) {
-			if (present != 1) { /* capset(2) ignores unknown ones */
-				errno = present < 0 ? EINVAL : EPERM;
-				return -1;
-			}
-		} else if (present == 1 ? prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) :
-					  present < 0 && errno != EINVAL /* EINVAL: unknown */) {
-			return -1;
-		}
-	}
+	if (set_bounding_set(mask))
+		return -1;
 	for (int i = 0; i < _LINUX_CAPABILITY_U32S_3; i++) {
 		uint32_t half = (uint32_t)(mask >> 32 * i);
 

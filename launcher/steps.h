@@ -8,6 +8,7 @@
 #include "report.h"
 
 /* mounts.c. step_bind returns 1 if its optional source does not exist. */
+int step_attach(struct operation *operation, const struct plan *plan);
 int step_root(struct operation *operation);
 int step_bind(struct operation *operation);
 int step_filesystem(struct operation *operation);
@@ -79,6 +80,8 @@ noreturn void enter(struct plan *plan);
 
 /* init.c. The runtime sends nothing that these processes still expect: messages are dropped. */
 bool stream_has_ended(void);
+
+/* launcher.c: releases the memory of the plan. */
 void release_plan(void);
 
 /* supervise.c: the parent of a debug command */

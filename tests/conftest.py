@@ -11,10 +11,12 @@ tests that need a machine without a feature. So every test runs somewhere.
 
 from __future__ import annotations
 
+import compileall
 import os
 import signal
 import socket
 from collections.abc import Generator
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -22,6 +24,7 @@ from hypothesis import settings
 
 R = TypeVar("R", pytest.TestReport, pytest.CollectReport)
 
+SOURCES = Path(__file__).parents[1] / "src"
 CI = os.environ.get("CI") == "true"
 LIST = "MAY_SKIP_IN_VM" if os.environ.get("NORTHSTAR_VM") == "1" else "MAY_SKIP"
 
@@ -48,11 +51,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_configure() -> None:
-    """Reset signal handlers, for the tests and for all processes that they start.
+    """Reset signal handlers, for the tests and for all processes that they start; compile.
 
     A shell without job control ignores SIGINT for background jobs, nohup ignores SIGHUP, and an
     ignored signal stays ignored across exec: tests that send one would wait for ever.
+
+    The tests start hundreds of runtimes and commands. With PYTHONDONTWRITEBYTECODE=1 in the
+    environment each would compile all modules again, which takes longer than most tests.
     """
+    compileall.compile_dir(SOURCES, quiet=2)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)

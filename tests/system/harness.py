@@ -294,6 +294,13 @@ class RuntimeProcess:
         """Return the command line that runs `command` in the runtime's two namespaces."""
         return enter(self.pid, *command, spaces=("--mount", "--net"))
 
+    @property
+    def launcher(self) -> int:
+        """The launcher that clones the inits: it looks up the sources of bind mounts."""
+        found = host.descendants(self.pid)
+        (pid,) = (pid for pid in found if host.comm(pid) == "nstar-launcher")
+        return pid
+
     def nstar(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run `nstar` against this runtime; with `check` it must exit with 0."""
         command = [sys.executable, "-c", _COMMAND.format("nstar"), *arguments]

@@ -130,6 +130,14 @@ def command(pid: int) -> str:
         return "gone"
 
 
+def comm(pid: int) -> str:
+    """Return the name of `pid` (proc_pid_comm(5))."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    except OSError:
+        return "gone"
+
+
 def state(pid: int) -> str | None:
     """Return the state letter of `pid` (proc_pid_stat(5)), or None without such a process."""
     stat = _stat(pid)

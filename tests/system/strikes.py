@@ -21,6 +21,7 @@ ROLES: Final = ("launcher", "init", "payload")
 
 EXECVE: Final = {"x86_64": 59, "aarch64": 221}[filters.MACHINE]
 PRCTL: Final = {"x86_64": 157, "aarch64": 167}[filters.MACHINE]
+EXIT_GROUP: Final = {"x86_64": 231, "aarch64": 94}[filters.MACHINE]
 KILL: Final = 0
 """Used in place of an errno: the process is killed."""
 
@@ -50,6 +51,8 @@ class Watch:
         self._ignored: set[int] = set()
         self._known: dict[int, str] = {}
         self._counts: Counter[tuple[int, int, int]] = Counter()
+        # It stays for all launches; after its end the next new process is another one.
+        self._launcher: int | None = None
         self._target: tuple[Point, int] | None = None
         self._seen: list[Point] = []
         self._closing = threading.Event()
@@ -65,8 +68,9 @@ class Watch:
     def begin(self, point: Point | None = None, error: int = KILL) -> None:
         """Watch the next launch; at `point` fail the call with `error`, or kill its process."""
         with self._lock:
-            self._ignored.update(self._known)
-            self._known.clear()
+            launcher = self._launcher
+            self._ignored.update(pid for pid in self._known if pid != launcher)
+            self._known = {} if launcher is None else {launcher: ROLES[0]}
             self._counts.clear()
             self._seen.clear()
             self._target = None if point is None else (point, error)
@@ -100,17 +104,29 @@ class Watch:
         if call.pid in self._ignored:
             return None
         if call.pid not in self._known:
-            if len(self._known) == len(ROLES):
-                return None
-            self._known[call.pid] = ROLES[len(self._known)]
+            # The runtime reaps it before it spawns another one.
+            if self._launcher is None or not os.path.exists(f"/proc/{self._launcher}"):
+                self._known.pop(self._launcher or 0, None)
+                self._launcher = call.pid
+                self._known[call.pid] = ROLES[0]
+            else:
+                created = set(self._known.values())
+                role = next((role for role in ROLES[1:] if role not in created), None)
+                if role is None:
+                    return None
+                self._known[call.pid] = role
         operation = call.first if call.number == PRCTL else 0
         key = (call.pid, call.number, operation)
         point = Point(self._known[call.pid], call.number, operation, self._counts[key])
         self._counts[key] += 1
         self._seen.append(point)
+        error = None
         if self._target is not None and self._target[0] == point:
             error = self._target[1]
             self._target = None
+        if call.pid == self._launcher and (error == KILL or call.number == EXIT_GROUP):
+            self._launcher = None
+        if error is not None:
             return error
         if call.number == EXECVE:
             # Later calls are those of the container's program, at the same addresses.

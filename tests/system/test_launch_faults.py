@@ -42,9 +42,10 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RuntimeP
         pass_fds=(theirs.fileno(),),
     )
     try:
-        runtime.start()
+        runtime.start(wait=False)
         _, (listener,), _, _ = socket.recv_fds(ours, 16, 1)
         watch = Watch(Listener(listener))
+        runtime.wait_log("Runtime up and running")
         yield runtime, watch
         runtime.stop()
         watch.close()
@@ -120,6 +121,11 @@ def strike(
     errors = {}
     with runtime.client() as client:
         targets = points(watch, client, TARGET, often)
+        left = "/target"
+        wait_until(
+            lambda: not any(path.endswith(left) for path in host.cgroups(runtime.cgroup)),
+            "all of the target is released",
+        )
         before = runtime.snapshot()
         for number, point in enumerate(targets):
             watch.begin(point, answer)
@@ -130,12 +136,11 @@ def strike(
             else:
                 assert words == "", (point, words)
             assert host.state(bystander) == "S", point
-            if number % 20 == 0:
+            if number % 20 == 0 or number == len(targets) - 1:
+                watch.begin()
+                assert start(client, TARGET) == ""  # with another launcher, if it was killed
+                wait_ended(client, TARGET)
                 runtime.assert_no_leak(before)
-        watch.begin()
-        runtime.assert_no_leak(before)
-        assert start(client, TARGET) == ""
-        wait_ended(client, TARGET)
     assert {point.role for point in errors} == {"launcher", "init", "payload"}
     assert len(errors) > 80
     return errors
@@ -150,8 +155,8 @@ def test_the_process_is_killed(watched, bystander, often):
     for point, words in strike(runtime, watch, bystander, KILL, often).items():
         match point.role:
             case "launcher":
-                # Its last call is its exit.
-                assert LAUNCHER_KILLED.fullmatch(words) or point.number == EXIT_GROUP, point
+                # Without an error the init was reported before, or another launcher was spawned.
+                assert LAUNCHER_KILLED.fullmatch(words) or words == "", (point, words)
             case "init":
                 assert words == INIT_KILLED or point.number in WATCHING, (point, words)
             case "payload":
@@ -172,7 +177,6 @@ def numbers(*names: str) -> set[int]:
     return {number for number in found if number is not None}
 
 
-(EXIT_GROUP,) = numbers("exit_group")
 WATCHING = numbers(
     *("ppoll", "waitid", "setpgid", "getpgrp", "getpgid", "wait4", "munmap", "close", "sendmsg")
 )
@@ -180,8 +184,12 @@ WATCHING = numbers(
 
 REPORTED = re.compile(r"cannot .*: Stale file handle \(ESTALE\)")
 ENDED = {
-    "launcher": "cannot launch init: its launcher ended with ",
-    "init": "cannot start the container: its init ended with Exit(1)",
+    # The check of the plan reports the descriptor that it cannot examine.
+    "launcher": (
+        "cannot launch init: its launcher ended with ",
+        "cannot perform the launch plan: operation ",
+    ),
+    "init": ("cannot start the container: its init ended with Exit(1)",),
 }
 BROKEN_PIPE = "cannot launch init: the launcher has died: Broken pipe (EPIPE)"
 
@@ -199,8 +207,9 @@ TOLERATED = numbers(
     "poll",
     "exit_group",
 )
-# PR_SET_PDEATHSIG, which only backs up the end of the stream, and PR_SET_NAME.
-TOLERATED_PRCTL = {1, 15}
+# PR_SET_PDEATHSIG, which only backs up the end of the stream, and PR_SET_NAME; PR_CAPBSET_DROP of
+# init, which the payload's own CAPS repeats.
+TOLERATED_PRCTL = {1, 15, 24}
 # Calls that are probed first: any error but ENOSYS and EPERM means available.
 PROBED = set(filters.NEWER.values())
 
@@ -211,7 +220,8 @@ def test_the_call_fails(watched, bystander, often):
     for point, words in strike(runtime, watch, bystander, ERRNO, often).items():
         if words == "":
             assert (
-                point.number in TOLERATED | (WATCHING if point.role == "init" else set())
+                point.role == "launcher"  # as above
+                or point.number in TOLERATED | (WATCHING if point.role == "init" else set())
                 or (point.number == PRCTL and point.operation in TOLERATED_PRCTL)
                 or (point.number in PROBED and point.before == 0)
             ), point
@@ -219,5 +229,5 @@ def test_the_call_fails(watched, bystander, often):
             assert (
                 REPORTED.fullmatch(words)
                 or words == BROKEN_PIPE
-                or words.startswith(ENDED.get(point.role, "-"))
+                or words.startswith(ENDED.get(point.role, ("-",)))
             ), (point, words)

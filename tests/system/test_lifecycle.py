@@ -7,8 +7,10 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +202,58 @@ def test_mount_and_umount(runtime: RuntimeProcess, payload: Path) -> None:
         assert client.umount(app) == (api.response.Ok(app),)
         assert client.umount(app) == (busy,)
         runtime.assert_no_leak(before)
+
+
+def test_images_and_directories_in_memory_are_unmounted_at_once(
+    make_runtime: Any, payload: Path, tmp_path: Path
+) -> None:
+    (run_dir := tmp_path / "run").mkdir()
+    mounting = f'mount -t tmpfs none "{run_dir}" && exec "$@"'
+    runtime: RuntimeProcess = make_runtime(wrap=("/bin/sh", "-euc", mounting, "sh"))
+    names = [install(runtime, payload, f"app{n}", args=SLEEP) for n in range(5)]
+    first, *_ = map(Container.parse, names)
+
+    def switches() -> int:
+        """Return how often the threads have slept, except the first one."""
+        threads = set(os.listdir(f"/proc/{runtime.pid}/task")) - {str(runtime.pid)}
+        status = [Path(f"/proc/{runtime.pid}/task/{t}/status").read_text() for t in threads]
+        return sum(int(s.split("\nvoluntary_ctxt_switches:")[1].split()[0]) for s in status)
+
+    with runtime.client(subscribe=True) as client:
+        before = runtime.snapshot()
+        client.mount(first)
+        wait_until(lambda: _is_still(switches), "all threads sleep")
+        begun = switches()
+        assert client.umount(first) == (api.response.Ok(first),)
+        assert switches() == begun, "a thread was involved"
+        runtime.assert_no_leak(before)
+
+        client.mount(*names)
+        user = subprocess.Popen(
+            runtime.enter("sh", "-euc", f'cd "{run_dir}/{first}"; echo; read line'),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert user.stdout is not None
+        user.stdout.readline()
+        failed, *others = client.umount(*names)
+        assert isinstance(failed, api.response.Failed)
+        assert "busy" in str(failed.error)
+        assert others == [api.response.Ok(Container.parse(name)) for name in names[1:]]
+        user.communicate(b"\n")
+        assert client.umount(first) == (api.response.Ok(first),)
+        for name in names:  # the start and the unmount find everything released
+            client.start(name)
+            client.kill(name, 9)
+            exit_of(client, name)
+            assert client.umount(name) == (api.response.Ok(Container.parse(name)),)
+        runtime.assert_no_leak(before)
+
+
+def _is_still(count: Callable[[], int]) -> bool:
+    before = count()
+    time.sleep(0.05)
+    return count() == before
 
 
 def test_the_request_replaces_the_manifests_command(runtime: RuntimeProcess, payload: Path) -> None:

@@ -18,7 +18,7 @@ from northstar.api import error, response
 from northstar.linux import loop
 from tests.system.containers import PROC, install, refused, run, run_new
 from tests.system.faults.intercept import Call, Interceptor
-from tests.system.harness import PATIENCE, TIMEOUT, RuntimeProcess
+from tests.system.harness import PATIENCE, TIMEOUT, RuntimeProcess, enter
 
 pytestmark = pytest.mark.root
 
@@ -102,11 +102,12 @@ def test_bind_options(runtime: RuntimeProcess, payload: Path, options: str) -> N
 
 
 def test_recursive_binds(runtime: RuntimeProcess, payload: Path) -> None:
-    # Mounted only in the runtime's mount namespace, which ends with it.
+    # Mounted only in the launcher's mount namespace, which ends with it.
     path = writable(runtime)
+    launcher = runtime.launcher
     for inner in (path / "inner", path / "inner" / "deep"):
-        subprocess.run(runtime.enter("mkdir", str(inner)), check=True)
-        mount = runtime.enter("mount", "-t", "tmpfs", "-o", "mode=777", "none", str(inner))
+        subprocess.run(enter(launcher, "mkdir", str(inner)), check=True)
+        mount = enter(launcher, "mount", "-t", "tmpfs", "-o", "mode=777", "none", str(inner))
         subprocess.run(mount, check=True)
     mounts = {
         **PROC,

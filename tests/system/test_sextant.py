@@ -9,11 +9,13 @@ import pty
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from northstar import manifest, npk
 from tests import vectors
 
 NPK = vectors.DIRECTORY / "npk"
@@ -30,7 +32,9 @@ mounts:
   /var/lib/my data: {type: persist}
 service:
   notify: /run/notify
+seccomp: {profile: default}
 """
+PROGRAM = "\x7fELF, with a damaged header, which packing does not judge"
 
 
 def run(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -46,7 +50,8 @@ def run(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[st
 def work(tmp_path: Path) -> Path:
     (tmp_path / "manifest.yaml").write_text(MANIFEST)
     (tmp_path / "root/bin").mkdir(parents=True)
-    (tmp_path / "root/bin/app").write_text("content")
+    (tmp_path / "root/bin/app").write_text(PROGRAM)
+    (tmp_path / "root/bin/app").chmod(0o755)
     (tmp_path / "out").mkdir()
     return tmp_path
 
@@ -77,7 +82,7 @@ def test_from_key_to_files(work: Path):
     assert "squashfs-root/bin/app" in long
     run("unpack", "-n", path, "-o", work / "unpacked")
     assert sorted(os.listdir(work / "unpacked")) == ["manifest.yaml", "root", "signature.yaml"]
-    assert (work / "unpacked/root/bin/app").read_text() == "content"
+    assert (work / "unpacked/root/bin/app").read_text() == PROGRAM
 
 
 def test_short_resource():
@@ -105,6 +110,11 @@ def test_clones(work: Path):
         (["pack", "-m", "manifest.yaml", "-o", "out", "-b", "many"], 2, "not a valid integer"),
         (["nonsense"], 2, "No such command"),
         (["pack", "-m", "missing", "-o", "out"], 1, "error: missing: No such file"),
+        (["check", str(NPK / "unsigned.npk")], 1, "unsigned.npk is a package: use sextant inspect"),
+        (["check", "-r", "missing", "manifest.yaml"], 1, "missing is not a directory"),
+        (["verify", "manifest.yaml"], 2, "Missing option '-k'"),
+        (["diff", "manifest.yaml", "missing"], 2, "error: manifest.yaml: it is not a package"),
+        (["diff", str(NPK / "unsigned.npk"), "missing"], 2, "error: missing: No such file"),
         (["pack", "-m", "manifest.yaml", "-o", "out", "-c", "rar"], 1, "hint: take one of none"),
         (["pack", "-m", "manifest.yaml", "-o", "out", "-k", "missing"], 1, "cannot read the key"),
         (["pack", "-m", "manifest.yaml", "-o", "out", "-k", "manifest.yaml"], 1, "more bytes"),
@@ -141,6 +151,113 @@ def test_check_reports_all_errors(work: Path):
     (work / "manifest.yaml").write_text("name: a b\nversion: 1\nuid: 0\ngid: 1\n")
     done = run("check", work / "manifest.yaml", code=1)
     assert [word in done.stderr for word in ("name:", "version:", "uid:")] == [True] * 3
+
+
+@pytest.mark.parametrize("command", ["check", "pack"])
+def test_what_only_lenient_accepts(work: Path, command: str):
+    words: list[str | Path] = [work / "manifest.yaml"]
+    if command == "pack":
+        words = ["-m", work / "manifest.yaml", "-o", work / "out"]
+    words += ["-r", work / "root"]
+    assert run(command, *words).stderr == ""
+    changes: list[tuple[Callable[[], object], str]] = [
+        (lambda: (work / "root/bin/app").chmod(0o644), "init: /bin/app is not executable"),
+        (lambda: (work / "root/bin/app").unlink(), "init: /bin/app is missing"),
+        (lambda: _append(work, "cgroups: {memory: {hard_limit: 1}}"), "cgroups.memory.hard_limit"),
+    ]
+    for change, text in changes:
+        change()
+        done = run(command, *words, code=1)
+        assert text in done.stderr
+        assert f"error: {work}/manifest.yaml: " in done.stderr
+        done = run(command, *words, "--lenient")
+        assert text in done.stderr
+        assert "error" not in done.stderr
+    # What the runtime accepts has not changed.
+    assert manifest.loads((work / "manifest.yaml").read_text()).cgroups is not None
+
+
+def _append(work: Path, line: str) -> None:
+    with open(work / "manifest.yaml", "a") as file:
+        file.write(f"{line}\n")
+
+
+def test_warnings_of_check_and_pack(work: Path):
+    text = MANIFEST.replace("seccomp: {profile: default}", "cgroups: {memory: {LIMIT: 16}}")
+    (work / "manifest.yaml").write_text(text.replace("LIMIT", "memory_hard_limit"))
+    packing: list[str | Path] = ["-m", work / "manifest.yaml", "-o", work / "out"]
+    for done in (run("check", work / "manifest.yaml"), run("pack", *packing)):
+        assert "seccomp: missing" in done.stderr
+        assert "memory_hard_limit: 16 bytes are less than a process needs" in done.stderr
+    relative = MANIFEST.replace("/bin/app", "bin/app")
+    (work / "manifest.yaml").write_text(relative)
+    assert "relative path" in run("check", work / "manifest.yaml", code=1).stderr
+
+
+def test_verify(work: Path):
+    """Every byte of manifest, signature, image and hash tree."""
+    for name in ("one", "two"):
+        run("gen-key", "-n", name, "-o", work)
+    packing: list[str | Path] = ["pack", "-m", work / "manifest.yaml", "-r", work / "root"]
+    run(*packing, "-k", work / "one.key", "-o", work / "one.npk")
+    run(*packing, "-k", work / "two.key", "-o", work / "two.npk")
+    run(*packing, "-o", work / "none.npk")
+    keys: list[str | Path] = ["--key", work / "one.pub", "--key", work / "two.pub"]
+    done = run("verify", *keys, work / "one.npk", work / "two.npk")
+    assert done.stdout.splitlines() == [
+        f"{work}/{name}.npk: app:1.0.0, signed with {work}/{name}.pub" for name in ("one", "two")
+    ]
+    names: list[str | Path] = [work / f"{name}.npk" for name in ("one", "two", "none", "missing")]
+    done = run("verify", "--key", work / "one.pub", *names, code=1)
+    assert done.stdout.count("\n") == 1
+    assert done.stderr.count("error: ") == done.stderr.count("\n") == 3
+    for name in ("two", "none", "missing"):
+        assert f"error: {work}/{name}.npk: " in done.stderr
+
+    whole = (work / "one.npk").read_bytes()
+    with npk.open(work / "one.npk") as package:
+        entries = package.entries()
+    places = [
+        place
+        for entry in entries
+        for place in range(entry.offset, entry.offset + entry.size, max(1, entry.size // 40))
+    ]
+    damaged = []
+    for place in places:
+        path = work / f"damaged-{place}.npk"
+        path.write_bytes(whole[:place] + bytes((whole[place] ^ 1,)) + whole[place + 1 :])
+        damaged.append(path)
+    done = run("verify", *keys, *damaged, code=1)
+    assert done.stdout == ""
+    assert done.stderr.count("error: ") == len(damaged) > 100
+
+
+def test_diff(work: Path):
+    packing: list[str | Path] = ["pack", "-m", work / "manifest.yaml", "-r", work / "root"]
+    run(*packing, "-o", work / "a.npk")
+    assert run("diff", work / "a.npk", work / "a.npk").stdout == ""
+    (work / "manifest.yaml").write_text(MANIFEST.replace("1.0.0", "1.0.1"))
+    (work / "root/bin/app").chmod(0o700)
+    (work / "root/new\x1b").write_bytes(os.urandom(10_000))
+    run(*packing, "-o", work / "b.npk")
+    lines = run("diff", work / "a.npk", work / "b.npk", code=1).stdout.splitlines()
+    assert lines[:5] == [
+        "manifest:",
+        '  version: "1.0.0" -> "1.0.1"',
+        "files:",
+        "  ~ /bin/app: mode 0755 -> 0700",
+        "  + /new\\x1b (file, mode 0644, 10000 bytes)",
+    ]
+    assert lines[5].startswith("package: ")
+    assert lines[6].startswith("image: ")
+    assert len(lines) == 7
+    # Without privilege, and from a root that its user could not read.
+    done = subprocess.run(
+        [*NO_CAPABILITIES, sys.executable, "-c", CODE, "diff", work / "a.npk", work / "b.npk"],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout.splitlines(), done.stderr) == (1, lines, "")
 
 
 def test_schema():

@@ -88,7 +88,8 @@ def test_package_list_is_well_formed():
     entries = [line.split() for line in lines if line and not line.startswith("#")]
     groups = ("run", "test", "interop", "fuzz", "compare", "fetch")
     assert all(entry[0] in groups and entry[2] == "#" for entry in entries)
-    names = [entry[1] for entry in entries]
+    # A package that is installed here may be unpacked for the virtual machine too.
+    names = [(entry[0] == "fetch", entry[1]) for entry in entries]
     assert len(names) == len(set(names))
 
 

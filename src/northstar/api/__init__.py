@@ -9,6 +9,7 @@ reads the lines of an extended connection, which has more messages. The messages
 from northstar.api import error, feature, notification, request, response
 from northstar.api.codec import decode, decode_extended, encode
 from northstar.api.error import Error, RefusedError
+from northstar.api.inspection import InspectAnswer
 from northstar.api.message import (
     API_VERSION,
     Connect,
@@ -33,6 +34,7 @@ __all__ = [
     "ContainerState",
     "Error",
     "Features",
+    "InspectAnswer",
     "InvalidProtocolVersion",
     "Message",
     "Notification",

@@ -29,7 +29,7 @@ from northstar.api.request import PlainRequest, Request
 from northstar.api.response import PlainResponse, Response
 from northstar.api.shape import Variant, tag_of
 from northstar.api.stream import Stream
-from northstar.api.writer import Writer, plain, variant_writer
+from northstar.api.writer import Writer, json_encoder, plain, variant_writer
 from northstar.model import InvalidValueError, ProtocolError
 
 _SHORT: Final = 160
@@ -76,11 +76,11 @@ def encode(message: Message) -> bytes:
     """
     value = _message_writer(type(message))(message)
     try:
-        return _encoder.encode(value) + b"\n"
+        return json_encoder.encode(value) + b"\n"
     except UnicodeEncodeError as error:
         if isinstance(message, Request):
             raise InvalidValueError(f"{error.object[:64]!r} is not valid UTF-8") from None
-        return _encoder.encode(_escaped(msgspec.to_builtins(value, enc_hook=plain))) + b"\n"
+        return json_encoder.encode(_escaped(msgspec.to_builtins(value, enc_hook=plain))) + b"\n"
 
 
 def _constant(name: str) -> object:
@@ -88,7 +88,6 @@ def _constant(name: str) -> object:
 
 
 _scanner: Final = json.JSONDecoder(object_pairs_hook=tuple, parse_constant=_constant)
-_encoder: Final = msgspec.json.Encoder(enc_hook=plain)
 
 
 def _decode(line: bytes) -> Message:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Final, get_args, get_origin, get_type_hints
+
+import msgspec
 
 from northstar.api.shape import Body, Exit, Record, Row, Signal, Variant, tag_of
 from northstar.model import Container, Exited, ExitStatus, Name, Version
@@ -26,6 +28,10 @@ def plain(value: object) -> object:
     if isinstance(value, types.MappingProxyType):
         return dict(value)
     raise NotImplementedError(f"a message cannot hold a {type(value).__name__}")
+
+
+json_encoder: Final = msgspec.json.Encoder(enc_hook=plain)
+"""Encodes the values that writers make."""
 
 
 @functools.cache

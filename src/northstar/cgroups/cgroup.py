@@ -167,6 +167,28 @@ class Cgroup:
         hierarchies = [hierarchy for hierarchy in self._made if hierarchy.version == 1]
         return cgroup1.open_tasks(self.directory(hierarchies[number]))
 
+    def destroy_if_empty(self) -> bool:
+        """Remove the cgroup if no process and no cgroup is in it, which is usual after an exit.
+
+        This is one rmdir(2) in each hierarchy, without retries. It waits for locks of the kernel's
+        cgroup code at most, which are held for some ms, and for no device.
+
+        Returns:
+            False if something is left, which `destroy` removes.
+        """
+        if self._has_budget:
+            return False
+        for hierarchy in self._made:
+            try:
+                os.rmdir(self.directory(hierarchy))
+            except FileNotFoundError:
+                continue  # another program has removed it
+            except OSError:
+                return False
+        self._made.clear()
+        self.host.release(self.path)
+        return True
+
     def destroy(self, timeout: float = REMOVE_TIMEOUT) -> None:
         """Kill all processes, and remove the cgroup and those below it; idempotent.
 

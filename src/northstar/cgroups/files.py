@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
 
 _SIZE: Final = 4096
 """Size of the first read, in bytes: most files are shorter, memory.stat is longer."""
@@ -25,11 +28,25 @@ class Files:
     def __init__(self, directory: str) -> None:
         self.directory = directory
         self._opened: dict[str, int] = {}
+        self._parsed: dict[str, tuple[bytes, Any]] = {}
         self._names: frozenset[str] | None = None
 
     def text(self, name: str) -> str:
         """Return the text of a file."""
         return self._read(name).decode("utf-8", "replace")
+
+    def parsed(self, name: str, parse: Callable[[str], T]) -> T:
+        """Return the result of `parse` for the text of a file.
+
+        While the text is the same as at the last read, so is the result: the caller must not change
+        it. A file has always the same `parse`.
+        """
+        data = self._read(name)
+        found = self._parsed.get(name)
+        if found is None or found[0] != data:
+            found = self._parsed[name] = data, parse(data.decode("utf-8", "replace"))
+        result: T = found[1]
+        return result
 
     def number(self, name: str) -> int:
         """Return the only number in a file: -1 for `max`, 0 if the file is missing."""
@@ -58,6 +75,7 @@ class Files:
             if fd != _ABSENT:
                 os.close(fd)
         self._opened.clear()
+        self._parsed.clear()
         self._names = None
 
     def _read(self, name: str) -> bytes:

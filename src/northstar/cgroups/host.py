@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Final
@@ -37,6 +38,8 @@ class CgroupHost:
         }
         self._lock = threading.Lock()
         self._claimed: set[str] = set()
+        # How many claimed cgroups are at or below each cgroup.
+        self._above: Counter[str] = Counter()
         self._prepared: set[tuple[str, str]] = set()
 
     @classmethod
@@ -67,18 +70,28 @@ class CgroupHost:
             HostError: another container has this cgroup, or one above or below it.
         """
         with self._lock:
-            for other in self._claimed:
-                if f"{path}/".startswith(f"{other}/") or f"{other}/".startswith(f"{path}/"):
-                    raise HostError(
-                        f"the cgroup {path} is not free: another container has {other}",
-                        hint="choose another cgroups.parent in the manifest",
-                    )
+            # The start of one of hundreds of containers must not look at all of them.
+            above = _and_above(path)
+            other = next((cgroup for cgroup in above if cgroup in self._claimed), None)
+            if other is None and path in self._above:
+                other = next(cgroup for cgroup in self._claimed if path in _and_above(cgroup))
+            if other is not None:
+                raise HostError(
+                    f"the cgroup {path} is not free: another container has {other}",
+                    hint="choose another cgroups.parent in the manifest",
+                )
             self._claimed.add(path)
+            self._above.update(above)
 
     def release(self, path: str) -> None:
         """Release a reserved path."""
         with self._lock:
-            self._claimed.discard(path)
+            if path in self._claimed:
+                self._claimed.remove(path)
+                for cgroup in _and_above(path):
+                    self._above[cgroup] -= 1
+                    if not self._above[cgroup]:
+                        del self._above[cgroup]
 
     def prepare(self, hierarchy: Hierarchy, parent: str, *, again: bool = False) -> Parents:
         """Create the parent of containers' cgroups.
@@ -145,6 +158,12 @@ class CgroupHost:
             if names or any(hierarchy.version == version for hierarchy in self.hierarchies):
                 parts.append(f"v{version} ({', '.join(names) or 'no controllers'})")
         return ", ".join(parts) or "none"
+
+
+def _and_above(path: str) -> list[str]:
+    """Return a cgroup and all above it."""
+    parts = path.split("/")
+    return ["/".join(parts[:number]) for number in range(len(parts), 0, -1)]
 
 
 def choose_hierarchies(

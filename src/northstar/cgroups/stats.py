@@ -52,27 +52,32 @@ class Statistics:
 
 
 def _memory_v1(files: Files) -> dict[str, Any] | None:
-    stat = flat_keyed(files.text("memory.stat"))
-    if not stat:
+    stat = files.parsed("memory.stat", _memory_stat_v1)
+    if stat is None:
         return None
     kmem: dict[str, Any] = _usage_v1(files, "memory.kmem.")
     kmem["slabinfo"] = files.text("memory.kmem.slabinfo")
     memory: dict[str, Any] = _usage_v1(files, "memory.")
-    control = flat_keyed(files.text("memory.oom_control"))
+    control = files.parsed("memory.oom_control", flat_keyed)
     memory.update(
         move_charge_at_immigrate=files.number("memory.move_charge_at_immigrate"),
-        numa_stat=numa_stat_v1(files.text("memory.numa_stat")),
+        numa_stat=files.parsed("memory.numa_stat", numa_stat_v1),
         oom_control={
             "oom_kill": control.get("oom_kill", 0),
             "oom_kill_disable": bool(control.get("oom_kill_disable", 0)),
             "under_oom": bool(control.get("under_oom", 0)),
         },
         soft_limit_in_bytes=files.number("memory.soft_limit_in_bytes"),
-        stat={**{key: stat.get(key, 0) for key in _STAT_KEYS}, "raw": stat},
+        stat=stat,
         swappiness=files.number("memory.swappiness"),
         use_hierarchy=files.number("memory.use_hierarchy"),
     )
     return {"kmem": kmem, "kmem_tcp": _usage_v1(files, "memory.kmem.tcp."), "memory": memory}
+
+
+def _memory_stat_v1(text: str) -> dict[str, Any] | None:
+    raw = flat_keyed(text)
+    return {**{key: raw.get(key, 0) for key in _STAT_KEYS}, "raw": raw} if raw else None
 
 
 def _usage_v1(files: Files, prefix: str) -> dict[str, Any]:
@@ -85,7 +90,7 @@ def _usage_v1(files: Files, prefix: str) -> dict[str, Any]:
 
 
 def _memory_v2(files: Files) -> dict[str, Any] | None:
-    raw = flat_keyed(files.text("memory.stat"))
+    raw = files.parsed("memory.stat", flat_keyed)
     if not raw:
         return None
     stat = dict.fromkeys(_STAT_KEYS, 0)
@@ -96,7 +101,7 @@ def _memory_v2(files: Files) -> dict[str, Any] | None:
     for key in _STAT_KEYS:
         if key.startswith("total_"):
             stat[key] = stat.get(key.removeprefix("total_"), 0)
-    events = flat_keyed(files.text("memory.events"))
+    events = files.parsed("memory.events", flat_keyed)
     unlimited = {"fail_cnt": 0, "limit_in_bytes": -1, "max_usage_in_bytes": 0}
     return {
         "kmem": {**unlimited, "slabinfo": "", "usage_in_bytes": raw.get("kernel", 0)},

@@ -280,15 +280,20 @@ def _is_closed(stream: object) -> bool:
         return False
 
 
+def completion_variable(program: str) -> str:
+    """Return the environment variable with which a shell requests completions."""
+    return f"_{program}_COMPLETE".replace("-", "_").replace(".", "_").upper()
+
+
 def _complete(command: click.Command, program: str) -> int | None:
     """Print completions if a shell requests them; return None otherwise."""
-    variable = f"_{program}_COMPLETE".replace("-", "_").replace(".", "_").upper()
+    variable = completion_variable(program)
     instruction = os.environ.get(variable)
     if not instruction:
         return None
-    from click.shell_completion import shell_complete
+    from northstar.cli.completion import respond
 
-    return shell_complete(command, {}, program, variable, instruction)
+    return respond(command, program, variable, instruction)
 
 
 def _terminate(number: int, _: FrameType | None) -> NoReturn:

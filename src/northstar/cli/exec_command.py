@@ -17,7 +17,8 @@ import click
 
 from northstar.api.stream import Resize, Signal, StdinEnd
 from northstar.cli.common import CommandError
-from northstar.cli.nstar_commands import Session, container_argument
+from northstar.cli.nstar_commands import container_argument
+from northstar.cli.nstar_session import Session
 from northstar.client import process as shared
 from northstar.client.blocking_process import Process
 from northstar.model import Container, Exited, Name

@@ -14,7 +14,7 @@ import click
 from northstar.api.log import Log, LogLine, LogStream
 from northstar.cli.common import colours
 from northstar.cli.dates import date
-from northstar.cli.nstar_commands import Session, write_line
+from northstar.cli.nstar_session import Session, write_line
 from northstar.cli.parameters import ContainerType, DurationType
 from northstar.client.blocking import Client
 from northstar.client.reading import BOTH

@@ -9,6 +9,14 @@ from northstar.cli.northstar import start
 from northstar.runtime import logs
 
 
+def _print_script(context: click.Context, _: click.Parameter, shell: str | None) -> None:
+    if shell is not None and not context.resilient_parsing:
+        from northstar.cli.completion import write_script
+
+        write_script(context, shell, None)
+        context.exit()
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "-c",
@@ -30,6 +38,14 @@ from northstar.runtime import logs
     type=click.Choice(logs.LEVELS),
     help="Lowest level that the runtime logs; NORTHSTAR_LOG=runtime=info,container=debug sets "
     "also that of containers.",
+)
+@click.option(
+    "--completion",
+    type=click.Choice(["bash", "zsh", "fish"]),
+    is_eager=True,
+    expose_value=False,
+    callback=_print_script,
+    help="Print a script for completion in a shell, and exit.",
 )
 @click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
 def northstar(path: str, disable_mount_namespace: bool, log_level: str | None) -> None:

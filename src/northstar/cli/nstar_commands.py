@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import signal as signals
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, Final
 
 import click
 from click.core import ParameterSource
 
 from northstar import __version__
-from northstar.api import Status, notification, response
+from northstar.api import notification, response
 from northstar.api.feature import SERVICE
 from northstar.api.notification import Notification
+from northstar.cli import nstar_plain
 from northstar.cli.common import CommandError
 from northstar.cli.groups import SuggestingGroup
+from northstar.cli.nstar_session import DEFAULT_TIMEOUT, Session
 from northstar.cli.parameters import (
     ContainerType,
     DurationType,
@@ -26,112 +27,11 @@ from northstar.cli.parameters import (
     UrlType,
     format_option,
 )
-from northstar.client import (
-    ConnectError,
-    MissingFeatureError,
-    PermissionDeniedError,
-    RefusedError,
-    RejectedError,
-    address,
-)
+from northstar.client import address
 from northstar.client.blocking import Client
 from northstar.client.errors import phrase
 from northstar.client.session import STOP_TIMEOUT, StopTimeout
-from northstar.model import Container, Exited, Name, printable, printable_json
-
-CANNOT_CONNECT: Final = 3
-"""Exit code: no runtime listens at the URL."""
-
-
-class Session:
-    """The options before the command; it makes the connection when a command needs it."""
-
-    def __init__(
-        self, url: str, json_lines: bool, timeout: float, chosen: str | None = None
-    ) -> None:
-        """Prepare; `chosen` says why the URL is used, if no option gives it."""
-        self.url = url
-        self.chosen = chosen
-        self.json_lines = json_lines
-        self.timeout = timeout
-
-    @contextlib.contextmanager
-    def connect(self, *, subscribe: bool = False, extended: bool = True) -> Iterator[Client]:
-        """Connect, for one command."""
-        trace = write_line if self.json_lines else None
-        try:
-            client = Client.connect(
-                self.url,
-                subscribe=subscribe,
-                extended=extended,
-                timeout=self.timeout,
-                trace=trace,
-            )
-        except ConnectError as error:
-            error = ConnectError(error.url, error.reason, self.chosen)
-            raise CommandError(
-                error.message,
-                hint=f"{error.hint} (--url or NORTHSTAR_URL)",
-                exit_code=CANNOT_CONNECT,
-            ) from None
-        with client:
-            try:
-                yield client
-            except RefusedError as error:
-                if self.json_lines:
-                    raise  # more requests would be among the lines of the command
-                from northstar.cli.refusals import refused
-
-                raise refused(client, error) from None
-            except MissingFeatureError as error:
-                hint = "it is an older version: update the runtime of that device"
-                raise CommandError(error.message, hint=hint) from None
-
-    @contextlib.contextmanager
-    def connect_subscribed_if_permitted(self) -> Iterator[Client]:
-        """Connect, with a subscription to notifications if that is permitted."""
-        with contextlib.ExitStack() as stack:
-            try:
-                client = stack.enter_context(self.connect(subscribe=True))
-            except RejectedError:
-                client = stack.enter_context(self.connect())
-            yield client
-
-    @contextlib.contextmanager
-    def progress(self, file: str) -> Iterator[Callable[[int, int], None] | None]:
-        """Draw the progress of an upload, on a terminal; elsewhere yield None."""
-        if self.json_lines or not sys.stderr.isatty():
-            yield None
-            return
-        from northstar.cli.progress import progress
-
-        with progress(os.path.basename(file)) as advance:
-            yield advance
-
-    def raise_failures(self, client: Client, results: Iterable[object]) -> None:
-        """Raise the reasons of all failures among the results of a request, if there are any."""
-        failures = [one for one in results if isinstance(one, response.Failed)]
-        if not failures:
-            return
-        if self.json_lines:
-            raise CommandError("; ".join(f"{one.container}: {one.error}" for one in failures))
-        from northstar.cli.refusals import failed
-
-        raise failed(client, [(one.container, one.error) for one in failures])
-
-    def show(self, text: str, *, lines: bool = False) -> None:
-        """Print a result of one line, or several (`lines`); nothing with the option --json."""
-        if not self.json_lines:
-            print(printable(text, lines=lines))
-
-
-def write_line(line: bytes) -> None:
-    """Print a line that was exchanged with the runtime."""
-    if sys.stdout.isatty():
-        line = printable_json(line.decode(errors="backslashreplace")).encode()
-    # At once: the reader may wait for a notification.
-    sys.stdout.buffer.write(line)
-    sys.stdout.buffer.flush()
+from northstar.model import Container, Exited, Name
 
 
 class Commands(SuggestingGroup):
@@ -191,7 +91,7 @@ class Commands(SuggestingGroup):
     "-u",
     "--url",
     type=UrlType(),
-    envvar="NORTHSTAR_URL",
+    envvar=address.URL,
     default=lambda: address.default({}).url,
     show_default=f"unix://{address.SOCKET} if it exists, else {address.TCP}",
     metavar="URL",
@@ -208,7 +108,7 @@ class Commands(SuggestingGroup):
     "-t",
     "--timeout",
     type=DurationType(),
-    default=10.0,
+    default=DEFAULT_TIMEOUT,
     metavar="TIME",
     help="How long to wait for the runtime, as 10s (the default) or 1m 30s.",
 )
@@ -239,37 +139,7 @@ _containers = click.argument(
 @click.pass_obj
 def list_containers(session: Session, as_json: bool | None) -> None:
     """List the installed containers (also: ls)."""
-    with session.connect() as client:
-        containers = sorted(client.list())
-        # Without data: the permission is missing, or the container was uninstalled meanwhile.
-        answers = [
-            answer if isinstance(answer, response.ContainerData) else None
-            for answer in client.inspect_all(containers)
-        ]
-        states = _states(client)
-    found = [
-        (container, answer, (states or {}).get(container))
-        for container, answer in zip(containers, answers, strict=True)
-    ]
-    if as_json:
-        from northstar.cli import json_output, json_values
-
-        json_output.emit([json_values.listed(*one) for one in found])
-    elif not session.json_lines:
-        from northstar.cli import listing
-
-        listing.show([listing.row(*one) for one in found], states=states is not None)
-
-
-def _states(client: Client, *containers: Container) -> dict[Container, Status] | None:
-    """Return the status of containers, by default of all; None if the runtime cannot tell."""
-    if SERVICE not in client.features:
-        return None
-    try:
-        results = client.status(*containers)
-    except PermissionDeniedError:
-        return None
-    return {one.container: one.status for one in results if isinstance(one, response.StatusOk)}
+    nstar_plain.list_containers(session, as_json)
 
 
 @nstar.command()
@@ -277,15 +147,7 @@ def _states(client: Client, *containers: Container) -> dict[Container, Status] |
 @click.pass_obj
 def repositories(session: Session, as_json: bool | None) -> None:
     """List the names of the repositories (also: repos)."""
-    with session.connect() as client:
-        names = sorted(client.repositories())
-    if as_json:
-        from northstar.cli import json_output
-
-        json_output.emit([json_output.Repository(name) for name in names])
-        return
-    for name in names:
-        session.show(name)
+    nstar_plain.repositories(session, as_json)
 
 
 @nstar.command()
@@ -431,7 +293,7 @@ def inspect(session: Session, container: Container | Name, as_json: bool | None)
     with session.connect() as client:
         [resolved] = client.resolve(container)
         data = client.inspect(resolved)
-        status = _states(client, resolved) if as_json is False else None
+        status = nstar_plain.states_of(client, resolved) if as_json is False else None
     if session.json_lines:
         return
     if as_json is False:
@@ -530,9 +392,7 @@ def describe(message: Notification) -> str:
 @click.pass_obj
 def shutdown(session: Session) -> None:
     """Shut the runtime down."""
-    with session.connect() as client:
-        client.shutdown()
-        session.show("shutting down")
+    nstar_plain.shutdown(session)
 
 
 @nstar.command()
@@ -540,14 +400,7 @@ def shutdown(session: Session) -> None:
 @click.pass_obj
 def ident(session: Session, as_json: bool | None) -> None:
     """Print the identity of this client."""
-    with session.connect() as client:
-        container = str(client.ident())
-    if as_json:
-        from northstar.cli import json_output
-
-        json_output.emit(json_output.Ident(container))
-    else:
-        session.show(container)
+    nstar_plain.ident(session, as_json)
 
 
 @nstar.command()
@@ -559,20 +412,8 @@ def ident(session: Session, as_json: bool | None) -> None:
 def completion(context: click.Context, shell: str, output: str | None) -> None:
     """Print a script for completion in a shell.
 
-    It completes commands, options, and the names of containers.
+    It completes commands, options, containers, repositories, signals and files.
     """
-    from click.shell_completion import ShellComplete, get_completion_class
+    from northstar.cli.completion import write_script
 
-    root = context.find_root()
-    program = root.info_name or "nstar"
-    kind = get_completion_class(shell)
-    assert kind is not None
-    variable = f"_{program}_COMPLETE".replace("-", "_").replace(".", "_").upper()
-    # Not the method of BashComplete: it runs bash to check its version.
-    script = ShellComplete.source(kind(root.command, {}, program, variable))
-    if output is None:
-        print(script)
-    else:
-        # A shell executes the file, so no other user may write to it, whatever the umask is.
-        with open(output, "w", opener=lambda path, flags: os.open(path, flags, 0o644)) as file:
-            file.write(script + "\n")
+    write_script(context, shell, output)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import signal as signals
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import click
 
 from northstar.client import address
-from northstar.client.blocking import Client
 from northstar.client.steps import container_or_name
 from northstar.model import Container, InvalidValueError, Name
 
@@ -47,26 +45,6 @@ class ContainerType(click.ParamType[Container | Name]):
             text = str(error)
             # The error is about one part of it.
             self.fail(text if repr(value) in text else f"{value!r}: {text}", param, ctx)
-
-    def shell_complete(
-        self,
-        ctx: click.Context,
-        param: click.Parameter,  # noqa: ARG002 - click passes it by position
-        incomplete: str,
-    ) -> list[Any]:
-        """Complete installed containers. If the runtime cannot be asked, there are none."""
-        from click.shell_completion import CompletionItem
-
-        options = ctx.find_root().params
-        try:
-            with Client.connect(options["url"], timeout=1) as client:
-                containers = sorted(client.list())
-        except Exception:
-            return []
-        versions = Counter(container.name for container in containers)
-        # The name alone if it is unique: bash treats a colon as the end of a word.
-        words = [str(c.name if versions[c.name] == 1 else c) for c in containers]
-        return [CompletionItem(word) for word in words if word.startswith(incomplete)]
 
 
 class NameType(click.ParamType[Name]):

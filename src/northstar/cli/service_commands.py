@@ -14,7 +14,8 @@ from northstar.api import notification, response
 from northstar.api.status import Status
 from northstar.cli import status_table
 from northstar.cli.common import CommandError
-from northstar.cli.nstar_commands import Session, container_argument, describe
+from northstar.cli.nstar_commands import container_argument, describe
+from northstar.cli.nstar_session import Session
 from northstar.cli.parameters import ContainerType, DurationType, format_option
 from northstar.cli.phrases import ended
 from northstar.client import (

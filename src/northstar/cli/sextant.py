@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
 from collections.abc import Callable
 from typing import Final
@@ -12,7 +13,6 @@ import click
 from northstar import __version__
 from northstar.cli.common import FAILED, run, warn
 from northstar.cli.groups import SuggestingGroup
-from northstar.cli.key_list import key_list
 from northstar.model import printable
 
 LARGE: Final = 16 * 2**20
@@ -21,10 +21,44 @@ LARGE: Final = 16 * 2**20
 # Each command imports the package `npk` itself: `--help` and completions do not wait for it.
 
 
-@click.group(cls=SuggestingGroup, context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(SuggestingGroup):
+    """The group of commands; some are loaded on first use."""
+
+    LATER: Final = {
+        "completion": "completion",
+        "diff": "diff_command",
+        "key-list": "key_list",
+        "new": "new_command",
+        "run": "run_command",
+        "verify": "verify_command",
+    }
+    """The commands that are loaded on first use, and their modules."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command by its name."""
+        if cmd_name in self.LATER:
+            module = importlib.import_module(f"northstar.cli.{self.LATER[cmd_name]}")
+            command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+            return command
+        return super().get_command(ctx, cmd_name)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands, sorted."""
+        return sorted([*super().list_commands(ctx), *self.LATER])
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
 def sextant() -> None:
-    """Create, show and unpack Northstar packages."""
+    """Create, check, run and show Northstar packages."""
+
+
+lenient_option = click.option(
+    "--lenient",
+    is_flag=True,
+    help="Only warn about what the runtime and Northstar 0.9.2 accept: unknown keys below cgroups, "
+    "and a program that is missing or cannot be executed.",
+)
 
 
 @sextant.command()
@@ -60,6 +94,7 @@ def sextant() -> None:
     help="The file system of the image.",
 )
 @click.option("--mksquashfs", metavar="PATH", help="The program mksquashfs.")
+@lenient_option
 def pack(
     manifest_path: str,
     root: str | None,
@@ -71,13 +106,19 @@ def pack(
     clones: int | None,
     fs: str,
     mksquashfs: str | None,
+    lenient: bool,
 ) -> None:
-    """Create a package from a manifest and a root directory."""
-    from northstar import npk
+    """Create a package from a manifest and a root directory.
 
+    The manifest is checked as by `sextant check`.
+    """
+    from northstar import npk
+    from northstar.cli.examine import manifest_of
+
+    manifest = manifest_of(manifest_path, root, lenient=lenient)
     with contextlib.ExitStack() as stack:
         packed = npk.pack(
-            manifest_path,
+            manifest,
             root,
             out,
             key=None if key is None else npk.load_secret_key(key),
@@ -186,25 +227,26 @@ def gen_key(name: str, out: str) -> None:
 
 
 @sextant.command()
+@click.option(
+    "-r", "--root", metavar="DIR", help="The container's files: look for its program there."
+)
+@lenient_option
 @click.argument("path", metavar="MANIFEST")
-def check(path: str) -> int:
+def check(path: str, root: str | None, *, lenient: bool) -> int:
     """Report all errors of a manifest, and settings that are probably mistakes."""
-    from northstar.launch.syscalls import is_syscall
-    from northstar.manifest import check as check_text
-    from northstar.npk.archive import TEXT_MAX
+    from northstar.cli.examine import examine
 
-    with open(path, "rb") as file:
-        # One byte more than the maximum, so that the reader refuses a manifest that is too large.
-        report = check_text(file.read(TEXT_MAX + 1), is_syscall=is_syscall)
-    for warning in report.warnings:
-        warn(f"{path}: {warning}")
-    for error in report.errors:
-        click.echo(printable(f"error: {path}: {error}"), err=True)
-    if report.errors:
+    examined = examine(path, root, lenient=lenient)
+    for warning in examined.warnings:
+        warn(warning)
+    for error in examined.errors:
+        click.echo(printable(f"error: {error}"), err=True)
+    if examined.errors:
         return FAILED
-    assert report.manifest is not None, "no errors, but no manifest"
-    kind = "app" if report.manifest.is_app else "resource"
-    click.echo(f"{printable(path)}: {report.manifest.container}, {kind}")
+    manifest = examined.manifest
+    assert manifest is not None, "no errors, but no manifest"
+    kind = "app" if manifest.is_app else "resource"
+    click.echo(f"{printable(path)}: {manifest.container}, {kind}")
     return 0
 
 
@@ -216,9 +258,6 @@ def schema() -> None:
     from northstar.manifest import schema as manifest_schema
 
     click.echo(json.dumps(manifest_schema(), indent=2))
-
-
-sextant.add_command(key_list)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from northstar.api import Status, Wanted, response
 from northstar.api.feature import SERVICE
 from northstar.cli import tables, usage
 from northstar.cli.common import CommandError, colours
-from northstar.cli.nstar_commands import Session
+from northstar.cli.nstar_session import Session
 from northstar.cli.parameters import ContainerType, DurationType, format_option
 from northstar.cli.usage import Usage
 from northstar.client import PermissionDeniedError

@@ -11,7 +11,7 @@ import click
 
 from northstar.api.response import TokenResult
 from northstar.cli.common import FAILED
-from northstar.cli.nstar_commands import Session
+from northstar.cli.nstar_session import Session
 from northstar.cli.parameters import NameType
 from northstar.model import Name
 

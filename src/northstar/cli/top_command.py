@@ -16,7 +16,7 @@ from northstar.api import Status, response
 from northstar.api.feature import SERVICE
 from northstar.cli import usage
 from northstar.cli.common import CommandError, colours
-from northstar.cli.nstar_commands import CANNOT_CONNECT, Session
+from northstar.cli.nstar_session import CANNOT_CONNECT, Session
 from northstar.cli.parameters import DurationType
 from northstar.cli.screen import Keys, Screen
 from northstar.cli.top_view import Act, Command, Follow, LogView, Verb, View, Wish

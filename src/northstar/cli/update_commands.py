@@ -13,7 +13,8 @@ import click
 from northstar.api import ContainerState, notification
 from northstar.api.notification import Notification
 from northstar.cli.common import CommandError
-from northstar.cli.nstar_commands import Session, refuse_swapped
+from northstar.cli.nstar_commands import refuse_swapped
+from northstar.cli.nstar_session import Session
 from northstar.cli.parameters import format_option
 from northstar.model import Container, printable
 

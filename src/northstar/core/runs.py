@@ -83,12 +83,13 @@ def end_run(draft: Draft, container: Container) -> Run:
     assert run is not None
     draft.change(container, run=None)
     draft.set(running=without(draft.state.running, container.name))
-    users = dict(draft.state.users)
-    for resource in set(run.resources.values()):
-        users[resource] = users[resource] - {container}
-        if not users[resource]:
-            del users[resource]
-    draft.set(users=users)
+    if run.resources:
+        users = dict(draft.state.users)
+        for resource in set(run.resources.values()):
+            users[resource] = users[resource] - {container}
+            if not users[resource]:
+                del users[resource]
+        draft.set(users=users)
     return run
 
 

@@ -187,6 +187,8 @@ def _refused(draft: Draft, event: events.StartRequested, failure: error.Error) -
 
 
 def _add_user(draft: Draft, user: Container, resources: Collection[Container]) -> None:
+    if not resources:
+        return
     users = dict(draft.state.users)
     for resource in resources:
         users[resource] = users.get(resource, NO_CONTAINERS) | {user}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, get_args
 
 from northstar.api import RefusedError, error
 from northstar.core import (
@@ -92,6 +92,10 @@ _HANDLERS: Final[dict[type, Callable[[Draft, Any], None]]] = {
 }
 
 
+_REQUESTS: Final[tuple[type[Request], ...]] = get_args(Request)
+"""`isinstance` of a union takes a microsecond, of a tuple a quarter."""
+
+
 def step(state: State, event: Event, now: int) -> Changed | Refused:
     """Decide the result of an event.
 
@@ -107,7 +111,7 @@ def step(state: State, event: Event, now: int) -> Changed | Refused:
         InternalError: another request on the same container is not completed.
     """
     draft = Draft(state, now)
-    if isinstance(event, Request):
+    if isinstance(event, _REQUESTS):
         entry = state.containers.get(event.container)
         if entry is not None and entry.operation is not None:
             what = f"{type(event).__name__} of {event.container} during {entry.operation.value}"

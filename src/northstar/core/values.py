@@ -331,4 +331,6 @@ class Draft:
 
 def without(mapping: Mapping[Any, Any], key: object) -> dict[Any, Any]:
     """Return a copy of `mapping` without `key`."""
-    return {k: v for k, v in mapping.items() if k != key}
+    copy = dict(mapping)
+    copy.pop(key, None)
+    return copy

@@ -177,7 +177,7 @@ def detach_unfinished(directory: str) -> list[str]:
                 status = entry.stat()
                 files.add((status.st_dev, status.st_ino))
     found = []
-    for number in loop.numbers():
+    for number in filter(loop.is_bound, loop.numbers()):
         try:
             attributes = loop.attributes(number)
             if attributes.autoclear or attributes.offset:

@@ -24,11 +24,11 @@ from northstar.launch.launcher import (
     STEPS,
     Launcher,
     exit_status,
-    reap,
     send_plan,
 )
 from northstar.launch.plan import LaunchPlan
 from northstar.launch.plan_ops import GO, NO_OPERATION, TEXT_MAX, Report, Step
+from northstar.launch.serving import reap
 from northstar.linux import pidfd, procfs
 from northstar.model import Container, ExitStatus, LaunchError, Signalled
 

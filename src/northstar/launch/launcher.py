@@ -1,8 +1,9 @@
 """Runs a launch plan with the C program, and decodes its reports into values and errors.
 
-The sequence of a launch: `Launcher.launch` spawns the program (posix_spawn: the interpreter is
-never forked) with one end of a SOCK_SEQPACKET pair and sends it the plan and the descriptors. It
-clones init, whose parent is the runtime (CLONE_PARENT), and exits. Init reports READY, waits for
+The sequence of a launch: `Launcher.launch` sends the plan, the descriptors and one end of a
+SOCK_SEQPACKET pair to the launcher that stays (serving.py). Without it, it spawns the program
+(posix_spawn: the interpreter is never forked) with that end for this plan, which exits then. The
+launcher clones init, whose parent is the runtime (CLONE_PARENT). Init reports READY, waits for
 GO, reports STARTED when the payload's execve has succeeded, and EXITED when the payload has ended.
 FAILED may come instead of any of these. Init may die at any time: its stream ends, and its pidfd
 becomes readable.
@@ -29,6 +30,7 @@ from typing import Final
 
 from northstar.launch.plan import LaunchPlan
 from northstar.launch.plan_ops import GO, NO_OPERATION, TEXT_MAX, Op, Report, Step
+from northstar.launch.serving import ServingLauncher, reap
 from northstar.linux import memfd, pidfd
 from northstar.model import Exited, ExitStatus, HostError, LaunchError, Signalled
 
@@ -91,6 +93,7 @@ class Launcher:
     def __init__(self, descriptor: int, executor: Executor | None = None) -> None:
         self._descriptor = descriptor
         self._executor = executor
+        self._serving: ServingLauncher | None = None
 
     @classmethod
     def load(cls, executor: Executor | None = None) -> Launcher:
@@ -139,8 +142,39 @@ class Launcher:
         finally:
             os.close(copy)
 
+    async def serve(self, *, own_namespace: bool) -> None:
+        """Spawn a launcher that stays, for all launches; at its end the next launch spawns another.
+
+        Must be called in the runtime's main thread, before any image is mounted: a mount that its
+        namespace contains cannot be unmounted.
+
+        Args:
+            own_namespace: it enters a mount namespace of its own. The mounts of the runtime's
+                namespace must not be shared, and plans must attach their images.
+
+        Raises:
+            OSError: it could not be spawned.
+        """
+        self._serving = ServingLauncher(self._spawn, own_namespace=own_namespace)
+        await self._serving.ready
+
+    def _spawn(self, child_end: socket.socket) -> int:
+        return _spawn(self._descriptor, child_end)
+
+    def _served_by(self, plan: LaunchPlan) -> ServingLauncher | None:
+        """Return the launcher that stays, if there is one for this plan."""
+        if self._serving is not None and self._serving.ended is not None:
+            # Images may be mounted now, so the next one stays in the runtime's namespace.
+            self._serving = ServingLauncher(self._spawn, own_namespace=False)
+        if self._serving is None or (self._serving.own_namespace and not plan.attaches):
+            return None
+        return self._serving
+
     def close(self) -> None:
-        """Close the memfd; idempotent. Running containers are not affected."""
+        """Close the memfd, end the launcher; idempotent. Running containers are not affected."""
+        if self._serving is not None:
+            self._serving.end()
+            self._serving = None
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -151,7 +185,7 @@ class Launcher:
         descriptors: Mapping[str, int],
         on_skipped: Callable[[str], None],
     ) -> Init:
-        """Spawn the program and send it the plan; the returned `Init` reports the progress.
+        """Have a launcher perform a plan; the returned `Init` reports the progress.
 
         Must be called in the event loop's thread, which is the runtime's main thread: the kernel
         kills init when its parent *thread* ends (PR_SET_PDEATHSIG, prctl(2)).
@@ -175,7 +209,13 @@ class Launcher:
                 # unwatched.
                 init = Init(stream, plan, on_skipped, self._executor)
                 undo.callback(init.stop_reading)
-                pid = init.launcher_pid = _spawn(self._descriptor, child_end)
+                serving = self._served_by(plan)
+                passed = [descriptors[name] for name in plan.descriptors]
+                if serving is not None and serving.request(plan.encode(), child_end, passed):
+                    init.serving = serving
+                    undo.pop_all()
+                    return init
+                pid = init.launcher_pid = self._spawn(child_end)
             try:
                 send_plan(stream, plan, descriptors)
             except (BrokenPipeError, ConnectionResetError):
@@ -284,13 +324,6 @@ def exit_status(op: int, value: int) -> ExitStatus:
     raise ValueError(f"EXITED with operation {op}, value {value}")
 
 
-def reap(pid: int) -> ExitStatus:
-    """Wait for the end of a child, and reap it."""
-    _, status = os.waitpid(pid, 0)
-    code = os.waitstatus_to_exitcode(status)
-    return Exited(code) if code >= 0 else Signalled(-code)
-
-
 def _launcher_ended(status: ExitStatus) -> LaunchError:
     return LaunchError("launch init", reason=f"its launcher ended with {status}")
 
@@ -316,11 +349,13 @@ class Init:
     """The runtime's handle of one container's PID 1, from its launch to its end.
 
     Attributes:
-        launcher_pid: the pid of the launcher that clones it, 0 after it is reaped.
+        launcher_pid: the pid of a launcher for this plan, 0 after it is reaped.
+        serving: the launcher that clones it, if that is one that stays.
         pid: its process id on the host, 0 before `ready` is done.
         ready: done when init waits for `go`; fails with LaunchError.
         started: done when the payload runs; fails with LaunchError.
         exited: done with the payload's exit status when init is reaped; never fails.
+        on_exit: called with that status, at the same time.
     """
 
     def __init__(
@@ -347,10 +382,12 @@ class Init:
         self._status: ExitStatus | None = None
         self._sockets: dict[str, socket.socket] = {}
         self.launcher_pid = 0
+        self.serving: ServingLauncher | None = None
         self.pid = 0
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.started: asyncio.Future[None] = self._loop.create_future()
         self.exited: asyncio.Future[ExitStatus] = self._loop.create_future()
+        self.on_exit: Callable[[ExitStatus], object] | None = None
         self._loop.add_reader(stream.fileno(), self._on_report)
 
     def stop_reading(self) -> None:
@@ -416,12 +453,10 @@ class Init:
                 self._close_all(passed)
                 self.stop_reading()
                 if self._pidfd < 0:
-                    # The launcher exited before the clone.
-                    status = reap(self.launcher_pid)
-                    self._fail(_launcher_ended(status))
-                    self._finish(status)
+                    self._finish_unlaunched()
                 return
-            if self._pidfd < 0 and sender not in (0, self.launcher_pid):
+            launcher = self.launcher_pid if self.serving is None else self.serving.pid
+            if self._pidfd < 0 and sender not in (0, launcher):
                 # The launcher was killed between the clone and its report, and the sender is init:
                 # a child of this process that is not reaped, so its pid is not reused.
                 try:
@@ -483,13 +518,27 @@ class Init:
                 self._fail(self._failure(index, op, errno, value, text))
         self._expected = _AFTER.get(report, set())
 
+    def _finish_unlaunched(self) -> None:
+        """Process the end of a stream before the clone: the launcher has ended, or has failed."""
+        if self.serving is None:
+            status = reap(self.launcher_pid)
+        elif Report.LAUNCHED in self._expected:
+            status = self.serving.failed()
+        else:
+            status = Exited(1)  # it has reported the failure, as one that exits then
+        self._fail(_launcher_ended(status))
+        self._finish(status)
+
     def _end_launcher(self) -> None:
         """End a launcher that has not reported an init. An init that it has cloned ends by itself.
 
         Init ends when the other end of its stream is closed.
         """
-        os.kill(self.launcher_pid, signal.SIGKILL)
-        status = reap(self.launcher_pid)
+        if self.serving is not None:
+            status = self.serving.end()
+        else:
+            os.kill(self.launcher_pid, signal.SIGKILL)
+            status = reap(self.launcher_pid)
         self.launcher_pid = 0
         self._fail(_launcher_ended(status))
         self._finish(status)
@@ -580,6 +629,8 @@ class Init:
         It exits right after its report, usually before init is ready. Without this each running
         container would keep a zombie.
         """
+        if self.serving is not None:
+            return
         if os.waitpid(self.launcher_pid, os.WNOHANG) != (0, 0):
             self.launcher_pid = 0
             return
@@ -606,9 +657,12 @@ class Init:
     def _finish(self, status: ExitStatus) -> None:
         while self._sockets:
             self._sockets.popitem()[1].close()
-        self._fail(LaunchError("start the container", reason=f"its init ended with {status}"))
+        if not (self.ready.done() and self.started.done()):
+            self._fail(LaunchError("start the container", reason=f"its init ended with {status}"))
         if not self.exited.done():
             self.exited.set_result(status)
+            if self.on_exit is not None:
+                self.on_exit(status)
 
     @property
     def _stream_closed(self) -> bool:

@@ -70,6 +70,7 @@ _DESCRIPTIONS: Final = {
     Op.LOOPBACK: "bring the loopback interface up",
     Op.SELINUX: "set the SELinux exec context {0}",
     Op.ENTER: "enter the {2} namespace",
+    Op.ATTACH: "attach the image mounted at {1}",
     Op.ROOT: "enter the image mounted at {0}",
     Op.BIND: "bind {0}{1} on {2}",
     Op.FILESYSTEM: "mount {0} on {2}",
@@ -139,6 +140,11 @@ class LaunchPlan(msgspec.Struct, frozen=True):
     operations: tuple[Operation, ...]
     descriptors: tuple[str, ...]
 
+    @property
+    def attaches(self) -> bool:
+        """Whether it attaches its images, and so needs none in the launcher's mount namespace."""
+        return image_descriptor(0) in self.descriptors
+
     def encode(self) -> bytes:
         """Encode the plan: the version word and the operations."""
         head = struct.pack("<I", PLAN_VERSION)
@@ -153,6 +159,7 @@ class HostFacts(msgspec.Struct, frozen=True):
         into_cgroup: init is cloned into a v2 cgroup, with the descriptor `cgroup`.
         joins: number of v1 cgroups that init joins, with the descriptors `tasks:0`, `tasks:1`...
         selinux: SELinux is enabled.
+        attach: the kernel copies a mount to another mount namespace: open_tree(2), Linux 5.2.
         in_root: the kernel looks up paths in another root: openat2(2), Linux 5.6.
         rlimits: original soft and hard limits that the runtime has changed for itself.
     """
@@ -161,6 +168,7 @@ class HostFacts(msgspec.Struct, frozen=True):
     into_cgroup: bool = False
     joins: int = 0
     selinux: bool = False
+    attach: bool = False
     in_root: bool = True
     rlimits: Mapping[RlimitResource, Rlimit] = {}
 
@@ -181,6 +189,11 @@ class ContainerPaths(msgspec.Struct, frozen=True):
     sockets: str
     notify: str
     resources: Mapping[str, str] = {}
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The mount points of all images, each once."""
+        return tuple(dict.fromkeys((self.root, *self.resources.values())))
 
 
 def refuse_unsupported(manifest: Manifest, facts: HostFacts) -> None:
@@ -280,6 +293,11 @@ def logged_streams(manifest: Manifest) -> list[str]:
     return [stream for stream, output in outputs.items() if output is not Output.DISCARD]
 
 
+def image_descriptor(number: int) -> str:
+    """Return the plan's name for a copy of the mount at `ContainerPaths.images[number]`."""
+    return f"image:{number}"
+
+
 def tasks_descriptor(number: int) -> str:
     """Return the plan's name for the descriptor of a v1 cgroup's `tasks` file."""
     return f"tasks:{number}"
@@ -318,6 +336,9 @@ def build(
     logged = logged_streams(manifest)
     if logged:
         descriptors += ["ring", "bell", *map(output_descriptor, logged)]
+    # With very many images a launcher in the runtime's mount namespace does without their copies.
+    if facts.attach and len(descriptors) + len(paths.images) <= DESCRIPTORS_MAX:
+        descriptors += map(image_descriptor, range(len(paths.images)))
     if len(descriptors) > DESCRIPTORS_MAX:
         raise LaunchError(
             f"pass {len(descriptors)} descriptors",
@@ -367,6 +388,9 @@ def _namespaces(
     if manifest.network is None:
         yield Operation(Op.LOOPBACK)
     yield from selinux(manifest, facts)
+    for number, path in enumerate(paths.images):
+        if image_descriptor(number) in index:
+            yield Operation(Op.ATTACH, (index[image_descriptor(number)], path))
     yield Operation(Op.ROOT, (paths.root,))
 
 

@@ -199,6 +199,14 @@ def numbers() -> list[int]:
     return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
 
+def is_bound(number: int) -> bool:
+    """Return whether a device is bound; False if it does not exist.
+
+    A tenth of the time of a failing `attributes`: some hosts have hundreds of unbound devices.
+    """
+    return os.access(f"{_SYSFS}/loop{number}/loop", os.F_OK)
+
+
 def device_number(number: int) -> int:
     """Return the device number of a device, as `st_rdev` (/sys/block/loopN/dev).
 

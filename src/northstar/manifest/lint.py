@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from northstar.manifest.capabilities import Capability
+from northstar.manifest.cgroups import Memory
 from northstar.manifest.io import Output
 from northstar.manifest.manifest import Manifest
 from northstar.manifest.mount import Bind, MountOption, Persist
@@ -23,6 +24,10 @@ from northstar.model.text import NAMED_MAX, quote
 
 _SUSPENDING: Final = frozenset((signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU))
 """Signals that suspend a process, signal(7)."""
+
+_MEMORY_MIN: Final = 2**20
+"""Smallest limit on memory that is not reported, in bytes: no process runs in less, and a smaller
+number was probably meant in another unit."""
 
 
 def lint(manifest: Manifest, *, is_syscall: Callable[[str], bool] | None = None) -> Iterator[str]:
@@ -48,10 +53,23 @@ def lint(manifest: Manifest, *, is_syscall: Callable[[str], bool] | None = None)
     for resource, limit in manifest.rlimits.items():
         if limit.hard is not None and (limit.soft is None or limit.soft > limit.hard):
             yield f"rlimits.{resource.value}: soft is above hard, which setrlimit(2) refuses"
+    if manifest.cgroups is not None and manifest.cgroups.memory is not None:
+        yield from _lint_memory(manifest.cgroups.memory)
     if manifest.service is not None:
         yield from _lint_service(manifest, manifest.service)
     if manifest.sched is not None and type(manifest.sched.policy) is SchedDeadline:
         yield "sched.policy: deadline needs parameters that a manifest cannot give: no start works"
+
+
+def _lint_memory(memory: Memory) -> Iterator[str]:
+    for name in memory.__struct_fields__:
+        limit = getattr(memory, name) if name.endswith("_limit") else None
+        # Negative values mean no limit.
+        if limit is not None and 0 <= limit < _MEMORY_MIN:
+            yield (
+                f"cgroups.memory.{name}: {limit} bytes are less than a process needs; the unit is "
+                f"bytes, 1 MiB is {_MEMORY_MIN}"
+            )
 
 
 def _lint_service(manifest: Manifest, service: Service) -> Iterator[str]:

@@ -25,6 +25,21 @@ _ELF: Final = b"\x7fELF"
 class ManifestContext(Context[ManifestError]):
     """State of reading a manifest. Errors name the field, the line and the column."""
 
+    def __init__(self, *, collect: bool = False, strict: bool = False) -> None:
+        """Begin to read.
+
+        Args:
+            collect: continue after an error, to find all errors.
+            strict: unknown keys below `cgroups` are errors: a limit with a misspelt name does not
+                limit anything. Northstar 0.9.2 and the runtime ignore them.
+        """
+        super().__init__(collect=collect)
+        self._strict = strict
+
+    def refuses_ignored(self, path: Path) -> bool:
+        """Return whether an unknown key at `path`, which a record ignores, is an error."""
+        return self._strict and path[0] == "cgroups"
+
     def error(
         self, rule: str, path: Path = (), place: Place = None, hint: Hint = None
     ) -> ManifestError:
@@ -72,14 +87,17 @@ def loads_with_warnings(text: str | bytes) -> tuple[Manifest, tuple[str, ...]]:
     return manifest, tuple(context.warnings)
 
 
-def check(text: str | bytes, *, is_syscall: Callable[[str], bool] | None = None) -> Report:
+def check(
+    text: str | bytes, *, is_syscall: Callable[[str], bool] | None = None, strict: bool = False
+) -> Report:
     """Find all errors of a manifest, and settings that are probably mistakes.
 
     Args:
         text: the manifest in YAML, JSON or TOML.
         is_syscall: returns whether a system call has this name; None skips the check of names.
+        strict: unknown keys below `cgroups` are errors, not warnings.
     """
-    manifest, context = _read(text, collect=True)
+    manifest, context = _read(text, collect=True, strict=strict)
     warnings = list(context.warnings)
     if manifest is not None:
         warnings.extend(lint(manifest, is_syscall=is_syscall))
@@ -115,7 +133,9 @@ def schema() -> dict[str, Any]:
     }
 
 
-def _read(text: str | bytes, *, collect: bool) -> tuple[Manifest | None, ManifestContext]:
+def _read(
+    text: str | bytes, *, collect: bool, strict: bool = False
+) -> tuple[Manifest | None, ManifestContext]:
     """Return the manifest or None, and the context with the warnings or errors.
 
     The text is parsed as YAML, JSON and TOML until one of them accepts it. A text that looks like
@@ -136,7 +156,7 @@ def _read(text: str | bytes, *, collect: bool) -> tuple[Manifest | None, Manifes
     }
     errors: dict[str, ManifestContext] = {}
     for language in ("json", "yaml", "toml") if json_first else ("yaml", "json", "toml"):
-        context = ManifestContext(collect=collect)
+        context = ManifestContext(collect=collect, strict=strict)
         manifest = context.read(MANIFEST, partial(parsers[language], context))
         if manifest is not None:
             return manifest, context

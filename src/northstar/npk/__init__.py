@@ -16,7 +16,7 @@ from northstar.npk.package import FORMAT_VERSION, Npk, open, verify_image  # noq
 from northstar.npk.signature import Hashes
 
 if TYPE_CHECKING:
-    from northstar.npk.packing import Packed, pack
+    from northstar.npk.packing import Packed, pack, pack_into
     from northstar.npk.unpacking import list_image, unpack
 
 __all__ = [
@@ -32,13 +32,14 @@ __all__ = [
     "load_secret_key",
     "open",
     "pack",
+    "pack_into",
     "unpack",
     "verify_image",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Packed", "pack"):
+    if name in ("Packed", "pack", "pack_into"):
         from northstar.npk import packing
 
         return getattr(packing, name)

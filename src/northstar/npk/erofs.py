@@ -29,8 +29,8 @@ _FEATURES: Final = 0x7F
 
 _COMPACT: Final = struct.Struct("<4H4I2HI")
 """i_format, i_xattr_icount, i_mode, i_nlink, i_size, i_reserved, i_u, i_ino, i_uid, i_gid, ..."""
-_EXTENDED: Final = struct.Struct("<4HQI44x")
-"""i_format, i_xattr_icount, i_mode, i_reserved, i_size, i_u, and fields that are not read."""
+_EXTENDED: Final = struct.Struct("<4HQI4x2I32x")
+"""i_format, i_xattr_icount, i_mode, i_reserved, i_size, i_u, i_uid, i_gid, and others."""
 _SLOT: Final = 32
 """Size of an inode slot. Inode numbers (nid) count slots, from the block meta_blkaddr on."""
 _PLAIN, _INLINE = 0, 2
@@ -46,15 +46,29 @@ _SHOWN_MAX: Final = 100
 
 
 class Entry(NamedTuple):
-    """One name in the image: its path without a leading slash, and the mode of its inode."""
+    """One name in the image.
+
+    Attributes:
+        path: without a leading slash.
+        mode, uid, gid: of its inode.
+        size: of its data, in bytes.
+        device: number of a device node, as the kernel encodes it (new_encode_dev); 0 for others.
+    """
 
     path: bytes
     mode: int
+    uid: int
+    gid: int
+    size: int
+    device: int
 
 
 class _Inode(NamedTuple):
     mode: int
+    uid: int
+    gid: int
     size: int
+    device: int
     layout: int
     data: int
     tail: int
@@ -118,8 +132,9 @@ class _Image:
                 names.add(name)
                 if name in (b".", b".."):
                     continue
-                mode = self._inode(child).mode
-                yield Entry(above + name, mode)
+                inode = self._inode(child)
+                mode = inode.mode
+                yield Entry(above + name, mode, inode.uid, inode.gid, inode.size, inode.device)
                 if stat.S_ISDIR(mode):
                     if child in seen:
                         raise _damaged(f"the directory {_shown(above + name)} has two names")
@@ -166,17 +181,19 @@ class _Image:
         head = self._read(at, _COMPACT.size)
         form = int.from_bytes(head[:2], "little")
         if form & 1:
-            _, xattrs, mode, _, size, raw = _EXTENDED.unpack(self._read(at, _EXTENDED.size))
+            fields = _EXTENDED.unpack(self._read(at, _EXTENDED.size))
+            _, xattrs, mode, _, size, raw, uid, gid = fields
             at += _EXTENDED.size
         else:
-            _, xattrs, mode, _, size, _, raw, *_ = _COMPACT.unpack(head)
+            _, xattrs, mode, _, size, _, raw, _, uid, gid, _ = _COMPACT.unpack(head)
             at += _COMPACT.size
         layout = form >> 1 & 7
         if stat.S_ISDIR(mode) and layout not in (_PLAIN, _INLINE):
             raise _damaged(f"a directory has an invalid layout ({layout})")
         if xattrs:
             at += _XATTR_HEADER + (xattrs - 1) * _XATTR_ENTRY
-        return _Inode(mode, size, layout, raw * self._block, at)
+        device = raw if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0
+        return _Inode(mode, uid, gid, size, device, layout, raw * self._block, at)
 
     def _read(self, at: int, size: int) -> bytes:
         data = self._data[at : at + size]

@@ -112,16 +112,7 @@ def pack(
     watch = None
     if progress is not None and source is not None:
         watch = _watch(progress, content_size(source))
-    recipe = image.Recipe(
-        root=source,
-        additions=mountpoints.plan(mountpoints.mount_points(value), source),
-        uid=value.uid,
-        gid=value.gid,
-        compression=compression,
-        block_size=block_size,
-        selinux=value.selinux.mount_context if value.selinux is not None else None,
-        watch=watch,
-    )
+    recipe = _recipe(value, source, compression, block_size, watch)
     maker = _Maker(recipe, fs, mksquashfs, salt if key is not None else None, value.name.encode())
     with _Destination() as destination:
         for clone, path in _targets(value, os.fspath(out), clones):
@@ -133,6 +124,51 @@ def pack(
             destination.write(path, dumps(clone).encode(), maker.fill, key)
         paths = destination.commit()
     return Packed(paths, (*ignored, *maker.warnings))
+
+
+def pack_into(fd: int, manifest: Manifest, root: Path | None) -> tuple[str, ...]:
+    """Create an unsigned package, without compression, in an empty file that is open.
+
+    The file may be in memory (memfd_create(2)), so that nothing is written to a disk.
+
+    Args:
+        fd: the file, open for reading and writing.
+        manifest: the manifest.
+        root: directory with the container's files; None for an empty one.
+
+    Returns:
+        Warnings for the user.
+
+    Raises:
+        PackageError: the root is refused, or mksquashfs failed.
+        HostError: mksquashfs is missing.
+        OSError: a file cannot be read or written.
+    """
+    source = None if root is None else _directory(root)
+    maker = _Maker(_recipe(manifest, source, "none"), "squashfs", None, None, b"")
+    # The descriptor of this process: mksquashfs does not inherit it.
+    path = f"/proc/{os.getpid()}/fd/{fd}"
+    _write(path, fd, dumps(manifest).encode(), maker.fill, None)
+    return tuple(maker.warnings)
+
+
+def _recipe(
+    manifest: Manifest,
+    root: str | None,
+    compression: str | None,
+    block_size: int | None = None,
+    watch: Callable[[int], None] | None = None,
+) -> image.Recipe:
+    return image.Recipe(
+        root=root,
+        additions=mountpoints.plan(mountpoints.mount_points(manifest), root),
+        uid=manifest.uid,
+        gid=manifest.gid,
+        compression=compression,
+        block_size=block_size,
+        selinux=manifest.selinux.mount_context if manifest.selinux is not None else None,
+        watch=watch,
+    )
 
 
 def content_size(root: str) -> int:

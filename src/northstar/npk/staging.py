@@ -21,3 +21,9 @@ def directory(parent: str | None = None) -> Iterator[str]:
         yield path
     finally:
         removal.remove(path)
+
+
+def remove(path: str) -> None:
+    """Remove a directory and all files in it, without following links, if it exists."""
+    with contextlib.suppress(FileNotFoundError):
+        removal.remove(path)

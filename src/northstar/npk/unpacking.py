@@ -61,7 +61,7 @@ def unpack(npk: Npk, out: str | os.PathLike[str], *, unsquashfs: str | None = No
             for name in texts:
                 with open(os.path.join(stage, name), "xb", opener=_open_text) as file:
                     file.write(npk.read_entry(name))
-            warnings = _extract(npk, os.path.join(stage, ROOT_NAME), unsquashfs)
+            warnings = extract(npk, os.path.join(stage, ROOT_NAME), unsquashfs)
             for name in names:
                 target = os.path.join(directory, name)
                 os.rename(os.path.join(stage, name), target)
@@ -96,7 +96,7 @@ def list_image(npk: Npk, *, unsquashfs: str | None = None) -> str:
         )
         return listing
     tool = tools.find("dump.erofs")
-    with _image_file(npk) as image:
+    with image_file(npk) as image:
         return "".join(f"{line}\n" for line in _list_erofs(tool, image))
 
 
@@ -120,7 +120,7 @@ def _list_erofs(tool: str, image: str) -> Iterator[str]:
                 pending.append((f"{path}/{name}", f"--nid={number}"))
 
 
-def _extract(npk: Npk, root: str, unsquashfs: str | None) -> list[str]:
+def extract(npk: Npk, root: str, unsquashfs: str | None = None) -> list[str]:
     """Extract the files of the image to `root` with its tool; return warnings.
 
     The tools do not check names reliably, and as root they could write anywhere. So all names are
@@ -136,7 +136,7 @@ def _extract(npk: Npk, root: str, unsquashfs: str | None) -> list[str]:
         found = _check_tree(root, "unsquashfs", stderr)
         return _first_lines(stderr) + found.warnings
     tool = tools.find("fsck.erofs")
-    with _image_file(npk) as image:
+    with image_file(npk) as image:
         wanted = sum(_is_plain(entry.mode) for entry in erofs.entries(image))
         _, stderr = tools.run([tool, f"--extract={root}", image])
     found = _check_tree(root, "fsck.erofs", stderr)
@@ -210,7 +210,7 @@ def _path_of(npk: Npk) -> str:
 
 
 @contextlib.contextmanager
-def _image_file(npk: Npk) -> Iterator[str]:
+def image_file(npk: Npk) -> Iterator[str]:
     """Yield the path of a file that contains only the image, for tools without an offset option."""
     with tempfile.NamedTemporaryFile(prefix="northstar-") as file:
         for chunk in npk.read_image():

@@ -11,18 +11,20 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from northstar.cgroups import Cgroup
 from northstar.launch.plan import LaunchPlan
-from northstar.launch.seccomp import Filter
-from northstar.linux import mountinfo, netns
+from northstar.linux import mountinfo, netns, open_tree
 from northstar.manifest import Io, Manifest, NamedNetwork, Output
 from northstar.model import LaunchError
 from northstar.runtime.null_device import reopen
 from northstar.runtime.running import HeldResources
+
+if TYPE_CHECKING:
+    from northstar.cgroups import Cgroup
+    from northstar.launch.seccomp import Filter
 
 _DISCARD: Final = Io(stdout=Output.DISCARD, stderr=Output.DISCARD)
 
@@ -99,6 +101,11 @@ def _tasks(source: Source, argument: str) -> int:
     return source.close_later(source.cgroup.open_tasks(int(argument)))
 
 
+def _image(source: Source, argument: str) -> int:
+    path = source.held.mounts[int(argument)]
+    return source.close_later(open_tree.clone(path))
+
+
 def _network(source: Source, argument: str) -> int:  # noqa: ARG001
     network = source.manifest.network
     assert isinstance(network, NamedNetwork)
@@ -144,6 +151,7 @@ _OPENERS: Final[Mapping[str, Callable[[Source, str], int]]] = {
     "socket": _null,
     "cgroup": _cgroup,
     "tasks": _tasks,
+    "image": _image,
     "netns": _network,
     "seccomp": _seccomp,
     "ring": _ring,

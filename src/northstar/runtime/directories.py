@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from northstar.cgroups import CgroupHost
-from northstar.linux import flock
+from northstar.linux import flock, statfs
 from northstar.model import ConfigurationError, Container, sentence
 from northstar.model.deadline import Deadline
 from northstar.runtime.config import Config
@@ -102,6 +102,7 @@ class LockedDirectory:
         self._descriptor = -1
         self._identity: os.stat_result | None = None
         self._twin: LockedDirectory | None = None
+        self._in_memory: bool | None = None
         # If two threads restored it, one would mistake the other's lock for another runtime's.
         self._restoring = threading.Lock()
 
@@ -145,6 +146,7 @@ class LockedDirectory:
         self._descriptor = descriptor
         # The open descriptor keeps the inode: its number is not reused.
         self._identity = os.fstat(descriptor)
+        self._in_memory = None
 
     def release(self) -> None:
         """Unlock it; idempotent."""
@@ -160,6 +162,20 @@ class LockedDirectory:
         """Stay locked until this process ends, even after `release`."""
         # The lock belongs to the open file description, which ends with its last descriptor.
         os.dup(self.fileno())
+
+    def is_in_memory(self) -> bool:
+        """Return whether its file system is in memory, so that no change of it waits for a device.
+
+        rmdir(2) of ext4 takes 0.3 ms, and waits for the journal: seconds, if the disk is slow.
+        """
+        if self._twin is not None:
+            return self._twin.is_in_memory()
+        if self._in_memory is None:
+            try:
+                self._in_memory = statfs.file_system(self.fileno()) in statfs.IN_MEMORY
+            except OSError:
+                return False
+        return self._in_memory
 
     def is_current(self) -> bool:
         """Return whether the locked directory is the one at the path.

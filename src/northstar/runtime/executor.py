@@ -1,8 +1,8 @@
 """Gives events to the core, and executes the actions that it decides.
 
-Actions that cannot block are executed at once, all others in separate tasks, which continue when
-the client disconnects. Each action reports its result as an event. Everything in this module runs
-in the event loop's thread.
+Actions that cannot block are executed at once, all others by threads or in separate tasks, which
+continue when the client disconnects. Each action reports its result as an event. Everything in this
+module runs in the event loop's thread.
 """
 
 from __future__ import annotations
@@ -54,6 +54,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("northstar.runtime")
 
 T = TypeVar("T")
+
+_Effect = Coroutine[Any, Any, None] | Event | None
+"""Of an action: how it goes on, or the event that it has caused, if it was executed at once."""
 
 _REMOVED: Final = "another program has removed its directory, or unmounted it"
 
@@ -114,13 +117,15 @@ class Executor:
         self.give_up = give_up
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._roots: dict[Container, image_mount.Root] = {}
-        self._operations: set[asyncio.Task[Any]] = set()
-        self._releases: set[asyncio.Task[Any]] = set()
+        self._has_umounted = False
+        self._exits: list[tuple[Container, ExitStatus]] = []
+        self._operations: set[asyncio.Future[Any]] = set()
+        self._releases: set[asyncio.Future[Any]] = set()
         self._changed = asyncio.Event()
         self._attach = functools.partial(
             loop_device.attach, timeout=context.config.loop_device_timeout, give_up=self.give_up
         )
-        self._execute: dict[type, Callable[[Any], Coroutine[Any, Any, None] | None]] = {
+        self._execute: dict[type, Callable[[Any], _Effect]] = {
             actions.Mount: self._mount,
             actions.Umount: self._umount,
             actions.Launch: self._launch,
@@ -159,11 +164,18 @@ class Executor:
         if isinstance(result, core.Refused):
             raise RefusedError(result.error)
         self.state = result.state
+        effects = []
         for action in result.actions:
-            work = self._execute[type(action)](action)
-            if work is not None:
-                self.spawn(work)
+            effect = self._execute[type(action)](action)
+            if effect is not None:
+                effects.append(effect)
         self._changed.set()
+        # After all actions: the core has ordered them, and an effect may lead to more of them.
+        for effect in effects:
+            if isinstance(effect, Coroutine):
+                self.spawn(effect)
+            else:
+                self.apply(effect)
 
     async def request(self, request: Request) -> bool:
         """Process a request on a container, after earlier requests on it.
@@ -181,18 +193,33 @@ class Executor:
         return self._spawn(work, self._operations)
 
     def _spawn(
-        self, work: Coroutine[Any, Any, T], tasks: set[asyncio.Task[Any]]
+        self, work: Coroutine[Any, Any, T], tasks: set[asyncio.Future[Any]]
     ) -> asyncio.Task[T]:
         # The event loop keeps only weak references to tasks: the set keeps them alive.
         task = asyncio.create_task(work)
         tasks.add(task)
 
-        def ended(task: asyncio.Task[Any]) -> None:
+        def ended(task: asyncio.Future[Any]) -> None:
             tasks.discard(task)
             self._changed.set()
 
         task.add_done_callback(ended)
         return task
+
+    def _when_done(
+        self, call: asyncio.Future[T], report: Callable[[asyncio.Future[T]], Event]
+    ) -> None:
+        """Report the result of a call in a thread as an event; the shutdown waits for it.
+
+        A task that awaits the call would cost two more turns of the event loop.
+        """
+        self._operations.add(call)
+
+        def ended(call: asyncio.Future[T]) -> None:
+            self._operations.discard(call)
+            self.apply(report(call))
+
+        call.add_done_callback(ended)
 
     async def wait_until(self, condition: Callable[[], bool], seconds: float) -> bool:
         """Wait for a condition on the registry or the tasks; return False after the timeout."""
@@ -286,45 +313,70 @@ class Executor:
                 log.warning("The mount %s is gone: %s", self._mount_point(other), _REMOVED)
                 self.apply(events.ImageLost(other))
 
-    async def _mount(self, action: actions.Mount) -> None:
+    def _mount(self, action: actions.Mount) -> Event | None:
         container = action.container
         repository = self._repository(container)
         try:
             # First: a run_dir that was moved away contains the runtime's mounts.
             self._context.own.run_dir.restore()
-            self._roots[container] = await repository.mounts.run(
+            mounting = repository.mounts.begin(
                 image_mount.mount_image,
                 repository.packages[container].npk,
                 self._mount_point(container),
                 attach=self._attach,
                 how=repository.config.verity,
             )
-        except asyncio.CancelledError:
-            self.apply(events.MountFailed(container, "the runtime is shutting down"))
-            raise
         except Exception as failure:
-            self.apply(events.MountFailed(container, reason_of(failure, f"mount {container}")))
-        else:
-            self.apply(events.ImageMounted(container))
+            return events.MountFailed(container, reason_of(failure, f"mount {container}"))
+        self._when_done(mounting, functools.partial(self._mounted, container))
+        return None
 
-    async def _umount(self, action: actions.Umount) -> None:
+    def _mounted(self, container: Container, mounting: asyncio.Future[image_mount.Root]) -> Event:
+        try:
+            self._roots[container] = mounting.result()
+        except asyncio.CancelledError:
+            return events.MountFailed(container, "the runtime is shutting down")
+        except Exception as failure:
+            return events.MountFailed(container, reason_of(failure, f"mount {container}"))
+        return events.ImageMounted(container)
+
+    def _umount(self, action: actions.Umount) -> Event | None:
         container = action.container
         repository = self._repository(container)
         target = self._mount_point(container)
+        run_dir = self._context.own.run_dir
         try:
-            self._context.own.run_dir.refuse_if_moved()
-            found = await repository.mounts.run(image_mount.umount_image, target)
+            run_dir.refuse_if_moved()
+            if repository.is_in_memory and not self._has_umounted and run_dir.is_in_memory():
+                # No device is involved, and a thread would take longer than the system calls.
+                # Several requests at once are shared with the threads.
+                self._has_umounted = True
+                asyncio.get_running_loop().call_soon(self._turn_ended)
+                return self._unmounted(container, image_mount.umount_image(target))
+            umounting = repository.mounts.begin(image_mount.umount_image, target)
+        except Exception as failure:
+            return events.UmountFailed(container, reason_of(failure, f"unmount {container}"))
+        self._when_done(umounting, functools.partial(self._umount_ended, container))
+        return None
+
+    def _turn_ended(self) -> None:
+        self._has_umounted = False
+
+    def _umount_ended(self, container: Container, umounting: asyncio.Future[bool]) -> Event:
+        try:
+            return self._unmounted(container, umounting.result())
         except asyncio.CancelledError:
             # The mount ends with the runtime's mount namespace, after the kernel frees the thread.
-            self.apply(events.UmountFailed(container, "its file system does not answer"))
-            raise
+            return events.UmountFailed(container, "its file system does not answer")
         except Exception as failure:
-            self.apply(events.UmountFailed(container, reason_of(failure, f"unmount {container}")))
-        else:
-            del self._roots[container]
-            if not found:
-                log.warning("The mount %s was gone already: %s", target, _REMOVED)
-            self.apply(events.ImageUnmounted(container))
+            return events.UmountFailed(container, reason_of(failure, f"unmount {container}"))
+
+    def _unmounted(self, container: Container, found: bool) -> Event:
+        del self._roots[container]
+        if not found:
+            target = self._mount_point(container)
+            log.warning("The mount %s was gone already: %s", target, _REMOVED)
+        return events.ImageUnmounted(container)
 
     # Processes.
 
@@ -350,7 +402,7 @@ class Executor:
             if running.held.log is not None:
                 self.logs.begin(running.held.log)
             self.apply(events.Executed(container, running.pid))
-            running.exited.add_done_callback(functools.partial(self._exited, container))
+            running.when_exited(functools.partial(self._exited, container))
 
     def paths(self, container: Container, resources: Mapping[str, Container]) -> ContainerPaths:
         """Return the host paths of a start; `resources` by target."""
@@ -384,8 +436,26 @@ class Executor:
         for message in () if running is None else running.drain_notify():
             self.notified(container, message)
 
-    def _exited(self, container: Container, exited: asyncio.Future[ExitStatus]) -> None:
-        status = exited.result()
+    def _exited(self, container: Container, status: ExitStatus) -> None:
+        """Process an exit together with all others that are noticed in this turn of the loop."""
+        if not self._exits:
+            asyncio.get_running_loop().call_soon(self._process_exits)
+        self._exits.append((container, status))
+
+    def _process_exits(self) -> None:
+        exits, self._exits = self._exits, []
+        if len(exits) == 1:
+            self._process_exit(*exits[0])
+            return
+        with self._notifications.together():
+            for container, status in exits:
+                try:
+                    self._process_exit(container, status)
+                except Exception:
+                    # Not at the cost of the others.
+                    log.exception("Failed to process the exit of %s", container)
+
+    def _process_exit(self, container: Container, status: ExitStatus) -> None:
         oom = False
         if self.state.containers[container].manifest.service is not None:
             # A process that reports readiness and ends at once is ready before it ends.
@@ -394,26 +464,32 @@ class Executor:
             oom = killed and self.running[container].cgroup.oom_kills() > 0
         self.apply(events.ProcessExited(container, status, oom))
 
-    def _release(self, action: actions.Release) -> None:
+    def _release(self, action: actions.Release) -> Event | None:
         running = self.running[action.container]
         self.statistics.forget(running.cgroup)
+        probed = self._probes is not None and self._probes.holds(action.container)
+        if not probed and running.release_at_once():
+            return self._released(running)
         self._spawn(self._release_all(running), self._releases)
+        return None
 
     async def _release_all(self, running: RunningContainer) -> None:
         if self._probes is not None:
             await self._probes.ended(running.container)
         await running.release()
-        del self.running[running.container]
-        self.apply(events.Released(running.container))
+        self.apply(self._released(running))
 
-    def _send_signal(self, action: actions.SendSignal) -> Coroutine[Any, Any, None] | None:
+    def _released(self, running: RunningContainer) -> Event:
+        del self.running[running.container]
+        return events.Released(running.container)
+
+    def _send_signal(self, action: actions.SendSignal) -> Coroutine[Any, Any, None] | Event:
         container = action.container
         running = self.running[container]
         if action.number == signal.SIGSTOP:
             return self._stop_members(running)
         running.send_signal(action.number)
-        self.apply(events.SignalSent(container))
-        return None
+        return events.SignalSent(container)
 
     async def _stop_members(self, running: RunningContainer) -> None:
         try:

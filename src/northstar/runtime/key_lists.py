@@ -6,17 +6,19 @@ import asyncio
 import logging
 import os
 from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
 from northstar.api import RefusedError, error
 from northstar.model import ConfigurationError, NorthstarError, VerificationError
 from northstar.npk import keylist
-from northstar.npk.keylist import KeyList, Use, key_id
 from northstar.runtime.repository import Keys, Repository
 from northstar.runtime.state_store import StateStore
 from northstar.runtime.statefile import StoredState
+
+if TYPE_CHECKING:
+    from northstar.npk.keylist import KeyList
 
 log: Final = logging.getLogger("northstar.runtime")
 
@@ -46,8 +48,8 @@ def load_anchor(path: str, field: str) -> KeyList:
 
 def keys_of(current: KeyList) -> Keys:
     """Return the keys of a list, by what they verify."""
-    install = current.with_use(Use.INSTALL)
-    return Keys(install, install + current.with_use(Use.LOAD))
+    install = current.with_use(keylist.Use.INSTALL)
+    return Keys(install, install + current.with_use(keylist.Use.LOAD))
 
 
 class KeyLists:
@@ -142,8 +144,8 @@ class KeyLists:
             signer = package.npk.signer
             if signer is not None and signer not in valid:
                 raise VerificationError(
-                    f"{container} is signed by {key_id(signer)} only, which version {new.version} "
-                    "does not have",
+                    f"{container} is signed by {keylist.key_id(signer)} only, which version "
+                    f"{new.version} does not have",
                     hint="keep that key with the use `load`, or uninstall the package before",
                 )
 

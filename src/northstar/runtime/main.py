@@ -22,7 +22,7 @@ from northstar.api import notification
 from northstar.cgroups import CgroupHost
 from northstar.launch.launcher import Launcher
 from northstar.launch.plan import HostFacts
-from northstar.linux import caps, loop, openat2, selinuxfs
+from northstar.linux import caps, loop, open_tree, openat2, selinuxfs
 from northstar.manifest import Rlimit, RlimitResource
 from northstar.model import (
     ConfigurationError,
@@ -33,6 +33,7 @@ from northstar.model import (
     Permissions,
 )
 from northstar.runtime import (
+    container_modules,
     data_wipe,
     debug,
     directories,
@@ -97,7 +98,7 @@ def run(config: Config, *, mount_namespace: bool = True) -> None:
             enter_mount_namespace()
         # Nothing uses the default executor: at its end asyncio would wait for it without a limit,
         # in one more thread, which the kernel may refuse.
-        asyncio.run(_run(config, own, rlimits, unmounted))
+        asyncio.run(_run(config, own, rlimits, unmounted, mount_namespace))
 
 
 def check_host() -> None:
@@ -120,13 +121,14 @@ async def _run(
     own: directories.RuntimeDirectories,
     rlimits: Mapping[RlimitResource, Rlimit],
     unmounted: Sequence[str],
+    mount_namespace: bool,
 ) -> None:
     stored = config.repositories.items()
     pools = threads.Pools.start(
         [identifier for identifier, repository in stored if repository.dir is not None],
         [identifier for identifier, repository in stored if repository.dir is None],
     )
-    runtime = Runtime(config, own, pools, rlimits, unmounted)
+    runtime = Runtime(config, own, pools, rlimits, unmounted, mount_namespace)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(writer.shared(2).deferred(asyncio.get_running_loop().call_later))
         await runtime.open(stack)
@@ -143,6 +145,7 @@ class Runtime:
         pools: threads.Pools,
         rlimits: Mapping[RlimitResource, Rlimit],
         unmounted: Sequence[str],
+        mount_namespace: bool,
     ) -> None:
         """Run with `config`.
 
@@ -152,6 +155,7 @@ class Runtime:
             pools: for blocking calls; `serve` ends them.
             rlimits: the former values of limits that the runtime has raised, for payloads.
             unmounted: the result of `stale_state.unmount`.
+            mount_namespace: the process is in a mount namespace of its own.
         """
         self._config = config
         self._own = own
@@ -159,6 +163,7 @@ class Runtime:
         self._stored: dict[str, directories.LockedDirectory] = {}
         self._rlimits = rlimits
         self._unmounted = unmounted
+        self._mount_namespace = mount_namespace
         self._notifications = Notifications(config.notification_buffer_size)
         self._manager = Manager()
         self._stop = asyncio.Event()
@@ -208,12 +213,15 @@ class Runtime:
         stack.push_async_callback(debug.end_all)
         null = open_null(config.run_dir)
         stack.callback(os.close, null)
+        attach = open_tree.supported()
+        await launcher.serve(own_namespace=attach and self._mount_namespace)
         versions = [hierarchy.version for hierarchy in cgroups.hierarchies]
         facts = HostFacts(
             capabilities=caps.read().permitted,
             into_cgroup=2 in versions,
             joins=versions.count(1),
             selinux=selinuxfs.enabled(),
+            attach=attach,
             in_root=openat2.supported(),
             rlimits=self._rlimits,
         )
@@ -283,7 +291,7 @@ class Runtime:
                 self._console.run()
                 log.info("Runtime up and running")
                 self._manager.ready()
-                await self._until_stop()
+                await self._until_stop(self._load_modules_and_wait())
         except Exception as error:
             # After a bug too, containers get their SIGTERM and images are unmounted.
             failure = error
@@ -310,6 +318,13 @@ class Runtime:
                 hint="look at that file system and its device: this process ends when it answers",
             )
         log.info("Shutdown complete")
+
+    async def _load_modules_and_wait(self) -> None:
+        try:
+            await container_modules.load()
+        except Exception as failure:
+            log.warning("A module of the runtime cannot be imported: %s", failure)
+        await self._stop.wait()
 
     def _end_threads(self) -> list[str]:
         """End all threads; return the names of pools with threads that block in the kernel."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import TYPE_CHECKING
 
 from northstar.api import notification
-from northstar.cgroups import OomMonitor
 from northstar.model import Container
 from northstar.runtime.notifications import Notifications
+
+if TYPE_CHECKING:
+    from northstar.cgroups import OomMonitor
 
 log = logging.getLogger("northstar.runtime")
 

@@ -6,10 +6,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from northstar import core
-from northstar.api import RefusedError, response
+from northstar.api import InspectAnswer, RefusedError, response
 from northstar.api.error import Unexpected
 from northstar.api.request import Logs
 from northstar.api.stream import TerminalSize
@@ -17,7 +17,6 @@ from northstar.core import events
 from northstar.launch.plan import logged_streams
 from northstar.manifest import Manifest
 from northstar.model import Container, cut
-from northstar.npk.keylist import KeyList
 from northstar.runtime.console.channel import Channel
 from northstar.runtime.executor import Executor
 from northstar.runtime.key_lists import KeyLists
@@ -26,9 +25,13 @@ from northstar.runtime.repository import Repository
 from northstar.runtime.update import Updates, UpdateWriter
 
 if TYPE_CHECKING:
+    from northstar.npk.keylist import KeyList
     from northstar.runtime.exec import ExecProcess
 
 log = logging.getLogger("northstar.runtime")
+
+_Answers = dict[Container, tuple[Manifest, str, InspectAnswer]]
+"""Answers to inspect requests, each with the manifest and the repository that it contains."""
 
 _COMMAND_MAX: Final = 1024
 """Longest command, in characters, that the log contains uncut."""
@@ -51,25 +54,39 @@ class ContainerOperations:
         self._executor = executor
         self._repositories = repositories
         self._shutdown = shutdown
-        self._serialised: dict[Container, tuple[Manifest, dict[str, Any]]] = {}
+        self._containers: Mapping[Container, core.Entry] = {}
+        self._listed: tuple[Container, ...] = ()
+        # The answers without the section `service` of the manifest, and those with it.
+        self._answers: tuple[_Answers, _Answers] = ({}, {})
 
-    def list(self) -> list[Container]:
-        """Return all installed containers, sorted."""
-        return sorted(self._executor.state.containers)
+    def list(self) -> tuple[Container, ...]:
+        """Return all installed containers, sorted: the same tuple while none is added or removed.
+
+        The registry is immutable, so the same mapping has the same keys.
+        """
+        containers = self._executor.state.containers
+        if containers is not self._containers:
+            if containers.keys() != self._containers.keys():
+                self._listed = tuple(sorted(containers))
+            self._containers = containers
+        return self._listed
 
     def repositories(self) -> Sequence[str]:
         """Return the identifiers of all repositories, sorted."""
         return sorted(self._repositories)
 
-    async def inspect(
-        self, container: Container, *, service: bool = True
-    ) -> response.ContainerData:
-        """Return the data of a container.
+    def inspect(self, container: Container, *, service: bool = True) -> bytes:
+        """Return the line of the answer with the data of a container.
+
+        This does not wait: the statistics and the state of the mount are in the kernel's memory.
 
         Args:
             container: the container.
             service: whether its manifest contains the section `service`, which clients of
                 Northstar 0.9.2 do not know: they refuse the whole answer for it.
+
+        Raises:
+            RefusedError: it is not installed.
         """
         executor = self._executor
         entry = core.entry_of(executor.state, container)
@@ -81,23 +98,25 @@ class ContainerOperations:
                 uptime_ns=time.monotonic_ns() - entry.run.executed,
                 statistics=executor.statistics.read(running.cgroup),
             )
-        return response.ContainerData(
-            manifest=self._manifest(entry, service),
-            repository=entry.repository,
+        return self._answer(entry, service).line(
             mounted=entry.image is core.Image.MOUNTED and executor.is_mounted(container),
             process=process,
         )
 
-    def _manifest(self, entry: core.Entry, service: bool) -> dict[str, Any]:
-        # Serialised at the first request: most manifests are never requested.
-        found = self._serialised.get(entry.container)
-        if found is None or found[0] is not entry.manifest:
-            found = entry.manifest, entry.manifest.to_builtins()
-            self._serialised[entry.container] = found
-        whole = found[1]
-        if service or entry.manifest.service is None:
-            return whole
-        return {key: value for key, value in whole.items() if key != "service"}
+    def _answer(self, entry: core.Entry, service: bool) -> InspectAnswer:
+        # Encoded at the first request: most manifests are never requested.
+        container, manifest, repository = entry.container, entry.manifest, entry.repository
+        kept = self._answers[service]
+        found = kept.get(container)
+        if found is not None and found[0] is manifest and found[1] == repository:
+            return found[2]
+        installed = self._executor.state.containers
+        if len(kept) >= len(installed):
+            for one in [one for one in kept if one not in installed]:
+                del kept[one]
+        answer = InspectAnswer(container, manifest.to_builtins(service=service), repository)
+        kept[container] = manifest, repository, answer
+        return answer
 
     def status(
         self, containers: Sequence[Container]
@@ -205,7 +224,6 @@ class ContainerOperations:
     async def uninstall(self, container: Container, wipe: bool) -> None:
         """Remove a container that is not in use, and with `wipe` its persistent data too."""
         await self._executor.request(events.UninstallRequested(container, wipe))
-        self._serialised.pop(container, None)
 
     async def logs(self, request: Logs, channel: Channel) -> None:
         """Send the messages of a request for the log of a container.

@@ -93,6 +93,10 @@ class ExecProbes:
         if status != Exited(0):
             raise FailedError(reason_of(exit_reason(status, oom=False), output.kept))
 
+    def holds(self, container: Container) -> bool:
+        """Return whether a container has a process of a probe, so that `ended` waits."""
+        return container in self._tasks
+
     async def ended(self, container: Container) -> None:
         """Wait until a container that has exited has no process of a probe any more."""
         task = self._tasks.get(container)

@@ -67,6 +67,12 @@ class Probes:
         if task is not None:
             task.cancel()
 
+    def holds(self, container: Container) -> bool:
+        """Return whether a probe of a container holds anything, so that `ended` waits."""
+        return container in self._tasks or (
+            self._execs is not None and self._execs.holds(container)
+        )
+
     async def ended(self, container: Container) -> None:
         """Wait until a probe of a container that has exited holds nothing any more."""
         task = self._tasks.get(container)

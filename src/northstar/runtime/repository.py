@@ -114,6 +114,11 @@ class Repository(ABC):
         self.mounts = mounts
         self.packages: dict[Container, Package] = {}
 
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether its packages are in memory, so that no access to an image waits for a device."""
+        return self.config.dir is None
+
     @abstractmethod
     async def load(self) -> Sequence[Package]:
         """Open all stored packages. A file that cannot be opened is logged and left alone.

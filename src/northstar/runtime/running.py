@@ -6,12 +6,11 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from northstar.cgroups import Cgroup
 from northstar.launch.launcher import Init
 from northstar.model import Container, ExitStatus
 from northstar.runtime.listeners import BoundSocket
@@ -22,6 +21,7 @@ from northstar.runtime.stopping import stop_members
 from northstar.runtime.threads import Pools
 
 if TYPE_CHECKING:
+    from northstar.cgroups import Cgroup
     from northstar.model.notify import NotifyMessage
     from northstar.runtime.exec import ExecProcess
     from northstar.runtime.notify import NotifySocket
@@ -52,6 +52,7 @@ class HeldResources(msgspec.Struct, eq=False):
         groups: the ids of its supplementary groups.
         execs: the exec'ed processes that have not ended.
         on_log_ended: called with what the ring contained at the end, if init had created it.
+        closed: all but the cgroup and the exec'ed processes is released.
     """
 
     container: Container
@@ -66,6 +67,7 @@ class HeldResources(msgspec.Struct, eq=False):
     groups: Sequence[int] = ()
     execs: list[ExecProcess] = []
     on_log_ended: Callable[[EndedRun], None] | None = None
+    closed: bool = False
 
     def describe(self) -> str:
         """Return one line that lists all of them, for the log."""
@@ -86,35 +88,67 @@ class HeldResources(msgspec.Struct, eq=False):
             parts.append(f"{len(self.execs)} exec'ed processes")
         return "; ".join(parts)
 
+    def release_at_once(self) -> bool:
+        """Release all of them without waiting, if that is possible.
+
+        Returns:
+            False if something is left, which `release` releases.
+        """
+        if self.execs:
+            return False
+        self._close()
+        return self._remove_cgroup()
+
     async def release(self, pools: Pools) -> None:
-        """Release all of them, the cgroup last, when nothing uses it any more.
+        """Release all of them, the cgroup last, when nothing uses it any more; idempotent.
 
         A failure is logged, and that resource is left behind.
 
         Args:
-            pools: removes the cgroup in a thread.
+            pools: removes in a thread a cgroup that is not empty.
         """
         try:
-            await self._release(pools)
+            for process in tuple(self.execs):  # the end of each removes it
+                with self._failure_logged():
+                    await process.end()
+        finally:
+            self._close()
+            if not self._remove_cgroup():
+                assert self.cgroup is not None
+                with self._failure_logged():
+                    await pools.kernel.run(self.cgroup.destroy)
+
+    def _close(self) -> None:
+        """Release everything but the cgroup and the exec'ed processes; idempotent."""
+        if self.closed:
+            return
+        self.closed = True
+        if self.console is not None:
+            with self._failure_logged():
+                self.console.close()
+        if self.notify is not None:
+            with self._failure_logged():
+                self.notify.close()
+        for bound in reversed(self.sockets):
+            with self._failure_logged():
+                bound.unlink()
+        if self.log is not None:
+            with self._failure_logged():
+                self._end_log(self.log)
+        if self.memory is not None:
+            with self._failure_logged():
+                self.memory.close()
+
+    def _remove_cgroup(self) -> bool:
+        """Remove the cgroup if that needs no waiting; return whether it is gone."""
+        return self.cgroup is None or self.cgroup.destroy_if_empty()
+
+    @contextlib.contextmanager
+    def _failure_logged(self) -> Iterator[None]:
+        try:
+            yield
         except Exception:
             log.exception("Cannot clean up after %s", self.container)
-
-    async def _release(self, pools: Pools) -> None:
-        async with contextlib.AsyncExitStack() as stack:  # in reverse order, despite failures
-            if self.cgroup is not None:
-                stack.push_async_callback(pools.kernel.run, self.cgroup.destroy)
-            if self.memory is not None:
-                stack.callback(self.memory.close)
-            if self.log is not None:
-                stack.callback(self._end_log, self.log)
-            for bound in self.sockets:
-                stack.callback(bound.unlink)
-            if self.notify is not None:
-                stack.callback(self.notify.close)
-            if self.console is not None:
-                stack.callback(self.console.close)
-            for process in self.execs:
-                stack.push_async_callback(process.end)
 
     def _end_log(self, ring: LogRing) -> None:
         created = ring.is_open
@@ -152,6 +186,13 @@ class RunningContainer:
         """Done when all processes of the container have ended."""
         return self._init.exited
 
+    def when_exited(self, report: Callable[[ExitStatus], object]) -> None:
+        """Call `report` with the exit status as soon as `exited` is done, now if it is already."""
+        if self._init.exited.done():
+            report(self._init.exited.result())
+        else:
+            self._init.on_exit = report
+
     def drain_notify(self) -> list[NotifyMessage]:
         """Return the messages that wait in its notify socket, in order; none without a socket.
 
@@ -159,8 +200,12 @@ class RunningContainer:
         """
         return [] if self.held.notify is None else self.held.notify.drain()
 
+    def release_at_once(self) -> bool:
+        """Release all resources that it holds if that needs no waiting; else return False."""
+        return self.held.release_at_once()
+
     async def release(self) -> None:
-        """Release all resources that it holds."""
+        """Release all resources that it holds, or that `release_at_once` has left."""
         await self.held.release(self._pools)
 
     def send_signal(self, number: int) -> None:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from northstar.cgroups import Cgroup, CgroupHost
 from northstar.launch import seccomp
 from northstar.launch.launcher import Init, Launcher
 from northstar.launch.plan import (
@@ -43,6 +42,7 @@ from northstar.runtime.running import ConsoleConnection, HeldResources, RunningC
 from northstar.runtime.threads import Pools
 
 if TYPE_CHECKING:
+    from northstar.cgroups import Cgroup, CgroupHost
     from northstar.model.notify import NotifyMessage
     from northstar.runtime.notify import NotifySocket
 
@@ -108,7 +108,7 @@ async def start(
     plan = build(manifest, command, paths, context.facts, groups)
     _warn_of_getfd(manifest)
     system_calls = await _seccomp_filter(context, manifest)
-    held = HeldResources(container, (paths.root, *paths.resources.values()), groups=groups)
+    held = HeldResources(container, paths.images, groups=groups)
     held.on_log_ended = context.on_log_ended
     try:
         if logged_streams(manifest):
@@ -193,6 +193,8 @@ def _warn(container: Container, what: str, warnings: Sequence[str]) -> None:
 
 
 def _make_cgroup(context: StartContext, manifest: Manifest) -> Cgroup:
+    from northstar.cgroups import Cgroup
+
     def restore() -> None:
         for directory in context.cgroup_directories:
             directory.restore()

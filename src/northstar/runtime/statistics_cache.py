@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import resource
 import time
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from northstar.cgroups import Cgroup, Statistics
+if TYPE_CHECKING:
+    from northstar.cgroups import Cgroup, Statistics
 
 IDLE_TIMEOUT: Final = 1.0
 """Seconds without a read after which files are closed."""

@@ -19,12 +19,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future
-from typing import Any, Final, ParamSpec, Self, TypeVar, cast
+from typing import Any, Final, ParamSpec, Self, TypeVar
 
 import msgspec
 
@@ -57,13 +57,15 @@ class Pool(Executor):
             RuntimeError: the kernel refuses a thread; those already started are ended.
         """
         self.name = name
-        self._queue: queue.SimpleQueue[_Call | _AwaitedCall | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._idle: list[_Worker] = []
+        self._calls: deque[_Call | _AwaitedCall] = deque()
         self._threads: list[threading.Thread] = []
         self._closed = False
         try:
             for count in range(number):
                 thread = threading.Thread(
-                    target=_work, args=(self._queue,), name=f"{name}-{count}", daemon=True
+                    target=self._work, args=(_Worker(),), name=f"{name}-{count}", daemon=True
                 )
                 thread.start()  # returns after the thread runs
                 self._threads.append(thread)
@@ -78,27 +80,30 @@ class Pool(Executor):
         ends as well.
         """
         call = _Call(functools.partial(fn, *args, **kwargs))
-        if self._closed:
-            call.future.cancel()
-        else:
-            self._queue.put(call)
+        self._put(call)
         return call.future
 
     def __len__(self) -> int:
         """Return the number of threads."""
         return len(self._threads)
 
+    def begin(
+        self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.Future[T]:
+        """Call `function` in a thread of this pool; return a future of the event loop.
+
+        If the future is cancelled, a call that has begun continues.
+        """
+        call = _AwaitedCall(functools.partial(function, *args, **kwargs))
+        self._put(call)
+        return call.future
+
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `function` in a thread of this pool, and return its result.
 
         If the waiting task is cancelled, a call that has begun continues.
         """
-        call = _AwaitedCall(functools.partial(function, *args, **kwargs))
-        if self._closed:
-            call.future.cancel()
-        else:
-            self._queue.put(call)
-        return cast("T", await call.future)
+        return await self.begin(function, *args, **kwargs)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the threads after the queued calls; idempotent.
@@ -107,14 +112,16 @@ class Pool(Executor):
             wait: wait until they have ended, without a limit.
             cancel_futures: cancel queued calls that have not begun.
         """
-        if not self._closed:
+        with self._lock:
             self._closed = True
+            idle, self._idle = self._idle, []
+            cancelled = list(self._calls) if cancel_futures else []
             if cancel_futures:
-                with contextlib.suppress(queue.Empty):
-                    while (call := self._queue.get_nowait()) is not None:
-                        call.future.cancel()
-            for _ in self._threads:
-                self._queue.put(None)
+                self._calls.clear()
+        for call in cancelled:
+            call.future.cancel()
+        for worker in idle:
+            worker.wake.release()
         if wait:
             for thread in self._threads:
                 thread.join()
@@ -128,6 +135,61 @@ class Pool(Executor):
         for thread in self._threads:
             thread.join(max(deadline - time.monotonic(), 0))
         return not any(thread.is_alive() for thread in self._threads)
+
+    def _put(self, call: _Call | _AwaitedCall) -> None:
+        """Give a call to one idle thread, or queue it; cancel it after `shutdown`."""
+        with self._lock:
+            if self._closed:
+                worker = None
+            elif self._idle:
+                worker = self._idle.pop()
+            else:
+                self._calls.append(call)
+                return
+        if worker is None:
+            call.future.cancel()
+        else:
+            worker.call = call
+            worker.wake.release()
+
+    def _work(self, worker: _Worker) -> None:
+        while (call := self._take(worker)) is not None:
+            call()
+            # An idle thread must not keep references to arguments and results.
+            del call
+
+    def _take(self, worker: _Worker) -> _Call | _AwaitedCall | None:
+        """Return the next call for a thread, when there is one; None after `shutdown`."""
+        with self._lock:
+            if self._calls:
+                return self._calls.popleft()
+            if self._closed:
+                return None
+            self._idle.append(worker)
+        worker.wake.acquire()
+        call, worker.call = worker.call, None
+        return call
+
+
+class _Worker:
+    """A thread of a pool, while it waits.
+
+    Each waits for its own lock, so that a call wakes one thread. `queue.SimpleQueue` wakes two: the
+    thread that takes an element releases the queue's lock, on which the next one waits. That one
+    finds nothing, but both then contend for the interpreter's lock, which doubles the time until
+    the call begins.
+
+    Attributes:
+        wake: released when there is a call, or none will come.
+        call: the call.
+    """
+
+    __slots__ = ("call", "wake")
+
+    def __init__(self) -> None:
+        self.wake = threading.Lock()
+        self.wake.acquire()
+        self.call: _Call | _AwaitedCall | None = None
 
 
 class _Call:
@@ -186,13 +248,6 @@ class _AwaitedCall:
             self.future.set_result(result)
         else:
             self.future.set_exception(failure)
-
-
-def _work(calls: queue.SimpleQueue[_Call | _AwaitedCall | None]) -> None:
-    while (call := calls.get()) is not None:
-        call()
-        # An idle thread must not keep references to arguments and results.
-        del call
 
 
 class Pools(msgspec.Struct, frozen=True):

@@ -120,6 +120,10 @@ class Context(Generic[E]):
         if not self.collect or len(self.errors) >= self.ERRORS_MAX:
             raise NotedError
 
+    def refuses_ignored(self, path: Path) -> bool:  # noqa: ARG002 - subclasses use it
+        """Return whether an unknown key at `path`, which a record ignores, is an error."""
+        return False
+
     def ignore(self, key: Node, path: Path) -> None:
         """Note a warning about an unknown key."""
         if len(self._warnings) < self.WARNINGS_MAX:

@@ -208,7 +208,7 @@ class Record(Kind[S]):
         return f"{{{', '.join(f'{key}: ..' for key in keys)}}}"
 
     def _unknown(self, key: Node, path: Path, context: Context[Any]) -> None:
-        if self._ignore:
+        if self._ignore and not context.refuses_ignored(path):
             context.ignore(key, path)
             return
         from northstar.model.similar import similar

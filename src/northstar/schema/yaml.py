@@ -14,20 +14,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
-from yaml._yaml import CParser
-from yaml.error import MarkedYAMLError
-from yaml.events import (
+from northstar.model import NorthstarError
+from northstar.model.text import quote
+from northstar.schema._libyaml import (
+    CParser,
     MappingEndEvent,
     MappingStartEvent,
+    MarkedYAMLError,
     ScalarEvent,
     SequenceEndEvent,
     SequenceStartEvent,
     StreamEndEvent,
+    YAMLError,
 )
-from yaml.reader import ReaderError
-
-from northstar.model import NorthstarError
-from northstar.model.text import quote
 from northstar.schema.context import Context
 from northstar.schema.node import (
     INPUT_MAX,
@@ -68,7 +67,12 @@ def parse(data: bytes, context: Context[Any]) -> Node:
                 else "correct the syntax"
             ),
         ) from None
-    except ReaderError as error:
+    except YAMLError as error:
+        # Not imported above: it takes 5 ms.
+        from yaml.reader import ReaderError
+
+        if not isinstance(error, ReaderError):
+            raise
         line = data.count(b"\n", 0, error.position) + 1
         column = error.position - data.rfind(b"\n", 0, error.position)
         rule = f"not YAML: the character {error.character:#06x} must not stand in it"

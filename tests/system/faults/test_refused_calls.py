@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
 import random
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -299,12 +298,6 @@ SPAWNING = ("clone3", "clone", "vfork")
 """posix_spawn(3) uses one of them, depending on the C library and the kernel."""
 
 
-def refusing_the_second(names: Collection[str], error: int) -> Decide:
-    """Return a decision that refuses the second of these calls: the first spawns the launcher."""
-    calls = itertools.count(1)
-    return lambda call: error if call.name in names and next(calls) == 2 else None
-
-
 def test_no_process_or_descriptor_for_a_debug_command(make_runtime: Any, payload: Path) -> None:
     """The container starts without it, and a warning says so."""
     with Interceptor([*SPAWNING, "pidfd_open"]) as interceptor:
@@ -319,7 +312,7 @@ def test_no_process_or_descriptor_for_a_debug_command(make_runtime: Any, payload
             client.mount(APP)
             before = runtime.snapshot()
             for decide, error in (
-                (refusing_the_second(SPAWNING, errno.EAGAIN), errno.EAGAIN),
+                (refusing(dict.fromkeys(SPAWNING, errno.EAGAIN)), errno.EAGAIN),
                 (refusing({"pidfd_open": errno.EMFILE}), errno.EMFILE),
             ):
                 interceptor.decide = decide

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.root
 COPY = ("fallocate", "copy_file_range", "ftruncate", "utimensat", "syncfs", "linkat", "symlinkat")
 """Calls that copy data, or reserve space, in addition to CALLS."""
 
-SAMPLE = 8
+SAMPLE = 5
 """Moments of an update at which the runtime is killed in each run of the tests."""
 
 WORDS = {
@@ -245,7 +245,7 @@ def test_shut_down_in_each_phase(victim: Victim, phase: str) -> None:
     [errno.EIO, pytest.param(errno.ENOSPC, marks=pytest.mark.long)],
     ids=errno.errorcode.get,
 )
-@pytest.mark.parametrize("which", [1, 2, 3, 4])
+@pytest.mark.parametrize("which", [1, 2, 3, pytest.param(4, marks=pytest.mark.long)])
 def test_a_write_of_the_state_file_fails(
     victim: Victim, outcome: str, number: int, which: int
 ) -> None:

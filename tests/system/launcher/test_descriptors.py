@@ -21,6 +21,7 @@ class Plan:
     """A plan of the driver, with the interface that `Launcher` uses."""
 
     descriptors = ("null", "null", "null")
+    attaches = False
 
     def __init__(self, image: Image) -> None:
         self._plan = operations(image, "pause", descriptors=(1, 2, 3))

@@ -166,6 +166,28 @@ def test_destroy_kills_all_processes_in_nested_cgroups_too(
     assert not any(os.path.exists(path) for path in directories(f"{top}/hello"))
 
 
+def test_only_an_empty_cgroup_is_removed_at_once(
+    top: str, spawn: Callable[..., subprocess.Popen[str]]
+) -> None:
+    cgroup = Cgroup.create(HOST, top, "hello", None)
+    process = spawn()
+    attach(cgroup, process.pid)
+    assert not cgroup.destroy_if_empty()
+    # Nobody is killed, and nobody else can have it.
+    assert process.poll() is None
+    assert process.pid in pids(cgroup)
+    with pytest.raises(HostError):
+        Cgroup.create(HOST, top, "hello", None)
+    cgroup.destroy()
+    assert process.wait(10) == -signal.SIGKILL
+    again = Cgroup.create(HOST, top, "hello", None)
+    os.rmdir(directories(f"{top}/hello")[0])  # by another program
+    assert again.destroy_if_empty()
+    assert not any(os.path.exists(path) for path in directories(f"{top}/hello"))
+    assert again.destroy_if_empty()
+    Cgroup.create(HOST, top, "hello", None).destroy()
+
+
 FORKING = """
 import os, sys
 print(flush=True)

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from northstar.linux import open_tree
+
 pytestmark = pytest.mark.root
 
 PREPARE = """
 import errno, json, os, sys, tempfile
-from northstar.linux import mount as m, mountinfo, netns
+from northstar.linux import mount as m, mountinfo, netns, open_tree
 m.unshare(m.CLONE_NEWNS)
 m.mount(None, "/", None, m.MS_REC | m.MS_PRIVATE)
 m.mount("none", "/mnt", "tmpfs", m.MS_NOSUID | m.MS_NODEV, "mode=755,size=1m")
@@ -72,3 +74,20 @@ now = os.readlink("/proc/self/ns/net")
 print(json.dumps([now == blue, blue != own, wrong, error(netns.open_named, "empty", ("/mnt/a",))]))
 """)
     assert result == [True, True, ["EINVAL", None, None], ["EINVAL", "/mnt/a/empty", None]]
+
+
+@pytest.mark.skipif(not open_tree.supported(), reason="open_tree(2) is of Linux 5.2")
+def test_a_copy_of_a_mount_is_detached_and_ends_with_its_descriptor() -> None:
+    result = run("""
+m.mount("none", "/mnt/a", "tmpfs", 0, "")
+open("/mnt/a/file", "w").close()
+before = len(mountinfo.read())
+copy = open_tree.clone("/mnt/a")
+m.umount2("/mnt/a", 0)
+out = [len(mountinfo.read()) - before, os.listdir(f"/proc/self/fd/{copy}")]
+out.append(os.get_inheritable(copy))
+os.close(copy)
+out.append(error(open_tree.clone, "/mnt/missing"))
+print(json.dumps(out))
+""")
+    assert result == [-1, ["file"], False, ["ENOENT", "/mnt/missing", None]]

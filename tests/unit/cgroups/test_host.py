@@ -1,10 +1,13 @@
 """The choice of hierarchies from the mounts."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from northstar.cgroups.host import CgroupHost, choose_hierarchies
 from northstar.cgroups.tree import Hierarchy
 from northstar.linux.mountinfo import MountInfo, parse_line
+from northstar.model import HostError
 
 
 def v1(path: str, options: str, flags: str = "rw") -> tuple[MountInfo, tuple[str, ...]]:
@@ -77,3 +80,29 @@ def test_the_description_for_the_log() -> None:
     assert host.description == "v1 (cpu, cpuacct), v2 (memory, blkio)"
     assert CgroupHost([hierarchy("/c", 2)]).description == "v2 (no controllers)"
     assert CgroupHost([]).description == "none"
+
+
+CGROUPS = st.lists(st.sampled_from("ab"), min_size=1, max_size=4).map("/".join)
+
+
+@given(st.lists(st.tuples(st.booleans(), CGROUPS), max_size=30))
+def test_no_cgroup_is_claimed_at_above_or_below_another(steps: list[tuple[bool, str]]) -> None:
+    host = CgroupHost([])
+    claimed: set[str] = set()
+    for claims, path in steps:
+        if not claims:
+            host.release(path)
+            claimed.discard(path)
+            continue
+        taken = {
+            other
+            for other in claimed
+            if f"{path}/".startswith(f"{other}/") or f"{other}/".startswith(f"{path}/")
+        }
+        if not taken:
+            host.claim(path)
+            claimed.add(path)
+            continue
+        with pytest.raises(HostError, match="is not free") as refused:
+            host.claim(path)
+        assert str(refused.value).rpartition("another container has ")[2].split(";")[0] in taken

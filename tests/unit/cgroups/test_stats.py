@@ -1,6 +1,7 @@
 """The statistics of an inspect answer have the protocol's members, with any content of files."""
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -216,3 +217,32 @@ def test_each_read_returns_current_values(tmp_path: Path, version: int) -> None:
     (tmp_path / limits).write_text("")
     assert statistics.read()["blkio"]["throttle"]["read_bps_device"] == []
     statistics.close()
+
+
+_TEXTS: dict[str, tuple[str, ...]] = {
+    "memory.stat": ("rss 1\ncache 2\n", "rss 2\ncache 2\n", "anon 3\n", ""),
+    "memory.events": ("max 1\n", "max 2\noom_kill 1\n"),
+    "memory.numa_stat": ("total=1 N0=1\n", "total=3 N0=1 N1=2\n", "file=2\n"),
+    "memory.oom_control": ("oom_kill 0\n", "under_oom 1\noom_kill 4\n"),
+    "memory.usage_in_bytes": ("1\n", "2\n"),
+}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@given(
+    st.lists(
+        st.sampled_from([(name, text) for name, texts in _TEXTS.items() for text in texts]),
+        max_size=12,
+    )
+)
+def test_a_repeated_read_is_the_same_as_a_first_one(
+    version: int, changes: list[tuple[str, str]]
+) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        fill(Path(directory), {name: texts[0] for name, texts in _TEXTS.items()})
+        kept = stats.Statistics({"memory": (version, directory)})
+        for name, text in changes:
+            assert kept.read() == used({"memory": (version, directory)})
+            (Path(directory) / name).write_text(text)
+        assert kept.read() == used({"memory": (version, directory)})
+        kept.close()

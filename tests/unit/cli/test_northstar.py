@@ -67,7 +67,7 @@ def test_an_asyncio_that_needs_ssl_gets_it(tmp_path: Path) -> None:
     package.mkdir()
     (package / "__init__.py").write_text("import ssl\n")
     code = (
-        "from northstar.cli import northstar; import sys; "
-        f"sys.path.insert(0, {str(tmp_path)!r}); northstar._import_asyncio()"
+        "from northstar.cli import imports; import sys; "
+        f"sys.path.insert(0, {str(tmp_path)!r}); imports.import_asyncio()"
     )
     assert {"asyncio", "ssl"} <= modules_after(code)

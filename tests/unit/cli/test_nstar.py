@@ -21,7 +21,8 @@ import pytest
 from northstar.api import notification
 from northstar.cli import listing
 from northstar.cli.common import invoke
-from northstar.cli.nstar_commands import describe, nstar, write_line
+from northstar.cli.nstar_commands import describe, nstar
+from northstar.cli.nstar_session import write_line
 from northstar.model import Container
 from tests.unit.client.peer import TIMEOUT, Peer, Wire
 
@@ -422,7 +423,7 @@ def test_containers_are_completed(
         wire.answer("list", {"response": LIST[1]})
 
     with Peer(tmp_path, script) as peer:
-        assert complete(peer.url, "nstar kill ", 2) == ["a", "b:1.0.0", "b:2.0.0"]
+        assert complete(peer.url, "nstar kill ", 2) == ["a:1.0.0", "b:1.0.0", "b:2.0.0"]
     assert complete("unix:///none", "nstar kill b", 2) == []
     assert complete("unix:///none", "nstar verify", 1) == ["verify-token"]
 

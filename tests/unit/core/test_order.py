@@ -246,6 +246,19 @@ def test_the_shutdown_has_the_reverse_order() -> None:
     assert there.entry(BROKER).state is ContainerState.INSTALLED
 
 
+def test_after_sigkill_no_stop_signal_follows() -> None:
+    """At the limit of the shutdown all get SIGKILL; the first exit may be noticed before others."""
+    there = World().load(
+        manifest(APP, service={**AFTER_BROKER, "stop": {"timeout": "1h"}}),
+        manifest(BROKER, service={}),
+    )
+    shut_down(there.run(BROKER).run(APP)).also(events.StopAll(SECOND))
+    assert signalled(there.changed(events.SignalAll(9))) == [("app", 9), ("broker", 9)]
+    assert signalled(there.end(APP)) == []
+    assert signalled(there.end(BROKER)) == []
+    assert core.with_process(there.state) == []
+
+
 def test_a_container_without_service_is_stopped_at_once() -> None:
     there = World().load(manifest(APP, service=AFTER_BROKER), manifest(BROKER))
     shut_down(there.run(BROKER).run(APP))

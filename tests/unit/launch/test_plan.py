@@ -6,9 +6,11 @@ import socket
 import struct
 from typing import Any
 
+import msgspec
 import pytest
 
 from northstar.launch.plan import (
+    DESCRIPTORS_MAX,
     ContainerPaths,
     HostFacts,
     LaunchPlan,
@@ -414,3 +416,36 @@ def test_discarded_output_needs_no_log(io: dict[str, str] | None) -> None:
     made = plan(io=io)
     assert Op.LOG not in [operation.op for operation in made.operations]
     assert "ring" not in made.descriptors
+
+
+ATTACHING = msgspec.structs.replace(FACTS, attach=True)
+SHARED = ContainerPaths(
+    root="/run/n/a:1.0.0",
+    persist="/data/a",
+    sockets="/sockets",
+    notify="/run/n/notify/a:1.0.0",
+    resources={"/one": "/run/n/r:1.0.0", "/two": "/run/n/r:1.0.0"},
+)
+
+
+def test_each_image_is_attached_once_and_before_the_new_root() -> None:
+    resource = {"type": "resource", "name": "r", "version": "*", "dir": "/"}
+    planned = plan(ATTACHING, SHARED, mounts={"/one": resource, "/two": resource})
+    attached = [o.arguments for o in planned.operations if o.op is Op.ATTACH]
+    first = planned.descriptors.index("image:0") + 1
+    assert attached == [(str(first), SHARED.root), (str(first + 1), "/run/n/r:1.0.0")]
+    assert SHARED.images == (SHARED.root, "/run/n/r:1.0.0")
+    order = ops(planned)
+    assert order[order.index(Op.ATTACH) :][:3] == [Op.ATTACH, Op.ATTACH, Op.ROOT]
+    assert planned.attaches
+
+
+def test_images_stay_where_they_are_without_open_tree_or_with_too_many() -> None:
+    assert not plan().attaches
+    assert Op.ATTACH not in ops(plan())
+    many = {f"/{number}": f"/run/n/r{number}:1.0.0" for number in range(DESCRIPTORS_MAX)}
+    planned = plan(ATTACHING, msgspec.structs.replace(SHARED, resources=many))
+    assert not planned.attaches
+    assert Op.ATTACH not in ops(planned)
+    few = dict(list(many.items())[: DESCRIPTORS_MAX - 4])  # three streams and the root
+    assert plan(ATTACHING, msgspec.structs.replace(SHARED, resources=few)).attaches

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from northstar.linux import caps, inotify, memfd, mount, netns, notify, pidfd
+from northstar.linux import caps, inotify, memfd, mount, mountinfo, netns, notify, pidfd, statfs
 from northstar.linux._libc import path_bytes
 from tests.unit.linux.refusals import refused
 
@@ -236,3 +236,29 @@ def test_only_a_network_namespace_is_opened(tmp_path: Path) -> None:
         assert caught.value.filename == str(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="no such network namespace"):
         netns.open_named("missing", directories)
+
+
+@pytest.mark.parametrize(
+    ("path", "magic"), [("/proc/self", 0x9FA0), ("/sys/kernel", 0x62656572)], ids=["proc", "sysfs"]
+)
+def test_the_type_of_a_file_system(path: str, magic: int) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        assert statfs.file_system(fd) == magic
+        assert magic not in statfs.IN_MEMORY
+    finally:
+        os.close(fd)
+    with refused(errno.EBADF):
+        statfs.file_system(fd)
+
+
+@pytest.mark.parametrize("directory", ["/dev/shm", "/run", "/tmp", "/"])
+def test_file_systems_in_memory(directory: str) -> None:
+    found = mountinfo.containing(directory)
+    assert found is not None
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        in_memory = statfs.file_system(fd) in statfs.IN_MEMORY
+    finally:
+        os.close(fd)
+    assert in_memory == (found.fstype in ("tmpfs", "ramfs"))

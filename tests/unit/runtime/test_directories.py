@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from northstar.linux import flock
+from northstar.linux import flock, statfs
 from northstar.model import ConfigurationError
 from northstar.runtime import directories
 from northstar.runtime.config import Config, loads
@@ -131,3 +131,33 @@ def test_a_kept_lock_outlives_the_release(tmp_path: Path) -> None:
         for number in set(os.listdir("/proc/self/fd")) - before:
             with contextlib.suppress(OSError):
                 os.close(int(number))
+
+
+@pytest.mark.parametrize("kind", [0x01021994, 0x858458F6, 0xEF53, None])
+def test_a_directory_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: int | None
+) -> None:
+    """A device that does not answer must not block the event loop: in doubt it is on a disk."""
+
+    def file_system(_descriptor: int) -> int:
+        if kind is None:
+            raise OSError(5, "Input/output error")
+        return kind
+
+    monkeypatch.setattr(statfs, "file_system", file_system)
+    (path := tmp_path / "dir").mkdir()
+    held = LockedDirectory("dir", str(path))
+    held.lock()
+    try:
+        assert held.is_in_memory() == (kind in (0x01021994, 0x858458F6))
+        # After a replacement the answer is that of the new directory.
+        monkeypatch.setattr(statfs, "file_system", lambda _: 0xEF53)
+        path.rename(tmp_path / "moved")
+        path.mkdir()
+        held.lock()
+        assert not held.is_in_memory()
+        twin = LockedDirectory("twin", str(path))
+        assert twin.share(held)
+        assert not twin.is_in_memory()
+    finally:
+        held.release()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from northstar import api
 from northstar.api import notification
 from northstar.model import Container
@@ -100,3 +102,46 @@ def test_a_sink_may_close_another_subscription() -> None:
     publish(hub, 2)
     assert third == LINES[:2]
     assert two in ([], LINES[:1])
+
+
+def test_notifications_together_are_one_write_in_order() -> None:
+    hub = Notifications(5)
+    one, two = Subscriber(hub), Subscriber(hub)
+    with hub.together():
+        publish(hub, 3)
+        assert one.lines == []
+        two.subscription.pause()
+        publish(hub, 2, first=3)
+    assert one.lines == [b"".join(LINES[:5])]
+    assert two.lines == [b"".join(LINES[:3])]
+    publish(hub, 1, first=5)
+    assert one.lines[1:] == [LINES[5]]
+    two.subscription.resume()
+    assert two.lines[1:] == LINES[3:6]
+
+
+def test_held_notifications_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("northstar.runtime.notifications.BATCH_MAX", 4)
+    hub = Notifications(5)
+    one = Subscriber(hub)
+    with hub.together():
+        publish(hub, 10)
+    assert one.lines == [b"".join(LINES[:4]), b"".join(LINES[4:8]), b"".join(LINES[8:10])]
+
+
+def test_held_notifications_survive_a_failure_and_end_with_the_subscription() -> None:
+    hub = Notifications(5)
+    stays, leaves = Subscriber(hub), Subscriber(hub)
+
+    def fail() -> None:
+        with hub.together():
+            publish(hub, 1)
+            leaves.subscription.close()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert stays.lines == LINES[:1]
+    assert leaves.lines == []
+    publish(hub, 1, first=1)
+    assert stays.lines == LINES[:2]

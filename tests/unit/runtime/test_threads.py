@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -140,6 +142,54 @@ def test_a_cancelled_call_that_has_begun_continues(gate: threading.Event) -> Non
     asyncio.run(cancel())
     pool.shutdown()
     assert made == [1, 2]
+
+
+def test_no_call_is_lost_or_made_twice() -> None:
+    """Threads go idle while others submit: each call must find a thread."""
+    pool = Pool("test", 2)
+    made: list[int] = []
+
+    def submit(first: int) -> None:
+        for number in range(first, first + 500):
+            assert pool.submit(made.append, number).result(DEADLINE) is None
+
+    submitting = [threading.Thread(target=submit, args=(n * 500,)) for n in range(4)]
+    for thread in submitting:
+        thread.start()
+    for thread in submitting:
+        thread.join(DEADLINE)
+    assert sorted(made) == list(range(2000))
+    pool.shutdown()
+
+
+def test_a_call_wakes_one_thread() -> None:
+    """A second one would find nothing, and delay the first: both need the interpreter's lock."""
+    before = set(os.listdir("/proc/self/task"))
+    pool = Pool("test", 8)
+    own = set(os.listdir("/proc/self/task")) - before
+
+    def switches() -> dict[str, str]:
+        """Return how often each thread has slept."""
+        texts = {t: Path(f"/proc/self/task/{t}/status").read_text() for t in own}
+        return {t: text.split("\nvoluntary_ctxt_switches:")[1] for t, text in texts.items()}
+
+    def wait_idle() -> dict[str, str]:
+        """Wait until all threads sleep in the kernel."""
+        end = time.monotonic() + DEADLINE
+        before: dict[str, str] = {}
+        while before != (now := switches()) or len(pool._idle) < 8:
+            assert time.monotonic() < end
+            before = now
+            time.sleep(0.02)
+        return now
+
+    begun = wait_idle()
+    for _ in range(10):
+        pool.submit(int).result(DEADLINE)
+        now = wait_idle()
+        assert sum(now[thread] != begun[thread] for thread in own) == 1
+        begun = now
+    pool.shutdown()
 
 
 def test_a_call_that_ends_after_its_event_loop_harms_nothing(gate: threading.Event) -> None:

@@ -18,8 +18,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import select
-from collections.abc import Awaitable, Callable
-from typing import Final, NamedTuple, cast
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, NamedTuple, cast
 
 from northstar import api
 from northstar.api import error as errors
@@ -46,14 +46,18 @@ from northstar.model.permission import describe
 from northstar.runtime.config import ConsoleOptions
 from northstar.runtime.console.channel import Channel
 from northstar.runtime.console.dispatch import (
+    SMALL,
     Caller,
     Dispatcher,
+    Encoded,
     Exchange,
     Immediate,
+    Prepare,
     Route,
     Upload,
 )
 from northstar.runtime.console.fair_queue import FairQueue
+from northstar.runtime.console.first_step import Ended, first_step
 from northstar.runtime.console.incoming_package import (
     IncomingPackage,
     StreamEndedError,
@@ -139,6 +143,8 @@ class Connection(asyncio.BufferedProtocol):
         )
         self._small = service.scratch[:ALLOWANCE]
         self._decode: Callable[[bytes], Message | None] = api.decode
+        # Set after the first request: then the connection is open, and the runtime has started.
+        self._prepared: Prepare | None = None
         self._connected = False
         self._closing = False
         self._writable = True
@@ -190,6 +196,8 @@ class Connection(asyncio.BufferedProtocol):
         """Process bytes of a package or of lines."""
         if self._closing:
             return
+        if nbytes <= SMALL and self._prepared is not None and self._answer_at_once(nbytes):
+            return
         data = self._service.scratch[:nbytes]
         if self._package is not None and self._package.missing:
             self._package.feed(bytes(data))
@@ -197,6 +205,39 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._lines.feed(data)
             self.advance()
+
+    def _answer_at_once(self, nbytes: int) -> bool:
+        """Answer a request that was read alone, if it needs neither a buffer nor a task.
+
+        This is what a client that waits for each answer makes the runtime do. It does the same as
+        `advance`, at a third of the cost.
+
+        Returns:
+            False if nothing was done.
+        """
+        lines = self._lines
+        if (
+            lines.buffer
+            or lines.waiting
+            or self._task is not None
+            or not self._writable
+            or self._late_stream
+        ):
+            return False
+        assert self._prepared is not None
+        try:
+            found = self._prepared(bytes(self._small[:nbytes]))
+            if (
+                found is None
+                or not found.needed <= self._access.permissions
+                or not lines.admit(nbytes)
+            ):
+                return False
+            self._write(found.handler(found.request, self._caller))
+        except Exception:
+            log.exception("%s: internal error, closing the connection", self.peer)
+            self.close()
+        return True
 
     def eof_received(self) -> bool:
         """Process what was received; the peer may still read answers."""
@@ -444,6 +485,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _request(self, request: Request, route: Route) -> None:
         """Answer the request, or create a task that does."""
+        self._prepared = self._service.dispatcher.prepared[self._caller.extended]
         allowed = requests.permissions(request) <= self._access.permissions
         if isinstance(route, Upload):
             self._receive(cast("requests.Install | requests.Update", request), route, allowed)
@@ -451,6 +493,10 @@ class Connection(asyncio.BufferedProtocol):
             self._send(responses.PermissionDenied(request))
             # Messages may follow it, which are dropped. Unlike those of an exec they are counted.
             self._late_stream = isinstance(route, Exchange) and route.reads
+        elif isinstance(route, Encoded):
+            self._write(route.handler(request, self._caller))
+            if route.turn and self._lines.buffer and not self._lines.waiting:
+                self._lines.wait_for_turn()
         elif isinstance(route, Immediate):
             self._send(route.handler(request, self._caller))
             if route.then is not None:
@@ -458,9 +504,23 @@ class Connection(asyncio.BufferedProtocol):
         elif isinstance(route, Exchange):
             self._exchange(request, route)
         else:
-            self._task = self._loop.create_task(
-                self._serve(lambda: route.handler(request, self._caller))
-            )
+            self._begin(route.handler(request, self._caller))
+
+    def _begin(self, answer: Coroutine[Any, Any, Response]) -> None:
+        """Send an answer now, or in a task if it must wait."""
+        try:
+            answered = first_step(answer)
+            if isinstance(answered, Ended):
+                self._send(answered.result)
+                if self._lines.buffer:
+                    # It may have taken as long as many other requests.
+                    self._lines.wait_for_turn()
+                return
+        except Exception:
+            log.exception("%s: internal error, closing the connection", self.peer)
+            self.close()
+            return
+        self._task = self._loop.create_task(self._serve(lambda: answered))
 
     async def _serve(self, answer: Callable[[], Awaitable[Response | None]]) -> None:
         """Await an answer and send it; it is None if the connection is closed instead."""

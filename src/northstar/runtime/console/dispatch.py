@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
 
 from northstar.api import request as requests
 from northstar.api import response as responses
+from northstar.api.codec import decode, decode_extended, encode
 from northstar.api.error import Error, RefusedError, Unexpected
+from northstar.api.message import Message
 from northstar.api.request import Request
 from northstar.api.response import (
-    ContainerData,
     ExecOk,
     Failed,
-    InspectOk,
     InstallFailed,
     Ok,
     Response,
@@ -24,8 +25,7 @@ from northstar.api.response import (
     UpdateOk,
 )
 from northstar.api.stream import TerminalSize
-from northstar.model import Container, NorthstarError, cut, sentence
-from northstar.npk.keylist import KeyList, key_id
+from northstar.model import Container, NorthstarError, Permissions, ProtocolError, cut, sentence
 from northstar.runtime.console.channel import Channel
 from northstar.runtime.console.incoming_package import IncomingPackage
 from northstar.runtime.console.peer import Peer
@@ -33,6 +33,7 @@ from northstar.runtime.console.tokens import Tokens, named_party
 from northstar.runtime.package_writer import IncomingWriter
 
 if TYPE_CHECKING:
+    from northstar.npk.keylist import KeyList
     from northstar.runtime.exec_session import Process
 
 log = logging.getLogger("northstar.runtime.console")
@@ -40,6 +41,9 @@ log = logging.getLogger("northstar.runtime.console")
 SIGNALS: Final = range(1, 32)
 MOUNTS_MAX: Final = 32
 """Mounts of one request that run concurrently: a request may name a hundred thousand."""
+PREPARED: Final = 256
+"""Requests of `SMALL` bytes at most that are kept decoded."""
+SMALL: Final = 160
 STATUS_BATCH: Final = 256
 """Containers of a status request that are processed before other connections are served."""
 
@@ -51,8 +55,8 @@ class Operations(Protocol):
     `shutdown` do not fail.
     """
 
-    def list(self) -> list[Container]:
-        """Return all installed containers."""
+    def list(self) -> tuple[Container, ...]:
+        """Return all installed containers: the same tuple until that changes."""
 
     def repositories(self) -> Sequence[str]:
         """Return the names of all repositories."""
@@ -60,8 +64,11 @@ class Operations(Protocol):
     def shutdown(self) -> None:
         """Begin the shutdown, and return at once."""
 
-    async def inspect(self, container: Container, *, service: bool) -> ContainerData:
-        """Return the data of the container; `service`: with that section of its manifest."""
+    def inspect(self, container: Container, *, service: bool) -> bytes:
+        """Return the line with the data of the container, without waiting.
+
+        `service`: with that section of its manifest.
+        """
 
     def status(self, containers: Sequence[Container]) -> Sequence[StatusOk | Failed]:
         """Return the status of each container, in this order."""
@@ -147,14 +154,26 @@ class Immediate(NamedTuple):
     then: Callable[[], object] | None = None
 
 
+class Encoded(NamedTuple):
+    """A request that is answered without waiting, with parts that were encoded for earlier ones.
+
+    Attributes:
+        handler: returns the line of the response.
+        turn: whether the next request of the same client waits until others are served.
+    """
+
+    handler: Callable[[Any, Caller], bytes]
+    turn: bool = False
+
+
 class Task(NamedTuple):
-    """A request that is answered by a task.
+    """A request that is answered by a task, unless its answer need not wait.
 
     Attributes:
         handler: makes the response.
     """
 
-    handler: Callable[[Any, Caller], Awaitable[Response]]
+    handler: Callable[[Any, Caller], Coroutine[Any, Any, Response]]
 
 
 class Upload(NamedTuple):
@@ -181,7 +200,24 @@ class Exchange(NamedTuple):
     reads: bool
 
 
-Route = Immediate | Task | Upload | Exchange
+Route = Immediate | Encoded | Task | Upload | Exchange
+
+
+class Prepared(NamedTuple):
+    """A request that was decoded before.
+
+    Attributes:
+        request: the request.
+        needed: the permissions that it needs.
+        handler: returns the line of the response.
+    """
+
+    request: Request
+    needed: Permissions
+    handler: Callable[[Any, Caller], bytes]
+
+
+Prepare = Callable[[bytes], Prepared | None]
 
 
 class Dispatcher:
@@ -190,20 +226,31 @@ class Dispatcher:
     Attributes:
         routes: how each type of request is executed. The permissions that it needs are part of the
             protocol, which clients share: `api.request.permissions`.
+        prepared: for a plain and for an extended connection, a function of the bytes that were
+            read at once: it returns what they request if they are one line with a request whose
+            route is `Encoded`, else None.
     """
 
     def __init__(self, operations: Operations, tokens: Tokens) -> None:
         self._operations = operations
         self._tokens = tokens
+        self._listed: tuple[Container, ...] | None = None
+        self._list_line = b""
+        # By whether the connection is extended.
+        self.prepared: Final[tuple[Prepare, Prepare]] = (
+            functools.lru_cache(PREPARED)(functools.partial(self._prepare, decode)),
+            functools.lru_cache(PREPARED)(functools.partial(self._prepare, decode_extended)),
+        )
         self.routes: Final[Mapping[type, Route]] = {
-            requests.Ident: Immediate(self._ident),
-            requests.List: Immediate(self._list),
+            requests.Ident: Encoded(self._ident),
+            requests.List: Encoded(self._list),
+            # With a process it takes as long as many other requests.
+            requests.Inspect: Encoded(self._inspect, turn=True),
             requests.Repositories: Immediate(self._repositories),
             # The response comes first: the notification of the shutdown goes to this client too.
             requests.Shutdown: Immediate(self._shutdown, then=operations.shutdown),
             requests.TokenCreate: Immediate(self._token_create),
             requests.TokenVerify: Immediate(self._token_verify),
-            requests.Inspect: Task(self._inspect),
             requests.Mount: Task(self._mount),
             requests.Umount: Task(self._umount),
             requests.Start: Task(self._start),
@@ -220,13 +267,38 @@ class Dispatcher:
             requests.Install: Upload(self._install, _install_failed),
         }
 
+    def _prepare(self, decoder: Callable[[bytes], Message | None], read: bytes) -> Prepared | None:
+        if read.find(b"\n") != len(read) - 1:
+            return None
+        try:
+            message = decoder(read)
+        except ProtocolError:
+            return None  # the connection reports it
+        route = self.routes.get(type(message))
+        if not isinstance(route, Encoded):
+            return None
+        request = cast("Request", message)
+        return Prepared(request, requests.permissions(request), route.handler)
+
     # Without waiting
 
-    def _ident(self, _request: Request, caller: Caller) -> Response:
-        return responses.Ident(caller.peer.identity)
+    def _ident(self, _request: Request, caller: Caller) -> bytes:
+        return _ident_line(caller.peer.container)
 
-    def _list(self, _request: Request, _caller: Caller) -> Response:
-        return responses.List(tuple(self._operations.list()))
+    def _list(self, _request: Request, _caller: Caller) -> bytes:
+        found = self._operations.list()
+        if found is not self._listed:
+            self._list_line = encode(responses.List(found))
+            self._listed = found
+        return self._list_line
+
+    def _inspect(self, request: requests.Inspect, caller: Caller) -> bytes:
+        container = request.container
+        try:
+            return self._operations.inspect(container, service=caller.extended)
+        except Exception as error:
+            failed = Failed(container, wire_error(error, f"inspect {container}"))
+            return encode(responses.Inspect(failed))
 
     def _repositories(self, _request: Request, _caller: Caller) -> Response:
         return responses.Repositories(tuple(self._operations.repositories()))
@@ -246,16 +318,6 @@ class Dispatcher:
         return responses.TokenVerify(result)
 
     # By a task
-
-    async def _inspect(self, request: requests.Inspect, caller: Caller) -> Response:
-        container = request.container
-        result: InspectOk | Failed
-        try:
-            data = await self._operations.inspect(container, service=caller.extended)
-            result = InspectOk(container, data)
-        except Exception as error:
-            result = Failed(container, wire_error(error, f"inspect {container}"))
-        return responses.Inspect(result)
 
     async def _mount(self, request: requests.Mount, _caller: Caller) -> Response:
         results = await _for_each("mount", self._operations.mount, request.containers)
@@ -313,6 +375,8 @@ class Dispatcher:
         return responses.Restart(await _result("restart", container, restart))
 
     async def _keys(self, request: requests.Keys, _caller: Caller) -> Response:
+        from northstar.npk.keylist import key_id
+
         repository = request.repository
         result: responses.KeysOk | responses.KeysFailed
         try:
@@ -372,6 +436,11 @@ class Dispatcher:
             lambda failure: _update_failed(wire_error(failure, what)),
         )
         return responses.Update(done) if isinstance(done, UpdateOk) else done
+
+
+@functools.lru_cache(maxsize=128)
+def _ident_line(container: Container | None) -> bytes:
+    return encode(responses.Ident(Peer(container).identity))
 
 
 def _install_failed(error: Error) -> Response:

@@ -134,6 +134,26 @@ class Lines:
             self._pause(delay)
         return line
 
+    def admit(self, size: int) -> bool:
+        """Count a line that was read alone, and is not in the buffer, for the rates.
+
+        Args:
+            size: in bytes, with its newline.
+
+        Returns:
+            False if it must wait, or is too long: then `feed` it.
+        """
+        length = size - 1
+        if length > self._limit:
+            return False
+        now = self._loop.time()
+        if self._rate.delay(now) > 0.0:
+            return False
+        delay = self._bytes.spend(length, now)
+        if delay > 0.0:
+            self._pause(delay)
+        return True
+
     def count(self) -> None:
         """Count a line for the rate of requests that `take` did not count: later ones wait."""
         self._rate.delay(self._loop.time())

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any, cast
 
-from northstar.api import ContainerData, ContainerState, RefusedError, Status, Wanted, error
+from northstar.api import ContainerState, InspectAnswer, RefusedError, Status, Wanted, error
 from northstar.api.feature import FEATURES
 from northstar.api.log import LogLine, LogLost, LogStream
 from northstar.api.request import Logs
@@ -126,6 +126,7 @@ class Runtime:
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
+        self.containers: tuple[Container, ...] = (A, B)
         self.failures: dict[str, BaseException] = {}
         self.gates: dict[str, asyncio.Event] = {}
         self.busy = 0
@@ -148,11 +149,11 @@ class Runtime:
         if container not in (A, B):
             raise RefusedError(error.InvalidContainer(container))
 
-    def list(self) -> list[Container]:
+    def list(self) -> tuple[Container, ...]:
         self.calls.append("list")
         if "list" in self.failures:
             raise self.failures["list"]
-        return [A, B]
+        return self.containers
 
     def repositories(self) -> Sequence[str]:
         return ["mem", "disk"]
@@ -161,10 +162,14 @@ class Runtime:
         self.calls.append("shutdown")
         self.on_shutdown()
 
-    async def inspect(self, container: Container, *, service: bool) -> ContainerData:
-        await self._operate("inspect", container)
+    def inspect(self, container: Container, *, service: bool) -> bytes:
+        self.calls.append(("inspect", str(container)))
+        if "inspect" in self.failures:
+            raise self.failures["inspect"]
+        if container not in (A, B):
+            raise RefusedError(error.InvalidContainer(container))
         manifest = {"name": str(container.name), **({"service": {}} if service else {})}
-        return ContainerData(manifest, "mem", mounted=True, process=None)
+        return InspectAnswer(container, manifest, "mem").line(mounted=True, process=None)
 
     def status(self, containers: Sequence[Container]) -> Sequence[StatusOk | Failed]:
         self.calls.append(("status", *map(str, containers)))

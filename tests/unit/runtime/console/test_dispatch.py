@@ -8,7 +8,14 @@ from typing import get_args
 from northstar.api import request as requests
 from northstar.api.feature import EXEC, FEATURES, LOGS, SERVICE
 from northstar.api.request import Request
-from northstar.runtime.console.dispatch import Dispatcher, Exchange, Immediate, Task, Upload
+from northstar.runtime.console.dispatch import (
+    Dispatcher,
+    Encoded,
+    Exchange,
+    Immediate,
+    Task,
+    Upload,
+)
 from northstar.runtime.console.tokens import Tokens
 from tests.unit.runtime.console.harness import Runtime
 
@@ -26,7 +33,8 @@ def test_there_is_a_route_for_each_request() -> None:
         # The request of a feature that this runtime does not offer has none.
         offered = {kind for kind in get_args(Request) if _feature(kind) in (None, *FEATURES)}
         assert set(found) == offered
-        assert {type(route) for route in found.values()} == {Immediate, Task, Upload, Exchange}
+        kinds = {type(route) for route in found.values()}
+        assert kinds == {Immediate, Encoded, Task, Upload, Exchange}
         assert [kind for kind, route in found.items() if isinstance(route, Upload)] == [
             requests.Update,
             requests.Install,

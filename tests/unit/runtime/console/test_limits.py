@@ -196,13 +196,13 @@ def test_requests_of_a_client_that_does_not_read_are_not_processed() -> None:
 def test_requests_that_wait_are_bounded() -> None:
     async def test() -> None:
         async with serving() as bench:
-            bench.runtime.gates["inspect"] = asyncio.Event()
+            bench.runtime.gates["mount"] = asyncio.Event()
             client = await bench.connected()
-            client.send({"request": {"inspect": {"container": "a:1.0.0"}}})
+            client.send({"request": {"mount": {"containers": ["a:1.0.0"]}}})
             server, sent = await fill(bench, client, REQUEST + b"\n")
             assert len(server._lines.buffer) < ALLOWANCE + 2**18
-            bench.runtime.gates["inspect"].set()
-            assert "inspect" in (await client.receive())["response"]
+            bench.runtime.gates["mount"].set()
+            assert "mount" in (await client.receive())["response"]
             for _ in range(sent // (len(REQUEST) + 1)):
                 assert await client.receive() == IDENT
 
