@@ -91,6 +91,10 @@ compare: $(VENV)/.test ## benchmark against the published Rust runtime, here and
 	done
 	@NORTHSTAR_COMPARE=$(INTEROP)/release $(BIN)/python -m bench.compare $(ARGS)
 
+.PHONY: reference
+reference: $(VENV)/.test ## write the generated pages: docs/reference and docs/man
+	@$(BIN)/python -m reference
+
 .PHONY: vm-shell
 vm-shell: $(VENV)/.test ## a shell in the virtual machine
 	@scripts/vm --shell
