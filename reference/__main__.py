@@ -12,13 +12,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from reference import documents, json_output
+from reference import (
+    commands,
+    documents,
+    environment,
+    errors,
+    exit_codes,
+    json_output,
+    log_lines,
+    permissions,
+    protocol,
+)
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
 SOURCES: Final[tuple[Callable[[], dict[str, str]], ...]] = (
     documents.pages,
     json_output.pages,
+    protocol.pages,
+    errors.pages,
+    permissions.pages,
+    log_lines.pages,
+    environment.pages,
+    exit_codes.pages,
+    commands.pages,
 )
 """Each returns pages: their texts by path, relative to the repository."""
 
