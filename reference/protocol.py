@@ -14,7 +14,8 @@ from northstar.api.description import describe
 from northstar.api.log import Log
 from northstar.api.message import Connect, ConnectAck, ConnectNack
 from northstar.api.shape import Variant, tag_of
-from reference import markdown, mdoc, wire
+from northstar.model import Permission
+from reference import errors, markdown, mdoc, permissions, wire
 from reference.blocks import (
     SECTION,
     SUBSECTION,
@@ -87,7 +88,7 @@ def pages() -> dict[str, str]:
         "the protocol of the console of a Northstar runtime",
         _SOURCE,
         [
-            *mdoc_sections([Title(SECTION, "Description"), *blocks()]),
+            *mdoc_sections([Title(SECTION, "Description"), *blocks(), *_values()]),
             mdoc.see_also("northstar(1)", "nstar(1)", "northstar.toml(5)", "northstar-manifest(5)"),
         ],
     )
@@ -95,6 +96,17 @@ def pages() -> dict[str, str]:
         "docs/reference/protocol.md": page,
         "docs/man/man7/northstar-console.7": manual,
     }
+
+
+def _values() -> list[Block]:
+    """Return the errors and permissions: pages of their own, and sections of the manual page."""
+    allowed = [permissions.row(one)[:2] for one in Permission]
+    return [
+        Title(SECTION, "Error values"),
+        Terms(("error", "meaning"), errors.rows()),
+        Title(SECTION, "Permissions"),
+        Terms(("permission", "what a client with it may do"), tuple(allowed)),
+    ]
 
 
 def blocks() -> list[Block]:

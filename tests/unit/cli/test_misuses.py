@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from northstar import launch
 from northstar.cli.common import invoke
 from northstar.cli.northstar_command import northstar
 from northstar.cli.nstar_commands import nstar
@@ -32,6 +34,8 @@ cgroup = "northstar"
 
 Run = Callable[[Misuse], None]
 
+PROGRAM = Path(launch.__file__).with_name("init")
+
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -39,7 +43,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("misuses")
     (made / "good.yaml").write_text("".join(f"{key}: {MANIFEST[key]}\n" for key in MANIFEST))
     (made / "root").mkdir()
-    (made / "root/hello").write_text("#!/hello\n")
+    shutil.copy(PROGRAM, made / "root/hello")  # is static, so it needs no other file
     (made / "root/hello").chmod(0o755)
     (made / "empty").mkdir()
     (made / "text").write_text("hello\n")
