@@ -223,6 +223,19 @@ static noreturn void end(pid_t child, struct shared *shared)
 	kill_children();
 }
 
+/* Of lost(). */
+static struct {
+	pid_t child;
+	struct shared *shared;
+} watched;
+
+/* The runtime has closed the stream. Without the launcher, which must reap the process, it would stay
+ * a zombie until the host's init reaps it, and the container could not end before. */
+static void lost(void)
+{
+	end(watched.child, watched.shared);
+}
+
 /*
  * Reports a failure of the helper or of the process, whose progress it has left in shared memory. A
  * payload may have changed that meanwhile, so each value is checked.
@@ -341,6 +354,7 @@ static bool report_end(pid_t child)
 			break;
 		waitpid(ended.si_pid, NULL, WNOHANG | __WALL);
 	}
+	watched.child = 0; /* its number must not be used any more */
 	set_progress(NO_OPERATION, ended.si_code == CLD_EXITED ? 0 : 1);
 	send_report(REPORT_EXITED, 0, ended.si_status, -1);
 	return true;
@@ -433,6 +447,8 @@ noreturn void enter(struct plan *plan)
 		fail();
 	if (entered == 0)
 		helper(plan, &shared, launcher);
+	watched.shared = &shared;
+	stream_lost = lost;
 	close(shared.gone[1]);
 	close(shared.go[0]);
 	/* The namespaces, too: otherwise they would outlive the container. */
@@ -441,7 +457,7 @@ noreturn void enter(struct plan *plan)
 		send_report(REPORT_FAILED, errno, 0, -1);
 		end(0, &shared);
 	}
-	child = await_clone(entered, &shared);
+	child = watched.child = await_clone(entered, &shared);
 	stat = open_stat(child);
 	if (stat < 0 || drop_privileges(plan)) {
 		send_report(REPORT_FAILED, errno, 0, -1);

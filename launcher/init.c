@@ -376,6 +376,7 @@ noreturn void init(int launched)
 	if (request_socket >= 0) {
 		close(request_socket);
 		request_socket = -1;
+		stream_lost = exit_silently;
 	}
 	prctl(PR_SET_NAME, "northstar-init");
 	ignore_signals();

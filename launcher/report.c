@@ -6,8 +6,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "launcher.h"
-
 static struct progress own_progress;
 struct progress *progress = &own_progress;
 
@@ -15,6 +13,8 @@ noreturn void exit_silently(void)
 {
 	_exit(1);
 }
+
+void (*stream_lost)(void) = exit_silently;
 
 void send_report(uint32_t kind, int error, int value, int descriptor)
 {
@@ -42,11 +42,10 @@ void send_report(uint32_t kind, int error, int value, int descriptor)
 		memcpy(CMSG_DATA(header), &descriptor, sizeof descriptor);
 	}
 	while (sendmsg(SOCKET, &message, MSG_NOSIGNAL) < 0) {
-		/* The runtime has given up this container. A launcher that stays serves others. */
-		if (request_socket >= 0 && (errno == EPIPE || errno == ECONNRESET))
-			return;
-		if (errno != EINTR)
-			exit_silently();
+		if (errno == EINTR)
+			continue;
+		stream_lost();
+		return;
 	}
 }
 

@@ -27,7 +27,8 @@ extern struct progress *progress;
 /* Sets the current operation, and clears its object. */
 void set_progress(uint32_t index, uint32_t number);
 
-/* Sends a report on the current operation; `descriptor` is attached unless it is -1. */
+/* Sends a report on the current operation; `descriptor` is attached unless it is -1. If that fails,
+ * the runtime has closed the stream: calls stream_lost() with errno, and returns if that does. */
 void send_report(uint32_t kind, int error, int value, int descriptor);
 
 /* Sends a report that refers to no operation. */
@@ -38,5 +39,8 @@ void report_plain(uint32_t kind, int value);
 noreturn void fail(void);
 noreturn void fail_step(uint32_t step, const char *what, int error);
 noreturn void exit_silently(void);
+
+/* What a process does without its stream: exit_silently, unless it has more to do. */
+extern void (*stream_lost)(void);
 
 #endif

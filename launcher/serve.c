@@ -88,6 +88,13 @@ static void release_request(void)
 		exit_silently();
 }
 
+/* The runtime has given up this container. This process serves the others. */
+static void drop_report(void)
+{
+	if (errno != EPIPE && errno != ECONNRESET)
+		exit_silently();
+}
+
 noreturn void serve(bool own_namespace)
 {
 	sigset_t all;
@@ -100,6 +107,7 @@ noreturn void serve(bool own_namespace)
 	if (request_socket < 0)
 		fail_step(STEP_RECEIVE, "the socket", errno);
 	/* Without the namespace it clones the runtime's: slower, and otherwise the same. */
+	stream_lost = drop_report;
 	own_namespace = own_namespace && syscall_unshare(CLONE_NEWNS) == 0;
 	report_plain(REPORT_SERVING, own_namespace);
 	for (;;) {

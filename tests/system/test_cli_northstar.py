@@ -397,7 +397,9 @@ def test_mounts_propagate_from_the_host_and_not_to_it(setting: Setting) -> None:
         )
     try:
         wait_until(lambda: "up and running" in log_of(setting), "the runtime is up")
-        (runtime,) = [p for p in host.descendants(process.pid) if "northstar" in host.command(p)]
+        # The parent of the launcher, whose arguments differ.
+        arguments = f"-c {setting.file}"
+        (runtime,) = [p for p in host.descendants(process.pid) if arguments in host.command(p)]
         outside, inside = process.pid, runtime
         assert os.readlink(f"/proc/{outside}/ns/mnt") != os.readlink(f"/proc/{inside}/ns/mnt")
         (shared / "later").mkdir()

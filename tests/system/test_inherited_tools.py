@@ -7,6 +7,7 @@ import functools
 import itertools
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+import northstar.launch
 from tests.system import parent
 from tests.system.harness import TIMEOUT, RuntimeProcess, wait_until
 
@@ -29,6 +31,7 @@ uid: 1000
 gid: 1000
 seccomp: {profile: default}
 """
+PROGRAM = Path(northstar.launch.__file__).with_name("init")
 CLOSED = [
     combination for count in range(4) for combination in itertools.combinations(range(3), count)
 ]
@@ -62,7 +65,7 @@ def run(
 def work(tmp_path: Path) -> Path:
     (tmp_path / "manifest.yaml").write_text(MANIFEST)
     (tmp_path / "root").mkdir(mode=0o755)
-    (tmp_path / "root/app").write_text("content")
+    shutil.copy(PROGRAM, tmp_path / "root/app")  # is static, so it needs no other file
     return tmp_path
 
 

@@ -245,6 +245,27 @@ def test_the_end_of_the_stream_ends_all(container, when):
     eventually(lambda: container.members() == [], "the process has ended")
 
 
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_stream_that_is_closed_before_a_report(container, *, killed):
+    """The launcher reaps the process nevertheless: only then can the container end."""
+    entered = container.enter("pause" if killed else "exit 7")
+    process = entered.forked()
+    if killed:
+        entered.go()
+        assert entered.expect(Report.STARTED).value == process
+    os.kill(entered.launcher, signal.SIGSTOP)
+    eventually(lambda: state_of(entered.launcher) == "T", "the launcher is stopped")
+    if killed:
+        os.kill(process, signal.SIGKILL)
+        eventually(lambda: state_of(process) == "Z", "the process has ended")
+    else:
+        entered.go()
+    entered.stream.close()
+    os.kill(entered.launcher, signal.SIGCONT)
+    assert entered.finish() == 0
+    assert not os.path.exists(f"/proc/{process}")
+
+
 @pytest.mark.parametrize("started", [False, True])
 def test_the_end_of_the_launcher_ends_the_process(container, started):
     entered = container.enter("pause")
