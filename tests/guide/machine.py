@@ -30,15 +30,18 @@ LIMIT = 60 * PATIENCE
 """Seconds for one command; a page has few that take longer than one."""
 _SIZE = (40, 100)
 """Rows and columns of the terminals."""
-_OWN = ("/etc", "/opt", "/var/lib")
+_OWN = ("/etc", "/opt", "/srv", "/var/lib")
 """Directories that a page changes as it likes: overlays, whose upper directories are in memory."""
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_LEAF = "page"
+"""The cgroup of the shells, in version 2."""
 _END = "\x1e"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _SETUP = """
 set -eu
 mount --make-rprivate /
+mount --bind {directory} {directory}
 mount -t tmpfs guide {layers}
 for directory in {own}; do
     mkdir -p {layers}$directory/upper {layers}$directory/work
@@ -46,8 +49,15 @@ for directory in {own}; do
         -o lowerdir=$directory,upperdir={layers}$directory/upper,workdir={layers}$directory/work
 done
 mount -t tmpfs guide /run
-for root in {roots}; do mount --bind $root/{name} $root; done
+for root in {roots}; do
+    mount --bind $root/{name} $root
+    if test -d $root/{leaf}; then echo 0 > $root/{leaf}/cgroup.procs; fi
+done
 {python} {enter} /bin/true
+# As systemd does: a mount that is made later (ip netns add) reaches the runtime's namespace.
+mount --make-rshared /
+# A page that writes elsewhere fails here.
+mount -o remount,bind,ro /
 echo ready
 # As process 1 of the namespace, a shell reaps what the commands of the page leave.
 while sleep 3600; do :; done
@@ -66,30 +76,25 @@ class Machine:
 
     def __enter__(self) -> Self:
         self.home.mkdir()
+        self.home.with_name("tmp").mkdir()
         layers = self.directory / "layers"
         layers.mkdir()
         roots = [str(path) for path in host.cgroup_roots()]
-        # The namespace's root is the cgroup of the process that makes it. Afterwards the process
-        # returns to its former one: in version 2, a cgroup with processes has no controllers below.
-        entered = []
-        for root in roots:
-            os.mkdir(f"{root}/{self.name}")
-            entered.append(f"echo 0 > {root}/{self.name}/cgroup.procs")
-            with contextlib.suppress(OSError):  # cpuset (version 1) begins empty
-                for file in ("cpuset.cpus", "cpuset.mems"):
-                    value = Path(f"{root}/{file}").read_text()
-                    Path(f"{root}/{self.name}/{file}").write_text(value)
+        for root in map(Path, roots):
+            self._make_cgroup(root)
         setup = _SETUP.format(
             layers=layers,
+            directory=self.directory,
             own=" ".join(_OWN),
             roots=" ".join(roots),
             name=self.name,
+            leaf=_LEAF,
             python=ROOT / ".venv/bin/python",
             enter=ROOT / "tests/system/enter.py",
         )
         (self.directory / "setup").write_text(setup)
         unshare = ["unshare", "-m", "-n", "-u", "-p", "-C", "--fork", "--kill-child"]
-        command = f'{"; ".join(entered)}; exec {" ".join(unshare)} --mount-proc bash "$0"'
+        command = f'{self._enter("")}; exec {" ".join(unshare)} --mount-proc bash "$0"'
         self.process = subprocess.Popen(
             ["sh", "-ec", command, str(self.directory / "setup")],
             stdin=subprocess.DEVNULL,
@@ -101,7 +106,6 @@ class Machine:
             assert self.process.stdout is not None
             line = self.process.stdout.readline()
             assert line == "ready\n", line + self.process.stdout.read()
-            self._leave_cgroup()
         except BaseException:
             self.__exit__()
             raise
@@ -121,6 +125,11 @@ class Machine:
         )
 
     @property
+    def screen(self) -> list[Terminal]:
+        """All terminals."""
+        return list(self.terminals.values())
+
+    @property
     def pid(self) -> int:
         """The first process of the namespaces."""
         [pid, *_] = host.descendants(self.process.pid)
@@ -130,6 +139,7 @@ class Machine:
         """Return the terminal with this name; a new one if the page has none yet."""
         if name not in self.terminals:
             self.terminals[name] = Terminal(self)
+            self.terminals[name].prepare()
         return self.terminals[name]
 
     def store(self, text: str) -> Path:
@@ -139,14 +149,29 @@ class Machine:
         path.write_text(text)
         return path
 
-    def _leave_cgroup(self) -> None:
-        """Move the first processes out of the cgroup of version 2, if there is one."""
-        former = re.search(r"^0::/(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
-        for root in host.cgroup_roots():
-            # Only version 2 has this file in all cgroups but the root.
-            if former and (root / self.name / "cgroup.controllers").exists():
-                for pid in (root / self.name / "cgroup.procs").read_text().split():
-                    (root / former[1] / "cgroup.procs").write_text(pid)
+    def entering(self, command: list[str]) -> list[str]:
+        """Return the command that executes this one in the cgroups of the machine."""
+        return ["sh", "-ec", f'{self._enter(_LEAF)}; exec "$@"', "sh", *command]
+
+    def _make_cgroup(self, root: Path) -> None:
+        top = root / self.name
+        top.mkdir()
+        if (root / "cgroup.controllers").exists():
+            # Version 2: a cgroup with processes has no controllers below, so they get a leaf. What
+            # the machine has, the host must pass on. The runtime does so too, for its own cgroup.
+            (top / _LEAF).mkdir()
+            for controller in (root / "cgroup.controllers").read_text().split():
+                with contextlib.suppress(OSError):
+                    (root / "cgroup.subtree_control").write_text(f"+{controller}")
+        for file in ("cpuset.cpus", "cpuset.mems"):
+            with contextlib.suppress(OSError):  # in version 1 a new one is empty
+                (top / file).write_text((root / file).read_text())
+
+    def _enter(self, leaf: str) -> str:
+        """Return shell commands that move their process into the cgroups of the machine."""
+        tops = [root / self.name for root in host.cgroup_roots()]
+        places = [top / leaf if (top / leaf).is_dir() else top for top in tops]
+        return "; ".join(["true", *(f"echo 0 > {place}/cgroup.procs" for place in places)])
 
 
 class Terminal:
@@ -163,15 +188,16 @@ class Terminal:
             "PATH": f"{ROOT / '.venv/bin'}:{_PATH}",
             "HOME": str(machine.home),
             "LANG": "C.UTF-8",
+            "TMPDIR": str(machine.home.with_name("tmp")),
             "TERM": "dumb",
             "NO_COLOR": "1",
             "PS1": "",
             "PS2": "",
         }
-        enter = ["nsenter", "-t", str(machine.pid), "-m", "-n", "-u", "-p", "-C"]
+        enter = ["nsenter", "-t", str(machine.pid), "-m", "-n", "-u", "-p", "-C", "-r"]
         shell = ["bash", "--norc", "--noprofile", "--noediting", "-i"]
         self.process = subprocess.Popen(
-            [*enter, f"--wd={machine.home}", "setsid", "-c", *shell],
+            machine.entering([*enter, f"--wd={machine.home}", "setsid", "-c", *shell]),
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -181,6 +207,9 @@ class Terminal:
         os.close(slave)
         self.text = ""
         self._mark = 0
+
+    def prepare(self) -> None:
+        """Wait until the shell is there."""
         self._send("PS1= PS2= HISTFILE=")
         self._finish(self._ask())
 
@@ -192,8 +221,10 @@ class Terminal:
     def start(self, path: Path) -> None:
         """Execute a file of commands in the shell, without waiting for it."""
         self.text = ""
-        # The commands after one that fails are not executed.
-        self._send(f"trap 'return $?' ERR; source {path}; {self._question()}")
+        # The commands after one that fails are not executed. `source` itself, which then fails, has
+        # no file to return from.
+        trap = "test ${#BASH_SOURCE[@]} = 0 || return"
+        self._send(f"trap '{trap}' ERR; source {path}; {self._question()}")
 
     def wait(self) -> tuple[int, str]:
         """Wait for the end of the commands; return the exit code of the last, and the output."""
@@ -205,7 +236,7 @@ class Terminal:
         Returns:
             whether it has not ended.
         """
-        end = re.compile(rf"{_END}{self._mark}:")
+        end = re.compile(rf"{_END}{self._mark}:\d+{_END}\r\n")
         self._read_until(lambda: re.match(expected, self.output()) or end.search(self.text))
         return end.search(self.text) is None
 
@@ -229,6 +260,21 @@ class Terminal:
         self.process.kill()
         self.process.wait()
 
+    def fileno(self) -> int:
+        """The descriptor of its output."""
+        return self._master
+
+    def read(self) -> None:
+        """Read the output that is there.
+
+        Raises:
+            EOFError: the last process of the terminal has ended.
+        """
+        try:
+            self.text += os.read(self._master, 65536).decode(errors="replace")
+        except OSError as error:  # EIO
+            raise EOFError(f"the shell has ended:\n{self.output()}") from error
+
     def _send(self, line: str) -> None:
         os.write(self._master, f"{line}\n".encode())
 
@@ -241,7 +287,7 @@ class Terminal:
         return self._mark
 
     def _finish(self, mark: int) -> tuple[int, str]:
-        answer = re.compile(rf"{_END}{mark}:(\d+){_END}")
+        answer = re.compile(rf"{_END}{mark}:(\d+){_END}\r\n")
         self._read_until(lambda: answer.search(self.text) is not None)
         first = re.search(rf"{_END}\d+:(\d+){_END}", self.text)
         assert first is not None
@@ -253,12 +299,10 @@ class Terminal:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError(f"no end within {LIMIT:.0f} s; until now:\n{self.output()}")
-            ready, _, _ = select.select([self._master], [], [], left)
-            if ready:
-                try:
-                    self.text += os.read(self._master, 65536).decode(errors="replace")
-                except OSError as error:  # EIO: the last process of the terminal has ended
-                    raise EOFError(f"the shell has ended:\n{self.output()}") from error
+            # A screen shows all terminals: a program whose output nobody takes would wait.
+            ready, _, _ = select.select(self._machine.screen, [], [], left)
+            for terminal in ready:
+                terminal.read()
 
 
 def _removed(path: str) -> bool:

@@ -7,6 +7,8 @@ Only fenced blocks count. Their info string has a language, and a title, which t
     ```yaml title="manifest.yaml"     a file with this content; any other language with a title
     ```yaml                           an excerpt, to read; any other language without one
 
+A shell script is a file too: ```bash title="root/main.sh".
+
 The title of commands says what is special about them, separated by commas: `second terminal` (or
 third, ..; each is a shell) and `exit code 1` (of the last command of the block).
 
@@ -15,13 +17,15 @@ alone in a line is the key, pressed when the output before it has appeared. In t
 further terminals the last command of a block may go on: the reader goes on too, when its output is
 there. A later block for this terminal begins with `^C`.
 
-A line `Needs: [Keys](keys.md), ..` names the pages that a reader follows before this one.
+A line `Needs: [the keys](keys.md#make-them), ..` names the pages that a reader follows before this
+one; with an anchor, up to the end of this section.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self
@@ -104,11 +108,19 @@ class Block:
 
 @dataclass(frozen=True)
 class Page:
-    """A page: what it needs, and its blocks in order."""
+    """A page.
+
+    Attributes:
+        path: of its file.
+        needs: file names of other pages, each with the anchor of a section, or "".
+        blocks: in order.
+        sections: for the anchor of each section the number of the line behind it.
+    """
 
     path: Path
-    needs: tuple[str, ...]
+    needs: tuple[tuple[str, str], ...]
     blocks: tuple[Block, ...]
+    sections: Mapping[str, int]
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -119,8 +131,31 @@ class Page:
         """
         text = path.read_text()
         needs = re.search(r"^Needs: .*(?:\n\S.*)*", text, re.MULTILINE)
-        links = re.findall(r"\]\(([a-z0-9-]+\.md)[)#]", needs[0]) if needs else []
-        return cls(path, tuple(links), tuple(blocks(text)))
+        link = re.compile(r"\]\(([a-z0-9-]+\.md)(?:#([a-z0-9-]+))?\)")
+        links = [(match[1], match[2] or "") for match in link.finditer(needs[0] if needs else "")]
+        return cls(path, tuple(links), tuple(blocks(text)), sections(text))
+
+    def until(self, anchor: str) -> Self:
+        """Return the page up to the end of a section; the whole one for "".
+
+        Raises:
+            PageError: it has no such section.
+        """
+        if not anchor:
+            return self
+        if anchor not in self.sections:
+            raise PageError(f"{self.path.name} has no section {anchor}")
+        kept = [block for block in self.blocks if block.line < self.sections[anchor]]
+        return replace(self, blocks=tuple(kept))
+
+
+def sections(text: str) -> dict[str, int]:
+    """Return the anchors of the sections (## Title), each with the number of the line behind it."""
+    lines = text.splitlines()
+    starts = [number for number, line in enumerate(lines, 1) if line.startswith("## ")]
+    titles = [lines[start - 1].removeprefix("## ").lower() for start in starts]
+    anchors = [re.sub(r"[^a-z0-9 -]", "", title).replace(" ", "-") for title in titles]
+    return dict(zip(anchors, [*starts[1:], len(lines) + 1], strict=False))
 
 
 def blocks(text: str) -> list[Block]:
@@ -156,7 +191,7 @@ def _block(info: str, text: str, start: int) -> Block | None:
             f'line {start}: not a language, or language title="..": {info or "nothing"}'
         )
     language, title = match["language"], match["title"]
-    if language in ("bash", "shell"):
+    if language in ("bash", "shell") and not title:
         raise PageError(f"line {start}: {language}: write sh or console, so that it is executed")
     if language not in ("sh", "console"):
         return Block("file", text, start + 1, path=title) if title else None
