@@ -101,6 +101,10 @@ site-look: site ## pictures of it by a browser, in build/site-look; what is too 
 	@scripts/install-packages look
 	@$(BIN)/python website/look.py build/site build/site-look
 
+.PHONY: reference
+reference: $(VENV)/.test ## write the generated pages: docs/reference and docs/man
+	@$(BIN)/python -m reference
+
 .PHONY: vm-shell
 vm-shell: $(VENV)/.test ## a shell in the virtual machine
 	@scripts/vm --shell

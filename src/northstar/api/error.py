@@ -13,6 +13,9 @@ from northstar.model.status import Exited, signal_name
 class Configuration(Record, frozen=True):
     """The runtime's configuration does not allow it.
 
+    This runtime does not send it. To do: change the configuration as the text says, and start the
+    runtime again.
+
     Attributes:
         context: what is not allowed.
     """
@@ -25,6 +28,8 @@ class Configuration(Record, frozen=True):
 
 class DuplicateContainer(Record, frozen=True):
     """The container exists already.
+
+    This runtime does not send it: see `install_duplicate`. To do: use the container that exists.
 
     Attributes:
         container: the existing container.
@@ -39,6 +44,10 @@ class DuplicateContainer(Record, frozen=True):
 class InvalidContainer(Record, frozen=True):
     """No such container, or (mount) it is mounted already.
 
+    It answers each request that names a container. To do: list the installed containers, and
+    install the package or correct the version. A container that is mounted already can be
+    started without a further request.
+
     Attributes:
         container: the container in the request.
     """
@@ -51,6 +60,10 @@ class InvalidContainer(Record, frozen=True):
 
 class InvalidArguments(Record, frozen=True):
     """The arguments of a start are refused.
+
+    Reasons: a name of the environment is empty, contains `=` or NUL, or is reserved for the
+    runtime; the program of a start or the first text of an exec is empty or too long. To do:
+    correct what the text names.
 
     Attributes:
         cause: what is wrong with them.
@@ -65,6 +78,9 @@ class InvalidArguments(Record, frozen=True):
 class MountBusy(Record, frozen=True):
     """The container cannot be mounted now.
 
+    This runtime does not send it: a mount request waits for other requests on the container. To
+    do: repeat the request later.
+
     Attributes:
         container: the container that cannot be mounted.
     """
@@ -77,6 +93,9 @@ class MountBusy(Record, frozen=True):
 
 class UmountBusy(Record, frozen=True):
     """The image is in use, or is not mounted.
+
+    It answers umount and uninstall, for a container that runs, for a resource of one that runs,
+    and (umount) for one that is not mounted. To do: stop the container that it names first.
 
     Attributes:
         container: the container that uses the image.
@@ -91,6 +110,9 @@ class UmountBusy(Record, frozen=True):
 class StartContainerStarted(Record, frozen=True):
     """This container, or another version of it, is running.
 
+    Only one version of a container can run. To do: stop the container that it names first, or use
+    `update` to replace a version.
+
     Attributes:
         container: the running container.
     """
@@ -104,6 +126,8 @@ class StartContainerStarted(Record, frozen=True):
 class StartContainerResource(Record, frozen=True):
     """The container is a resource, which has no init to start.
 
+    To do: start the app that uses it; the resource is mounted with it.
+
     Attributes:
         container: the resource.
     """
@@ -116,6 +140,9 @@ class StartContainerResource(Record, frozen=True):
 
 class StartContainerMissingResource(Record, frozen=True):
     """No installed resource matches a resource mount of the manifest.
+
+    Or the resource that matches has no directory `dir`. To do: install a version of the resource
+    that the requirement accepts, or correct the mount in the manifest.
 
     Attributes:
         container: the container of the request.
@@ -137,6 +164,10 @@ class StartContainerMissingResource(Record, frozen=True):
 class StartContainerFailed(Record, frozen=True):
     """The start failed.
 
+    An image could not be mounted, the host lacks something that the manifest requires, or the
+    program could not be executed. To do: read the text; `sextant check` finds many causes in the
+    manifest. Nothing of the start is left behind.
+
     Attributes:
         container: the container of the request.
         error: the step that failed, its path and the reason.
@@ -152,6 +183,8 @@ class StartContainerFailed(Record, frozen=True):
 class StopContainerNotStarted(Record, frozen=True):
     """The container is not running.
 
+    It answers kill and exec, of a container without a process. To do: start it first.
+
     Attributes:
         container: the container in the request.
     """
@@ -164,6 +197,9 @@ class StopContainerNotStarted(Record, frozen=True):
 
 class InvalidRepository(Record, frozen=True):
     """The repository does not exist.
+
+    It answers install, update and keys. To do: list the repositories; they are tables
+    `[repositories.NAME]` of the configuration.
 
     Attributes:
         repository: the name in the request.
@@ -178,6 +214,8 @@ class InvalidRepository(Record, frozen=True):
 class InstallDuplicate(Record, frozen=True):
     """The container is installed already, here or in another repository.
 
+    To do: uninstall it first, or give the new package another version.
+
     Attributes:
         container: the installed container.
     """
@@ -190,6 +228,10 @@ class InstallDuplicate(Record, frozen=True):
 
 class CriticalContainer(Record, frozen=True):
     """A critical container ended, so the runtime shuts down.
+
+    It ends the runtime and is no answer to a request; the error is in the log. The manifest of the
+    container has `autostart: critical`. To do: find out why the container ended; the service
+    manager starts the runtime again.
 
     Attributes:
         container: the critical container.
@@ -211,6 +253,10 @@ class CriticalContainer(Record, frozen=True):
 
 class Unexpected(Record, frozen=True):
     """Any other reason.
+
+    Examples: the package is damaged or not signed by the key of the repository, the repository is
+    full, the file system reports an error, an update is in progress, the runtime shuts down. To do:
+    the text says what is wrong; it is for people, and no interface for programs.
 
     Attributes:
         error: the reason.

@@ -9,6 +9,14 @@ from northstar.cli.northstar import start
 from northstar.runtime import logs
 
 
+def _print_schema() -> None:
+    import json
+
+    from northstar.runtime.config import schema
+
+    click.echo(json.dumps(schema(), indent=2))
+
+
 def _print_script(context: click.Context, _: click.Parameter, shell: str | None) -> None:
     if shell is not None and not context.resilient_parsing:
         from northstar.cli.completion import write_script
@@ -39,6 +47,7 @@ def _print_script(context: click.Context, _: click.Parameter, shell: str | None)
     help="Lowest level that the runtime logs; NORTHSTAR_LOG=runtime=info,container=debug sets "
     "also that of containers.",
 )
+@click.argument("action", type=click.Choice(["schema"]), required=False)
 @click.option(
     "--completion",
     type=click.Choice(["bash", "zsh", "fish"]),
@@ -48,9 +57,16 @@ def _print_script(context: click.Context, _: click.Parameter, shell: str | None)
     help="Print a script for completion in a shell, and exit.",
 )
 @click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
-def northstar(path: str, disable_mount_namespace: bool, log_level: str | None) -> None:
+def northstar(
+    path: str, disable_mount_namespace: bool, log_level: str | None, action: str | None
+) -> None:
     """Run the Northstar container runtime until it is shut down.
 
     SIGINT, SIGTERM, SIGHUP, or a `shutdown` request on the console shut it down.
+
+    `northstar schema` prints the JSON Schema of the configuration, for editors, and ends.
     """
+    if action == "schema":
+        _print_schema()
+        return
     start(path, mount_namespace=not disable_mount_namespace, log_level=log_level)

@@ -17,7 +17,12 @@ class Console(msgspec.Struct, frozen=True):
     """A console connection with these permissions."""
 
     permissions: Annotated[
-        Permissions, Field(_PERMISSIONS, "Permissions of the container: `full`, or a list.")
+        Permissions,
+        Field(
+            _PERMISSIONS,
+            "Permissions of the container: `full`, or a list, which may be empty.",
+            example=["ident", "notifications"],
+        ),
     ]
 
 

@@ -26,8 +26,18 @@ _OUTPUT = Choice(Output, "an output")
 class Io(msgspec.Struct, frozen=True):
     """Destinations of standard output and standard error."""
 
-    stdout: Annotated[Output, Field(_OUTPUT, "Destination of standard output.")]
-    stderr: Annotated[Output, Field(_OUTPUT, "Destination of standard error.")]
+    stdout: Annotated[
+        Output,
+        Field(
+            _OUTPUT,
+            "Destination of standard output: `discard` is /dev/null, `pipe` the runtime's log and "
+            "`nstar logs`, `inherit` also the runtime's own standard output.",
+            example="pipe",
+        ),
+    ]
+    stderr: Annotated[
+        Output, Field(_OUTPUT, "Destination of standard error, likewise.", example="pipe")
+    ]
 
 
 IO = Record(Io, form="{stdout: pipe, stderr: pipe}")

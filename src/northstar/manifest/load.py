@@ -128,6 +128,7 @@ def schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of the serialised form of manifests."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "urn:northstar:schema:manifest",
         "title": "Northstar manifest",
         **MANIFEST.schema(),
     }

@@ -76,24 +76,68 @@ _GID: Final = Integer(
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """A manifest. All its fields are valid."""
 
-    name: Annotated[Name, Field(NAME, "Name of the container.")]
-    version: Annotated[Version, Field(VERSION, "Version of the container.")]
+    name: Annotated[
+        Name,
+        Field(
+            NAME,
+            "Name of the container: letters, digits, dots, hyphens and underscores. With its "
+            "version it identifies the package.",
+            example="hello",
+        ),
+    ]
+    version: Annotated[
+        Version,
+        Field(
+            VERSION,
+            "Version of the container: three numbers, see semver.org.",
+            example="1.0.0",
+        ),
+    ]
     init: Annotated[
         str | None,
         Field(
             Text("init", least=1, most=bounds.INIT_MAX),
-            "Path of the payload's program in the container.",
+            "Absolute path of the payload's program in the container. It is not searched in PATH.",
             "none: a resource, which cannot be started",
+            example="/hello",
         ),
     ] = None
-    args: Annotated[tuple[str, ...], Field(_ARGS, "Its arguments after argv[0].")] = ()
-    env: Annotated[Mapping[str, str], Field(_ENV, "Its environment.")] = {}
-    uid: Annotated[int, Field(_UID, "Its user.")]
-    gid: Annotated[int, Field(_GID, "Its group.")]
-    console: Annotated[Console | None, Field(CONSOLE, "Its console connection.", "none")] = None
-    sched: Annotated[Sched | None, Field(SCHED, "Its scheduling.", "that of the runtime")] = None
+    args: Annotated[
+        tuple[str, ...],
+        Field(_ARGS, "Arguments of the program, after argv[0].", example=["--verbose", "a b"]),
+    ] = ()
+    env: Annotated[
+        Mapping[str, str],
+        Field(
+            _ENV,
+            "Environment of the program. The runtime adds NORTHSTAR_NAME, NORTHSTAR_VERSION, "
+            "NORTHSTAR_CONTAINER and, with `console`, NORTHSTAR_CONSOLE, which must not be here.",
+            example={"LANG": "C.UTF-8", "THREADS": "4"},
+        ),
+    ] = {}
+    uid: Annotated[int, Field(_UID, "User id of the payload. It cannot be root.", example=1000)]
+    gid: Annotated[int, Field(_GID, "Group id of the payload.", example=1000)]
+    console: Annotated[
+        Console | None,
+        Field(
+            CONSOLE,
+            "A connection to the runtime's console, whose descriptor is in NORTHSTAR_CONSOLE.",
+            "none",
+        ),
+    ] = None
+    sched: Annotated[
+        Sched | None,
+        Field(SCHED, "Scheduling of the payload. See sched(7).", "that of the runtime"),
+    ] = None
     mounts: Annotated[
-        Mapping[str, Mount], Field(MOUNTS, "Its mounts, by absolute path of the target.")
+        Mapping[str, Mount],
+        Field(
+            MOUNTS,
+            "What is mounted in the container, by absolute path of the target. `sextant pack` "
+            "creates the targets in the image.",
+            entry="TARGET",
+            example={"/data": {"type": "persist"}, "/cache": {"type": "tmpfs", "size": "10MiB"}},
+        ),
     ] = {}
     autostart: Annotated[
         Autostart | None,
@@ -102,38 +146,90 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             "Start at boot. A failure causes a warning (relaxed), or a shutdown of the runtime "
             "(critical).",
             "it does not start",
+            example="relaxed",
         ),
     ] = None
-    cgroups: Annotated[Cgroups | None, Field(CGROUPS, "Limits on its resources.", "no limits")] = (
-        None
-    )
+    cgroups: Annotated[
+        Cgroups | None,
+        Field(CGROUPS, "Limits on the resources of the container. See cgroups(7).", "no limits"),
+    ] = None
     network: Annotated[
-        Network | None, Field(NETWORK, "Its network namespace.", "a new, empty namespace")
+        Network | None,
+        Field(
+            NETWORK,
+            "The network namespace of the container. See network_namespaces(7).",
+            "a new, empty namespace",
+            example="host",
+        ),
     ] = None
     seccomp: Annotated[
-        Seccomp | None, Field(SECCOMP, "System calls that it may make.", "all are allowed")
+        Seccomp | None,
+        Field(
+            SECCOMP, "System calls that the payload may make. See seccomp(2).", "all are allowed"
+        ),
     ] = None
-    selinux: Annotated[Selinux | None, Field(SELINUX, "Its SELinux contexts.", "none")] = None
+    selinux: Annotated[
+        Selinux | None,
+        Field(SELINUX, "SELinux contexts. Without SELinux they have no effect.", "none"),
+    ] = None
     capabilities: Annotated[
-        frozenset[Capability], Field(CAPABILITIES, "Its capabilities. See capabilities(7).")
+        frozenset[Capability],
+        Field(
+            CAPABILITIES,
+            "Capabilities of the payload. See capabilities(7).",
+            example=["CAP_NET_BIND_SERVICE"],
+        ),
     ] = frozenset()
     suppl_groups: Annotated[
-        tuple[str, ...], Field(_SUPPL_GROUPS, "Names of its supplementary groups.")
+        tuple[str, ...],
+        Field(
+            _SUPPL_GROUPS,
+            "Names of supplementary groups of the payload, which must exist on the host.",
+            example=["dialout", "video"],
+        ),
     ] = ()
     rlimits: Annotated[
-        Mapping[RlimitResource, Rlimit], Field(RLIMITS, "Its resource limits. See getrlimit(2).")
+        Mapping[RlimitResource, Rlimit],
+        Field(
+            RLIMITS,
+            "Resource limits of the payload, by resource. See getrlimit(2).",
+            entry="RESOURCE",
+            example={"nofile": {"soft": 256, "hard": 1024}},
+        ),
     ] = {}
     sockets: Annotated[
-        Mapping[str, Socket], Field(SOCKETS, "Unix sockets that the runtime opens, by name.")
+        Mapping[str, Socket],
+        Field(
+            SOCKETS,
+            "Unix sockets that the runtime opens for the container, by name. The descriptor of "
+            "the socket NAME is in the variable NORTHSTAR_SOCKET_NAME.",
+            entry="NAME",
+            example={"control": {"type": "stream", "mode": 0o660}},
+        ),
     ] = {}
-    io: Annotated[Io | None, Field(IO, "Standard output and error.", "both are discarded")] = None
+    io: Annotated[
+        Io | None,
+        Field(
+            IO, "Destinations of standard output and standard error.", "both outputs are discarded"
+        ),
+    ] = None
     service: Annotated[
         Service | None,
-        Field(SERVICE, "Its supervision. Northstar 0.9.2 refuses a manifest with it.", "none"),
+        Field(
+            SERVICE,
+            "Supervision of the container. Northstar 0.9.2 refuses a manifest with it.",
+            "none",
+            since="0.1.0",
+        ),
     ] = None
     custom: Annotated[
         Any,
-        Field(CUSTOM, "Data that the runtime does not interpret, and returns to clients.", "none"),
+        Field(
+            CUSTOM,
+            "Any data. The runtime does not interpret it, and returns it to clients.",
+            "none",
+            example={"vendor": "example.org", "priority": 3},
+        ),
     ] = None
 
     @property

@@ -53,7 +53,11 @@ def _format_options(options: MountOptions) -> str:
 _OPTION_PATTERN: Final = rf"\s*({'|'.join(_BY_NAME)})\s*"
 OPTIONS: Final = Parsed(
     _parse_options,
-    {"type": "string", "pattern": rf"^({_OPTION_PATTERN}(,{_OPTION_PATTERN})*|\s*)$"},
+    {
+        "title": "text",
+        "type": "string",
+        "pattern": rf"^({_OPTION_PATTERN}(,{_OPTION_PATTERN})*|\s*)$",
+    },
     form=_format_options,
 )
 
@@ -71,13 +75,20 @@ _ABSOLUTE: Final = "write it as /data"
 PATH: Final = Text("a path", most=bounds.PATH_MAX, check=path_rule, pattern="^/", hint=_ABSOLUTE)
 
 _HOST: Final = Text("a path", most=bounds.PATH_MAX, strict=True)
-_OPTIONS: Final = Field(OPTIONS, "Names separated by commas: rw, noexec, nosuid, nodev, rec.")
+_OPTIONS: Final = Field(
+    OPTIONS,
+    "Names separated by commas: `rw` (writable), `noexec`, `nosuid`, `nodev` (see mount(8)), `rec` "
+    "(with the mounts below it; not for a resource).",
+    example="noexec,nosuid",
+)
 
 
 class Bind(msgspec.Struct, frozen=True):
     """A file or directory of the host. It is read only without the option `rw`."""
 
-    host: Annotated[str, Field(_HOST, "Path on the host.")]
+    host: Annotated[
+        str, Field(_HOST, "Path of the file or directory on the host.", example="/etc/localtime")
+    ]
     options: Annotated[MountOptions, _OPTIONS] = frozenset()
 
 
@@ -107,18 +118,28 @@ class Resource(msgspec.Struct, frozen=True):
     It is always read only: `rw` is accepted for existing packages, and has no effect.
     """
 
-    name: Annotated[Name, Field(STRICT_NAME, "Name of the resource.")]
+    name: Annotated[Name, Field(STRICT_NAME, "Name of the resource.", example="python")]
     version: Annotated[
-        VersionReq, Field(REQUIREMENT, 'Version requirement, such as `"^1.2"`; a quoted string.')
+        VersionReq,
+        Field(
+            REQUIREMENT,
+            'Version requirement, such as `"^1.2"`, by the rules of Cargo; a quoted string. The '
+            "newest installed version that fulfils it is mounted.",
+            example="^3.11",
+        ),
     ]
-    dir: Annotated[str, Field(PATH, "Directory in the resource.")]
+    dir: Annotated[
+        str, Field(PATH, "Absolute path of a directory in the resource.", example="/usr")
+    ]
     options: Annotated[MountOptions, _OPTIONS] = frozenset()
 
 
 class Tmpfs(msgspec.Struct, frozen=True):
     """A tmpfs. See tmpfs(5)."""
 
-    size: Annotated[int, Field(WholeSize(), "Its size, such as `10M`; 0 is no limit.")]
+    size: Annotated[
+        int, Field(WholeSize(), "Its size, such as `10M`; 0 is no limit.", example="10MiB")
+    ]
 
 
 Mount = Bind | Dev | Persist | Proc | Sysfs | Sockets | Resource | Tmpfs

@@ -21,7 +21,9 @@ class HostNetwork(msgspec.Struct, frozen=True):
 class NamedNetwork(msgspec.Struct, frozen=True):
     """The network namespace that is mounted on /run/netns/`name`. See ip-netns(8)."""
 
-    name: Annotated[str, Field(_NAME, "Name of the namespace.")]
+    name: Annotated[
+        str, Field(_NAME, "Name of the namespace, as in `ip netns add`.", example="isolated")
+    ]
 
 
 Network = HostNetwork | NamedNetwork

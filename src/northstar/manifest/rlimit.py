@@ -50,10 +50,18 @@ class Rlimit(msgspec.Struct, frozen=True):
     """Limits of a resource."""
 
     soft: Annotated[
-        int | None, Field(_LIMIT, "The limit that the kernel enforces.", "unlimited", always=True)
+        int | None,
+        Field(_LIMIT, "The limit that the kernel enforces.", "unlimited", always=True, example=256),
     ] = None
     hard: Annotated[
-        int | None, Field(_LIMIT, "Maximum of the soft limit.", "unlimited", always=True)
+        int | None,
+        Field(
+            _LIMIT,
+            "Maximum to which the payload can set the soft limit.",
+            "unlimited",
+            always=True,
+            example=1024,
+        ),
     ] = None
 
 

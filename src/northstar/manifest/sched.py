@@ -10,11 +10,13 @@ from northstar.schema.variants import Variant
 
 _NICE = Field(
     Integer(-20, 19, "a nice value", unit="nice value"),
-    "Nice value; a lower one gets more CPU time.",
+    "Nice value; a lower one gets more processor time.",
+    example=5,
 )
 _PRIORITY = Field(
     Integer(1, 99, "a real-time priority", unit="priority"),
     "Real-time priority; the highest one runs.",
+    example=20,
 )
 
 
@@ -37,7 +39,7 @@ class SchedFifo(msgspec.Struct, frozen=True):
 
 
 class SchedRoundRobin(msgspec.Struct, frozen=True):
-    """SCHED_RR: real time, round robin among processes of the same priority."""
+    """SCHED_RR: real time, round robin in a priority. Northstar 0.9.2 refuses it."""
 
     priority: Annotated[int, _PRIORITY]
 
@@ -68,7 +70,9 @@ _POLICY: Variant[SchedPolicy] = Variant(
 class Sched(msgspec.Struct, frozen=True):
     """Scheduling of the payload."""
 
-    policy: Annotated[SchedPolicy, Field(_POLICY, "The scheduling policy.")]
+    policy: Annotated[
+        SchedPolicy, Field(_POLICY, "The scheduling policy.", example={"fifo": {"priority": 20}})
+    ]
 
 
 SCHED = Record(Sched, ignore_unknown=True)

@@ -34,17 +34,21 @@ class SyscallAny(msgspec.Struct, frozen=True):
 class SyscallArgs(msgspec.Struct, frozen=True):
     """The call is allowed if one of its arguments matches. `values` or `mask` is required."""
 
-    index: Annotated[int, Field(_INDEX, "Index of the argument, from 0.")]
+    index: Annotated[int, Field(_INDEX, "Index of the argument, from 0.", example=1)]
     values: Annotated[
         tuple[int, ...] | None,
         Field(
             ListOf(tuple, _NUMBER, max_entries=bounds.SYSCALL_VALUES_MAX),
             "The argument is one of these.",
             "any value",
+            example=[21523, 21524],
         ),
     ] = None
     mask: Annotated[
-        int | None, Field(_NUMBER, "The argument has no bit outside of this mask.", "any value")
+        int | None,
+        Field(
+            _NUMBER, "The argument has no bit outside of this mask.", "any value", example=524288
+        ),
     ] = None
 
 
@@ -87,15 +91,21 @@ class Seccomp(msgspec.Struct, frozen=True):
     profile: Annotated[
         SeccompProfile | None,
         Field(
-            Choice(SeccompProfile, "a seccomp profile"), "A set of rules of the runtime.", "none"
+            Choice(SeccompProfile, "a seccomp profile"),
+            "A set of rules of the runtime: `default` allows what most programs need.",
+            "none",
+            example="default",
         ),
     ] = None
     allow: Annotated[
         Mapping[str, SyscallRule] | None,
         Field(
             _ALLOW,
-            "System calls that are allowed in addition to the profile, by name.",
+            "System calls that are allowed in addition to the profile, by name. "
+            "`nstar seccomp` makes the list from a log of strace(1).",
             "nothing",
+            entry="SYSCALL",
+            example={"ptrace": "any", "ioctl": {"args": {"index": 1, "values": [21523]}}},
         ),
     ] = None
 

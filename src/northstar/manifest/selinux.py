@@ -33,10 +33,18 @@ class Selinux(msgspec.Struct, frozen=True):
             "Context of the files of the mounted image (`context=` of mount(8)).",
             "none",
             always=True,
+            example="system_u:object_r:app_t:s0",
         ),
     ] = None
     exec: Annotated[
-        str | None, Field(_KIND, "Context of the payload after execve.", "none", always=True)
+        str | None,
+        Field(
+            _KIND,
+            "Context of the payload after execve(2).",
+            "none",
+            always=True,
+            example="system_u:system_r:app_t:s0",
+        ),
     ] = None
 
 

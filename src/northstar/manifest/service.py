@@ -49,10 +49,13 @@ _LIMIT: Final = Integer(1, bounds.RESTART_LIMIT_MAX, "a limit", unit="restarts")
 
 
 class Restart(msgspec.Struct, frozen=True):
-    """Automatic restart. Durations are ns of CLOCK_MONOTONIC.
+    """Automatic restart.
 
     The n-th restart in a row, counted from 0, comes `min(max_delay, delay * factor**n)` after the
     clean-up of the ended run.
+
+    Attributes:
+        delay, max_delay, reset_after, interval: ns of CLOCK_MONOTONIC.
     """
 
     policy: Annotated[
@@ -61,24 +64,41 @@ class Restart(msgspec.Struct, frozen=True):
             _POLICY,
             "Which ends are followed by a restart: `never` none, `on-failure` all but exit code 0, "
             "`always` all. A requested stop is never followed by one.",
+            example="on-failure",
         ),
     ]
-    delay: Annotated[int, Field(_DURATION, "Delay of the first restart in a row.")] = _DELAY
-    factor: Annotated[int, Field(_FACTOR, "Each further delay is multiplied by it.")] = 2
-    max_delay: Annotated[int, Field(_DURATION, "Longest delay.")] = _MAX_DELAY
+    delay: Annotated[
+        int, Field(_DURATION, "Delay of the first restart in a row.", example="500ms")
+    ] = _DELAY
+    factor: Annotated[int, Field(_FACTOR, "Each further delay is multiplied by it.", example=3)] = 2
+    max_delay: Annotated[int, Field(_DURATION, "Longest delay.", example="1m")] = _MAX_DELAY
     reset_after: Annotated[
         int,
         Field(
-            _DURATION, "After a run that was ready for this time, the first delay applies again."
+            _DURATION,
+            "After a run that was ready for this time, the first delay applies again.",
+            example="10m",
         ),
     ] = 600 * _SECOND
     limit: Annotated[
         int | None,
-        Field(_LIMIT, "Most restarts within `interval`; then the container fails.", "no limit"),
+        Field(
+            _LIMIT,
+            "Maximum number of restarts within `interval`; then the container fails.",
+            "no limit",
+            example=5,
+            needs=("interval",),
+        ),
     ] = None
     interval: Annotated[
         int | None,
-        Field(_DURATION, "Time in which the restarts of `limit` are counted.", "no limit"),
+        Field(
+            _DURATION,
+            "Time in which the restarts of `limit` are counted.",
+            "no limit",
+            example="1h",
+            needs=("limit",),
+        ),
     ] = None
 
 
@@ -104,7 +124,8 @@ class _Signal(Kind[int]):
     def schema(self) -> dict[str, Any]:
         """Return the schema: a number or a name."""
         name = {"type": "string", "pattern": "^([Ss][Ii][Gg])?[A-Za-z]+[0-9]?$"}
-        return {"oneOf": [Integer(1, _SIGNAL_MAX).schema(), name]}
+        title = f"signal, by name such as INT or by number, 1 to {_SIGNAL_MAX}"
+        return {"title": title, "oneOf": [Integer(1, _SIGNAL_MAX).schema(), name]}
 
 
 def signal_text(number: int) -> str | int:
@@ -116,10 +137,17 @@ def signal_text(number: int) -> str | int:
 
 
 class Stop(msgspec.Struct, frozen=True):
-    """The end of a run: a signal to all its processes, and SIGKILL after a timeout (ns)."""
+    """The end of a run: a signal to all its processes, and SIGKILL after a timeout.
 
-    signal: Annotated[int, Field(_Signal(), "The signal, by name or number. See signal(7).")] = 15
-    timeout: Annotated[int, Field(_DURATION, "Time until SIGKILL.")] = 10 * _SECOND
+    Attributes:
+        timeout: ns.
+    """
+
+    signal: Annotated[
+        int,
+        Field(_Signal(), "The signal, by name or number. See signal(7).", example="INT"),
+    ] = 15
+    timeout: Annotated[int, Field(_DURATION, "Time until SIGKILL.", example="3s")] = 10 * _SECOND
 
 
 class _Command(ListOf[tuple[str, ...]]):
@@ -171,7 +199,12 @@ class ExecProbe(msgspec.Struct, frozen=True):
     """Succeeds if the program in the container exits with code 0."""
 
     command: Annotated[
-        tuple[str, ...], Field(_Command(), "A program in the container, and its arguments.")
+        tuple[str, ...],
+        Field(
+            _Command(),
+            "A program in the container, and its arguments. It succeeds with exit code 0.",
+            example=["/bin/check", "--fast"],
+        ),
     ]
 
 
@@ -179,7 +212,13 @@ class ConnectProbe(msgspec.Struct, frozen=True):
     """Succeeds if something accepts connections at `tcp:PORT` or `unix:PATH`."""
 
     address: Annotated[
-        str, Field(_ADDRESS, "`tcp:PORT` on the container's loopback, or `unix:PATH` in its root.")
+        str,
+        Field(
+            _ADDRESS,
+            "`tcp:PORT` on the container's loopback, or `unix:PATH` in its root. It succeeds if "
+            "something accepts connections there.",
+            example="tcp:8080",
+        ),
     ]
 
 
@@ -207,7 +246,11 @@ def _ready_probe() -> OneKey[Probe | NotifyProbe]:
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """When a run is ready, and the longest time until then (ns)."""
+    """When a run is ready, and the longest time until then.
+
+    Attributes:
+        timeout: ns.
+    """
 
     probe: Annotated[
         Probe | NotifyProbe,
@@ -215,10 +258,12 @@ class Ready(msgspec.Struct, frozen=True):
             _ready_probe(),
             "`notify`: the container sends READY=1, see sd_notify(3). A probe: it has succeeded; "
             "it is repeated a second after each failure.",
+            example={"connect": "tcp:8080"},
         ),
     ]
     timeout: Annotated[
-        int, Field(_DURATION, "A run that is not ready after this time is stopped.")
+        int,
+        Field(_DURATION, "A run that is not ready after this time is stopped.", example="20s"),
     ] = 60 * _SECOND
 
 
@@ -233,24 +278,38 @@ _FAILURES: Final = Integer(1, bounds.PROBE_FAILURES_MAX, "a number", unit="failu
 
 
 class Health(msgspec.Struct, frozen=True):
-    """A probe that is repeated while the container is ready; durations in ns.
+    """A probe that is repeated while the container is ready.
 
     It should check the container itself and nothing beyond: a restart does not repair a network.
+
+    Attributes:
+        interval, timeout: ns.
     """
 
-    probe: Annotated[Probe, Field(_probe(), "The probe.")]
+    probe: Annotated[
+        Probe, Field(_probe(), "The probe.", example={"exec": ["/bin/check", "--fast"]})
+    ]
     interval: Annotated[
-        int, Field(_DURATION, "Time from ready, or from the end of a probe, to the next probe.")
+        int,
+        Field(
+            _DURATION,
+            "Time from ready, or from the end of a probe, to the next probe.",
+            example="30s",
+        ),
     ] = 10 * _SECOND
-    timeout: Annotated[int, Field(_DURATION, "A probe that takes longer has failed.")] = 5 * _SECOND
+    timeout: Annotated[
+        int, Field(_DURATION, "A probe that takes longer has failed.", example="2s")
+    ] = 5 * _SECOND
     failures: Annotated[
-        int, Field(_FAILURES, "Failures in a row that make the container unhealthy.")
+        int,
+        Field(_FAILURES, "Failures in a row that make the container unhealthy.", example=2),
     ] = 3
     action: Annotated[
         HealthAction,
         Field(
             Choice(HealthAction, "an action"),
             "What follows: `stop` ends the run as a failure, `none` only shows the state.",
+            example="none",
         ),
     ] = HealthAction.STOP
 
@@ -264,7 +323,12 @@ class Log(msgspec.Struct, frozen=True):
     """The log of its standard output and error that are not discarded."""
 
     size: Annotated[
-        int, Field(_LOG_SIZE, "Its size, such as `256KiB`: memory of the container.")
+        int,
+        Field(
+            _LOG_SIZE,
+            "Its size, such as `256KiB`: memory of the container, in whole pages of 4096 bytes.",
+            example="64KiB",
+        ),
     ] = bounds.LOG_SIZE
 
 
@@ -279,19 +343,25 @@ _TRIES: Final = Integer(1, bounds.UPDATE_TRIES_MAX, "a number", unit="boots")
 
 
 class Update(msgspec.Struct, frozen=True):
-    """The trial of a new version: the old one returns if it fails. Durations in ns."""
+    """The trial of a new version: the old one returns if it fails.
 
-    window: Annotated[int, Field(_DURATION, "Time that the new version must stay ready.")] = (
-        60 * _SECOND
-    )
+    Attributes:
+        window: ns.
+    """
+
+    window: Annotated[
+        int, Field(_DURATION, "Time that the new version must stay ready.", example="5m")
+    ] = 60 * _SECOND
     tries: Annotated[
-        int, Field(_TRIES, "Boots in which the trial is begun again, after power cuts.")
+        int,
+        Field(_TRIES, "Boots in which the trial is begun again, after power cuts.", example=2),
     ] = 3
     data: Annotated[
         DataPolicy,
         Field(
             Choice(DataPolicy, "a treatment of data"),
             "Persistent data: `keep` shares it, `snapshot` restores a copy with the old version.",
+            example="snapshot",
         ),
     ] = DataPolicy.KEEP
 
@@ -399,9 +469,10 @@ def _notify_schema() -> dict[str, Any]:
 
 
 class Service(msgspec.Struct, frozen=True):
-    """The supervision of the container.
+    """The supervision of the container. Its durations do not depend on the date.
 
-    Durations are in ns; a document has them as `5s` or `1m 30s`. They do not depend on the date.
+    Attributes:
+        watchdog: ns; a document has it as `5s` or `1m 30s`.
     """
 
     restart: Annotated[
@@ -427,6 +498,7 @@ class Service(msgspec.Struct, frozen=True):
             _AFTER,
             "Names of containers, without version. An automatic start waits while one of them is "
             "about to become ready. They are stopped after this one at shutdown.",
+            example=["broker"],
         ),
     ] = ()
     notify: Annotated[
@@ -436,11 +508,17 @@ class Service(msgspec.Struct, frozen=True):
             "Directory in the image where the runtime mounts the container's notify socket, see "
             "sd_notify(3). It must not be at, below or above a target of `mounts`, except `/`.",
             "no socket",
+            example="/run/notify",
         ),
     ] = None
     ready: Annotated[
         Ready | None,
-        Field(Record(Ready), "When a run is ready.", "as soon as the program is executed"),
+        Field(
+            Record(Ready),
+            "When a run is ready.",
+            "as soon as the program is executed",
+            needs=("notify",),
+        ),
     ] = None
     watchdog: Annotated[
         int | None,
@@ -449,6 +527,8 @@ class Service(msgspec.Struct, frozen=True):
             "While it is ready the container must send WATCHDOG=1 within this time, again and "
             "again, or is stopped. Needs `notify`.",
             "no watchdog",
+            example="30s",
+            needs=("notify",),
         ),
     ] = None
     health: Annotated[
@@ -465,7 +545,11 @@ class Service(msgspec.Struct, frozen=True):
     ] = None
     permissions: Annotated[
         frozenset[Permission],
-        Field(_PERMISSIONS, "Permissions of its console besides `console.permissions`."),
+        Field(
+            _PERMISSIONS,
+            "Permissions of its console besides `console.permissions`. Needs `console`.",
+            example=["logs"],
+        ),
     ] = frozenset()
 
 

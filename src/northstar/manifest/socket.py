@@ -26,13 +26,30 @@ _GID = Integer(0, U32, "a group id", unit="group id")
 class Socket(msgspec.Struct, frozen=True):
     """A socket."""
 
-    type: Annotated[SocketType, Field(Choice(SocketType, "a type of socket"), "Its type.")]
-    mode: Annotated[
-        int, Field(Integer(0, U32, "a file mode", unit="file mode"), "Permissions of its file.")
+    type: Annotated[
+        SocketType,
+        Field(Choice(SocketType, "a type of socket"), "Its type. See unix(7).", example="stream"),
     ]
-    uid: Annotated[int | None, Field(_UID, "Owner of its file.", "the container's user")] = None
-    gid: Annotated[int | None, Field(_GID, "Group of its file.", "the container's group")] = None
-    passcred: Annotated[bool | None, Field(Boolean(), "Set SO_PASSCRED.", "off")] = None
+    mode: Annotated[
+        int,
+        Field(
+            Integer(0, U32, "a file mode", unit="file mode"),
+            "Permissions of its file. To connect, a user needs write access.",
+            example=0o660,
+        ),
+    ]
+    uid: Annotated[
+        int | None,
+        Field(_UID, "Owner of its file.", "the container's user", example=1000),
+    ] = None
+    gid: Annotated[
+        int | None,
+        Field(_GID, "Group of its file.", "the container's group", example=1000),
+    ] = None
+    passcred: Annotated[
+        bool | None,
+        Field(Boolean(), "Set SO_PASSCRED: messages carry the sender's ids.", "off", example=True),
+    ] = None
 
 
 SOCKETS = MapOf(

@@ -11,6 +11,32 @@ class Permission(enum.Enum):
     """An operation that a connection may request; the value is its name in messages and manifests.
 
     Log lines list permissions in the order of declaration.
+
+    Attributes:
+        IDENT: the client may request its own name.
+        INSPECT: it may read the manifest, the processes, the statistics and the status of all
+            containers, their environment included.
+        INSTALL: it may install packages that the key of the repository verifies; in a repository
+            without a key, any package, and with `start` run any program.
+        KILL: it may send signals to all containers, and stop them.
+        LIST: it may list the installed containers. Names without a version need it too.
+        NOTIFICATIONS: it may subscribe to notifications.
+        MOUNT: it may mount the images of containers.
+        REPOSITORIES: it may list the repositories.
+        SHUTDOWN: it may end the runtime, and with it all containers.
+        START: it may start all containers, with the program of their manifests.
+        START_COMMAND: it may start all containers with any program of their images, any arguments
+            and any environment. It replaces `start` for these requests and does not include it.
+        TOKEN_CREATE: it may create tokens, by which containers prove their names to each other.
+        TOKEN_VERIFICATION: it may verify tokens that were created for it.
+        UMOUNT: it may unmount images that are not in use.
+        UNINSTALL: it may remove packages, and their persistent data.
+        EXEC: it may execute any program of a running container in it, with the rights of its
+            payload.
+        LOGS: it may read the output of all containers.
+        UPDATE: it may replace apps by newer versions that the key of the repository verifies, and
+            read and replace key lists by lists that the present one has signed.
+        UPGRADE: reserved; no request needs it.
     """
 
     IDENT = "ident"

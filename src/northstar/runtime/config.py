@@ -36,7 +36,10 @@ def _parse_bind(text: str) -> TcpAddress | UnixAddress:
         ) from None
 
 
-_BIND: Final = Parsed(_parse_bind, {"type": "string", "pattern": "^(tcp://.|unix:(//)?/.)"})
+_BIND: Final = Parsed(
+    _parse_bind,
+    {"title": "address", "type": "string", "pattern": "^(tcp://.|unix:(//)?/.)"},
+)
 _PERMISSIONS: Final = PermissionSet(
     "is not a set of permissions",
     "a valid permission",
@@ -49,15 +52,39 @@ _PERMISSIONS: Final = PermissionSet(
 class ConsoleOptions(msgspec.Struct, frozen=True):
     """Limits of a console connection."""
 
-    token_validity: Annotated[float, Field(Duration(), "How long a token is valid.")] = 60.0
+    token_validity: Annotated[
+        float, Field(Duration(), "How long a token is valid.", example="5m")
+    ] = 60.0
     max_requests_per_sec: Annotated[
         # At least 1: with 0 the console would never answer.
-        int, Field(_COUNT, "Messages per second; further ones wait.", unit="messages per second")
+        int,
+        Field(
+            _COUNT,
+            "Maximum number of messages per second that are read from a connection; further ones "
+            "wait.",
+            unit="messages per second",
+            example=100,
+        ),
     ] = 1000
-    max_request_size: Annotated[int, Field(Size(1), "Maximum length of a line.")] = 2**20
-    max_npk_install_size: Annotated[int, Field(Size(), "Maximum size of a package.")] = 256 * 2**20
+    max_request_size: Annotated[
+        int,
+        Field(
+            Size(1),
+            "Maximum length of a request, a line. A longer one ends the connection.",
+            example="64KiB",
+        ),
+    ] = 2**20
+    max_npk_install_size: Annotated[
+        int, Field(Size(), "Maximum size of a package that is installed.", example="64MiB")
+    ] = 256 * 2**20
     npk_stream_timeout: Annotated[
-        float, Field(Duration(1e-3), "Longest pause between two chunks of a package.")
+        float,
+        Field(
+            Duration(1e-3),
+            "Longest pause between two parts of a package that a client sends. Then the "
+            "installation fails.",
+            example="30s",
+        ),
     ] = 10.0
 
 
@@ -82,12 +109,20 @@ class GlobalConsole(msgspec.Struct, frozen=True):
 
     bind: Annotated[
         TcpAddress | UnixAddress,
-        Field(_BIND, "Its address: `tcp://host:port` (default port 4200) or `unix:///path`."),
+        Field(
+            _BIND,
+            "The address where it listens: `unix:///path`, or `tcp://host:port` (default port "
+            "4200). Use a Unix socket: every user of the machine can connect to a TCP port.",
+            example="unix:///run/northstar/console",
+        ),
     ]
     permissions: Annotated[
         Permissions,
         Field(
-            _PERMISSIONS, "Permissions of its clients: `full`, or a list, which may contain `full`."
+            _PERMISSIONS,
+            "Permissions of its clients: `full`, or a list, which may contain `full`. `full` "
+            "contains neither `exec`, `logs`, `update` nor `upgrade`.",
+            example=["full", "logs"],
         ),
     ]
     options: Annotated[ConsoleOptions, Field(_OPTIONS, "Limits of its connections.")] = (
@@ -95,11 +130,23 @@ class GlobalConsole(msgspec.Struct, frozen=True):
     )
     mode: Annotated[
         int,
-        Field(FileMode(), "Mode of a Unix socket. To connect, a user needs write access."),
+        Field(
+            FileMode(),
+            "Mode of a Unix socket. To connect, a user needs write access.",
+            example=0o660,
+            since="0.1.0",
+        ),
     ] = _SOCKET_MODE
     group: Annotated[
         str | None,
-        Field(_GROUP, "Name or number of a Unix socket's group.", "the runtime's group"),
+        Field(
+            _GROUP,
+            "Name or number of a Unix socket's group. `mode` must let the group connect.",
+            "the runtime's group",
+            example="root",
+            since="0.1.0",
+            needs=("mode",),
+        ),
     ] = None
 
 
@@ -128,7 +175,14 @@ class _Memory(msgspec.Struct, frozen=True):
 class _Directory(msgspec.Struct, frozen=True):
     """A repository in a directory."""
 
-    dir: Annotated[str, Field(_PATH, "Directory of the package files.")]
+    dir: Annotated[
+        str,
+        Field(
+            _PATH,
+            "Directory of the package files. All files in it are loaded at start.",
+            example="/var/lib/northstar/repository",
+        ),
+    ]
 
 
 class _RepositoryType(Variant[Any]):
@@ -154,19 +208,50 @@ class RepositoryConfig(msgspec.Struct, frozen=True):
 
     dir: Annotated[
         str | None,
-        Field(_TYPE, '`"mem"`, or `{ fs = { dir = ".." } }` with a directory.', key="type"),
+        Field(
+            _TYPE,
+            'Where packages are stored: `"mem"` in memory, until the runtime ends; '
+            '`{ fs = { dir = ".." } }` as files in a directory, which must exist.',
+            key="type",
+            example={"fs": {"dir": "/var/lib/northstar/repository"}},
+        ),
     ]
     key: Annotated[
         str | None,
-        Field(_PATH, "Public key of the signatures of all packages.", "no package is verified"),
+        Field(
+            _PATH,
+            "File of the public key (`NAME.pub` of `sextant gen-key`) that must have signed each "
+            "package.",
+            "no package is verified",
+            example="/etc/northstar/apps.pub",
+        ),
     ] = None
-    mount_on_start: Annotated[bool, Field(Boolean(), "Mount all packages at boot.")] = False
+    mount_on_start: Annotated[
+        bool,
+        Field(
+            Boolean(),
+            "Mount all its packages when the runtime starts. Without it each is mounted when it "
+            "is first used.",
+            example=True,
+        ),
+    ] = False
     capacity_num: Annotated[
         int | None,
-        Field(Integer(0, U64, unit="packages"), "Maximum number of packages.", "no limit"),
+        Field(
+            Integer(0, U64, unit="packages"),
+            "Maximum number of packages. Installing one more fails.",
+            "no limit",
+            example=20,
+        ),
     ] = None
     capacity_size: Annotated[
-        int | None, Field(Size(), "Maximum size of all package files together.", "no limit")
+        int | None,
+        Field(
+            Size(),
+            "Maximum size of all its package files together. Installing more fails.",
+            "no limit",
+            example="512MiB",
+        ),
     ] = None
     verity: Annotated[
         Verity,
@@ -174,6 +259,9 @@ class RepositoryConfig(msgspec.Struct, frozen=True):
             Choice(get_args(Verity), "a way to verify"),
             "How packages are verified, with a key: `dm` by the kernel (dm-verity), block by block "
             "when it is read; `full` as a whole when they are mounted, from a copy in memory.",
+            example="full",
+            since="0.1.0",
+            needs=("key",),
         ),
     ] = "dm"
     keys: Annotated[
@@ -183,6 +271,8 @@ class RepositoryConfig(msgspec.Struct, frozen=True):
             "Key list, of which one must have signed each package; in place of `key`. A client "
             "can replace it by the list that follows it.",
             "no list",
+            example="/var/lib/northstar/apps.keys",
+            since="0.1.0",
         ),
     ] = None
     anti_downgrade: Annotated[
@@ -191,6 +281,8 @@ class RepositoryConfig(msgspec.Struct, frozen=True):
             Boolean(),
             "Refuse every package that is older than the newest version of its name that an update "
             "has committed, also one that is stored already.",
+            example=True,
+            since="0.1.0",
         ),
     ] = False
 
@@ -237,23 +329,71 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         warnings: messages about ignored keys, for the log.
     """
 
-    run_dir: Annotated[str, Field(_PATH, "Directory of mount points.")]
-    data_dir: Annotated[str, Field(_PATH, "Directory of persistent data.")]
-    socket_dir: Annotated[str, Field(_PATH, "Directory of Unix sockets.")]
+    run_dir: Annotated[
+        str,
+        Field(
+            _PATH,
+            "Directory where packages are mounted. Created if missing.",
+            example="/run/northstar/mounts",
+        ),
+    ]
+    data_dir: Annotated[
+        str,
+        Field(
+            _PATH,
+            "Directory of the persistent data of containers (mounts of the type `persist`). "
+            "Created if missing.",
+            example="/var/lib/northstar/data",
+        ),
+    ]
+    socket_dir: Annotated[
+        str,
+        Field(
+            _PATH,
+            "Directory of the Unix sockets that manifests declare. Created if missing.",
+            example="/run/northstar/sockets",
+        ),
+    ]
     cgroup: Annotated[
-        str, Field(_CGROUP, "The top cgroup, a path relative to each hierarchy's root.")
+        str,
+        Field(
+            _CGROUP,
+            "The top cgroup of all containers, a path relative to each hierarchy's root.",
+            example="northstar",
+        ),
     ]
     event_buffer_size: Annotated[
-        int, Field(_COUNT, "Accepted for older configurations; has no effect.", unit="events")
+        int,
+        Field(
+            _COUNT, "Accepted for older configurations; has no effect.", unit="events", example=256
+        ),
     ] = 256
     notification_buffer_size: Annotated[
-        int, Field(_COUNT, "Queue length of a slow subscriber.", unit="notifications")
+        int,
+        Field(
+            _COUNT,
+            "Maximum number of notifications that wait for a subscriber that reads slowly. Then "
+            "its connection is closed.",
+            unit="notifications",
+            example=512,
+        ),
     ] = 128
     loop_device_timeout: Annotated[
-        float, Field(Duration(), "How long to retry for a loop device.")
+        float,
+        Field(
+            Duration(),
+            "How long a mount tries to get a loop device that no other program takes meanwhile.",
+            example="20s",
+        ),
     ] = 10.0
     shutdown_timeout: Annotated[
-        float, Field(Duration(), "Time between SIGTERM and SIGKILL at shutdown.")
+        float,
+        Field(
+            Duration(),
+            "Time between SIGTERM and SIGKILL for each container, when the runtime shuts down.",
+            example="5s",
+            since="0.1.0",
+        ),
     ] = 2.0
     shutdown_limit: Annotated[
         float | None,
@@ -262,6 +402,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             "Time after which the shutdown sends SIGKILL to all containers, whatever the timeouts "
             "of their manifests.",
             "30s, or shutdown_timeout if that is longer",
+            example="20s",
+            since="0.1.0",
         ),
     ] = None
     max_probes: Annotated[
@@ -270,14 +412,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             _COUNT,
             "Maximum number of probes in progress at once, of all containers; further ones wait.",
             unit="probes",
+            example=8,
+            since="0.1.0",
         ),
     ] = 4
     console: Annotated[
         GlobalConsole | None,
         Field(
             _CONSOLE,
-            "The global console.",
-            "none",
+            "The global console, where clients outside of containers connect.",
+            "none; only containers have consoles",
             key="console.global",
         ),
     ] = None
@@ -286,15 +430,28 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Field(_OPTIONS, "Limits of the connections of containers.", key="console.options"),
     ] = ConsoleOptions()
     repositories: Annotated[
-        Mapping[str, RepositoryConfig], Field(_REPOSITORIES, "Repositories by their identifiers.")
+        Mapping[str, RepositoryConfig],
+        Field(
+            _REPOSITORIES,
+            "Repositories of packages, by their names in requests and answers.",
+            entry="NAME",
+            example={
+                "apps": {
+                    "type": {"fs": {"dir": "/var/lib/northstar/repository"}},
+                    "key": "/etc/northstar/apps.pub",
+                }
+            },
+        ),
     ] = {}
     debug_commands: Annotated[
         tuple[str, ...],
         Field(
             ListOf(tuple, Text("a command")),
-            "Commands that run for every container that starts; `<PID>` and `<CONTAINER>` are "
-            "replaced.",
+            "Commands that run for every container that starts, as root on the host, before its "
+            "program is executed; `<PID>` (of its init) and `<CONTAINER>` are replaced. A command "
+            "is split at spaces, without a shell. Its output is in the log.",
             key="debug.commands",
+            example=["strace -f -o /tmp/<CONTAINER>.strace -p <PID>"],
         ),
     ] = ()
     logs_kept: Annotated[
@@ -302,8 +459,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Field(
             Size(),
             "Memory for the output of ended runs, of all containers together. Of each name the "
-            "newest run is kept; who ended first goes first.",
+            "newest run is kept; the one that ended first is dropped first.",
             key="logs.kept",
+            example="1MiB",
+            since="0.1.0",
         ),
     ] = 4 * 2**20
     warnings: tuple[str, ...] = ()
@@ -358,6 +517,7 @@ def schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of configurations."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "urn:northstar:schema:configuration",
         "title": "Northstar configuration",
         **CONFIG.schema(),
     }

@@ -42,6 +42,11 @@ class Field:
         kind: how it is read and written.
         description: its meaning, in full sentences.
         absent: the behaviour without the field, if its default is None.
+        example: a value in the serialised form; None for a map whose fields have examples.
+        since: the first version that has it, if that is not Northstar 0.9.2.
+        needs: other fields of the map that it, or one of its forms, requires.
+        entry: the name of an entry in descriptions, if it is a list of maps, or a map whose keys
+            are data.
         unit: unit of its numbers; empty if it is not a number.
         key: its name in the document, if it differs from the attribute's. `a.b` is `b` in the map
             `a`, which has no struct.
@@ -66,6 +71,10 @@ class Field:
         unit: str = "",
         key: str = "",
         always: bool = False,
+        example: Any = None,
+        since: str = "",
+        needs: tuple[str, ...] = (),
+        entry: str = "",
     ) -> None:
         self.kind = kind
         self.description = description
@@ -73,6 +82,10 @@ class Field:
         self.unit = unit or kind.unit
         self.key = key
         self.always = always
+        self.example = example
+        self.since = since
+        self.needs = needs
+        self.entry = entry
 
     def of(self, info: structs.FieldInfo, *, nulls: bool) -> Field:
         """Return this field with the name and the default of an attribute."""
@@ -87,14 +100,18 @@ class Field:
         return field
 
     def schema(self) -> dict[str, Any]:
-        """Return the schema of the field with description and default."""
+        """Return the schema of the field with description, default and example."""
         schema = self.kind.schema()
         if self.nullable and schema:
             schema = {"anyOf": [schema, {"type": "null"}]}
         if self.description:
             unit = f"Unit: {self.unit}." if self.unit else ""
             absent = f"Default: {self.absent}." if self.absent else ""
-            schema["description"] = " ".join(filter(None, (self.description, unit, absent)))
+            since = f"Not in Northstar 0.9.2; since {self.since}." if self.since else ""
+            parts = (self.description, since, unit, absent)
+            schema["description"] = " ".join(filter(None, parts))
+        if self.example is not None:
+            schema["examples"] = [self.example]
         if self.name and not self.required:
             value = self.default
             schema["default"] = None if value is None else self.kind.dump(value, tagged=False)
@@ -239,18 +256,25 @@ class Record(Kind[S]):
 
     def schema(self) -> dict[str, Any]:
         """Return the schema of the record."""
-        # Its import takes longer than reading a manifest, and only generators need schemas.
-        import inspect
-
         schema: dict[str, Any] = {"type": "object"}
-        if self.struct is not dict:
-            schema["description"] = inspect.getdoc(self.struct)
+        if text := self.describe():
+            schema["description"] = text
         schema["properties"] = {key: field.schema() for key, field in self.fields.items()}
         if self._required:
             schema["required"] = list(self._required)
         if not self._ignore:
             schema["additionalProperties"] = False
         return schema | self._rules()
+
+    def describe(self) -> str:
+        """Return what the record is: the docstring of its struct, without the attributes."""
+        if self.struct is dict:
+            return ""
+        # Its import takes longer than reading a manifest, and only generators need descriptions.
+        import inspect
+
+        text, _, _ = (inspect.getdoc(self.struct) or "").partition("\n\nAttributes:\n")
+        return " ".join(text.split())
 
 
 class Lazy(Kind[T]):

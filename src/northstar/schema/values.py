@@ -38,7 +38,11 @@ The kernel charges resources to every level above a process, and does not limit 
 _DAY: Final = 86400 * 10**9
 """A day in nanoseconds."""
 
-_DURATION_SCHEMA: Final = {"type": "string", "pattern": r"^ *([0-9]+ *[A-Za-z]+ *)+$"}
+_DURATION_SCHEMA: Final = {
+    "title": "duration such as 100ms, 5s or 1m 30s",
+    "type": "string",
+    "pattern": r"^ *([0-9]+ *[A-Za-z]+ *)+$",
+}
 
 
 class Duration(Parsed[float]):
@@ -83,7 +87,11 @@ class Size(Parsed[int]):
                 raise InvalidValueError(f"{text!r} is too small", hint=f"at least {least} bytes")
             return size
 
-        schema = {"type": "string", "pattern": r"^[0-9]*\.?[0-9]*( *([kmgtpeKMGTPE][iI]?)?[bB]?)$"}
+        schema = {
+            "title": "size such as 512, 100MB or 1.5MiB, as text",
+            "type": "string",
+            "pattern": r"^[0-9]*\.?[0-9]*( *([kmgtpeKMGTPE][iI]?)?[bB]?)$",
+        }
         super().__init__(parse, schema, form=format_size, unit="bytes")
 
 
@@ -133,7 +141,12 @@ class WholeSize(Kind[int]):
         number = Integer(self._least, self._most).schema()
         if self._multiple > 1:
             number["multipleOf"] = self._multiple
-        return {"oneOf": [number, {"type": "string", "pattern": pattern}]}
+        bounds = f"{format_size(self._least)} to {format_size(self._most)}"
+        title = f"size such as 65536 or 256KiB, {bounds}" if self._most < U64 else ""
+        return {
+            "title": title or "size such as 10485760 or 10MiB",
+            "oneOf": [number, {"type": "string", "pattern": pattern}],
+        }
 
 
 class FileMode(Integer):
@@ -143,6 +156,10 @@ class FileMode(Integer):
         hint = "write it in octal and without quotes, as 0o600 or 0o660"
         super().__init__(0, 0o777, "a file mode", unit="file mode", hint=hint)
         self._bounds = "(0o000 to 0o777)"
+
+    def schema(self) -> dict[str, Any]:
+        """Return the schema of the range."""
+        return {"title": "file mode, 0o000 to 0o777", **super().schema()}
 
 
 _FULL: Final = "full"
@@ -222,6 +239,7 @@ class PermissionSet(Kind[Permissions]):
 
 
 NAME_SCHEMA: Final = {
+    "title": "container name",
     "type": "string",
     "minLength": 1,
     "maxLength": 1024,
@@ -230,6 +248,7 @@ NAME_SCHEMA: Final = {
 """The JSON Schema of the name of a container."""
 
 _VERSION_SCHEMA: Final = {
+    "title": "version such as 1.0.0",
     "type": "string",
     "pattern": r"^(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)([-+][0-9A-Za-z.+-]+)?$",
 }
@@ -243,5 +262,9 @@ STRICT_NAME: Final = Parsed(Name, NAME_SCHEMA, strict=True)
 VERSION: Final = Parsed(Version.parse, _VERSION_SCHEMA)
 """The version of a container."""
 
-REQUIREMENT: Final = Parsed(VersionReq.parse, {"type": "string", "minLength": 1}, strict=True)
+REQUIREMENT: Final = Parsed(
+    VersionReq.parse,
+    {"title": "version requirement such as ^1.2, as text", "type": "string", "minLength": 1},
+    strict=True,
+)
 """A version requirement. `1.2` without quotes is refused: in YAML it is the same number as 1.20."""

@@ -58,7 +58,11 @@ class Wrapped(Record[T]):
 
 
 class Variant(Kind[T]):
-    """One of several forms: a bare name, or a name with data (see `variant_of`)."""
+    """One of several forms: a bare name, or a name with data (see `variant_of`).
+
+    Attributes:
+        forms: by name, a record for a form with data, and the value for a bare name.
+    """
 
     def __init__(self, what: str, forms: dict[str, Any], *, hint: str | None = None) -> None:
         """Describe a variant.
@@ -69,6 +73,7 @@ class Variant(Kind[T]):
                 A record without fields may be written without data.
             hint: what to write instead of what is refused.
         """
+        self.forms = forms
         self._what = what
         self._records = {name: form for name, form in forms.items() if isinstance(form, Record)}
         self._units = {name: form for name, form in forms.items() if name not in self._records}
@@ -146,11 +151,16 @@ class OneKey(Variant[T]):
 
 
 class ByType(Kind[T]):
-    """One of several records, selected by the field `type`."""
+    """One of several records, selected by the field `type`.
+
+    Attributes:
+        forms: the records, by the value of the field.
+    """
 
     TAG: Final = "type"
 
     def __init__(self, what: str, records: dict[str, Record[Any]]) -> None:
+        self.forms = records
         self._what = what
         self._records = records
         self._names = {record.struct: name for name, record in records.items()}

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
+from northstar import manifest
 from northstar.model import ConfigurationError
 from northstar.runtime import config
 from tests import vectors
@@ -22,6 +26,13 @@ CONSOLE = BASE + '[console.global]\nbind = "tcp://x"\npermissions = "full"\n'
 def test_it_is_a_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     assert json.loads(json.dumps(SCHEMA, allow_nan=False)) == SCHEMA
+    assert SCHEMA["$id"] != manifest.schema()["$id"]
+
+
+def test_the_command_prints_it() -> None:
+    command = [str(Path(sys.executable).with_name("northstar")), "schema"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout) == SCHEMA
 
 
 def test_it_has_defaults_with_units() -> None:

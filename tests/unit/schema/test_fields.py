@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any
 
+import jsonschema
 import msgspec
 import pytest
 
+from northstar import __version__
 from northstar.manifest.load import ManifestContext
 from northstar.manifest.manifest import MANIFEST
-from northstar.model import ManifestError
+from northstar.model import ManifestError, Version
 from northstar.runtime.config import CONFIG
 from northstar.schema.documents import node_of
-from northstar.schema.records import Field, ListOf, MapOf, Record
+from northstar.schema.records import Field, Lazy, ListOf, MapOf, Record
 from northstar.schema.scalars import Boolean, Integer, Kind, Text
 from northstar.schema.values import Duration, FileMode, Nanoseconds, Size, WholeSize
 from northstar.schema.variants import Wrapped
@@ -79,6 +81,32 @@ def test_default(field: Field) -> None:
         node = node_of(schema["default"], context)
         assert field.kind.read(node, (), context) == field.default
         assert not field.absent
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_example(field: Field) -> None:
+    kind = field.kind.kind if isinstance(field.kind, Lazy) else field.kind
+    if isinstance(kind, Record) and not isinstance(kind, Wrapped):
+        assert field.example is None  # its fields have them
+        return
+    context = ManifestContext()
+    kind.read(node_of(field.example, context), (), context)
+    schema = field.schema()
+    assert schema["examples"] == [field.example]
+    jsonschema.Draft202012Validator(schema).validate(field.example)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_since(field: Field) -> None:
+    if field.since:
+        assert f"Not in Northstar 0.9.2; since {field.since}." in field.schema()["description"]
+        assert Version.parse("0.1.0") <= Version.parse(field.since) <= Version.parse(__version__)
+
+
+def test_what_a_field_needs_is_a_field_beside_it() -> None:
+    for _, record in RECORDS:
+        for field in record.fields.values():
+            assert {*field.needs} <= record.fields.keys()
 
 
 @pytest.mark.parametrize(("name", "record"), RECORDS, ids=[name for name, _ in RECORDS])

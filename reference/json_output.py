@@ -1,16 +1,14 @@
-#!/usr/bin/env python3
-"""Print docs/reference/json-output.md, which describes nstar's option --format json.
-
-    scripts/json-reference > docs/reference/json-output.md
+"""docs/reference/json-output.md: the values of nstar's option --format json.
 
 The page is made of the docstrings of northstar.cli.json_output, and of those of the protocol that
 it refers to; nothing else describes the values.
 """
 
+from __future__ import annotations
+
 import enum
 import inspect
 import re
-import sys
 import types
 import typing
 from collections.abc import Iterator
@@ -18,56 +16,53 @@ from collections.abc import Iterator
 import msgspec
 
 from northstar.cli.json_output import OUTPUTS
+from reference import markdown
 
 _FIELD = re.compile(r"    (\w+): (.*(?:\n {5,}.*)*)")
-_HEAD = """\
-# JSON output of nstar
+_INTRODUCTION = """
 With `--format json` these commands print JSON: one value, or one per line where the table says so.
 Members may be added in later versions; those that exist keep their names and meanings. A member
 without a value is null, never absent. Times end in `_ns` and are nanoseconds, sizes in `_bytes`.
-
-This page is generated from `northstar.cli.json_output` by scripts/json-reference.
 `nstar --json` is something else: it prints the lines of the [protocol](../console.md).
-
 """
 
 
-def main() -> None:
-    """Print the page."""
-    sys.stdout.write(page())
-
-
-def page() -> str:
-    """Return the text of the page."""
-    parts = [_HEAD, "| command | value |\n|---|---|\n"]
+def pages() -> dict[str, str]:
+    """Return the page by its path."""
+    rows: list[tuple[str, str]] = []
     found: dict[type[msgspec.Struct], None] = {}
     for command, output in OUTPUTS.items():
         each = ", one per line" if output.stream else ""
-        parts.append(f"| `nstar {command}` | {name(output.type)}{each} |\n")
+        rows.append((f"`nstar {command}`", f"{name(output.type)}{each}"))
         collect(output.type, found)
-    parts += [section(kind) for kind in found]
-    return "".join(parts)
+    blocks = [markdown.paragraph(_INTRODUCTION), markdown.table(("command", "value"), rows)]
+    for kind in found:
+        blocks += section(kind)
+    page = markdown.page("JSON output of nstar", "src/northstar/cli/json_output.py", blocks)
+    return {"docs/reference/json-output.md": page}
 
 
-def section(kind: type[msgspec.Struct]) -> str:
+def section(kind: type[msgspec.Struct]) -> list[str]:
     """Return the section of an object."""
     text, _, attributes = (inspect.getdoc(kind) or "").partition("\n\nAttributes:\n")
     fields = {field: " ".join(text.split()) for field, text in _FIELD.findall(attributes)}
     hints = typing.get_type_hints(kind)
     rows = [
-        f"| `{encoded}` | {name(hints[field])} | {fields[field]} |\n"
+        (f"`{encoded}`", name(hints[field]), markdown.text(fields[field]))
         for field, encoded in zip(
             kind.__struct_fields__, kind.__struct_encode_fields__, strict=True
         )
     ]
-    title = f"\n## {kind.__name__}\n{' '.join(text.split())}\n"
-    return "".join([title, "\n| member | type | meaning |\n|---|---|---|\n", *rows])
+    return [
+        markdown.heading(2, kind.__name__) + markdown.paragraph(text),
+        markdown.table(("member", "type", "meaning"), rows),
+    ]
 
 
 def name(kind: typing.Any) -> str:
     """Return the name of a type in JSON, with a link to that of an object."""
     if is_object(kind):
-        return f"[{kind.__name__}](#{kind.__name__.lower()})"
+        return markdown.link(kind.__name__)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
         return f"array of {name(arguments[0])}"
@@ -103,7 +98,3 @@ def objects(kind: typing.Any) -> Iterator[type[msgspec.Struct]]:
     for argument in typing.get_args(kind):
         if not isinstance(argument, str | enum.Enum):
             yield from objects(argument)
-
-
-if __name__ == "__main__":
-    main()
