@@ -1,4 +1,4 @@
-"""Draw the diagrams of docs/diagrams: python website/diagrams.py.
+"""Draw the diagrams of docs/diagrams: python -m website.diagrams.
 
 That of a container's states is drawn from the table of the core: a change without a place in the
 layout below is an error, and so is a place without a change. A test compares the files.

@@ -207,7 +207,7 @@ def test_the_diagram_in_the_docs_is_that_of_the_table() -> None:
     """It is drawn with all changes of the table and no other, see website/diagrams.py."""
     for name, draw in FILES.items():
         drawn = (DIRECTORY / name).read_text() == draw()
-        assert drawn, f"draw {name} again: python website/diagrams.py"
+        assert drawn, f"draw {name} again: python -m website.diagrams"
     assert "](diagrams/states.svg)" in PAGE.read_text()
 
 
