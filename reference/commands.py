@@ -183,6 +183,8 @@ def options(command: click.Command, context: click.Context) -> Iterator[tuple[st
         if not parameter.is_flag:
             term += f" {parameter.make_metavar(context)}"
         text = parameter.help if parameter.help.endswith(".") else f"{parameter.help}."
+        if parameter.required:
+            text += " It is required."
         if parameter.show_default and isinstance(parameter.default, str | int | float):
             text += f" The default is `{parameter.default}`."
         yield term, text

@@ -33,9 +33,9 @@ YAML: Final = Language(
 TOML: Final = Language(
     "toml",
     {
-        "run_dir": "/run/northstar/mounts",
+        "run_dir": "/run/northstar",
         "data_dir": "/var/lib/northstar/data",
-        "socket_dir": "/run/northstar/sockets",
+        "socket_dir": "/run/northstar-sockets",
         "cgroup": "northstar",
     },
     toml.emit,

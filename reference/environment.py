@@ -241,7 +241,7 @@ def reads_of(tree: ast.Module, module: str, constants: Mapping[str, str]) -> Ite
             case (
                 ast.Call(func=ast.Attribute(value=owner, attr="get" | "setdefault"), args=[key, *_])
                 | ast.Subscript(value=owner, slice=key)
-                | ast.Compare(left=key, ops=[ast.In() | ast.NotIn()], comparators=[owner])
+                | ast.Compare(left=key, ops=[_], comparators=[owner])
             ) if _is_environment(owner):
                 known.add(id(owner))
                 name = _name(key, constants)

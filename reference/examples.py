@@ -43,7 +43,7 @@ SESSION: Final = (
     '{"request":{"inspect":{"container":"hello:1.0.0"}}}',
     (
         '{"response":{"inspect":{"ok":{"container":"hello:1.0.0","data":{"manifest":{"name":"hello",'
-        '"version":"1.0.0","init":"/payload","uid":1000,"gid":1000},"repository":"apps",'
+        '"version":"1.0.0","init":"/hello","uid":1000,"gid":1000},"repository":"apps",'
         '"mounted":true,"process":{"pid":1234,"uptime":2000000000,"statistics":{}}}}}}}'
     ),
     '{"request":{"status":{"containers":["hello:1.0.0"]}}}',
@@ -64,7 +64,7 @@ SESSION: Final = (
     '{"response":{"logs":{"ok":{"container":"hello:1.0.0"}}}}',
     # A second program, which reads its input.
     (
-        '{"request":{"exec":{"container":"hello:1.0.0","command":["/payload","read"],'
+        '{"request":{"exec":{"container":"hello:1.0.0","command":["/bin/cat"],'
         '"environment":{},"stdin":true,"tty":{"rows":24,"columns":80}}}}'
     ),
     '{"stream":{"resize":{"rows":50,"columns":132}}}',
@@ -83,28 +83,28 @@ SESSION: Final = (
         '"shared":"c2hhcmVk"}}}'
     ),
     '{"response":{"token_verification":"Ok"}}',
-    # Its end.
+    # A restart, and an update.
     '{"request":{"restart":{"container":"hello:1.0.0"}}}',
     '{"response":{"restart":{"ok":{"container":"hello:1.0.0"}}}}',
-    '{"request":{"stop":{"container":"hello:1.0.0","timeout":5000000000}}}',
-    '{"notification":{"exit":["hello:1.0.0",{"signalled":{"signal":15}}]}}',
-    '{"response":{"stop":{"ok":{"container":"hello:1.0.0","killed":false}}}}',
-    '{"request":{"kill":{"container":"hello:1.0.0","signal":15}}}',
-    (
-        '{"response":{"kill":{"error":{"container":"hello:1.0.0","error":'
-        '{"stop_container_not_started":{"container":"hello:1.0.0"}}}}}}'
-    ),
-    (
-        '{"notification":{"c_group":["hello:1.0.0",{"memory":{"low":0,"high":0,"max":7,"oom":1,'
-        '"oom_kill":1}}]}}'
-    ),
-    # Maintenance.
     '{"request":{"update":{"repository":"apps","size":57344}}}',
     (
         '{"notification":{"update":["hello:1.1.0",{"phase":"committed","previous":"hello:1.0.0",'
         '"reason":""}]}}'
     ),
     '{"response":{"update":{"ok":{"container":"hello:1.1.0","previous":"hello:1.0.0"}}}}',
+    # The end.
+    '{"request":{"stop":{"container":"hello:1.1.0","timeout":5000000000}}}',
+    '{"notification":{"exit":["hello:1.1.0",{"signalled":{"signal":15}}]}}',
+    '{"response":{"stop":{"ok":{"container":"hello:1.1.0","killed":false}}}}',
+    '{"request":{"kill":{"container":"hello:1.1.0","signal":15}}}',
+    (
+        '{"response":{"kill":{"error":{"container":"hello:1.1.0","error":'
+        '{"stop_container_not_started":{"container":"hello:1.1.0"}}}}}}'
+    ),
+    (
+        '{"notification":{"c_group":["hello:1.1.0",{"memory":{"low":0,"high":0,"max":7,"oom":1,'
+        '"oom_kill":1}}]}}'
+    ),
     '{"request":{"keys":{"repository":"apps"}}}',
     (
         '{"response":{"keys":{"ok":{"repository":"apps","version":1,"keys":['
@@ -133,7 +133,7 @@ ERRORS: Final[tuple[Error, ...]] = (
     error.StartContainerStarted(_HELLO),
     error.StartContainerResource(Container.parse("busybox:1.36.1")),
     error.StartContainerMissingResource(_HELLO, Name("busybox"), ">=1.36"),
-    error.StartContainerFailed(_HELLO, "exec /payload: No such file or directory"),
+    error.StartContainerFailed(_HELLO, "exec /hello: No such file or directory"),
     error.StopContainerNotStarted(_HELLO),
     error.InvalidRepository("apps"),
     error.InstallDuplicate(_HELLO),

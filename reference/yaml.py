@@ -23,7 +23,7 @@ class _Document(dict[str, Any]):
 class _Dumper(yaml.SafeDumper):
     """Writes lists of scalars and short maps of scalars in one line, and no aliases."""
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - overridden
         """Return that no value is written as an alias of an equal one."""
         return True
 

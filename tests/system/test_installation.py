@@ -61,6 +61,13 @@ def test_size(installation: Path) -> None:
     assert sum(sizes.values()) <= SIZE_MAX, largest
 
 
+def test_the_manual_pages_are_where_man_searches(installation: Path) -> None:
+    pages = {str(page.relative_to(ROOT / "docs/man")) for page in (ROOT / "docs/man").rglob("*.?")}
+    assert "man5/northstar.toml.5" in pages
+    installed = installation / "share/man"
+    assert {str(page.relative_to(installed)) for page in installed.rglob("*.?")} == pages
+
+
 def test_the_commands_work_from_it(installation: Path, tmp_path: Path) -> None:
     """With the launcher, the templates of `sextant new`, and no file of this source tree."""
     names = files(installation)

@@ -191,7 +191,8 @@ def test_a_replay_is_refused(keyed: Keyed) -> None:
 def test_what_has_no_list(keyed: Keyed) -> None:
     with keyed.runtime.client() as client:
         assert refused(client, "mem") == (
-            "the repository mem has no key list: its configuration has no `keys`"
+            "the repository mem has no key list: its configuration has no `keys`; add it, with a "
+            "list that sextant key-list made"
         )
         assert "nothing" in refused(client, "nothing")
         assert "two documents" in refused(client, "fs", "")

@@ -505,6 +505,7 @@ def test_output(runtime: RuntimeProcess, payload: Path) -> None:
 def test_debug_commands(make_runtime: Any, payload: Path) -> None:
     commands = '["readlink /proc/<PID>/ns/uts", "echo <CONTAINER> a  b", "/no/such/program x"]'
     runtime = make_runtime(tables=f"[debug]\ncommands = {commands}\n")
+    launcher = runtime.snapshot().processes
     container = install(runtime, payload, args="ready ; pause")
     with runtime.client(subscribe=True) as client:
         client.start(container)
@@ -515,7 +516,9 @@ def test_debug_commands(make_runtime: Any, payload: Path) -> None:
         client.kill(container, 9)
         exit_of(client, container)
         client.umount(container)
-        wait_until(lambda: runtime.snapshot().processes == [], "the debug commands have ended")
+        wait_until(
+            lambda: runtime.snapshot().processes == launcher, "the debug commands have ended"
+        )
     runtime.stop()
 
 

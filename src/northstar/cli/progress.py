@@ -18,6 +18,9 @@ _INTERVAL: Final = 0.1
 _BAR: Final = 30
 """Width of the bar, in cells."""
 
+_NAME_MIN: Final = 10
+"""Fewest cells for a name that is shortened."""
+
 _MB: Final = 10**6
 
 
@@ -68,7 +71,8 @@ def line(name: str, done: int, total: int, seconds: float, width: int) -> str:
     for parts in ((name, bar, counts, rate), (name, bar, counts), (name, counts)):
         if cells(text := "  ".join(filter(None, parts))) <= room:
             return text
-    return shorten(counts, room)
+    left = room - cells(counts) - 2
+    return f"{shorten(name, left)}  {counts}" if left >= _NAME_MIN else shorten(counts, room)
 
 
 def _columns() -> int:

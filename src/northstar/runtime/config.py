@@ -334,7 +334,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Field(
             _PATH,
             "Directory where packages are mounted. Created if missing.",
-            example="/run/northstar/mounts",
+            example="/run/northstar",
         ),
     ]
     data_dir: Annotated[
@@ -351,7 +351,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Field(
             _PATH,
             "Directory of the Unix sockets that manifests declare. Created if missing.",
-            example="/run/northstar/sockets",
+            example="/run/northstar-sockets",
         ),
     ]
     cgroup: Annotated[

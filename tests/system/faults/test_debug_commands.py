@@ -137,9 +137,10 @@ def test_commands_that_cannot_run(make_runtime: Callable[..., Any], payload: Pat
         client.kill(container, 9)
         assert exit_of(client, container) == Signalled(9)
 
+    launcher = runtime.snapshot().processes
     with runtime.client(subscribe=True) as client:
         cycle(client)
-        wait_until(lambda: runtime.snapshot().processes == [], "all have ended")
+        wait_until(lambda: runtime.snapshot().processes == launcher, "all have ended")
         before = runtime.snapshot()
         cycle(client)
         runtime.assert_no_leak(before)

@@ -112,7 +112,7 @@ def state(client: Any) -> ContainerState:
     ("args", "code", "text"),
     [
         ("exit 7", 7, "exited with code 7"),
-        ("pause", 128 + 9, "was ended by SIGKILL"),
+        ("pause", 128 + 9, "was killed by SIGKILL"),
     ],
 )
 def test_the_exit_code_of_wait(
@@ -220,7 +220,7 @@ def test_refusals(runtime: RuntimeProcess, payload: Path) -> None:
     done = runtime.nstar("status", "no:1.0.0", "res", check=False)
     assert done.returncode == 1
     assert columns(done.stdout)[1][:4] == ["res", "1.0.0", "down", "installed"]
-    assert done.stderr.startswith("error: no:1.0.0: ")
+    assert done.stderr.startswith("error: no:1.0.0 is not installed\n")
 
 
 def test_a_plain_connection_is_closed(runtime: RuntimeProcess) -> None:

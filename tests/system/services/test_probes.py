@@ -254,7 +254,7 @@ def test_a_timeout_ends_the_probe(runtime: RuntimeProcess) -> None:
         found = wait_state(client, ContainerState.UNHEALTHY)
         assert found.reason == "unhealthy: timeout: begun"
         client.stop(container)
-    assert not runtime.snapshot().processes
+    assert host.descendants(runtime.pid) == [runtime.launcher]
 
 
 def test_a_probe_that_forks_and_leaves(runtime: RuntimeProcess) -> None:
@@ -265,7 +265,7 @@ def test_a_probe_that_forks_and_leaves(runtime: RuntimeProcess) -> None:
         assert found.reason == "unhealthy: exit 1: queue is stuck"
         assert client.status(container)
     assert probes(runtime)[0].startswith("has failed (1 of 3)")
-    assert not runtime.snapshot().processes
+    assert host.descendants(runtime.pid) == [runtime.launcher]
 
 
 @pytest.mark.parametrize(
@@ -322,7 +322,9 @@ def test_an_end_during_a_probe(runtime: RuntimeProcess, end: str) -> None:
         else:
             os.kill(init, signal.SIGKILL)
         wait_until(lambda: status(client).state is not ContainerState.RUNNING, "it has ended")
-        wait_until(lambda: not runtime.snapshot().processes, "no process is left")
+        wait_until(
+            lambda: host.descendants(runtime.pid) == [runtime.launcher], "no process is left"
+        )
     assert probes(runtime) == []
 
 

@@ -154,9 +154,10 @@ def test_only_a_socket_is_removed(tmp_path: Path) -> None:
     file.write_text("precious")
     link.symlink_to(file)
     os.mkfifo(fifo)
-    for path in (file, link, fifo, tmp_path):
+    reasons = dict.fromkeys((file, link, fifo), "the file exists and is no socket")
+    for path, reason in {**reasons, tmp_path: "it is a directory"}.items():
         message = refused(UnixAddress(str(path)))
-        assert message == f"the console cannot listen on {path}: the file exists and is no socket"
+        assert message == f"the console cannot listen on {path}: {reason}"
     assert file.read_text() == "precious"
     assert link.is_symlink()
 
