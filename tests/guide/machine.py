@@ -49,7 +49,7 @@ for directory in {own}; do
         -o lowerdir=$directory,upperdir={layers}$directory/upper,workdir={layers}$directory/work
 done
 mount -t tmpfs guide /run
-# An empty /tmp, but for the directory of this machine if it is there: systemd-analyze uses no other.
+# An empty /tmp, with only the directory of this machine. systemd-analyze uses no other place.
 mkdir -p {layers}/root/tmp {layers}/root{directory}
 chmod 1777 {layers}/root/tmp
 mount --bind {directory} {layers}/root{directory}
