@@ -91,6 +91,16 @@ compare: $(VENV)/.test ## benchmark against the published Rust runtime, here and
 	done
 	@NORTHSTAR_COMPARE=$(INTEROP)/release $(BIN)/python -m bench.compare $(ARGS)
 
+.PHONY: site
+site: $(VENV)/.site ## the documents as a static site, in build/site
+	@$(BIN)/python website/build.py build/site
+	@echo build/site/index.html
+
+.PHONY: site-look
+site-look: site ## pictures of it by a browser, in build/site-look; what is too wide is an error
+	@scripts/install-packages look
+	@$(BIN)/python website/look.py build/site build/site-look
+
 .PHONY: reference
 reference: $(VENV)/.test ## write the generated pages: docs/reference and docs/man
 	@$(BIN)/python -m reference
@@ -122,6 +132,11 @@ $(VENV)/.test: $(VENV)/.run
 	@scripts/install-packages run test
 	@echo "Installing linters and test tools into $(VENV)"
 	@$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+$(VENV)/.site: $(VENV)/.run
+	@echo "Installing the generator of the site into $(VENV)"
+	@$(BIN)/pip install -q --disable-pip-version-check -e '.[site]'
 	@touch $@
 
 # An example's image contains the files of root/ and the program compiled from main.c, if present.

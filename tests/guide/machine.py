@@ -49,6 +49,11 @@ for directory in {own}; do
         -o lowerdir=$directory,upperdir={layers}$directory/upper,workdir={layers}$directory/work
 done
 mount -t tmpfs guide /run
+# An empty /tmp, with only the directory of this machine. systemd-analyze uses no other place.
+mkdir -p {layers}/root/tmp {layers}/root{directory}
+chmod 1777 {layers}/root/tmp
+mount --bind {directory} {layers}/root{directory}
+mount --rbind {layers}/root/tmp /tmp
 for root in {roots}; do
     mount --bind $root/{name} $root
     if test -d $root/{leaf}; then echo 0 > $root/{leaf}/cgroup.procs; fi

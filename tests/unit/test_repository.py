@@ -86,7 +86,7 @@ def test_shellcheck():
 def test_package_list_is_well_formed():
     lines = (ROOT / "scripts/packages").read_text().splitlines()
     entries = [line.split() for line in lines if line and not line.startswith("#")]
-    groups = ("run", "test", "interop", "fuzz", "compare", "fetch")
+    groups = ("run", "test", "interop", "fuzz", "compare", "look", "fetch")
     assert all(entry[0] in groups and entry[2] == "#" for entry in entries)
     # A package that is installed here may be unpacked for the virtual machine too.
     names = [(entry[0] == "fetch", entry[1]) for entry in entries]

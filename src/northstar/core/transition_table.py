@@ -1,7 +1,7 @@
 """The changes of a container's state, each with the events that can cause it.
 
-No code decides by this table. It is the source of the diagram in docs/supervision.md, and the tests
-prove that it is equal to what `step` does.
+No code decides by this table. It is the source of diagram and table in docs/supervision.md, and the
+tests prove that it is equal to what `step` does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The table of transitions is equal to what `step` does, and so is the diagram in the docs."""
+"""The table of transitions is equal to what `step` does, and so are the docs."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from tests.unit.core.worlds import (
     resource,
     uses,
 )
+from website.diagrams import DIRECTORY, FILES
 
 Change = tuple[ContainerState, ContainerState, type]
 
@@ -188,17 +189,26 @@ def test_each_state_is_entered_and_left() -> None:
     assert {row.after for row in TRANSITIONS} | {ContainerState.REMOVING} == set(ContainerState)
 
 
-def diagram() -> str:
-    """Return the diagram of docs/supervision.md: state diagram of Mermaid."""
-    lines = ["stateDiagram-v2", "    [*] --> installed: install; boot"]
-    lines += [f"    {r.before.value} --> {r.after.value}: {r.label}" for r in TRANSITIONS]
-    lines.append("    removing --> [*]: uninstalled")
+def rows() -> str:
+    """Return the rows of the table in docs/supervision.md."""
+    lines = ["| from | to | causes |", "|---|---|---|", "| | installed | install; boot |"]
+    lines += [f"| {r.before.value} | {r.after.value} | {r.label} |" for r in TRANSITIONS]
+    lines.append("| removing | | uninstalled |")
     return "\n".join(lines)
 
 
+def test_the_docs_have_the_table() -> None:
+    text = PAGE.read_text()
+    (found,) = re.findall(r"^\| from \|.*?(?=\n\n)", text, re.DOTALL | re.MULTILINE)
+    assert found == rows()
+
+
 def test_the_diagram_in_the_docs_is_that_of_the_table() -> None:
-    (found,) = re.findall(r"```mermaid\n(.*?)\n```", PAGE.read_text(), re.DOTALL)
-    assert found == diagram()
+    """It is drawn with all changes of the table and no other, see website/diagrams.py."""
+    for name, draw in FILES.items():
+        drawn = (DIRECTORY / name).read_text() == draw()
+        assert drawn, f"draw {name} again: python -m website.diagrams"
+    assert "](diagrams/states.svg)" in PAGE.read_text()
 
 
 def test_idle_containers_need_no_deadline() -> None:

@@ -1,0 +1,1 @@
+"""The static site: its sources, its diagrams, and pictures of it."""
