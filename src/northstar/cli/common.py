@@ -14,6 +14,7 @@ import os
 import select
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Collection, Sequence
 from types import FrameType
@@ -118,11 +119,21 @@ def _raise_again(unraisable: sys.UnraisableHookArgs) -> None:
     """Send a signal again whose exception was lost in a callback of the interpreter."""
     lost = unraisable.exc_value
     if isinstance(lost, KeyboardInterrupt):
-        os.kill(os.getpid(), signal.SIGINT)
+        number = int(signal.SIGINT)
     elif isinstance(lost, _Terminated):
-        os.kill(os.getpid(), lost.number)
+        number = lost.number
     else:
         sys.__unraisablehook__(unraisable)
+        return
+
+    def send() -> None:
+        time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    # Not here: the handler would raise in this hook, and that exception would be lost too.
+    import threading
+
+    threading.Thread(target=send, daemon=True).start()
 
 
 def _exit_code(function: Callable[[], int]) -> int:

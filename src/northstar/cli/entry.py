@@ -19,7 +19,6 @@ _INTERRUPTED = 130
 def northstar() -> NoReturn:
     """Run `northstar`."""
     try:
-        _exit_on_interrupt()
         from northstar.cli.northstar import main
 
         main()
@@ -30,7 +29,6 @@ def northstar() -> NoReturn:
 def nstar() -> NoReturn:
     """Run `nstar`."""
     try:
-        _exit_on_interrupt()
         from northstar.cli.nstar import main
 
         main()
@@ -41,7 +39,6 @@ def nstar() -> NoReturn:
 def sextant() -> NoReturn:
     """Run `sextant`."""
     try:
-        _exit_on_interrupt()
         from northstar.cli.sextant import main
 
         main()
@@ -60,3 +57,7 @@ def _exit_on_interrupt() -> None:
 
 def _exit(*_: object) -> NoReturn:
     os._exit(_INTERRUPTED)
+
+
+# At import: an interrupt at the first instruction of a function is raised before its `try`.
+_exit_on_interrupt()
