@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import subprocess
@@ -58,21 +59,19 @@ class Server:
             hello = json.loads(stream.readline())
             assert hello == {"connect": {"version": "0.9.2", "subscribe_notifications": True}}
             stream.write(b'{"connect_ack":null}\n')
-            for line in stream:
-                ((name, content),) = json.loads(line)["request"].items()
-                container = content.get("container") or content["containers"][0]
-                self.requests[container].append(name)
-                lines = [
-                    json.dumps(message, separators=(",", ":")) + "\n"
-                    for message in self._answer(name, container)
-                ]
-                try:
+            # The client may end at the first refusal, with answers that it has not read.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                for line in stream:
+                    ((name, content),) = json.loads(line)["request"].items()
+                    container = content.get("container") or content["containers"][0]
+                    self.requests[container].append(name)
+                    text = "".join(
+                        json.dumps(message, separators=(",", ":")) + "\n"
+                        for message in self._answer(name, container)
+                    ).encode()
                     # In two pieces: a line may arrive in parts.
-                    text = "".join(lines).encode()
                     stream.write(text[:20])
                     stream.write(text[20:])
-                except BrokenPipeError:
-                    return
 
     def close(self) -> None:
         for thread in self._threads:

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.root
 
 @pytest.fixture
 def allow(runtime: RuntimeProcess) -> Iterator[Callable[[int | None], None]]:
-    """Allow the runtime and its launcher some more processes and threads than it has; with None any number."""
+    """Allow runtime and launcher some more processes and threads than they have; with None any."""
     if not (PIDS / "tasks").exists():
         pytest.skip(NONE)
     cgroup = PIDS / f"northstar-test-pids-{os.getpid()}"
