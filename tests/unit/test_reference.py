@@ -22,9 +22,10 @@ def test_a_page_is_up_to_date(path: str) -> None:
 
 
 def test_every_page_there_is_generated() -> None:
-    """A page that is no longer made must not stay."""
+    """A page that is no longer made must not stay. The index is written by hand."""
     there = [*(ROOT / "docs/reference").rglob("*"), *(ROOT / "docs/man").rglob("*")]
-    assert {str(path.relative_to(ROOT)) for path in there if path.is_file()} == PAGES.keys()
+    found = {str(path.relative_to(ROOT)) for path in there if path.is_file()}
+    assert found == {*PAGES, "docs/reference/README.md"}
 
 
 @pytest.mark.parametrize("path", [path for path in PAGES if path.endswith(".md")])
