@@ -96,7 +96,8 @@ def check_program(manifest: Manifest, root: str | os.PathLike[str] | None) -> Fi
     if root is None:
         return Findings()
     try:
-        return Findings(warnings=tuple(_check(manifest, os.fspath(root), init)))
+        # The root itself may be a symbolic link, as for mksquashfs.
+        return Findings(warnings=tuple(_check(manifest, os.path.realpath(root), init)))
     except PackageError as error:
         return Findings((error,))
 

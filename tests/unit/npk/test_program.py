@@ -70,6 +70,13 @@ def test_a_static_program(root: Root):
     assert root.check() == Findings()
 
 
+def test_a_root_that_is_a_link(root: Root, tmp_path: Path):
+    root.add("bin/app")
+    link = tmp_path / "link"
+    link.symlink_to(root.path)
+    assert Root(link).check() == Findings()
+
+
 def test_a_missing_program(root: Root):
     assert "/bin/app is missing in the root directory (/bin is missing" in root.error()
     root.add("bin/other")
