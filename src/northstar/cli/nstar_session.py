@@ -46,12 +46,7 @@ class Session:
                 trace=trace,
             )
         except ConnectError as error:
-            error = ConnectError(error.url, error.reason, self.chosen)
-            raise CommandError(
-                error.message,
-                hint=f"{error.hint} (--url or NORTHSTAR_URL)",
-                exit_code=CANNOT_CONNECT,
-            ) from None
+            raise self.cannot_connect(error) from None
         with client:
             try:
                 yield client
@@ -64,6 +59,12 @@ class Session:
             except MissingFeatureError as error:
                 hint = "it is an older version: update the runtime of that device"
                 raise CommandError(error.message, hint=hint) from None
+
+    def cannot_connect(self, error: ConnectError) -> CommandError:
+        """Return the failure of a command that no runtime answers."""
+        error = ConnectError(error.url, error.reason, self.chosen)
+        hint = f"{error.hint} (--url or NORTHSTAR_URL)"
+        return CommandError(error.message, hint=hint, exit_code=CANNOT_CONNECT)
 
     @contextlib.contextmanager
     def connect_subscribed_if_permitted(self) -> Iterator[Client]:

@@ -16,7 +16,7 @@ from northstar.api import Status, response
 from northstar.api.feature import SERVICE
 from northstar.cli import usage
 from northstar.cli.common import CommandError, colours
-from northstar.cli.nstar_session import CANNOT_CONNECT, Session
+from northstar.cli.nstar_session import Session
 from northstar.cli.parameters import DurationType
 from northstar.cli.screen import Keys, Screen
 from northstar.cli.top_view import Act, Command, Follow, LogView, Verb, View, Wish
@@ -77,11 +77,7 @@ async def _run(session: Session, interval: float) -> int:
     try:
         client = await Client.connect(session.url, timeout=session.timeout)
     except ConnectError as error:
-        raise CommandError(
-            error.message,
-            hint=f"{error.hint} (--url or NORTHSTAR_URL)",
-            exit_code=CANNOT_CONNECT,
-        ) from None
+        raise session.cannot_connect(error) from None
     async with client:
         with Screen() as screen:
             return await _Top(session, client, screen, interval).run()
