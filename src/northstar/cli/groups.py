@@ -1,20 +1,38 @@
-"""Groups of commands that propose a name for an unknown one."""
+"""Groups of commands: some are loaded on first use; for an unknown one a name is proposed."""
 
 from __future__ import annotations
 
+import importlib
 from typing import ClassVar
 
 import click
 
 
-class SuggestingGroup(click.Group):
+class CommandGroup(click.Group):
     """A group whose error about an unknown command says which one was probably meant.
 
     Attributes:
+        ALIASES: second, shorter names.
         OTHER_NAMES: names that other programs use, and the command that does it here.
+        LATER: the commands that are loaded on first use: module of northstar.cli and attribute.
     """
 
+    ALIASES: ClassVar[dict[str, str]] = {}
     OTHER_NAMES: ClassVar[dict[str, str]] = {}
+    LATER: ClassVar[dict[str, tuple[str, str]]] = {}
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command by one of its names."""
+        if cmd_name in self.LATER:
+            module, attribute = self.LATER[cmd_name]
+            found = importlib.import_module(f"northstar.cli.{module}")
+            command: click.Command = getattr(found, attribute)
+            return command
+        return super().get_command(ctx, self.ALIASES.get(cmd_name, cmd_name))
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands, sorted."""
+        return sorted([*super().list_commands(ctx), *self.LATER])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

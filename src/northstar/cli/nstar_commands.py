@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal as signals
 import sys
 from collections.abc import Sequence
-from typing import ClassVar, Final
+from typing import ClassVar
 
 import click
 from click.core import ParameterSource
@@ -18,7 +17,7 @@ from northstar.api.feature import SERVICE
 from northstar.api.notification import Notification
 from northstar.cli import nstar_plain
 from northstar.cli.common import CommandError
-from northstar.cli.groups import SuggestingGroup
+from northstar.cli.groups import CommandGroup
 from northstar.cli.nstar_session import DEFAULT_TIMEOUT, Session
 from northstar.cli.parameters import (
     ContainerType,
@@ -34,10 +33,10 @@ from northstar.client.session import STOP_TIMEOUT, StopTimeout
 from northstar.model import Container, Exited, Name
 
 
-class Commands(SuggestingGroup):
-    """The group of commands. Some have a second, shorter name, and some are loaded on first use."""
+class Commands(CommandGroup):
+    """The commands of nstar."""
 
-    ALIASES: Final = {"ls": "list", "repos": "repositories"}
+    ALIASES: ClassVar = {"ls": "list", "repos": "repositories"}
     OTHER_NAMES: ClassVar = {
         "add": "install",
         "events": "notifications",
@@ -51,7 +50,7 @@ class Commands(SuggestingGroup):
         "unmount": "umount",
         "upgrade": "update",
     }
-    LATER: Final = {
+    LATER: ClassVar = {
         "exec": ("exec_command", "exec_"),
         "keys": ("update_commands", "keys"),
         "logs": ("log_command", "logs"),
@@ -65,20 +64,6 @@ class Commands(SuggestingGroup):
         "verify-token": ("token_commands", "verify_token"),
         "wait": ("service_commands", "wait"),
     }
-    """The commands that are loaded on first use: module and attribute."""
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command by either of its names."""
-        if cmd_name in self.LATER:
-            module, attribute = self.LATER[cmd_name]
-            found = importlib.import_module(f"northstar.cli.{module}")
-            command: click.Command = getattr(found, attribute)
-            return command
-        return super().get_command(ctx, self.ALIASES.get(cmd_name, cmd_name))
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of all commands, sorted."""
-        return sorted([*super().list_commands(ctx), *self.LATER])
 
 
 @click.group(

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import sys
 from collections.abc import Callable
-from typing import Final
+from typing import ClassVar, Final
 
 import click
 
 from northstar import __version__
 from northstar.cli.common import FAILED, run, warn
-from northstar.cli.groups import SuggestingGroup
+from northstar.cli.groups import CommandGroup
 from northstar.model import printable
 
 LARGE: Final = 16 * 2**20
@@ -21,30 +20,17 @@ LARGE: Final = 16 * 2**20
 # Each command imports the package `npk` itself: `--help` and completions do not wait for it.
 
 
-class Commands(SuggestingGroup):
-    """The group of commands; some are loaded on first use."""
+class Commands(CommandGroup):
+    """The commands of sextant."""
 
-    LATER: Final = {
-        "completion": "completion",
-        "diff": "diff_command",
-        "key-list": "key_list",
-        "new": "new_command",
-        "run": "run_command",
-        "verify": "verify_command",
+    LATER: ClassVar = {
+        "completion": ("completion", "completion"),
+        "diff": ("diff_command", "diff"),
+        "key-list": ("key_list", "key_list"),
+        "new": ("new_command", "new"),
+        "run": ("run_command", "run"),
+        "verify": ("verify_command", "verify"),
     }
-    """The commands that are loaded on first use, and their modules."""
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command by its name."""
-        if cmd_name in self.LATER:
-            module = importlib.import_module(f"northstar.cli.{self.LATER[cmd_name]}")
-            command: click.Command = getattr(module, cmd_name.replace("-", "_"))
-            return command
-        return super().get_command(ctx, cmd_name)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of all commands, sorted."""
-        return sorted([*super().list_commands(ctx), *self.LATER])
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
