@@ -51,7 +51,7 @@ def blocks() -> Iterator[Block]:
     for error in ERRORS:
         yield Title(SECTION, tag_of(type(error)))
         yield Text(describe(type(error)).text)
-        yield Terms(("member", "type", "meaning"), wire.members(type(error)))
+        yield Terms(wire.HEAD, wire.members(type(error)))
         yield Code(encoded(error), "json")
         yield Text(f"As a sentence: {sentence(error)}")
 

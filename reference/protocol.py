@@ -31,7 +31,6 @@ from reference.docstrings import attribute_texts
 from reference.examples import example, session
 
 _SOURCE: Final = "src/northstar/api and reference/examples.py"
-_HEAD: Final = ("member", "type", "meaning")
 
 _INTRODUCTION: Final = f"""
 The console of the runtime is a stream socket, TCP or Unix. Its protocol is that of Northstar
@@ -216,7 +215,7 @@ def _messages(key: str, kinds: tuple[type[Variant], ...]) -> Iterator[Block]:
 
 def _members(kind: type) -> Iterator[Block]:
     if rows := wire.members(kind):
-        yield Terms(_HEAD, rows)
+        yield Terms(wire.HEAD, rows)
 
 
 def objects() -> list[type]:

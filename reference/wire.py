@@ -129,6 +129,10 @@ def _number(value: int) -> str:
     return f"2^{(value + 1).bit_length() - 1} - 1"
 
 
+HEAD: Final = ("member", "type", "meaning")
+"""The titles of the columns of `members`."""
+
+
 def members(kind: type) -> tuple[tuple[str, str, str], ...]:
     """Return name, type and meaning of each member, or of each value of an enumeration.
 

@@ -8,7 +8,8 @@ All functions block (some wait for the kernel), so call them in a thread.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import importlib
+from typing import TYPE_CHECKING, Any, Final
 
 from northstar.cgroups.host import CgroupHost
 from northstar.cgroups.tree import Hierarchy
@@ -21,18 +22,11 @@ if TYPE_CHECKING:
 __all__ = ["Cgroup", "CgroupHost", "Hierarchy", "OomMonitor", "Statistics"]
 
 
+_LATER: Final = {"Cgroup": "cgroup", "OomMonitor": "oom_monitor", "Statistics": "stats"}
+"""Only containers need these. Their imports take 5 ms, and the runtime boots without."""
+
+
 def __getattr__(name: str) -> Any:
-    # Only containers need these. Their imports take 5 ms, and the runtime boots without.
-    if name == "Cgroup":
-        from northstar.cgroups.cgroup import Cgroup
-
-        return Cgroup
-    if name == "OomMonitor":
-        from northstar.cgroups.oom_monitor import OomMonitor
-
-        return OomMonitor
-    if name == "Statistics":
-        from northstar.cgroups.stats import Statistics
-
-        return Statistics
+    if name in _LATER:
+        return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

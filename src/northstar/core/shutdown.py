@@ -42,9 +42,12 @@ def advance(draft: Draft) -> None:
     """Stop each container that no other one comes after any more."""
     least = draft.state.stop_timeout
     left = [draft.state.containers[container] for container in with_process(draft.state)]
-    left = [e for e in left if e.run is not None and e.run.status is None]
     # One that was sent SIGKILL, at the limit of the shutdown, needs no other signal.
-    left = [e for e in left if e.run is not None and not e.run.ordered and not e.run.killed]
+    left = [
+        entry
+        for entry in left
+        if (run := entry.run) and run.status is None and not (run.ordered or run.killed)
+    ]
     if least is None or not left:
         return
     blocked = order.blocked(draft.state)

@@ -124,21 +124,14 @@ def test_its_mount_namespace(image: Image, *, own_namespace: bool) -> None:
     served(check, own_namespace=own_namespace)
 
 
-def test_a_plan_whose_images_it_lacks_gets_another_launcher(image: Image) -> None:
-    plan = Plan(operations(image, "pause", descriptors=(1, 2, 3)), attaches=False)
-
-    async def check(served: Served) -> None:
-        init = served.launch(plan)
-        assert init.serving is None
-        await started(init)
-        await end(init)
-
-    served(check)
-
-
-def test_a_request_that_is_too_large_gets_another_launcher(image: Image) -> None:
-    env = ["x" * REQUEST_MAX]
-    plan = Plan(operations(image, "pause", descriptors=(1, 2, 3), env=env))
+@pytest.mark.parametrize(
+    ("attaches", "env"), [(False, []), (True, ["x" * REQUEST_MAX])], ids=["images", "size"]
+)
+def test_a_plan_that_it_cannot_perform_gets_another_launcher(
+    image: Image, env: list[str], *, attaches: bool
+) -> None:
+    """Its namespace lacks the images, or the request is too large."""
+    plan = Plan(operations(image, "pause", descriptors=(1, 2, 3), env=env), attaches=attaches)
 
     async def check(served: Served) -> None:
         init = served.launch(plan)
